@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Times a peer and this simulator on the same work, run by run in turn.
+#
+# usage: benches/compare-peer.sh dynamo-kv|dynamo-rr|inference-lab FOLDER [RUNS]
+#
+# The peer is installed into FOLDER on first use: Dynamo from the Python package
+# index, inference-lab with cargo. RUNS is 5 unless given. Dynamo's rows need the
+# public trace conversation_trace.jsonl in the folder that SIM_TRACES names.
+# Prints median CPU seconds, peak memory and the ratios. Needs GNU time.
+set -euo pipefail
+
+usage() {
+    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+[ $# -ge 2 ] || usage
+peer=$1
+mkdir -p "$2"
+folder=$(cd "$2" && pwd)
+runs=${3:-5}
+root=$(cd "$(dirname "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+
+cargo build --quiet --release --manifest-path "$root/Cargo.toml"
+sim="$target/release/sim run --jobs 1 --no-figures --force --out $folder/out"
+
+case $peer in
+dynamo-kv | dynamo-rr)
+    trace=${SIM_TRACES:?must name the folder of conversation_trace.jsonl}/conversation_trace.jsonl
+    python=$folder/dynamo/bin/python
+    if [ ! -x "$python" ]; then
+        python3 -m venv "$folder/dynamo"
+        "$python" -m pip install --quiet ai-dynamo-runtime==1.6.1 numpy
+        # Without its other dependencies: one of them is a stub on the public index.
+        "$python" -m pip install --quiet --no-deps ai-dynamo==1.6.1
+    fi
+    if [ "$peer" = dynamo-kv ]; then router=kv_router policy=kv; else router=round_robin policy=round_robin; fi
+    theirs="env DYN_LOG=error $python $root/benches/peers/dynamo_replay.py $trace $router"
+    ours="$sim $root/benches/peer-conversation-8w.toml --set router.policy=$policy"
+    ;;
+inference-lab)
+    if [ ! -x "$folder/bin/inference-lab" ]; then
+        cargo install --quiet --locked --root "$folder" inference-lab --version 0.6.2
+    fi
+    theirs="$folder/bin/inference-lab -c $root/benches/peers/inference-lab-512.toml -q --no-color -o $folder/out.json"
+    ours="$sim $root/benches/one-worker-512.toml"
+    ;;
+*)
+    usage
+    ;;
+esac
+
+python3 "$root/benches/peers/alternate.py" "$runs" "$peer" "$theirs" sim "$ours"

@@ -1,0 +1,174 @@
+//! Routing decisions per second, with everything a decision brings along: KV
+//! events of the request's blocks, booking, first token, end, eviction.
+//!
+//! Conversations with prompts of 28 to 140 blocks of 32 tokens (about 80 on
+//! average), 20 of them from one of ten shared texts; eight conversations and
+//! four requests in flight per worker.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
+use kv_router_sim::request::{BlockRun, Content, Request};
+use kv_router_sim::rng::mix;
+use kv_router_sim::router::settings::RouterSettings;
+use kv_router_sim::router::{ClusterSpec, FrontEnd, Verdict};
+use kv_router_sim::time::SimTime;
+use std::collections::VecDeque;
+
+const BLOCK_SIZE: u32 = 32;
+const STARTER_BLOCKS: u32 = 20;
+const TURN_BLOCKS: u32 = 8;
+const LAST_BLOCKS: u32 = 120;
+
+struct Conversation {
+    starter: BlockRun,
+    /// Id of its first block after the shared text.
+    private: u64,
+    private_blocks: u32,
+    /// Workers that hold some of those, and how many.
+    holders: Vec<(WorkerId, u32)>,
+}
+
+struct Load {
+    front_end: FrontEnd,
+    conversations: Vec<Conversation>,
+    inflight: VecDeque<(Request, WorkerId)>,
+    most_inflight: usize,
+    next_request: u32,
+    next_private: u64,
+}
+
+impl Load {
+    fn new(policy: &str, workers: u32) -> Self {
+        let settings: RouterSettings = toml::from_str(&format!("policy = \"{policy}\"")).unwrap();
+        let cluster = ClusterSpec {
+            workers,
+            block_size: BLOCK_SIZE,
+            blocks_per_worker: 20_000,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 16_384,
+        };
+        let policy = settings.factory().build(&cluster, 1);
+        let mut load = Self {
+            front_end: FrontEnd::new(policy, workers, &settings.feed(), 1),
+            conversations: Vec::new(),
+            inflight: VecDeque::new(),
+            most_inflight: 4 * workers as usize,
+            next_request: 0,
+            next_private: 0,
+        };
+        load.conversations = (0..8 * u64::from(workers))
+            .map(|n| Conversation {
+                starter: BlockRun { first: BlockId(1 + n % 10 * 1_024), len: STARTER_BLOCKS },
+                private: load.private(),
+                private_blocks: TURN_BLOCKS + u32::try_from(draw(n, 100)).unwrap(),
+                holders: Vec::new(),
+            })
+            .collect();
+        // Into the steady state: every conversation has had a turn or two.
+        (0..20 * workers).for_each(|_| load.decide());
+        load
+    }
+
+    fn private(&mut self) -> u64 {
+        self.next_private += 1;
+        (1 << 32) + self.next_private * 1_024
+    }
+
+    fn decide(&mut self) {
+        let n = self.next_request;
+        self.next_request += 1;
+        let now = SimTime::from_ps(u64::from(n) * 20_000_000_000);
+        let which = draw(u64::from(n), self.conversations.len() as u64);
+        let request = self.request(RequestId(n), which);
+        let verdict = self.front_end.route(now, &request.route_view(BLOCK_SIZE));
+        let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
+        self.observe(now, worker, request.id, WorkerEventKind::FirstToken);
+        self.cache(now, which, worker);
+        self.inflight.push_back((request, worker));
+        if self.inflight.len() > self.most_inflight {
+            let (request, worker) = self.inflight.pop_front().unwrap();
+            self.observe(now, worker, request.id, WorkerEventKind::Finished { output_tokens: 1 });
+        }
+    }
+
+    fn request(&self, id: RequestId, which: usize) -> Request {
+        let conversation = &self.conversations[which];
+        Request {
+            id,
+            conversation: ConversationId(0),
+            turn: 0,
+            prompt_tokens: (STARTER_BLOCKS + conversation.private_blocks) * BLOCK_SIZE + 7,
+            output_tokens: 1,
+            max_tokens: 1,
+            content: Content::new([conversation.starter], BlockId(conversation.private)),
+        }
+    }
+
+    /// Publishes what `worker` stores for this turn, and, when the conversation
+    /// is over, what all workers lose.
+    fn cache(&mut self, now: SimTime, which: usize, worker: WorkerId) {
+        let next = self.private();
+        let Conversation { starter, private, private_blocks, holders } =
+            &mut self.conversations[which];
+        let first = *private;
+        let run = |from, to| BlockRun { first: BlockId(first + u64::from(from)), len: to - from };
+        let mut events = Vec::new();
+        let at = holders.iter().position(|(holder, _)| *holder == worker).unwrap_or_else(|| {
+            holders.push((worker, 0));
+            events.push((worker, KvEvent::Stored { parent: None, run: *starter }));
+            holders.len() - 1
+        });
+        let held = std::mem::replace(&mut holders[at].1, *private_blocks);
+        if held < *private_blocks {
+            let parent = match held {
+                0 => starter.first.offset(STARTER_BLOCKS - 1),
+                _ => BlockId(first + u64::from(held - 1)),
+            };
+            let run = run(held, *private_blocks);
+            events.push((worker, KvEvent::Stored { parent: Some(parent), run }));
+        }
+        *private_blocks += TURN_BLOCKS;
+        if *private_blocks > LAST_BLOCKS {
+            let lost = holders.drain(..).map(|(worker, held)| (worker, run(0, held)));
+            events.extend(lost.map(|(worker, run)| (worker, KvEvent::Removed { run })));
+            (*private, *private_blocks) = (next, TURN_BLOCKS);
+        }
+        if self.front_end.wants_kv_events() {
+            for (worker, event) in events {
+                self.front_end.hear_kv(now, worker, event);
+            }
+        }
+    }
+
+    fn observe(
+        &mut self,
+        now: SimTime,
+        worker: WorkerId,
+        request: RequestId,
+        kind: WorkerEventKind,
+    ) {
+        self.front_end.observe(now, &WorkerEvent { worker, request, kind });
+    }
+}
+
+/// A number below `end`, the same for the same `key`.
+fn draw(key: u64, end: u64) -> usize {
+    usize::try_from(mix(key) % end).unwrap()
+}
+
+fn decisions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decision");
+    group.throughput(Throughput::Elements(1));
+    for policy in ["round_robin", "kv", "dynamo"] {
+        for workers in [3, 64, 1_000] {
+            let mut load = Load::new(policy, workers);
+            let id = BenchmarkId::new(policy, workers);
+            group.bench_function(id, |bencher| bencher.iter(|| load.decide()));
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);

@@ -1,0 +1,77 @@
+//! The command line: arguments, exit codes, progress and output.
+//!
+//! Exit codes: 0 done; 1 a declared check failed; 2 a usage or input error; 101
+//! a defect of the program. Results go to stdout or files, talk to stderr.
+
+mod args;
+mod progress;
+mod run;
+mod trace;
+
+use args::{Args, Command, TraceCommand};
+use clap::Parser;
+use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
+use kv_router_sim::report::published::PublishedError;
+use kv_router_sim::settings::Invalid;
+use kv_router_sim::workload::trace::TraceError;
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit code of a usage or input error.
+const INPUT_ERROR: u8 = 2;
+
+/// Names the folder of public traces.
+const TRACES_VARIABLE: &str = "SIM_TRACES";
+
+/// Why a command gave no result.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Experiment(#[from] ExperimentError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+    #[error(transparent)]
+    Choice(#[from] Invalid),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("stdout cannot be written: {0}")]
+    Stdout(io::Error),
+}
+
+/// Does what the arguments say.
+pub(crate) fn main() -> ExitCode {
+    // The only place that reads the environment.
+    let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let result = match Args::parse().command {
+        Command::Run(args) => run::run(args, traces),
+        Command::Trace(TraceCommand::Stats { trace }) => trace::stats(&trace, traces.as_deref()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line, whatever a file name or an operating system puts into it.
+            let line = error.to_string().lines().collect::<Vec<_>>().join(" ");
+            say(&format!("error: {line}"));
+            ExitCode::from(INPUT_ERROR)
+        }
+    }
+}
+
+/// A line for people, on stderr; nobody need be listening.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Results, on stdout. A reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Stdout(error)),
+        _ => Ok(()),
+    }
+}

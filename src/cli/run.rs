@@ -1,0 +1,76 @@
+//! `sim run`.
+
+use super::args::RunArgs;
+use super::progress::Bar;
+use super::{CliError, print, say};
+use kv_router_sim::experiment::{
+    self, Experiment, LoadOptions, Outcome, RunOptions, SUMMARY_FILE, Store, results::Summary,
+};
+use kv_router_sim::plot::{self, Choice};
+use kv_router_sim::report::{
+    compare::Comparison,
+    published::{Published, PublishedSettings},
+    requests, save, table,
+    view::View,
+};
+use std::path::PathBuf;
+
+/// Runs an experiment, prints its table and digest, saves everything.
+pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
+    let mut overrides = args.overrides;
+    overrides.extend(args.seeds.map(|n| format!("measure.seeds={n}")));
+    // Whatever can be wrong is found out before the first simulation.
+    let experiment = Experiment::load(&args.experiment, &LoadOptions { overrides, traces })?;
+    let published = match experiment.published::<PublishedSettings>()? {
+        Some(settings) => Some(Published::read(&settings, experiment.folder())?),
+        None => None,
+    };
+    let folder = args.out.unwrap_or_else(|| Store::default_folder(&experiment.name));
+    let store = Store::open(&folder, &experiment.config_hash, args.force)?;
+
+    let bar = Bar::new();
+    let options = RunOptions {
+        jobs: args.jobs.map(usize::from),
+        progress: &bar,
+        keep_requests: args.requests,
+    };
+    let outcome = experiment::run(&experiment, options);
+    bar.clear();
+    let Outcome { summary, requests: simulations } = outcome?;
+
+    if !args.no_figures {
+        for figure in plot::figures(&summary, published.as_ref(), &Choice::default())? {
+            store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
+            store.write(&format!("{}.png", figure.name), &figure.png)?;
+        }
+    }
+    if args.requests {
+        store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
+    }
+    store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
+    // Last: it says that the folder is complete.
+    store.write(SUMMARY_FILE, save::to_json(&summary).as_bytes())?;
+
+    let view = View::new(&summary, None)?;
+    let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
+    print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
+    print(&format!("digest {}\n", summary.provenance.digest))?;
+    say(&format!("saved in {}", store.folder().display()));
+    warn_if_different(&store, &summary);
+    Ok(())
+}
+
+/// The same version must give the same results for the same configuration.
+fn warn_if_different(store: &Store, summary: &Summary) {
+    let now = &summary.provenance;
+    let Some(before) = store.previous().filter(|before| before.version == now.version) else {
+        return;
+    };
+    if before.digest != now.digest {
+        say(&format!(
+            "warning: version {} gave other results before (digest {}): built from other code, or \
+             on another platform",
+            now.version, before.digest
+        ));
+    }
+}

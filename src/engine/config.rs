@@ -1,0 +1,264 @@
+//! The configuration that a worker runs with: resolved and validated, see
+//! [`settings`](crate::engine::settings) for how people write it.
+
+use crate::engine::step_time::StepTime;
+use crate::settings::Invalid;
+use crate::time::SimDuration;
+use serde::{Deserialize, Serialize};
+
+/// Most sequences in a batch: 16 times what any engine ships with, so that
+/// tables indexed by batch size stay small.
+pub const MAX_NUM_SEQS: u32 = 65_536;
+/// Most blocks in a pool: 256 million tokens at 16 a block.
+pub const MAX_NUM_BLOCKS: u32 = 1 << 24;
+/// Most tokens in a block.
+pub const MAX_BLOCK_SIZE: u32 = 65_536;
+
+/// `Err` unless `value` lies between 1 and `max`.
+pub(crate) fn bounded(key: &str, value: u32, max: u32) -> Result<(), Invalid> {
+    Invalid::unless((1..=max).contains(&value), key, value, &format!("between 1 and {max}"))
+}
+
+/// Steps longer than 10 days are a slip of units, and would run the clock over.
+const LONGEST_STEP_S: f64 = 864_000.0;
+
+/// Whose scheduling rules a worker follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rules {
+    /// vLLM V1: optimistic admission, block by block, preemption of the newest.
+    Vllm,
+    /// TensorRT-LLM's PyTorch backend: blocks for prompt and answer are
+    /// reserved at admission, nothing is preempted.
+    Trtllm,
+}
+
+/// When TensorRT-LLM offers a chunked prompt's blocks for reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreContext {
+    /// After its first chunk, blocks still to be computed included: what the engine does.
+    FirstChunk,
+    /// After its last chunk: what the engine means to do, and later versions do.
+    LastChunk,
+}
+
+/// A validated engine configuration: everything a worker needs to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// Scheduling rules.
+    pub rules: Rules,
+    /// Tokens in a KV block.
+    pub block_size: u32,
+    /// KV blocks that requests can use (vLLM's null block is not counted).
+    pub num_blocks: u32,
+    /// Sequences that run at once (TensorRT-LLM: `max_batch_size`).
+    pub max_num_seqs: u32,
+    /// Tokens computed in one step (TensorRT-LLM: `max_num_tokens`).
+    pub max_num_batched_tokens: u32,
+    /// Longest prompt plus answer, in tokens (TensorRT-LLM: `max_seq_len`).
+    pub max_model_len: u32,
+    /// A prompt may be computed over several steps.
+    pub chunked_prefill: bool,
+    /// Full blocks are kept for reuse by later requests.
+    pub prefix_caching: bool,
+    /// vLLM: blocks that admission leaves free while something runs.
+    pub watermark_blocks: u32,
+    /// The host prepares the next step while this one runs (vLLM: async
+    /// scheduling; TensorRT-LLM: overlap scheduler).
+    pub overlap: bool,
+    /// Jump over steps in which nothing can be seen from outside; `false` runs
+    /// every step and gives the same results, slower.
+    pub fast_forward: bool,
+    /// How long a step takes on the GPU.
+    pub step_time: StepTime,
+    /// How long a step takes on the host.
+    pub host: HostTime,
+    /// Which steps are launched as one captured graph.
+    pub cuda_graph: CudaGraph,
+    /// What only TensorRT-LLM's rules look at.
+    pub trtllm: TrtllmOptions,
+}
+
+/// Host time of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostTime {
+    /// Before anything of the step can run on the GPU.
+    pub prepare: SimDuration,
+    /// Launching a captured graph.
+    pub launch: SimDuration,
+    /// Launching an eager step, kernel by kernel, while the GPU already works on it.
+    pub eager_launch: SimDuration,
+    /// Added to `prepare` for each sequence of the step.
+    pub per_seq: SimDuration,
+}
+
+/// CUDA graphs: batch sizes whose decode step was captured and is launched at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CudaGraph {
+    /// Captured batch sizes, ascending, none above `max_num_seqs`; empty: every step is eager.
+    pub sizes: Vec<u32>,
+    /// A batch between two sizes runs as the next larger one.
+    pub padding: bool,
+    /// Steps with prompt tokens are launched as fast as captured ones, at their own size.
+    pub mixed: bool,
+}
+
+/// Options of TensorRT-LLM's rules. The defaults are those of version 1.3.0rc1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrtllmOptions {
+    /// The tokens that a prompt shares with the start of a cached block are reused too.
+    pub partial_reuse: bool,
+    /// A request waits while another computes the first block that it misses.
+    pub duplicate_delay: bool,
+    /// When a chunked prompt's blocks are offered for reuse.
+    pub store_context: StoreContext,
+    /// Cached prompt tokens count against the step's token budget.
+    pub count_cached_in_budget: bool,
+    /// Admission reserves only the blocks that reuse does not provide (versions after 1.3.0rc1).
+    pub reserve_net_of_reuse: bool,
+}
+
+impl Default for TrtllmOptions {
+    fn default() -> Self {
+        Self {
+            partial_reuse: true,
+            duplicate_delay: true,
+            store_context: StoreContext::FirstChunk,
+            count_cached_in_budget: true,
+            reserve_net_of_reuse: false,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Refuses what no engine would start with, or could only hang with.
+    ///
+    /// # Errors
+    /// Names the first key, relative to `[engine]`, whose value cannot be used.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        bounded("block_size", self.block_size, MAX_BLOCK_SIZE)?;
+        bounded("num_blocks", self.num_blocks, MAX_NUM_BLOCKS)?;
+        bounded("max_num_seqs", self.max_num_seqs, MAX_NUM_SEQS)?;
+        bounded("max_num_batched_tokens", self.max_num_batched_tokens, u32::MAX)?;
+        bounded("max_model_len", self.max_model_len, u32::MAX)?;
+        Invalid::unless(
+            self.max_num_batched_tokens >= self.max_num_seqs,
+            "max_num_batched_tokens",
+            self.max_num_batched_tokens,
+            &format!(
+                "at least max_num_seqs ({}): every running sequence decodes a token in each step",
+                self.max_num_seqs
+            ),
+        )?;
+        Invalid::unless(
+            self.chunked_prefill || self.max_num_batched_tokens >= self.max_model_len,
+            "max_num_batched_tokens",
+            self.max_num_batched_tokens,
+            &format!(
+                "at least max_model_len ({}) without chunked_prefill: a prompt must fit into one \
+                 step; or set chunked_prefill = true",
+                self.max_model_len
+            ),
+        )?;
+        // TensorRT-LLM cuts prompts at block boundaries: a smaller budget starts none.
+        Invalid::unless(
+            self.rules == Rules::Vllm || self.max_num_batched_tokens >= self.block_size,
+            "max_num_batched_tokens",
+            self.max_num_batched_tokens,
+            &format!("at least block_size ({}) under TensorRT-LLM's rules", self.block_size),
+        )?;
+        Invalid::unless(
+            u64::from(self.max_model_len) <= self.pool_tokens(),
+            "max_model_len",
+            self.max_model_len,
+            &format!(
+                "at most what the KV pool holds: {} blocks of {} = {} tokens; lower it or raise \
+                 num_blocks",
+                self.num_blocks,
+                self.block_size,
+                self.pool_tokens()
+            ),
+        )?;
+        let longest_s = self.step_time.longest_s(
+            self.max_num_seqs,
+            self.max_num_batched_tokens,
+            self.max_model_len,
+        );
+        Invalid::unless(
+            longest_s < LONGEST_STEP_S,
+            "step_time",
+            format!("{longest_s:.0} s for the longest step"),
+            "below 10 days: check times given, and the hardware's peaks and ratios",
+        )?;
+        let host = self.host;
+        let host_s = (host.prepare + host.launch + host.eager_launch).as_secs()
+            + host.per_seq.as_secs() * f64::from(self.max_num_seqs);
+        Invalid::unless(
+            host_s < LONGEST_STEP_S,
+            "host",
+            format!("{host_s:.0} s for the longest step"),
+            "below 10 days",
+        )?;
+        Invalid::unless(
+            self.watermark_blocks < self.num_blocks,
+            "watermark",
+            self.watermark_blocks,
+            &format!("fewer blocks than the pool has ({})", self.num_blocks),
+        )
+    }
+
+    /// Tokens that the KV pool holds.
+    pub fn pool_tokens(&self) -> u64 {
+        u64::from(self.num_blocks) * u64::from(self.block_size)
+    }
+
+    /// The captured batch size that a step of `seqs` sequences runs at, or
+    /// `None` if it runs eagerly.
+    ///
+    /// Without padding only the exact sizes are captured: this is why
+    /// TensorRT-LLM's batches of 33 to 63 are launched kernel by kernel.
+    pub fn graph_seqs(&self, seqs: u32, has_prefill: bool) -> Option<u32> {
+        self.cuda_graph.seqs(seqs, has_prefill)
+    }
+
+    /// Host time of a step of `seqs` sequences: before the GPU can start, and
+    /// launching it.
+    pub fn host_time(&self, seqs: u32, has_prefill: bool) -> (SimDuration, SimDuration) {
+        let prepare = self.host.prepare + self.host.per_seq * u64::from(seqs);
+        let launch = match self.graph_seqs(seqs, has_prefill) {
+            Some(_) => self.host.launch,
+            None => self.host.eager_launch,
+        };
+        (prepare, launch)
+    }
+}
+
+impl CudaGraph {
+    /// The batch sizes that an engine captures unless told otherwise.
+    ///
+    /// TensorRT-LLM's PyTorch backend up to 128: 1 to 32, 64 and 128, or with
+    /// padding 1, 2, 4 and the multiples of 8. vLLM V1: 1, 2, 4, the multiples
+    /// of 8 up to 256 and those of 16 up to 512.
+    pub fn default_sizes(rules: Rules, padding: bool) -> Vec<u32> {
+        match (rules, padding) {
+            (Rules::Trtllm, false) => (1..=32).chain([64, 128]).collect(),
+            (Rules::Trtllm, true) => [1, 2, 4].into_iter().chain((8..=128).step_by(8)).collect(),
+            (Rules::Vllm, _) => [1, 2, 4]
+                .into_iter()
+                .chain((8..=256).step_by(8))
+                .chain((272..=512).step_by(16))
+                .collect(),
+        }
+    }
+
+    /// See [`EngineConfig::graph_seqs`].
+    pub fn seqs(&self, seqs: u32, has_prefill: bool) -> Option<u32> {
+        if has_prefill {
+            return self.mixed.then_some(seqs);
+        }
+        let next = self.sizes.partition_point(|&size| size < seqs);
+        let size = *self.sizes.get(next)?;
+        (self.padding || size == seqs).then_some(size)
+    }
+}

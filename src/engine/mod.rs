@@ -1,0 +1,81 @@
+//! One worker: an engine with its queue, batch, prefix cache, host and GPU.
+//!
+//! A worker lives from boundary to boundary. At a boundary the host handles the
+//! results that are due and forms the next step; what a step does and when is
+//! the business of four parts:
+//!
+//! * the scheduling rules (`vllm`, `trtllm`) decide what runs, and own the
+//!   cache;
+//! * [`step_time`] says how long it takes on the GPU;
+//! * `pipeline` says when the boundaries are;
+//! * `decode_set` keeps the decoding sequences without touching them.
+//!
+//! # Exact fast-forward
+//!
+//! While a batch only decodes, nothing that the outside can see happens until a
+//! sequence ends, a request arrives or memory runs out. So a step that is
+//! followed by such steps is planned together with them: the plan's end is a
+//! closed form, and an arrival cuts the plan at the boundary that will see it.
+//! Boundaries inside a plan are *settled* later, in order, when the plan ends or
+//! when somebody looks (a router that wants cache events, a recorder that reads
+//! gauges): settling takes the blocks that sequences needed and publishes cache
+//! changes at the times at which they happened. With `fast_forward` off every
+//! plan is one step long; everything else is the same code.
+
+pub mod config;
+mod curves;
+mod decode_set;
+mod gauges;
+mod hardware;
+pub mod memory;
+pub mod model;
+mod outbox;
+mod pipeline;
+mod plan;
+pub mod roofline;
+mod seq;
+pub mod settings;
+pub mod step_time;
+pub mod table;
+mod trtllm;
+mod vllm;
+mod worker;
+
+pub use gauges::Gauges;
+pub use outbox::{Outbox, StepRecord, Wake};
+pub use worker::Worker;
+
+use crate::kv::EventLog;
+use config::EngineConfig;
+use decode_set::DecodeSet;
+use seq::{SeqId, Seqs};
+use std::sync::Arc;
+use step_time::PrefillChunk;
+
+/// What scheduling rules work on.
+#[derive(Debug)]
+struct Core {
+    config: Arc<EngineConfig>,
+    seqs: Seqs,
+    decode: DecodeSet,
+    log: EventLog,
+}
+
+/// A step as the scheduling rules form it, decodes apart.
+#[derive(Debug, Default)]
+struct FormedStep {
+    /// Prompt chunks, in the order in which they were scheduled.
+    chunks: Vec<(SeqId, PrefillChunk)>,
+    /// Requests in a batch for the first time, with the tokens they hit.
+    admitted: Vec<(SeqId, u32)>,
+    /// Sequences that lost their blocks while the step was formed.
+    preempted: Vec<SeqId>,
+}
+
+impl FormedStep {
+    fn clear(&mut self) {
+        self.chunks.clear();
+        self.admitted.clear();
+        self.preempted.clear();
+    }
+}

@@ -1,0 +1,187 @@
+//! Step times from a formula: what has to be moved and computed, at the share
+//! of the GPU's peaks that an engine was measured to reach.
+//!
+//! For a step of `T` tokens, `S` of them in need of logits, on `tp` GPUs:
+//!
+//! ```text
+//! step   = gemm + logits + elem + ctx + kv + comm
+//! gemm   = layers * sum over the four products of (sqrt(move^2 + compute^2) + gemm_us)
+//!          move    = bytes of weights, inputs and outputs / (bandwidth * weight_bandwidth_ratio)
+//!          compute = 2 m n k / (peak * fp8_ratio or bf16_ratio)
+//!          m       = T, plus fp8_pad_rows if FP8, T > 128 and T is no multiple of 128
+//! logits = the same for the output head, in BF16, with m = S
+//! elem   = layers * (9 us + T (8 hidden + 3 ffn / tp) 2 B / (0.64 bandwidth))
+//! ctx    = layers * sum over chunks of (pairs / (BF16 peak * attention_ratio) + attention_us)
+//!          pairs   = 4 heads / tp * head_size * new * (cached + new / 2 + attention_floor_tokens)
+//! kv     = context * KV bytes / (bandwidth * kv_bandwidth_ratio) + layers * attention_us, if any decode
+//! comm   = (2 layers + 1) (allreduce_us + T hidden 2 B / allreduce bandwidth), if tp > 1
+//! ```
+//!
+//! The square root is a smooth maximum: near the knee neither memory nor
+//! arithmetic is fully busy. The form and its parameters were fitted to the
+//! operator tables of NVIDIA AIConfigurator 0.12.0 (see `models/efficiencies/`);
+//! a decode-only step is affine in its context, which is what lets the engine
+//! jump over steps.
+
+use crate::engine::hardware::{Dtype, Gemm, Hardware};
+use crate::engine::memory;
+use crate::engine::step_time::{AffinePiece, StepWork};
+use crate::time::SimDuration;
+
+/// Fixed time of a layer's element-wise kernels, seconds. Fitted, as above.
+const ELEMENTWISE_S: f64 = 9e-6;
+/// Share of the memory bandwidth that they reach. Fitted, as above.
+const ELEMENTWISE_RATIO: f64 = 0.64;
+/// FP8 products with a scale per tensor run in tiles of this many rows.
+pub(crate) const TILE_ROWS: u32 = 128;
+
+/// The formula with its constants multiplied out, in seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roofline {
+    layers: f64,
+    gemms: [Product; 4],
+    logits: Product,
+    pad_rows: f64,
+    /// Per step: everything that no token adds to.
+    fixed_s: f64,
+    /// Per token of the step: element-wise kernels and all-reduce.
+    token_s: f64,
+    /// All layers' attention kernels, per chunk or per decode batch.
+    attention_s: f64,
+    /// Per pair of new token and context token.
+    attention_pair_s: f64,
+    attention_floor_tokens: f64,
+    /// Per token of decode context.
+    context_ps: u64,
+    /// By padded batch size: a decode-only step without its context.
+    decode_base_ps: Vec<u64>,
+}
+
+/// `sqrt((a + b m)^2 + (c m)^2) + d` seconds for `m` rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Product {
+    weights_s: f64,
+    row_move_s: f64,
+    row_compute_s: f64,
+    fixed_s: f64,
+}
+
+impl Product {
+    fn time_s(&self, rows: f64) -> f64 {
+        let moved = self.weights_s + self.row_move_s * rows;
+        let computed = self.row_compute_s * rows;
+        (moved * moved + computed * computed).sqrt() + self.fixed_s
+    }
+}
+
+impl Roofline {
+    /// Multiplies the constants out, and tabulates decode steps up to `max_num_seqs`.
+    ///
+    /// # Panics
+    /// If `hardware` was not validated: FP8 weights or `tp > 1` without their parameters.
+    pub fn new(hardware: &Hardware, max_num_seqs: u32) -> Self {
+        let Hardware { gpu, shape, efficiency, tp, .. } = hardware;
+        let layers = f64::from(shape.layers);
+        let bandwidth = gpu.bandwidth_tb_per_s * 1e12;
+        let bf16 = gpu.bf16_tflop_per_s * 1e12;
+        let fp8_ratio = || efficiency.fp8_ratio.expect("validated: FP8 weights have a ratio");
+        let (peak, pad_rows) = match hardware.weight_dtype {
+            Dtype::Bf16 => (bf16 * efficiency.bf16_ratio, 0.0),
+            Dtype::Fp8 => (gpu.fp8_tflop_per_s * 1e12 * fp8_ratio(), efficiency.fp8_pad_rows),
+        };
+        let product = |Gemm { n, k }: Gemm, dtype: Dtype, peak: f64| {
+            let bytes_per_s = bandwidth * efficiency.weight_bandwidth_ratio;
+            Product {
+                weights_s: n * k * dtype.bytes() / bytes_per_s,
+                row_move_s: (k * dtype.bytes() + 2.0 * n) / bytes_per_s,
+                row_compute_s: 2.0 * n * k / peak,
+                fixed_s: efficiency.gemm_us * 1e-6,
+            }
+        };
+        let ranks = f64::from(*tp);
+        let hidden = f64::from(shape.hidden);
+        let elementwise_bytes = (8.0 * hidden + 3.0 * f64::from(shape.ffn) / ranks) * 2.0;
+        let (reduce_s, reduce_token_s) =
+            match (efficiency.allreduce_us, efficiency.allreduce_gb_per_s) {
+                _ if *tp == 1 => (0.0, 0.0),
+                (Some(us), Some(gb_per_s)) => (us * 1e-6, hidden * 2.0 / (gb_per_s * 1e9)),
+                _ => unreachable!("validated: tp = {tp} has all-reduce parameters"),
+            };
+        let reduces = 2.0 * layers + 1.0;
+        let query_width = f64::from(shape.heads) / ranks * f64::from(shape.head_size);
+        let context_s =
+            memory::kv_bytes_per_token(hardware) / (bandwidth * efficiency.kv_bandwidth_ratio);
+        let mut roofline = Self {
+            layers,
+            gemms: shape.layer_gemms(*tp).map(|gemm| product(gemm, hardware.weight_dtype, peak)),
+            logits: product(shape.logits_gemm(*tp), Dtype::Bf16, bf16 * efficiency.bf16_ratio),
+            pad_rows,
+            fixed_s: layers * ELEMENTWISE_S + reduces * reduce_s,
+            token_s: layers * elementwise_bytes / (ELEMENTWISE_RATIO * bandwidth)
+                + reduces * reduce_token_s,
+            attention_s: layers * efficiency.attention_us * 1e-6,
+            attention_pair_s: layers * 4.0 * query_width / (bf16 * efficiency.attention_ratio),
+            attention_floor_tokens: efficiency.attention_floor_tokens,
+            context_ps: SimDuration::from_secs_f64(context_s).as_ps(),
+            decode_base_ps: Vec::new(),
+        };
+        roofline.decode_base_ps =
+            (0..=max_num_seqs).map(|seqs| roofline.computed_decode_base_ps(seqs)).collect();
+        roofline
+    }
+
+    /// See [`StepTime::step`](super::step_time::StepTime::step).
+    pub fn step(&self, work: &StepWork<'_>) -> SimDuration {
+        let base = if work.prefill.is_empty() {
+            self.decode_base_ps(work.padded_seqs)
+        } else {
+            let mut tokens = work.padded_seqs;
+            let mut sampled = work.padded_seqs;
+            let mut attention_s = 0.0;
+            for chunk in work.prefill {
+                tokens += chunk.new_tokens;
+                sampled += u32::from(chunk.last);
+                let new = f64::from(chunk.new_tokens);
+                let context =
+                    f64::from(chunk.cached_tokens) + new / 2.0 + self.attention_floor_tokens;
+                attention_s += self.attention_s + self.attention_pair_s * new * context;
+            }
+            if work.decode_seqs > 0 {
+                attention_s += self.attention_s;
+            }
+            SimDuration::from_secs_f64(self.dense_s(tokens, sampled) + attention_s).as_ps()
+        };
+        SimDuration::from_ps(base + self.context_ps * work.decode_context)
+    }
+
+    /// See [`StepTime::decode_piece`](super::step_time::StepTime::decode_piece).
+    pub fn decode_piece(&self, padded_seqs: u32) -> AffinePiece {
+        AffinePiece {
+            base_ps: self.decode_base_ps(padded_seqs),
+            per_token_ps: self.context_ps,
+            context_end: u64::MAX,
+        }
+    }
+
+    fn decode_base_ps(&self, padded_seqs: u32) -> u64 {
+        match self.decode_base_ps.get(padded_seqs as usize) {
+            Some(&ps) => ps,
+            None => self.computed_decode_base_ps(padded_seqs),
+        }
+    }
+
+    fn computed_decode_base_ps(&self, padded_seqs: u32) -> u64 {
+        let seconds = self.dense_s(padded_seqs, padded_seqs) + self.attention_s;
+        SimDuration::from_secs_f64(seconds).as_ps()
+    }
+
+    /// Everything but attention.
+    fn dense_s(&self, tokens: u32, sampled: u32) -> f64 {
+        let pads = tokens > TILE_ROWS && !tokens.is_multiple_of(TILE_ROWS);
+        let tokens = f64::from(tokens);
+        let rows = if pads { tokens + self.pad_rows } else { tokens };
+        let gemm: f64 = self.gemms.iter().map(|product| product.time_s(rows)).sum();
+        let logits = if sampled == 0 { 0.0 } else { self.logits.time_s(f64::from(sampled)) };
+        self.layers * gemm + logits + self.fixed_s + self.token_s * tokens
+    }
+}

@@ -1,0 +1,142 @@
+//! Sequences: the requests as a worker sees them.
+
+use crate::id::RequestId;
+use crate::kv::Slot;
+use crate::request::{Content, Request};
+use crate::time::SimTime;
+use std::ops::{Index, IndexMut};
+
+/// Index of a sequence in its worker's slab.
+pub(super) type SeqId = u32;
+
+/// A request inside a worker.
+#[derive(Debug)]
+pub(super) struct Seq {
+    pub(super) request: RequestId,
+    pub(super) prompt_tokens: u32,
+    pub(super) output_tokens: u32,
+    /// What the client allowed; TensorRT-LLM reserves memory for it.
+    pub(super) max_tokens: u32,
+    pub(super) content: Content,
+    /// Physical blocks held, in order.
+    pub(super) blocks: Vec<Slot>,
+    /// Tokens whose KV is computed or being computed. Of a decoding sequence:
+    /// as of the step in which it joined.
+    pub(super) kv_tokens: u32,
+    /// Output tokens sampled, with the same caveat.
+    pub(super) generated: u32,
+    /// Blocks that are published (vLLM).
+    pub(super) published: u32,
+    /// Order of admission; a sequence admitted again gets a new number.
+    pub(super) admission: u64,
+    /// The decode step in which it joined, while it decodes.
+    pub(super) decode_from: Option<u64>,
+    /// Preempted at least once.
+    pub(super) preempted: bool,
+    /// Its last token is being computed; it waits for its results.
+    pub(super) ending: bool,
+    /// When its last token before a preemption left.
+    pub(super) last_token_at: SimTime,
+}
+
+impl Seq {
+    pub(super) fn new(request: &Request) -> Self {
+        Self {
+            request: request.id,
+            prompt_tokens: request.prompt_tokens,
+            output_tokens: request.output_tokens,
+            max_tokens: request.max_tokens,
+            content: request.content.clone(),
+            blocks: Vec::new(),
+            kv_tokens: 0,
+            generated: 0,
+            published: 0,
+            admission: 0,
+            decode_from: None,
+            preempted: false,
+            ending: false,
+            last_token_at: SimTime::ZERO,
+        }
+    }
+
+    /// Tokens to compute before the next one can be sampled: the prompt, and
+    /// after a preemption what was generated before it.
+    pub(super) fn target_tokens(&self) -> u32 {
+        self.prompt_tokens + self.generated
+    }
+
+    /// Still has prompt tokens to compute.
+    pub(super) fn in_prefill(&self) -> bool {
+        self.decode_from.is_none() && !self.ending && self.kv_tokens < self.target_tokens()
+    }
+
+    /// Tokens of KV before decode step `step`.
+    pub(super) fn kv_tokens_at(&self, step: u64) -> u32 {
+        match self.decode_from {
+            Some(from) => {
+                self.kv_tokens + u32::try_from(step - from).expect("fewer than 2^32 tokens")
+            }
+            None => self.kv_tokens,
+        }
+    }
+}
+
+/// A slab of sequences; freed places are used again.
+#[derive(Debug, Default)]
+pub(super) struct Seqs {
+    places: Vec<Option<Seq>>,
+    vacant: Vec<SeqId>,
+    /// Emptied block lists, kept for their capacity.
+    spare_blocks: Vec<Vec<Slot>>,
+    admissions: u64,
+}
+
+impl Seqs {
+    pub(super) fn insert(&mut self, mut seq: Seq) -> SeqId {
+        if let Some(blocks) = self.spare_blocks.pop() {
+            seq.blocks = blocks;
+        }
+        match self.vacant.pop() {
+            Some(id) => {
+                self.places[id as usize] = Some(seq);
+                id
+            }
+            None => {
+                self.places.push(Some(seq));
+                SeqId::try_from(self.places.len() - 1).expect("fewer than 2^32 sequences")
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: SeqId) -> Seq {
+        let mut seq = self.places[id as usize].take().expect("a live sequence");
+        self.vacant.push(id);
+        let mut blocks = std::mem::take(&mut seq.blocks);
+        blocks.clear();
+        self.spare_blocks.push(blocks);
+        seq
+    }
+
+    pub(super) fn get(&self, id: SeqId) -> Option<&Seq> {
+        self.places[id as usize].as_ref()
+    }
+
+    /// Gives a sequence the next number of admission.
+    pub(super) fn admit(&mut self, id: SeqId) {
+        self.admissions += 1;
+        self[id].admission = self.admissions;
+    }
+}
+
+impl Index<SeqId> for Seqs {
+    type Output = Seq;
+    fn index(&self, id: SeqId) -> &Seq {
+        self.places[id as usize].as_ref().expect("a live sequence")
+    }
+}
+
+impl IndexMut<SeqId> for Seqs {
+    fn index_mut(&mut self, id: SeqId) -> &mut Seq {
+        self.places[id as usize].as_mut().expect("a live sequence")
+    }
+}

@@ -1,0 +1,381 @@
+//! The `[engine]` section as people write it.
+//!
+//! The same section stands in a model file, where it gives defaults, and in an
+//! experiment, which wins key by key. [`EngineSettings::resolve`] fills the
+//! gaps with the engine's own defaults, computes the size of the KV pool, and
+//! refuses what no engine would start with.
+
+use crate::engine::config::bounded;
+pub use crate::engine::config::{
+    CudaGraph, EngineConfig, HostTime, MAX_BLOCK_SIZE, MAX_NUM_BLOCKS, MAX_NUM_SEQS, Rules,
+    StoreContext, TrtllmOptions,
+};
+use crate::engine::hardware::Hardware;
+use crate::engine::memory;
+use crate::engine::step_time::StepTime;
+use crate::settings::{Invalid, count_option};
+use crate::time::SimDuration;
+use serde::{Deserialize, Serialize};
+
+/// The `[engine]` section of a model file or an experiment; every key may be absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSettings {
+    /// `"vllm"` or `"trtllm"`. Needed.
+    pub rules: Option<Rules>,
+    /// Tokens in a KV block. Default: 16 (vLLM), 32 (TensorRT-LLM).
+    #[serde(deserialize_with = "count_option")]
+    pub block_size: Option<u32>,
+    /// KV blocks that requests can use. Default: computed from the hardware.
+    #[serde(deserialize_with = "count_option")]
+    pub num_blocks: Option<u32>,
+    /// Share of GPU memory for the KV pool, in the engine's own meaning (see
+    /// [`memory`]). Default 0.9. Not looked at if `num_blocks` is given.
+    pub kv_memory_fraction: Option<f64>,
+    /// GiB on each GPU for activations and whatever else is neither weights nor
+    /// KV. Needed for a computed pool. Not looked at if `num_blocks` is given.
+    pub activation_gib: Option<f64>,
+    /// Sequences that run at once. Needed.
+    #[serde(deserialize_with = "count_option")]
+    pub max_num_seqs: Option<u32>,
+    /// Tokens computed in one step. Needed.
+    #[serde(deserialize_with = "count_option")]
+    pub max_num_batched_tokens: Option<u32>,
+    /// Longest prompt plus answer, in tokens. Default: the model's context;
+    /// without a model, all that the pool holds.
+    #[serde(deserialize_with = "count_option")]
+    pub max_model_len: Option<u32>,
+    /// Default true.
+    pub chunked_prefill: Option<bool>,
+    /// Default true.
+    pub prefix_caching: Option<bool>,
+    /// vLLM: share of the pool that admission leaves free. Default 0, as in vLLM.
+    pub watermark: Option<f64>,
+    /// Default: true for TensorRT-LLM; false for vLLM, where it became the
+    /// default only in later versions.
+    pub overlap: Option<bool>,
+    /// Default true.
+    pub fast_forward: Option<bool>,
+    /// Default: `{ kind = "roofline" }` if there is hardware.
+    pub step_time: Option<StepTimeSettings>,
+    /// Host time of a step.
+    pub host: HostSettings,
+    /// CUDA graphs.
+    pub cuda_graph: CudaGraphSettings,
+    /// What only TensorRT-LLM's rules look at.
+    pub trtllm: TrtllmSettings,
+}
+
+/// `step_time = { kind = ... }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StepTimeSettings {
+    /// The compact formula, from the hardware's peaks and efficiencies.
+    Roofline {},
+    /// Measured component times, from the model file's `hardware.table`.
+    Table {},
+    /// Constant times.
+    Fixed {
+        /// Added if a step holds prompt tokens.
+        prefill: SimDuration,
+        /// Added if a step holds decodes.
+        decode: SimDuration,
+    },
+    /// No time.
+    Instant {},
+}
+
+/// `[engine.host]`; every key defaults to no time. See [`HostTime`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostSettings {
+    /// Before anything of a step can run on the GPU.
+    pub prepare: Option<SimDuration>,
+    /// Launching a captured graph.
+    pub launch: Option<SimDuration>,
+    /// Launching an eager step.
+    pub eager_launch: Option<SimDuration>,
+    /// Added to `prepare` per sequence.
+    pub per_seq: Option<SimDuration>,
+}
+
+/// `[engine.cuda_graph]`. See [`CudaGraph`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CudaGraphSettings {
+    /// Captured batch sizes; those above `max_num_seqs` are left out. `[]`: all
+    /// steps are eager. Default: the engine's own list.
+    pub sizes: Option<Vec<u32>>,
+    /// Default: true for vLLM, false for TensorRT-LLM.
+    pub padding: Option<bool>,
+    /// Default false.
+    pub mixed: Option<bool>,
+}
+
+/// `[engine.trtllm]`. See [`TrtllmOptions`] for meaning and defaults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrtllmSettings {
+    /// See [`TrtllmOptions::partial_reuse`].
+    pub partial_reuse: Option<bool>,
+    /// See [`TrtllmOptions::duplicate_delay`].
+    pub duplicate_delay: Option<bool>,
+    /// See [`TrtllmOptions::store_context`].
+    pub store_context: Option<StoreContext>,
+    /// See [`TrtllmOptions::count_cached_in_budget`].
+    pub count_cached_in_budget: Option<bool>,
+    /// See [`TrtllmOptions::reserve_net_of_reuse`].
+    pub reserve_net_of_reuse: Option<bool>,
+}
+
+impl EngineSettings {
+    /// These settings, and those of `base` where they say nothing.
+    pub fn over(self, base: Self) -> Self {
+        Self {
+            rules: self.rules.or(base.rules),
+            block_size: self.block_size.or(base.block_size),
+            num_blocks: self.num_blocks.or(base.num_blocks),
+            kv_memory_fraction: self.kv_memory_fraction.or(base.kv_memory_fraction),
+            activation_gib: self.activation_gib.or(base.activation_gib),
+            max_num_seqs: self.max_num_seqs.or(base.max_num_seqs),
+            max_num_batched_tokens: self.max_num_batched_tokens.or(base.max_num_batched_tokens),
+            max_model_len: self.max_model_len.or(base.max_model_len),
+            chunked_prefill: self.chunked_prefill.or(base.chunked_prefill),
+            prefix_caching: self.prefix_caching.or(base.prefix_caching),
+            watermark: self.watermark.or(base.watermark),
+            overlap: self.overlap.or(base.overlap),
+            fast_forward: self.fast_forward.or(base.fast_forward),
+            step_time: self.step_time.or(base.step_time),
+            host: HostSettings {
+                prepare: self.host.prepare.or(base.host.prepare),
+                launch: self.host.launch.or(base.host.launch),
+                eager_launch: self.host.eager_launch.or(base.host.eager_launch),
+                per_seq: self.host.per_seq.or(base.host.per_seq),
+            },
+            cuda_graph: CudaGraphSettings {
+                sizes: self.cuda_graph.sizes.or(base.cuda_graph.sizes),
+                padding: self.cuda_graph.padding.or(base.cuda_graph.padding),
+                mixed: self.cuda_graph.mixed.or(base.cuda_graph.mixed),
+            },
+            trtllm: self.trtllm.over(base.trtllm),
+        }
+    }
+
+    /// The configuration of a worker on `hardware`, or without any if pool and
+    /// step time are given.
+    ///
+    /// # Errors
+    /// Names the first key, relative to `[engine]`, that is missing or whose
+    /// value cannot be used.
+    pub fn resolve(&self, hardware: Option<&Hardware>) -> Result<EngineConfig, Invalid> {
+        let rules = needed("rules", self.rules, "\"vllm\" or \"trtllm\"")?;
+        let trtllm = rules == Rules::Trtllm;
+        // `tokens_per_block` of TensorRT-LLM; `block_size` of vLLM on NVIDIA GPUs.
+        let block_size = self.block_size.unwrap_or(if trtllm { 32 } else { 16 });
+        let max_num_seqs =
+            needed("max_num_seqs", self.max_num_seqs, "given: sequences that run at once")?;
+        let max_num_batched_tokens = needed(
+            "max_num_batched_tokens",
+            self.max_num_batched_tokens,
+            "given: tokens computed in one step",
+        )?;
+        // Before anything is computed with them.
+        bounded("block_size", block_size, MAX_BLOCK_SIZE)?;
+        bounded("max_num_seqs", max_num_seqs, MAX_NUM_SEQS)?;
+        let num_blocks = match self.num_blocks {
+            Some(blocks) => blocks,
+            None => self.computed_blocks(rules, block_size, hardware)?,
+        };
+        let config = EngineConfig {
+            rules,
+            block_size,
+            num_blocks,
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_model_len: self.model_len(rules, block_size, num_blocks, hardware),
+            chunked_prefill: self.chunked_prefill.unwrap_or(true),
+            prefix_caching: self.prefix_caching.unwrap_or(true),
+            watermark_blocks: self.watermark_blocks(num_blocks)?,
+            overlap: self.overlap.unwrap_or(trtllm),
+            fast_forward: self.fast_forward.unwrap_or(true),
+            step_time: self.step_time(max_num_seqs, hardware)?,
+            host: self.host.resolve(),
+            cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
+            trtllm: self.trtllm.resolve(),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn computed_blocks(
+        &self,
+        rules: Rules,
+        block_size: u32,
+        hardware: Option<&Hardware>,
+    ) -> Result<u32, Invalid> {
+        let hardware =
+            needed("num_blocks", hardware, "given, as there is no model file with GPUs")?;
+        let fraction = self.kv_memory_fraction.unwrap_or(0.9);
+        Invalid::unless(
+            fraction > 0.0 && fraction <= 1.0,
+            "kv_memory_fraction",
+            fraction,
+            "above 0 and at most 1",
+        )?;
+        let activation = needed(
+            "activation_gib",
+            self.activation_gib,
+            "given: GiB a GPU needs beside weights and KV; or give num_blocks",
+        )?;
+        Invalid::unless_at_least("activation_gib", activation, 0.0)?;
+        let budget = memory::Budget {
+            total_bytes: hardware.gpu.memory_bytes(),
+            weight_bytes: memory::weight_bytes(hardware),
+            activation_bytes: memory::gib(activation),
+            fraction,
+        };
+        let blocks = budget.blocks(rules, memory::kv_bytes_per_token(hardware), block_size);
+        Invalid::unless(
+            blocks >= 1,
+            "kv_memory_fraction",
+            fraction,
+            &format!(
+                "large enough to leave a KV block: each {} has {:.1} GB, weights take {:.1} GB \
+                 and activations {:.1} GB; raise it, or hardware.tp",
+                hardware.gpu.name,
+                budget.total_bytes / 1e9,
+                budget.weight_bytes / 1e9,
+                budget.activation_bytes / 1e9,
+            ),
+        )?;
+        Ok(blocks)
+    }
+
+    fn model_len(
+        &self,
+        rules: Rules,
+        block_size: u32,
+        num_blocks: u32,
+        hardware: Option<&Hardware>,
+    ) -> u32 {
+        let pool = num_blocks.saturating_mul(block_size);
+        let wanted = self.max_model_len.or(hardware.map(|h| h.shape.context_tokens));
+        match (wanted, rules) {
+            // TensorRT-LLM lowers its limit to the pool; vLLM refuses to start.
+            (Some(tokens), Rules::Trtllm) => tokens.min(pool),
+            (Some(tokens), Rules::Vllm) => tokens,
+            (None, _) => pool,
+        }
+    }
+
+    fn watermark_blocks(&self, num_blocks: u32) -> Result<u32, Invalid> {
+        let watermark = self.watermark.unwrap_or(0.0);
+        Invalid::unless(
+            (0.0..1.0).contains(&watermark),
+            "watermark",
+            watermark,
+            "at least 0 and below 1",
+        )?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounds down, as vLLM does; a share of a u32 fits"
+        )]
+        Ok((watermark * f64::from(num_blocks)) as u32)
+    }
+
+    fn step_time(
+        &self,
+        max_num_seqs: u32,
+        hardware: Option<&Hardware>,
+    ) -> Result<StepTime, Invalid> {
+        let without = "{ kind = \"fixed\", prefill = .., decode = .. } or { kind = \"instant\" }, \
+                       as there is no model file with GPUs";
+        let kind = match (self.step_time, hardware) {
+            (Some(kind), _) => kind,
+            (None, Some(_)) => StepTimeSettings::Roofline {},
+            (None, None) => return Err(Invalid::new("step_time", "nothing", without)),
+        };
+        Ok(match kind {
+            StepTimeSettings::Fixed { prefill, decode } => StepTime::Fixed { prefill, decode },
+            StepTimeSettings::Instant {} => StepTime::Instant,
+            StepTimeSettings::Roofline {} => {
+                let hardware = needed_for("roofline", hardware, without)?;
+                StepTime::Roofline(hardware.roofline(max_num_seqs))
+            }
+            StepTimeSettings::Table {} => {
+                let hardware = needed_for("table", hardware, without)?;
+                let measured = needed_for(
+                    "table",
+                    hardware.table.as_ref(),
+                    "another kind: this model file names no hardware.table",
+                )?;
+                StepTime::Table(measured.step_time(max_num_seqs))
+            }
+        })
+    }
+}
+
+impl HostSettings {
+    fn resolve(&self) -> HostTime {
+        HostTime {
+            prepare: self.prepare.unwrap_or_default(),
+            launch: self.launch.unwrap_or_default(),
+            eager_launch: self.eager_launch.unwrap_or_default(),
+            per_seq: self.per_seq.unwrap_or_default(),
+        }
+    }
+}
+
+impl CudaGraphSettings {
+    fn resolve(&self, rules: Rules, max_num_seqs: u32) -> Result<CudaGraph, Invalid> {
+        let padding = self.padding.unwrap_or(rules == Rules::Vllm);
+        let mut sizes = match &self.sizes {
+            Some(sizes) => sizes.clone(),
+            None => CudaGraph::default_sizes(rules, padding),
+        };
+        sizes.sort_unstable();
+        sizes.dedup();
+        Invalid::unless(
+            sizes.first() != Some(&0),
+            "cuda_graph.sizes",
+            0,
+            "batch sizes of at least 1; [] for none",
+        )?;
+        sizes.retain(|&size| size <= max_num_seqs);
+        Ok(CudaGraph { sizes, padding, mixed: self.mixed.unwrap_or(false) })
+    }
+}
+
+impl TrtllmSettings {
+    fn over(self, base: Self) -> Self {
+        Self {
+            partial_reuse: self.partial_reuse.or(base.partial_reuse),
+            duplicate_delay: self.duplicate_delay.or(base.duplicate_delay),
+            store_context: self.store_context.or(base.store_context),
+            count_cached_in_budget: self.count_cached_in_budget.or(base.count_cached_in_budget),
+            reserve_net_of_reuse: self.reserve_net_of_reuse.or(base.reserve_net_of_reuse),
+        }
+    }
+
+    fn resolve(&self) -> TrtllmOptions {
+        let default = TrtllmOptions::default();
+        TrtllmOptions {
+            partial_reuse: self.partial_reuse.unwrap_or(default.partial_reuse),
+            duplicate_delay: self.duplicate_delay.unwrap_or(default.duplicate_delay),
+            store_context: self.store_context.unwrap_or(default.store_context),
+            count_cached_in_budget: self
+                .count_cached_in_budget
+                .unwrap_or(default.count_cached_in_budget),
+            reserve_net_of_reuse: self.reserve_net_of_reuse.unwrap_or(default.reserve_net_of_reuse),
+        }
+    }
+}
+
+fn needed<T>(key: &str, value: Option<T>, allowed: &str) -> Result<T, Invalid> {
+    value.ok_or_else(|| Invalid::new(key, "nothing", allowed))
+}
+
+fn needed_for<T>(kind: &str, value: Option<T>, allowed: &str) -> Result<T, Invalid> {
+    value.ok_or_else(|| Invalid::new("step_time.kind", format!("{kind:?}"), allowed))
+}

@@ -1,0 +1,123 @@
+//! How long a step takes on the GPU.
+
+use crate::engine::roofline::Roofline;
+use crate::engine::table::Table;
+use crate::time::SimDuration;
+
+/// A piece of prompt computed in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefillChunk {
+    /// Tokens computed now; at least 1.
+    pub new_tokens: u32,
+    /// Tokens of the same sequence whose KV is already there.
+    pub cached_tokens: u32,
+    /// True if the chunk reaches the end of the prompt, so a token is sampled.
+    pub last: bool,
+}
+
+/// The work of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepWork<'a> {
+    /// Prompt chunks.
+    pub prefill: &'a [PrefillChunk],
+    /// Sequences that decode one token.
+    pub decode_seqs: u32,
+    /// Sum over those of the tokens they attend to, the new one included.
+    pub decode_context: u64,
+    /// Sequences the kernels are launched for: `decode_seqs`, or the captured
+    /// graph size it is padded to.
+    pub padded_seqs: u32,
+}
+
+/// A decode-only step lasts `base_ps + per_token_ps * decode_context` as long
+/// as `decode_context < context_end` and the batch stays the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinePiece {
+    /// Picoseconds whatever the context.
+    pub base_ps: u64,
+    /// Picoseconds per token of context.
+    pub per_token_ps: u64,
+    /// First context sum at which another piece begins; `u64::MAX` if none.
+    pub context_end: u64,
+}
+
+impl AffinePiece {
+    /// A step of constant time.
+    pub const fn flat(time: SimDuration) -> Self {
+        Self { base_ps: time.as_ps(), per_token_ps: 0, context_end: u64::MAX }
+    }
+
+    /// The step's time at `decode_context`.
+    pub fn at(&self, decode_context: u64) -> SimDuration {
+        debug_assert!(decode_context < self.context_end);
+        SimDuration::from_ps(self.base_ps + self.per_token_ps * decode_context)
+    }
+}
+
+/// A model of the time that a step takes on the GPU.
+///
+/// An enum and not a trait object, since it is asked once per step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepTime {
+    /// Constant times, whatever the number of tokens.
+    Fixed {
+        /// Added if the step holds prompt tokens.
+        prefill: SimDuration,
+        /// Added if the step holds decodes.
+        decode: SimDuration,
+    },
+    /// The compact formula.
+    Roofline(Roofline),
+    /// Interpolated measurements.
+    Table(Table),
+    /// No time at all, for tests of what does not depend on it.
+    Instant,
+}
+
+impl StepTime {
+    /// How long a step with this work takes.
+    pub fn step(&self, work: &StepWork<'_>) -> SimDuration {
+        debug_assert!(work.padded_seqs >= work.decode_seqs, "{work:?}");
+        match self {
+            Self::Fixed { prefill, decode } => {
+                let prompts = if work.prefill.is_empty() { SimDuration::ZERO } else { *prefill };
+                let decodes = if work.decode_seqs == 0 { SimDuration::ZERO } else { *decode };
+                prompts + decodes
+            }
+            Self::Roofline(roofline) => roofline.step(work),
+            Self::Table(table) => table.step(work),
+            Self::Instant => SimDuration::ZERO,
+        }
+    }
+
+    /// Seconds of the longest step that could be asked for: a whole budget of
+    /// prompt tokens after `context_tokens` others, or every sequence decoding
+    /// with as many. Does not overflow where a step would.
+    pub(crate) fn longest_s(&self, seqs: u32, prefill_tokens: u32, context_tokens: u32) -> f64 {
+        let chunk =
+            PrefillChunk { new_tokens: prefill_tokens, cached_tokens: context_tokens, last: true };
+        let prefill = self.step(&StepWork {
+            prefill: &[chunk],
+            decode_seqs: 0,
+            decode_context: 0,
+            padded_seqs: 0,
+        });
+        let context = u64::from(seqs) * u64::from(context_tokens);
+        let piece = self.decode_piece(seqs, seqs, context);
+        let decode_ps = piece.base_ps as f64 + piece.per_token_ps as f64 * context as f64;
+        prefill.as_secs() + decode_ps / 1e12
+    }
+
+    /// The piece that holds `context` for decode-only steps of `seqs >= 1`
+    /// sequences that run as `padded_seqs`. Within it a step lasts exactly what
+    /// [`step`](Self::step) says.
+    pub fn decode_piece(&self, seqs: u32, padded_seqs: u32, context: u64) -> AffinePiece {
+        debug_assert!(1 <= seqs && seqs <= padded_seqs, "{seqs} sequences as {padded_seqs}");
+        match self {
+            Self::Fixed { decode, .. } => AffinePiece::flat(*decode),
+            Self::Roofline(roofline) => roofline.decode_piece(padded_seqs),
+            Self::Table(table) => table.decode_piece(seqs, padded_seqs, context),
+            Self::Instant => AffinePiece::flat(SimDuration::ZERO),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! TensorRT-LLM's scheduling rules (PyTorch backend around 1.3.0rc1, capacity
+//! policy GUARANTEED_NO_EVICT), T1-T39 of docs/engine-rules.md.
+//!
+//! At most `max_num_seqs` requests are *active*. A request starts only if the
+//! blocks of its prompt and its longest possible output fit beside what all
+//! started ones may still need, so nothing is ever preempted.
+
+use super::config::StoreContext;
+use super::seq::{Seq, SeqId};
+use super::{Core, FormedStep};
+use crate::engine::step_time::PrefillChunk;
+use crate::id::BlockId;
+use crate::kv::TrtllmCache;
+use std::collections::VecDeque;
+
+/// Queue, batch and cache of one worker under TensorRT-LLM's rules.
+#[derive(Debug)]
+pub(super) struct Trtllm {
+    cache: TrtllmCache,
+    waiting: VecDeque<SeqId>,
+    /// In order of arrival: started, waiting for memory, or waiting for their
+    /// last results (T1).
+    active: Vec<SeqId>,
+    /// Active requests whose prompt is not computed yet, in order of arrival.
+    contexts: Vec<SeqId>,
+    /// Scratch: contexts that may run in this step, with what they ask for.
+    asks: Vec<(SeqId, u32)>,
+    /// Scratch: keys of the duplicate rule.
+    claimed: Vec<BlockId>,
+}
+
+impl Trtllm {
+    pub(super) fn new(cache: TrtllmCache) -> Self {
+        Self {
+            cache,
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+            contexts: Vec::new(),
+            asks: Vec::new(),
+            claimed: Vec::new(),
+        }
+    }
+
+    pub(super) fn cache(&self) -> &TrtllmCache {
+        &self.cache
+    }
+
+    pub(super) fn running(&self, core: &Core) -> usize {
+        self.active.len() - self.not_started(core)
+    }
+
+    pub(super) fn waiting(&self, core: &Core) -> usize {
+        self.waiting.len() + self.not_started(core)
+    }
+
+    fn not_started(&self, core: &Core) -> usize {
+        self.contexts.iter().filter(|&&id| core.seqs[id].blocks.is_empty()).count()
+    }
+
+    pub(super) fn submit(&mut self, id: SeqId) {
+        self.waiting.push_back(id);
+    }
+
+    /// Forms the next step and allocates its blocks. `from_idle`: the blocked
+    /// fetch of an idle engine returns with the first arrival alone (T27).
+    pub(super) fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {
+        self.fetch(core, from_idle);
+        self.pass_capacity(core);
+        self.share_budget(core);
+        for i in 0..self.asks.len() {
+            let (id, granted) = self.asks[i];
+            self.compute_chunk(core, step, id, granted);
+        }
+        let contexts = &mut self.contexts;
+        contexts.retain(|&id| core.seqs[id].in_prefill());
+        self.decode_blocks(core, core.decode.step());
+    }
+
+    /// Moves arrivals from the waiting queue to the active list (T1).
+    fn fetch(&mut self, core: &mut Core, from_idle: bool) {
+        let room = core.config.max_num_seqs as usize - self.active.len();
+        let arrivals = if from_idle { 1 } else { self.waiting.len() };
+        for id in self.waiting.drain(..arrivals.min(room)) {
+            core.seqs.admit(id);
+            self.active.push(id);
+            self.contexts.push(id);
+        }
+    }
+
+    /// Which contexts may run (T2, T3, T5); fills `asks` with them and the
+    /// tokens they ask for.
+    ///
+    /// What started contexts may still need is set aside first. T2 as read sets
+    /// it aside in order of arrival; then a started context behind one that was
+    /// skipped as a duplicate (T5) could wait for it, and it for the context's
+    /// blocks, for ever.
+    fn pass_capacity(&mut self, core: &Core) {
+        self.asks.clear();
+        if self.contexts.is_empty() {
+            return;
+        }
+        let mut free = i64::from(self.cache.free_blocks());
+        let duplicate_delay = core.config.prefix_caching && core.config.trtllm.duplicate_delay;
+        self.claimed.clear();
+        for &id in &self.active {
+            let seq = &core.seqs[id];
+            if !seq.blocks.is_empty() {
+                free -= i64::from(remaining(core, seq));
+                if seq.in_prefill() && duplicate_delay {
+                    self.claimed.extend(self.missing_key(core, seq));
+                }
+            }
+        }
+        let mut blocked = false;
+        for i in 0..self.contexts.len() {
+            let id = self.contexts[i];
+            let seq = &core.seqs[id];
+            if !seq.blocks.is_empty() {
+                self.asks.push((id, seq.prompt_tokens - seq.kv_tokens));
+                continue;
+            }
+            if blocked {
+                continue;
+            }
+            if duplicate_delay {
+                let key = self.missing_key(core, seq);
+                if key.is_some_and(|key| self.claimed.contains(&key)) {
+                    continue;
+                }
+                self.claimed.extend(key);
+            }
+            let reusable = (seq.prompt_tokens - 1) / core.config.block_size;
+            let mut need = i64::from(remaining(core, seq));
+            if core.config.trtllm.reserve_net_of_reuse {
+                need -= i64::from(self.cache.present_blocks(&seq.content, reusable));
+            }
+            blocked = need > free;
+            if blocked {
+                continue;
+            }
+            free -= need;
+            let mut ask = seq.prompt_tokens;
+            if !core.config.trtllm.count_cached_in_budget {
+                let present = self.cache.present_blocks(&seq.content, reusable);
+                ask -= present * core.config.block_size;
+            }
+            self.asks.push((id, ask));
+        }
+    }
+
+    /// The first full block of the prompt that nobody has stored yet.
+    fn missing_key(&self, core: &Core, seq: &Seq) -> Option<BlockId> {
+        let full = seq.prompt_tokens / core.config.block_size;
+        let present = self.cache.present_blocks(&seq.content, full);
+        (present < full).then(|| seq.content.block(present))
+    }
+
+    /// Turns asks into granted chunks (T8-T11), in the order in which they run.
+    fn share_budget(&mut self, core: &Core) {
+        let decoding = core.decode.len();
+        let places = core.config.max_num_seqs.saturating_sub(decoding) as usize;
+        self.asks.truncate(places);
+        let budget = core.config.max_num_batched_tokens.saturating_sub(decoding);
+        let total: u64 = self.asks.iter().map(|&(_, ask)| u64::from(ask)).sum();
+        if total <= u64::from(budget) {
+            return;
+        }
+        let block_size = core.config.block_size;
+        let mut left = budget;
+        for (_, ask) in &mut self.asks {
+            let mut granted = (*ask).min(left);
+            if granted < *ask {
+                granted =
+                    if core.config.chunked_prefill { granted / block_size * block_size } else { 0 };
+            }
+            left -= granted;
+            *ask = granted;
+        }
+        self.asks.retain(|&(_, granted)| granted > 0);
+        // Last chunks are placed after the others.
+        self.asks.sort_by_key(|&(id, granted)| {
+            let seq = &core.seqs[id];
+            seq.kv_tokens + granted >= seq.prompt_tokens
+        });
+    }
+
+    /// Runs `granted` tokens of a prompt; at its first chunk the prompt's hits
+    /// are looked up and all its blocks allocated (T12).
+    fn compute_chunk(&mut self, core: &mut Core, step: &mut FormedStep, id: SeqId, granted: u32) {
+        let seq = &mut core.seqs[id];
+        let mut end = seq.kv_tokens + granted;
+        if seq.blocks.is_empty() {
+            let hit_tokens = if core.config.prefix_caching {
+                let Seq { content, blocks, prompt_tokens, .. } = seq;
+                self.cache.add_sequence(content, *prompt_tokens, blocks, &mut core.log)
+            } else {
+                let blocks = seq.prompt_tokens.div_ceil(core.config.block_size);
+                seq.blocks.extend((0..blocks).map(|_| self.cache.allocate(&mut core.log)));
+                0
+            };
+            step.admitted.push((id, hit_tokens));
+            seq.kv_tokens = hit_tokens;
+            // The granted size slides over the tokens that were hit.
+            end = hit_tokens + granted;
+            if end < seq.prompt_tokens {
+                end = end / core.config.block_size * core.config.block_size;
+            }
+        }
+        let end = end.min(seq.prompt_tokens);
+        let cached_tokens = seq.kv_tokens;
+        seq.kv_tokens = end;
+        let last = end == seq.prompt_tokens;
+        let new_tokens = end - cached_tokens;
+        step.chunks.push((id, PrefillChunk { new_tokens, cached_tokens, last }));
+    }
+
+    /// The block traffic of decode step `step`: blocks are taken, none stored (T13).
+    pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        for i in 0..core.decode.takers(step).len() {
+            let id = core.decode.takers(step)[i];
+            let slot = self.cache.allocate(&mut core.log);
+            core.seqs[id].blocks.push(slot);
+        }
+    }
+
+    /// How many of the next `max` decode-only steps, after the one just counted,
+    /// need no decision.
+    ///
+    /// Everything a started request may need is reserved, so decoding leaves as
+    /// much memory for the contexts that wait as there was. But a block that it
+    /// takes may evict a cached one, and then the next decision sees another
+    /// cache: which context is a duplicate of which (T5) can change, and with it
+    /// who is skipped and who blocks the others.
+    pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
+        let options = core.config.trtllm;
+        let cache_decides = core.config.prefix_caching
+            && (options.duplicate_delay && self.contexts.len() > 1
+                || options.reserve_net_of_reuse
+                || !options.count_cached_in_budget);
+        if self.contexts.is_empty() || !cache_decides {
+            return max;
+        }
+        let formed = core.decode.step() - 1;
+        max.min(core.decode.next_taking(formed) - formed)
+    }
+
+    /// Stores a prompt whose chunk has been computed (T14a, T15).
+    pub(super) fn chunk_done(&mut self, core: &mut Core, id: SeqId, last: bool) {
+        let Core { config, seqs, log, .. } = core;
+        if !config.prefix_caching
+            || (config.trtllm.store_context == StoreContext::LastChunk && !last)
+        {
+            return;
+        }
+        let seq = &seqs[id];
+        self.cache.store(&seq.content, &seq.blocks, seq.prompt_tokens - 1, false, log);
+    }
+
+    /// Ends a request whose last token has left: its blocks are stored (T14b)
+    /// and released, its place is free.
+    pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
+        let Core { config, seqs, log, .. } = core;
+        let seq = &seqs[id];
+        if config.prefix_caching {
+            let tokens = seq.prompt_tokens + seq.generated - 1;
+            self.cache.store(&seq.content, &seq.blocks, tokens, true, log);
+        }
+        self.cache.release(&seq.blocks);
+        let at = self.active.iter().position(|&other| other == id);
+        self.active.remove(at.expect("an ending request is active"));
+    }
+}
+
+/// Blocks that a request may still take until its longest possible end (T3).
+fn remaining(core: &Core, seq: &Seq) -> u32 {
+    let tokens = seq.prompt_tokens.saturating_add(seq.max_tokens);
+    let held = u32::try_from(seq.blocks.len()).expect("a sequence has fewer than 2^32 blocks");
+    tokens.div_ceil(core.config.block_size).saturating_sub(held)
+}

@@ -1,0 +1,274 @@
+//! vLLM's scheduling rules (V1, FCFS), R1-R8 of docs/engine-rules.md.
+//!
+//! Running sequences come first, in order of admission: each decoding one takes
+//! one token of the step's budget, the one whose prompt is still being computed
+//! takes what is left. Then waiting requests are admitted in order of arrival
+//! while budget, places and free blocks last. Memory is not reserved: when a
+//! running sequence finds no free block, the last admitted one is preempted.
+
+use super::seq::{Seq, SeqId};
+use super::{Core, FormedStep};
+use crate::engine::step_time::PrefillChunk;
+use crate::kv::{Slot, VllmCache};
+use std::collections::VecDeque;
+
+/// Queue, batch and cache of one worker under vLLM's rules.
+#[derive(Debug)]
+pub(super) struct Vllm {
+    cache: VllmCache,
+    waiting: VecDeque<SeqId>,
+    /// In order of admission; sequences whose last step runs are still here.
+    running: Vec<SeqId>,
+    hits: Vec<Slot>,
+    /// The request at the head waits for memory.
+    head_blocked: bool,
+}
+
+impl Vllm {
+    pub(super) fn new(cache: VllmCache) -> Self {
+        Self {
+            cache,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            hits: Vec::new(),
+            head_blocked: false,
+        }
+    }
+
+    pub(super) fn cache(&self) -> &VllmCache {
+        &self.cache
+    }
+
+    pub(super) fn reset_cache(&mut self) {
+        self.cache.reset();
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn submit(&mut self, id: SeqId) {
+        self.waiting.push_back(id);
+    }
+
+    /// Forms the next step and allocates its blocks.
+    pub(super) fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
+        let preempted_before = step.preempted.len();
+        self.decode(core, step);
+        let mut budget = core.config.max_num_batched_tokens - core.decode.len();
+        self.resume_prefill(core, step, &mut budget);
+        self.head_blocked = false;
+        if step.preempted.len() == preempted_before {
+            self.admit(core, step, &mut budget);
+        }
+    }
+
+    /// One token for every decoding sequence (R1), with preemption if blocks
+    /// run out (R2).
+    fn decode(&mut self, core: &mut Core, step: &mut FormedStep) {
+        let now = core.decode.step();
+        if core.decode.takers(now).len() <= self.cache.free_blocks() as usize {
+            self.decode_blocks(core, now);
+            return;
+        }
+        let mut i = 0;
+        'sequences: while i < self.running.len() {
+            let id = self.running[i];
+            i += 1;
+            if core.seqs[id].decode_from.is_none() {
+                continue;
+            }
+            if core.seqs[id].kv_tokens_at(now).is_multiple_of(core.config.block_size) {
+                while self.cache.free_blocks() == 0 {
+                    let victim = self.preempt_last(core, step);
+                    if victim == id {
+                        break 'sequences;
+                    }
+                }
+                self.take_block(core, id);
+            }
+            if (core.seqs[id].kv_tokens_at(now) + 1).is_multiple_of(core.config.block_size) {
+                self.fill_block(core, id, now);
+            }
+        }
+    }
+
+    /// The block traffic of decode step `step`: sequences in order of admission
+    /// take a block at the start of one (evicting what it held) and publish it
+    /// when they fill it (R5, R6).
+    pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        let takers = core.decode.takers(step).len();
+        let fillers = core.decode.fillers(step).len();
+        let (mut t, mut f) = (0, 0);
+        while t < takers || f < fillers {
+            let taker = core.decode.takers(step).get(t).copied();
+            let filler = core.decode.fillers(step).get(f).copied();
+            let admission = |id: Option<SeqId>| id.map_or(u64::MAX, |id| core.seqs[id].admission);
+            if t < takers && admission(taker) <= admission(filler) {
+                t += 1;
+                self.take_block(core, taker.expect("within the bucket"));
+            } else {
+                f += 1;
+                self.fill_block(core, filler.expect("within the bucket"), step);
+            }
+        }
+    }
+
+    fn take_block(&mut self, core: &mut Core, id: SeqId) {
+        let slot = self.cache.allocate(&mut core.log);
+        core.seqs[id].blocks.push(slot);
+    }
+
+    fn fill_block(&mut self, core: &mut Core, id: SeqId, step: u64) {
+        let full = (core.seqs[id].kv_tokens_at(step) + 1) / core.config.block_size;
+        self.publish(core, id, full);
+    }
+
+    /// Makes the first `full` blocks of a sequence hittable (R5).
+    fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
+        let seq = &mut core.seqs[id];
+        if !core.config.prefix_caching || full <= seq.published {
+            return;
+        }
+        let Seq { content, blocks, published, .. } = seq;
+        self.cache.publish(content, blocks, *published, full, &mut core.log);
+        *published = full;
+    }
+
+    /// The next chunk of the prompt that is being computed. It is always the
+    /// last admitted one: a prompt that does not fit uses up the budget.
+    fn resume_prefill(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
+        let Some(&id) = self.running.last() else { return };
+        if !core.seqs[id].in_prefill() || *budget == 0 {
+            return;
+        }
+        let seq = &core.seqs[id];
+        let new_tokens = (seq.target_tokens() - seq.kv_tokens).min(*budget);
+        let tokens = seq.kv_tokens + new_tokens;
+        let needed = tokens.div_ceil(core.config.block_size) - narrow(seq.blocks.len());
+        if needed > self.cache.free_blocks() {
+            self.preempt_last(core, step);
+            return;
+        }
+        self.compute_chunk(core, step, id, new_tokens);
+        *budget -= new_tokens;
+    }
+
+    /// Admits waiting requests (R3): the whole prompt must fit into the free
+    /// blocks, the first that does not fit ends admission.
+    fn admit(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
+        let places = core.config.max_num_seqs as usize;
+        while *budget > 0 && self.running.len() < places {
+            let Some(&id) = self.waiting.front() else { return };
+            let seq = &core.seqs[id];
+            let target = seq.target_tokens();
+            let mut free_hits = 0;
+            self.hits.clear();
+            if core.config.prefix_caching {
+                free_hits = self.cache.lookup(&seq.content, target, &mut self.hits);
+            }
+            let hit_blocks = narrow(self.hits.len());
+            let needed = target.div_ceil(core.config.block_size) - hit_blocks + free_hits;
+            let watermark = if self.running.is_empty() { 0 } else { core.config.watermark_blocks };
+            if needed.saturating_add(watermark) > self.cache.free_blocks() {
+                self.head_blocked = true;
+                return;
+            }
+            let hit_tokens = hit_blocks * core.config.block_size;
+            let new_tokens = (target - hit_tokens).min(*budget);
+            if !core.config.chunked_prefill && new_tokens < target - hit_tokens {
+                return;
+            }
+            self.waiting.pop_front();
+            self.running.push(id);
+            core.seqs.admit(id);
+            self.cache.take(&self.hits);
+            let seq = &mut core.seqs[id];
+            seq.blocks.extend_from_slice(&self.hits);
+            seq.published = hit_blocks;
+            seq.kv_tokens = hit_tokens;
+            if !seq.preempted {
+                step.admitted.push((id, hit_tokens));
+            }
+            self.compute_chunk(core, step, id, new_tokens);
+            *budget -= new_tokens;
+        }
+    }
+
+    fn compute_chunk(
+        &mut self,
+        core: &mut Core,
+        step: &mut FormedStep,
+        id: SeqId,
+        new_tokens: u32,
+    ) {
+        let cached_tokens = core.seqs[id].kv_tokens;
+        let tokens = cached_tokens + new_tokens;
+        let blocks = tokens.div_ceil(core.config.block_size) as usize;
+        let Core { seqs, log, .. } = core;
+        let held = &mut seqs[id].blocks;
+        while held.len() < blocks {
+            held.push(self.cache.allocate(log));
+        }
+        self.publish(core, id, tokens / core.config.block_size);
+        let seq = &mut core.seqs[id];
+        seq.kv_tokens = tokens;
+        let last = tokens == seq.target_tokens();
+        step.chunks.push((id, PrefillChunk { new_tokens, cached_tokens, last }));
+    }
+
+    /// Preempts the last admitted sequence (R2): its blocks are freed, its
+    /// outputs kept, and it waits first in line.
+    fn preempt_last(&mut self, core: &mut Core, step: &mut FormedStep) -> SeqId {
+        let at = self.running.iter().rposition(|&id| !core.seqs[id].ending);
+        let id = self.running.remove(at.expect("someone who needs a block is running"));
+        if core.seqs[id].decode_from.is_some() {
+            core.decode.leave(&mut core.seqs, id);
+        }
+        let seq = &mut core.seqs[id];
+        self.cache.release(&seq.blocks);
+        seq.blocks.clear();
+        seq.kv_tokens = 0;
+        seq.published = 0;
+        seq.preempted = true;
+        self.waiting.push_front(id);
+        step.preempted.push(id);
+        id
+    }
+
+    /// How many of the next `max` decode-only steps need no decision.
+    pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
+        if self.head_blocked && self.head_may_find_new_blocks(core) {
+            return 0;
+        }
+        core.decode.steps_within(self.cache.free_blocks(), max)
+    }
+
+    /// While the head waits for memory, decoding only makes memory scarcer,
+    /// unless a running sequence is about to publish the very block at which
+    /// the head's hits end.
+    fn head_may_find_new_blocks(&self, core: &Core) -> bool {
+        let Some(&head) = self.waiting.front() else { return false };
+        let head = &core.seqs[head];
+        let mut hits = Vec::new();
+        self.cache.lookup(&head.content, head.target_tokens(), &mut hits);
+        let missing = narrow(hits.len());
+        let wanted = head.content.block(missing);
+        self.running.iter().any(|&id| core.seqs[id].content.block(missing) == wanted)
+    }
+
+    /// Ends a sequence whose last token has left: its blocks are freed.
+    pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
+        self.cache.release(&core.seqs[id].blocks);
+        let at = self.running.iter().position(|&other| other == id);
+        self.running.remove(at.expect("an ending sequence is running"));
+    }
+}
+
+fn narrow(blocks: usize) -> u32 {
+    u32::try_from(blocks).expect("a sequence has fewer than 2^32 blocks")
+}

@@ -1,0 +1,552 @@
+//! The life of a worker; see the [module documentation](super).
+
+use super::config::{EngineConfig, Rules};
+use super::decode_set::DecodeSet;
+use super::gauges::Gauges;
+use super::outbox::{Outbox, StepRecord, Wake};
+use super::pipeline::{Cadence, Pipeline, Segment};
+use super::plan::{ChunkEnd, Plan, Results};
+use super::seq::{Seq, SeqId, Seqs};
+use super::step_time::{PrefillChunk, StepWork};
+use super::trtllm::Trtllm;
+use super::vllm::Vllm;
+use super::{Core, FormedStep};
+use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::id::WorkerId;
+use crate::kv::{EventLog, TrtllmCache, VllmCache};
+use crate::request::Request;
+use crate::time::{SimDuration, SimTime};
+use std::sync::Arc;
+
+/// A simulated worker.
+#[derive(Debug)]
+pub struct Worker {
+    id: WorkerId,
+    core: Core,
+    rules: Scheduler,
+    pipeline: Pipeline,
+    state: State,
+    /// With overlap: the step before the launched one, whose results are not handled yet.
+    in_flight: Option<Results>,
+    gauges: Gauges,
+    formed: FormedStep,
+    chunks: Vec<PrefillChunk>,
+    /// Preempted while their last token was still being computed.
+    late_tokens: Vec<SeqId>,
+    spare: Vec<Results>,
+}
+
+#[derive(Debug)]
+enum Scheduler {
+    Vllm(Vllm),
+    Trtllm(Trtllm),
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing to do until a request arrives.
+    Idle,
+    /// A step is to be formed at this boundary.
+    Ready { at: SimTime, from_idle: bool },
+    /// Steps run.
+    Running(Plan),
+    /// Nothing can be formed until the results in flight are handled.
+    Draining { until: SimTime },
+}
+
+impl Worker {
+    /// An idle worker with an empty cache. Cache events are recorded only if
+    /// somebody `wants_kv_events`.
+    pub fn new(id: WorkerId, config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
+        let rules = match config.rules {
+            Rules::Vllm => {
+                Scheduler::Vllm(Vllm::new(VllmCache::new(config.block_size, config.num_blocks)))
+            }
+            Rules::Trtllm => Scheduler::Trtllm(Trtllm::new(TrtllmCache::new(
+                config.block_size,
+                config.num_blocks,
+                config.trtllm.partial_reuse,
+            ))),
+        };
+        let core = Core {
+            seqs: Seqs::default(),
+            decode: DecodeSet::new(config.block_size),
+            log: EventLog::new(wants_kv_events),
+            config,
+        };
+        Self {
+            id,
+            core,
+            rules,
+            pipeline: Pipeline::default(),
+            state: State::Idle,
+            in_flight: None,
+            gauges: Gauges::default(),
+            formed: FormedStep::default(),
+            chunks: Vec::new(),
+            late_tokens: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// When to call next; `None` while idle.
+    pub fn wake(&self) -> Option<Wake> {
+        match &self.state {
+            State::Idle => None,
+            State::Ready { at, .. } => Some(Wake::StartStep(*at)),
+            State::Running(plan) => Some(Wake::FinishStep(plan.end)),
+            State::Draining { until } => Some(Wake::FinishStep(*until)),
+        }
+    }
+
+    /// Takes a request at `now`.
+    ///
+    /// # Errors
+    /// If it can never run here. An output that would pass the context limit is
+    /// cut, as real engines do.
+    pub fn submit(
+        &mut self,
+        now: SimTime,
+        request: &Request,
+        out: &mut Outbox,
+    ) -> Result<(), RejectReason> {
+        let config = &self.core.config;
+        if request.prompt_tokens >= config.max_model_len {
+            return Err(RejectReason::ContextLimit);
+        }
+        let room = config.max_model_len - request.prompt_tokens;
+        let mut seq = Seq::new(request);
+        seq.output_tokens = seq.output_tokens.min(room);
+        seq.max_tokens = seq.max_tokens.min(room);
+        let longest = match config.rules {
+            Rules::Vllm => seq.output_tokens,
+            Rules::Trtllm => seq.max_tokens,
+        };
+        let blocks = seq.prompt_tokens.saturating_add(longest).div_ceil(config.block_size);
+        if blocks > config.num_blocks {
+            return Err(RejectReason::KvPool);
+        }
+        let fits_one_step =
+            config.chunked_prefill || seq.prompt_tokens <= config.max_num_batched_tokens;
+        if !fits_one_step {
+            return Err(RejectReason::ContextLimit);
+        }
+        let id = self.core.seqs.insert(seq);
+        match &mut self.rules {
+            Scheduler::Vllm(rules) => rules.submit(id),
+            Scheduler::Trtllm(rules) => rules.submit(id),
+        }
+        match &mut self.state {
+            State::Idle => self.state = State::Ready { at: now, from_idle: true },
+            State::Running(plan) => plan.cut(self.pipeline, now),
+            State::Ready { .. } | State::Draining { .. } => {}
+        }
+        self.settle(now, out);
+        self.gauges.advance(now);
+        self.gauges.waiting += 1;
+        Ok(())
+    }
+
+    /// Handles the results that are due at the boundary `now`.
+    pub fn finish_step(&mut self, now: SimTime, out: &mut Outbox) {
+        self.settle(now, out);
+        let mut record = None;
+        let due =
+            match std::mem::replace(&mut self.state, State::Ready { at: now, from_idle: false }) {
+                State::Running(plan) => {
+                    debug_assert_eq!(plan.steps, 1, "a plan ends with its last step");
+                    let before = self.pipeline.boundary;
+                    self.pipeline.step(&plan.cadence);
+                    debug_assert_eq!(self.pipeline.boundary, now);
+                    record = Some(StepRecord { end: now, ..plan.record });
+                    let due = if self.core.config.overlap {
+                        self.in_flight.replace(plan.last)
+                    } else {
+                        Some(plan.last)
+                    };
+                    if let Some(results) = &due {
+                        out.gaps.add((now - before).as_ps(), u64::from(results.decoded));
+                    }
+                    due
+                }
+                State::Draining { .. } => {
+                    let due = self.in_flight.take();
+                    let gap = now - self.pipeline.boundary;
+                    let decoded = due.as_ref().map_or(0, |results| results.decoded);
+                    out.gaps.add(gap.as_ps(), u64::from(decoded));
+                    self.pipeline.boundary = now;
+                    due
+                }
+                State::Idle | State::Ready { .. } => unreachable!("no step is running"),
+            };
+        self.gauges.advance(now);
+        for id in self.late_tokens.drain(..) {
+            self.core.seqs[id].last_token_at = now;
+        }
+        if let Some(results) = due {
+            self.handle(now, results, out);
+        }
+        self.read_gauges();
+        if let (Some(steps), Some(mut record)) = (&mut out.steps, record) {
+            record.used_blocks = self.gauges.used_blocks;
+            steps.push(record);
+        }
+    }
+
+    fn handle(&mut self, now: SimTime, mut results: Results, out: &mut Outbox) {
+        for &(id, end) in &results.chunks {
+            let seq = &self.core.seqs[id];
+            match end {
+                ChunkEnd::Partial => {}
+                ChunkEnd::FirstToken => {
+                    let kind = WorkerEventKind::FirstToken;
+                    let event = WorkerEvent { worker: self.id, request: seq.request, kind };
+                    out.events.push_back((now, event));
+                }
+                ChunkEnd::NextToken => out.gaps.add(now.since(seq.last_token_at).as_ps(), 1),
+            }
+        }
+        for id in results.ended.drain(..) {
+            match &mut self.rules {
+                Scheduler::Vllm(rules) => rules.end(&mut self.core, id),
+                Scheduler::Trtllm(rules) => rules.end(&mut self.core, id),
+            }
+            let seq = self.core.seqs.remove(id);
+            let kind = WorkerEventKind::Finished { output_tokens: seq.output_tokens };
+            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
+            out.events.push_back((now, event));
+        }
+        if let Scheduler::Trtllm(rules) = &mut self.rules {
+            for &(id, end) in &results.chunks {
+                // A request of one token has ended, and stored its blocks, already.
+                if self.core.seqs.get(id).is_some() {
+                    rules.chunk_done(&mut self.core, id, end != ChunkEnd::Partial);
+                }
+            }
+        }
+        self.core.log.publish(now);
+        results.chunks.clear();
+        self.spare.push(results);
+    }
+
+    /// Forms the next step at `now` and plans what follows it.
+    pub fn start_step(&mut self, now: SimTime, out: &mut Outbox) {
+        let State::Ready { at, from_idle } = self.state else {
+            unreachable!("a step is formed at a boundary");
+        };
+        debug_assert_eq!(at, now);
+        self.gauges.advance(now);
+        if from_idle {
+            self.pipeline.restart(now);
+        }
+        self.formed.clear();
+        match &mut self.rules {
+            Scheduler::Vllm(rules) => rules.form(&mut self.core, &mut self.formed),
+            Scheduler::Trtllm(rules) => rules.form(&mut self.core, &mut self.formed, from_idle),
+        }
+        self.announce(now, out);
+        self.read_gauges();
+        self.state = if !self.formed.chunks.is_empty() || self.core.decode.len() > 0 {
+            State::Running(self.plan())
+        } else if self.in_flight.is_some() {
+            State::Draining { until: now.max(self.pipeline.gpu_end) }
+        } else {
+            let left = self.gauges.waiting + self.gauges.running;
+            assert_eq!(left, 0, "{:?} is idle at {now:?} with {left} requests", self.id);
+            State::Idle
+        };
+    }
+
+    fn announce(&mut self, now: SimTime, out: &mut Outbox) {
+        for &(id, cached_tokens) in &self.formed.admitted {
+            let kind = WorkerEventKind::Scheduled { cached_tokens };
+            let request = self.core.seqs[id].request;
+            out.events.push_back((now, WorkerEvent { worker: self.id, request, kind }));
+        }
+        for &id in &self.formed.preempted {
+            let seq = &mut self.core.seqs[id];
+            seq.last_token_at = now;
+            if self.core.config.overlap {
+                self.late_tokens.push(id);
+            }
+            let kind = WorkerEventKind::Preempted;
+            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
+            out.events.push_back((now, event));
+        }
+    }
+
+    /// Counts the step just formed and looks as far ahead as nothing can happen.
+    fn plan(&mut self) -> Plan {
+        let config = Arc::clone(&self.core.config);
+        let decode_seqs = self.core.decode.len();
+        let has_prefill = !self.formed.chunks.is_empty();
+        let seqs = decode_seqs + u32::try_from(self.formed.chunks.len()).expect("fits u32");
+        let (prepare, launch) = config.host_time(seqs, has_prefill);
+        let (gpu, growth, mut steps) = self.gpu_time(&config);
+        self.core.decode.advance(1);
+        if steps > 1 {
+            let further = match &self.rules {
+                Scheduler::Vllm(rules) => rules.undisturbed_steps(&self.core, steps - 1),
+                Scheduler::Trtllm(rules) => rules.undisturbed_steps(&self.core, steps - 1),
+            };
+            steps = further + 1;
+        }
+        let mut last = self.spare.pop().unwrap_or_default();
+        last.decoded = decode_seqs;
+        let cadence = Cadence { overlap: config.overlap, prepare, launch, gpu, growth };
+        let record = self.record(decode_seqs);
+        let mut plan = Plan { steps, cadence, end: SimTime::ZERO, last, record };
+        if steps == 1 {
+            self.core.take_ended(&mut plan.last);
+            self.join_decodes(&mut plan.last);
+        }
+        plan.find_end(self.pipeline);
+        plan
+    }
+
+    fn record(&self, decode_seqs: u32) -> StepRecord {
+        let mut record = StepRecord {
+            worker: self.id,
+            start: self.pipeline.boundary,
+            end: SimTime::ZERO,
+            steps: 1,
+            prefill_seqs: 0,
+            prefill_tokens: 0,
+            decode_seqs,
+            decode_tokens: decode_seqs,
+            used_blocks: 0,
+        };
+        for &(id, chunk) in &self.formed.chunks {
+            if self.core.seqs[id].generated == 0 {
+                record.prefill_seqs += 1;
+                record.prefill_tokens += chunk.new_tokens;
+            } else {
+                record.decode_seqs += 1;
+                record.decode_tokens += chunk.new_tokens;
+            }
+        }
+        record
+    }
+
+    /// GPU time of the step just formed, its growth from step to step, and how
+    /// many steps of that kind follow each other until a sequence ends.
+    fn gpu_time(&mut self, config: &EngineConfig) -> (SimDuration, SimDuration, u64) {
+        let decode_seqs = self.core.decode.len();
+        let decode_context = self.core.decode.context();
+        if !self.formed.chunks.is_empty() {
+            self.chunks.clear();
+            self.chunks.extend(self.formed.chunks.iter().map(|&(_, chunk)| chunk));
+            let prefill = &self.chunks;
+            let work = StepWork { prefill, decode_seqs, decode_context, padded_seqs: decode_seqs };
+            return (config.step_time.step(&work), SimDuration::ZERO, 1);
+        }
+        let padded_seqs = config.graph_seqs(decode_seqs, false).unwrap_or(decode_seqs);
+        let piece = config.step_time.decode_piece(decode_seqs, padded_seqs, decode_context);
+        let growth = SimDuration::from_ps(piece.per_token_ps * u64::from(decode_seqs));
+        let mut steps = 1;
+        if self.may_look_ahead(decode_seqs) {
+            let same_piece = (piece.context_end - 1 - decode_context) / u64::from(decode_seqs);
+            let to_end = self.core.decode.steps_to_end(&self.core.seqs).unwrap_or(1);
+            steps = to_end.min(same_piece.saturating_add(1));
+        }
+        (piece.at(decode_context), growth, steps)
+    }
+
+    /// True if the boundaries after the next step show nothing but tokens.
+    fn may_look_ahead(&self, decode_seqs: u32) -> bool {
+        let config = &self.core.config;
+        let nothing_due = !config.overlap
+            || self.in_flight.as_ref().is_some_and(|results| results.only_decoded(decode_seqs));
+        config.fast_forward && nothing_due && self.formed.preempted.is_empty()
+    }
+
+    /// Lets the prompts that the step completes join the decoding sequences.
+    fn join_decodes(&mut self, last: &mut Results) {
+        let Core { seqs, decode, .. } = &mut self.core;
+        for &(id, chunk) in &self.formed.chunks {
+            if !chunk.last {
+                last.chunks.push((id, ChunkEnd::Partial));
+                continue;
+            }
+            let seq = &mut seqs[id];
+            seq.generated += 1;
+            let end = if seq.generated == 1 { ChunkEnd::FirstToken } else { ChunkEnd::NextToken };
+            last.chunks.push((id, end));
+            if seq.generated < seq.output_tokens {
+                decode.join(seqs, id);
+            } else {
+                seq.ending = true;
+                last.ended.push(id);
+            }
+        }
+    }
+
+    /// Settles the boundaries inside the plan that lie at or before `until`:
+    /// counts their tokens, takes and publishes their blocks.
+    pub fn settle(&mut self, until: SimTime, out: &mut Outbox) {
+        let State::Running(plan) = &mut self.state else { return };
+        if plan.steps == 1 {
+            return;
+        }
+        let segments = self.pipeline.run(&mut plan.cadence, plan.steps - 1, until);
+        let settled = segments.iter().map(|segment| segment.steps).sum::<u64>();
+        plan.steps -= settled;
+        plan.record.steps += settled;
+        let (last_is_next, decoded) = (plan.steps == 1, u64::from(plan.last.decoded));
+        for segment in &segments {
+            let Segment { gap, growth, steps, .. } = *segment;
+            out.gaps.add_run(gap.as_ps(), growth.as_ps(), steps, decoded);
+            self.settle_blocks(segment);
+        }
+        if last_is_next && let State::Running(plan) = &mut self.state {
+            self.core.take_ended(&mut plan.last);
+        }
+    }
+
+    /// Settles everything up to the present moment `now`.
+    ///
+    /// A boundary at `now` itself is only half passed: its results are there,
+    /// but its step is formed after whatever else happens at this moment, such
+    /// as an arrival that joins it. So the plan ends there, and
+    /// [`wake`](Self::wake) has to be asked again.
+    pub fn settle_present(&mut self, now: SimTime, out: &mut Outbox) {
+        self.settle(SimTime::from_ps(now.as_ps().saturating_sub(1)), out);
+        let State::Running(plan) = &mut self.state else { return };
+        let mut next = self.pipeline;
+        next.step(&plan.cadence);
+        if plan.steps > 1 && next.boundary == now {
+            plan.steps = 1;
+            plan.end = now;
+            self.finish_step(now, out);
+        }
+    }
+
+    /// The block traffic of the steps that were formed at the boundaries of `segment`.
+    fn settle_blocks(&mut self, segment: &Segment) {
+        // Changes made while a step was formed are published at the next boundary.
+        self.core.log.publish(segment.boundary(1));
+        let first = self.core.decode.step();
+        let mut step = self.rules.next_traffic(&self.core.decode, first);
+        while step < first + segment.steps {
+            let k = step - first + 1;
+            self.gauges.advance(segment.boundary(k));
+            self.rules.decode_blocks(&mut self.core, step);
+            self.gauges.used_blocks = self.rules.used_blocks();
+            if k < segment.steps {
+                self.core.log.publish(segment.boundary(k + 1));
+            }
+            step = self.rules.next_traffic(&self.core.decode, step + 1);
+        }
+        self.core.decode.advance(segment.steps);
+    }
+
+    /// Hands over the cache changes published at or before `until`, in order.
+    pub fn take_kv_events(
+        &mut self,
+        until: SimTime,
+        out: &mut Outbox,
+        mut sink: impl FnMut(SimTime, KvEvent),
+    ) {
+        self.settle(until, out);
+        let published = self.core.log.published();
+        let ready = published.partition_point(|&(at, _)| at <= until);
+        for (at, event) in published.drain(..ready) {
+            sink(at, event);
+        }
+    }
+
+    /// When [`take_kv_events`](Self::take_kv_events) will next have something,
+    /// as far as that is known before the next [`wake`](Self::wake).
+    pub fn kv_due(&mut self) -> Option<SimTime> {
+        if !self.core.log.is_on() {
+            return None;
+        }
+        if let Some(&(at, _)) = self.core.log.published().first() {
+            return Some(at);
+        }
+        let State::Running(plan) = &self.state else { return None };
+        // A change made at one boundary is published at the next one.
+        let boundaries = if self.core.log.is_pending() {
+            1
+        } else {
+            let step = self.core.decode.step();
+            self.rules.next_traffic(&self.core.decode, step).saturating_sub(step).saturating_add(2)
+        };
+        if boundaries >= plan.steps {
+            return None;
+        }
+        let (mut pipeline, mut cadence) = (self.pipeline, plan.cadence);
+        pipeline.run(&mut cadence, boundaries, SimTime::MAX);
+        Some(pipeline.boundary)
+    }
+
+    /// Gauges and their integrals up to the present moment `now`; see
+    /// [`settle_present`](Self::settle_present).
+    pub fn gauges(&mut self, now: SimTime, out: &mut Outbox) -> Gauges {
+        self.settle_present(now, out);
+        self.gauges.advance(now);
+        self.gauges
+    }
+
+    /// Blocks of the pool, and how many of them no request holds.
+    pub fn blocks(&self) -> (u32, u32) {
+        let total = self.core.config.num_blocks;
+        (total, total - self.rules.used_blocks())
+    }
+
+    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does; only the
+    /// order of its free blocks stays.
+    pub fn reset_prefix_cache(&mut self) {
+        if let Scheduler::Vllm(rules) = &mut self.rules {
+            rules.reset_cache();
+        }
+    }
+
+    fn read_gauges(&mut self) {
+        let (running, waiting) = match &self.rules {
+            Scheduler::Vllm(rules) => (rules.running(), rules.waiting()),
+            Scheduler::Trtllm(rules) => (rules.running(&self.core), rules.waiting(&self.core)),
+        };
+        let count = |n| u32::try_from(n).expect("requests are counted in u32");
+        self.gauges.running = count(running);
+        self.gauges.waiting = count(waiting);
+        self.gauges.used_blocks = self.rules.used_blocks();
+    }
+}
+
+impl Core {
+    /// Takes the sequences that ended in the step just counted out of the decodes.
+    fn take_ended(&mut self, results: &mut Results) {
+        self.decode.take_ended(&mut self.seqs, &mut results.ended);
+        for &id in &results.ended {
+            self.seqs[id].ending = true;
+        }
+    }
+}
+
+impl Scheduler {
+    fn used_blocks(&self) -> u32 {
+        match self {
+            Self::Vllm(rules) => rules.cache().used_blocks(),
+            Self::Trtllm(rules) => rules.cache().used_blocks(),
+        }
+    }
+
+    fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        match self {
+            Self::Vllm(rules) => rules.decode_blocks(core, step),
+            Self::Trtllm(rules) => rules.decode_blocks(core, step),
+        }
+    }
+
+    /// The first step at or after `step` in which decoding changes the cache.
+    fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
+        let taking = decode.next_taking(step);
+        match self {
+            // vLLM also publishes a block in the step that fills it, the one
+            // before the next is taken.
+            Self::Vllm(_) if taking > step => taking - 1,
+            _ => taking,
+        }
+    }
+}

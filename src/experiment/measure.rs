@@ -1,0 +1,218 @@
+//! What is measured, when and how often: the `[measure]` section, and the
+//! targets of `[slo]`.
+
+use super::document::NOTHING;
+use crate::settings::Invalid;
+use crate::time::SimDuration;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The most seeds of one experiment (assumed: far more than any interval needs).
+const MAX_SEEDS: u64 = 10_000;
+
+/// The `[measure]` section.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasureSettings {
+    /// Time at the start of every level that is not measured.
+    #[serde(default)]
+    pub warmup: SimDuration,
+    /// Time measured after it; without one a level lasts until the workload ends.
+    pub window: Option<SimDuration>,
+    /// The seeds, in order; written as a count `n` (seeds 1 to n) or a list.
+    #[serde(deserialize_with = "seeds", default = "one_seed")]
+    pub seeds: Vec<u64>,
+    /// What a percentile is taken over.
+    #[serde(default)]
+    pub quantiles: QuantileKind,
+    /// Time between snapshots; only with [`QuantileKind::Snapshots`].
+    pub snapshot_every: Option<SimDuration>,
+    /// Time before each snapshot that its percentiles cover; only with
+    /// [`QuantileKind::Snapshots`].
+    pub trailing: Option<SimDuration>,
+    /// How the levels of `workload.concurrency` follow each other.
+    #[serde(default)]
+    pub levels: Levels,
+}
+
+/// What a percentile is taken over, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantileKind {
+    /// All requests of the window.
+    #[default]
+    Requests,
+    /// The requests of a trailing window, at regular moments; the mean of those
+    /// percentiles is reported, as a dashboard over Prometheus summaries does.
+    Snapshots,
+}
+
+/// What a percentile is taken over, with its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantiles {
+    /// All requests of the window.
+    Requests,
+    /// The mean over snapshots at `every`, `2 every`, ... after the warm-up, as
+    /// long as they lie in the window, of percentiles over the `trailing` time.
+    Snapshots {
+        /// Time between snapshots; not more than the window.
+        every: SimDuration,
+        /// Time before a snapshot that it covers; never reaches back beyond the
+        /// start of the level.
+        trailing: SimDuration,
+    },
+}
+
+/// How the levels of `workload.concurrency` follow each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Levels {
+    /// Each level is a run of its own and starts with cold caches.
+    #[default]
+    Independent,
+    /// The levels are phases of one run: conversations are added, caches stay.
+    InSequence,
+}
+
+impl MeasureSettings {
+    /// What a percentile is taken over.
+    ///
+    /// # Panics
+    /// If the settings were not validated.
+    pub fn quantiles(&self) -> Quantiles {
+        match (self.quantiles, self.snapshot_every, self.trailing) {
+            (QuantileKind::Requests, ..) => Quantiles::Requests,
+            (QuantileKind::Snapshots, Some(every), Some(trailing)) => {
+                Quantiles::Snapshots { every, trailing }
+            }
+            other => panic!("snapshots without times: {other:?} was not validated"),
+        }
+    }
+
+    /// Checks what the types cannot; keys are relative to `[measure]`.
+    ///
+    /// # Errors
+    /// The first setting that will not do.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if let Some(window) = self.window {
+            Invalid::unless(!window.is_zero(), "window", Shown(window), "longer than 0s")?;
+        }
+        match self.quantiles {
+            QuantileKind::Requests => {
+                let given = [("snapshot_every", self.snapshot_every), ("trailing", self.trailing)];
+                for (key, value) in given {
+                    if let Some(value) = value {
+                        let allowed = "left out unless quantiles = \"snapshots\"";
+                        return Err(Invalid::new(key, Shown(value), allowed));
+                    }
+                }
+                Ok(())
+            }
+            QuantileKind::Snapshots => self.validate_snapshots(),
+        }
+    }
+
+    fn validate_snapshots(&self) -> Result<(), Invalid> {
+        let given = |key: &str, value: Option<SimDuration>| {
+            let needed = "given with quantiles = \"snapshots\"";
+            value.ok_or_else(|| Invalid::new(key, NOTHING, needed))
+        };
+        let window = given("window", self.window)?;
+        let every = given("snapshot_every", self.snapshot_every)?;
+        let trailing = given("trailing", self.trailing)?;
+        Invalid::unless(
+            !every.is_zero() && every <= window,
+            "snapshot_every",
+            Shown(every),
+            &format!("longer than 0s and at most the window, {}", Shown(window)),
+        )?;
+        let longest = self.warmup + every;
+        Invalid::unless(
+            !trailing.is_zero() && trailing <= longest,
+            "trailing",
+            Shown(trailing),
+            &format!(
+                "longer than 0s and at most warmup + snapshot_every, {}: the first snapshot must \
+                 not reach back beyond the start of the level",
+                Shown(longest)
+            ),
+        )
+    }
+}
+
+/// The `[slo]` section: a request meets it if it meets every target given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SloSettings {
+    /// Longest time to the first token, measured at the client.
+    pub ttft: Option<SimDuration>,
+    /// Longest mean time between tokens of a request.
+    pub itl: Option<SimDuration>,
+}
+
+impl SloSettings {
+    /// Checks what the types cannot; keys are relative to `[slo]`.
+    ///
+    /// # Errors
+    /// The first setting that will not do.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        for (key, target) in [("ttft", self.ttft), ("itl", self.itl)] {
+            if let Some(target) = target.filter(|target| target.is_zero()) {
+                return Err(Invalid::new(key, Shown(target), "longer than 0s"));
+            }
+        }
+        let any = self.ttft.is_some() || self.itl.is_some();
+        Invalid::unless(any, "ttft", NOTHING, "given, or itl, or no [slo] section at all")
+    }
+}
+
+/// A duration as people write it.
+pub(super) struct Shown(pub(super) SimDuration);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            s if s >= 1.0 || s == 0.0 => write!(f, "\"{s}s\""),
+            s => write!(f, "\"{}ms\"", s * 1e3),
+        }
+    }
+}
+
+fn one_seed() -> Vec<u64> {
+    vec![1]
+}
+
+fn seeds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct SeedsVisitor;
+    impl<'de> Visitor<'de> for SeedsVisitor {
+        type Value = Vec<u64>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a count from 1 to {MAX_SEEDS} or a list of seeds like [1, 2, 3]")
+        }
+        fn visit_i64<E: Error>(self, n: i64) -> Result<Self::Value, E> {
+            let count = u64::try_from(n).ok().filter(|n| (1..=MAX_SEEDS).contains(n));
+            match count {
+                Some(n) => Ok((1..=n).collect()),
+                None => Err(E::invalid_value(serde::de::Unexpected::Signed(n), &self)),
+            }
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut seeds = Vec::new();
+            while let Some(seed) = list.next_element::<u64>()? {
+                if seeds.len() as u64 == MAX_SEEDS {
+                    return Err(A::Error::custom(format!("must list at most {MAX_SEEDS} seeds")));
+                }
+                if seeds.contains(&seed) {
+                    return Err(A::Error::custom(format!("seed {seed} is listed twice")));
+                }
+                seeds.push(seed);
+            }
+            if seeds.is_empty() {
+                return Err(A::Error::custom("must list at least one seed"));
+            }
+            Ok(seeds)
+        }
+    }
+    deserializer.deserialize_any(SeedsVisitor)
+}

@@ -1,0 +1,32 @@
+//! Experiments: from a TOML file to a saved result set.
+//!
+//! An experiment file names a fleet, a router and a workload, says what to
+//! measure, and which keys to sweep. [`Experiment::load`] checks all of it,
+//! every combination of swept values included, before anything runs;
+//! [`run()`] simulates every run with every seed, in parallel, with the same
+//! bytes out for any number of threads; [`Store`] keeps the results.
+//!
+//! The document stays a TOML table until all overrides and swept values are in
+//! it. So any key can be swept or overridden, with one set of checks, and every
+//! message can name the line, the axis or the argument that a value came from.
+
+mod config;
+mod document;
+mod error;
+mod locate;
+mod measure;
+pub mod results;
+mod run;
+mod simulate;
+mod store;
+mod sweep;
+
+pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
+pub use error::{ExperimentError, Place};
+pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
+pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
+pub use simulate::{RunOutcome, simulate};
+pub use store::{SUMMARY_FILE, Store, StoreError};
+
+#[cfg(test)]
+mod tests;

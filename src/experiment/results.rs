@@ -1,0 +1,61 @@
+//! The saved result set: what `summary.json` holds, and all that tables,
+//! figures and reports are made from.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the layout of `summary.json`; raised when a reader would have to change.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything a run of an experiment found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// [`SCHEMA_VERSION`] at the time of writing.
+    pub schema_version: u32,
+    /// Where the numbers come from.
+    pub provenance: Provenance,
+    /// One entry per combination of swept parameters, in sweep order.
+    pub points: Vec<Point>,
+}
+
+/// Where a result set comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Name of the experiment.
+    pub experiment: String,
+    /// Version of `sim`.
+    pub version: String,
+    /// SHA-256 over the experiment's resolved settings (all but output options), hexadecimal.
+    pub config_hash: String,
+    /// The seeds that were run, in order.
+    pub seeds: Vec<u64>,
+    /// SHA-256 over what could be seen from outside in every run: decisions,
+    /// times of first and last tokens, cached tokens; hexadecimal.
+    pub digest: String,
+}
+
+/// One combination of swept parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// Dotted keys with their values; always has `router.policy`.
+    pub params: BTreeMap<String, serde_json::Value>,
+    /// By metric name, as `ttft_ms_p95`.
+    pub metrics: BTreeMap<String, Metric>,
+}
+
+/// One number of a point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metric {
+    /// Mean over the seeds that have a value; `null` if none has.
+    pub mean: Option<f64>,
+    /// One value per seed, in order of `provenance.seeds`; `null` where undefined
+    /// (a percentile of no requests).
+    pub per_seed: Vec<Option<f64>>,
+    /// Bounds of the 95 % confidence interval of the mean (Student's t over
+    /// seeds); `null` with fewer than two values.
+    pub ci95: Option<[f64; 2]>,
+}

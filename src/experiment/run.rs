@@ -1,0 +1,275 @@
+//! Runs an experiment: every run with every seed, in parallel.
+//!
+//! Jobs share nothing and are collected in order; sums over seeds are made
+//! afterwards, in order of seeds. So the number of threads cannot change a bit
+//! of the result.
+
+use super::config::{Experiment, Params, RunSpec, hex, show};
+use super::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
+use super::simulate::{RunOutcome, simulate};
+use crate::driver::Stuck;
+use crate::recorder::{Metrics, RequestRecord};
+use crate::stats;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Hears how far a run has come; called from many threads.
+pub trait Progress: Sync {
+    /// `jobs` simulations are about to start.
+    fn started(&self, _jobs: usize) {}
+    /// One of them is done.
+    fn job_done(&self) {}
+}
+
+/// Nobody wants to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoProgress;
+
+impl Progress for NoProgress {}
+
+/// How to run, without any influence on the result.
+#[derive(Clone, Copy)]
+pub struct RunOptions<'a> {
+    /// Simulations at the same time; `None`: one per processor.
+    pub jobs: Option<usize>,
+    /// Who hears of the progress.
+    pub progress: &'a dyn Progress,
+    /// Keep a record of every request, for [`Outcome::requests`].
+    pub keep_requests: bool,
+}
+
+/// Everything a run of an experiment gives.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The metrics of every point.
+    pub summary: Summary,
+    /// The requests of every simulation, in order of runs and seeds, if asked for.
+    pub requests: Vec<SimulationRequests>,
+}
+
+/// The requests of one simulation.
+#[derive(Clone, Debug)]
+pub struct SimulationRequests {
+    /// The simulation's parameters; of levels in sequence, those of the first.
+    pub params: Params,
+    /// Its seed.
+    pub seed: u64,
+    /// In order of end, unfinished ones last.
+    pub records: Vec<RequestRecord>,
+}
+
+impl Default for RunOptions<'_> {
+    fn default() -> Self {
+        Self { jobs: None, progress: &NoProgress, keep_requests: false }
+    }
+}
+
+/// A run that gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The threads could not be started.
+    #[error("cannot start {jobs} threads ({reason}): use a smaller --jobs")]
+    Threads {
+        /// Threads asked for.
+        jobs: usize,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// A simulation could not be carried out; the first in order of jobs.
+    #[error("{experiment}, {point}, seed {seed}: {source}")]
+    Simulation {
+        /// Name of the experiment.
+        experiment: String,
+        /// The parameters of the run's first point.
+        point: String,
+        /// Its seed.
+        seed: u64,
+        /// Why.
+        source: Stuck,
+    },
+}
+
+/// Simulates everything and summarises it.
+///
+/// # Errors
+/// If the threads cannot be started, or a simulation cannot be carried out.
+pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, RunError> {
+    let seeds = &experiment.seeds;
+    let jobs: Vec<(&RunSpec, u64)> =
+        experiment.runs.iter().flat_map(|run| seeds.iter().map(move |&seed| (run, seed))).collect();
+    options.progress.started(jobs.len());
+    // Results, not one Result of all: which error comes first must not depend on timing.
+    let results: Vec<Result<RunOutcome, Stuck>> = pool(options.jobs, jobs.len())?.install(|| {
+        let job = |&(run, seed): &(&RunSpec, u64)| {
+            let outcome = simulate(&run.settings, &run.levels, seed, options.keep_requests);
+            options.progress.job_done();
+            outcome
+        };
+        // One by one: jobs are long and of unequal length.
+        jobs.par_iter().with_max_len(1).map(job).collect()
+    });
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    for (result, &(run, seed)) in results.into_iter().zip(&jobs) {
+        outcomes.push(result.map_err(|source| RunError::Simulation {
+            experiment: experiment.name.clone(),
+            point: show(&experiment.points[run.points[0]]),
+            seed,
+            source,
+        })?);
+    }
+    let summary = summarise(experiment, &outcomes);
+    let requests = outcomes.into_iter().zip(&jobs).map(|(outcome, &(run, seed))| {
+        let params = experiment.points[run.points[0]].clone();
+        SimulationRequests { params, seed, records: outcome.requests }
+    });
+    Ok(Outcome { summary, requests: requests.filter(|_| options.keep_requests).collect() })
+}
+
+fn pool(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadPool, RunError> {
+    let wanted =
+        jobs.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
+    // Threads without a job would only cost memory.
+    let jobs = wanted.clamp(1, most.max(1));
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(jobs)
+        .thread_name(|index| format!("sim-{index}"))
+        .build()
+        .map_err(|error| RunError::Threads { jobs, reason: error.to_string() })
+}
+
+/// `outcomes` are in order of jobs: run by run, seed by seed.
+fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Summary {
+    let mut digest = Sha256::new();
+    for outcome in outcomes {
+        digest.update(outcome.digest);
+    }
+    let seeds = &experiment.seeds;
+    let mut metrics = vec![BTreeMap::new(); experiment.points.len()];
+    for (run, outcomes) in experiment.runs.iter().zip(outcomes.chunks(seeds.len())) {
+        for (level, &point) in run.points.iter().enumerate() {
+            let of_seeds: Vec<&Metrics> =
+                outcomes.iter().map(|outcome| &outcome.levels[level]).collect();
+            metrics[point] = aggregate(&of_seeds, seeds);
+        }
+    }
+    let points = experiment.points.iter().cloned().zip(metrics);
+    Summary {
+        schema_version: SCHEMA_VERSION,
+        provenance: Provenance {
+            experiment: experiment.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_hash: experiment.config_hash.clone(),
+            seeds: seeds.clone(),
+            digest: hex(&digest.finalize()),
+        },
+        points: points.map(|(params, metrics)| Point { params, metrics }).collect(),
+    }
+}
+
+/// Every metric that any seed knows, over the seeds.
+fn aggregate(of_seeds: &[&Metrics], seeds: &[u64]) -> BTreeMap<String, Metric> {
+    let names: BTreeSet<&String> = of_seeds.iter().flat_map(|level| level.keys()).collect();
+    let metric = |name: &String| {
+        let value = |(level, seed): (&&Metrics, &u64)| {
+            let value = level.get(name).copied().flatten();
+            assert!(
+                value.is_none_or(f64::is_finite),
+                "metric {name} is {value:?} with seed {seed}: undefined metrics are left out"
+            );
+            value
+        };
+        let per_seed: Vec<Option<f64>> = of_seeds.iter().zip(seeds).map(value).collect();
+        let known: Vec<f64> = per_seed.iter().copied().flatten().collect();
+        let (mean, ci95) = stats::mean_ci95(&known).map_or((None, None), |(m, ci)| (Some(m), ci));
+        (name.clone(), Metric { mean, per_seed, ci95 })
+    };
+    names.into_iter().map(metric).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::{LoadOptions, tests::GOOD};
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn good(overrides: &[&str]) -> Experiment {
+        let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
+        let options = LoadOptions { overrides, traces: None };
+        Experiment::parse(Path::new("demo.toml"), GOOD, &options).expect("valid")
+    }
+
+    fn summary(overrides: &[&str], jobs: Option<usize>) -> Summary {
+        let options = RunOptions { jobs, ..RunOptions::default() };
+        run(&good(overrides), options).expect("runs").summary
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        let with = |jobs| {
+            let summary = summary(&["measure.seeds=5"], jobs);
+            serde_json::to_string(&summary).expect("JSON")
+        };
+        let one = with(Some(1));
+        for jobs in [Some(2), Some(3), Some(64), None] {
+            assert_eq!(with(jobs), one);
+        }
+    }
+
+    #[test]
+    fn points_get_the_levels_that_belong_to_them() {
+        for summary in [summary(&["measure.levels=independent"], None), summary(&[], None)] {
+            assert_eq!(summary.points.len(), 4);
+            for point in &summary.points {
+                let level = point.params["workload.concurrency"].as_f64().expect("a number");
+                let inflight = point.metrics["inflight_mean"].mean.expect("known");
+                let workers = 3.0;
+                // Short pauses between turns keep a few conversations out of flight.
+                let share = inflight * workers / level;
+                assert!((0.3..=1.0).contains(&share), "{share} of {level} in flight");
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_without_a_value_is_left_out_of_the_mean() {
+        let of = |value: Option<f64>| Metrics::from([("ttft_ms_p50".to_owned(), value)]);
+        let (known, unknown) = (of(Some(3.0)), of(None));
+        let metric = &aggregate(&[&unknown, &known], &[2, 9])["ttft_ms_p50"];
+        assert_eq!(metric.per_seed, [None, Some(3.0)]);
+        assert_eq!(metric.mean, Some(3.0));
+        assert_eq!(metric.ci95, None);
+    }
+
+    #[test]
+    fn the_order_of_seeds_is_the_order_of_values() {
+        let (a, b) =
+            (summary(&["measure.seeds=[2, 9]"], None), summary(&["measure.seeds=[9, 2]"], None));
+        assert_eq!(a.provenance.seeds, [2, 9]);
+        let of = |summary: &Summary| summary.points[0].metrics["ttft_ms_p50"].per_seed.clone();
+        assert_eq!(of(&a), of(&b).into_iter().rev().collect::<Vec<_>>());
+        assert_ne!(a.provenance.digest, b.provenance.digest);
+    }
+
+    #[test]
+    fn progress_counts_every_job_once() {
+        #[derive(Default)]
+        struct Count(AtomicUsize, AtomicUsize);
+        impl Progress for Count {
+            fn started(&self, jobs: usize) {
+                self.0.store(jobs, Ordering::Relaxed);
+            }
+            fn job_done(&self) {
+                self.1.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let count = Count::default();
+        let options = RunOptions { jobs: Some(2), progress: &count, keep_requests: true };
+        let outcome = run(&good(&["measure.seeds=3"]), options).expect("runs");
+        assert_eq!(outcome.requests.len(), 6);
+        assert!(outcome.requests.iter().all(|simulation| !simulation.records.is_empty()));
+        assert_eq!(count.0.into_inner(), 6);
+        assert_eq!(count.1.into_inner(), 6);
+    }
+}

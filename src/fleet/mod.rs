@@ -1,0 +1,45 @@
+//! Fleets: submit a request to a worker, ask what happens next.
+//!
+//! The clock lives inside the fleet: a simulated fleet jumps to the next event,
+//! a live one waits for it. So one short loop (the driver) serves both.
+
+mod simulated;
+
+pub use simulated::SimulatedFleet;
+
+use crate::engine::Gauges;
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
+use crate::id::WorkerId;
+use crate::request::Request;
+use crate::stats::Histogram;
+use crate::time::SimTime;
+
+/// A set of workers.
+pub trait Fleet {
+    /// Sends a request to a worker. Nothing that happens earlier than `now` may
+    /// be outstanding: call [`next_event`](Self::next_event) with this deadline first.
+    ///
+    /// # Errors
+    /// If the worker will never run it.
+    fn submit(
+        &mut self,
+        now: SimTime,
+        worker: WorkerId,
+        request: &Request,
+    ) -> Result<(), RejectReason>;
+
+    /// The next thing that happens up to and at `deadline`, before the arrivals
+    /// of that moment; `None` if nothing does.
+    fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)>;
+
+    /// Hands over the cache changes that workers published at or before `until`;
+    /// those of one worker in order of time.
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent));
+
+    /// The gauges of each worker at `now`.
+    fn gauges(&mut self, now: SimTime) -> Vec<Gauges>;
+
+    /// Every gap between two tokens of a request since the last call, in
+    /// picoseconds, up to `now`.
+    fn take_token_gaps(&mut self, now: SimTime) -> Histogram;
+}

@@ -1,0 +1,137 @@
+//! Simulated workers under one event queue.
+
+use super::Fleet;
+use crate::engine::config::EngineConfig;
+use crate::engine::{Gauges, Outbox, StepRecord, Wake, Worker};
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
+use crate::id::WorkerId;
+use crate::queue::{EventQueue, Rank};
+use crate::request::Request;
+use crate::stats::Histogram;
+use crate::time::SimTime;
+use std::sync::Arc;
+
+/// Identical workers with ids from 0.
+#[derive(Debug)]
+pub struct SimulatedFleet {
+    workers: Vec<Worker>,
+    queue: EventQueue<WorkerId>,
+    /// When each worker will have published cache changes: a router's question
+    /// touches only workers with an answer.
+    kv_queue: EventQueue<WorkerId>,
+    /// Everything before the arrivals of this moment has happened.
+    now: SimTime,
+    out: Outbox,
+}
+
+impl SimulatedFleet {
+    /// `workers` idle workers with empty caches; they record cache changes only
+    /// if somebody `wants_kv_events`.
+    pub fn new(workers: u32, config: &Arc<EngineConfig>, wants_kv_events: bool) -> Self {
+        let worker = |id| Worker::new(WorkerId(id), Arc::clone(config), wants_kv_events);
+        Self {
+            workers: (0..workers).map(worker).collect(),
+            queue: EventQueue::default(),
+            kv_queue: EventQueue::default(),
+            now: SimTime::ZERO,
+            out: Outbox::default(),
+        }
+    }
+
+    /// Records every step from now on, for [`take_steps`](Self::take_steps).
+    pub fn record_steps(&mut self) {
+        self.out.steps = Some(Vec::new());
+    }
+
+    /// The steps recorded since the last call.
+    pub fn take_steps(&mut self) -> Vec<StepRecord> {
+        self.out.steps.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The workers, to be looked at.
+    pub fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// Looks at a worker; its place in the queue changes only if its plans do.
+    fn look<T>(&mut self, id: WorkerId, at: impl FnOnce(&mut Worker, &mut Outbox) -> T) -> T {
+        let worker = &mut self.workers[id.index()];
+        let before = worker.wake();
+        let seen = at(worker, &mut self.out);
+        if worker.wake() != before {
+            self.reschedule(id);
+        }
+        seen
+    }
+
+    fn reschedule(&mut self, id: WorkerId) {
+        let worker = &mut self.workers[id.index()];
+        match worker.kv_due() {
+            None => self.kv_queue.cancel(id),
+            Some(at) => self.kv_queue.schedule(id, at, Rank::KvVisibility),
+        }
+        match worker.wake() {
+            None => self.queue.cancel(id),
+            Some(Wake::FinishStep(at)) => self.queue.schedule(id, at, Rank::StepEnd),
+            Some(Wake::StartStep(at)) => self.queue.schedule(id, at, Rank::StepStart),
+        }
+    }
+}
+
+impl Fleet for SimulatedFleet {
+    fn submit(
+        &mut self,
+        now: SimTime,
+        worker: WorkerId,
+        request: &Request,
+    ) -> Result<(), RejectReason> {
+        self.workers[worker.index()].submit(now, request, &mut self.out)?;
+        self.reschedule(worker);
+        Ok(())
+    }
+
+    fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
+        while self.out.events.is_empty() {
+            let Some((id, due)) = self.queue.pop_before(deadline, Rank::Arrival) else {
+                self.now = deadline;
+                return None;
+            };
+            let worker = &mut self.workers[id.index()];
+            match due.rank {
+                Rank::StepStart => worker.start_step(due.at, &mut self.out),
+                _ => worker.finish_step(due.at, &mut self.out),
+            }
+            self.reschedule(id);
+        }
+        let event = self.out.events.pop_front();
+        self.now = event.map_or(self.now, |(at, _)| at);
+        event
+    }
+
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
+        let present = until == self.now;
+        while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Fault) {
+            self.look(id, |worker, out| {
+                if present {
+                    worker.settle_present(until, out);
+                }
+                worker.take_kv_events(until, out, |at, event| sink(id, at, event));
+            });
+            if let Some(at) = self.workers[id.index()].kv_due() {
+                self.kv_queue.schedule(id, at, Rank::KvVisibility);
+            }
+        }
+    }
+
+    fn gauges(&mut self, now: SimTime) -> Vec<Gauges> {
+        let ids = (0..).map(WorkerId).take(self.workers.len());
+        ids.map(|id| self.look(id, |worker, out| worker.gauges(now, out))).collect()
+    }
+
+    fn take_token_gaps(&mut self, now: SimTime) -> Histogram {
+        for id in (0..).map(WorkerId).take(self.workers.len()) {
+            self.look(id, |worker, out| worker.settle_present(now, out));
+        }
+        std::mem::take(&mut self.out.gaps)
+    }
+}

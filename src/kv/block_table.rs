@@ -1,0 +1,227 @@
+//! A table from block ids to small numbers, made for runs of ids.
+
+use crate::id::BlockId;
+use crate::rng::mix;
+use hashbrown::HashTable;
+use std::cell::Cell;
+
+/// Ids in a group.
+const NEIGHBOURS: usize = 16;
+
+/// "No number": the one value that a table cannot hold.
+const NONE: u32 = u32::MAX;
+
+/// A number below 2^32 - 1 for each of any block ids.
+///
+/// The ids of a sequence are consecutive mostly, and its blocks are looked up,
+/// stored and lost one after another. So the table holds groups of sixteen
+/// neighbours and remembers the group it used last: most calls cost an
+/// access to an array, one of sixteen a hash and a probe. A lone id costs the
+/// memory of a group, 80 bytes.
+#[derive(Debug, Default)]
+pub(crate) struct BlockTable {
+    /// Indices of groups, by key; never iterated.
+    places: HashTable<u32>,
+    groups: Vec<Group>,
+    /// Groups without numbers, to be used again.
+    vacant: Vec<u32>,
+    recent: Cell<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    /// Its ids divided by [`NEIGHBOURS`].
+    key: u64,
+    /// How many of its ids have a number.
+    len: u32,
+    numbers: [u32; NEIGHBOURS],
+}
+
+impl Group {
+    fn new(key: u64) -> Self {
+        Self { key, len: 0, numbers: [NONE; NEIGHBOURS] }
+    }
+}
+
+impl BlockTable {
+    /// The number of `id`.
+    pub(crate) fn get(&self, id: BlockId) -> Option<u32> {
+        let number = self.groups[self.find(key(id))?].numbers[place(id)];
+        (number != NONE).then_some(number)
+    }
+
+    /// Gives `id` the number `number`, unless it has one already.
+    ///
+    /// # Errors
+    /// The number it has and keeps.
+    pub(crate) fn insert(&mut self, id: BlockId, number: u32) -> Result<(), u32> {
+        debug_assert_ne!(number, NONE);
+        let group = match self.find(key(id)) {
+            Some(at) => &mut self.groups[at],
+            None => self.add(key(id)),
+        };
+        let before = &mut group.numbers[place(id)];
+        if *before != NONE {
+            return Err(*before);
+        }
+        *before = number;
+        group.len += 1;
+        Ok(())
+    }
+
+    /// Gives `id`, which has a number, another one.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub(crate) fn replace(&mut self, id: BlockId, number: u32) {
+        debug_assert_ne!(number, NONE);
+        *self.present(id).1 = number;
+    }
+
+    /// Takes the number of `id` away.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub(crate) fn remove(&mut self, id: BlockId) {
+        let (at, number) = self.present(id);
+        *number = NONE;
+        let group = &mut self.groups[at];
+        group.len -= 1;
+        if group.len > 0 {
+            return;
+        }
+        // No id has this key, so nothing finds the group any more.
+        group.key = u64::MAX;
+        let index = narrow(at);
+        match self.places.find_entry(mix(key(id)), |&found| found == index) {
+            Ok(place) => drop(place.remove()),
+            Err(_) => panic!("group {index} of {id:?} is not in the table"),
+        }
+        self.vacant.push(index);
+    }
+
+    /// Takes all numbers away.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn present(&mut self, id: BlockId) -> (usize, &mut u32) {
+        let at = self.find(key(id)).unwrap_or_else(|| panic!("{id:?} is not in the table"));
+        let number = &mut self.groups[at].numbers[place(id)];
+        assert_ne!(*number, NONE, "{id:?} is not in the table");
+        (at, number)
+    }
+
+    #[inline]
+    fn find(&self, key: u64) -> Option<usize> {
+        let recent = self.recent.get();
+        if self.groups.get(recent).is_some_and(|group| group.key == key) {
+            return Some(recent);
+        }
+        self.search(key)
+    }
+
+    fn search(&self, key: u64) -> Option<usize> {
+        let found = self.places.find(mix(key), |&at| self.groups[at as usize].key == key)?;
+        let at = *found as usize;
+        self.recent.set(at);
+        Some(at)
+    }
+
+    fn add(&mut self, key: u64) -> &mut Group {
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.groups.push(Group::new(key));
+            narrow(self.groups.len() - 1)
+        });
+        let groups = &mut self.groups;
+        groups[index as usize] = Group::new(key);
+        self.places.insert_unique(mix(key), index, |&at| mix(groups[at as usize].key));
+        self.recent.set(index as usize);
+        &mut self.groups[index as usize]
+    }
+}
+
+fn key(id: BlockId) -> u64 {
+    id.0 / NEIGHBOURS as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below NEIGHBOURS")]
+fn place(id: BlockId) -> usize {
+    (id.0 % NEIGHBOURS as u64) as usize
+}
+
+fn narrow(index: usize) -> u32 {
+    u32::try_from(index).expect("fewer than 2^32 groups")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Clone, Debug)]
+    enum Change {
+        Insert(u64, u32),
+        Replace(u64, u32),
+        Remove(u64),
+        Clear,
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        // A few groups, at both ends of what ids can be.
+        let id = || prop_oneof![0..50u64, u64::MAX - 40..=u64::MAX];
+        prop_oneof![
+            8 => (id(), 0..9u32).prop_map(|(id, n)| Change::Insert(id, n)),
+            2 => (id(), 0..9u32).prop_map(|(id, n)| Change::Replace(id, n)),
+            8 => id().prop_map(Change::Remove),
+            1 => Just(Change::Clear),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn behaves_like_a_map(changes in prop::collection::vec(change(), 0..200)) {
+            let (mut table, mut model) = (BlockTable::default(), BTreeMap::new());
+            for change in changes {
+                match change {
+                    Change::Insert(id, number) => {
+                        let expected = model.get(&id).map_or(Ok(()), |&before| Err(before));
+                        prop_assert_eq!(table.insert(BlockId(id), number), expected);
+                        model.entry(id).or_insert(number);
+                    }
+                    Change::Replace(id, number) if model.contains_key(&id) => {
+                        table.replace(BlockId(id), number);
+                        model.insert(id, number);
+                    }
+                    Change::Remove(id) if model.contains_key(&id) => {
+                        table.remove(BlockId(id));
+                        model.remove(&id);
+                    }
+                    Change::Clear => {
+                        table.clear();
+                        model.clear();
+                    }
+                    Change::Replace(..) | Change::Remove(_) => {}
+                }
+                for id in (0..50).chain(u64::MAX - 40..=u64::MAX) {
+                    prop_assert_eq!(table.get(BlockId(id)), model.get(&id).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_are_used_again() {
+        let mut table = BlockTable::default();
+        for id in 0..1_000 {
+            table.insert(BlockId(id), 1).unwrap();
+            if let Some(old) = id.checked_sub(100) {
+                table.remove(BlockId(old));
+            }
+        }
+        assert!(table.groups.len() <= 100 / 16 + 2, "{} groups", table.groups.len());
+    }
+}

@@ -1,0 +1,95 @@
+//! The order in which free slots are taken.
+
+use super::{NONE, Slot};
+
+/// Free slots in the order in which they will be taken:
+///
+/// 1. slots pushed to the front, the last pushed first;
+/// 2. slots never used, in ascending order (they cost no memory until used);
+/// 3. slots pushed to the back, the first pushed first.
+///
+/// A slot in the last part can be taken out of the middle, because its content
+/// was hit. All operations are O(1).
+#[derive(Debug)]
+pub(super) struct FreeQueue {
+    front: Vec<Slot>,
+    next_fresh: Slot,
+    end: Slot,
+    links: Vec<Link>,
+    head: Slot,
+    tail: Slot,
+    back_len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    prev: Slot,
+    next: Slot,
+}
+
+impl FreeQueue {
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            front: Vec::new(),
+            next_fresh: 0,
+            end: slots,
+            links: Vec::new(),
+            head: NONE,
+            tail: NONE,
+            back_len: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        let front = u32::try_from(self.front.len()).expect("fewer slots than u32::MAX");
+        front + (self.end - self.next_fresh) + self.back_len
+    }
+
+    /// Takes the next slot. A fresh slot is the one whose number equals the
+    /// number of slots used so far.
+    pub(super) fn pop(&mut self) -> Option<Slot> {
+        if let Some(slot) = self.front.pop() {
+            return Some(slot);
+        }
+        if self.next_fresh < self.end {
+            let slot = self.next_fresh;
+            self.next_fresh += 1;
+            self.links.push(Link { prev: NONE, next: NONE });
+            return Some(slot);
+        }
+        let slot = self.head;
+        if slot == NONE {
+            return None;
+        }
+        self.remove(slot);
+        Some(slot)
+    }
+
+    pub(super) fn push_front(&mut self, slot: Slot) {
+        self.front.push(slot);
+    }
+
+    pub(super) fn push_back(&mut self, slot: Slot) {
+        self.links[slot as usize] = Link { prev: self.tail, next: NONE };
+        match self.tail {
+            NONE => self.head = slot,
+            tail => self.links[tail as usize].next = slot,
+        }
+        self.tail = slot;
+        self.back_len += 1;
+    }
+
+    /// Takes `slot` out of the back part.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let Link { prev, next } = self.links[slot as usize];
+        match prev {
+            NONE => self.head = next,
+            prev => self.links[prev as usize].next = next,
+        }
+        match next {
+            NONE => self.tail = prev,
+            next => self.links[next as usize].prev = prev,
+        }
+        self.back_len -= 1;
+    }
+}

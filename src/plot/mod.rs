@@ -1,0 +1,154 @@
+//! Figures of a result set, as SVG and PNG from one drawing.
+//!
+//! The same results give the same bytes: fonts are embedded and nothing is
+//! asked of the machine.
+
+mod canvas;
+mod drawing;
+mod panel;
+mod scale;
+mod style;
+
+use crate::experiment::results::Summary;
+use crate::report::compare::Comparison;
+use crate::report::metric::Metric;
+use crate::report::published::Published;
+use crate::report::view::View;
+use crate::settings::Invalid;
+use canvas::{FINE, Medium};
+use drawing::Drawing;
+use plotters::backend::{BitMapBackend, RGBPixel, SVGBackend};
+use plotters::drawing::IntoDrawingArea;
+
+/// Metrics that are drawn when nobody asked for others, as far as the results have them.
+pub const MAIN: [&str; 6] =
+    ["ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p95", "output_tokens_per_s", "hit_ratio"];
+
+/// Pixels of the PNG per point: sharp on screens with double resolution.
+const PNG_PIXELS: u32 = 2;
+
+/// What to draw.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Key of the parameter from left to right; the one with most values if `None`.
+    pub x: Option<String>,
+    /// Names of metrics; [`MAIN`] if empty. Metrics of one stem share a figure.
+    pub metrics: Vec<String>,
+}
+
+/// A figure, ready to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// Name of the file without its ending, as `ttft_ms`.
+    pub name: String,
+    /// The figure as SVG.
+    pub svg: String,
+    /// The figure as PNG, at twice the size of the SVG.
+    pub png: Vec<u8>,
+}
+
+/// Draws `choice` of a result set, with published points as hollow markers:
+/// lines along the axis with a band for the 95 % interval over seeds, or bars
+/// where no number was swept.
+///
+/// # Errors
+/// If the axis is no numeric parameter of the results, or a metric that was
+/// asked for has no value in any point.
+pub fn figures(
+    summary: &Summary,
+    published: Option<&Published>,
+    choice: &Choice,
+) -> Result<Vec<Figure>, Invalid> {
+    let view = View::new(summary, choice.x.as_deref())?;
+    let comparison = published.map(|published| Comparison::new(&view, published));
+    let groups = groups(&view, &choice.metrics)?;
+    Ok(groups
+        .into_iter()
+        .map(|metrics| {
+            let drawing = Drawing::new(&view, comparison.as_ref(), metrics);
+            Figure { name: drawing.name(), svg: svg(&drawing), png: png(&drawing) }
+        })
+        .collect())
+}
+
+/// The metrics to draw, those of one stem together.
+fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid> {
+    let found = view.metric_names();
+    let names: Vec<&str> = if asked.is_empty() {
+        MAIN.into_iter().filter(|name| found.contains(name)).collect()
+    } else {
+        asked.iter().map(String::as_str).collect()
+    };
+    let mut groups: Vec<Vec<Metric>> = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            let allowed = format!("a metric that these results have: {}", found.join(", "));
+            return Err(Invalid::new("y", name, allowed));
+        }
+        let metric = Metric::of(name);
+        match groups.iter_mut().find(|group| group[0].stem == metric.stem) {
+            Some(group) if group.contains(&metric) => {}
+            Some(group) => group.push(metric),
+            None => groups.push(vec![metric]),
+        }
+    }
+    Ok(groups)
+}
+
+fn svg(drawing: &Drawing<'_>) -> String {
+    let (width, height) = drawing.size();
+    let mut text = String::new();
+    {
+        let backend = SVGBackend::with_string(&mut text, (width * FINE, height * FINE));
+        let area = backend.into_drawing_area();
+        let drawn = drawing.draw(&area, Medium::Svg).and_then(|()| area.present());
+        drawn.expect("drawing into memory does not fail");
+    }
+    // Shown at its size in points; the view box keeps the finer units inside.
+    let fine = format!("width=\"{}\" height=\"{}\"", width * FINE, height * FINE);
+    text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1)
+}
+
+fn png(drawing: &Drawing<'_>) -> Vec<u8> {
+    let (width, height) = drawing.size();
+    let (wide, high) = (width * FINE, height * FINE);
+    let mut pixels = vec![255; wide as usize * high as usize * 3];
+    {
+        let backend = BitMapBackend::<RGBPixel>::with_buffer_and_format(&mut pixels, (wide, high))
+            .expect("the buffer has the size of the picture");
+        let area = backend.into_drawing_area();
+        let drawn = drawing.draw(&area, Medium::Bitmap).and_then(|()| area.present());
+        drawn.expect("drawing into memory does not fail");
+    }
+    let small = shrink(&pixels, wide as usize, (FINE / PNG_PIXELS) as usize);
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width * PNG_PIXELS, height * PNG_PIXELS);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&small));
+    written.expect("encoding into memory does not fail");
+    bytes
+}
+
+/// Averages squares of `by` x `by` pixels of a picture `width` pixels wide,
+/// three bytes a pixel.
+fn shrink(pixels: &[u8], width: usize, by: usize) -> Vec<u8> {
+    let row = width * 3;
+    let mut small = Vec::with_capacity(pixels.len() / (by * by));
+    for rows in pixels.chunks_exact(row * by) {
+        for x in 0..width / by {
+            for color in 0..3 {
+                let square = (0..by * by).map(|i| {
+                    let (dx, dy) = (i % by, i / by);
+                    usize::from(rows[dy * row + (x * by + dx) * 3 + color])
+                });
+                let mean = square.sum::<usize>() / (by * by);
+                small.push(u8::try_from(mean).unwrap_or(u8::MAX));
+            }
+        }
+    }
+    small
+}
+
+#[cfg(test)]
+mod tests;

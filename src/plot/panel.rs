@@ -1,0 +1,240 @@
+//! The panels of a figure: lines with bands along an axis, or bars without one.
+
+use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::drawing::{BAR_HEIGHT, Drawing, MARGIN, PLOT_HEIGHT, SMALL_SIZE, Shown, TEXT_SIZE};
+use super::scale::Scale;
+use super::style::{FRAME, GRID, INK, Look, Marker};
+use crate::report::metric::{Metric, short};
+use crate::report::view::Axis;
+use plotters::prelude::DrawingBackend;
+
+/// The part of a panel where data lies.
+struct Plot {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Plot {
+    fn x(&self, scale: &Scale, value: f64) -> f64 {
+        self.left + scale.place(value) * (self.right - self.left)
+    }
+    fn y(&self, scale: &Scale, value: f64) -> f64 {
+        self.bottom - scale.place(value) * (self.bottom - self.top)
+    }
+}
+
+impl Drawing<'_> {
+    /// A panel along the axis, its top left at the place given.
+    pub(super) fn draw_lines<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        axis: &Axis,
+        metric: &Metric,
+        (left, top): Place,
+    ) -> Drawn<B> {
+        let y_scale = Scale::for_y(self.all_values(metric).into_iter(), metric.is_ratio());
+        let x_scale = Scale::for_x(&axis.values);
+        let widest = y_scale.ticks.iter().map(|t| text_width(&t.label, SMALL_SIZE));
+        let plot = Plot {
+            left: left + widest.fold(0.0, f64::max) + 10.0,
+            right: left + self.panel_width() - MARGIN,
+            top: top + 30.0,
+            bottom: top + 30.0 + PLOT_HEIGHT,
+        };
+        let title = format!("{}{}", metric.with_unit(), kind(&y_scale));
+        let title = fitted(&title, TEXT_SIZE, plot.right - left);
+        canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
+        let x_label = format!("{}{}", axis.title(), kind(&x_scale));
+        draw_axes(canvas, &plot, &x_scale, &y_scale, &x_label)?;
+        for series in 0..self.view.series.len() {
+            self.draw_band(canvas, &plot, (&x_scale, &y_scale), metric, series)?;
+        }
+        for series in 0..self.view.series.len() {
+            self.draw_series(canvas, &plot, (&x_scale, &y_scale), metric, series)?;
+        }
+        for series in 0..self.view.series.len() {
+            let look = Look::of(series);
+            for mark in self.published(metric, series) {
+                let at = (plot.x(&x_scale, mark.x), plot.y(&y_scale, mark.value));
+                canvas.hollow(at, look.marker, look.color)?;
+                if !mark.is_counted {
+                    strike(canvas, at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The stretches of a series without a gap, as places on the axis with their values.
+    fn stretches(&self, metric: &Metric, series: usize) -> Vec<Vec<Shown>> {
+        let mut stretches = vec![Vec::new()];
+        for x in self.view.xs() {
+            match (self.value(metric, series, *x), stretches.last_mut()) {
+                (Some(shown), Some(stretch)) => stretch.push(shown),
+                _ => stretches.push(Vec::new()),
+            }
+        }
+        stretches.retain(|stretch| !stretch.is_empty());
+        stretches
+    }
+
+    fn draw_band<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        plot: &Plot,
+        (x_scale, y_scale): (&Scale, &Scale),
+        metric: &Metric,
+        series: usize,
+    ) -> Drawn<B> {
+        let color = Look::of(series).color;
+        for stretch in self.stretches(metric, series) {
+            let edge = |bound: usize| -> Vec<Place> {
+                let at = |shown: &Shown| {
+                    let value = shown.interval.map_or(shown.mean, |bounds| bounds[bound]);
+                    (plot.x(x_scale, shown.x), plot.y(y_scale, value))
+                };
+                stretch.iter().map(at).collect()
+            };
+            let (low, high) = (edge(0), edge(1));
+            // A gap on both sides leaves a single point.
+            if let ([(x, bottom)], [(_, top)]) = (low.as_slice(), high.as_slice()) {
+                canvas.rectangle((x - 6.0, *top), (x + 6.0, *bottom), color, 0.2)?;
+                continue;
+            }
+            let outline: Vec<Place> = low.into_iter().chain(high.into_iter().rev()).collect();
+            canvas.fill(&outline, color, 0.2)?;
+        }
+        Ok(())
+    }
+
+    fn draw_series<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        plot: &Plot,
+        (x_scale, y_scale): (&Scale, &Scale),
+        metric: &Metric,
+        series: usize,
+    ) -> Drawn<B> {
+        let look = Look::of(series);
+        for stretch in self.stretches(metric, series) {
+            let places: Vec<Place> = stretch
+                .iter()
+                .map(|shown| (plot.x(x_scale, shown.x), plot.y(y_scale, shown.mean)))
+                .collect();
+            canvas.line(&places, look.color, 2.0, look.dash)?;
+            for place in places {
+                canvas.marker(place, look.marker, look.color)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A panel with a bar for every series, its top left at the place given.
+    pub(super) fn draw_bars<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        metric: &Metric,
+        (left, top): Place,
+    ) -> Drawn<B> {
+        let scale = Scale::for_bars(self.all_values(metric).into_iter());
+        let labels: Vec<String> =
+            self.view.series.iter().map(|s| fitted(&s.label, TEXT_SIZE, 150.0)).collect();
+        let widest = labels.iter().map(|label| text_width(label, TEXT_SIZE)).fold(0.0, f64::max);
+        let bottom = top + 30.0 + self.view.series.len() as f64 * BAR_HEIGHT + 8.0;
+        // Room for the numbers right of the bars.
+        let right = left + self.panel_width() - MARGIN - 62.0;
+        let plot = Plot { left: left + widest + 10.0, right, top: top + 30.0, bottom };
+        let title = fitted(&metric.with_unit(), TEXT_SIZE, right - left);
+        canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
+        draw_x_axis(canvas, &plot, &scale)?;
+        for (i, label) in labels.iter().enumerate() {
+            let y = plot.top + 4.0 + (i as f64 + 0.5) * BAR_HEIGHT;
+            canvas.text(label, (plot.left - 8.0, y), Script::ink(TEXT_SIZE, Side::Right))?;
+            let Some(Shown { mean, interval, .. }) = self.value(metric, i, self.first_x()) else {
+                continue;
+            };
+            let (zero, end) = (plot.x(&scale, 0.0), plot.x(&scale, mean));
+            let half = 0.34 * BAR_HEIGHT;
+            canvas.rectangle((zero, y - half), (end, y + half), Look::of(i).color, 0.75)?;
+            if let Some([low, high]) = interval {
+                whisker(canvas, plot.x(&scale, low), plot.x(&scale, high), y)?;
+            }
+            for mark in self.published(metric, i) {
+                let at = (plot.x(&scale, mark.value), y);
+                canvas.hollow(at, Marker::Circle, INK)?;
+                if !mark.is_counted {
+                    strike(canvas, at)?;
+                }
+            }
+            canvas.text(
+                &short(mean),
+                (plot.right + 10.0, y),
+                Script::ink(SMALL_SIZE, Side::Left),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Said after the label of a logarithmic axis.
+fn kind(scale: &Scale) -> &'static str {
+    if scale.is_log() { ", logarithmic" } else { "" }
+}
+
+/// A bar from `low` to `high` with an upright end on both sides.
+pub(super) fn whisker<B: DrawingBackend>(
+    canvas: &Canvas<'_, B>,
+    low: f64,
+    high: f64,
+    y: f64,
+) -> Drawn<B> {
+    canvas.line(&[(low, y), (high, y)], INK, 1.3, &[])?;
+    for x in [low, high] {
+        canvas.line(&[(x, y - 4.0), (x, y + 4.0)], INK, 1.3, &[])?;
+    }
+    Ok(())
+}
+
+/// The stroke through a published point that does not count.
+pub(super) fn strike<B: DrawingBackend>(canvas: &Canvas<'_, B>, (x, y): Place) -> Drawn<B> {
+    canvas.line(&[(x - 7.0, y + 7.0), (x + 7.0, y - 7.0)], INK, 1.2, &[])
+}
+
+fn draw_axes<B: DrawingBackend>(
+    canvas: &Canvas<'_, B>,
+    plot: &Plot,
+    x_scale: &Scale,
+    y_scale: &Scale,
+    x_label: &str,
+) -> Drawn<B> {
+    for tick in &y_scale.ticks {
+        let y = plot.y(y_scale, tick.value);
+        canvas.line(&[(plot.left, y), (plot.right, y)], GRID, 1.0, &[])?;
+        let script = Script::pencil(SMALL_SIZE, Side::Right);
+        canvas.text(&tick.label, (plot.left - 7.0, y), script)?;
+    }
+    draw_x_axis(canvas, plot, x_scale)?;
+    let middle = (plot.left + plot.right) / 2.0;
+    let label = fitted(x_label, TEXT_SIZE, plot.right - plot.left);
+    canvas.text(&label, (middle, plot.bottom + 36.0), Script::ink(TEXT_SIZE, Side::Middle))
+}
+
+/// The lower edge of a panel with its ticks; labels that would run into the one before are left out.
+fn draw_x_axis<B: DrawingBackend>(canvas: &Canvas<'_, B>, plot: &Plot, scale: &Scale) -> Drawn<B> {
+    let corners = [(plot.left, plot.top), (plot.left, plot.bottom), (plot.right, plot.bottom)];
+    canvas.line(&corners, FRAME, 1.0, &[])?;
+    let mut free_from = f64::NEG_INFINITY;
+    for tick in &scale.ticks {
+        let x = plot.x(scale, tick.value);
+        canvas.line(&[(x, plot.bottom), (x, plot.bottom + 5.0)], FRAME, 1.0, &[])?;
+        let half = text_width(&tick.label, SMALL_SIZE) / 2.0;
+        if x - half >= free_from {
+            let script = Script::pencil(SMALL_SIZE, Side::Middle);
+            canvas.text(&tick.label, (x, plot.bottom + 15.0), script)?;
+            free_from = x + half + 6.0;
+        }
+    }
+    Ok(())
+}

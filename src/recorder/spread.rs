@@ -1,0 +1,149 @@
+//! How evenly requests in flight are spread over the workers.
+
+use super::Metrics;
+use crate::id::WorkerId;
+use crate::time::SimTime;
+
+/// Follows the number of requests in flight per worker (from dispatch to end)
+/// and the momentary spread, the largest number minus the smallest. A change
+/// costs O(1), whatever the number of workers: numbers change by one, so the
+/// extremes move by one.
+#[derive(Debug)]
+pub struct InflightSpread {
+    inflight: Vec<u32>,
+    /// How many workers have each number of requests in flight.
+    workers_with: Vec<u32>,
+    least: u32,
+    most: u32,
+    begin: SimTime,
+    since: SimTime,
+    spread_ps: u128,
+    largest_spread: u32,
+    /// Per worker: request-picoseconds, up to the last change there.
+    inflight_ps: Vec<u128>,
+    changed: Vec<SimTime>,
+}
+
+impl InflightSpread {
+    /// All workers idle.
+    pub fn new(workers: u32) -> Self {
+        Self {
+            inflight: vec![0; workers as usize],
+            workers_with: vec![workers],
+            least: 0,
+            most: 0,
+            begin: SimTime::ZERO,
+            since: SimTime::ZERO,
+            spread_ps: 0,
+            largest_spread: 0,
+            inflight_ps: vec![0; workers as usize],
+            changed: vec![SimTime::ZERO; workers as usize],
+        }
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// Forgets the past: means and maxima count from `now`.
+    pub fn restart(&mut self, now: SimTime) {
+        self.advance(now);
+        self.begin = now;
+        self.spread_ps = 0;
+        self.largest_spread = self.most - self.least;
+        self.inflight_ps.fill(0);
+        self.changed.fill(now);
+    }
+
+    /// Counts the time until `now`.
+    pub fn advance(&mut self, now: SimTime) {
+        let elapsed = u128::from((now - self.since).as_ps());
+        self.since = now;
+        // A spread counts once it has lasted: changes of one moment are one change.
+        if elapsed > 0 {
+            self.largest_spread = self.largest_spread.max(self.most - self.least);
+        }
+        self.spread_ps += elapsed * u128::from(self.most - self.least);
+    }
+
+    /// A request begins or ends at `worker`.
+    pub fn change(&mut self, now: SimTime, worker: WorkerId, begins: bool) {
+        self.advance(now);
+        let index = worker.index();
+        let before = self.inflight[index];
+        let after = if begins {
+            before + 1
+        } else {
+            before.checked_sub(1).expect("a request that ends is in flight")
+        };
+        let elapsed = u128::from((now - self.changed[index]).as_ps());
+        self.inflight_ps[index] += elapsed * u128::from(before);
+        self.changed[index] = now;
+        self.inflight[index] = after;
+        self.workers_with[before as usize] -= 1;
+        if after as usize == self.workers_with.len() {
+            self.workers_with.push(0);
+        }
+        self.workers_with[after as usize] += 1;
+        if self.workers_with[before as usize] == 0 {
+            // `after` is the only place the extreme can have moved to.
+            if before == self.least {
+                self.least = if begins { after } else { self.least };
+            }
+            if before == self.most {
+                self.most = if begins { self.most } else { after };
+            }
+        }
+        self.least = self.least.min(after);
+        self.most = self.most.max(after);
+    }
+
+    pub(super) fn metrics(&self, now: SimTime, metrics: &mut Metrics) {
+        let elapsed = (now - self.begin).as_ps() as f64;
+        if elapsed == 0.0 {
+            return;
+        }
+        let means: Vec<f64> = (0..self.workers())
+            .map(|i| {
+                let open =
+                    u128::from((now - self.changed[i]).as_ps()) * u128::from(self.inflight[i]);
+                (self.inflight_ps[i] + open) as f64 / elapsed
+            })
+            .collect();
+        let mean = means.iter().sum::<f64>() / means.len() as f64;
+        let most = means.iter().copied().fold(0.0, f64::max);
+        metrics.insert("inflight_mean".into(), Some(mean));
+        metrics.insert("inflight_spread_max".into(), Some(f64::from(self.largest_spread)));
+        metrics.insert("inflight_spread_mean".into(), Some(self.spread_ps as f64 / elapsed));
+        metrics.insert("inflight_skew_mean".into(), (mean > 0.0).then(|| most / mean));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The extremes that move by one are the extremes.
+        #[test]
+        fn spread_matches_a_scan(changes in prop::collection::vec((0u32..4, any::<bool>(), 1u64..5), 1..80)) {
+            let mut spread = InflightSpread::new(4);
+            let mut now = 0;
+            let (mut largest, mut integral) = (0, 0u128);
+            for (worker, begins, wait) in changes {
+                let scan = spread.inflight.iter().max().unwrap() - spread.inflight.iter().min().unwrap();
+                largest = largest.max(scan);
+                integral += u128::from(scan) * u128::from(wait);
+                now += wait;
+                let begins = begins || spread.inflight[worker as usize] == 0;
+                spread.change(SimTime::from_ps(now), WorkerId(worker), begins);
+                prop_assert_eq!(spread.least, *spread.inflight.iter().min().unwrap());
+                prop_assert_eq!(spread.most, *spread.inflight.iter().max().unwrap());
+            }
+            prop_assert_eq!(spread.largest_spread, largest);
+            prop_assert_eq!(spread.spread_ps, integral);
+        }
+    }
+}

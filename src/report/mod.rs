@@ -1,0 +1,16 @@
+//! What is said about a result set: tables, files, a sentence of answer.
+//!
+//! Everything here is made from a saved [`Summary`](crate::experiment::results::Summary)
+//! alone, so that a report can be made again without running anything.
+
+pub mod answer;
+mod columns;
+pub mod compare;
+#[cfg(test)]
+pub(crate) mod example;
+pub mod metric;
+pub mod published;
+pub mod requests;
+pub mod save;
+pub mod table;
+pub mod view;

@@ -1,0 +1,111 @@
+//! Every request of a run as a table: `requests.csv`.
+
+use crate::experiment::SimulationRequests;
+use crate::recorder::{End, RequestRecord};
+use crate::time::SimTime;
+use std::collections::BTreeSet;
+
+const COLUMNS: [&str; 15] = [
+    "seed",
+    "request",
+    "conversation",
+    "turn",
+    "worker",
+    "end",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "preemptions",
+    "sent_ms",
+    "dispatched_ms",
+    "scheduled_ms",
+    "first_token_ms",
+    "end_ms",
+];
+
+/// One row per request, in order of simulations and of ends: the simulation's
+/// parameters, its seed, then what the client, the router and the worker saw.
+/// Times are milliseconds since the start of the simulation; what did not
+/// happen is empty. `end` is `finished`, `rejected` or `unfinished` (the run
+/// was over first).
+pub fn to_csv(simulations: &[SimulationRequests]) -> String {
+    let params: BTreeSet<&String> = simulations.iter().flat_map(|s| s.params.keys()).collect();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let names = params.iter().map(|key| key.as_str()).chain(COLUMNS);
+    writer.write_record(names).expect("memory takes every byte");
+    for simulation in simulations {
+        let values: Vec<String> = params
+            .iter()
+            .map(|&key| simulation.params.get(key).map(super::view::plain).unwrap_or_default())
+            .collect();
+        for record in &simulation.records {
+            let row = values.iter().cloned().chain(cells(simulation.seed, record));
+            writer.write_record(row).expect("rows of equal length into memory");
+        }
+    }
+    let bytes = writer.into_inner().expect("memory takes every byte");
+    String::from_utf8(bytes).expect("made from text")
+}
+
+fn cells(seed: u64, record: &RequestRecord) -> [String; 15] {
+    let ms = |at: Option<SimTime>| at.map(|at| at.as_millis().to_string()).unwrap_or_default();
+    let (end, output_tokens) = match record.end {
+        Some((_, End::Finished { output_tokens })) => ("finished", output_tokens.to_string()),
+        Some((_, End::Rejected(_))) => ("rejected", String::new()),
+        None => ("unfinished", String::new()),
+    };
+    [
+        seed.to_string(),
+        record.request.to_string(),
+        record.conversation.to_string(),
+        record.turn.to_string(),
+        record.dispatched.map(|(_, worker)| worker.to_string()).unwrap_or_default(),
+        end.to_owned(),
+        record.prompt_tokens.to_string(),
+        record.cached_tokens.to_string(),
+        output_tokens,
+        record.preemptions.to_string(),
+        ms(Some(record.sent)),
+        ms(record.dispatched.map(|(at, _)| at)),
+        ms(record.scheduled),
+        ms(record.first_token),
+        ms(record.end.map(|(at, _)| at)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{RequestId, WorkerId};
+    use serde_json::json;
+
+    #[test]
+    fn what_did_not_happen_is_empty() {
+        let at = |ms: u64| SimTime::from_ps(ms * 1_000_000_000);
+        let finished = RequestRecord {
+            request: RequestId(0),
+            conversation: 4,
+            turn: 1,
+            prompt_tokens: 100,
+            sent: at(1),
+            arrived: at(2),
+            dispatched: Some((at(2), WorkerId(1))),
+            scheduled: Some(at(3)),
+            cached_tokens: 64,
+            first_token: Some(at(5)),
+            end: Some((at(9), End::Finished { output_tokens: 7 })),
+            preemptions: 0,
+        };
+        let unfinished =
+            RequestRecord { request: RequestId(1), first_token: None, end: None, ..finished };
+        let simulation = SimulationRequests {
+            params: [("router.policy".to_owned(), json!("kv"))].into(),
+            seed: 3,
+            records: vec![finished, unfinished],
+        };
+        let csv = to_csv(&[simulation]);
+        let rows: Vec<&str> = csv.lines().collect();
+        assert_eq!(rows[1], "kv,3,0,4,1,1,finished,100,64,7,0,1,2,3,5,9");
+        assert_eq!(rows[2], "kv,3,1,4,1,1,unfinished,100,64,,0,1,2,3,,");
+    }
+}

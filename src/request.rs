@@ -1,0 +1,186 @@
+//! Requests: what the workload knows, and the part of it that a router may see.
+
+use crate::id::{BlockId, ConversationId, RequestId};
+use smallvec::SmallVec;
+
+/// Consecutive block ids `first, first + 1, ...`, in the order of their tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRun {
+    /// Id of the first block.
+    pub first: BlockId,
+    /// Number of blocks; at least 1 wherever a run is stored.
+    pub len: u32,
+}
+
+/// The identity of every full block of a token sequence: a list of runs that it
+/// may share with other sequences, then an endless private run that holds the
+/// rest of the prompt and the generated tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    shared: SmallVec<[BlockRun; 2]>,
+    shared_blocks: u32,
+    private: BlockId,
+    fork_tokens: u32,
+}
+
+impl Content {
+    /// A sequence that begins with `shared` and goes on with the ids from `private`.
+    pub fn new(shared: impl IntoIterator<Item = BlockRun>, private: BlockId) -> Self {
+        let shared: SmallVec<[BlockRun; 2]> =
+            shared.into_iter().filter(|run| run.len > 0).collect();
+        let shared_blocks = shared.iter().map(|run| run.len).sum();
+        Self { shared, shared_blocks, private, fork_tokens: 0 }
+    }
+
+    /// States that the first `tokens` tokens of the first private block are
+    /// common to every sequence with the same shared part (a shared text that
+    /// ends inside a block). Only token-granular reuse looks at it.
+    pub fn with_fork_tokens(mut self, tokens: u32) -> Self {
+        self.fork_tokens = tokens;
+        self
+    }
+
+    /// Number of blocks in the shared part.
+    pub fn shared_blocks(&self) -> u32 {
+        self.shared_blocks
+    }
+
+    /// See [`with_fork_tokens`](Self::with_fork_tokens); 0 unless stated.
+    pub fn fork_tokens(&self) -> u32 {
+        self.fork_tokens
+    }
+
+    /// Id of the block at `index`, counted from the start of the sequence.
+    pub fn block(&self, index: u32) -> BlockId {
+        if index >= self.shared_blocks {
+            return self.private.offset(index - self.shared_blocks);
+        }
+        let mut rest = index;
+        for run in &self.shared {
+            if rest < run.len {
+                return run.first.offset(rest);
+            }
+            rest -= run.len;
+        }
+        unreachable!("block {index} of {} shared blocks", self.shared_blocks)
+    }
+
+    /// The first `blocks` blocks as runs, in order.
+    pub fn runs(&self, blocks: u32) -> impl Iterator<Item = BlockRun> + '_ {
+        let private = BlockRun { first: self.private, len: u32::MAX };
+        let mut left = blocks;
+        self.shared.iter().copied().chain([private]).map_while(move |run| {
+            let len = run.len.min(left);
+            left -= len;
+            (len > 0).then_some(BlockRun { first: run.first, len })
+        })
+    }
+
+    /// The first `blocks` block ids, in order.
+    pub fn blocks(&self, blocks: u32) -> impl Iterator<Item = BlockId> + '_ {
+        self.runs(blocks).flat_map(|run| (0..run.len).map(move |i| run.first.offset(i)))
+    }
+}
+
+/// One request with everything the simulation knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Its number.
+    pub id: RequestId,
+    /// The conversation it belongs to.
+    pub conversation: ConversationId,
+    /// Its turn in that conversation, from 0.
+    pub turn: u32,
+    /// Prompt length in tokens; at least 1.
+    pub prompt_tokens: u32,
+    /// Tokens the model will generate; at least 1. No router may see this.
+    pub output_tokens: u32,
+    /// The client's `max_tokens`, which an engine may reserve memory for; at
+    /// least `output_tokens`.
+    pub max_tokens: u32,
+    /// Identity of the blocks of prompt and output.
+    pub content: Content,
+}
+
+impl Request {
+    /// What a router is given.
+    pub fn route_view(&self, block_size: u32) -> RouteRequest<'_> {
+        RouteRequest {
+            id: self.id,
+            conversation: self.conversation,
+            prompt_tokens: self.prompt_tokens,
+            blocks: PromptBlocks { content: &self.content, len: self.prompt_tokens / block_size },
+        }
+    }
+}
+
+/// What a router may see of a request: no output length, because no real router
+/// has one.
+///
+/// ```compile_fail
+/// # fn f(request: &kv_router_sim::request::RouteRequest<'_>) -> u32 {
+/// request.output_tokens
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct RouteRequest<'a> {
+    /// Its number.
+    pub id: RequestId,
+    /// The session that the client names, for affinity policies.
+    pub conversation: ConversationId,
+    /// Prompt length in tokens.
+    pub prompt_tokens: u32,
+    /// The prompt's full blocks.
+    pub blocks: PromptBlocks<'a>,
+}
+
+/// The full blocks of a prompt; the partial last block is left out, as routers
+/// hash full blocks only.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptBlocks<'a> {
+    content: &'a Content,
+    len: u32,
+}
+
+impl<'a> PromptBlocks<'a> {
+    /// Number of full blocks.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+    /// True if the prompt is shorter than one block.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// Id of the block at `index < len`.
+    pub fn get(&self, index: u32) -> BlockId {
+        assert!(index < self.len, "block {index} of {}", self.len);
+        self.content.block(index)
+    }
+    /// All blocks as runs of consecutive ids.
+    pub fn runs(&self) -> impl Iterator<Item = BlockRun> + 'a {
+        self.content.runs(self.len)
+    }
+    /// All block ids, in order.
+    pub fn iter(&self) -> impl Iterator<Item = BlockId> + 'a {
+        self.content.blocks(self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_indexes_and_runs_agree() {
+        let run = |first, len| BlockRun { first: BlockId(first), len };
+        let content = Content::new([run(10, 3), run(40, 2)], BlockId(100));
+        let ids: Vec<u64> = content.blocks(8).map(|b| b.0).collect();
+        assert_eq!(ids, [10, 11, 12, 40, 41, 100, 101, 102]);
+        for (i, id) in (0..).zip(&ids) {
+            assert_eq!(content.block(i).0, *id);
+        }
+        let runs: Vec<_> = content.runs(4).collect();
+        assert_eq!(runs, [run(10, 3), run(40, 1)]);
+        assert_eq!(content.runs(0).count(), 0);
+    }
+}

@@ -1,0 +1,121 @@
+//! One front end: a router replica with its policy, its own bookings and its
+//! own, possibly late, picture of the fleet.
+
+use super::feed::{Feed, FeedSettings};
+use super::{ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
+use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use crate::id::{RequestId, WorkerId};
+use crate::request::RouteRequest;
+use crate::time::SimTime;
+use std::fmt;
+
+/// A router replica. Replicas share nothing: each counts what it sent itself
+/// and has its own feed of KV events.
+pub struct FrontEnd {
+    policy: Box<dyn Policy>,
+    workers: Vec<WorkerView>,
+    feed: Feed,
+}
+
+impl fmt::Debug for FrontEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrontEnd").field("workers", &self.workers).finish_non_exhaustive()
+    }
+}
+
+impl FrontEnd {
+    /// A front end to `workers` idle workers. `seed` is the randomness of its
+    /// feed; the policy has its own.
+    pub fn new(policy: Box<dyn Policy>, workers: u32, feed: &FeedSettings, seed: u64) -> Self {
+        Self {
+            policy,
+            workers: vec![WorkerView::default(); workers as usize],
+            feed: Feed::new(workers, feed, seed),
+        }
+    }
+
+    /// True if KV events have to be made for this front end.
+    pub fn wants_kv_events(&self) -> bool {
+        self.policy.wants_kv_events()
+    }
+
+    /// The latest publication time of which anything can be visible at `now`:
+    /// before [`route`](Self::route) the fleet needs to be asked up to there only.
+    pub fn kv_horizon(&self, now: SimTime) -> SimTime {
+        self.feed.horizon(now)
+    }
+
+    /// Takes an event that `worker` publishes at `at`; the policy hears of it
+    /// when the feed has delivered it.
+    ///
+    /// # Panics
+    /// If a worker's events come out of order.
+    pub fn hear_kv(&mut self, at: SimTime, worker: WorkerId, event: KvEvent) {
+        self.feed.publish(at, worker, event);
+    }
+
+    /// Routes a request: delivers the KV events visible at `now`, asks the
+    /// policy and books its choice.
+    pub fn route(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
+        self.deliver(now);
+        let verdict = self.policy.route(now, request, &ClusterView { workers: &self.workers });
+        if let Verdict::Send(worker) = verdict {
+            self.workers[worker.index()].inflight += 1;
+        }
+        verdict
+    }
+
+    /// A held request that may go now, booked. To be asked after every event
+    /// until `None`.
+    pub fn release(&mut self, now: SimTime) -> Option<(RequestId, WorkerId)> {
+        self.deliver(now);
+        let released = self.policy.release(now, &ClusterView { workers: &self.workers });
+        if let Some((_, worker)) = released {
+            self.workers[worker.index()].inflight += 1;
+        }
+        released
+    }
+
+    /// When to ask [`release`](Self::release) again even if nothing happens.
+    pub fn wake_at(&self) -> Option<SimTime> {
+        self.policy.wake_at()
+    }
+
+    /// Hears of a change in the life of a request that this front end sent.
+    ///
+    /// # Panics
+    /// If a request ends on a worker that has none of this front end's.
+    pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
+        if matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_)) {
+            let inflight = &mut self.workers[event.worker.index()].inflight;
+            assert!(*inflight > 0, "{event:?}: nothing is in flight there");
+            *inflight -= 1;
+        }
+        self.policy.observe(now, event);
+    }
+
+    /// Takes the gauges that `worker` reports.
+    pub fn report(&mut self, worker: WorkerId, reported: Reported) {
+        self.workers[worker.index()].reported = Some(reported);
+    }
+
+    /// What this front end counts and knows, one entry per worker in order of id.
+    pub fn workers(&self) -> &[WorkerView] {
+        &self.workers
+    }
+
+    /// Numbers that the policy counted about itself, by name.
+    pub fn notes(&self) -> Vec<(&'static str, f64)> {
+        self.policy.notes()
+    }
+
+    /// What every worker would cost for `request` now, for people.
+    pub fn explain(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Vec<CostParts> {
+        self.deliver(now);
+        self.policy.explain(request, &ClusterView { workers: &self.workers })
+    }
+
+    fn deliver(&mut self, now: SimTime) {
+        self.feed.deliver(now, |worker, event| self.policy.observe_kv(worker, event));
+    }
+}

@@ -1,0 +1,337 @@
+//! The prefix index with the rules of Dynamo 1.6: how much of a prompt, counted
+//! from its start, each worker holds.
+//!
+//! A compressed radix tree. Each node is a stretch of blocks with, for every
+//! worker, how far into the stretch it holds them; its children go on from the
+//! stretch's end. A worker matches a prompt as far as it holds every block.
+//! What follows from the representation is part of the rules, and shows when
+//! removals leave holes (which leaf-first eviction does not):
+//!
+//! * a removal inside a stretch makes the worker lose the rest of that stretch,
+//!   but not what it holds further down;
+//! * where nobody is left who holds a stretch to its end, all below it is forgotten;
+//! * a store whose parent the worker is not known to hold is dropped.
+//!
+//! A block id stands for the block and all before it, so it occurs in one node
+//! only, and one ordered map from runs of ids to nodes serves all lookups.
+//! Costs are per run of ids and node, not per block.
+
+use super::path::{Path, common_blocks};
+use super::worker_set::WorkerSet;
+use crate::event::KvEvent;
+use crate::id::{BlockId, WorkerId};
+use crate::request::BlockRun;
+use std::collections::BTreeMap;
+
+type NodeId = usize;
+
+#[derive(Debug, Default)]
+struct Node {
+    stretch: Path,
+    /// Workers that hold the stretch to its end.
+    full: WorkerSet,
+    /// Workers that hold its first blocks only, and how many (at least 1).
+    partial: Vec<(WorkerId, u32)>,
+    parent: Option<NodeId>,
+    children: Vec<NodeId>,
+    /// True once the node has had children: it will not grow any more.
+    branched: bool,
+}
+
+impl Node {
+    fn len(&self) -> u32 {
+        self.stretch.len()
+    }
+
+    /// How many blocks from its start `worker` holds.
+    fn covered(&self, worker: WorkerId) -> u32 {
+        if self.full.contains(worker) {
+            return self.len();
+        }
+        let partial = self.partial.iter().find(|(who, _)| *who == worker);
+        partial.map_or(0, |(_, blocks)| *blocks)
+    }
+
+    fn set_covered(&mut self, worker: WorkerId, blocks: u32) {
+        self.full.remove(worker);
+        self.partial.retain(|(who, _)| *who != worker);
+        if blocks == self.len() {
+            self.full.insert(worker);
+        } else if blocks > 0 {
+            self.partial.push((worker, blocks));
+        }
+    }
+
+    fn cover(&mut self, worker: WorkerId, blocks: u32) {
+        if self.covered(worker) < blocks {
+            self.set_covered(worker, blocks);
+        }
+    }
+
+    /// Makes the stretch longer; `worker` holds all of it.
+    fn grow(&mut self, worker: WorkerId, run: BlockRun) {
+        let old = self.len();
+        let full = std::mem::take(&mut self.full);
+        self.partial.extend(full.iter().map(|who| (who, old)));
+        self.stretch.push(run);
+        self.set_covered(worker, self.len());
+    }
+}
+
+/// Where a run of consecutive ids is in the tree.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    len: u32,
+    node: NodeId,
+    /// Position of the run's first block in its node.
+    at: u32,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct CoverageIndex {
+    nodes: Vec<Node>,
+    unused: Vec<NodeId>,
+    /// By first block of each run.
+    places: BTreeMap<BlockId, Place>,
+}
+
+impl CoverageIndex {
+    /// Sets `overlap_blocks[w]` to the number of leading blocks of `prompt` that
+    /// worker `w` holds; all entries must be 0 before.
+    pub(super) fn overlaps(&self, prompt: &Path, overlap_blocks: &mut [u32]) {
+        let mut active = WorkerSet::default();
+        let mut depth = 0;
+        let mut next = prompt.from(0).next().and_then(|run| self.child(None, run.first));
+        while let Some(id) = next {
+            let node = &self.nodes[id];
+            let matched = common_blocks(node.stretch.from(0), prompt.from(depth));
+            let dropped = if depth == 0 {
+                active = node.full.clone();
+                node.partial.iter().for_each(|&(worker, blocks)| {
+                    overlap_blocks[worker.index()] = blocks.min(matched);
+                });
+                WorkerSet::default()
+            } else {
+                active.split_by(&node.full)
+            };
+            for worker in dropped.iter() {
+                overlap_blocks[worker.index()] = depth + node.covered(worker).min(matched);
+            }
+            depth += matched;
+            if active.is_empty() || matched < node.len() {
+                break;
+            }
+            next = prompt.from(depth).next().and_then(|run| self.child(Some(id), run.first));
+        }
+        for worker in active.iter() {
+            overlap_blocks[worker.index()] = depth;
+        }
+    }
+
+    /// Takes note of what `worker` stored or lost.
+    pub(super) fn apply(&mut self, worker: WorkerId, event: &KvEvent) {
+        match *event {
+            KvEvent::Stored { parent, run } => self.store(worker, parent, run),
+            KvEvent::Removed { run } => self.remove(worker, run),
+        }
+    }
+
+    /// `worker` holds the blocks of `run`, which come after `parent`.
+    fn store(&mut self, worker: WorkerId, parent: Option<BlockId>, mut run: BlockRun) {
+        let mut above = None;
+        if let Some(block) = parent {
+            let Some((id, at)) = self.find(block) else { return };
+            let node = &mut self.nodes[id];
+            if node.covered(worker) <= at {
+                return;
+            }
+            let same = common_blocks(node.stretch.from(at + 1), [run].into_iter());
+            let rest = node.len() - (at + 1);
+            if same == run.len {
+                node.cover(worker, at + 1 + same);
+                return;
+            }
+            if same == rest && !node.branched {
+                self.grow(id, worker, tail(run, same));
+                return;
+            }
+            if rest > 0 {
+                self.split(id, at + 1);
+            }
+            above = Some(id);
+        }
+        while run.len > 0 {
+            let Some(child) = self.child(above, run.first) else {
+                match above {
+                    Some(id) if !self.nodes[id].branched => self.grow(id, worker, run),
+                    _ => self.add(above, worker, run),
+                }
+                return;
+            };
+            let node = &self.nodes[child];
+            let same = common_blocks(node.stretch.from(0), [run].into_iter());
+            if same < node.len() && same < run.len {
+                self.split(child, same);
+            }
+            self.nodes[child].cover(worker, same);
+            run = tail(run, same);
+            above = Some(child);
+        }
+    }
+
+    /// `worker` lost the blocks of `run`, the last one first.
+    fn remove(&mut self, worker: WorkerId, run: BlockRun) {
+        let mut end = run.len;
+        while end > 0 {
+            // The piece of the tree's runs that holds the last block not yet dealt with.
+            let last = run.first.offset(end - 1);
+            let Some((&first, &place)) = self.places.range(..=last).next_back() else { return };
+            let place_end = first.offset(place.len);
+            if place_end <= run.first {
+                return;
+            }
+            if place_end <= last {
+                end = distance(run.first, place_end);
+                continue;
+            }
+            let from = first.max(run.first);
+            self.truncate(worker, place.node, place.at + distance(first, from));
+            end = distance(run.first, from);
+        }
+    }
+
+    /// `worker` holds only `blocks` blocks of `id`, if it held more.
+    fn truncate(&mut self, worker: WorkerId, id: NodeId, blocks: u32) {
+        let node = &mut self.nodes[id];
+        if node.covered(worker) > blocks {
+            node.set_covered(worker, blocks);
+            self.prune(id);
+        }
+    }
+
+    /// Forgets what cannot be reached any more at and below `id`.
+    fn prune(&mut self, id: NodeId) {
+        if !self.nodes[id].full.is_empty() {
+            return;
+        }
+        for child in std::mem::take(&mut self.nodes[id].children) {
+            self.forget(child);
+        }
+        if self.nodes[id].partial.is_empty() {
+            if let Some(parent) = self.nodes[id].parent {
+                self.nodes[parent].children.retain(|child| *child != id);
+            }
+            self.forget(id);
+        }
+    }
+
+    /// Deletes `id` and all below it.
+    fn forget(&mut self, id: NodeId) {
+        let mut doomed = vec![id];
+        while let Some(id) = doomed.pop() {
+            let node = std::mem::take(&mut self.nodes[id]);
+            for run in node.stretch.runs() {
+                self.places.remove(&run.first);
+            }
+            doomed.extend(node.children);
+            self.unused.push(id);
+        }
+    }
+
+    /// Cuts `id` after `at` blocks; it keeps the first part.
+    fn split(&mut self, id: NodeId, at: u32) {
+        let lower = self.unused.pop().unwrap_or(self.nodes.len());
+        if lower == self.nodes.len() {
+            self.nodes.push(Node::default());
+        }
+        let upper = &mut self.nodes[id];
+        let old = upper.stretch.clone();
+        let mut node = Node {
+            stretch: upper.stretch.split_off(at),
+            full: upper.full.clone(),
+            partial: Vec::new(),
+            parent: Some(id),
+            children: std::mem::replace(&mut upper.children, vec![lower]),
+            branched: std::mem::replace(&mut upper.branched, true),
+        };
+        for (worker, blocks) in std::mem::take(&mut upper.partial) {
+            if blocks < at {
+                upper.partial.push((worker, blocks));
+            } else {
+                upper.full.insert(worker);
+                node.set_covered(worker, blocks - at);
+            }
+        }
+        for child in &node.children {
+            self.nodes[*child].parent = Some(lower);
+        }
+        self.nodes[lower] = node;
+        old.runs().iter().for_each(|run| _ = self.places.remove(&run.first));
+        self.place(id);
+        self.place(lower);
+        self.prune(lower);
+    }
+
+    /// Enters the runs of `id` into the map.
+    fn place(&mut self, id: NodeId) {
+        let mut at = 0;
+        for run in self.nodes[id].stretch.runs() {
+            self.places.insert(run.first, Place { len: run.len, node: id, at });
+            at += run.len;
+        }
+    }
+
+    fn grow(&mut self, id: NodeId, worker: WorkerId, run: BlockRun) {
+        self.nodes[id].grow(worker, run);
+        self.place_last(id);
+    }
+
+    /// Brings the map up to date after the last run of `id` was added or grew.
+    fn place_last(&mut self, id: NodeId) {
+        let node = &self.nodes[id];
+        let run = node.stretch.runs().last().expect("a stretch is not empty");
+        let at = node.len() - run.len;
+        self.places.insert(run.first, Place { len: run.len, node: id, at });
+    }
+
+    fn add(&mut self, above: Option<NodeId>, worker: WorkerId, run: BlockRun) {
+        let mut node = Node { parent: above, ..Node::default() };
+        node.grow(worker, run);
+        let id = self.unused.pop().unwrap_or(self.nodes.len());
+        if id == self.nodes.len() {
+            self.nodes.push(node);
+        } else {
+            self.nodes[id] = node;
+        }
+        if let Some(parent) = above {
+            self.nodes[parent].children.push(id);
+            self.nodes[parent].branched = true;
+        }
+        self.place(id);
+    }
+
+    /// The node that begins with `block`, which comes after `above`.
+    fn child(&self, above: Option<NodeId>, block: BlockId) -> Option<NodeId> {
+        let place = self.places.get(&block).filter(|place| place.at == 0)?;
+        debug_assert_eq!(self.nodes[place.node].parent, above, "{block:?} has two predecessors");
+        Some(place.node)
+    }
+
+    /// The node that holds `block`, and where.
+    fn find(&self, block: BlockId) -> Option<(NodeId, u32)> {
+        let (&first, place) = self.places.range(..=block).next_back()?;
+        let into = u32::try_from(block.0 - first.0).ok().filter(|into| *into < place.len)?;
+        Some((place.node, place.at + into))
+    }
+}
+
+/// `run` without its first `skip` blocks.
+fn tail(run: BlockRun, skip: u32) -> BlockRun {
+    BlockRun { first: run.first.offset(skip), len: run.len - skip }
+}
+
+/// Number of ids from `from` to `to`, which lie in one run.
+fn distance(from: BlockId, to: BlockId) -> u32 {
+    u32::try_from(to.0 - from.0).expect("ids of one run are less than 2^32 apart")
+}

@@ -1,0 +1,63 @@
+//! The index and the tracker as other policies use them.
+
+use super::active::{ActiveTracker, WorkerLoad};
+use super::coverage::CoverageIndex;
+use crate::event::{KvEvent, WorkerEvent};
+use crate::id::WorkerId;
+use crate::request::RouteRequest;
+
+/// What workers hold, by KV events: leading blocks of prompts, without holes.
+#[derive(Debug, Default)]
+pub(in crate::router) struct CachedPrefixes(CoverageIndex);
+
+impl CachedPrefixes {
+    /// Takes note of what `worker` stored or lost.
+    pub(in crate::router) fn apply(&mut self, worker: WorkerId, event: &KvEvent) {
+        self.0.apply(worker, event);
+    }
+
+    /// For each worker, how many leading blocks of the prompt it holds.
+    pub(in crate::router) fn overlaps(
+        &self,
+        request: &RouteRequest<'_>,
+        workers: usize,
+    ) -> Vec<u32> {
+        let mut overlap_blocks = vec![0; workers];
+        self.0.overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
+        overlap_blocks
+    }
+}
+
+/// What this front end has in flight on each worker.
+#[derive(Debug)]
+pub(in crate::router) struct Bookings(ActiveTracker);
+
+impl Bookings {
+    pub(in crate::router) fn new(workers: u32) -> Self {
+        Self(ActiveTracker::new(workers))
+    }
+
+    /// One entry per worker, in order of id.
+    pub(in crate::router) fn loads(&self) -> &[WorkerLoad] {
+        self.0.loads()
+    }
+
+    /// Books `request` on `worker` with so many prompt tokens to compute.
+    ///
+    /// # Panics
+    /// If the request is booked already.
+    pub(in crate::router) fn book(
+        &mut self,
+        request: &RouteRequest<'_>,
+        worker: WorkerId,
+        prefill_tokens: u64,
+    ) {
+        let prompt = request.blocks.runs().collect();
+        self.0.book(request.id, worker, prefill_tokens, &prompt, true);
+    }
+
+    /// Hears of first tokens and ends.
+    pub(in crate::router) fn observe(&mut self, event: &WorkerEvent) {
+        self.0.observe(event);
+    }
+}

@@ -1,0 +1,101 @@
+//! Laws of the whole policy.
+
+use super::super::{KvParams, KvPolicy, Semantics};
+use crate::event::WorkerEventKind::FirstToken;
+use crate::id::WorkerId;
+use crate::router::shadow::Decider;
+use crate::router::testing::history::{BLOCK_SIZE, History, any_acts};
+use crate::router::testing::{Texts, any_texts, cluster, life};
+use crate::router::{ClusterView, Policy, Verdict};
+use crate::time::SimTime;
+use proptest::prelude::*;
+
+proptest! {
+    /// Calling the workers otherwise calls the costs otherwise, nothing more.
+    #[test]
+    fn relabelling_workers_relabels_costs(
+        texts in any_texts(),
+        acts in any_acts(4, 60),
+        label in Just(vec![0u32, 1, 2, 3]).prop_shuffle(),
+        weight in 0.0..4.0,
+        old in any::<bool>(),
+    ) {
+        let semantics = if old { Semantics::V0_9 } else { Semantics::V1_6 };
+        let params = KvParams::with_weight(semantics, weight);
+        let policy = || KvPolicy::new(params, &cluster(4, BLOCK_SIZE), 1);
+        let (mut plain, mut relabelled) = (policy(), policy());
+        let mut history = History::new(&texts, 4);
+        for act in &acts {
+            let Some(request) = history.play(act, |event| {
+                event.tell(&mut plain);
+                event.relabelled(&label).tell(&mut relabelled);
+            }) else { continue };
+            let view = request.route_view(BLOCK_SIZE);
+            plain.decide(SimTime::ZERO, &view);
+            relabelled.decide(SimTime::ZERO, &view);
+            let (here, there) = (plain.costs(), relabelled.costs());
+            for (worker, name) in label.iter().enumerate() {
+                prop_assert_eq!(here[worker], there[*name as usize]);
+            }
+            let lowest = (0u32..).zip(&here).min_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            plain.book(SimTime::ZERO, &view, WorkerId(lowest));
+            relabelled.book(SimTime::ZERO, &view, WorkerId(label[lowest as usize]));
+            history.sent(request.id, WorkerId(lowest));
+        }
+    }
+
+    /// With one worker there is nothing to decide, at any temperature.
+    #[test]
+    fn one_worker_gets_everything(texts in any_texts(), temperature in 0.0..1.0) {
+        let params = KvParams { temperature, ..KvParams::with_weight(Semantics::V1_6, 1.0) };
+        let mut policy = KvPolicy::new(params, &cluster(1, BLOCK_SIZE), 1);
+        let view = ClusterView { workers: &[Default::default()] };
+        for (id, text) in (0..).zip(0..texts.len()) {
+            let request = texts.request(id, text, 100, BLOCK_SIZE);
+            let verdict = policy.route(SimTime::ZERO, &request.route_view(BLOCK_SIZE), &view);
+            prop_assert_eq!(verdict, Verdict::Send(WorkerId(0)));
+        }
+    }
+}
+
+/// In 0.9 equal costs go to the worker with the smaller index, where only workers
+/// with some overlap have a size: one without overlap wins over one with it.
+#[test]
+fn equal_costs_in_0_9_prefer_the_smaller_index() {
+    let mut texts = Texts::default();
+    let (text, other) = (texts.add(None), texts.add(None));
+    // Workers 0 and 1 hold the prompt; worker 0 holds one block more.
+    let build = |semantics, seed| {
+        let params = KvParams::with_weight(semantics, 1.0);
+        let mut policy = KvPolicy::new(params, &cluster(3, BLOCK_SIZE), seed);
+        for (worker, text, from, to) in [(0, text, 0, 4), (1, text, 0, 4), (0, other, 0, 1)] {
+            for event in texts.stored(text, from, to) {
+                policy.observe_kv(WorkerId(worker), &event);
+            }
+        }
+        policy
+    };
+    let choice = |policy: &mut KvPolicy| {
+        let request = texts.request(9, text, 64, BLOCK_SIZE);
+        let chosen = policy.decide(SimTime::ZERO, &request.route_view(BLOCK_SIZE));
+        (chosen.0, policy.costs())
+    };
+    for seed in 0..20 {
+        let chosen = choice(&mut build(Semantics::V0_9, seed));
+        assert_eq!(chosen, (1, vec![4.0, 4.0, 8.0]));
+    }
+    let draw = |seed| choice(&mut build(Semantics::V1_6, seed)).0;
+    let drawn: Vec<u32> = (0..20).map(draw).collect();
+    assert!(drawn.contains(&0) && drawn.contains(&1) && !drawn.contains(&2), "{drawn:?}");
+
+    // Four blocks in decoding on workers 0 and 1 outweigh what they hold.
+    let mut policy = build(Semantics::V0_9, 1);
+    for worker in 0..2 {
+        let request = texts.request(worker, other, 64, BLOCK_SIZE);
+        let view = request.route_view(BLOCK_SIZE);
+        policy.decide(SimTime::ZERO, &view);
+        policy.book(SimTime::ZERO, &view, WorkerId(worker));
+        policy.observe(SimTime::ZERO, &life(worker, worker, FirstToken));
+    }
+    assert_eq!(choice(&mut policy), (2, vec![8.0, 8.0, 8.0]));
+}

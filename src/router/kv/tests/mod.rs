@@ -1,0 +1,6 @@
+//! Laws and golden histories of the KV policy.
+
+mod active;
+mod golden;
+mod index;
+mod laws;

@@ -1,0 +1,77 @@
+use super::worker_at;
+use crate::event::KvEvent;
+use crate::id::WorkerId;
+use crate::request::RouteRequest;
+use crate::router::kv::CachedPrefixes;
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::time::{SimDuration, SimTime};
+use std::collections::VecDeque;
+
+/// Time over which requests per second are counted: the production stack's
+/// `--request-stats-window` default.
+const WINDOW: SimDuration = SimDuration::from_secs(60);
+
+/// The worker that holds most of the prompt, if all but a bounded rest is held;
+/// else the worker with the fewest requests sent in the last minute.
+///
+/// Source: `KvawareRouter` of the vLLM production stack
+/// (`routers/routing_logic.py`), without a session key; there the caches are
+/// asked through LMCache's controller, here KV events tell. Where its answer
+/// depends on the order of a map we take the longest match, then the lowest id.
+#[derive(Debug)]
+pub struct KvAware {
+    threshold_tokens: u32,
+    block_size: u32,
+    cached: CachedPrefixes,
+    sent: Vec<VecDeque<SimTime>>,
+}
+
+impl KvAware {
+    /// A policy for `cluster`. A match counts if at most `threshold_tokens` of
+    /// the prompt are left over (the stack's default is 2,000).
+    pub fn new(threshold_tokens: u32, cluster: &ClusterSpec) -> Self {
+        Self {
+            threshold_tokens,
+            block_size: cluster.block_size,
+            cached: CachedPrefixes::default(),
+            sent: vec![VecDeque::new(); cluster.workers as usize],
+        }
+    }
+
+    fn least_recently_busy(&mut self, now: SimTime) -> usize {
+        for sent in &mut self.sent {
+            while sent.front().is_some_and(|at| now.since(*at) > WINDOW) {
+                sent.pop_front();
+            }
+        }
+        let counts = self.sent.iter().map(VecDeque::len).enumerate();
+        counts.min_by_key(|(_, count)| *count).map_or(0, |(at, _)| at)
+    }
+}
+
+impl Policy for KvAware {
+    fn route(
+        &mut self,
+        now: SimTime,
+        request: &RouteRequest<'_>,
+        view: &ClusterView<'_>,
+    ) -> Verdict {
+        let overlaps = self.cached.overlaps(request, view.workers.len());
+        let best = overlaps.iter().copied().enumerate().max_by_key(|(at, b)| (*b, usize::MAX - at));
+        let (at, blocks) = best.expect("a fleet has workers");
+        let left = u64::from(request.prompt_tokens)
+            .saturating_sub(u64::from(blocks) * u64::from(self.block_size));
+        let hit = blocks > 0 && left <= u64::from(self.threshold_tokens);
+        let chosen = if hit { at } else { self.least_recently_busy(now) };
+        self.sent[chosen].push_back(now);
+        Verdict::Send(worker_at(chosen))
+    }
+
+    fn wants_kv_events(&self) -> bool {
+        true
+    }
+
+    fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
+        self.cached.apply(worker, event);
+    }
+}

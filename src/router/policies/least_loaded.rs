@@ -1,0 +1,42 @@
+use super::worker_at;
+use crate::request::RouteRequest;
+use crate::rng::{self, Stream, Use};
+use crate::router::select::Ties;
+use crate::router::{ClusterView, CostParts, Policy, Verdict};
+use crate::time::SimTime;
+
+/// The worker with the fewest requests in flight from this front end; among
+/// equals one drawn uniformly.
+///
+/// Dynamo's and most gateways' least-loaded: it counts requests, not tokens or
+/// blocks.
+#[derive(Debug)]
+pub struct LeastLoaded {
+    ties: Stream,
+}
+
+impl LeastLoaded {
+    /// With `seed` for the draws among equals.
+    pub fn new(seed: u64) -> Self {
+        Self { ties: rng::stream(seed, Use::Policy, 0, 0) }
+    }
+}
+
+impl Policy for LeastLoaded {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        let mut least = Ties::default();
+        for (index, worker) in view.workers.iter().enumerate() {
+            least.offer(index, f64::from(worker.inflight), &mut self.ties);
+        }
+        Verdict::Send(worker_at(least.chosen()))
+    }
+
+    fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let cost = |(index, inflight): (usize, u32)| CostParts {
+            worker: worker_at(index),
+            cost: f64::from(inflight),
+            parts: vec![("inflight", f64::from(inflight))],
+        };
+        view.workers.iter().map(|worker| worker.inflight).enumerate().map(cost).collect()
+    }
+}

@@ -1,0 +1,37 @@
+use super::worker_at;
+use crate::request::RouteRequest;
+use crate::rng::{self, Stream, Use};
+use crate::router::{ClusterView, Policy, Verdict};
+use crate::time::SimTime;
+use rand::RngExt;
+
+/// The less loaded of two different workers drawn uniformly, by requests in
+/// flight; the first drawn if they are equal.
+///
+/// Source: Mitzenmacher, "The power of two choices in randomized load
+/// balancing", 2001; the tie rule is Dynamo 1.6's.
+#[derive(Debug)]
+pub struct PowerOfTwo {
+    draws: Stream,
+}
+
+impl PowerOfTwo {
+    /// With `seed` for all draws.
+    pub fn new(seed: u64) -> Self {
+        Self { draws: rng::stream(seed, Use::Policy, 0, 0) }
+    }
+}
+
+impl Policy for PowerOfTwo {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        let workers = view.workers.len();
+        let first = self.draws.random_range(0..workers);
+        if workers == 1 {
+            return Verdict::Send(worker_at(first));
+        }
+        let second = (first + self.draws.random_range(1..workers)) % workers;
+        let inflight = |worker: usize| view.workers[worker].inflight;
+        let chosen = if inflight(second) < inflight(first) { second } else { first };
+        Verdict::Send(worker_at(chosen))
+    }
+}

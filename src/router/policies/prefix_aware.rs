@@ -1,0 +1,39 @@
+use super::sent::SentPrompts;
+use super::worker_at;
+use crate::request::RouteRequest;
+use crate::rng::{self, Stream, Use};
+use crate::router::{ClusterView, Policy, Verdict};
+use crate::time::SimTime;
+use rand::RngExt;
+
+/// A worker drawn among those that got the longest beginning of the prompt
+/// before; among all if none got any.
+///
+/// Source: `PrefixAwareRouter` of the vLLM production stack
+/// (`routers/routing_logic.py`), which forgets nothing and knows no load. It
+/// matches pieces of 128 characters, ours are blocks.
+#[derive(Debug)]
+pub struct PrefixAware {
+    sent: SentPrompts,
+    draws: Stream,
+}
+
+impl PrefixAware {
+    /// A policy for `workers` workers; `seed` decides among equals.
+    pub fn new(workers: u32, seed: u64) -> Self {
+        Self { sent: SentPrompts::new(workers), draws: rng::stream(seed, Use::Policy, 0, 0) }
+    }
+}
+
+impl Policy for PrefixAware {
+    fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        let longest = self.sent.longest(request.blocks);
+        let worker = if longest.workers.is_empty() {
+            worker_at(self.draws.random_range(0..view.workers.len()))
+        } else {
+            longest.workers[self.draws.random_range(0..longest.workers.len())]
+        };
+        self.sent.insert(worker, request.blocks.iter());
+        Verdict::Send(worker)
+    }
+}

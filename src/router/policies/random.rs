@@ -1,0 +1,25 @@
+use super::worker_at;
+use crate::request::RouteRequest;
+use crate::rng::{self, Stream, Use};
+use crate::router::{ClusterView, Policy, Verdict};
+use crate::time::SimTime;
+use rand::RngExt;
+
+/// A worker drawn uniformly for every request.
+#[derive(Debug)]
+pub struct Random {
+    draws: Stream,
+}
+
+impl Random {
+    /// With `seed` for all draws.
+    pub fn new(seed: u64) -> Self {
+        Self { draws: rng::stream(seed, Use::Policy, 0, 0) }
+    }
+}
+
+impl Policy for Random {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        Verdict::Send(worker_at(self.draws.random_range(0..view.workers.len())))
+    }
+}

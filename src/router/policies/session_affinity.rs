@@ -1,0 +1,142 @@
+use super::LeastLoaded;
+use crate::event::{WorkerEvent, WorkerEventKind};
+use crate::id::{ConversationId, RequestId, WorkerId};
+use crate::request::RouteRequest;
+use crate::rng::mix;
+use crate::router::{ClusterView, Policy, Verdict};
+use crate::time::{SimDuration, SimTime};
+use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
+
+/// What a session does when its worker is busy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// Stays.
+    #[default]
+    Hard,
+    /// Moves for good once its worker has too many requests more than another.
+    Soft,
+}
+
+/// Parameters of [`SessionAffinity`], as in
+/// [`RouterSettings`](crate::router::settings::RouterSettings).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SessionParams {
+    /// Hard or soft.
+    pub affinity: Affinity,
+    /// A session without activity for so long is forgotten.
+    pub ttl: SimDuration,
+    /// Soft: requests in flight above the least loaded worker that a session bears.
+    pub slack_requests: u32,
+}
+
+/// Every turn of a conversation to the worker of its first turn, which is the
+/// least loaded one.
+///
+/// Source: Dynamo 1.6's session affinity: a session is bound to a worker until
+/// a time after its last activity, and while it has requests in flight; bound
+/// hard or soft. What makes a soft session move is not load there but a worker
+/// that drops out; the bound on load is our own, as sticky load balancers have it.
+#[derive(Debug)]
+pub struct SessionAffinity {
+    params: SessionParams,
+    newcomers: LeastLoaded,
+    sessions: HashTable<Session>,
+    requests: HashTable<(RequestId, ConversationId)>,
+}
+
+#[derive(Debug)]
+struct Session {
+    conversation: ConversationId,
+    worker: WorkerId,
+    last_activity: SimTime,
+    inflight: u32,
+}
+
+impl SessionAffinity {
+    /// With `seed` for the draws among equally loaded workers.
+    pub fn new(params: SessionParams, seed: u64) -> Self {
+        Self {
+            params,
+            newcomers: LeastLoaded::new(seed),
+            sessions: HashTable::new(),
+            requests: HashTable::new(),
+        }
+    }
+
+    fn session(&mut self, conversation: ConversationId) -> Option<&mut Session> {
+        self.sessions.find_mut(mix(u64::from(conversation.0)), |session| {
+            session.conversation == conversation
+        })
+    }
+
+    /// The worker that the session is bound to, if it is and may stay.
+    fn bound(
+        &mut self,
+        now: SimTime,
+        conversation: ConversationId,
+        view: &ClusterView<'_>,
+    ) -> Option<WorkerId> {
+        let SessionParams { affinity, ttl, slack_requests } = self.params;
+        let session = self.session(conversation)?;
+        if session.inflight == 0 && now.since(session.last_activity) > ttl {
+            return None;
+        }
+        let least = view.workers.iter().map(|worker| worker.inflight).min().unwrap_or(0);
+        let excess = view.workers[session.worker.index()].inflight - least;
+        let stays = affinity == Affinity::Hard || excess <= slack_requests;
+        stays.then_some(session.worker)
+    }
+
+    fn bind(&mut self, now: SimTime, conversation: ConversationId, worker: WorkerId) {
+        let mut entry = self
+            .sessions
+            .entry(
+                mix(u64::from(conversation.0)),
+                |session| session.conversation == conversation,
+                |session| mix(u64::from(session.conversation.0)),
+            )
+            .or_insert(Session { conversation, worker, last_activity: now, inflight: 0 });
+        let session = entry.get_mut();
+        session.worker = worker;
+        session.last_activity = now;
+        session.inflight += 1;
+    }
+}
+
+impl Policy for SessionAffinity {
+    fn route(
+        &mut self,
+        now: SimTime,
+        request: &RouteRequest<'_>,
+        view: &ClusterView<'_>,
+    ) -> Verdict {
+        let bound = self.bound(now, request.conversation, view);
+        let verdict = bound.map_or_else(|| self.newcomers.route(now, request, view), Verdict::Send);
+        if let Verdict::Send(worker) = verdict {
+            self.bind(now, request.conversation, worker);
+            let hash = |id: RequestId| mix(u64::from(id.0));
+            let sent = (request.id, request.conversation);
+            self.requests.insert_unique(hash(request.id), sent, |(id, _)| hash(*id));
+        }
+        verdict
+    }
+
+    fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
+        let hash = mix(u64::from(event.request.0));
+        let Ok(sent) = self.requests.find_entry(hash, |(id, _)| *id == event.request) else {
+            return;
+        };
+        let conversation = sent.get().1;
+        let ended =
+            matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_));
+        if ended {
+            sent.remove();
+        }
+        if let Some(session) = self.session(conversation) {
+            session.last_activity = now;
+            session.inflight -= u32::from(ended);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+use super::sent::SentPrompts;
+use super::worker_at;
+use crate::id::WorkerId;
+use crate::request::RouteRequest;
+use crate::rng::{self, Stream, Use};
+use crate::router::select::Ties;
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::time::{SimDuration, SimTime};
+use rand::RngExt;
+
+/// Parameters of [`SglangCacheAware`], as in
+/// [`RouterSettings`](crate::router::settings::RouterSettings).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CacheAwareParams {
+    /// Share of the prompt that must match for the match to decide.
+    pub cache_threshold: f64,
+    /// Imbalanced only if the loads differ by more than this.
+    pub balance_abs_threshold: u32,
+    /// Imbalanced only if the highest load exceeds the lowest by this factor.
+    pub balance_rel_threshold: f64,
+    /// Time between two rounds of forgetting.
+    pub eviction_interval: SimDuration,
+    /// Tokens remembered per worker after such a round.
+    pub max_tree_tokens: u32,
+}
+
+/// The cache-aware policy of SGLang's router (`sgl-router`,
+/// `policies/cache_aware.rs`).
+///
+/// If loads are imbalanced by both thresholds: the worker with the fewest
+/// requests in flight. Else, if enough of the prompt was sent somewhere before:
+/// there. Else: the worker to which the least was sent. It hears nothing of the
+/// real caches. Where several workers fit it takes whichever comes first in its
+/// maps; we draw. Its tree counts characters, ours tokens, in whole blocks.
+#[derive(Debug)]
+pub struct SglangCacheAware {
+    params: CacheAwareParams,
+    block_size: u32,
+    sent: SentPrompts,
+    next_eviction: SimTime,
+    draws: Stream,
+}
+
+impl SglangCacheAware {
+    /// A policy for `cluster`; `seed` decides among equals.
+    pub fn new(params: CacheAwareParams, cluster: &ClusterSpec, seed: u64) -> Self {
+        Self {
+            params,
+            block_size: cluster.block_size,
+            sent: SentPrompts::new(cluster.workers),
+            next_eviction: SimTime::ZERO + params.eviction_interval,
+            draws: rng::stream(seed, Use::Policy, 0, 0),
+        }
+    }
+
+    fn choose(&mut self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> usize {
+        let loads = || view.workers.iter().map(|worker| worker.inflight);
+        let (least, most) = (loads().min().unwrap_or(0), loads().max().unwrap_or(0));
+        let CacheAwareParams { balance_abs_threshold, balance_rel_threshold, .. } = self.params;
+        let imbalanced = most - least > balance_abs_threshold
+            && f64::from(most) > f64::from(least) * balance_rel_threshold;
+        let mut choice = Ties::default();
+        if imbalanced {
+            loads().enumerate().for_each(|(at, load)| choice.offer(at, load, &mut self.draws));
+            return choice.chosen();
+        }
+        let longest = self.sent.longest(request.blocks);
+        let matched_tokens = f64::from(longest.blocks) * f64::from(self.block_size);
+        if matched_tokens / f64::from(request.prompt_tokens) > self.params.cache_threshold {
+            return longest.workers[self.draws.random_range(0..longest.workers.len())].index();
+        }
+        for at in 0..view.workers.len() {
+            choice.offer(at, self.sent.held_blocks(worker_at(at)), &mut self.draws);
+        }
+        choice.chosen()
+    }
+
+    fn forget(&mut self, now: SimTime, workers: usize) {
+        if now < self.next_eviction {
+            return;
+        }
+        self.next_eviction = now + self.params.eviction_interval;
+        let most_blocks = self.params.max_tree_tokens / self.block_size;
+        (0..workers).for_each(|at| self.sent.shrink(worker_at(at), most_blocks));
+    }
+}
+
+impl Policy for SglangCacheAware {
+    fn route(
+        &mut self,
+        now: SimTime,
+        request: &RouteRequest<'_>,
+        view: &ClusterView<'_>,
+    ) -> Verdict {
+        self.forget(now, view.workers.len());
+        let worker: WorkerId = worker_at(self.choose(request, view));
+        // From the end, so that leaves are forgotten before what they hang on.
+        let blocks = request.blocks;
+        self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
+        Verdict::Send(worker)
+    }
+}

@@ -1,0 +1,336 @@
+//! `[router]`: which policy, with which parameters.
+//!
+//! All policies share one flat section, because experiments sweep
+//! `router.policy` and keep the rest. So a key that any policy knows is
+//! accepted, and used only by the policies whose doc comment names it; a key
+//! that no policy knows is an error.
+
+use super::PolicyFactory;
+use super::factory::Factory;
+use super::feed::FeedSettings;
+use super::kv::Semantics;
+use super::policies::Affinity;
+use crate::settings::{Invalid, count};
+use crate::time::SimDuration;
+use serde::de::value::MapDeserializer;
+use serde::{Deserialize, Serialize};
+
+/// The policies there are; each type's documentation has the rule and its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyName {
+    /// Workers in turn.
+    RoundRobin,
+    /// A uniform draw.
+    Random,
+    /// Fewest requests in flight.
+    LeastLoaded,
+    /// The less loaded of two drawn.
+    PowerOfTwo,
+    /// All turns of a conversation to one worker.
+    SessionAffinity,
+    /// By the prompt's beginning, on a ring with bounded loads.
+    ConsistentHash,
+    /// Dynamo's KV-aware cost, our own code.
+    Kv,
+    /// Dynamo's KV-aware router, its own code (version 1.6.1).
+    Dynamo,
+    /// `kv` and `dynamo` side by side; one of them drives.
+    Shadow,
+    /// SGLang router's cache-aware policy.
+    SglangCacheAware,
+    /// The weighted scorers of the Gateway API inference extension and llm-d.
+    InferenceExtension,
+    /// The vLLM production stack's prefix-aware mode.
+    PrefixAware,
+    /// The vLLM production stack's KV-aware mode.
+    KvAware,
+    /// Shortest estimated time to the first token.
+    TtftEstimate,
+}
+
+/// Every policy with its name in `router.policy`.
+const POLICIES: [(PolicyName, &str); 14] = [
+    (PolicyName::RoundRobin, "round_robin"),
+    (PolicyName::Random, "random"),
+    (PolicyName::LeastLoaded, "least_loaded"),
+    (PolicyName::PowerOfTwo, "power_of_two"),
+    (PolicyName::SessionAffinity, "session_affinity"),
+    (PolicyName::ConsistentHash, "consistent_hash"),
+    (PolicyName::Kv, "kv"),
+    (PolicyName::Dynamo, "dynamo"),
+    (PolicyName::Shadow, "shadow"),
+    (PolicyName::SglangCacheAware, "sglang_cache_aware"),
+    (PolicyName::InferenceExtension, "inference_extension"),
+    (PolicyName::PrefixAware, "prefix_aware"),
+    (PolicyName::KvAware, "kv_aware"),
+    (PolicyName::TtftEstimate, "ttft_estimate"),
+];
+
+/// The names that `router.policy` takes, for messages.
+pub fn policy_names() -> impl Iterator<Item = &'static str> {
+    POLICIES.iter().map(|(_, name)| *name)
+}
+
+impl PolicyName {
+    /// As written in `router.policy`.
+    pub fn as_str(self) -> &'static str {
+        let found = POLICIES.iter().find(|(policy, _)| *policy == self);
+        found.expect("every policy is in the table").1
+    }
+}
+
+/// The `[router]` section. Each key names the policies that use it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouterSettings {
+    /// Which policy routes.
+    pub policy: PolicyName,
+    /// Front ends that route side by side, each with its own bookings and feed;
+    /// requests reach them in turn. Default 1.
+    #[serde(default = "default::replicas")]
+    pub replicas: u32,
+    /// How KV events reach the router.
+    #[serde(default)]
+    pub(super) feed: FeedSettings,
+    /// (kv) Which version's rules hold: `"0.9"` (the published runs) or `"1.6"`. Default `"1.6"`.
+    #[serde(default)]
+    pub semantics: Semantics,
+    /// (kv, dynamo) Weight of the prefill term against the decode term, at least 0;
+    /// 0 turns the index off. Dynamo 0.9's `overlap_score_weight`. Default 1.
+    #[serde(default = "default::overlap_weight")]
+    pub overlap_weight: f64,
+    /// (kv, dynamo) 0 takes the lowest cost; above, a softmax draw. Default 0.
+    #[serde(default)]
+    pub temperature: f64,
+    /// (dynamo, kv with "1.6") Cached blocks taken off the prefill term per block of
+    /// overlap. Default: 1, or 0 where `overlap_weight` is 0.
+    pub overlap_score_credit: Option<f64>,
+    /// (dynamo, kv with "1.6") Weight of the prefill term. Default: `overlap_weight`.
+    pub prefill_load_scale: Option<f64>,
+    /// (dynamo, kv with "1.6") How fast the credit shrinks on workers with more prefill
+    /// in flight than the least busy one. Default 0: not at all.
+    #[serde(default)]
+    pub overlap_score_credit_decay: f64,
+    /// (dynamo, kv with "1.6") Cost in blocks of each request in flight. Default 0.
+    #[serde(default)]
+    pub decode_active_request_weight: f64,
+    /// (kv, dynamo) Count the blocks of requests in flight. Default true.
+    #[serde(default = "default::yes")]
+    pub track_active_blocks: bool,
+    /// (dynamo, kv with "1.6") Count the prompt tokens in flight. Default true.
+    #[serde(default = "default::yes")]
+    pub track_prefill_tokens: bool,
+    /// (kv, dynamo) Requests in flight that share blocks count them once. Default true.
+    #[serde(default = "default::yes")]
+    pub assume_kv_reuse: bool,
+    /// (shadow) Which of the two drives. Default `"kv"`.
+    #[serde(default)]
+    pub shadow_driver: ShadowDriver,
+    /// (`session_affinity`) `"hard"` stays on its worker, `"soft"` leaves a busy one. Default `"hard"`.
+    #[serde(default)]
+    pub session_affinity: Affinity,
+    /// (`session_affinity`) A session without activity for so long is forgotten.
+    /// Default 300 s (assumed; Dynamo's is off unless set).
+    #[serde(default = "default::session_ttl")]
+    pub session_ttl: SimDuration,
+    /// (`session_affinity`, soft) Requests in flight above the least loaded worker
+    /// that a session bears. Default 8 (assumed).
+    #[serde(default = "default::session_slack", deserialize_with = "count")]
+    pub session_slack_requests: u32,
+    /// (`consistent_hash`) Blocks at the start of a prompt that make its key, at
+    /// least 1. Default 2: about the 100 characters of KubeAI's default.
+    #[serde(default = "default::hash_prefix", deserialize_with = "count")]
+    pub hash_prefix_blocks: u32,
+    /// (`consistent_hash`) Points of each worker on the ring, at least 1. Default 256 (KubeAI).
+    #[serde(default = "default::hash_replication", deserialize_with = "count")]
+    pub hash_replication: u32,
+    /// (`consistent_hash`) Times the mean load that a worker may carry, at least 1.
+    /// Default 1.25 (KubeAI).
+    #[serde(default = "default::hash_load_factor")]
+    pub hash_load_factor: f64,
+    /// (`sglang_cache_aware`) Share of the prompt that must match. Default 0.3.
+    #[serde(default = "default::cache_threshold")]
+    pub cache_threshold: f64,
+    /// (`sglang_cache_aware`) Difference of loads that is still balanced. Default 64 requests.
+    #[serde(default = "default::balance_abs_threshold", deserialize_with = "count")]
+    pub balance_abs_threshold: u32,
+    /// (`sglang_cache_aware`) Ratio of loads that is still balanced. Default 1.5.
+    #[serde(default = "default::balance_rel_threshold")]
+    pub balance_rel_threshold: f64,
+    /// (`sglang_cache_aware`) Time between two rounds of forgetting. Default 120 s.
+    #[serde(default = "default::eviction_interval")]
+    pub eviction_interval: SimDuration,
+    /// (`sglang_cache_aware`) Tokens remembered per worker. Default 16 Mi: its 64 Mi
+    /// characters at 4 characters a token (assumed).
+    #[serde(default = "default::max_tree_tokens", deserialize_with = "count")]
+    pub max_tree_tokens: u32,
+    /// (`inference_extension`) Weight of the prefix score. Default 3.
+    #[serde(default = "default::prefix_weight")]
+    pub prefix_weight: f64,
+    /// (`inference_extension`) Weight of the KV utilisation score. Default 2.
+    #[serde(default = "default::kv_weight")]
+    pub kv_weight: f64,
+    /// (`inference_extension`) Weight of the queue score. Default 2.
+    #[serde(default = "default::queue_weight")]
+    pub queue_weight: f64,
+    /// (`inference_extension`) Blocks of a prompt matched at most. Default 256.
+    #[serde(default = "default::max_prefix_blocks", deserialize_with = "count")]
+    pub max_prefix_blocks: u32,
+    /// (`inference_extension`) Blocks remembered per worker. Default 31,250.
+    #[serde(default = "default::lru_capacity", deserialize_with = "count")]
+    pub lru_capacity_blocks: u32,
+    /// (`kv_aware`) A match counts if at most so many prompt tokens are left. Default 2,000.
+    #[serde(default = "default::kv_aware_threshold", deserialize_with = "count")]
+    pub kv_aware_threshold_tokens: u32,
+    /// (`ttft_estimate`) Prompt tokens that a worker computes per second. Default
+    /// 10,000 (assumed; take the model file's rate).
+    #[serde(default = "default::prefill_rate")]
+    pub prefill_tokens_per_s: f64,
+}
+
+/// Who drives in `policy = "shadow"`; the other one decides for comparison only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShadowDriver {
+    /// Our own code.
+    #[default]
+    Kv,
+    /// Dynamo's.
+    Dynamo,
+}
+
+/// Defaults that are not zero, where serde looks for them.
+mod default {
+    use crate::time::SimDuration;
+
+    macro_rules! defaults {
+        ($($name:ident: $type:ty = $value:expr;)*) => {
+            $(pub(super) const fn $name() -> $type { $value })*
+        };
+    }
+
+    defaults! {
+        replicas: u32 = 1;
+        overlap_weight: f64 = 1.0;
+        yes: bool = true;
+        session_ttl: SimDuration = SimDuration::from_secs(300);
+        session_slack: u32 = 8;
+        hash_prefix: u32 = 2;
+        hash_replication: u32 = 256;
+        hash_load_factor: f64 = 1.25;
+        cache_threshold: f64 = 0.3;
+        balance_abs_threshold: u32 = 64;
+        balance_rel_threshold: f64 = 1.5;
+        eviction_interval: SimDuration = SimDuration::from_secs(120);
+        max_tree_tokens: u32 = 16 << 20;
+        prefix_weight: f64 = 3.0;
+        kv_weight: f64 = 2.0;
+        queue_weight: f64 = 2.0;
+        max_prefix_blocks: u32 = 256;
+        lru_capacity: u32 = 31_250;
+        kv_aware_threshold: u32 = 2_000;
+        prefill_rate: f64 = 10_000.0;
+    }
+}
+
+impl RouterSettings {
+    /// `policy` with every parameter at its default.
+    pub fn new(policy: PolicyName) -> Self {
+        let section = MapDeserializer::new([("policy", policy.as_str())].into_iter());
+        let settings: Result<Self, serde::de::value::Error> = Self::deserialize(section);
+        settings.expect("only the policy has no default")
+    }
+
+    /// Checks the values; keys in the error are relative to `[router]`.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.validate_dynamo()?;
+        Invalid::unless(self.replicas > 0, "replicas", self.replicas, "at least 1")?;
+        self.feed.validate().map_err(|invalid| invalid.within("feed"))?;
+        Invalid::unless_at_least("overlap_weight", self.overlap_weight, 0.0)?;
+        Invalid::unless_at_least("temperature", self.temperature, 0.0)?;
+        self.validate_kv()?;
+        self.validate_others()
+    }
+
+    fn validate_kv(&self) -> Result<(), Invalid> {
+        for (key, value) in [
+            ("overlap_score_credit", self.overlap_score_credit),
+            ("prefill_load_scale", self.prefill_load_scale),
+            ("overlap_score_credit_decay", Some(self.overlap_score_credit_decay)),
+            ("decode_active_request_weight", Some(self.decode_active_request_weight)),
+        ] {
+            let value = value.unwrap_or(0.0);
+            Invalid::unless_at_least(key, value, 0.0)?;
+            let known = self.semantics == Semantics::V1_6 || value == 0.0;
+            let allowed = "left out where semantics = \"0.9\", which has no such term";
+            Invalid::unless(known, key, value, allowed)?;
+        }
+        let known = self.semantics == Semantics::V1_6 || self.track_prefill_tokens;
+        Invalid::unless(
+            known,
+            "track_prefill_tokens",
+            self.track_prefill_tokens,
+            "left out where semantics = \"0.9\", which has no such switch",
+        )
+    }
+
+    fn validate_others(&self) -> Result<(), Invalid> {
+        for (key, value) in [
+            ("hash_prefix_blocks", self.hash_prefix_blocks),
+            ("hash_replication", self.hash_replication),
+            ("max_prefix_blocks", self.max_prefix_blocks),
+        ] {
+            Invalid::unless(value > 0, key, value, "at least 1")?;
+        }
+        for (key, value, min) in [
+            ("hash_load_factor", self.hash_load_factor, 1.0),
+            ("cache_threshold", self.cache_threshold, 0.0),
+            ("balance_rel_threshold", self.balance_rel_threshold, 0.0),
+            ("prefix_weight", self.prefix_weight, 0.0),
+            ("kv_weight", self.kv_weight, 0.0),
+            ("queue_weight", self.queue_weight, 0.0),
+            ("prefill_tokens_per_s", self.prefill_tokens_per_s, 1.0),
+        ] {
+            Invalid::unless_at_least(key, value, min)?;
+        }
+        let interval = !self.eviction_interval.is_zero();
+        Invalid::unless(interval, "eviction_interval", "0s", "more than no time")
+    }
+
+    fn validate_dynamo(&self) -> Result<(), Invalid> {
+        let asked = matches!(self.policy, PolicyName::Dynamo | PolicyName::Shadow);
+        Invalid::unless(
+            cfg!(feature = "dynamo") || !asked,
+            "policy",
+            self.policy.as_str(),
+            "another policy: this build leaves the production router out \
+             (build with the feature `dynamo`)",
+        )?;
+        Invalid::unless(
+            self.policy != PolicyName::Shadow || self.semantics == Semantics::V1_6,
+            "semantics",
+            "0.9",
+            "\"1.6\" where policy = \"shadow\": the production router beside it is 1.6.1",
+        )
+    }
+
+    /// The feed with what the policy decides filled in.
+    pub fn feed(&self) -> FeedSettings {
+        let by_version = self.policy != PolicyName::Kv || self.semantics == Semantics::V1_6;
+        FeedSettings {
+            count_copies: Some(self.feed.count_copies.unwrap_or(by_version)),
+            ..self.feed.clone()
+        }
+    }
+
+    /// The same section with another feed.
+    pub fn with_feed(self, feed: FeedSettings) -> Self {
+        Self { feed, ..self }
+    }
+
+    /// What makes this policy for each front end. To be called on validated settings.
+    pub fn factory(&self) -> Box<dyn PolicyFactory> {
+        Box::new(Factory::new(self))
+    }
+}

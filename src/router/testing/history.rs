@@ -1,0 +1,140 @@
+//! Random histories: what a router hears and is asked, whatever the policy.
+
+use super::{FINISHED, Texts, life};
+use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use crate::id::{RequestId, WorkerId};
+use crate::request::Request;
+use crate::router::Policy;
+use crate::time::SimTime;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// Tokens in a block of every random history.
+pub(crate) const BLOCK_SIZE: u32 = 16;
+
+/// No text is longer.
+const MOST_BLOCKS: u32 = 18;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// A request comes for so many tokens of a text.
+    Route { text: Index, tokens: u32 },
+    /// A request in flight gives its first token.
+    FirstToken(Index),
+    /// A request in flight ends.
+    Finish(Index),
+    /// A worker stores blocks `from..to` of a text.
+    Store { worker: u32, text: Index, from: u32, to: u32 },
+    /// A worker loses blocks `from..to` of a text, holes or not.
+    Lose { worker: u32, text: Index, from: u32, to: u32 },
+    /// A worker loses everything, and its requests end.
+    Restart { worker: u32 },
+}
+
+/// Up to `most` acts on `workers` workers.
+pub(crate) fn any_acts(workers: u32, most: usize) -> impl Strategy<Value = Vec<Act>> {
+    let index = any::<Index>;
+    let most_tokens = MOST_BLOCKS * BLOCK_SIZE + BLOCK_SIZE - 1;
+    let blocks = || (0..workers, index(), 0..MOST_BLOCKS, 1..=MOST_BLOCKS);
+    let act = prop_oneof![
+        6 => (index(), 1..=most_tokens).prop_map(|(text, tokens)| Act::Route { text, tokens }),
+        2 => index().prop_map(Act::FirstToken),
+        4 => index().prop_map(Act::Finish),
+        4 => (0..workers, index(), 1..=MOST_BLOCKS)
+            .prop_map(|(worker, text, to)| Act::Store { worker, text, from: 0, to }),
+        2 => blocks().prop_map(|(worker, text, from, len)| {
+            Act::Store { worker, text, from, to: (from + len).min(MOST_BLOCKS) }
+        }),
+        2 => (0..workers, index(), 0..MOST_BLOCKS)
+            .prop_map(|(worker, text, from)| Act::Lose { worker, text, from, to: MOST_BLOCKS }),
+        2 => blocks().prop_map(|(worker, text, from, len)| {
+            Act::Lose { worker, text, from, to: (from + len).min(MOST_BLOCKS) }
+        }),
+        1 => (0..workers).prop_map(|worker| Act::Restart { worker }),
+    ];
+    prop::collection::vec(act, 1..most)
+}
+
+/// What a policy hears.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Heard {
+    Life(WorkerEvent),
+    Kv(WorkerId, KvEvent),
+}
+
+impl Heard {
+    pub(crate) fn tell(&self, policy: &mut dyn Policy) {
+        match self {
+            Self::Life(event) => policy.observe(SimTime::ZERO, event),
+            Self::Kv(worker, event) => policy.observe_kv(*worker, event),
+        }
+    }
+
+    /// The same with worker `w` called `label[w]`.
+    pub(crate) fn relabelled(self, label: &[u32]) -> Self {
+        let name = |worker: WorkerId| WorkerId(label[worker.index()]);
+        match self {
+            Self::Life(event) => Self::Life(WorkerEvent { worker: name(event.worker), ..event }),
+            Self::Kv(worker, event) => Self::Kv(name(worker), event),
+        }
+    }
+}
+
+/// A history under way.
+pub(crate) struct History<'a> {
+    texts: &'a Texts,
+    workers: u32,
+    requests: u32,
+    inflight: Vec<(WorkerId, RequestId)>,
+}
+
+impl<'a> History<'a> {
+    pub(crate) fn new(texts: &'a Texts, workers: u32) -> Self {
+        Self { texts, workers, requests: 0, inflight: Vec::new() }
+    }
+
+    /// Does `act`: gives the request to be routed, or hands out what is heard.
+    pub(crate) fn play(&mut self, act: &Act, mut hear: impl FnMut(Heard)) -> Option<Request> {
+        let text = |index: &Index| index.index(self.texts.len());
+        let kv = |worker: u32, events: Vec<KvEvent>, hear: &mut dyn FnMut(Heard)| {
+            events.into_iter().for_each(|event| hear(Heard::Kv(WorkerId(worker), event)));
+        };
+        match act {
+            Act::Route { text: which, tokens } => {
+                self.requests += 1;
+                let id = self.requests - 1;
+                return Some(self.texts.request(id, text(which), *tokens, BLOCK_SIZE));
+            }
+            Act::FirstToken(_) | Act::Finish(_) if self.inflight.is_empty() => {}
+            Act::FirstToken(which) => {
+                let (worker, id) = *which.get(&self.inflight);
+                hear(Heard::Life(life(worker.0, id.0, WorkerEventKind::FirstToken)));
+            }
+            Act::Finish(which) => {
+                let (worker, id) = self.inflight.remove(which.index(self.inflight.len()));
+                hear(Heard::Life(life(worker.0, id.0, FINISHED)));
+            }
+            Act::Store { worker, text: which, from, to } => {
+                kv(*worker, self.texts.stored(text(which), *from, *to), &mut hear);
+            }
+            Act::Lose { worker, text: which, from, to } => {
+                kv(*worker, self.texts.removed(text(which), *from, *to), &mut hear);
+            }
+            Act::Restart { worker } => {
+                assert!(*worker < self.workers);
+                for text in (0..self.texts.len()).rev() {
+                    kv(*worker, self.texts.removed(text, 0, MOST_BLOCKS), &mut hear);
+                }
+                let gone = self.inflight.extract_if(.., |(on, _)| on.0 == *worker);
+                gone.for_each(|(on, id)| hear(Heard::Life(life(on.0, id.0, FINISHED))));
+            }
+        }
+        None
+    }
+
+    /// The request given last was sent to `worker`.
+    pub(crate) fn sent(&mut self, request: RequestId, worker: WorkerId) {
+        self.inflight.push((worker, request));
+    }
+}

@@ -1,0 +1,7 @@
+//! Laws of the front end, the feed, the settings and the simple policies.
+
+mod feed;
+mod policies;
+mod rivals;
+mod selection;
+mod settings;

@@ -1,0 +1,273 @@
+//! The other routers' policies: what is particular to each.
+
+use crate::id::{ConversationId, RequestId, WorkerId};
+use crate::request::Request;
+use crate::router::policies::Affinity;
+use crate::router::settings::{PolicyName, RouterSettings};
+use crate::router::testing::{FINISHED, Texts, cluster, life};
+use crate::router::{ClusterView, Policy, Reported, Verdict, WorkerView};
+use crate::time::{SimDuration, SimTime};
+
+const BLOCK_SIZE: u32 = 16;
+
+/// A policy with loads that the test sets itself.
+struct Bench {
+    policy: Box<dyn Policy>,
+    workers: Vec<WorkerView>,
+    requests: u32,
+}
+
+impl Bench {
+    fn new(settings: &RouterSettings, inflight: &[u32]) -> Self {
+        settings.validate().unwrap();
+        let workers = u32::try_from(inflight.len()).unwrap();
+        let view = |&inflight| WorkerView { inflight, reported: None };
+        Self {
+            policy: settings.factory().build(&cluster(workers, BLOCK_SIZE), 1),
+            workers: inflight.iter().map(view).collect(),
+            requests: 0,
+        }
+    }
+
+    fn route_at(&mut self, now: SimTime, request: &Request) -> usize {
+        let request = Request { id: RequestId(self.requests), ..request.clone() };
+        self.requests += 1;
+        let view = ClusterView { workers: &self.workers };
+        match self.policy.route(now, &request.route_view(BLOCK_SIZE), &view) {
+            Verdict::Send(worker) => worker.index(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn route(&mut self, request: &Request) -> usize {
+        self.route_at(SimTime::ZERO, request)
+    }
+}
+
+fn settings(policy: PolicyName) -> RouterSettings {
+    RouterSettings::new(policy)
+}
+
+/// A prompt of so many blocks of a text, and a few tokens more.
+fn prompt(texts: &Texts, text: usize, blocks: u32) -> Request {
+    texts.request(0, text, blocks * BLOCK_SIZE + 3, BLOCK_SIZE)
+}
+
+fn secs(secs: u64) -> SimTime {
+    SimTime::ZERO + SimDuration::from_secs(secs)
+}
+
+#[test]
+fn power_of_two_takes_the_better_of_each_pair() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut bench = Bench::new(&settings(PolicyName::PowerOfTwo), &[0, 5, 9]);
+    let mut counts = [0; 3];
+    (0..3_000).for_each(|_| counts[bench.route(&prompt(&texts, text, 1))] += 1);
+    // Of three equally likely pairs, worker 0 wins two and worker 1 one.
+    assert_eq!(counts[2], 0);
+    assert!((1_850..2_150).contains(&counts[0]), "{counts:?}");
+}
+
+#[test]
+fn a_session_stays_until_it_expires() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let turn = prompt(&texts, text, 2);
+    let mut bench = Bench::new(&settings(PolicyName::SessionAffinity), &[3, 1, 2]);
+    assert_eq!(bench.route(&turn), 1, "a new session goes to the least loaded worker");
+    bench.workers[1].inflight = 90;
+    assert_eq!(bench.route_at(secs(200), &turn), 1);
+    // In flight it never expires; idle it does, counted from the last activity.
+    assert_eq!(bench.route_at(secs(2_000), &turn), 1);
+    for request in 0..3 {
+        bench.policy.observe(secs(2_100), &life(1, request, FINISHED));
+    }
+    assert_eq!(bench.route_at(secs(2_400), &turn), 1);
+    bench.policy.observe(secs(2_401), &life(1, 3, FINISHED));
+    assert_eq!(bench.route_at(secs(2_702), &turn), 2);
+}
+
+#[test]
+fn a_soft_session_leaves_a_busy_worker_for_good() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let turn = prompt(&texts, text, 2);
+    let soft = RouterSettings {
+        session_affinity: Affinity::Soft,
+        ..settings(PolicyName::SessionAffinity)
+    };
+    let mut bench = Bench::new(&soft, &[0, 1, 1]);
+    assert_eq!(bench.route(&turn), 0);
+    bench.workers[0].inflight = 9;
+    assert_eq!(bench.route(&turn), 0, "8 more than the least loaded is borne");
+    bench.workers[0].inflight = 10;
+    let moved = bench.route(&turn);
+    assert_ne!(moved, 0);
+    bench.workers[0].inflight = 0;
+    assert_eq!(bench.route(&turn), moved);
+}
+
+#[test]
+fn a_new_worker_takes_keys_from_others_and_moves_no_other() {
+    let loose = RouterSettings { hash_load_factor: 1e6, ..settings(PolicyName::ConsistentHash) };
+    let (mut four, mut five) = (Bench::new(&loose, &[0; 4]), Bench::new(&loose, &[0; 5]));
+    let mut texts = Texts::default();
+    let mut moved = 0;
+    for _ in 0..1_000 {
+        let text = texts.add(None);
+        let before = four.route(&prompt(&texts, text, 3));
+        let after = five.route(&prompt(&texts, text, 3));
+        assert!(after == before || after == 4, "{before} to {after}");
+        moved += usize::from(after == 4);
+        // Only the first two blocks count, so another ending changes nothing.
+        let ending = texts.add(Some((text, 2)));
+        assert_eq!(four.route(&prompt(&texts, ending, 9)), before);
+    }
+    assert!((120..280).contains(&moved), "{moved} of 1000 moved, 200 expected");
+}
+
+#[test]
+fn bounded_loads_are_bounded() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut bench = Bench::new(&settings(PolicyName::ConsistentHash), &[0; 4]);
+    for sent in 1..=400_u32 {
+        let worker = bench.route(&prompt(&texts, text, 3));
+        bench.workers[worker].inflight += 1;
+        let most = (f64::from(sent) / 4.0 * 1.25).ceil();
+        assert!(bench.workers.iter().all(|worker| f64::from(worker.inflight) <= most));
+    }
+}
+
+#[test]
+fn sglang_follows_matches_while_loads_are_balanced() {
+    let mut texts = Texts::default();
+    let (text, other) = (texts.add(None), texts.add(None));
+    let mut bench = Bench::new(&settings(PolicyName::SglangCacheAware), &[0, 0, 0]);
+    let home = bench.route(&prompt(&texts, text, 10));
+    assert_eq!(bench.route(&prompt(&texts, text, 14)), home);
+    // 3 of 11 blocks are less than 0.3: to a worker that got nothing yet.
+    let branch = texts.add(Some((text, 3)));
+    let second = bench.route(&prompt(&texts, branch, 11));
+    assert_ne!(second, home);
+    let third = bench.route(&prompt(&texts, other, 5));
+    assert_eq!(third, 3 - home - second);
+    // Imbalanced means by both thresholds: by more than 64 requests...
+    bench.workers[home].inflight = 64;
+    assert_eq!(bench.route(&prompt(&texts, text, 14)), home);
+    bench.workers[home].inflight = 65;
+    assert_ne!(bench.route(&prompt(&texts, text, 14)), home);
+    // ...and by more than half.
+    bench.workers[home].inflight = 0;
+    bench.workers[second].inflight = 65;
+    assert_ne!(bench.route(&prompt(&texts, branch, 11)), second);
+    bench.workers.iter_mut().for_each(|worker| worker.inflight += 130);
+    assert_eq!(bench.route(&prompt(&texts, other, 5)), third);
+    bench.workers[third].inflight = 195;
+    bench.workers[second].inflight = 130;
+    assert_eq!(bench.route(&prompt(&texts, other, 5)), third);
+}
+
+#[test]
+fn sglang_forgets_leaves_first() {
+    let mut texts = Texts::default();
+    let (text, other) = (texts.add(None), texts.add(None));
+    let small = RouterSettings { max_tree_tokens: 160, ..settings(PolicyName::SglangCacheAware) };
+    // After two minutes the first 10 of 20 blocks are left: a match for the same
+    // prompt, not for one of 40 blocks, which goes to the smaller tree.
+    for (blocks, stays) in [(20, true), (40, false)] {
+        let mut bench = Bench::new(&small, &[0, 0]);
+        let home = bench.route(&prompt(&texts, text, 20));
+        let away = bench.route(&prompt(&texts, other, 2));
+        assert_ne!(home, away);
+        let again = bench.route_at(secs(121), &prompt(&texts, text, blocks));
+        assert_eq!(again == home, stays, "{blocks} blocks");
+    }
+}
+
+#[test]
+fn the_inference_extension_weighs_its_scorers() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut bench = Bench::new(&settings(PolicyName::InferenceExtension), &[0, 0]);
+    let home = bench.route(&prompt(&texts, text, 10));
+    let report =
+        |waiting, kv_usage| Some(Reported { at: SimTime::ZERO, running: 0, waiting, kv_usage });
+    // Prefix 3 against queue 2: the match wins over the shorter queue...
+    bench.workers[home].reported = report(5, 0.5);
+    bench.workers[1 - home].reported = report(0, 0.5);
+    let request = prompt(&texts, text, 10);
+    let view = ClusterView { workers: &bench.workers };
+    let mut scores = bench.policy.explain(&request.route_view(BLOCK_SIZE), &view);
+    scores.sort_by_key(|scores| scores.worker.index() != home);
+    assert_eq!(scores.iter().map(|scores| -scores.cost).collect::<Vec<_>>(), [4.0, 3.0]);
+    assert_eq!(bench.route(&request), home);
+    // ...but not over a shorter queue and much more free memory.
+    bench.workers[home].reported = report(5, 0.9);
+    bench.workers[1 - home].reported = report(0, 0.1);
+    assert_eq!(bench.route(&prompt(&texts, text, 10)), 1 - home);
+}
+
+#[test]
+fn prefix_aware_follows_the_longest_match_and_no_load() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut bench = Bench::new(&settings(PolicyName::PrefixAware), &[0; 8]);
+    let home = bench.route(&prompt(&texts, text, 4));
+    bench.workers[home].inflight = 500;
+    for blocks in [1, 4, 9] {
+        assert_eq!(bench.route(&prompt(&texts, text, blocks)), home);
+    }
+}
+
+#[test]
+fn kv_aware_wants_nearly_the_whole_prompt() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut bench = Bench::new(&settings(PolicyName::KvAware), &[0; 3]);
+    for event in texts.stored(text, 0, 10) {
+        bench.policy.observe_kv(WorkerId(2), &event);
+    }
+    // 2,000 tokens may be left over after 160.
+    let ask = |tokens| texts.request(0, text, tokens, BLOCK_SIZE);
+    assert_eq!(bench.route(&ask(2_160)), 2);
+    assert_eq!(bench.route(&ask(2_161)), 0, "the fewest requests in the last minute");
+    assert_eq!(bench.route(&ask(2_161)), 1);
+    // A minute later the first requests are forgotten.
+    bench.route_at(secs(30), &ask(2_161));
+    assert_eq!(bench.route_at(secs(61), &ask(2_161)), 1);
+}
+
+#[test]
+fn ttft_estimates_add_up() {
+    let mut texts = Texts::default();
+    let (text, other) = (texts.add(None), texts.add(None));
+    let fast = RouterSettings { prefill_tokens_per_s: 100.0, ..settings(PolicyName::TtftEstimate) };
+    let mut bench = Bench::new(&fast, &[0, 0]);
+    for event in texts.stored(text, 0, 10) {
+        bench.policy.observe_kv(WorkerId(1), &event);
+    }
+    let request = texts.request(7, text, 320, BLOCK_SIZE);
+    let costs = |bench: &Bench| {
+        let view = ClusterView { workers: &bench.workers };
+        let parts = bench.policy.explain(&request.route_view(BLOCK_SIZE), &view);
+        parts.iter().map(|parts| parts.cost).collect::<Vec<_>>()
+    };
+    // 320 tokens, 160 of them held by worker 1, at 100 tokens a second.
+    assert_eq!(costs(&bench), [3.2, 1.6]);
+    assert_eq!(bench.route(&request), 1);
+    assert_eq!(costs(&bench), [3.2, 3.2]);
+    // 64 more requests fill worker 0's batch; one place is free every half second.
+    for at in [1_000, 1_500, 2_000] {
+        let now = SimTime::ZERO + SimDuration::from_millis(at);
+        bench.policy.observe(now, &life(0, 900, FINISHED));
+    }
+    let short =
+        Request { conversation: ConversationId(9), ..texts.request(0, other, 1, BLOCK_SIZE) };
+    for _ in 0..200 {
+        bench.route(&short);
+    }
+    let after = costs(&bench);
+    assert!(after[0] > 3.2 + 0.5, "{after:?}");
+}

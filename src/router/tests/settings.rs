@@ -1,0 +1,100 @@
+//! What `[router]` accepts, and what it says otherwise.
+
+use crate::router::kv::Semantics;
+use crate::router::settings::{PolicyName, RouterSettings, policy_names};
+use crate::router::testing::cluster;
+use crate::time::SimDuration;
+
+fn read(text: &str) -> Result<RouterSettings, String> {
+    let settings: RouterSettings =
+        toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    settings.validate().map_err(|invalid| invalid.to_string())?;
+    Ok(settings)
+}
+
+#[test]
+fn every_name_reads_back_and_builds() {
+    for name in policy_names() {
+        let settings: RouterSettings = toml::from_str(&format!("policy = \"{name}\"")).unwrap();
+        assert_eq!(settings.policy.as_str(), name);
+        assert_eq!(settings, RouterSettings::new(settings.policy));
+        let built_in = cfg!(feature = "dynamo") || !["dynamo", "shadow"].contains(&name);
+        assert_eq!(settings.validate().is_ok(), built_in, "{name}");
+        if !built_in {
+            continue;
+        }
+        let policy = settings.factory().build(&cluster(3, 16), 1);
+        assert!(policy.wake_at().is_none());
+    }
+}
+
+#[test]
+fn keys_of_another_policy_are_accepted_and_kept() {
+    let settings = read(
+        "policy = \"round_robin\"\noverlap_weight = 2.0\nsemantics = \"0.9\"\n\
+         [feed]\ndelay = \"12ms\"",
+    )
+    .unwrap();
+    assert_eq!(settings.policy, PolicyName::RoundRobin);
+    assert_eq!((settings.overlap_weight, settings.semantics), (2.0, Semantics::V0_9));
+    assert_eq!(settings.feed().delay, SimDuration::from_millis(12));
+}
+
+#[test]
+fn settings_survive_a_round_trip() {
+    let settings = read("policy = \"kv\"\ntemperature = 0.3\n[feed]\njitter = \"20ms\"").unwrap();
+    assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
+}
+
+/// 0.9's publisher passes every removal on; everybody since counts copies.
+#[test]
+fn copies_are_counted_as_the_version_does() {
+    let counts = |text| read(text).unwrap().feed().count_copies;
+    assert_eq!(counts("policy = \"kv\""), Some(true));
+    assert_eq!(counts("policy = \"kv\"\nsemantics = \"0.9\""), Some(false));
+    assert_eq!(
+        counts("policy = \"kv\"\nsemantics = \"0.9\"\nfeed.count_copies = true"),
+        Some(true)
+    );
+}
+
+#[test]
+fn no_index_and_no_events_at_weight_0() {
+    let wants =
+        |text: &str| read(text).unwrap().factory().build(&cluster(3, 16), 1).wants_kv_events();
+    assert!(wants("policy = \"kv\""));
+    assert!(!wants("policy = \"kv\"\noverlap_weight = 0.0"));
+    assert!(!wants("policy = \"kv\"\noverlap_score_credit = 0.0"));
+    assert!(!wants("policy = \"round_robin\""));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let refusals: Vec<String> = [
+        "policy = \"kv\"\noverlap_weight = -1.0",
+        "policy = \"kv\"\ntemperature = nan",
+        "policy = \"kv\"\nsemantics = \"0.9\"\noverlap_score_credit = 0.5",
+        "policy = \"kv\"\nsemantics = \"0.9\"\ntrack_prefill_tokens = false",
+        "policy = \"kv\"\nreplicas = 0",
+        "policy = \"kv\"\n[feed]\nloss_ratio = 1.5",
+        "policy = \"consistent_hash\"\nhash_load_factor = 0.9",
+        "policy = \"sglang_cache_aware\"\neviction_interval = \"0s\"",
+    ]
+    .into_iter()
+    .map(|text| format!("{}\n    {}", text.replace('\n', " / "), read(text).unwrap_err()))
+    .collect();
+    insta::assert_snapshot!(refusals.join("\n"));
+}
+
+#[test]
+fn what_is_not_known_is_refused() {
+    for text in [
+        "",
+        "policy = \"kvv\"",
+        "policy = \"kv\"\noverlap_wait = 1.0",
+        "policy = \"kv\"\nsemantics = \"1.5\"",
+        "policy = \"kv\"\n[feed]\ndelay = \"12\"",
+    ] {
+        assert!(read(text).is_err(), "{text}");
+    }
+}

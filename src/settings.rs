@@ -1,0 +1,189 @@
+//! Building blocks for settings that people write: values with units, and the
+//! one shape of "this value will not do".
+//!
+//! Every module that has settings owns a `Deserialize` struct with
+//! `deny_unknown_fields` and a `validate` that returns [`Invalid`]; the
+//! `experiment` module adds file and section to it.
+
+use crate::time::SimDuration;
+use serde::de::{Deserializer, Error, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
+
+/// A setting with a value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {value}: must be {allowed}")]
+pub struct Invalid {
+    /// Dotted key, relative to the section that was validated.
+    pub key: String,
+    /// The value seen.
+    pub value: String,
+    /// The values allowed, and the way out if it is not obvious.
+    pub allowed: String,
+}
+
+impl Invalid {
+    /// Names the key, the value seen and the values allowed.
+    pub fn new(
+        key: impl Into<String>,
+        value: impl fmt::Display,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self { key: key.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// The same problem seen from the section `prefix`.
+    pub fn within(mut self, prefix: &str) -> Self {
+        self.key = format!("{prefix}.{}", self.key);
+        self
+    }
+
+    /// `Err` unless `ok`.
+    pub fn unless(
+        ok: bool,
+        key: &str,
+        value: impl fmt::Display,
+        allowed: &str,
+    ) -> Result<(), Self> {
+        if ok { Ok(()) } else { Err(Self::new(key, value, allowed)) }
+    }
+
+    /// `Err` unless `value` is finite and not below `min`.
+    pub fn unless_at_least(key: &str, value: f64, min: f64) -> Result<(), Self> {
+        Self::unless(
+            value.is_finite() && value >= min,
+            key,
+            value,
+            &format!("a finite number of at least {min}"),
+        )
+    }
+}
+
+/// What a duration looks like, for messages.
+const DURATION: &str =
+    "a duration with its unit, like \"300s\", \"12ms\", \"50us\", \"2min\" or \"1h\"";
+
+/// Parses `"300s"`, `"12ms"`, `"1.5us"`, `"2min"`, `"1h"`; a bare number has no unit and is refused.
+pub fn parse_duration(text: &str) -> Result<SimDuration, String> {
+    let allowed = DURATION;
+    let trimmed = text.trim();
+    let split = trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let scale = match unit {
+        "ns" => 1e-9,
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3_600.0,
+        _ => return Err(format!("{text:?} is not {allowed}")),
+    };
+    let number: f64 =
+        number.trim().replace('_', "").parse().map_err(|_| format!("{text:?} is not {allowed}"))?;
+    let seconds = number * scale;
+    if !seconds.is_finite() || seconds < 0.0 {
+        return Err(format!("{text:?} is not {allowed}, and not negative"));
+    }
+    // 213 days fit into the clock; stay far away from its end.
+    if seconds > 86_400.0 * 100.0 {
+        return Err(format!(
+            "{text:?} is longer than 100 days, the most the clock is trusted with"
+        ));
+    }
+    Ok(SimDuration::from_secs_f64(seconds))
+}
+
+impl<'de> Deserialize<'de> for SimDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DurationVisitor;
+        impl Visitor<'_> for DurationVisitor {
+            type Value = SimDuration;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(DURATION)
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<SimDuration, E> {
+                parse_duration(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(DurationVisitor)
+    }
+}
+
+impl Serialize for SimDuration {
+    /// Whole picoseconds would be exact but unreadable: nanoseconds as a decimal with the unit.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}ns", self.as_ps() as f64 / 1e3))
+    }
+}
+
+/// Reads a count: `16384`, `16_384` or `"16k"` (k = 1,000, Ki = 1,024, M, Mi).
+/// Use as `#[serde(deserialize_with = "settings::count")]`.
+pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    struct CountVisitor;
+    impl Visitor<'_> for CountVisitor {
+        type Value = u32;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a count like 16384 or \"16k\", at most 4294967295")
+        }
+        fn visit_u64<E: Error>(self, v: u64) -> Result<u32, E> {
+            u32::try_from(v).map_err(|_| E::custom(format!("{v} is more than 4294967295")))
+        }
+        fn visit_i64<E: Error>(self, v: i64) -> Result<u32, E> {
+            u32::try_from(v).map_err(|_| E::custom(format!("{v} is not between 0 and 4294967295")))
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<u32, E> {
+            parse_count(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_any(CountVisitor)
+}
+
+/// As [`count`], for a key that may be absent.
+pub fn count_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    count(deserializer).map(Some)
+}
+
+/// Parses `"16k"` and the like; see [`count`].
+pub fn parse_count(text: &str) -> Result<u32, String> {
+    let trimmed = text.trim().replace('_', "");
+    let split = trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let scale: u64 = match unit {
+        "" => 1,
+        "k" => 1_000,
+        "Ki" => 1_024,
+        "M" => 1_000_000,
+        "Mi" => 1_048_576,
+        _ => return Err(format!("{text:?} has an unknown unit: use k, Ki, M or Mi")),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(scale))
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| format!("{text:?} is not a whole number between 0 and 4294967295"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("300s"), Ok(SimDuration::from_secs(300)));
+        assert_eq!(parse_duration(" 1.5ms"), Ok(SimDuration::from_micros(1_500)));
+        for bad in ["5", "", "-1s", "NaNs", "infs", "1e300s", "1 fortnight", "s", "101e0h h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn counts_take_units_and_do_not_overflow() {
+        assert_eq!(parse_count("16k"), Ok(16_000));
+        assert_eq!(parse_count("16Ki"), Ok(16_384));
+        assert_eq!(parse_count("1_000"), Ok(1_000));
+        for bad in ["-1", "5000M", "99999999999999999999", "1.5", "k", ""] {
+            assert!(parse_count(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What an experiment says of its conversations.
+
+use crate::settings::{self, Invalid};
+use crate::time::SimDuration;
+use crate::workload::MAX_TOKENS;
+use crate::workload::distribution::{Distribution, Tokens};
+use serde::{Deserialize, Serialize};
+
+/// Conversations at the same time: far above any client.
+const MAX_CONCURRENCY: u32 = 1_000_000;
+/// Starters, each of which is kept with its length.
+const MAX_STARTERS: u32 = 1_000_000;
+
+/// A closed loop of conversations.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConversationSettings {
+    /// Conversations at the same time, at first.
+    #[serde(deserialize_with = "settings::count")]
+    pub concurrency: u32,
+    /// Number of texts from which conversations start, all equally likely.
+    #[serde(deserialize_with = "settings::count")]
+    pub starters: u32,
+    /// Length of a starter; drawn once per starter and seed. 0: nothing is shared.
+    pub starter_tokens: Distribution<Tokens>,
+    /// Turns of a conversation.
+    pub turns: Turns,
+    /// New text that the user adds in each turn, the first included.
+    pub question_tokens: Distribution<Tokens>,
+    /// Length of an answer. Its upper bound is the `max_tokens` of every request.
+    pub output_tokens: Distribution<Tokens>,
+    /// Time from an answer to the next turn, and to the first turn of the
+    /// slot's next conversation; none unless given.
+    #[serde(default)]
+    pub think_time: Distribution<SimDuration>,
+    /// The way of a request from its client to the router; no time unless given.
+    #[serde(default)]
+    pub client: Client,
+    /// Conversations that start because a level begins are sent at even
+    /// distances over this time; all at once unless given.
+    #[serde(default)]
+    pub start_spread: SimDuration,
+}
+
+/// Turns of a conversation: every number from `min` to `max` equally likely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Turns {
+    /// Fewest; at least 1.
+    pub min: u32,
+    /// Most.
+    pub max: u32,
+}
+
+/// Time between a client's sending and the router's receiving: network, chat
+/// template, tokenising. Clients measure it as part of the time to the first token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Client {
+    /// For every request.
+    pub overhead: SimDuration,
+    /// Times the number of concurrent conversations: what is shared gets slower with load.
+    pub overhead_per_inflight: SimDuration,
+    /// Drawn for every request and added.
+    pub overhead_jitter: Distribution<SimDuration>,
+}
+
+impl ConversationSettings {
+    /// Refuses settings that no conversation can follow.
+    ///
+    /// # Errors
+    /// The first unusable key.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        Invalid::unless(
+            (1..=MAX_CONCURRENCY).contains(&self.concurrency),
+            "concurrency",
+            self.concurrency,
+            &format!("from 1 to {MAX_CONCURRENCY}"),
+        )?;
+        self.starter_tokens.validate().map_err(|e| e.within("starter_tokens"))?;
+        let one = Tokens(1);
+        self.question_tokens.validate_at_least(one).map_err(|e| e.within("question_tokens"))?;
+        self.output_tokens.validate_at_least(one).map_err(|e| e.within("output_tokens"))?;
+        self.think_time.validate().map_err(|e| e.within("think_time"))?;
+        let jitter = self.client.overhead_jitter.validate();
+        jitter.map_err(|e| e.within("overhead_jitter").within("client"))?;
+
+        Invalid::unless(
+            (1..=MAX_STARTERS).contains(&self.starters),
+            "starters",
+            self.starters,
+            &format!("from 1 to {MAX_STARTERS}"),
+        )?;
+        let Turns { min, max } = self.turns;
+        let allowed = "at least 1 and at most turns.max";
+        Invalid::unless((1..=max).contains(&min), "turns.min", min, allowed)?;
+        let per_turn = u64::from(self.question_tokens.bounds().1.0)
+            + u64::from(self.output_tokens.bounds().1.0);
+        let starter = u64::from(self.starter_tokens.bounds().1.0);
+        let most = u64::from(MAX_TOKENS).saturating_sub(starter) / per_turn;
+        Invalid::unless(
+            u64::from(max) <= most,
+            "turns.max",
+            max,
+            &format!(
+                "at most {most}: with starters of {starter} tokens and turns of {per_turn} \
+                 a conversation would pass {MAX_TOKENS} tokens; make one of them smaller"
+            ),
+        )
+    }
+}

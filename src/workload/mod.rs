@@ -1,0 +1,61 @@
+//! Workloads: where requests come from.
+//!
+//! A workload is asked when its next request is due, gives it, and hears when
+//! requests end: an open loop (a trace) does not care, a closed loop
+//! (conversations) sends its next turn because of it.
+
+pub mod conversations;
+pub mod distribution;
+mod settings;
+pub mod trace;
+
+pub use settings::{WorkloadSettings, WorkloadSource};
+
+use crate::id::{BlockId, RequestId};
+use crate::request::Request;
+use crate::time::SimTime;
+
+/// A source of requests.
+pub trait Workload {
+    /// When the next request reaches the router; `None` if nothing is due until
+    /// some request ends (or ever).
+    fn next_arrival(&self) -> Option<SimTime>;
+
+    /// Takes the request that is due at `next_arrival`.
+    ///
+    /// # Panics
+    /// If none is due.
+    fn take(&mut self) -> Arrival;
+
+    /// Hears that a request finished or was rejected at `now`.
+    fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool);
+
+    /// Changes the number of concurrent conversations from `now` on; an open
+    /// loop ignores it.
+    fn set_concurrency(&mut self, _now: SimTime, _conversations: u32) {}
+}
+
+/// A request on its way into the router.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When it reaches the router.
+    pub at: SimTime,
+    /// When its client sent it: what clients measure from. Not after `at`.
+    pub sent: SimTime,
+    /// The request.
+    pub request: Request,
+}
+
+/// Start of the `n`-th private run of block ids.
+///
+/// The layout of all workloads: ids with the top bit clear name texts that
+/// requests share. With the top bit set, 32 bits name the run and the lowest 31
+/// its blocks. No sequence has 2^31 blocks (its tokens are limited to fewer), so
+/// runs cannot meet.
+const fn private_run(n: u32) -> BlockId {
+    BlockId(1 << 63 | (n as u64) << 31)
+}
+
+/// Tokens that a prompt may have in a workload, and an output too: far above any
+/// model, and so few that a sequence has fewer than 2^31.
+const MAX_TOKENS: u32 = 1_000_000_000;

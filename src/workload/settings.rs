@@ -1,0 +1,188 @@
+//! The workloads that an experiment can ask for.
+
+use super::Workload;
+use super::conversations::{ConversationSettings, Conversations};
+use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
+use crate::settings::Invalid;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The section `[workload]` of an experiment; `kind` names the variant.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WorkloadSettings {
+    /// A closed loop of multi-turn conversations.
+    Conversations(ConversationSettings),
+    /// An open-loop replay of a recorded trace.
+    Trace(TraceSettings),
+}
+
+impl WorkloadSettings {
+    /// Refuses settings that no run can use, on engines with blocks of
+    /// `block_size` tokens.
+    ///
+    /// # Errors
+    /// The first unusable key, relative to the section.
+    pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
+        match self {
+            Self::Conversations(settings) => settings.validate(),
+            Self::Trace(settings) => settings.validate(block_size),
+        }
+    }
+
+    /// Conversations at the same time, if the workload is a closed loop.
+    pub fn concurrency(&self) -> Option<u32> {
+        match self {
+            Self::Conversations(settings) => Some(settings.concurrency),
+            Self::Trace(_) => None,
+        }
+    }
+
+    /// Reads whatever files the workload needs, once for all runs and seeds.
+    /// Public traces are looked for in `trace_folder` (what SIM_TRACES names, if
+    /// anything), then in `../traces` seen from `experiment_folder`.
+    ///
+    /// # Errors
+    /// If a file is not there or not as it should be.
+    pub fn load(
+        &self,
+        experiment_folder: &Path,
+        trace_folder: Option<&Path>,
+    ) -> Result<WorkloadSource, TraceError> {
+        Ok(match self {
+            Self::Conversations(settings) => WorkloadSource::Conversations(settings.clone()),
+            Self::Trace(settings) => {
+                let folders: Vec<PathBuf> = trace_folder
+                    .map(Path::to_owned)
+                    .into_iter()
+                    .chain([experiment_folder.join("../traces")])
+                    .collect();
+                let trace = Arc::new(settings.load(experiment_folder, &folders)?);
+                WorkloadSource::Trace { trace, speedup: settings.speedup }
+            }
+        })
+    }
+}
+
+/// A workload with all it needs in memory; cheap to clone and to share between threads.
+#[derive(Clone, Debug)]
+pub enum WorkloadSource {
+    /// See [`WorkloadSettings::Conversations`].
+    Conversations(ConversationSettings),
+    /// See [`WorkloadSettings::Trace`].
+    Trace {
+        /// The rows.
+        trace: Arc<Trace>,
+        /// Timestamps are divided by this.
+        speedup: f64,
+    },
+}
+
+impl WorkloadSource {
+    /// The workload from its start, for engines with blocks of `block_size`
+    /// tokens. A trace does not look at the seed.
+    ///
+    /// # Panics
+    /// If the settings do not [`validate`](WorkloadSettings::validate) for `block_size`.
+    pub fn build(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
+        match self {
+            Self::Conversations(settings) => {
+                Box::new(Conversations::new(settings.clone(), block_size, seed))
+            }
+            Self::Trace { trace, speedup } => {
+                Box::new(TraceReplay::new(Arc::clone(trace), block_size, *speedup))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RequestId;
+    use crate::time::SimTime;
+
+    /// The published deployment's workload, as the experiment file has it.
+    fn doks() -> WorkloadSettings {
+        let file: toml::Table =
+            toml::from_str(include_str!("../../experiments/doks-3xh200.toml")).unwrap();
+        file["workload"].clone().try_into().unwrap()
+    }
+
+    #[test]
+    fn doks_workload_has_the_published_means() {
+        let settings = doks();
+        settings.validate(32).unwrap();
+        assert_eq!(settings.concurrency(), Some(60));
+        let mut workload = settings.load(Path::new("."), None).unwrap().build(32, 1);
+        let (mut outputs, mut overheads, mut capped, count) = (0, 0.0, 0, 20_000);
+        for id in 0..count {
+            let arrival = workload.take();
+            outputs += arrival.request.output_tokens;
+            capped += u32::from(arrival.request.output_tokens == arrival.request.max_tokens);
+            overheads += (arrival.at - arrival.sent).as_millis();
+            let tokens = arrival.request.prompt_tokens;
+            assert!((3_525..=4_000 + 5 * 92 + 4 * 1_024).contains(&tokens), "{tokens}");
+            workload.observe_end(arrival.at, RequestId(id), true);
+        }
+        let (output, overhead) =
+            (f64::from(outputs) / f64::from(count), overheads / f64::from(count));
+        assert!((output - 855.0).abs() < 8.0, "{output} tokens an answer");
+        assert!((overhead - 145.0).abs() < 0.5, "{overhead} ms outside the engine");
+        assert!(capped * 20 > count, "{capped} of {count} at the cap");
+    }
+
+    #[test]
+    fn same_seed_same_requests() {
+        let source = doks().load(Path::new("."), None).unwrap();
+        let first = |seed| {
+            let arrival = source.build(32, seed).take();
+            (arrival.at, arrival.request)
+        };
+        assert_eq!(first(1), first(1));
+        assert_ne!(first(1), first(2));
+    }
+
+    #[test]
+    fn settings_survive_being_written() {
+        let trace: WorkloadSettings =
+            toml::from_str("kind = 'trace'\npath = 'x'\nspeedup = 1.5").unwrap();
+        for settings in [doks(), trace] {
+            let json = serde_json::to_string(&settings).unwrap();
+            assert_eq!(serde_json::from_str::<WorkloadSettings>(&json).unwrap(), settings);
+            let toml = toml::to_string(&settings).unwrap();
+            assert_eq!(toml::from_str::<WorkloadSettings>(&toml).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_kinds_are_refused() {
+        let read = |toml: &str| toml::from_str::<WorkloadSettings>(toml);
+        let error = |toml: &str| read(toml).unwrap_err().message().to_owned();
+        assert!(read("kind = 'trace'\npath = 'x'").is_ok());
+        assert!(error("kind = 'trace'\npath = 'x'\nspedup = 2").contains("`spedup`"));
+        assert!(error("kind = 'traces'").contains("`conversations` or `trace`"));
+        assert!(error("path = 'x'").contains("kind"));
+    }
+
+    #[test]
+    fn traces_are_found_beside_the_experiments_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (traces, experiments) = (folder.path().join("traces"), folder.path().join("e"));
+        std::fs::create_dir_all(&traces).unwrap();
+        std::fs::create_dir_all(&experiments).unwrap();
+        let fixture = include_str!("../../traces/fixtures/mooncake-small.jsonl");
+        std::fs::write(traces.join("conversation_trace.jsonl"), fixture).unwrap();
+        let settings: WorkloadSettings =
+            toml::from_str("kind = 'trace'\ntrace = 'mooncake-conversation'\nspeedup = 3").unwrap();
+        settings.validate(16).unwrap();
+        let mut workload = settings.load(&experiments, Some(Path::new("no"))).unwrap().build(16, 0);
+        for _ in 0..5 {
+            workload.take();
+        }
+        assert_eq!(workload.next_arrival().map(SimTime::as_millis), Some(3_000.0));
+        workload.take();
+        assert_eq!(workload.next_arrival(), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! The public traces that experiments can name, and where their files are.
+
+use super::TraceError;
+use crate::settings::Invalid;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+/// A public trace of `traces/manifest.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicTrace {
+    /// What experiments call it.
+    pub name: String,
+    /// Name of its file.
+    pub file: String,
+    /// Requests in it.
+    pub rows: u32,
+    /// SHA-256 of the file, hexadecimal.
+    pub sha256: String,
+    /// Where to get it.
+    pub upstream: String,
+    /// The part of the upstream file that it is; all of it if absent.
+    pub rows_of_upstream: Option<String>,
+    /// Its licence, as an SPDX identifier.
+    pub licence: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    trace: Vec<PublicTrace>,
+}
+
+static MANIFEST: LazyLock<Vec<PublicTrace>> = LazyLock::new(|| {
+    let text = include_str!("../../../traces/manifest.toml");
+    toml::from_str::<Manifest>(text).expect("the manifest in the program is right").trace
+});
+
+impl PublicTrace {
+    /// All of them, in the order of the manifest.
+    pub fn all() -> &'static [Self] {
+        &MANIFEST
+    }
+
+    /// The trace called `name`.
+    ///
+    /// # Errors
+    /// If there is none; the error lists the names, the nearest first.
+    pub fn named(name: &str) -> Result<&'static Self, Invalid> {
+        MANIFEST.iter().find(|trace| trace.name == name).ok_or_else(|| {
+            let mut names: Vec<&str> = MANIFEST.iter().map(|trace| trace.name.as_str()).collect();
+            names.sort_by_key(|known| strsim::damerau_levenshtein(known, name));
+            let allowed = format!("{}; or give the file with path", names.join(", "));
+            Invalid::new("trace", format!("{name:?}"), allowed)
+        })
+    }
+
+    /// The first of `folders` that has the file.
+    ///
+    /// # Errors
+    /// If none has; the error says what to download and where to put it.
+    pub fn find(&'static self, folders: &[PathBuf]) -> Result<PathBuf, TraceError> {
+        let candidates = folders.iter().map(|folder| folder.join(&self.file));
+        candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| TraceError::NotHere {
+            trace: self,
+            looked_in: folders.iter().map(|folder| folder.display().to_string()).collect(),
+        })
+    }
+
+    /// Compares the file at `path` with the manifest's SHA-256.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is another file.
+    pub fn verify(&'static self, path: &Path) -> Result<(), TraceError> {
+        let seen: String =
+            Sha256::digest(super::read(path)?).iter().map(|byte| format!("{byte:02x}")).collect();
+        if seen == self.sha256 {
+            return Ok(());
+        }
+        Err(TraceError::Other { path: path.to_owned(), trace: self, seen })
+    }
+
+    /// What to do to have it, as one line.
+    pub(super) fn how_to_get(&self) -> String {
+        let part = match &self.rows_of_upstream {
+            None => String::new(),
+            Some(rows) => format!(" (rows: {rows})"),
+        };
+        let Self { upstream, file, sha256, licence, .. } = self;
+        format!("download {upstream}{part} as {file}, SHA-256 {sha256}, licence {licence}")
+    }
+}

@@ -1,0 +1,460 @@
+//! Model files, the engine settings they hold, and the KV pools that follow.
+
+use kv_router_sim::engine::memory::{self, Budget};
+use kv_router_sim::engine::model::{Hardware, Model, ModelError};
+use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, Rules};
+use kv_router_sim::engine::step_time::StepTime;
+use kv_router_sim::time::SimDuration;
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
+}
+
+fn model(file: &str) -> Model {
+    Model::load(&models().join(file)).unwrap()
+}
+
+fn settings(toml: &str) -> EngineSettings {
+    toml::from_str(toml).unwrap()
+}
+
+fn config(file: &str, overrides: &str) -> EngineConfig {
+    model(file).engine_config(&settings(overrides)).unwrap()
+}
+
+/// Complete without a model.
+const PLAIN: &str = r#"
+    rules = "vllm"
+    block_size = 16
+    num_blocks = 1000
+    max_num_seqs = 64
+    max_num_batched_tokens = "2k"
+    step_time = { kind = "instant" }
+"#;
+
+fn refusal(overrides: &str) -> String {
+    settings(overrides).over(settings(PLAIN)).resolve(None).unwrap_err().to_string()
+}
+
+#[test]
+fn every_model_file_resolves_with_each_step_time() {
+    let mut files = 0;
+    for entry in std::fs::read_dir(models()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let model = Model::load(&path).unwrap();
+        let kinds: &[&str] = match model.hardware {
+            Some(_) => &["", "roofline", "table", "instant"],
+            None => &["", "instant"],
+        };
+        for kind in kinds {
+            let overrides = match *kind {
+                "" => EngineSettings::default(),
+                kind => settings(&format!("step_time = {{ kind = {kind:?} }}")),
+            };
+            let config = model.engine_config(&overrides).unwrap();
+            assert_eq!(config.validate(), Ok(()), "{}", path.display());
+        }
+        assert_eq!(model.sha256.len(), 64);
+        files += 1;
+    }
+    assert!(files >= 6, "{files} files");
+}
+
+#[test]
+fn the_peer_benchmark_needs_no_gpu() {
+    let config = config("fixed-20-10.toml", "");
+    assert_eq!((config.rules, config.block_size, config.num_blocks), (Rules::Vllm, 64, 16_384));
+    assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (256, 8_192));
+    let ms = SimDuration::from_millis;
+    assert_eq!(config.step_time, StepTime::Fixed { prefill: ms(20), decode: ms(10) });
+}
+
+#[test]
+fn weights_match_the_published_sizes() {
+    // GB on each GPU.
+    for (file, gb) in [
+        ("llama-3.1-70b-fp8-h200-trtllm.toml", 72.65),
+        ("llama-3.1-70b-fp8-h100-tp2-trtllm.toml", 36.33),
+        ("qwen3-32b-fp8-h200-vllm.toml", 34.32),
+        ("qwen3-32b-bf16-h200-tp2-vllm.toml", 32.76),
+        ("llama-3.1-8b-bf16-l40s-vllm.toml", 16.06),
+    ] {
+        let bytes = memory::weight_bytes(&model(file).hardware.unwrap());
+        assert!((bytes / 1e9 - gb).abs() < 0.006, "{file}: {bytes}");
+    }
+}
+
+#[test]
+fn kv_bytes_follow_from_heads_layers_and_type() {
+    for (file, bytes) in [
+        ("llama-3.1-70b-fp8-h200-trtllm.toml", 163_840.0),
+        ("llama-3.1-70b-fp8-h100-tp2-trtllm.toml", 81_920.0),
+        ("qwen3-32b-fp8-h200-vllm.toml", 262_144.0),
+        ("qwen3-32b-bf16-h200-tp2-vllm.toml", 131_072.0),
+        ("llama-3.1-8b-bf16-l40s-vllm.toml", 131_072.0),
+    ] {
+        assert_eq!(memory::kv_bytes_per_token(&model(file).hardware.unwrap()), bytes, "{file}");
+    }
+    // More GPUs than KV heads: each keeps a whole one.
+    let mut hardware = model("qwen3-32b-bf16-h200-tp2-vllm.toml").hardware.unwrap();
+    hardware.tp = 16;
+    assert_eq!(memory::kv_bytes_per_token(&hardware), 2.0 * 64.0 * 128.0 * 2.0);
+}
+
+#[test]
+fn trtllm_pools_match_the_estimate_for_each_assumed_overhead() {
+    let estimates = [(4.0, 12_562, 15_247), (6.0, 12_193, 14_510), (8.0, 11_824, 13_773)];
+    for (gib, h200, h100) in estimates {
+        // The estimate took embeddings and output head for 4.2 GB; they are 4.203.
+        let blocks = |total_gib, weight_bytes, bytes_per_token| {
+            let budget = Budget {
+                total_bytes: memory::gib(total_gib),
+                weight_bytes,
+                activation_bytes: memory::gib(gib),
+                fraction: 0.9,
+            };
+            budget.blocks(Rules::Trtllm, bytes_per_token, 32)
+        };
+        assert_eq!(blocks(139.81, 72.651e9, 163_840.0), h200, "{gib} GiB");
+        assert_eq!(blocks(79.19, 72.651e9 / 2.0, 81_920.0), h100, "{gib} GiB");
+
+        let overhead = format!("activation_gib = {gib}");
+        let one = config("llama-3.1-70b-fp8-h200-trtllm.toml", &overhead).num_blocks;
+        let two = config("llama-3.1-70b-fp8-h100-tp2-trtllm.toml", &overhead).num_blocks;
+        assert!(one.abs_diff(h200) <= 1 && two.abs_diff(h100) <= 1, "{gib} GiB: {one} {two}");
+    }
+}
+
+#[test]
+fn vllm_pools_are_within_a_percent_of_the_estimate() {
+    // Thousands of tokens, lowest and highest estimate.
+    for (file, low, high) in [
+        ("qwen3-32b-fp8-h200-vllm.toml", 369.0, 369.0),
+        ("qwen3-32b-bf16-h200-tp2-vllm.toml", 752.0, 756.0),
+        ("llama-3.1-8b-bf16-l40s-vllm.toml", 169.0, 173.0),
+    ] {
+        let tokens = config(file, "").pool_tokens() as f64 / 1e3;
+        assert!(tokens > 0.99 * low && tokens < 1.01 * high, "{file}: {tokens}");
+    }
+}
+
+proptest! {
+    #![proptest_config(super::rig::cases(256))]
+
+    /// The larger pool under either meaning of the fraction fits, one block more does not.
+    #[test]
+    fn pools_fill_their_budget(
+        weight_bytes in 0.0..60e9_f64,
+        activation_bytes in 0.0..9e9_f64,
+        fraction in 0.01..=1.0_f64,
+        block_size in prop::sample::select(vec![1_u32, 16, 32, 64, 100]),
+    ) {
+        let budget = Budget { total_bytes: 80e9, weight_bytes, activation_bytes, fraction };
+        let (taken, block_bytes) = (weight_bytes + activation_bytes, 1e5 * f64::from(block_size));
+        let blocks = f64::from(budget.blocks(Rules::Vllm, 1e5, block_size));
+        let room = 80e9 * fraction - taken;
+        prop_assert!(blocks == 0.0 || (blocks + 1.0) * block_bytes <= room);
+        prop_assert!((blocks + 2.0) * block_bytes > room);
+        let blocks = f64::from(budget.blocks(Rules::Trtllm, 1e5, block_size));
+        let room = (80e9 - taken) * fraction;
+        prop_assert!((blocks - 1.0) * block_bytes < room && (blocks + 1e-6) * block_bytes + 1e5 > room);
+    }
+
+    /// Every key: the experiment's value, else the model's, else the default.
+    #[test]
+    fn experiments_win_key_by_key(mine in any::<[bool; 4]>(), base in any::<[bool; 4]>()) {
+        let lines = |which: [bool; 4], block_size: u32, host: &str| {
+            let mut toml = String::new();
+            for (line, on) in [
+                format!("block_size = {block_size}"),
+                format!("host.prepare = {host:?}"),
+                format!("cuda_graph.sizes = [{block_size}]"),
+                format!("trtllm.partial_reuse = {}", block_size == 7),
+            ].iter().zip(which) {
+                if on {
+                    toml += &format!("{line}\n");
+                }
+            }
+            settings(&toml)
+        };
+        let merged = lines(mine, 7, "7ms").over(lines(base, 9, "9ms"));
+        let pick = |key: usize| if mine[key] { Some(7) } else if base[key] { Some(9) } else { None };
+        prop_assert_eq!(merged.block_size, pick(0));
+        prop_assert_eq!(merged.host.prepare, pick(1).map(|ms| SimDuration::from_millis(ms.into())));
+        prop_assert_eq!(merged.cuda_graph.sizes, pick(2).map(|size| vec![size]));
+        prop_assert_eq!(merged.trtllm.partial_reuse, pick(3).map(|value| value == 7));
+        prop_assert_eq!(merged.rules, None);
+    }
+
+    /// Against the definition: the least captured size not below the batch.
+    #[test]
+    fn graphs_run_at_a_captured_size(
+        sizes in prop::collection::vec(1..200_u32, 0..20),
+        padding in any::<bool>(),
+        mixed in any::<bool>(),
+        seqs in 1..=150_u32,
+    ) {
+        let overrides = format!(
+            "max_num_seqs = 150\ncuda_graph = {{ sizes = {sizes:?}, padding = {padding}, mixed = {mixed} }}"
+        );
+        let config = settings(&overrides).over(settings(PLAIN)).resolve(None).unwrap();
+        let next = sizes.iter().copied().filter(|&size| seqs <= size && size <= 150).min();
+        let expected = if padding { next } else { next.filter(|&size| size == seqs) };
+        prop_assert_eq!(config.graph_seqs(seqs, false), expected);
+        prop_assert_eq!(config.graph_seqs(seqs, true), mixed.then_some(seqs));
+    }
+}
+
+#[test]
+fn trtllm_launches_33_to_63_sequences_eagerly() {
+    let plain = config("llama-3.1-70b-fp8-h200-trtllm.toml", "");
+    let padded = config("llama-3.1-70b-fp8-h200-trtllm.toml", "cuda_graph.padding = true");
+    for seqs in 1..=64 {
+        let captured = seqs <= 32 || seqs == 64;
+        assert_eq!(plain.graph_seqs(seqs, false), captured.then_some(seqs), "{seqs}");
+        let (prepare, launch) = plain.host_time(seqs, false);
+        assert_eq!(prepare, SimDuration::from_micros(15 * u64::from(seqs)));
+        assert_eq!(launch, SimDuration::from_millis(if captured { 0 } else { 42 }), "{seqs}");
+        assert!(padded.graph_seqs(seqs, false).is_some(), "{seqs}");
+        assert_eq!(plain.host_time(seqs, true).1, SimDuration::from_millis(42));
+    }
+    assert_eq!(padded.cuda_graph.sizes, [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]);
+    let eager = config("llama-3.1-8b-bf16-l40s-vllm.toml", "");
+    assert!((1..=256).all(|seqs| eager.graph_seqs(seqs, false).is_none()));
+}
+
+#[test]
+fn trtllm_lowers_its_limit_to_the_pool_and_vllm_refuses() {
+    let config = config("llama-3.1-70b-fp8-h200-trtllm.toml", "num_blocks = 1000");
+    assert_eq!(config.max_model_len, 32_000);
+    let refused = model("qwen3-32b-fp8-h200-vllm.toml")
+        .engine_config(&settings("num_blocks = 1000"))
+        .unwrap_err();
+    insta::assert_snapshot!(refused, @r#"max_model_len = 40960: must be at most what the KV pool holds: 1000 blocks of 16 = 16000 tokens; lower it or raise num_blocks"#);
+}
+
+#[test]
+fn refusals_name_key_value_and_way_out() {
+    let all: Vec<String> = [
+        "block_size = 0",
+        "num_blocks = 0",
+        "num_blocks = 4_000_000_000",
+        "max_num_seqs = 0",
+        "max_num_seqs = 4_000_000_000",
+        "max_num_batched_tokens = 63",
+        "max_model_len = 0",
+        "max_model_len = 16001",
+        "chunked_prefill = false",
+        "rules = \"trtllm\"\nblock_size = 4096",
+        "watermark = 1.0",
+        "watermark = nan",
+        "step_time = { kind = \"roofline\" }",
+        "cuda_graph.sizes = [0, 8]",
+        "step_time = { kind = \"fixed\", prefill = \"2000h\", decode = \"1ms\" }",
+        "host.per_seq = \"20h\"",
+    ]
+    .iter()
+    .map(|overrides| refusal(overrides))
+    .collect();
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    block_size = 0: must be between 1 and 65536
+    num_blocks = 0: must be between 1 and 16777216
+    num_blocks = 4000000000: must be between 1 and 16777216
+    max_num_seqs = 0: must be between 1 and 65536
+    max_num_seqs = 4000000000: must be between 1 and 65536
+    max_num_batched_tokens = 63: must be at least max_num_seqs (64): every running sequence decodes a token in each step
+    max_model_len = 0: must be between 1 and 4294967295
+    max_model_len = 16001: must be at most what the KV pool holds: 1000 blocks of 16 = 16000 tokens; lower it or raise num_blocks
+    max_num_batched_tokens = 2000: must be at least max_model_len (16000) without chunked_prefill: a prompt must fit into one step; or set chunked_prefill = true
+    max_num_batched_tokens = 2000: must be at least block_size (4096) under TensorRT-LLM's rules
+    watermark = 1: must be at least 0 and below 1
+    watermark = NaN: must be at least 0 and below 1
+    step_time.kind = "roofline": must be { kind = "fixed", prefill = .., decode = .. } or { kind = "instant" }, as there is no model file with GPUs
+    cuda_graph.sizes = 0: must be batch sizes of at least 1; [] for none
+    step_time = 7200000 s for the longest step: must be below 10 days: check times given, and the hardware's peaks and ratios
+    host = 4608000 s for the longest step: must be below 10 days
+    "#);
+}
+
+#[test]
+fn missing_keys_are_named() {
+    let mut missing = Vec::new();
+    for key in ["rules", "num_blocks", "max_num_seqs", "max_num_batched_tokens", "step_time"] {
+        let rest: String = PLAIN
+            .lines()
+            .filter(|line| !line.trim().starts_with(&format!("{key} ")))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        missing.push(settings(&rest).resolve(None).unwrap_err().to_string());
+    }
+    insta::assert_snapshot!(missing.join("\n"), @r#"
+    rules = nothing: must be "vllm" or "trtllm"
+    num_blocks = nothing: must be given, as there is no model file with GPUs
+    max_num_seqs = nothing: must be given: sequences that run at once
+    max_num_batched_tokens = nothing: must be given: tokens computed in one step
+    step_time = nothing: must be { kind = "fixed", prefill = .., decode = .. } or { kind = "instant" }, as there is no model file with GPUs
+    "#);
+}
+
+#[test]
+fn pools_without_room_say_what_takes_it() {
+    let refused = |overrides: &str| {
+        let model = model("llama-3.1-8b-bf16-l40s-vllm.toml");
+        model.engine_config(&settings(overrides)).unwrap_err().to_string()
+    };
+    let all: Vec<String> = [
+        "kv_memory_fraction = 0.3",
+        "kv_memory_fraction = 1.1",
+        "kv_memory_fraction = nan",
+        "activation_gib = -1",
+        "activation_gib = inf",
+    ]
+    .iter()
+    .map(|overrides| refused(overrides))
+    .collect();
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    kv_memory_fraction = 0.3: must be large enough to leave a KV block: each L40S has 47.7 GB, weights take 16.1 GB and activations 4.3 GB; raise it, or hardware.tp
+    kv_memory_fraction = 1.1: must be above 0 and at most 1
+    kv_memory_fraction = NaN: must be above 0 and at most 1
+    activation_gib = -1: must be a finite number of at least 0
+    activation_gib = inf: must be a finite number of at least 0
+    "#);
+}
+
+/// A copy of the models folder in which one file was edited.
+fn edited(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Result<Model, ModelError>) {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["", "gpus", "shapes", "efficiencies", "tables"] {
+        std::fs::create_dir_all(folder.path().join(part)).unwrap();
+        for entry in std::fs::read_dir(models().join(part)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), folder.path().join(part).join(entry.file_name()))
+                    .unwrap();
+            }
+        }
+    }
+    let path = folder.path().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{file} has no {from:?}");
+    std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    let model = Model::load(&folder.path().join("qwen3-32b-bf16-h200-tp2-vllm.toml"));
+    (folder, model)
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    let main = "qwen3-32b-bf16-h200-tp2-vllm.toml";
+    let table = "tables/qwen3-32b-bf16-h200-tp2-vllm.csv";
+    let mut all = String::new();
+    for (file, from, to) in [
+        (main, "tp = 2", "tp = 3"),
+        (main, "tp = 2", "tensor = 2"),
+        (main, "tp = 2\n", ""),
+        (main, "rules = \"vllm\"", "rules = \"vlm\""),
+        (main, "block_size = 64", "block_size = -64"),
+        (main, "padding = true", "paddding = true"),
+        (main, "[hardware]", "[hardware"),
+        (main, "gpus/h200.toml", "gpus/h300.toml"),
+        (main, "efficiencies/h200-vllm", "efficiencies/l40s-vllm"),
+        ("gpus/h200.toml", "4.8", "-4.8"),
+        ("shapes/qwen3-32b.toml", "kv_heads = 8", "kv_heads = 7"),
+        ("shapes/qwen3-32b.toml", "layers = 64", "layers = 0"),
+        ("efficiencies/h200-vllm.toml", "bf16_ratio = 0.8498", "bf16_ratio = nan"),
+        (table, "component,x,y,ms", "component,x,ms"),
+        (table, "gemm,1,0,", "gem,1,0,"),
+        (table, "gemm,1,0,", "gemm,one,0,"),
+        (table, "gemm,2,0,", "gemm,1,0,"),
+        (table, "gen_attn,1,512,", "gen_attn,1,513,"),
+        (table, "logits,1,0,", "logits,1,0,1,"),
+    ] {
+        let (folder, model) = edited(file, from, to);
+        let error = model.unwrap_err().to_string();
+        all += &error.replace(&format!("{}/", folder.path().display()), "");
+        all += "\n";
+    }
+    insta::assert_snapshot!(all, @r#"
+    qwen3-32b-bf16-h200-tp2-vllm.toml: hardware.tp = 3: must be a divisor of the 64 attention heads
+    qwen3-32b-bf16-h200-tp2-vllm.toml:9: unknown field `tensor`, expected one of `gpu`, `shape`, `efficiency`, `table`, `tp`, `weight_dtype`, `kv_dtype`
+    qwen3-32b-bf16-h200-tp2-vllm.toml:4: missing field `tp`
+    qwen3-32b-bf16-h200-tp2-vllm.toml:14: unknown variant `vlm`, expected `vllm` or `trtllm`
+    qwen3-32b-bf16-h200-tp2-vllm.toml:17: -64 is not between 0 and 4294967295
+    qwen3-32b-bf16-h200-tp2-vllm.toml:44: unknown field `paddding`, expected one of `sizes`, `padding`, `mixed`
+    qwen3-32b-bf16-h200-tp2-vllm.toml:4: unclosed table, expected `]`
+    cannot read gpus/h300.toml: No such file or directory (os error 2) (named by qwen3-32b-bf16-h200-tp2-vllm.toml)
+    qwen3-32b-bf16-h200-tp2-vllm.toml: hardware.tp = 2: must be 1, unless the efficiencies give allreduce_us and allreduce_gb_per_s
+    gpus/h200.toml: bandwidth_tb_per_s = -4.8: must be a finite number above 0
+    shapes/qwen3-32b.toml: heads = 64: must be a multiple of kv_heads (7)
+    shapes/qwen3-32b.toml: layers = 0: must be at least 1
+    efficiencies/h200-vllm.toml: bf16_ratio = NaN: must be above 0 and at most 1
+    tables/qwen3-32b-bf16-h200-tp2-vllm.csv:1: the columns must be component,x,y,ms
+    tables/qwen3-32b-bf16-h200-tp2-vllm.csv:3: component "gem": must be one of gemm, logits, elem, comm, ctx_attn, gen_attn
+    tables/qwen3-32b-bf16-h200-tp2-vllm.csv:3: x "one": must be a number of at least 0
+    tables/qwen3-32b-bf16-h200-tp2-vllm.csv:221: gemm has two points at x = 1
+    tables/qwen3-32b-bf16-h200-tp2-vllm.csv:221: gen_attn at x = 2 has other y than at x = 1: needs a full grid
+    tables/qwen3-32b-bf16-h200-tp2-vllm.csv:23: CSV error: record 21 (line: 23, byte: 496): found record with 5 fields, but the previous record has 4 fields
+    "#);
+}
+
+#[test]
+fn the_hash_covers_every_file_named() {
+    let original = model("qwen3-32b-bf16-h200-tp2-vllm.toml").sha256;
+    for (file, from, to) in [
+        ("qwen3-32b-bf16-h200-tp2-vllm.toml", "0.8ms", "0.9ms"),
+        ("gpus/h200.toml", "4.8", "4.9"),
+        ("shapes/qwen3-32b.toml", "40960", "40961"),
+        ("efficiencies/h200-vllm.toml", "7.232", "7.233"),
+        ("tables/qwen3-32b-bf16-h200-tp2-vllm.csv", "elem,1,0,", "elem,1,0,1"),
+    ] {
+        let (_folder, edited) = edited(file, from, to);
+        assert_ne!(edited.unwrap().sha256, original, "{file}");
+    }
+    let (_folder, unnamed) = edited("gpus/h100.toml", "3.35", "3.36");
+    assert_eq!(unnamed.unwrap().sha256, original);
+}
+
+#[test]
+fn the_largest_batch_limit_is_affordable() {
+    let overrides =
+        format!("max_num_seqs = {MAX_NUM_SEQS}\nmax_num_batched_tokens = {MAX_NUM_SEQS}");
+    for kind in ["roofline", "table"] {
+        let overrides = format!("{overrides}\nstep_time.kind = {kind:?}");
+        let config = config("qwen3-32b-fp8-h200-vllm.toml", &overrides);
+        assert_eq!(config.max_num_seqs, MAX_NUM_SEQS);
+    }
+}
+
+#[test]
+fn absurd_hardware_is_refused_before_the_clock_overflows() {
+    for (key, toml) in [
+        ("gpus/h200.toml", "bandwidth_tb_per_s = 1e-300"),
+        ("gpus/h200.toml", "bf16_tflop_per_s = 1e-300"),
+    ] {
+        let from = if toml.starts_with("band") {
+            "bandwidth_tb_per_s = 4.8"
+        } else {
+            "bf16_tflop_per_s = 989.0"
+        };
+        let (_folder, model) = edited(key, from, toml);
+        let refused = model.unwrap().engine_config(&EngineSettings::default()).unwrap_err();
+        assert_eq!(refused.key, "step_time", "{toml}");
+    }
+}
+
+#[test]
+fn fp8_without_a_measured_rate_is_refused() {
+    let with = |change: fn(&mut Hardware)| {
+        let mut hardware = model("llama-3.1-8b-bf16-l40s-vllm.toml").hardware.unwrap();
+        change(&mut hardware);
+        hardware.validate().map_err(|invalid| invalid.to_string())
+    };
+    assert_eq!(with(|_| ()), Ok(()));
+    assert!(with(|hardware| hardware.tp = 2).unwrap_err().contains("allreduce_us"));
+    let fp8 =
+        |hardware: &mut Hardware| hardware.weight_dtype = kv_router_sim::engine::model::Dtype::Fp8;
+    assert!(with(fp8).unwrap_err().contains("fp8_ratio"));
+}

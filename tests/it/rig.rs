@@ -1,0 +1,233 @@
+//! Small engines and workloads that tests are built from.
+
+use kv_router_sim::engine::config::{
+    CudaGraph, EngineConfig, HostTime, Rules, StoreContext, TrtllmOptions,
+};
+use kv_router_sim::engine::model::Model;
+use kv_router_sim::engine::roofline::Roofline;
+use kv_router_sim::engine::step_time::StepTime;
+use kv_router_sim::id::{BlockId, ConversationId, RequestId};
+use kv_router_sim::request::{BlockRun, Content, Request};
+use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::time::{SimDuration, SimTime};
+use kv_router_sim::workload::conversations::{ConversationSettings, Conversations};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// vLLM's rules, instant host, fixed step times.
+pub(crate) fn vllm_config() -> EngineConfig {
+    EngineConfig {
+        rules: Rules::Vllm,
+        block_size: 16,
+        num_blocks: 1_000,
+        max_num_seqs: 16,
+        max_num_batched_tokens: 512,
+        max_model_len: 4_096,
+        chunked_prefill: true,
+        prefix_caching: true,
+        watermark_blocks: 0,
+        overlap: false,
+        fast_forward: true,
+        step_time: StepTime::Fixed {
+            prefill: SimDuration::from_millis(20),
+            decode: SimDuration::from_millis(10),
+        },
+        host: HostTime {
+            prepare: SimDuration::ZERO,
+            launch: SimDuration::ZERO,
+            eager_launch: SimDuration::ZERO,
+            per_seq: SimDuration::ZERO,
+        },
+        cuda_graph: CudaGraph { sizes: Vec::new(), padding: false, mixed: false },
+        trtllm: TrtllmOptions {
+            partial_reuse: true,
+            duplicate_delay: true,
+            store_context: StoreContext::FirstChunk,
+            count_cached_in_budget: true,
+            reserve_net_of_reuse: false,
+        },
+    }
+}
+
+/// TensorRT-LLM's rules with overlap scheduling, otherwise as [`vllm_config`].
+pub(crate) fn trtllm_config() -> EngineConfig {
+    EngineConfig { rules: Rules::Trtllm, overlap: true, ..vllm_config() }
+}
+
+/// Step times of a real deployment, affine in the context.
+pub(crate) fn roofline() -> StepTime {
+    static ROOFLINE: OnceLock<Roofline> = OnceLock::new();
+    let load = || {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let model = Model::load(&folder.join("llama-3.1-70b-fp8-h200-trtllm.toml"));
+        let hardware = model.expect("a shipped model").hardware;
+        hardware.expect("a model on a GPU").roofline(64)
+    };
+    StepTime::Roofline(ROOFLINE.get_or_init(load).clone())
+}
+
+/// `cases` random cases, the same ones every time unless `PROPTEST_RNG_SEED`
+/// says otherwise; a failure is printed, not written into the tree.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    let mut config =
+        ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
+}
+
+/// Engines of both rules with little room, so that every limit is met.
+pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
+    let shape = (any::<bool>(), any::<bool>(), prop_oneof![Just(1u32), Just(2), 3u32..9, Just(16)]);
+    let limits = (6u32..60, 1u32..9, 4u32..80, any::<bool>(), 0u32..3);
+    let host = (0u64..3_000, 0u64..2_000, 0u64..60_000, 0u64..50);
+    let graph = (prop::collection::vec(1u32..9, 0..4), any::<bool>());
+    let time = prop_oneof![
+        Just((0u64, 0u64)),
+        (0u64..60_000, 0u64..60_000),
+        (0u64..60_000, 0u64..60_000),
+    ];
+    // Round times make boundaries and arrivals meet.
+    let grid = prop_oneof![Just(1u64), Just(1_000)];
+    (shape, limits, host, graph, time, any::<bool>(), grid).prop_map(
+        |(shape, limits, host, (sizes, padding), (prefill, decode), is_roofline, grid)| {
+            let (vllm, overlap, block_size) = shape;
+            let (num_blocks, max_num_seqs, budget, prefix_caching, watermark_blocks) = limits;
+            let base = if vllm { vllm_config() } else { trtllm_config() };
+            let ps = |ps: u64| SimDuration::from_ps(ps / grid * grid);
+            let step_time = if is_roofline {
+                roofline()
+            } else {
+                StepTime::Fixed { prefill: ps(prefill), decode: ps(decode) }
+            };
+            EngineConfig {
+                block_size,
+                num_blocks,
+                max_num_seqs,
+                max_num_batched_tokens: budget.max(max_num_seqs).max(block_size),
+                max_model_len: num_blocks * block_size,
+                overlap,
+                prefix_caching,
+                watermark_blocks,
+                step_time,
+                host: HostTime {
+                    prepare: ps(host.0),
+                    launch: ps(host.1),
+                    eager_launch: ps(host.2),
+                    per_seq: ps(host.3),
+                },
+                cuda_graph: CudaGraph { sizes, padding, mixed: false },
+                ..base
+            }
+        },
+    )
+}
+
+/// One request: gap to the one before, shared text, its blocks, own prompt
+/// tokens, output tokens.
+pub(crate) type Draw = (u64, u64, u32, u32, u32);
+
+/// Bursts, and gaps from a fraction of a step to many steps.
+pub(crate) fn any_draws() -> impl Strategy<Value = Vec<Draw>> {
+    let gap = prop_oneof![
+        Just(0u64),
+        0u64..5_000,
+        0u64..3_000_000,
+        0u64..300_000_000_000,
+        (0u64..300).prop_map(|n| n * 1_000),
+    ];
+    prop::collection::vec((gap, 0u64..4, 0u32..6, 1u32..30, 1u32..60), 1..40)
+}
+
+/// Odd texts share as many blocks as they have in common; even ones are one
+/// text per length, which ends in the middle of a block.
+pub(crate) fn request(id: u32, draw: Draw, block_size: u32) -> Request {
+    let (_, text, shared_blocks, own_tokens, output_tokens) = draw;
+    let ends_inside = text.is_multiple_of(2) && shared_blocks > 0;
+    let text = if ends_inside { text << 3 | u64::from(shared_blocks) } else { text << 3 };
+    let shared = BlockRun { first: BlockId(text << 20), len: shared_blocks };
+    let content = Content::new([shared], private_blocks(id)).with_fork_tokens(if ends_inside {
+        block_size / 2
+    } else {
+        0
+    });
+    Request {
+        id: RequestId(id),
+        conversation: ConversationId(id),
+        turn: 0,
+        prompt_tokens: shared_blocks * block_size + own_tokens,
+        output_tokens,
+        max_tokens: output_tokens + (own_tokens % 7),
+        content,
+    }
+}
+
+/// Where the blocks begin that only request `id` has.
+pub(crate) fn private_blocks(id: u32) -> BlockId {
+    BlockId(1 << 40 | u64::from(id) << 20)
+}
+
+/// A prompt that shares nothing.
+pub(crate) fn lone_request(id: u32, prompt_tokens: u32, output_tokens: u32) -> Request {
+    Request {
+        id: RequestId(id),
+        conversation: ConversationId(id),
+        turn: 0,
+        prompt_tokens,
+        output_tokens,
+        max_tokens: output_tokens,
+        content: Content::new([], private_blocks(id)),
+    }
+}
+
+/// The requests of `draws` with their times.
+pub(crate) fn arrivals(draws: &[Draw], block_size: u32) -> Vec<(SimTime, Request)> {
+    let mut now = SimTime::ZERO;
+    let arrival = |(id, &draw): (u32, &Draw)| {
+        now += SimDuration::from_ps(draw.0);
+        (now, request(id, draw, block_size))
+    };
+    (0..).zip(draws).map(arrival).collect()
+}
+
+/// Closed loops of short conversations that come and go within seconds.
+pub(crate) fn any_conversations() -> impl Strategy<Value = ConversationSettings> {
+    let shape = (1u32..9, 1u32..4, 0u32..200, 1u32..4, 0u32..3);
+    let lengths = (1u32..60, 1u32..40, 0u64..400);
+    (shape, lengths).prop_map(|((concurrency, starters, starter, min, more), (q, o, think_ms))| {
+        let toml = format!(
+            "concurrency = {concurrency}
+            starters = {starters}
+            starter_tokens = {{ kind = \"uniform\", min = {}, max = {starter} }}
+            turns = {{ min = {min}, max = {} }}
+            question_tokens = {{ kind = \"uniform\", min = 1, max = {q} }}
+            output_tokens = {{ kind = \"uniform\", min = 1, max = {o} }}
+            think_time = {{ kind = \"uniform\", min = \"0ms\", max = \"{think_ms}ms\" }}
+            client = {{ overhead = \"3ms\" }}",
+            starter / 2,
+            min + more,
+        );
+        toml::from_str(&toml).expect("settings of conversations")
+    })
+}
+
+/// The closed loop of `settings` for an engine.
+pub(crate) fn closed_loop(
+    settings: &ConversationSettings,
+    config: &EngineConfig,
+    seed: u64,
+) -> Box<Conversations> {
+    Box::new(Conversations::new(settings.clone(), config.block_size, seed))
+}
+
+/// Every policy with its defaults.
+pub(crate) fn any_policy() -> impl Strategy<Value = RouterSettings> {
+    prop::sample::select(POLICIES.to_vec()).prop_map(RouterSettings::new)
+}
+
+/// Every policy that neither holds nor rejects.
+pub(crate) const POLICIES: [PolicyName; 4] =
+    [PolicyName::RoundRobin, PolicyName::Random, PolicyName::LeastLoaded, PolicyName::Kv];

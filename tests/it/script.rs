@@ -1,0 +1,148 @@
+//! Runs written out by a test: requests that arrive when it says, policies that
+//! do what it says, and a fleet that is watched.
+
+use kv_router_sim::driver::{Driver, Schedule};
+use kv_router_sim::engine::config::EngineConfig;
+use kv_router_sim::engine::{Gauges, StepRecord};
+use kv_router_sim::event::{KvEvent, RejectReason, WorkerEvent};
+use kv_router_sim::fleet::{Fleet, SimulatedFleet};
+use kv_router_sim::id::{RequestId, WorkerId};
+use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
+use kv_router_sim::request::Request;
+use kv_router_sim::router::feed::FeedSettings;
+use kv_router_sim::router::front_end::FrontEnd;
+use kv_router_sim::router::settings::RouterSettings;
+use kv_router_sim::router::{ClusterSpec, Policy};
+use kv_router_sim::stats::Histogram;
+use kv_router_sim::time::{SimDuration, SimTime};
+use kv_router_sim::workload::{Arrival, Workload};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// An open loop of the given arrivals, in order of time.
+pub(crate) struct Script(VecDeque<Arrival>);
+
+impl Script {
+    pub(crate) fn new(requests: impl IntoIterator<Item = (SimTime, Request)>) -> Box<Self> {
+        let arrival = |(at, request)| Arrival { at, sent: at, request };
+        Box::new(Self(requests.into_iter().map(arrival).collect()))
+    }
+}
+
+impl Workload for Script {
+    fn next_arrival(&self) -> Option<SimTime> {
+        self.0.front().map(|arrival| arrival.at)
+    }
+
+    fn take(&mut self) -> Arrival {
+        self.0.pop_front().expect("an arrival is left")
+    }
+
+    fn observe_end(&mut self, _: SimTime, _: RequestId, _: bool) {}
+}
+
+/// A simulated fleet, and all that went in and came out.
+pub(crate) struct Watched {
+    fleet: SimulatedFleet,
+    events: Vec<(SimTime, WorkerEvent)>,
+    submitted: Vec<(SimTime, WorkerId, RequestId)>,
+}
+
+impl Fleet for Watched {
+    fn submit(
+        &mut self,
+        now: SimTime,
+        worker: WorkerId,
+        request: &Request,
+    ) -> Result<(), RejectReason> {
+        self.submitted.push((now, worker, request.id));
+        self.fleet.submit(now, worker, request)
+    }
+
+    fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
+        let event = self.fleet.next_event(deadline)?;
+        self.events.push(event);
+        Some(event)
+    }
+
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
+        self.fleet.take_kv_events(until, sink);
+    }
+
+    fn gauges(&mut self, now: SimTime) -> Vec<Gauges> {
+        self.fleet.gauges(now)
+    }
+
+    fn take_token_gaps(&mut self, now: SimTime) -> Histogram {
+        self.fleet.take_token_gaps(now)
+    }
+}
+
+/// What a run left behind.
+pub(crate) struct Run {
+    /// In order of request id.
+    pub(crate) records: Vec<RequestRecord>,
+    /// Of the workers, in the order in which they came out.
+    pub(crate) events: Vec<(SimTime, WorkerEvent)>,
+    /// Requests sent to workers, in order.
+    pub(crate) submitted: Vec<(SimTime, WorkerId, RequestId)>,
+    /// Of all workers, in order of end.
+    pub(crate) steps: Vec<StepRecord>,
+    /// Of the only level.
+    pub(crate) metrics: Metrics,
+    pub(crate) digest: [u8; 32],
+}
+
+/// One front end with `policy`, which sees everything at once.
+pub(crate) fn front_end(policy: Box<dyn Policy>, workers: u32) -> FrontEnd {
+    FrontEnd::new(policy, workers, &FeedSettings::instant(), 1)
+}
+
+/// One front end as an experiment would have it.
+pub(crate) fn router(settings: &RouterSettings, config: &EngineConfig, workers: u32) -> FrontEnd {
+    let cluster = ClusterSpec {
+        workers,
+        block_size: config.block_size,
+        blocks_per_worker: config.num_blocks,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+    };
+    let policy = settings.factory().build(&cluster, 7);
+    FrontEnd::new(policy, workers, &settings.feed(), 7)
+}
+
+/// Runs `workload` to its end, or for `window`.
+pub(crate) fn play(
+    config: &EngineConfig,
+    workers: u32,
+    workload: Box<dyn Workload>,
+    front_end: FrontEnd,
+    window: Option<SimDuration>,
+) -> Run {
+    let config = Arc::new(config.clone());
+    let mut fleet = SimulatedFleet::new(workers, &config, front_end.wants_kv_events());
+    fleet.record_steps();
+    let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new() };
+    let recorder = Recorder::new(workers, true);
+    let mut driver = Driver::new(fleet, workload, vec![front_end], recorder, config.block_size);
+    let schedule = Schedule {
+        concurrency: vec![0],
+        warmup: SimDuration::ZERO,
+        window,
+        quantiles: Quantiles::Requests,
+        slo: Slo::default(),
+    };
+    let metrics = driver.run(&schedule).expect("a run that ends").remove(0);
+    let (recorder, mut watched) = driver.into_parts();
+    let digest = recorder.digest();
+    let mut records = recorder.into_requests();
+    records.sort_by_key(|record| record.request);
+    Run {
+        records,
+        events: watched.events,
+        submitted: watched.submitted,
+        steps: watched.fleet.take_steps(),
+        metrics,
+        digest,
+    }
+}

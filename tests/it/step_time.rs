@@ -1,0 +1,333 @@
+//! Laws of the step-time models, and how far they are from measured steps.
+
+use kv_router_sim::engine::model::{Dtype, Hardware, Model};
+use kv_router_sim::engine::step_time::{PrefillChunk, StepTime, StepWork};
+use kv_router_sim::time::SimDuration;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// Name in the measurements, model file.
+const DEPLOYMENTS: [(&str, &str); 5] = [
+    ("A_l70fp8_h200_trtllm_tp1", "llama-3.1-70b-fp8-h200-trtllm"),
+    ("B_l70fp8_h100_trtllm_tp2", "llama-3.1-70b-fp8-h100-tp2-trtllm"),
+    ("C0_q32fp8_h200_vllm_tp1", "qwen3-32b-fp8-h200-vllm"),
+    ("C1_q32bf16_h200_vllm_tp2", "qwen3-32b-bf16-h200-tp2-vllm"),
+    ("D0_l8bf16_l40s_vllm_tp1", "llama-3.1-8b-bf16-l40s-vllm"),
+];
+/// Batches tabulated in these tests; larger ones are computed on the spot.
+const MAX_NUM_SEQS: u32 = 128;
+
+fn hardware(file: &str) -> Hardware {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("models/{file}.toml"));
+    Model::load(&path).unwrap().hardware.expect("has GPUs")
+}
+
+fn roofline(hardware: &Hardware) -> StepTime {
+    StepTime::Roofline(hardware.roofline(MAX_NUM_SEQS))
+}
+
+fn table(hardware: &Hardware) -> StepTime {
+    StepTime::Table(hardware.table.as_ref().expect("has a table").step_time(MAX_NUM_SEQS))
+}
+
+static MODELS: LazyLock<Vec<StepTime>> = LazyLock::new(|| {
+    let mut models = vec![
+        StepTime::Instant,
+        StepTime::Fixed {
+            prefill: SimDuration::from_millis(20),
+            decode: SimDuration::from_millis(10),
+        },
+    ];
+    for (_, file) in DEPLOYMENTS {
+        let hardware = hardware(file);
+        models.extend([roofline(&hardware), table(&hardware)]);
+    }
+    models
+});
+
+fn any_model() -> impl Strategy<Value = &'static StepTime> {
+    (0..MODELS.len()).prop_map(|i| &MODELS[i])
+}
+
+fn any_chunk() -> impl Strategy<Value = PrefillChunk> {
+    (1..20_000_u32, 0..60_000_u32, any::<bool>()).prop_map(|(new_tokens, cached_tokens, last)| {
+        PrefillChunk { new_tokens, cached_tokens, last }
+    })
+}
+
+/// Sequences, padded sequences, context sum: at least one token each.
+fn any_decode() -> impl Strategy<Value = (u32, u32, u64)> {
+    (1..300_u32, 0..40_u32, 1..80_000_u64)
+        .prop_map(|(seqs, padding, mean)| (seqs, seqs + padding, mean * u64::from(seqs) + mean % 7))
+}
+
+fn decode_work(seqs: u32, padded_seqs: u32, context: u64) -> StepWork<'static> {
+    StepWork { prefill: &[], decode_seqs: seqs, decode_context: context, padded_seqs }
+}
+
+proptest! {
+    #![proptest_config(super::rig::cases(256))]
+
+    #[test]
+    fn a_decode_step_is_its_piece((seqs, padded, context) in any_decode(), model in any_model()) {
+        let piece = model.decode_piece(seqs, padded, context);
+        prop_assert!(context < piece.context_end);
+        prop_assert_eq!(model.step(&decode_work(seqs, padded, context)), piece.at(context));
+    }
+
+    #[test]
+    fn pieces_tile_the_context_axis((seqs, padded, _) in any_decode(), model in any_model()) {
+        let mut context = 0;
+        for _ in 0..100 {
+            let piece = model.decode_piece(seqs, padded, context);
+            prop_assert!(context < piece.context_end);
+            if piece.context_end == u64::MAX {
+                return Ok(());
+            }
+            // One piece from its first context to its last, then another.
+            prop_assert_eq!(piece, model.decode_piece(seqs, padded, piece.context_end - 1));
+            context = piece.context_end;
+        }
+        prop_assert!(false, "no last piece");
+    }
+
+    #[test]
+    fn more_context_takes_no_less_time(
+        (seqs, padded, context) in any_decode(),
+        more in 1..100_000_u64,
+        model in any_model(),
+    ) {
+        let before = model.step(&decode_work(seqs, padded, context));
+        let after = model.step(&decode_work(seqs, padded, context + more));
+        // Pieces with slopes in whole picoseconds meet within one a token.
+        prop_assert!(after.as_ps() + context >= before.as_ps(), "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_chunk_takes_time_beside_decodes(
+        (seqs, padded, context) in any_decode(),
+        chunk in any_chunk(),
+        model in any_model(),
+    ) {
+        let mut work = decode_work(seqs, padded, context);
+        let decode = model.step(&work);
+        work.prefill = std::slice::from_ref(&chunk);
+        let mixed = model.step(&work);
+        match model {
+            StepTime::Instant => prop_assert_eq!(mixed, SimDuration::ZERO),
+            StepTime::Fixed { prefill, .. } => prop_assert_eq!(mixed, decode + *prefill),
+            // A few tokens more can take less: kernels are chosen by size.
+            _ => prop_assert!(mixed.as_ps() * 100 > decode.as_ps() * 80, "{decode:?} {mixed:?}"),
+        }
+    }
+
+    #[test]
+    fn the_roofline_is_its_formula(
+        which in 0..DEPLOYMENTS.len(),
+        chunks in prop::collection::vec(any_chunk(), 0..4),
+        (seqs, padded, context) in any_decode(),
+        decodes in any::<bool>(),
+    ) {
+        prop_assume!(decodes || !chunks.is_empty());
+        let hardware = hardware(DEPLOYMENTS[which].1);
+        let work = StepWork {
+            prefill: &chunks,
+            decode_seqs: if decodes { seqs } else { 0 },
+            decode_context: if decodes { context } else { 0 },
+            padded_seqs: if decodes { padded } else { 0 },
+        };
+        let (expected, actual) = (naive_seconds(&hardware, &work), roofline(&hardware).step(&work).as_secs());
+        // The context slope is rounded to whole picoseconds a token.
+        let rounding = 1e-12 * (context as f64 + 2.0);
+        prop_assert!((actual - expected).abs() <= rounding + 1e-12 * expected, "{actual} {expected}");
+    }
+}
+
+/// The formula as the documentation writes it, with no constant multiplied out.
+fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
+    let (shape, eff) = (&hardware.shape, &hardware.efficiency);
+    let (layers, tp) = (f64::from(shape.layers), f64::from(hardware.tp));
+    let (h, f, v) = (f64::from(shape.hidden), f64::from(shape.ffn), f64::from(shape.vocabulary));
+    let (hq, d) = (f64::from(shape.heads), f64::from(shape.head_size));
+    let hkv = f64::from(shape.kv_heads);
+    let bandwidth = hardware.gpu.bandwidth_tb_per_s * 1e12;
+    let bf16 = hardware.gpu.bf16_tflop_per_s * 1e12;
+    let fp8 = hardware.weight_dtype == Dtype::Fp8;
+    let (wb, peak) = if fp8 {
+        (1.0, hardware.gpu.fp8_tflop_per_s * 1e12 * eff.fp8_ratio.unwrap())
+    } else {
+        (2.0, bf16 * eff.bf16_ratio)
+    };
+    let kvb = if hardware.kv_dtype == Dtype::Fp8 { 1.0 } else { 2.0 };
+    let prompt: u32 = work.prefill.iter().map(|chunk| chunk.new_tokens).sum();
+    let tokens = prompt + work.padded_seqs;
+    let sampled =
+        work.padded_seqs as usize + work.prefill.iter().filter(|chunk| chunk.last).count();
+    let pad =
+        if fp8 && tokens > 128 && !tokens.is_multiple_of(128) { eff.fp8_pad_rows } else { 0.0 };
+    let product = |m: f64, n: f64, k: f64, wb: f64, peak: f64| {
+        let bytes = n * k * wb + m * k * wb + 2.0 * m * n;
+        let moved = bytes / (bandwidth * eff.weight_bandwidth_ratio);
+        moved.hypot(2.0 * m * n * k / peak) + eff.gemm_us * 1e-6
+    };
+    let t = f64::from(tokens);
+    let gemm: f64 =
+        [((hq + 2.0 * hkv.max(tp)) * d / tp, h), (h, hq * d / tp), (2.0 * f / tp, h), (h, f / tp)]
+            .iter()
+            .map(|&(n, k)| layers * product(t + pad, n, k, wb, peak))
+            .sum();
+    let logits = match sampled {
+        0 => 0.0,
+        _ => product(sampled as f64, v / tp, h, 2.0, bf16 * eff.bf16_ratio),
+    };
+    let elem = layers * (9e-6 + t * (8.0 * h + 3.0 * f / tp) * 2.0 / (0.64 * bandwidth));
+    let ctx: f64 = work
+        .prefill
+        .iter()
+        .map(|chunk| {
+            let (new, cached) = (f64::from(chunk.new_tokens), f64::from(chunk.cached_tokens));
+            let pairs = new * (cached + new / 2.0 + eff.attention_floor_tokens);
+            layers
+                * (4.0 * hq / tp * d * pairs / (bf16 * eff.attention_ratio)
+                    + eff.attention_us * 1e-6)
+        })
+        .sum();
+    let kv = if work.decode_seqs == 0 {
+        0.0
+    } else {
+        let bytes = 2.0 * (hkv / tp).max(1.0) * d * kvb * work.decode_context as f64;
+        layers * (bytes / (bandwidth * eff.kv_bandwidth_ratio) + eff.attention_us * 1e-6)
+    };
+    let comm = match (eff.allreduce_us, eff.allreduce_gb_per_s) {
+        (Some(us), Some(gb)) if hardware.tp > 1 => {
+            (2.0 * layers + 1.0) * (us * 1e-6 + t * h * 2.0 / (gb * 1e9))
+        }
+        _ => 0.0,
+    };
+    gemm + logits + elem + ctx + kv + comm
+}
+
+/// A measured step.
+struct Measured {
+    kind: String,
+    chunk: Option<PrefillChunk>,
+    seqs: u32,
+    context: u64,
+    total_ms: f64,
+}
+
+impl Measured {
+    fn error_percent(&self, model: &StepTime) -> f64 {
+        let step = model.step(&StepWork {
+            prefill: self.chunk.as_slice(),
+            decode_seqs: self.seqs,
+            decode_context: self.context,
+            padded_seqs: self.seqs,
+        });
+        (step.as_millis() / self.total_ms - 1.0) * 100.0
+    }
+}
+
+fn measured(paths: &[std::path::PathBuf]) -> BTreeMap<String, Vec<Measured>> {
+    let mut deployments: BTreeMap<String, Vec<Measured>> = BTreeMap::new();
+    for path in paths {
+        let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_path(path).unwrap();
+        let header = reader.headers().unwrap().clone();
+        for record in reader.records().map(Result::unwrap) {
+            let text = |name: &str| &record[header.iter().position(|h| h == name).unwrap()];
+            let count = |name: &str| text(name).parse::<u32>().unwrap();
+            let (new_tokens, seqs) = (count("new_tokens"), count("decode_batch"));
+            deployments.entry(text("deployment").to_owned()).or_default().push(Measured {
+                kind: text("kind").to_owned(),
+                chunk: (new_tokens > 0).then(|| PrefillChunk {
+                    new_tokens,
+                    cached_tokens: count("cached_ctx"),
+                    last: true,
+                }),
+                seqs,
+                context: u64::from(seqs) * u64::from(count("decode_ctx")),
+                total_ms: text("total_ms").parse().unwrap(),
+            });
+        }
+    }
+    deployments
+}
+
+/// Mean and largest absolute error in percent, per deployment and kind of step.
+fn errors(
+    steps: &BTreeMap<String, Vec<Measured>>,
+    model: impl Fn(&Hardware) -> StepTime,
+) -> String {
+    let mut lines = String::new();
+    for (deployment, file) in DEPLOYMENTS {
+        let model = model(&hardware(file));
+        write!(lines, "{file}:").unwrap();
+        for kind in ["decode", "prefill", "mixed", ""] {
+            let errors: Vec<f64> = steps[deployment]
+                .iter()
+                .filter(|step| kind.is_empty() || step.kind == kind)
+                .map(|step| step.error_percent(&model).abs())
+                .collect();
+            let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+            let max = errors.iter().copied().fold(0.0, f64::max);
+            let kind = if kind.is_empty() { "all" } else { kind };
+            write!(lines, " {kind} {mean:.1}/{max:.1}").unwrap();
+        }
+        lines.push('\n');
+    }
+    lines
+}
+
+fn sample() -> BTreeMap<String, Vec<Measured>> {
+    measured(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/steps.csv")])
+}
+
+/// All rows, if `SIM_REFERENCE` names the folder that holds `perf/`.
+fn reference() -> Option<BTreeMap<String, Vec<Measured>>> {
+    let folder = std::env::var_os("SIM_REFERENCE")?;
+    let file = |kind| Path::new(&folder).join(format!("perf/step_{kind}.csv"));
+    Some(measured(&[file("decode"), file("prefill"), file("mixed")]))
+}
+
+#[test]
+fn roofline_error_against_measured_steps() {
+    insta::assert_snapshot!(errors(&sample(), roofline), @r"
+    llama-3.1-70b-fp8-h200-trtllm: decode 2.2/4.8 prefill 3.3/8.3 mixed 2.1/7.2 all 2.5/8.3
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 2.5/5.2 prefill 4.5/9.6 mixed 2.9/8.4 all 3.3/9.6
+    qwen3-32b-fp8-h200-vllm: decode 6.3/12.1 prefill 9.5/28.4 mixed 7.0/16.3 all 7.5/28.4
+    qwen3-32b-bf16-h200-tp2-vllm: decode 4.9/9.8 prefill 5.6/14.2 mixed 2.1/5.6 all 4.0/14.2
+    llama-3.1-8b-bf16-l40s-vllm: decode 3.3/6.9 prefill 4.4/12.0 mixed 3.7/6.3 all 3.8/12.0
+    ");
+    if let Some(reference) = reference() {
+        insta::assert_snapshot!(errors(&reference, roofline), @r"
+    llama-3.1-70b-fp8-h200-trtllm: decode 1.6/5.9 prefill 2.3/8.3 mixed 1.9/7.2 all 1.9/8.3
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 2.0/9.9 prefill 3.8/11.6 mixed 2.6/8.4 all 2.8/11.6
+    qwen3-32b-fp8-h200-vllm: decode 6.4/20.4 prefill 8.7/31.8 mixed 7.6/16.7 all 7.6/31.8
+    qwen3-32b-bf16-h200-tp2-vllm: decode 4.6/9.8 prefill 4.9/14.2 mixed 2.0/6.0 all 3.6/14.2
+    llama-3.1-8b-bf16-l40s-vllm: decode 3.5/8.8 prefill 5.4/20.4 mixed 3.4/7.4 all 4.0/20.4
+    ");
+    }
+}
+
+#[test]
+fn table_error_against_measured_steps() {
+    insta::assert_snapshot!(errors(&sample(), table), @r"
+    llama-3.1-70b-fp8-h200-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.7/3.5 all 0.3/3.5
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/2.4 all 0.2/2.4
+    qwen3-32b-fp8-h200-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 4.0/11.6 all 1.6/11.6
+    qwen3-32b-bf16-h200-tp2-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/1.5 all 0.1/1.5
+    llama-3.1-8b-bf16-l40s-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.7/3.1 all 0.3/3.1
+    ");
+    if let Some(reference) = reference() {
+        insta::assert_snapshot!(errors(&reference, table), @r"
+    llama-3.1-70b-fp8-h200-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.9/6.5 all 0.4/6.5
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/3.2 all 0.2/3.2
+    qwen3-32b-fp8-h200-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 4.5/22.5 all 1.8/22.5
+    qwen3-32b-bf16-h200-tp2-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/2.3 all 0.2/2.3
+    llama-3.1-8b-bf16-l40s-vllm: decode 0.3/6.8 prefill 0.0/0.0 mixed 0.8/6.4 all 0.4/6.8
+    ");
+    }
+}
