@@ -158,11 +158,13 @@ impl<'a, F: Fleet> Driver<'a, F> {
             Verdict::Hold => {
                 self.held.insert(request.id, request);
             }
-            Verdict::Reject(reason) => {
-                self.recorder.turn_away(now, request.id, reason);
-                self.workload.observe_end(now, request.id, false);
-            }
+            Verdict::Reject(reason) => self.turn_away(now, request.id, reason),
         }
+    }
+
+    fn turn_away(&mut self, now: SimTime, request: RequestId, reason: RejectReason) {
+        self.recorder.turn_away(now, request, reason);
+        self.workload.observe_end(now, request, false);
     }
 
     fn front_end_of(&self, request: RequestId) -> usize {
@@ -206,7 +208,8 @@ impl<'a, F: Fleet> Driver<'a, F> {
             WorkerEventKind::Rejected(_) => self.workload.observe_end(now, event.request, false),
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::Preempted
-            | WorkerEventKind::FirstToken => {}
+            | WorkerEventKind::FirstToken
+            | WorkerEventKind::OutputBlock { .. } => {}
         }
         self.release(now);
     }
@@ -218,9 +221,12 @@ impl<'a, F: Fleet> Driver<'a, F> {
         }
         self.deliver_kv_events(now);
         for index in 0..self.front_ends.len() {
-            while let Some((id, worker)) = self.front_ends[index].release(now) {
+            while let Some((id, verdict)) = self.front_ends[index].release(now) {
                 let request = self.held.remove(&id).expect("only held requests are released");
-                self.dispatch(now, worker, &request);
+                match verdict {
+                    Ok(worker) => self.dispatch(now, worker, &request),
+                    Err(reason) => self.turn_away(now, id, reason),
+                }
             }
         }
     }

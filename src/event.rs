@@ -29,6 +29,13 @@ pub enum WorkerEventKind {
     Preempted,
     /// Its first output token left the worker.
     FirstToken,
+    /// A later output token left the worker and is the first of a KV block; told
+    /// only if somebody [wants it](crate::engine::Outbox::output_blocks). May be
+    /// told twice where a preemption came between.
+    OutputBlock {
+        /// Output tokens so far, this one included.
+        output_tokens: u32,
+    },
     /// Its last output token left the worker.
     Finished {
         /// Tokens generated; fewer than asked for if the context limit cut it.

@@ -13,6 +13,8 @@ pub struct Outbox {
     pub events: VecDeque<(SimTime, WorkerEvent)>,
     /// Every gap between two tokens of a request, in picoseconds.
     pub gaps: Histogram,
+    /// Whether somebody wants to hear of every block that an output grows into.
+    pub output_blocks: bool,
     /// The steps that ran, if somebody wants them.
     pub steps: Option<Vec<StepRecord>>,
 }

@@ -151,6 +151,11 @@ impl Worker {
     pub fn finish_step(&mut self, now: SimTime, out: &mut Outbox) {
         self.settle(now, out);
         let mut record = None;
+        // Steps formed after the one whose results are due.
+        let ahead = match self.state {
+            State::Running(_) => u64::from(self.core.config.overlap),
+            _ => 0,
+        };
         let due =
             match std::mem::replace(&mut self.state, State::Ready { at: now, from_idle: false }) {
                 State::Running(plan) => {
@@ -180,10 +185,14 @@ impl Worker {
                 State::Idle | State::Ready { .. } => unreachable!("no step is running"),
             };
         self.gauges.advance(now);
-        for id in self.late_tokens.drain(..) {
+        for at in 0..self.late_tokens.len() {
+            let id = self.late_tokens[at];
             self.core.seqs[id].last_token_at = now;
+            self.announce_last_token(now, id, out);
         }
+        self.late_tokens.clear();
         if let Some(results) = due {
+            self.announce_output_blocks(now, ahead, out);
             self.handle(now, results, out);
         }
         self.read_gauges();
@@ -203,7 +212,10 @@ impl Worker {
                     let event = WorkerEvent { worker: self.id, request: seq.request, kind };
                     out.events.push_back((now, event));
                 }
-                ChunkEnd::NextToken => out.gaps.add(now.since(seq.last_token_at).as_ps(), 1),
+                ChunkEnd::NextToken => {
+                    out.gaps.add(now.since(seq.last_token_at).as_ps(), 1);
+                    self.announce_last_token(now, id, out);
+                }
             }
         }
         for id in results.ended.drain(..) {
@@ -229,6 +241,36 @@ impl Worker {
         self.spare.push(results);
     }
 
+    /// Says whose decoded token, due at `now`, is the first of a block. `ahead`
+    /// steps were formed after the one that computed it.
+    fn announce_output_blocks(&self, now: SimTime, ahead: u64, out: &mut Outbox) {
+        if !out.output_blocks {
+            return;
+        }
+        // A sequence takes a block in the step after its token needs one.
+        let taking = self.core.decode.step() - ahead;
+        for &id in self.core.decode.takers(taking) {
+            let seq = &self.core.seqs[id];
+            let Some(from) = seq.decode_from.filter(|&from| from < taking) else { continue };
+            let decoded = u32::try_from(taking - from).expect("fewer than 2^32 tokens");
+            let kind = WorkerEventKind::OutputBlock { output_tokens: seq.generated + decoded };
+            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
+            out.events.push_back((now, event));
+        }
+    }
+
+    /// The same of one sequence that does not decode: its last token counts.
+    fn announce_last_token(&self, now: SimTime, id: SeqId, out: &mut Outbox) {
+        let seq = &self.core.seqs[id];
+        let begins_block = seq.generated > 1
+            && (seq.target_tokens() - 1).is_multiple_of(self.core.config.block_size);
+        if out.output_blocks && begins_block {
+            let kind = WorkerEventKind::OutputBlock { output_tokens: seq.generated };
+            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
+            out.events.push_back((now, event));
+        }
+    }
+
     /// Forms the next step at `now` and plans what follows it.
     pub fn start_step(&mut self, now: SimTime, out: &mut Outbox) {
         let State::Ready { at, from_idle } = self.state else {
@@ -247,7 +289,7 @@ impl Worker {
         self.announce(now, out);
         self.read_gauges();
         self.state = if !self.formed.chunks.is_empty() || self.core.decode.len() > 0 {
-            State::Running(self.plan())
+            State::Running(self.plan(out.output_blocks))
         } else if self.in_flight.is_some() {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
         } else {
@@ -276,7 +318,7 @@ impl Worker {
     }
 
     /// Counts the step just formed and looks as far ahead as nothing can happen.
-    fn plan(&mut self) -> Plan {
+    fn plan(&mut self, output_blocks: bool) -> Plan {
         let config = Arc::clone(&self.core.config);
         let decode_seqs = self.core.decode.len();
         let has_prefill = !self.formed.chunks.is_empty();
@@ -284,6 +326,12 @@ impl Worker {
         let (prepare, launch) = config.host_time(seqs, has_prefill);
         let (gpu, growth, mut steps) = self.gpu_time(&config);
         self.core.decode.advance(1);
+        if output_blocks {
+            // The boundary at which an output grows into a block ends the plan.
+            let (next, late) = (self.core.decode.step(), u64::from(config.overlap));
+            let taking = self.core.decode.next_taking(next - late);
+            steps = steps.min(taking.saturating_sub(next - 1).saturating_add(late));
+        }
         if steps > 1 {
             let further = match &self.rules {
                 Scheduler::Vllm(rules) => rules.undisturbed_steps(&self.core, steps - 1),

@@ -38,6 +38,11 @@ impl SimulatedFleet {
         }
     }
 
+    /// Tells of every block that an output grows into from now on.
+    pub fn tell_output_blocks(&mut self) {
+        self.out.output_blocks = true;
+    }
+
     /// Records every step from now on, for [`take_steps`](Self::take_steps).
     pub fn record_steps(&mut self) {
         self.out.steps = Some(Vec::new());

@@ -179,6 +179,7 @@ impl Recorder {
                 record.cached_tokens = cached_tokens;
             }
             WorkerEventKind::Preempted => record.preemptions += 1,
+            WorkerEventKind::OutputBlock { .. } => {}
             WorkerEventKind::FirstToken => {
                 record.first_token = Some(now);
                 let record = *record;

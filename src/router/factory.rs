@@ -1,11 +1,13 @@
 //! From validated settings to policies.
 
-use super::kv::{KvParams, KvPolicy};
+use super::decider::Decider;
+use super::kv::{KvParams, KvPolicy, Overload, Retention};
 use super::policies::{
     CacheAwareParams, ConsistentHash, HashParams, InferenceExtension, KvAware, LeastLoaded,
     PowerOfTwo, PrefixAware, Random, RoundRobin, ScorerParams, SessionAffinity, SessionParams,
     SglangCacheAware, TtftEstimate,
 };
+use super::queued::Queued;
 use super::settings::{PolicyName, RouterSettings, ShadowDriver};
 use super::shadow::ShadowPolicy;
 use super::{ClusterSpec, Policy, PolicyFactory};
@@ -31,6 +33,17 @@ impl Factory {
             track_active_blocks: settings.track_active_blocks,
             track_prefill_tokens: settings.track_prefill_tokens,
             assume_kv_reuse: settings.assume_kv_reuse,
+            track_output_blocks: settings.track_output_blocks,
+            expected_output_tokens: settings.expected_output_tokens,
+            overload: Overload {
+                active_decode_blocks: settings.active_decode_blocks_threshold,
+                active_prefill_tokens: settings.active_prefill_tokens_threshold,
+            },
+            approximate: (!settings.use_kv_events).then_some(Retention {
+                ttl: settings.approximate_ttl,
+                max_blocks: settings.approximate_max_blocks,
+                prune_target_ratio: settings.approximate_prune_target_ratio,
+            }),
         }
     }
 
@@ -46,13 +59,20 @@ impl Factory {
         panic!("the production router is not in this build")
     }
 
-    fn shadow(&self, cluster: &ClusterSpec, seed: u64) -> ShadowPolicy {
-        let kv = Box::new(KvPolicy::new(self.kv(), cluster, seed));
-        let dynamo = Box::new(self.dynamo(cluster, seed));
+    fn shadow(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
+        let kv = KvPolicy::new(self.kv(), cluster, seed);
+        let dynamo = self.dynamo(cluster, seed);
         match self.0.shadow_driver {
-            ShadowDriver::Kv => ShadowPolicy::new(kv, dynamo),
-            ShadowDriver::Dynamo => ShadowPolicy::new(dynamo, kv),
+            ShadowDriver::Kv => self.queued(ShadowPolicy::new(kv, dynamo), cluster),
+            ShadowDriver::Dynamo => self.queued(ShadowPolicy::new(dynamo, kv), cluster),
         }
+    }
+
+    /// `decider`, behind a queue if there is to be one.
+    fn queued<D: Decider + 'static>(&self, decider: D, cluster: &ClusterSpec) -> Box<dyn Policy> {
+        let Some(threshold) = self.0.queue_threshold else { return Box::new(decider) };
+        let busy_tokens = threshold * f64::from(cluster.max_num_batched_tokens);
+        Box::new(Queued::new(decider, busy_tokens, self.0.queue_order))
     }
 
     fn session_affinity(&self, seed: u64) -> SessionAffinity {
@@ -106,9 +126,9 @@ impl PolicyFactory for Factory {
             PolicyName::PowerOfTwo => Box::new(PowerOfTwo::new(seed)),
             PolicyName::SessionAffinity => Box::new(self.session_affinity(seed)),
             PolicyName::ConsistentHash => Box::new(self.consistent_hash(cluster.workers)),
-            PolicyName::Kv => Box::new(KvPolicy::new(self.kv(), cluster, seed)),
-            PolicyName::Dynamo => Box::new(self.dynamo(cluster, seed)),
-            PolicyName::Shadow => Box::new(self.shadow(cluster, seed)),
+            PolicyName::Kv => self.queued(KvPolicy::new(self.kv(), cluster, seed), cluster),
+            PolicyName::Dynamo => self.queued(self.dynamo(cluster, seed), cluster),
+            PolicyName::Shadow => self.shadow(cluster, seed),
             PolicyName::SglangCacheAware => Box::new(self.sglang_cache_aware(cluster, seed)),
             PolicyName::InferenceExtension => Box::new(self.inference_extension(cluster, seed)),
             PolicyName::PrefixAware => Box::new(PrefixAware::new(cluster.workers, seed)),

@@ -2,9 +2,9 @@
 //! own, possibly late, picture of the fleet.
 
 use super::feed::{Feed, FeedSettings};
-use super::{ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
+use super::{ClusterView, CostParts, Policy, Release, Reported, Verdict, WorkerView};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use crate::id::{RequestId, WorkerId};
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::time::SimTime;
 use std::fmt;
@@ -39,6 +39,11 @@ impl FrontEnd {
         self.policy.wants_kv_events()
     }
 
+    /// True if workers have to tell how outputs grow.
+    pub fn wants_output_blocks(&self) -> bool {
+        self.policy.wants_output_blocks()
+    }
+
     /// The latest publication time of which anything can be visible at `now`:
     /// before [`route`](Self::route) the fleet needs to be asked up to there only.
     pub fn kv_horizon(&self, now: SimTime) -> SimTime {
@@ -65,12 +70,12 @@ impl FrontEnd {
         verdict
     }
 
-    /// A held request that may go now, booked. To be asked after every event
+    /// A held request whose time has come, booked. To be asked after every event
     /// until `None`.
-    pub fn release(&mut self, now: SimTime) -> Option<(RequestId, WorkerId)> {
+    pub fn release(&mut self, now: SimTime) -> Option<Release> {
         self.deliver(now);
         let released = self.policy.release(now, &ClusterView { workers: &self.workers });
-        if let Some((_, worker)) = released {
+        if let Some((_, Ok(worker))) = released {
             self.workers[worker.index()].inflight += 1;
         }
         released

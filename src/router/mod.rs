@@ -11,6 +11,7 @@
 //! | gauges that workers report | [`WorkerView::reported`] | as old as the last report |
 
 mod copies;
+pub mod decider;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
 mod factory;
@@ -18,6 +19,7 @@ pub mod feed;
 pub mod front_end;
 pub mod kv;
 pub mod policies;
+pub mod queued;
 mod select;
 pub mod settings;
 pub mod shadow;
@@ -79,8 +81,15 @@ pub trait Policy {
     /// Hears of a change of a worker's cache, as late as the feed delivers it.
     fn observe_kv(&mut self, _worker: WorkerId, _event: &KvEvent) {}
 
-    /// A held request that may go now, with its worker. Asked after every event until `None`.
-    fn release(&mut self, _now: SimTime, _view: &ClusterView<'_>) -> Option<(RequestId, WorkerId)> {
+    /// True if the policy counts generated tokens; only then it hears of
+    /// [`OutputBlock`](crate::event::WorkerEventKind::OutputBlock)s.
+    fn wants_output_blocks(&self) -> bool {
+        false
+    }
+
+    /// A held request whose time has come: it goes to a worker or is turned away.
+    /// Asked after every event until `None`.
+    fn release(&mut self, _now: SimTime, _view: &ClusterView<'_>) -> Option<Release> {
         None
     }
 
@@ -110,6 +119,9 @@ pub enum Verdict {
     /// Turned away.
     Reject(RejectReason),
 }
+
+/// What becomes of a held request.
+pub type Release = (RequestId, Result<WorkerId, RejectReason>);
 
 /// One worker's cost, taken apart.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,8 @@ use super::factory::Factory;
 use super::feed::FeedSettings;
 use super::kv::Semantics;
 use super::policies::Affinity;
-use crate::settings::{Invalid, count};
+use super::queued::QueueOrder;
+use crate::settings::{Invalid, count, count_option};
 use crate::time::SimDuration;
 use serde::de::value::MapDeserializer;
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,44 @@ pub struct RouterSettings {
     /// (kv, dynamo) Requests in flight that share blocks count them once. Default true.
     #[serde(default = "default::yes")]
     pub assume_kv_reuse: bool,
+    /// (kv, dynamo) Count the blocks that outputs grow into, too. Default false.
+    #[serde(default)]
+    pub track_output_blocks: bool,
+    /// (kv, dynamo, with `track_output_blocks`) The output length that clients
+    /// announce (`agent_hints.osl`): blocks count less the nearer a request comes
+    /// to it. Unset: clients announce none, and blocks count in full.
+    #[serde(default, deserialize_with = "count_option")]
+    pub expected_output_tokens: Option<u32>,
+    /// (dynamo, kv with "1.6") Requests wait in the router while every worker has
+    /// more prompt tokens in flight than this many times `max_num_batched_tokens`.
+    /// Dynamo's `router_queue_threshold`. Unset: nothing waits.
+    pub queue_threshold: Option<f64>,
+    /// (dynamo, kv with "1.6") Who leaves the queue first: `"fcfs"`, `"lcfs"` or
+    /// `"wspt"` (fewest tokens to compute). Default `"fcfs"`.
+    #[serde(default)]
+    pub queue_order: QueueOrder,
+    /// (kv, dynamo) A worker is overloaded with more blocks in flight than this
+    /// share of its KV pool, 0 to 1. 1.6 leaves it out, both turn requests away if
+    /// all are. Unset: no limit.
+    pub active_decode_blocks_threshold: Option<f64>,
+    /// (kv, dynamo) A worker is overloaded with more prompt tokens in flight than
+    /// this. Unset: no limit.
+    #[serde(default, deserialize_with = "count_option")]
+    pub active_prefill_tokens_threshold: Option<u32>,
+    /// (kv, dynamo) Index what workers publish; false: what was sent to them. Default true.
+    #[serde(default = "default::yes")]
+    pub use_kv_events: bool,
+    /// (kv, dynamo, without KV events) How long a prompt counts as held where it
+    /// was sent. Default 120 s.
+    #[serde(default = "default::approximate_ttl")]
+    pub approximate_ttl: SimDuration,
+    /// (kv with "0.9", without KV events) Blocks above which the oldest are
+    /// forgotten. Default 1 Mi.
+    #[serde(default = "default::approximate_max_blocks", deserialize_with = "count")]
+    pub approximate_max_blocks: u32,
+    /// (kv with "0.9", without KV events) Share of them that is left then. Default 0.8.
+    #[serde(default = "default::approximate_prune_target")]
+    pub approximate_prune_target_ratio: f64,
     /// (shadow) Which of the two drives. Default `"kv"`.
     #[serde(default)]
     pub shadow_driver: ShadowDriver,
@@ -214,6 +253,9 @@ mod default {
         replicas: u32 = 1;
         overlap_weight: f64 = 1.0;
         yes: bool = true;
+        approximate_ttl: SimDuration = SimDuration::from_secs(120);
+        approximate_max_blocks: u32 = 1 << 20;
+        approximate_prune_target: f64 = 0.8;
         session_ttl: SimDuration = SimDuration::from_secs(300);
         session_slack: u32 = 8;
         hash_prefix: u32 = 2;
@@ -272,7 +314,23 @@ impl RouterSettings {
             "track_prefill_tokens",
             self.track_prefill_tokens,
             "left out where semantics = \"0.9\", which has no such switch",
-        )
+        )?;
+        if let Some(threshold) = self.queue_threshold {
+            Invalid::unless_at_least("queue_threshold", threshold, 0.0)?;
+            let known = self.semantics == Semantics::V1_6;
+            let allowed = "left out where semantics = \"0.9\", which has no queue";
+            Invalid::unless(known, "queue_threshold", threshold, allowed)?;
+        }
+        let ttl = !self.approximate_ttl.is_zero();
+        Invalid::unless(ttl, "approximate_ttl", "0s", "more than no time")?;
+        for (key, share) in [
+            ("active_decode_blocks_threshold", self.active_decode_blocks_threshold.unwrap_or(0.0)),
+            ("approximate_prune_target_ratio", self.approximate_prune_target_ratio),
+        ] {
+            let is_share = (0.0..=1.0).contains(&share);
+            Invalid::unless(is_share, key, share, "a share between 0 and 1")?;
+        }
+        Ok(())
     }
 
     fn validate_others(&self) -> Result<(), Invalid> {

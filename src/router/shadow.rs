@@ -4,6 +4,7 @@
 //! events, and then books what the first one chose. So they never drift apart,
 //! and every difference is one of the decision at hand.
 
+use super::decider::Decider;
 use super::{ClusterView, CostParts, Policy, Verdict};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
@@ -11,51 +12,37 @@ use crate::request::RouteRequest;
 use crate::time::SimTime;
 use std::fmt;
 
-/// A policy that compares costs and whose choice can be taken apart from its
-/// booking: somebody else may decide, both book the same.
-pub trait Decider: Policy {
-    /// Chooses a worker for `request` without booking it.
-    fn decide(&mut self, now: SimTime, request: &RouteRequest<'_>) -> WorkerId;
-
-    /// The costs of the request last decided on and not yet booked, in order of worker.
-    fn costs(&self) -> Vec<f64>;
-
-    /// Books `request`, the one last decided on, on `worker`.
-    ///
-    /// # Panics
-    /// If the request is booked already.
-    fn book(&mut self, now: SimTime, request: &RouteRequest<'_>, worker: WorkerId);
-}
-
 /// How far two deciders agreed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Decisions in all.
     pub decisions: u64,
-    /// Both chose the same worker.
+    /// Both chose the same worker, or both none.
     pub agreed: u64,
     /// They chose different workers of exactly equal cost by the driver's count.
     pub tied: u64,
+    /// Decisions in which several workers had the lowest cost by the driver's count.
+    pub ties: u64,
     /// Largest difference between their costs of one worker, in blocks.
     pub max_cost_difference_blocks: f64,
 }
 
-/// The policy `shadow`.
-pub struct ShadowPolicy {
-    driver: Box<dyn Decider>,
-    other: Box<dyn Decider>,
+/// The policy `shadow`: `driver` decides; `other` is compared with it.
+pub struct ShadowPolicy<Driver, Other> {
+    driver: Driver,
+    other: Other,
     tally: Tally,
 }
 
-impl fmt::Debug for ShadowPolicy {
+impl<Driver, Other> fmt::Debug for ShadowPolicy<Driver, Other> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShadowPolicy").field("tally", &self.tally).finish_non_exhaustive()
     }
 }
 
-impl ShadowPolicy {
+impl<Driver: Decider, Other: Decider> ShadowPolicy<Driver, Other> {
     /// `driver` decides; `other` is compared with it.
-    pub fn new(driver: Box<dyn Decider>, other: Box<dyn Decider>) -> Self {
+    pub fn new(driver: Driver, other: Other) -> Self {
         Self { driver, other, tally: Tally::default() }
     }
 
@@ -65,23 +52,74 @@ impl ShadowPolicy {
     }
 }
 
-impl Policy for ShadowPolicy {
-    fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
-        let chosen = self.driver.decide(now, request);
-        let others = self.other.decide(now, request);
-        let (costs, other_costs) = (self.driver.costs(), self.other.costs());
-        let tally = &mut self.tally;
-        tally.decisions += 1;
-        tally.agreed += u64::from(chosen == others);
-        let equal = costs[chosen.index()] == costs[others.index()];
-        tally.tied += u64::from(chosen != others && equal);
-        for (cost, other) in costs.iter().zip(&other_costs) {
-            let difference = (cost - other).abs();
-            tally.max_cost_difference_blocks = tally.max_cost_difference_blocks.max(difference);
+impl Tally {
+    fn count(
+        &mut self,
+        chosen: Option<WorkerId>,
+        other: Option<WorkerId>,
+        costs: &[f64],
+        other_costs: &[f64],
+    ) {
+        let lowest = costs.iter().copied().fold(f64::INFINITY, f64::min);
+        self.decisions += 1;
+        self.agreed += u64::from(chosen == other);
+        self.ties += u64::from(costs.iter().filter(|cost| **cost == lowest).count() > 1);
+        if let (Some(chosen), Some(other)) = (chosen, other) {
+            let equal = costs[chosen.index()] == costs[other.index()];
+            self.tied += u64::from(chosen != other && equal);
         }
-        self.driver.book(now, request, chosen);
-        self.other.book(now, request, chosen);
-        Verdict::Send(chosen)
+        for (cost, other) in costs.iter().zip(other_costs) {
+            let difference = (cost - other).abs();
+            self.max_cost_difference_blocks = self.max_cost_difference_blocks.max(difference);
+        }
+    }
+}
+
+impl<Driver: Decider, Other: Decider> Decider for ShadowPolicy<Driver, Other> {
+    type Asked = (Driver::Asked, Other::Asked);
+
+    fn look_up(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Self::Asked {
+        (self.driver.look_up(now, request), self.other.look_up(now, request))
+    }
+
+    fn look_again(&mut self, now: SimTime, asked: &mut Self::Asked) {
+        self.driver.look_again(now, &mut asked.0);
+        self.other.look_again(now, &mut asked.1);
+    }
+
+    fn least_uncached_tokens(&self, asked: &Self::Asked) -> u64 {
+        self.driver.least_uncached_tokens(&asked.0)
+    }
+
+    fn choose(&mut self, asked: &Self::Asked) -> Option<WorkerId> {
+        let (costs, other_costs) = (self.driver.costs(&asked.0), self.other.costs(&asked.1));
+        let (chosen, other) = (self.driver.choose(&asked.0), self.other.choose(&asked.1));
+        self.tally.count(chosen, other, &costs, &other_costs);
+        chosen
+    }
+
+    fn costs(&self, asked: &Self::Asked) -> Vec<f64> {
+        self.driver.costs(&asked.0)
+    }
+
+    fn book(&mut self, now: SimTime, asked: Self::Asked, worker: WorkerId) {
+        self.driver.book(now, asked.0, worker);
+        self.other.book(now, asked.1, worker);
+    }
+
+    fn turned_away(&mut self, now: SimTime, asked: Self::Asked) {
+        self.driver.turned_away(now, asked.0);
+        self.other.turned_away(now, asked.1);
+    }
+
+    fn least_prefill_tokens(&self) -> u64 {
+        self.driver.least_prefill_tokens()
+    }
+}
+
+impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
+    fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
+        self.route_at_once(now, request)
     }
 
     fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
@@ -98,11 +136,16 @@ impl Policy for ShadowPolicy {
         self.other.observe_kv(worker, event);
     }
 
+    fn wants_output_blocks(&self) -> bool {
+        self.driver.wants_output_blocks() || self.other.wants_output_blocks()
+    }
+
     fn notes(&self) -> Vec<(&'static str, f64)> {
         vec![
             ("shadow_decisions", self.tally.decisions as f64),
             ("shadow_agreed", self.tally.agreed as f64),
             ("shadow_tied", self.tally.tied as f64),
+            ("shadow_ties", self.tally.ties as f64),
             ("shadow_max_cost_difference_blocks", self.tally.max_cost_difference_blocks),
         ]
     }

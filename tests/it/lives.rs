@@ -8,7 +8,7 @@ use kv_router_sim::event::{WorkerEvent, WorkerEventKind};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
 use kv_router_sim::request::RouteRequest;
-use kv_router_sim::router::{ClusterView, Policy, Verdict};
+use kv_router_sim::router::{ClusterView, Policy, Release, Verdict};
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 
@@ -191,12 +191,12 @@ impl Policy for Gate {
         Verdict::Hold
     }
 
-    fn release(&mut self, now: SimTime, _: &ClusterView<'_>) -> Option<(RequestId, WorkerId)> {
+    fn release(&mut self, now: SimTime, _: &ClusterView<'_>) -> Option<Release> {
         if now < self.next || self.held.is_empty() {
             return None;
         }
         self.next = now + self.opens_every;
-        Some((self.held.remove(0), WorkerId(0)))
+        Some((self.held.remove(0), Ok(WorkerId(0))))
     }
 
     fn wake_at(&self) -> Option<SimTime> {

@@ -15,7 +15,7 @@ use kv_router_sim::recorder::RequestRecord;
 use kv_router_sim::request::{Request, RouteRequest};
 use kv_router_sim::rng::{Stream, Use, stream};
 use kv_router_sim::router::settings::{PolicyName, RouterSettings};
-use kv_router_sim::router::{ClusterView, Policy, Verdict};
+use kv_router_sim::router::{ClusterView, Policy, Release, Verdict};
 use kv_router_sim::stats;
 use kv_router_sim::time::{SimDuration, SimTime};
 use rand_distr::{Distribution as _, Exp, Geometric};
@@ -142,9 +142,9 @@ impl Policy for OneQueue {
         }
     }
 
-    fn release(&mut self, _: SimTime, view: &ClusterView<'_>) -> Option<(RequestId, WorkerId)> {
+    fn release(&mut self, _: SimTime, view: &ClusterView<'_>) -> Option<Release> {
         let worker = idle(view)?;
-        Some((self.0.pop_front()?, worker))
+        Some((self.0.pop_front()?, Ok(worker)))
     }
 }
 

@@ -122,6 +122,9 @@ pub(crate) fn play(
     let config = Arc::new(config.clone());
     let mut fleet = SimulatedFleet::new(workers, &config, front_end.wants_kv_events());
     fleet.record_steps();
+    if front_end.wants_output_blocks() {
+        fleet.tell_output_blocks();
+    }
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new() };
     let recorder = Recorder::new(workers, true);
     let mut driver = Driver::new(fleet, workload, vec![front_end], recorder, config.block_size);

@@ -138,6 +138,7 @@ impl Replay {
                     cached[(event.request.0 - first) as usize] = Some(cached_tokens);
                 }
                 WorkerEventKind::Preempted => preemptions += 1,
+                WorkerEventKind::OutputBlock { .. } => {}
                 WorkerEventKind::Finished { .. } => finished += 1,
                 WorkerEventKind::FirstToken | WorkerEventKind::Rejected(_) => {}
             }

@@ -14,15 +14,17 @@
 )]
 
 mod costs;
+mod outputs;
+mod retention;
 #[cfg(test)]
 mod tests;
 
-use super::kv::KvParams;
+use super::decider::Decider;
+use super::kv::{KvParams, WorkerLoad};
 use super::policies::worker_at;
-use super::shadow::Decider;
 use super::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use crate::id::WorkerId;
+use crate::id::{RequestId, WorkerId};
 use crate::request::{BlockRun, RouteRequest};
 use crate::time::SimTime;
 use costs::LoggedCosts;
@@ -31,7 +33,9 @@ use dynamo_kv_router::protocols::{
     KvCacheStoredBlockData, LocalBlockHash, PrefillLoadHint, RouterEvent, WorkerConfigLike,
     WorkerWithDpRank,
 };
-use dynamo_kv_router::scheduling::{OverlapSignals, ScheduleMode, effective_prefill_tokens};
+use dynamo_kv_router::scheduling::{
+    KvSchedulerError, OverlapSignals, ScheduleMode, effective_prefill_tokens,
+};
 use dynamo_kv_router::{
     ActiveSequencesMultiWorker, DefaultWorkerSelector, KvRouterConfig, NoopSequencePublisher,
     RadixTree, SchedulingRequest, SequenceRequest, WorkerSelectionInput, WorkerSelector,
@@ -39,6 +43,8 @@ use dynamo_kv_router::{
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
+use outputs::OutputTracking;
+use retention::Guesses;
 use tokio::time::Instant;
 
 /// The pool that an aggregated deployment's router serves, in the crate's words.
@@ -67,8 +73,11 @@ impl WorkerConfigLike for Worker {
 pub struct DynamoPolicy {
     params: KvParams,
     block_size: u32,
+    blocks_per_worker: u32,
     workers: HashMap<u64, Worker>,
     tree: Option<RadixTree>,
+    guesses: Option<Guesses>,
+    outputs: Option<OutputTracking>,
     tracker: ActiveSequencesMultiWorker<NoopSequencePublisher>,
     selector: DefaultWorkerSelector,
     costs: LoggedCosts,
@@ -77,15 +86,16 @@ pub struct DynamoPolicy {
     /// The latest time heard of, in the crate's clock.
     now: Instant,
     events: u64,
-    asked: Asked,
 }
 
 /// One request as looked up.
-#[derive(Clone, Debug, Default)]
-struct Asked {
+#[derive(Clone, Debug)]
+pub struct Asked {
+    request: RequestId,
     prompt_tokens: usize,
-    /// The prompt's blocks; `None` where blocks in flight are not counted.
-    blocks: Option<Vec<u64>>,
+    prompt: Vec<u64>,
+    /// The blocks to be counted as in flight, if any are.
+    counted: Option<Vec<u64>>,
     overlap_blocks: Vec<u32>,
 }
 
@@ -108,15 +118,23 @@ impl DynamoPolicy {
             router_track_active_blocks: params.track_active_blocks,
             router_track_prefill_tokens: params.track_prefill_tokens,
             router_assume_kv_reuse: params.assume_kv_reuse,
+            router_track_output_blocks: params.track_output_blocks,
             ..KvRouterConfig::default()
         };
-        let epoch = Instant::now();
+        let approximate = params.approximate.filter(|_| params.needs_index());
+        let guesses = approximate.map(|retention| Guesses::new(&retention));
+        let epoch = guesses.as_ref().map_or_else(Instant::now, Guesses::epoch);
         let ranks = (0..u64::from(cluster.workers)).map(|id| (id, (0, 1))).collect();
         Self {
             params,
             block_size: cluster.block_size,
+            blocks_per_worker: cluster.blocks_per_worker,
             workers: (0..u64::from(cluster.workers)).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
+            guesses,
+            outputs: params.track_output_blocks.then(|| {
+                OutputTracking::new(cluster.block_size, params.expected_output_tokens)
+            }),
             tracker: ActiveSequencesMultiWorker::new_without_expiry(
                 NoopSequencePublisher,
                 cluster.block_size as usize,
@@ -130,7 +148,6 @@ impl DynamoPolicy {
             epoch,
             now: epoch,
             events: 0,
-            asked: Asked::default(),
         }
     }
 
@@ -138,8 +155,25 @@ impl DynamoPolicy {
         self.now = self.epoch + Duration::from_nanos(now.as_ps() / 1_000);
     }
 
-    fn look_up(&self, request: &RouteRequest<'_>) -> Asked {
+    fn ask(&self, request: &RouteRequest<'_>) -> Asked {
         let prompt: Vec<u64> = request.blocks.iter().map(|block| block.0).collect();
+        let counted = if self.params.assume_kv_reuse {
+            prompt.clone()
+        } else {
+            // Ids of nobody else's, so that nothing is shared; the crate draws them at random.
+            let first = 1 << 63 | u64::from(request.id.0) << 32;
+            (first..).take(prompt.len()).collect()
+        };
+        Asked {
+            request: request.id,
+            prompt_tokens: request.prompt_tokens as usize,
+            counted: self.params.track_active_blocks.then_some(counted),
+            overlap_blocks: self.overlaps(&prompt),
+            prompt,
+        }
+    }
+
+    fn overlaps(&self, prompt: &[u64]) -> Vec<u32> {
         let mut overlap_blocks = vec![0; self.workers.len()];
         if let Some(tree) = &self.tree {
             let hashes = prompt.iter().map(|id| LocalBlockHash(*id)).collect();
@@ -148,18 +182,39 @@ impl DynamoPolicy {
                 *overlap = scores.get(&rank(worker_at(index))).copied().unwrap_or(0);
             }
         }
-        let blocks = if self.params.assume_kv_reuse {
-            prompt
-        } else {
-            // Ids of nobody else's, so that nothing is shared; the crate draws them at random.
-            let first = 1 << 63 | u64::from(request.id.0) << 32;
-            (first..).take(prompt.len()).collect()
-        };
-        Asked {
-            prompt_tokens: request.prompt_tokens as usize,
-            blocks: self.params.track_active_blocks.then_some(blocks),
-            overlap_blocks,
+        overlap_blocks
+    }
+
+    /// Forgets what the router guessed too long ago.
+    fn expire(&mut self) {
+        let Some(guesses) = &mut self.guesses else { return };
+        for (worker, block) in guesses.expired(self.now) {
+            self.apply(worker, removed([block]));
         }
+    }
+
+    fn apply(&mut self, worker: WorkerId, data: KvCacheEventData) {
+        let Some(tree) = &mut self.tree else { return };
+        self.events += 1;
+        let event = KvCacheEvent { event_id: self.events, data, dp_rank: 0 };
+        // Unknown parents and blocks are its warnings, not our errors.
+        let _unknown = tree.apply_event(RouterEvent::new(u64::from(worker.0), event));
+    }
+
+    /// The overloaded workers, as the production front end finds them: by what
+    /// the scheduler has booked.
+    fn overloaded(&self, request: &SchedulingRequest) -> HashSet<u64> {
+        let load = |id: u32| {
+            let load = request.worker_loads[&rank(WorkerId(id))];
+            WorkerLoad {
+                prefill_tokens: load.active_prefill_tokens as u64,
+                active_blocks: load.active_decode_blocks as u64,
+                requests: 0,
+            }
+        };
+        let ids = 0..u32::try_from(self.workers.len()).expect("worker ids are u32");
+        let overload = self.params.overload;
+        ids.filter(|&id| overload.holds(&load(id), self.blocks_per_worker)).map(u64::from).collect()
     }
 
     /// The crate's form of `asked`, to be answered by one of `allowed` or by any worker.
@@ -177,7 +232,7 @@ impl DynamoPolicy {
         }
         SchedulingRequest {
             mode: ScheduleMode::QueryOnly { request_id: None },
-            token_seq: asked.blocks.clone(),
+            token_seq: asked.counted.clone(),
             isl_tokens: asked.prompt_tokens,
             lora_name: None,
             expected_output_tokens: None,
@@ -195,21 +250,31 @@ impl DynamoPolicy {
             kv_transfer_candidates: None,
             retain_kv_transfer_chain: false,
             shared_cache_hits: None,
-            worker_loads: self.tracker.project_worker_loads(asked.blocks.as_deref(), self.now),
+            worker_loads: self.tracker.project_worker_loads(asked.counted.as_deref(), self.now),
             resp_tx: None,
         }
     }
 
-    fn select(&self, selector: &DefaultWorkerSelector, request: &SchedulingRequest) -> WorkerId {
+    /// `None` if everybody is `overloaded`.
+    fn select(
+        &self,
+        selector: &DefaultWorkerSelector,
+        request: &SchedulingRequest,
+        overloaded: Option<&HashSet<u64>>,
+    ) -> Option<WorkerId> {
         let input = WorkerSelectionInput::configured(
             &self.workers,
             request,
-            request.eligibility(),
+            request.eligibility_with_overloaded(overloaded),
             self.block_size,
         );
-        let selected = selector.select_worker(input).expect("every worker is eligible");
+        let selected = match selector.select_worker(input) {
+            Ok(selected) => selected,
+            Err(KvSchedulerError::AllEligibleWorkersOverloaded) => return None,
+            Err(error) => panic!("no worker can be selected: {error}"),
+        };
         let id = u32::try_from(selected.worker.worker_id).expect("worker ids are ours");
-        WorkerId(id)
+        Some(WorkerId(id))
     }
 
     fn cached_tokens(&self, overlap_blocks: u32) -> usize {
@@ -228,7 +293,8 @@ impl DynamoPolicy {
             // The least busy worker is among the allowed, as the credit's decay looks at it.
             let allowed = HashSet::from([u64::from(worker.0), u64::from(least.0)]);
             let request = self.scheduling_request(asked, Some(allowed));
-            let cost = self.costs.of(worker, |selector| self.select(selector, &request));
+            let select = |selector: &_| self.select(selector, &request, None);
+            let cost = self.costs.of(worker, |selector| select(selector).expect("all may be"));
             CostParts {
                 worker,
                 cost,
@@ -245,27 +311,46 @@ impl DynamoPolicy {
 }
 
 impl Decider for DynamoPolicy {
-    fn decide(&mut self, now: SimTime, request: &RouteRequest<'_>) -> WorkerId {
+    type Asked = Asked;
+
+    fn look_up(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Asked {
         self.set_clock(now);
-        self.asked = self.look_up(request);
-        self.select(&self.selector, &self.scheduling_request(&self.asked, None))
+        self.expire();
+        self.ask(request)
     }
 
-    fn costs(&self) -> Vec<f64> {
-        self.cost_parts(&self.asked).iter().map(|parts| parts.cost).collect()
+    fn look_again(&mut self, now: SimTime, asked: &mut Asked) {
+        self.set_clock(now);
+        self.expire();
+        asked.overlap_blocks = self.overlaps(&asked.prompt);
     }
 
-    fn book(&mut self, now: SimTime, request: &RouteRequest<'_>, worker: WorkerId) {
+    fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
+        let most = asked.overlap_blocks.iter().copied().max().unwrap_or(0);
+        effective_prefill_tokens(asked.prompt_tokens, self.cached_tokens(most)) as u64
+    }
+
+    fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
+        let request = self.scheduling_request(asked, None);
+        let overloaded = self.params.overload.is_on().then(|| self.overloaded(&request));
+        self.select(&self.selector, &request, overloaded.as_ref())
+    }
+
+    fn costs(&self, asked: &Asked) -> Vec<f64> {
+        self.cost_parts(asked).iter().map(|parts| parts.cost).collect()
+    }
+
+    fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
         self.set_clock(now);
-        let cached = self.cached_tokens(self.asked.overlap_blocks[worker.index()]);
+        let cached = self.cached_tokens(asked.overlap_blocks[worker.index()]);
         let booking = SequenceRequest {
-            request_id: request.id.to_string(),
-            token_sequence: self.asked.blocks.take(),
+            request_id: asked.request.to_string(),
+            token_sequence: asked.counted,
             track_prefill_tokens: self.params.track_prefill_tokens,
-            expected_output_tokens: None,
+            expected_output_tokens: self.params.expected_output_tokens,
             prefill_load_hint: Some(PrefillLoadHint {
                 initial_effective_prefill_tokens: effective_prefill_tokens(
-                    self.asked.prompt_tokens,
+                    asked.prompt_tokens,
                     cached,
                 ),
                 expected_prefill_duration: None,
@@ -274,20 +359,36 @@ impl Decider for DynamoPolicy {
             lora_name: None,
         };
         let booked = self.tracker.add_request(booking, self.now);
-        booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", request.id));
+        booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", asked.request));
+        if let Some(outputs) = &mut self.outputs {
+            outputs.book(asked.request, asked.prompt_tokens);
+        }
+        if let Some(guesses) = &mut self.guesses {
+            guesses.sent(worker, &asked.prompt, self.now);
+            self.apply(worker, stored(None, asked.prompt));
+        }
+    }
+
+    fn least_prefill_tokens(&self) -> u64 {
+        let tokens = self.tracker.active_tokens(self.now);
+        let of = |index| tokens.get(&rank(worker_at(index))).copied().unwrap_or(0);
+        (0..self.workers.len()).map(of).min().unwrap_or(0) as u64
     }
 }
 
 impl Policy for DynamoPolicy {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
-        let worker = self.decide(now, request);
-        self.book(now, request, worker);
-        Verdict::Send(worker)
+        self.route_at_once(now, request)
     }
 
     fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.set_clock(now);
         let request = event.request.to_string();
+        if let Some(outputs) = &mut self.outputs {
+            for decay in outputs.observe(event) {
+                let _unknown = self.tracker.add_output_block(&request, decay);
+            }
+        }
         // It refuses what it does not know, which is right for requests of others.
         match event.kind {
             WorkerEventKind::FirstToken => {
@@ -296,40 +397,30 @@ impl Policy for DynamoPolicy {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 let _unknown = self.tracker.free(&request, self.now);
             }
-            WorkerEventKind::Scheduled { .. } | WorkerEventKind::Preempted => {}
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Preempted
+            | WorkerEventKind::OutputBlock { .. } => {}
         }
     }
 
     fn wants_kv_events(&self) -> bool {
-        self.tree.is_some()
+        self.tree.is_some() && self.guesses.is_none()
+    }
+
+    fn wants_output_blocks(&self) -> bool {
+        self.outputs.is_some()
     }
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
-        let Some(tree) = &mut self.tree else { return };
-        self.events += 1;
         let data = match *event {
-            KvEvent::Stored { parent, run } => KvCacheEventData::Stored(KvCacheStoreData {
-                parent_hash: parent.map(|block| ExternalSequenceBlockHash(block.0)),
-                start_position: None,
-                blocks: ids(run)
-                    .map(|id| KvCacheStoredBlockData {
-                        block_hash: ExternalSequenceBlockHash(id),
-                        tokens_hash: LocalBlockHash(id),
-                        mm_extra_info: None,
-                    })
-                    .collect(),
-            }),
-            KvEvent::Removed { run } => KvCacheEventData::Removed(KvCacheRemoveData {
-                block_hashes: ids(run).rev().map(ExternalSequenceBlockHash).collect(),
-            }),
+            KvEvent::Stored { parent, run } => stored(parent.map(|block| block.0), ids(run)),
+            KvEvent::Removed { run } => removed(ids(run).rev()),
         };
-        let event = KvCacheEvent { event_id: self.events, data, dp_rank: 0 };
-        // Unknown parents and blocks are its warnings, not our errors.
-        let _unknown = tree.apply_event(RouterEvent::new(u64::from(worker.0), event));
+        self.apply(worker, data);
     }
 
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {
-        self.cost_parts(&self.look_up(request))
+        self.cost_parts(&self.ask(request))
     }
 }
 
@@ -339,4 +430,23 @@ fn rank(worker: WorkerId) -> WorkerWithDpRank {
 
 fn ids(run: BlockRun) -> impl DoubleEndedIterator<Item = u64> {
     (0..run.len).map(move |at| run.first.offset(at).0)
+}
+
+fn stored(parent: Option<u64>, ids: impl IntoIterator<Item = u64>) -> KvCacheEventData {
+    let block = |id| KvCacheStoredBlockData {
+        block_hash: ExternalSequenceBlockHash(id),
+        tokens_hash: LocalBlockHash(id),
+        mm_extra_info: None,
+    };
+    KvCacheEventData::Stored(KvCacheStoreData {
+        parent_hash: parent.map(ExternalSequenceBlockHash),
+        start_position: None,
+        blocks: ids.into_iter().map(block).collect(),
+    })
+}
+
+fn removed(ids: impl IntoIterator<Item = u64>) -> KvCacheEventData {
+    KvCacheEventData::Removed(KvCacheRemoveData {
+        block_hashes: ids.into_iter().map(ExternalSequenceBlockHash).collect(),
+    })
 }

@@ -6,7 +6,13 @@
 //! prompt blocks of all requests in flight: prompts that share a beginning count
 //! it once. Both are the router's own bookkeeping, exact at once, so that two
 //! requests arriving together see each other; neither sees what the engine
-//! really hits, nor generated tokens.
+//! really hits.
+//!
+//! Generated tokens count only if [`Outputs`] says so: then every block that an
+//! output grows into counts as one more. If requests are expected to end after
+//! some number of tokens, their blocks count less the nearer they come to it:
+//! at each new block, all blocks that only this request uses take on the weight
+//! `1 - generated / expected`. A worker's blocks are the rounded sum of weights.
 //!
 //! The prompts in flight form one trie for all workers, cut so that every
 //! prompt ends at the end of a node. A walk down answers for all workers.
@@ -30,12 +36,36 @@ pub struct WorkerLoad {
     pub requests: u32,
 }
 
+/// How generated tokens count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outputs {
+    pub(super) block_size: u32,
+    /// Output tokens that every request is expected to have, if any number is.
+    pub(super) expected_tokens: Option<u32>,
+}
+
+/// A request to be booked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order<'a> {
+    pub(super) request: RequestId,
+    pub(super) prompt_tokens: u32,
+    /// Those of them that are to be computed, as far as they count.
+    pub(super) prefill_tokens: u64,
+    /// The blocks that count.
+    pub(super) prompt: &'a Path,
+    /// Whether blocks are shared with requests in flight or counted on their own.
+    pub(super) shared: bool,
+}
+
 /// The bookings of one front end.
 #[derive(Debug)]
 pub(super) struct ActiveTracker {
     loads: Vec<WorkerLoad>,
+    /// Each worker's blocks in flight, by weight.
+    weights: Vec<f64>,
     bookings: HashTable<Booking>,
     prompts: Trie,
+    outputs: Option<Outputs>,
 }
 
 #[derive(Debug)]
@@ -44,6 +74,10 @@ struct Booking {
     worker: WorkerId,
     /// 0 once the first token has come.
     prefill_tokens: u64,
+    prompt_tokens: u32,
+    /// Blocks that the output grew into, and what each of them weighs.
+    output_blocks: u32,
+    output_weight: f64,
     blocks: BookedBlocks,
 }
 
@@ -51,17 +85,35 @@ struct Booking {
 enum BookedBlocks {
     /// The prompt ends at this node; `None` if it has no full block.
     Shared(Option<NodeId>),
-    /// Counted without regard to others.
-    Alone(u32),
+    /// Counted without regard to others; each block has this weight.
+    Alone { blocks: u32, weight: f64 },
+}
+
+impl Booking {
+    fn output(&self) -> f64 {
+        f64::from(self.output_blocks) * self.output_weight
+    }
 }
 
 impl ActiveTracker {
     pub(super) fn new(workers: u32) -> Self {
         Self {
             loads: vec![WorkerLoad::default(); workers as usize],
+            weights: vec![0.0; workers as usize],
             bookings: HashTable::new(),
             prompts: Trie::default(),
+            outputs: None,
         }
+    }
+
+    /// The same, with generated tokens counted.
+    pub(super) fn with_outputs(self, outputs: Outputs) -> Self {
+        Self { outputs: Some(outputs), ..self }
+    }
+
+    /// Whether generated tokens count.
+    pub(super) fn counts_outputs(&self) -> bool {
+        self.outputs.is_some()
     }
 
     /// One entry per worker, in order of id.
@@ -75,31 +127,32 @@ impl ActiveTracker {
         self.prompts.depths(prompt, shared_blocks);
     }
 
-    /// Books `request` on `worker`: `prefill_tokens` to compute, and the blocks
-    /// of `prompt`, `shared` with those in flight or counted on their own.
+    /// Books a request on `worker`.
     ///
     /// # Panics
     /// If the request is booked already.
-    pub(super) fn book(
-        &mut self,
-        request: RequestId,
-        worker: WorkerId,
-        prefill_tokens: u64,
-        prompt: &Path,
-        shared: bool,
-    ) {
+    pub(super) fn book(&mut self, worker: WorkerId, order: &Order<'_>) {
+        let Order { request, prompt_tokens, prefill_tokens, prompt, shared } = *order;
         let load = &mut self.loads[worker.index()];
         load.requests += 1;
         load.prefill_tokens += prefill_tokens;
         let blocks = if shared {
             let (end, added) = self.prompts.add(worker, prompt);
-            load.active_blocks += u64::from(added);
+            self.change(worker, f64::from(added));
             BookedBlocks::Shared(end)
         } else {
-            load.active_blocks += u64::from(prompt.len());
-            BookedBlocks::Alone(prompt.len())
+            self.change(worker, f64::from(prompt.len()));
+            BookedBlocks::Alone { blocks: prompt.len(), weight: 1.0 }
         };
-        let booking = Booking { request, worker, prefill_tokens, blocks };
+        let booking = Booking {
+            request,
+            worker,
+            prefill_tokens,
+            prompt_tokens,
+            output_blocks: 0,
+            output_weight: 1.0,
+            blocks,
+        };
         let slot = self.bookings.entry(
             mix(u64::from(request.0)),
             |other| other.request == request,
@@ -121,10 +174,58 @@ impl ActiveTracker {
         }
     }
 
-    /// Hears of a change in the life of a request: first tokens and ends count.
+    /// `request` has generated so many tokens.
+    pub(super) fn output(&mut self, request: RequestId, tokens: u32) {
+        let Some(outputs) = self.outputs else { return };
+        let hash = mix(u64::from(request.0));
+        let booking = self.bookings.find_mut(hash, |other| other.request == request);
+        let Some(booking) = booking else { return };
+        let blocks = |tokens: u32| tokens.div_ceil(outputs.block_size);
+        let grown = blocks(booking.prompt_tokens + tokens) - blocks(booking.prompt_tokens);
+        if grown <= booking.output_blocks {
+            return;
+        }
+        let mut change = f64::from(grown - booking.output_blocks);
+        if let Some(expected) = outputs.expected_tokens {
+            let weight = (1.0 - f64::from(tokens) / f64::from(expected.max(1))).max(0.0);
+            change = f64::from(grown) * weight - booking.output();
+            booking.output_weight = weight;
+            change += match &mut booking.blocks {
+                BookedBlocks::Shared(end) => {
+                    self.prompts.weigh_exclusive(booking.worker, *end, weight)
+                }
+                BookedBlocks::Alone { blocks, weight: old } => {
+                    f64::from(*blocks) * (weight - std::mem::replace(old, weight))
+                }
+            };
+        }
+        booking.output_blocks = grown;
+        let worker = booking.worker;
+        self.change(worker, change);
+    }
+
+    /// Changes the weight of the blocks in flight on `worker`.
+    fn change(&mut self, worker: WorkerId, by: f64) {
+        let weight = &mut self.weights[worker.index()];
+        *weight += by;
+        let load = &mut self.loads[worker.index()];
+        if load.requests == 0 {
+            // Rounding errors must not outlive what they came from.
+            *weight = 0.0;
+        }
+        load.active_blocks = rounded(*weight);
+    }
+
+    /// Hears of a change in the life of a request: tokens and ends count.
     pub(super) fn observe(&mut self, event: &WorkerEvent) {
         match event.kind {
-            WorkerEventKind::FirstToken => self.first_token(event.request),
+            WorkerEventKind::FirstToken => {
+                self.first_token(event.request);
+                self.output(event.request, 1);
+            }
+            WorkerEventKind::OutputBlock { output_tokens } => {
+                self.output(event.request, output_tokens);
+            }
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 self.free(event.request);
             }
@@ -142,11 +243,18 @@ impl ActiveTracker {
         let load = &mut self.loads[booking.worker.index()];
         load.requests -= 1;
         load.prefill_tokens -= booking.prefill_tokens;
-        load.active_blocks -= u64::from(match booking.blocks {
+        let prompt = match booking.blocks {
             BookedBlocks::Shared(end) => self.prompts.remove(booking.worker, end),
-            BookedBlocks::Alone(blocks) => blocks,
-        });
+            BookedBlocks::Alone { blocks, weight } => f64::from(blocks) * weight,
+        };
+        self.change(booking.worker, -(prompt + booking.output()));
     }
+}
+
+/// The nearest whole number of blocks, halves up.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of weights")]
+fn rounded(weight: f64) -> u64 {
+    weight.round() as u64
 }
 
 type NodeId = usize;
@@ -155,9 +263,26 @@ type NodeId = usize;
 struct Node {
     stretch: Path,
     parent: Option<NodeId>,
-    /// How many prompts in flight on each worker go through the whole stretch,
-    /// in order of worker.
-    users: SmallVec<[(WorkerId, u32); 2]>,
+    /// Whose prompts in flight go through the whole stretch, in order of worker.
+    users: SmallVec<[User; 2]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct User {
+    worker: WorkerId,
+    /// Prompts in flight there, at least 1.
+    prompts: u32,
+    /// What each block of the stretch weighs there.
+    weight: f64,
+}
+
+const USES_ALL_ABOVE: &str = "a booked prompt uses every node up to the root";
+
+impl Node {
+    /// The place of `worker` among the users, or where it would be.
+    fn user(&self, worker: WorkerId) -> Result<usize, usize> {
+        self.users.binary_search_by_key(&worker, |user| user.worker)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -177,8 +302,8 @@ impl Trie {
             let matched = common_blocks(node.stretch.from(0), prompt.from(depth));
             depth += matched;
             // Whoever uses a node uses all above it: the deepest one counts.
-            for (worker, _) in &node.users {
-                depths[worker.index()] = depth;
+            for user in &node.users {
+                depths[user.worker.index()] = depth;
             }
             if matched < node.stretch.len() {
                 return;
@@ -203,10 +328,10 @@ impl Trie {
                 }),
             };
             let node = &mut self.nodes[id];
-            match node.users.binary_search_by_key(&worker, |(who, _)| *who) {
-                Ok(at) => node.users[at].1 += 1,
+            match node.user(worker) {
+                Ok(at) => node.users[at].prompts += 1,
                 Err(at) => {
-                    node.users.insert(at, (worker, 1));
+                    node.users.insert(at, User { worker, prompts: 1, weight: 1.0 });
                     added += node.stretch.len();
                 }
             }
@@ -216,20 +341,18 @@ impl Trie {
         (end, added)
     }
 
-    /// Takes away a prompt that ends at `end`; gives the blocks that `worker` has no more.
-    fn remove(&mut self, worker: WorkerId, end: Option<NodeId>) -> u32 {
-        let (mut next, mut lost) = (end, 0);
+    /// Takes away a prompt that ends at `end`; gives the weight of the blocks that
+    /// `worker` has no more.
+    fn remove(&mut self, worker: WorkerId, end: Option<NodeId>) -> f64 {
+        let (mut next, mut lost) = (end, 0.0);
         while let Some(id) = next {
             let node = &mut self.nodes[id];
             next = node.parent;
-            let at = node
-                .users
-                .binary_search_by_key(&worker, |(who, _)| *who)
-                .expect("a booked prompt uses every node up to the root");
-            node.users[at].1 -= 1;
-            if node.users[at].1 == 0 {
-                node.users.remove(at);
-                lost += node.stretch.len();
+            let at = node.user(worker).expect(USES_ALL_ABOVE);
+            node.users[at].prompts -= 1;
+            if node.users[at].prompts == 0 {
+                let user = node.users.remove(at);
+                lost += f64::from(node.stretch.len()) * user.weight;
             }
             if node.users.is_empty() {
                 let node = std::mem::take(node);
@@ -238,6 +361,24 @@ impl Trie {
             }
         }
         lost
+    }
+
+    /// Gives every block that only the prompt ending at `end` uses on `worker` a
+    /// new weight; gives the change of the sum.
+    fn weigh_exclusive(&mut self, worker: WorkerId, end: Option<NodeId>, weight: f64) -> f64 {
+        let (mut next, mut change) = (end, 0.0);
+        while let Some(id) = next {
+            let node = &mut self.nodes[id];
+            let at = node.user(worker).expect(USES_ALL_ABOVE);
+            let user = &mut node.users[at];
+            if user.prompts > 1 {
+                break;
+            }
+            let old = std::mem::replace(&mut user.weight, weight);
+            change += f64::from(node.stretch.len()) * (weight - old);
+            next = node.parent;
+        }
+        change
     }
 
     /// Puts a new node for the first `at` blocks of `id` above it; `id` keeps

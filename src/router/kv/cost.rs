@@ -8,69 +8,7 @@
 //! `scheduling/selector/reference.rs`. The order of operations is theirs, so
 //! that costs agree to the last bit and ties are ties.
 
-use serde::{Deserialize, Serialize};
-
-/// Which version's rules hold, where they differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Semantics {
-    /// Dynamo 0.9.0: overlap counts all held blocks on the path; equal costs go
-    /// to the worker with the smaller index among those with any overlap.
-    #[serde(rename = "0.9")]
-    V0_9,
-    /// dynamo-kv-router 1.6.1: overlap is a contiguous prefix; equal costs are
-    /// drawn uniformly.
-    #[default]
-    #[serde(rename = "1.6")]
-    V1_6,
-}
-
-/// Parameters of the KV policy; defaults and meaning as in
-/// [`RouterSettings`](crate::router::settings::RouterSettings).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KvParams {
-    /// Which version's rules hold.
-    pub semantics: Semantics,
-    /// Blocks taken off the prefill term per cached block.
-    pub overlap_score_credit: f64,
-    /// Weight of the prefill term.
-    pub prefill_load_scale: f64,
-    /// How fast the credit shrinks with prefill in flight above the minimum.
-    pub overlap_score_credit_decay: f64,
-    /// Blocks per request in flight.
-    pub decode_active_request_weight: f64,
-    /// 0 takes the lowest cost; above, a softmax draw.
-    pub temperature: f64,
-    /// Whether blocks in flight are counted.
-    pub track_active_blocks: bool,
-    /// Whether prompt tokens in flight are counted.
-    pub track_prefill_tokens: bool,
-    /// Whether requests in flight share blocks.
-    pub assume_kv_reuse: bool,
-}
-
-impl KvParams {
-    /// Dynamo's defaults with `weight` for 0.9's `overlap_score_weight`, which
-    /// 1.6 reads as the prefill scale, without credit if it is 0.
-    pub fn with_weight(semantics: Semantics, weight: f64) -> Self {
-        Self {
-            semantics,
-            overlap_score_credit: if weight > 0.0 { 1.0 } else { 0.0 },
-            prefill_load_scale: weight,
-            overlap_score_credit_decay: 0.0,
-            decode_active_request_weight: 0.0,
-            temperature: 0.0,
-            track_active_blocks: true,
-            track_prefill_tokens: true,
-            assume_kv_reuse: true,
-        }
-    }
-
-    /// False if no cost depends on what is cached, so that no index is kept.
-    pub(in crate::router) fn needs_index(&self) -> bool {
-        let prefill_counts = self.prefill_load_scale > 0.0 || !self.track_prefill_tokens;
-        self.overlap_score_credit > 0.0 && prefill_counts
-    }
-}
+use super::params::{KvParams, Semantics};
 
 /// A worker as seen by one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

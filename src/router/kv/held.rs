@@ -55,8 +55,7 @@ impl HeldIndex {
             holders.iter().for_each(|worker| overlap_blocks[worker.index()] += count);
         };
         let mut stamp = ROOT;
-        let ids = prompt.runs().iter().flat_map(|run| (0..run.len).map(|i| run.first.offset(i)));
-        for block in ids {
+        for block in prompt.blocks() {
             let Some(node) = self.get(block).filter(|node| node.parent == stamp) else { break };
             stamp = node.stamp;
             if node.holders == holders {

@@ -1,8 +1,8 @@
 //! Which worker holds which blocks, as told by KV events.
 
-use super::Semantics;
 use super::coverage::CoverageIndex;
 use super::held::HeldIndex;
+use super::params::Semantics;
 use super::path::Path;
 use crate::event::KvEvent;
 use crate::id::WorkerId;

@@ -1,6 +1,6 @@
 //! The index and the tracker as other policies use them.
 
-use super::active::{ActiveTracker, WorkerLoad};
+use super::active::{ActiveTracker, Order, WorkerLoad};
 use super::coverage::CoverageIndex;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
@@ -52,8 +52,14 @@ impl Bookings {
         worker: WorkerId,
         prefill_tokens: u64,
     ) {
-        let prompt = request.blocks.runs().collect();
-        self.0.book(request.id, worker, prefill_tokens, &prompt, true);
+        let order = Order {
+            request: request.id,
+            prompt_tokens: request.prompt_tokens,
+            prefill_tokens,
+            prompt: &request.blocks.runs().collect(),
+            shared: true,
+        };
+        self.0.book(worker, &order);
     }
 
     /// Hears of first tokens and ends.

@@ -31,6 +31,11 @@ impl Path {
         &self.runs
     }
 
+    /// The blocks, in order.
+    pub(super) fn blocks(&self) -> impl DoubleEndedIterator<Item = BlockId> + '_ {
+        self.runs.iter().flat_map(|run| (0..run.len).map(|i| run.first.offset(i)))
+    }
+
     /// The first block.
     ///
     /// # Panics

@@ -1,147 +1,266 @@
-use super::active::ActiveTracker;
-use super::cost::{Ask, Candidate, Cost, KvParams, cost, uncached_tokens};
+use super::active::{ActiveTracker, Order, Outputs};
+use super::approximate::Approximate;
+use super::cost::{Ask, Candidate, Cost, cost, uncached_tokens};
 use super::index::Index;
+use super::params::{KvParams, Semantics};
 use super::path::Path;
+use super::stale::Marks;
 use crate::event::{KvEvent, WorkerEvent};
-use crate::id::WorkerId;
+use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::decider::Decider;
 use crate::router::policies::worker_at;
 use crate::router::select::{Ties, sample};
-use crate::router::shadow::Decider;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 
 /// Dynamo's KV-aware policy in our own code, in the versions 0.9 and 1.6.
 ///
 /// For each request: how much of its prompt every worker holds (from KV events,
-/// as late as the feed), what is in flight there (own bookings, exact), the cost
-/// of both, the lowest cost or a draw. The choice is booked at once; the first
-/// token takes the prompt's tokens off, the end everything.
+/// as late as the feed, or guessed from what was sent), what is in flight there
+/// (own bookings, exact), the cost of both, the lowest cost or a draw. The choice
+/// is booked at once; the first token takes the prompt's tokens off, the end
+/// everything.
 #[derive(Debug)]
 pub struct KvPolicy {
     params: KvParams,
     block_size: u32,
+    blocks_per_worker: u32,
     index: Option<Index>,
+    approximate: Option<Approximate>,
     tracker: ActiveTracker,
+    marks: Option<Marks>,
     draws: Stream,
-    /// The last request asked about.
-    asked: Asked,
+    nothing: Path,
+    scratch: Scratch,
 }
 
-/// One request against all workers; kept to spare allocations.
-#[derive(Clone, Debug, Default)]
-struct Asked {
+/// A request with its overlaps.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    request: RequestId,
+    prompt_tokens: u32,
     prompt: Path,
+    /// Blocks of the prompt that each worker is believed to hold.
+    overlap_blocks: Vec<u32>,
+}
+
+/// Lists of one entry per worker, kept to spare allocations.
+#[derive(Debug, Default)]
+struct Scratch {
     overlap_blocks: Vec<u32>,
     shared_blocks: Vec<u32>,
     costs: Vec<f64>,
+    workers: Vec<usize>,
 }
 
 impl KvPolicy {
     /// A policy for `cluster`; `seed` decides ties and draws.
     pub fn new(params: KvParams, cluster: &ClusterSpec, seed: u64) -> Self {
-        let workers = cluster.workers as usize;
+        let KvParams { semantics, .. } = params;
+        let (block_size, workers) = (cluster.block_size, cluster.workers);
+        let mut tracker = ActiveTracker::new(workers);
+        if params.track_output_blocks {
+            let expected_tokens = params.expected_output_tokens;
+            tracker = tracker.with_outputs(Outputs { block_size, expected_tokens });
+        }
         Self {
             params,
-            block_size: cluster.block_size,
-            index: params.needs_index().then(|| Index::new(params.semantics, cluster.workers)),
-            tracker: ActiveTracker::new(cluster.workers),
+            block_size,
+            blocks_per_worker: cluster.blocks_per_worker,
+            index: params.needs_index().then(|| Index::new(semantics, workers)),
+            approximate: params
+                .approximate
+                .filter(|_| params.needs_index())
+                .map(|retention| Approximate::new(semantics, retention)),
+            tracker,
+            marks: (semantics == Semantics::V0_9).then(|| Marks::new(workers)),
             draws: rng::stream(seed, Use::Policy, 0, 0),
-            asked: Asked {
-                prompt: Path::default(),
-                overlap_blocks: vec![0; workers],
-                shared_blocks: vec![0; workers],
-                costs: vec![0.0; workers],
-            },
+            nothing: Path::default(),
+            scratch: Scratch::default(),
         }
     }
 
-    fn look_up(&self, request: &RouteRequest<'_>, asked: &mut Asked) {
-        asked.overlap_blocks.fill(0);
-        asked.shared_blocks.fill(0);
-        asked.prompt = request.blocks.runs().collect();
+    fn workers(&self) -> usize {
+        self.tracker.loads().len()
+    }
+
+    fn find_overlaps(&self, prompt: &Path, overlap_blocks: &mut Vec<u32>) {
+        overlap_blocks.clear();
+        overlap_blocks.resize(self.workers(), 0);
         if let Some(index) = &self.index {
-            index.overlaps(&asked.prompt, &mut asked.overlap_blocks);
+            index.overlaps(prompt, overlap_blocks);
         }
-        if !self.params.track_active_blocks {
-            asked.prompt = Path::default();
-        }
-        self.tracker.shared_blocks(&asked.prompt, &mut asked.shared_blocks);
     }
 
-    fn ask(&self, request: &RouteRequest<'_>) -> Ask {
+    /// What of the prompt counts as blocks in flight.
+    fn counted<'a>(&'a self, asked: &'a Asked) -> &'a Path {
+        if self.params.track_active_blocks { &asked.prompt } else { &self.nothing }
+    }
+
+    fn find_shared(&self, asked: &Asked, shared_blocks: &mut Vec<u32>) {
+        shared_blocks.clear();
+        shared_blocks.resize(self.workers(), 0);
+        self.tracker.shared_blocks(self.counted(asked), shared_blocks);
+    }
+
+    fn ask(&self, asked: &Asked) -> Ask {
         let decays = self.params.overlap_score_credit_decay > 0.0;
-        let least = || self.tracker.loads().iter().map(|load| load.prefill_tokens).min();
         Ask {
-            prompt_tokens: request.prompt_tokens,
+            prompt_tokens: asked.prompt_tokens,
             block_size: self.block_size,
-            min_prefill_tokens: if decays { least().unwrap_or(0) } else { 0 },
+            min_prefill_tokens: if decays { self.least_prefill_tokens() } else { 0 },
         }
     }
 
-    fn candidate(&self, asked: &Asked, index: usize) -> Candidate {
+    fn candidate(&self, asked: &Asked, shared_blocks: &[u32], index: usize) -> Candidate {
         let load = self.tracker.loads()[index];
         Candidate {
             prefill_tokens: load.prefill_tokens,
             active_blocks: load.active_blocks,
-            additional_blocks: asked.prompt.len() - asked.shared_blocks[index],
+            additional_blocks: self.counted(asked).len() - shared_blocks[index],
             requests: load.requests,
             overlap_blocks: asked.overlap_blocks[index],
         }
     }
 
-    fn cost(&self, ask: &Ask, asked: &Asked, index: usize) -> Cost {
-        cost(&self.params, ask, &self.candidate(asked, index))
+    /// Every worker's cost with its addends.
+    fn all_costs<'a>(
+        &'a self,
+        asked: &'a Asked,
+        shared_blocks: &'a [u32],
+    ) -> impl Iterator<Item = (Candidate, Cost)> + 'a {
+        let ask = self.ask(asked);
+        (0..self.workers()).map(move |index| {
+            let candidate = self.candidate(asked, shared_blocks, index);
+            (candidate, cost(&self.params, &ask, &candidate))
+        })
     }
 
-    fn pick(&mut self) -> usize {
-        let Self { asked, draws, index, params, .. } = self;
-        if params.temperature > 0.0 {
-            return sample(&asked.costs, params.temperature, draws);
+    fn overloaded(&self, index: usize) -> bool {
+        self.params.overload.holds(&self.tracker.loads()[index], self.blocks_per_worker)
+    }
+
+    /// The worker of the lowest cost, or a draw, among all that may be chosen.
+    fn pick(&mut self, asked: &Asked, scratch: &mut Scratch) -> Option<WorkerId> {
+        // 0.9 turns away if all are overloaded, and else steers nobody around.
+        let steers = self.params.overload.is_on() && self.params.semantics == Semantics::V1_6;
+        self.find_shared(asked, &mut scratch.shared_blocks);
+        scratch.costs.clear();
+        scratch.workers.clear();
+        for (at, (_, cost)) in self.all_costs(asked, &scratch.shared_blocks).enumerate() {
+            if !(steers && self.overloaded(at)) {
+                scratch.costs.push(cost.total);
+                scratch.workers.push(at);
+            }
+        }
+        if scratch.workers.is_empty() {
+            return None;
+        }
+        let draws = &mut self.draws;
+        if self.params.temperature > 0.0 {
+            let chosen = sample(&scratch.costs, self.params.temperature, draws);
+            return Some(worker_at(scratch.workers[chosen]));
         }
         let mut lowest = Ties::default();
-        for (at, (&cost, &overlap)) in asked.costs.iter().zip(&asked.overlap_blocks).enumerate() {
-            let size = index.as_ref().map_or(0, |index| index.tree_blocks(worker_at(at), overlap));
+        for (&at, &cost) in scratch.workers.iter().zip(&scratch.costs) {
+            let overlap = asked.overlap_blocks[at];
+            let index = self.index.as_ref();
+            let size = index.map_or(0, |index| index.tree_blocks(worker_at(at), overlap));
             lowest.offer(at, (cost, size), draws);
         }
-        lowest.chosen()
+        Some(worker_at(lowest.chosen()))
+    }
+
+    fn pick_with_scratch(&mut self, asked: &Asked) -> Option<WorkerId> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let chosen = self.pick(asked, &mut scratch);
+        self.scratch = scratch;
+        chosen
     }
 }
 
 impl Decider for KvPolicy {
-    fn decide(&mut self, _: SimTime, request: &RouteRequest<'_>) -> WorkerId {
-        let mut asked = std::mem::take(&mut self.asked);
-        self.look_up(request, &mut asked);
-        let ask = self.ask(request);
-        for index in 0..asked.costs.len() {
-            asked.costs[index] = self.cost(&ask, &asked, index).total;
-        }
-        self.asked = asked;
-        worker_at(self.pick())
-    }
+    type Asked = Asked;
 
-    fn costs(&self) -> Vec<f64> {
-        self.asked.costs.clone()
-    }
-
-    fn book(&mut self, _: SimTime, request: &RouteRequest<'_>, worker: WorkerId) {
-        let overlap_blocks = self.asked.overlap_blocks[worker.index()];
-        let tokens = if self.params.track_prefill_tokens {
-            uncached_tokens(&self.ask(request), overlap_blocks)
-        } else {
-            0
+    fn look_up(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Asked {
+        let mut asked = Asked {
+            request: request.id,
+            prompt_tokens: request.prompt_tokens,
+            prompt: request.blocks.runs().collect(),
+            overlap_blocks: std::mem::take(&mut self.scratch.overlap_blocks),
         };
-        let reuse = self.params.assume_kv_reuse;
-        self.tracker.book(request.id, worker, tokens, &self.asked.prompt, reuse);
+        self.look_again(now, &mut asked);
+        asked
+    }
+
+    fn look_again(&mut self, now: SimTime, asked: &mut Asked) {
+        if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
+            approximate.expire(now, index);
+        }
+        self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
+    }
+
+    fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
+        let most = asked.overlap_blocks.iter().copied().max().unwrap_or(0);
+        uncached_tokens(&self.ask(asked), most)
+    }
+
+    fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
+        let all_overloaded = || (0..self.workers()).all(|at| self.overloaded(at));
+        if self.params.overload.is_on() && all_overloaded() {
+            return None;
+        }
+        self.pick_with_scratch(asked)
+    }
+
+    fn costs(&self, asked: &Asked) -> Vec<f64> {
+        let mut shared_blocks = Vec::new();
+        self.find_shared(asked, &mut shared_blocks);
+        self.all_costs(asked, &shared_blocks).map(|(_, cost)| cost.total).collect()
+    }
+
+    fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
+        if let Some(marks) = &mut self.marks {
+            for request in marks.book(now, worker, asked.request) {
+                self.tracker.free(request);
+            }
+        }
+        let uncached = uncached_tokens(&self.ask(&asked), asked.overlap_blocks[worker.index()]);
+        let prompt =
+            if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
+        let order = Order {
+            request: asked.request,
+            prompt_tokens: asked.prompt_tokens,
+            prefill_tokens: if self.params.track_prefill_tokens { uncached } else { 0 },
+            prompt,
+            shared: self.params.assume_kv_reuse,
+        };
+        self.tracker.book(worker, &order);
+        if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
+            approximate.sent(now, worker, &asked.prompt, index);
+        }
+        self.scratch.overlap_blocks = asked.overlap_blocks;
+    }
+
+    fn turned_away(&mut self, now: SimTime, asked: Asked) {
+        // 0.9 finds out after it has chosen and booked, and does not take it back.
+        if self.params.semantics == Semantics::V0_9
+            && let Some(worker) = self.pick_with_scratch(&asked)
+        {
+            self.book(now, asked, worker);
+        }
+    }
+
+    fn least_prefill_tokens(&self) -> u64 {
+        self.tracker.loads().iter().map(|load| load.prefill_tokens).min().unwrap_or(0)
     }
 }
 
 impl Policy for KvPolicy {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
-        let worker = self.decide(now, request);
-        self.book(now, request, worker);
-        Verdict::Send(worker)
+        self.route_at_once(now, request)
     }
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
@@ -149,7 +268,7 @@ impl Policy for KvPolicy {
     }
 
     fn wants_kv_events(&self) -> bool {
-        self.index.is_some()
+        self.index.is_some() && self.approximate.is_none()
     }
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
@@ -158,27 +277,33 @@ impl Policy for KvPolicy {
         }
     }
 
+    fn wants_output_blocks(&self) -> bool {
+        self.tracker.counts_outputs()
+    }
+
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {
-        let mut asked = self.asked.clone();
-        self.look_up(request, &mut asked);
-        let ask = self.ask(request);
-        let parts = |index| {
-            let Cost { total, prefill, decode, requests } = self.cost(&ask, &asked, index);
-            let candidate = self.candidate(&asked, index);
-            CostParts {
-                worker: worker_at(index),
-                cost: total,
-                parts: vec![
-                    ("prefill", prefill),
-                    ("decode", decode),
-                    ("requests", requests),
-                    ("overlap_blocks", f64::from(candidate.overlap_blocks)),
-                    ("prefill_tokens", candidate.prefill_tokens as f64),
-                    ("active_blocks", candidate.active_blocks as f64),
-                    ("additional_blocks", f64::from(candidate.additional_blocks)),
-                ],
-            }
+        let mut asked = Asked {
+            request: request.id,
+            prompt_tokens: request.prompt_tokens,
+            prompt: request.blocks.runs().collect(),
+            overlap_blocks: Vec::new(),
         };
-        (0..asked.costs.len()).map(parts).collect()
+        self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
+        let mut shared_blocks = Vec::new();
+        self.find_shared(&asked, &mut shared_blocks);
+        let parts = |(index, (candidate, cost)): (usize, (Candidate, Cost))| CostParts {
+            worker: worker_at(index),
+            cost: cost.total,
+            parts: vec![
+                ("prefill", cost.prefill),
+                ("decode", cost.decode),
+                ("requests", cost.requests),
+                ("overlap_blocks", f64::from(candidate.overlap_blocks)),
+                ("prefill_tokens", candidate.prefill_tokens as f64),
+                ("active_blocks", candidate.active_blocks as f64),
+                ("additional_blocks", f64::from(candidate.additional_blocks)),
+            ],
+        };
+        self.all_costs(&asked, &shared_blocks).enumerate().map(parts).collect()
     }
 }

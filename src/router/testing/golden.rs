@@ -4,9 +4,10 @@
 //! to them.
 
 use super::{FINISHED, Texts, life};
-use crate::event::WorkerEventKind::FirstToken;
+use crate::event::WorkerEventKind::{FirstToken, OutputBlock};
 use crate::id::WorkerId;
-use crate::router::shadow::Decider;
+use crate::router::kv::{KvParams, Semantics};
+use crate::router::decider::Decider;
 use crate::time::SimTime;
 
 /// The settings of a history.
@@ -17,21 +18,41 @@ pub(crate) struct Setup {
     /// 0.9's overlap weight.
     pub(crate) weight: f64,
     pub(crate) track_prefill_tokens: bool,
+    /// Generated tokens count, and this many of them are expected, if any number is.
+    pub(crate) outputs: Option<Option<u32>>,
 }
 
-const THREE: Setup = Setup { workers: 3, block_size: 32, weight: 1.0, track_prefill_tokens: true };
+impl Setup {
+    /// The parameters of a policy for this history.
+    pub(crate) fn params(&self, semantics: Semantics) -> KvParams {
+        KvParams {
+            track_prefill_tokens: self.track_prefill_tokens,
+            track_output_blocks: self.outputs.is_some(),
+            expected_output_tokens: self.outputs.flatten(),
+            ..KvParams::with_weight(semantics, self.weight)
+        }
+    }
+}
+
+const THREE: Setup = Setup {
+    workers: 3,
+    block_size: 32,
+    weight: 1.0,
+    track_prefill_tokens: true,
+    outputs: None,
+};
 const TWO: Setup = Setup { workers: 2, ..THREE };
 
 /// A history under way.
-struct Rig<'a> {
+struct Rig<D> {
     name: &'static str,
-    decider: &'a mut dyn Decider,
+    decider: D,
     block_size: u32,
     texts: Texts,
     requests: u32,
 }
 
-impl Rig<'_> {
+impl<D: Decider> Rig<D> {
     fn store(&mut self, worker: u32, text: usize, from: u32, to: u32) {
         for event in self.texts.stored(text, from, to) {
             self.decider.observe_kv(WorkerId(worker), &event);
@@ -49,13 +70,22 @@ impl Rig<'_> {
         let request = self.texts.request(self.requests, text, tokens, self.block_size);
         self.requests += 1;
         let view = request.route_view(self.block_size);
-        self.decider.decide(SimTime::ZERO, &view);
-        self.decider.book(SimTime::ZERO, &view, WorkerId(worker));
+        let asked = self.decider.look_up(SimTime::ZERO, &view);
+        self.decider.book(SimTime::ZERO, asked, WorkerId(worker));
         request.id.0
     }
 
     fn first_token(&mut self, worker: u32, request: u32) {
         self.decider.observe(SimTime::ZERO, &life(worker, request, FirstToken));
+    }
+
+    /// `request` generates its tokens up to `tokens`, with a block of 32 tokens
+    /// begun by every 32nd of them from the 33rd on.
+    fn generate(&mut self, worker: u32, request: u32, tokens: u32) {
+        for output_tokens in (33..=tokens).step_by(32) {
+            let event = life(worker, request, OutputBlock { output_tokens });
+            self.decider.observe(SimTime::ZERO, &event);
+        }
     }
 
     fn finish(&mut self, worker: u32, request: u32) {
@@ -66,8 +96,9 @@ impl Rig<'_> {
     /// of the lowest.
     fn check(&mut self, text: usize, tokens: u32, costs: &[f64]) {
         let request = self.texts.request(self.requests, text, tokens, self.block_size);
-        let chosen = self.decider.decide(SimTime::ZERO, &request.route_view(self.block_size));
-        let found = self.decider.costs();
+        let asked = self.decider.look_up(SimTime::ZERO, &request.route_view(self.block_size));
+        let chosen = self.decider.choose(&asked).expect("nobody is overloaded");
+        let found = self.decider.costs(&asked);
         assert_eq!(found.len(), costs.len(), "{}", self.name);
         for (found, expected) in found.iter().zip(costs) {
             assert!((found - expected).abs() < 1e-9, "{}: {found} for {expected}", self.name);
@@ -79,10 +110,9 @@ impl Rig<'_> {
 
 /// Plays every history on a fresh decider from `make` and checks the costs.
 pub(crate) fn check_histories<D: Decider>(make: impl Fn(Setup) -> D) {
-    let play = |name, setup: Setup, history: fn(&mut Rig<'_>)| {
-        let mut decider = make(setup);
+    let play = |name, setup: Setup, history: fn(&mut Rig<D>)| {
         let (block_size, texts) = (setup.block_size, Texts::default());
-        history(&mut Rig { name, decider: &mut decider, block_size, texts, requests: 0 });
+        history(&mut Rig { name, decider: make(setup), block_size, texts, requests: 0 });
     };
     let weight = |weight| Setup { weight, ..THREE };
     play("weight 1", THREE, |rig| {
@@ -158,6 +188,19 @@ pub(crate) fn check_histories<D: Decider>(make: impl Fn(Setup) -> D) {
         rig.store(1, text, 5, 10);
         rig.check(text, 1_280, &[70.0, 80.0]);
     });
+    play("three blocks of output", Setup { outputs: Some(None), ..THREE }, |rig| {
+        let (text, decoding, _) = busy(rig);
+        // The first token begins the first: the prompt fills its blocks.
+        rig.generate(0, decoding, 65);
+        rig.check(text, 1_280, &[83.0, 92.875, 76.0]);
+    });
+    // At the 97th token, the first of the fourth block, half of 194 are done.
+    let halfway = Setup { outputs: Some(Some(194)), ..THREE };
+    play("blocks of prompt and output count half at half time", halfway, |rig| {
+        let (text, decoding, _) = busy(rig);
+        rig.generate(0, decoding, 97);
+        rig.check(text, 1_280, &[72.0, 92.875, 76.0]);
+    });
     let ladder = Setup { workers: 4, block_size: 16, ..THREE };
     play("prompts in flight of 10, 20, 30 and 40 blocks", ladder, |rig| {
         for worker in 0..4 {
@@ -172,7 +215,7 @@ pub(crate) fn check_histories<D: Decider>(make: impl Fn(Setup) -> D) {
 /// Worker 0 holds 20 of 40 blocks of a text and decodes 20 other blocks; worker
 /// 1 holds 30 and computes a prompt of 700 tokens; worker 2 holds 4. Gives the
 /// text and the two requests.
-fn busy(rig: &mut Rig<'_>) -> (usize, u32, u32) {
+fn busy<D: Decider>(rig: &mut Rig<D>) -> (usize, u32, u32) {
     let text = rig.texts.add(None);
     rig.store(0, text, 0, 20);
     rig.store(1, text, 0, 30);

@@ -5,7 +5,7 @@ use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::router::Policy;
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -20,8 +20,12 @@ const MOST_BLOCKS: u32 = 18;
 pub(crate) enum Act {
     /// A request comes for so many tokens of a text.
     Route { text: Index, tokens: u32 },
+    /// Some milliseconds pass.
+    Wait { ms: u64 },
     /// A request in flight gives its first token.
     FirstToken(Index),
+    /// A request in flight gives so many tokens.
+    Generate { which: Index, tokens: u32 },
     /// A request in flight ends.
     Finish(Index),
     /// A worker stores blocks `from..to` of a text.
@@ -39,7 +43,9 @@ pub(crate) fn any_acts(workers: u32, most: usize) -> impl Strategy<Value = Vec<A
     let blocks = || (0..workers, index(), 0..MOST_BLOCKS, 1..=MOST_BLOCKS);
     let act = prop_oneof![
         6 => (index(), 1..=most_tokens).prop_map(|(text, tokens)| Act::Route { text, tokens }),
+        1 => (1u64..700).prop_map(|ms| Act::Wait { ms }),
         2 => index().prop_map(Act::FirstToken),
+        3 => (index(), 1u32..90).prop_map(|(which, tokens)| Act::Generate { which, tokens }),
         4 => index().prop_map(Act::Finish),
         4 => (0..workers, index(), 1..=MOST_BLOCKS)
             .prop_map(|(worker, text, to)| Act::Store { worker, text, from: 0, to }),
@@ -64,11 +70,15 @@ pub(crate) enum Heard {
 }
 
 impl Heard {
-    pub(crate) fn tell(&self, policy: &mut dyn Policy) {
+    pub(crate) fn tell(&self, now: SimTime, policy: &mut dyn Policy) {
         match self {
-            Self::Life(event) => policy.observe(SimTime::ZERO, event),
+            Self::Life(event) => policy.observe(now, event),
             Self::Kv(worker, event) => policy.observe_kv(*worker, event),
         }
+    }
+
+    pub(crate) fn is_life(&self) -> bool {
+        matches!(self, Self::Life(_))
     }
 
     /// The same with worker `w` called `label[w]`.
@@ -86,12 +96,45 @@ pub(crate) struct History<'a> {
     texts: &'a Texts,
     workers: u32,
     requests: u32,
-    inflight: Vec<(WorkerId, RequestId)>,
+    now: SimTime,
+    inflight: Vec<InFlight>,
+}
+
+#[derive(Clone, Copy)]
+struct InFlight {
+    worker: WorkerId,
+    id: RequestId,
+    prompt_tokens: u32,
+    output_tokens: u32,
+}
+
+impl InFlight {
+    fn tell(&self, kind: WorkerEventKind, hear: &mut dyn FnMut(Heard)) {
+        hear(Heard::Life(life(self.worker.0, self.id.0, kind)));
+    }
+
+    fn generate(&mut self, tokens: u32, hear: &mut dyn FnMut(Heard)) {
+        for _ in 0..tokens {
+            let begins_block =
+                (self.prompt_tokens + self.output_tokens).is_multiple_of(BLOCK_SIZE);
+            self.output_tokens += 1;
+            let output_tokens = self.output_tokens;
+            match output_tokens {
+                1 => self.tell(WorkerEventKind::FirstToken, hear),
+                _ if begins_block => self.tell(WorkerEventKind::OutputBlock { output_tokens }, hear),
+                _ => {}
+            }
+        }
+    }
 }
 
 impl<'a> History<'a> {
     pub(crate) fn new(texts: &'a Texts, workers: u32) -> Self {
-        Self { texts, workers, requests: 0, inflight: Vec::new() }
+        Self { texts, workers, requests: 0, now: SimTime::ZERO, inflight: Vec::new() }
+    }
+
+    pub(crate) fn now(&self) -> SimTime {
+        self.now
     }
 
     /// Does `act`: gives the request to be routed, or hands out what is heard.
@@ -106,14 +149,23 @@ impl<'a> History<'a> {
                 let id = self.requests - 1;
                 return Some(self.texts.request(id, text(which), *tokens, BLOCK_SIZE));
             }
-            Act::FirstToken(_) | Act::Finish(_) if self.inflight.is_empty() => {}
+            Act::Wait { ms } => self.now += SimDuration::from_millis(*ms),
+            Act::FirstToken(_) | Act::Generate { .. } | Act::Finish(_)
+                if self.inflight.is_empty() => {}
             Act::FirstToken(which) => {
-                let (worker, id) = *which.get(&self.inflight);
-                hear(Heard::Life(life(worker.0, id.0, WorkerEventKind::FirstToken)));
+                let at = which.index(self.inflight.len());
+                let request = &mut self.inflight[at];
+                if request.output_tokens == 0 {
+                    request.generate(1, &mut hear);
+                }
+            }
+            Act::Generate { which, tokens } => {
+                let at = which.index(self.inflight.len());
+                self.inflight[at].generate(*tokens, &mut hear);
             }
             Act::Finish(which) => {
-                let (worker, id) = self.inflight.remove(which.index(self.inflight.len()));
-                hear(Heard::Life(life(worker.0, id.0, FINISHED)));
+                let request = self.inflight.remove(which.index(self.inflight.len()));
+                request.tell(FINISHED, &mut hear);
             }
             Act::Store { worker, text: which, from, to } => {
                 kv(*worker, self.texts.stored(text(which), *from, *to), &mut hear);
@@ -126,15 +178,16 @@ impl<'a> History<'a> {
                 for text in (0..self.texts.len()).rev() {
                     kv(*worker, self.texts.removed(text, 0, MOST_BLOCKS), &mut hear);
                 }
-                let gone = self.inflight.extract_if(.., |(on, _)| on.0 == *worker);
-                gone.for_each(|(on, id)| hear(Heard::Life(life(on.0, id.0, FINISHED))));
+                let gone = self.inflight.extract_if(.., |request| request.worker.0 == *worker);
+                gone.for_each(|request| request.tell(FINISHED, &mut hear));
             }
         }
         None
     }
 
-    /// The request given last was sent to `worker`.
-    pub(crate) fn sent(&mut self, request: RequestId, worker: WorkerId) {
-        self.inflight.push((worker, request));
+    /// `request` was sent to `worker`.
+    pub(crate) fn sent(&mut self, request: &Request, worker: WorkerId) {
+        let Request { id, prompt_tokens, .. } = *request;
+        self.inflight.push(InFlight { worker, id, prompt_tokens, output_tokens: 0 });
     }
 }

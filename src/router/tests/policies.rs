@@ -85,7 +85,7 @@ fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) ->
         let verdict = front_end.route(now, &view);
         let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         assert!(worker.0 < workers);
-        history.sent(request.id, worker);
+        history.sent(&request, worker);
         choices.push(worker);
     }
     choices

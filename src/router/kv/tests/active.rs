@@ -1,6 +1,6 @@
 //! The tracker of requests in flight against sets of blocks.
 
-use super::super::active::{ActiveTracker, WorkerLoad};
+use super::super::active::{ActiveTracker, Order, Outputs, WorkerLoad};
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::router::testing::any_texts;
 use proptest::prelude::*;
@@ -13,6 +13,7 @@ const BLOCKS: u32 = 16;
 enum Act {
     Book { worker: u32, text: prop::sample::Index, blocks: u32, tokens: u64 },
     FirstToken(prop::sample::Index),
+    Output(prop::sample::Index, u32),
     Free(prop::sample::Index),
 }
 
@@ -22,6 +23,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         3 => (0..WORKERS, index(), 0..=BLOCKS, 0u64..2_000)
             .prop_map(|(worker, text, blocks, tokens)| Act::Book { worker, text, blocks, tokens }),
         1 => index().prop_map(Act::FirstToken),
+        2 => (index(), 1u32..40).prop_map(|(which, tokens)| Act::Output(which, tokens)),
         2 => index().prop_map(Act::Free),
     ]
 }
@@ -30,6 +32,31 @@ struct Booked {
     worker: u32,
     tokens: u64,
     ids: Vec<BlockId>,
+    output_tokens: u32,
+    output_blocks: u32,
+    output_weight: f64,
+}
+
+const BLOCK_SIZE: u32 = 4;
+
+/// What the blocks of `worker` weigh: shared ones once, each with the weight that
+/// its only user gave it last.
+fn weight(
+    booked: &BTreeMap<RequestId, Booked>,
+    weights: &BTreeMap<(u32, BlockId), f64>,
+    worker: u32,
+    reuse: bool,
+) -> f64 {
+    let mine = || booked.values().filter(|request| request.worker == worker);
+    let weigh = |id: &BlockId| weights.get(&(worker, *id)).copied().unwrap_or(1.0);
+    let prompts: f64 = if reuse {
+        let union: BTreeSet<_> = mine().flat_map(|request| &request.ids).collect();
+        union.into_iter().map(weigh).sum()
+    } else {
+        mine().map(|request| request.ids.len() as f64 * request.output_weight).sum()
+    };
+    let output = |request: &Booked| f64::from(request.output_blocks) * request.output_weight;
+    prompts + mine().map(output).sum::<f64>()
 }
 
 proptest! {
@@ -38,19 +65,58 @@ proptest! {
         texts in any_texts(),
         acts in prop::collection::vec(any_act(), 0..80),
         reuse in prop::bool::weighted(0.8),
+        // A power of two keeps every weight exact.
+        expected_tokens in prop::option::of(Just(64u32)),
     ) {
-        let mut tracker = ActiveTracker::new(WORKERS);
-        let mut booked = BTreeMap::new();
+        let outputs = Outputs { block_size: BLOCK_SIZE, expected_tokens };
+        let mut tracker = ActiveTracker::new(WORKERS).with_outputs(outputs);
+        let mut booked: BTreeMap<RequestId, Booked> = BTreeMap::new();
+        let mut weights: BTreeMap<(u32, BlockId), f64> = BTreeMap::new();
         for (next, act) in (0..).map(RequestId).zip(acts) {
             let ids: Vec<RequestId> = booked.keys().copied().collect();
             match act {
                 Act::Book { worker, text, blocks, tokens } => {
                     let text = text.index(texts.len());
-                    let prompt = texts.runs(text, blocks).into_iter().collect();
-                    tracker.book(next, WorkerId(worker), tokens, &prompt, reuse);
-                    booked.insert(next, Booked { worker, tokens, ids: texts.ids(text, blocks) });
+                    let order = Order {
+                        request: next,
+                        prompt_tokens: blocks * BLOCK_SIZE,
+                        prefill_tokens: tokens,
+                        prompt: &texts.runs(text, blocks).into_iter().collect(),
+                        shared: reuse,
+                    };
+                    tracker.book(WorkerId(worker), &order);
+                    let request = Booked {
+                        worker,
+                        tokens,
+                        ids: texts.ids(text, blocks),
+                        output_tokens: 0,
+                        output_blocks: 0,
+                        output_weight: 1.0,
+                    };
+                    booked.insert(next, request);
                 }
-                Act::FirstToken(_) | Act::Free(_) if ids.is_empty() => {}
+                Act::FirstToken(_) | Act::Free(_) | Act::Output(..) if ids.is_empty() => {}
+                Act::Output(which, tokens) => {
+                    let id = *which.get(&ids);
+                    let request = booked.get_mut(&id).unwrap();
+                    request.output_tokens += tokens;
+                    tracker.output(id, request.output_tokens);
+                    let blocks = request.output_tokens.div_ceil(BLOCK_SIZE);
+                    if blocks > request.output_blocks && let Some(expected) = expected_tokens {
+                        let done = f64::from(request.output_tokens) / f64::from(expected);
+                        let weight = (1.0 - done).max(0.0);
+                        request.output_weight = weight;
+                        let (worker, own) = (request.worker, request.ids.clone());
+                        let others = booked.iter().filter(|(other, request)| {
+                            **other != id && request.worker == worker
+                        });
+                        let shared: BTreeSet<_> =
+                            others.flat_map(|(_, request)| &request.ids).collect();
+                        let only = own.iter().filter(|block| !shared.contains(block));
+                        only.for_each(|block| _ = weights.insert((worker, *block), weight));
+                    }
+                    booked.get_mut(&id).unwrap().output_blocks = blocks;
+                }
                 Act::FirstToken(which) => {
                     tracker.first_token(*which.get(&ids));
                     booked.get_mut(which.get(&ids)).unwrap().tokens = 0;
@@ -60,13 +126,17 @@ proptest! {
                     booked.remove(which.get(&ids));
                 }
             }
+            // A block that nobody uses any more is a new one when it comes back.
+            weights.retain(|(worker, block), _| {
+                let uses = |request: &Booked| request.worker == *worker && request.ids.contains(block);
+                booked.values().any(uses)
+            });
             for worker in 0..WORKERS {
                 let mine = || booked.values().filter(|request| request.worker == worker);
-                let blocks = mine().flat_map(|request| &request.ids);
-                let active = if reuse { blocks.collect::<BTreeSet<_>>().len() } else { blocks.count() };
+                let active = weight(&booked, &weights, worker, reuse);
                 let expected = WorkerLoad {
                     prefill_tokens: mine().map(|request| request.tokens).sum(),
-                    active_blocks: active as u64,
+                    active_blocks: active.round() as u64,
                     requests: u32::try_from(mine().count()).unwrap(),
                 };
                 prop_assert_eq!(tracker.loads()[worker as usize], expected);

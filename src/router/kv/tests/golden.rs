@@ -1,15 +1,11 @@
 //! The KV policy on the histories of the production router.
 
-use super::super::{KvParams, KvPolicy, Semantics};
+use super::super::{KvPolicy, Semantics};
 use crate::router::testing::cluster;
 use crate::router::testing::golden::{Setup, check_histories};
 
 fn policy(semantics: Semantics, setup: Setup) -> KvPolicy {
-    let params = KvParams {
-        track_prefill_tokens: setup.track_prefill_tokens,
-        ..KvParams::with_weight(semantics, setup.weight)
-    };
-    KvPolicy::new(params, &cluster(setup.workers, setup.block_size), 42)
+    KvPolicy::new(setup.params(semantics), &cluster(setup.workers, setup.block_size), 42)
 }
 
 #[test]

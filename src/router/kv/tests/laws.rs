@@ -3,7 +3,7 @@
 use super::super::{KvParams, KvPolicy, Semantics};
 use crate::event::WorkerEventKind::FirstToken;
 use crate::id::WorkerId;
-use crate::router::shadow::Decider;
+use crate::router::decider::Decider;
 use crate::router::testing::history::{BLOCK_SIZE, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster, life};
 use crate::router::{ClusterView, Policy, Verdict};
@@ -27,20 +27,20 @@ proptest! {
         let mut history = History::new(&texts, 4);
         for act in &acts {
             let Some(request) = history.play(act, |event| {
-                event.tell(&mut plain);
-                event.relabelled(&label).tell(&mut relabelled);
+                event.tell(SimTime::ZERO, &mut plain);
+                event.relabelled(&label).tell(SimTime::ZERO, &mut relabelled);
             }) else { continue };
             let view = request.route_view(BLOCK_SIZE);
-            plain.decide(SimTime::ZERO, &view);
-            relabelled.decide(SimTime::ZERO, &view);
-            let (here, there) = (plain.costs(), relabelled.costs());
+            let asked = plain.look_up(SimTime::ZERO, &view);
+            let asked_there = relabelled.look_up(SimTime::ZERO, &view);
+            let (here, there) = (plain.costs(&asked), relabelled.costs(&asked_there));
             for (worker, name) in label.iter().enumerate() {
                 prop_assert_eq!(here[worker], there[*name as usize]);
             }
             let lowest = (0u32..).zip(&here).min_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
-            plain.book(SimTime::ZERO, &view, WorkerId(lowest));
-            relabelled.book(SimTime::ZERO, &view, WorkerId(label[lowest as usize]));
-            history.sent(request.id, WorkerId(lowest));
+            plain.book(SimTime::ZERO, asked, WorkerId(lowest));
+            relabelled.book(SimTime::ZERO, asked_there, WorkerId(label[lowest as usize]));
+            history.sent(&request, WorkerId(lowest));
         }
     }
 
@@ -77,8 +77,8 @@ fn equal_costs_in_0_9_prefer_the_smaller_index() {
     };
     let choice = |policy: &mut KvPolicy| {
         let request = texts.request(9, text, 64, BLOCK_SIZE);
-        let chosen = policy.decide(SimTime::ZERO, &request.route_view(BLOCK_SIZE));
-        (chosen.0, policy.costs())
+        let asked = policy.look_up(SimTime::ZERO, &request.route_view(BLOCK_SIZE));
+        (policy.choose(&asked).unwrap().0, policy.costs(&asked))
     };
     for seed in 0..20 {
         let chosen = choice(&mut build(Semantics::V0_9, seed));
@@ -92,9 +92,8 @@ fn equal_costs_in_0_9_prefer_the_smaller_index() {
     let mut policy = build(Semantics::V0_9, 1);
     for worker in 0..2 {
         let request = texts.request(worker, other, 64, BLOCK_SIZE);
-        let view = request.route_view(BLOCK_SIZE);
-        policy.decide(SimTime::ZERO, &view);
-        policy.book(SimTime::ZERO, &view, WorkerId(worker));
+        let asked = policy.look_up(SimTime::ZERO, &request.route_view(BLOCK_SIZE));
+        policy.book(SimTime::ZERO, asked, WorkerId(worker));
         policy.observe(SimTime::ZERO, &life(worker, worker, FirstToken));
     }
     assert_eq!(choice(&mut policy), (2, vec![8.0, 8.0, 8.0]));

@@ -1,0 +1,126 @@
+//! A queue before the choice, as the production scheduler has one.
+//!
+//! A request waits while *every* worker has more than a threshold of prompt
+//! tokens in flight, and behind those that wait already. It is looked up when it
+//! comes, and anew if it has waited for 10 s; the worker is chosen when it goes,
+//! by the loads of that moment. Source: `scheduling/queue.rs` and
+//! `scheduling/policy.rs` of dynamo-kv-router 1.6.1, with one class of requests
+//! and no priorities.
+
+use super::decider::Decider;
+use super::{ClusterView, CostParts, Policy, Release, Verdict};
+use crate::event::{KvEvent, WorkerEvent};
+use crate::id::{RequestId, WorkerId};
+use crate::request::RouteRequest;
+use crate::time::{SimDuration, SimTime};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueOrder {
+    /// First come, first served.
+    #[default]
+    Fcfs,
+    /// Last come, first served.
+    Lcfs,
+    /// Fewest tokens to compute (weighted shortest processing time, equal weights).
+    Wspt,
+}
+
+/// After so long a look-up is repeated (`DYN_ROUTER_OVERLAP_REFRESH_AFTER_SECS`).
+const STALE: SimDuration = SimDuration::from_secs(10);
+
+/// A decider behind a queue.
+pub struct Queued<D: Decider> {
+    decider: D,
+    /// Prompt tokens in flight above which a worker takes nothing from the queue.
+    busy_tokens: f64,
+    order: QueueOrder,
+    /// By rank, then by order of arrival.
+    waiting: BTreeMap<(u64, u64), Waiting<D::Asked>>,
+    arrivals: u64,
+}
+
+struct Waiting<Asked> {
+    request: RequestId,
+    since: SimTime,
+    asked: Asked,
+}
+
+impl<D: Decider> fmt::Debug for Queued<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queued").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+impl<D: Decider> Queued<D> {
+    /// A queue before `decider` that holds requests while every worker has more
+    /// than `busy_tokens` prompt tokens in flight.
+    pub fn new(decider: D, busy_tokens: f64, order: QueueOrder) -> Self {
+        Self { decider, busy_tokens, order, waiting: BTreeMap::new(), arrivals: 0 }
+    }
+
+    fn all_busy(&self) -> bool {
+        self.decider.least_prefill_tokens() as f64 > self.busy_tokens
+    }
+
+    /// Lower goes first; equal ranks in order of arrival.
+    fn rank(&self, now: SimTime, asked: &D::Asked) -> u64 {
+        match self.order {
+            QueueOrder::Fcfs => 0,
+            QueueOrder::Lcfs => u64::MAX - now.as_ps(),
+            QueueOrder::Wspt => self.decider.least_uncached_tokens(asked).max(1),
+        }
+    }
+}
+
+impl<D: Decider> Policy for Queued<D> {
+    fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
+        let asked = self.decider.look_up(now, request);
+        if self.waiting.is_empty() && !self.all_busy() {
+            return self.decider.send(now, asked).map_or_else(Verdict::Reject, Verdict::Send);
+        }
+        let place = (self.rank(now, &asked), self.arrivals);
+        self.arrivals += 1;
+        self.waiting.insert(place, Waiting { request: request.id, since: now, asked });
+        Verdict::Hold
+    }
+
+    fn release(&mut self, now: SimTime, _: &ClusterView<'_>) -> Option<Release> {
+        if self.waiting.is_empty() || self.all_busy() {
+            return None;
+        }
+        let (_, Waiting { request, since, mut asked }) = self.waiting.pop_first()?;
+        if now - since >= STALE {
+            self.decider.look_again(now, &mut asked);
+        }
+        Some((request, self.decider.send(now, asked)))
+    }
+
+    fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
+        self.decider.observe(now, event);
+    }
+
+    fn wants_kv_events(&self) -> bool {
+        self.decider.wants_kv_events()
+    }
+
+    fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
+        self.decider.observe_kv(worker, event);
+    }
+
+    fn wants_output_blocks(&self) -> bool {
+        self.decider.wants_output_blocks()
+    }
+
+    fn notes(&self) -> Vec<(&'static str, f64)> {
+        self.decider.notes()
+    }
+
+    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        self.decider.explain(request, view)
+    }
+}
