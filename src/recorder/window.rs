@@ -53,6 +53,7 @@ pub(super) struct Observations {
     ttft: Column,
     engine_ttft: Column,
     queue: Column,
+    router_queue: Column,
     itl: Column,
     e2e: Column,
     first_tokens: u64,
@@ -135,6 +136,7 @@ impl Observations {
             ttft: Column::default(),
             engine_ttft: Column::default(),
             queue: Column::default(),
+            router_queue: Column::default(),
             itl: Column::default(),
             e2e: Column::default(),
             first_tokens: 0,
@@ -156,6 +158,7 @@ impl Observations {
         self.ttft.push(now, level, now - record.sent);
         self.engine_ttft.push(now, level, now - dispatched);
         self.queue.push(now, level, queued);
+        self.router_queue.push(now, level, dispatched - record.arrived);
         if now >= level.begin {
             self.first_tokens += 1;
             let (sum, count) = &mut self.queue_by_worker[worker.index()];
@@ -202,6 +205,7 @@ impl Observations {
         self.ttft.metrics("ttft_ms", level, end, &mut metrics);
         self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
         self.queue.metrics("queue_ms", level, end, &mut metrics);
+        self.router_queue.metrics("router_queue_ms", level, end, &mut metrics);
         self.itl.metrics("itl_ms", level, end, &mut metrics);
         self.e2e.metrics("e2e_ms", level, end, &mut metrics);
         let mut insert = |name: &str, value: Option<f64>| {

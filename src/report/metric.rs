@@ -35,12 +35,13 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 18] = [
+const KNOWN: [Known; 19] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
     ("inter_token_ms", "token gap", "ms", LOWER),
     ("e2e_ms", "end to end", "ms", LOWER),
     ("queue_ms", "queue time", "ms", LOWER),
+    ("router_queue_ms", "queue time at the router", "ms", LOWER),
     ("output_tokens_per_s", "throughput", "tokens/s", HIGHER),
     ("requests_per_s", "request rate", "1/s", HIGHER),
     ("goodput_per_s", "goodput", "1/s", HIGHER),

@@ -3,7 +3,7 @@
 use super::rig::{Draw, any_draws, any_engine, cases, request};
 use kv_router_sim::engine::Gauges;
 use kv_router_sim::engine::config::EngineConfig;
-use kv_router_sim::event::{KvEvent, WorkerEvent};
+use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -21,8 +21,11 @@ struct Seen {
     gaps: (u64, Option<f64>, Option<u64>, Option<u64>),
 }
 
-fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize) -> Seen {
+fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) -> Seen {
     let mut fleet = SimulatedFleet::new(1, &Arc::new(config.clone()), true);
+    if outputs {
+        fleet.tell_output_blocks();
+    }
     let mut seen = Seen {
         events: Vec::new(),
         rejected: Vec::new(),
@@ -63,8 +66,17 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize) -> Seen {
 }
 
 fn hold(config: EngineConfig, draws: &[Draw], peek_every: usize) -> Result<(), TestCaseError> {
-    let stepped = run(&EngineConfig { fast_forward: false, ..config.clone() }, draws, peek_every);
-    let jumped = run(&EngineConfig { fast_forward: true, ..config }, draws, peek_every);
+    let jumping = EngineConfig { fast_forward: true, ..config.clone() };
+    let jumped = run(&jumping, draws, peek_every, false);
+    let mut told = run(&jumping, draws, peek_every, true);
+    let stepping = EngineConfig { fast_forward: false, ..config };
+    let stepped = run(&stepping, draws, peek_every, true);
+    prop_assert_eq!(&stepped.events, &told.events, "with blocks of outputs");
+    // Telling of them changes nothing else.
+    let is_block = |kind| matches!(kind, WorkerEventKind::OutputBlock { .. });
+    told.events.retain(|(_, event)| !is_block(event.kind));
+    prop_assert_eq!(&told, &jumped);
+    let stepped = run(&stepping, draws, peek_every, false);
     for (a, b) in stepped.events.iter().zip(&jumped.events) {
         prop_assert_eq!(a, b, "first difference of the event streams");
     }

@@ -32,7 +32,7 @@ fn a_life_in_order(
     record: &RequestRecord,
     life: &[(SimTime, WorkerEvent)],
 ) -> Result<(), TestCaseError> {
-    use WorkerEventKind::{Finished, FirstToken, Preempted, Rejected, Scheduled};
+    use WorkerEventKind::{Finished, FirstToken, OutputBlock, Preempted, Rejected, Scheduled};
     let (mut scheduled, mut first_token, mut finished, mut preemptions) = (None, None, None, 0);
     for &(at, event) in life {
         prop_assert!(finished.is_none(), "{event:?} after the end");
@@ -47,6 +47,9 @@ fn a_life_in_order(
             FirstToken => {
                 prop_assert!(scheduled.is_some(), "{life:?}");
                 prop_assert!(first_token.replace(at).is_none(), "twice: {life:?}");
+            }
+            OutputBlock { output_tokens } => {
+                prop_assert!(first_token.is_some() && output_tokens > 1, "{life:?}");
             }
             Finished { .. } => {
                 prop_assert!(first_token.is_some(), "{life:?}");
@@ -137,6 +140,48 @@ proptest! {
     }
 }
 
+/// Routers that hold requests back, turn them away, listen to outputs or guess.
+fn any_choosy_router() -> impl Strategy<Value = RouterSettings> {
+    let settings = [
+        "queue_threshold = 0.0",
+        "queue_threshold = 0.3\nqueue_order = \"wspt\"",
+        "queue_threshold = 0.05\nqueue_order = \"lcfs\"\nactive_prefill_tokens_threshold = 90",
+        "active_prefill_tokens_threshold = 40\nactive_decode_blocks_threshold = 0.5",
+        "semantics = \"0.9\"\nactive_decode_blocks_threshold = 0.3",
+        "track_output_blocks = true",
+        "track_output_blocks = true\nexpected_output_tokens = 30\nqueue_threshold = 0.2",
+        "use_kv_events = false\napproximate_ttl = \"200ms\"",
+        "use_kv_events = false\nsemantics = \"0.9\"\napproximate_max_blocks = 20",
+    ];
+    let policy = prop::sample::select(vec!["kv", "dynamo", "shadow"]);
+    (policy, prop::sample::select(settings.to_vec()))
+        .prop_map(|(policy, rest)| {
+            toml::from_str::<RouterSettings>(&format!("policy = \"{policy}\"\n{rest}"))
+                .expect("settings")
+        })
+        .prop_filter("in this build and version", |settings| settings.validate().is_ok())
+}
+
+proptest! {
+    #![proptest_config(cases(600))]
+
+    /// Held requests go, and the turned away ones are counted.
+    #[test]
+    fn every_request_of_a_choosy_router_ends_once(
+        config in any_engine(), settings in any_choosy_router(), draws in any_draws(),
+        workers in 1u32..5,
+    ) {
+        let script = Script::new(arrivals(&draws, config.block_size));
+        let run = play(&config, workers, script, router(&settings, &config, workers), None);
+        check(&run)?;
+        prop_assert_eq!(run.records.len(), draws.len());
+        prop_assert!(run.records.iter().all(|record| record.end.is_some()));
+        let rejected = |record: &&RequestRecord| matches!(record.end, Some((_, End::Rejected(_))));
+        let turned_away = run.records.iter().filter(rejected).count();
+        prop_assert_eq!(run.metrics["rejected"], Some(turned_away as f64));
+    }
+}
+
 /// Keeps every request.
 struct Miser;
 
@@ -217,4 +262,8 @@ fn held_requests_go_when_their_policy_wakes() {
     // 20 ms of prefill and four decode steps of 10 ms, from each of those times.
     let ends = run.records.iter().map(|record| record.end.expect("an end").0);
     assert_eq!(ends.collect::<Vec<_>>(), [at_ms(560), at_ms(1_260), at_ms(1_960)]);
+    // They came at 1 ms; the wait is a part of the time to first token.
+    assert_eq!(run.metrics["router_queue_ms_mean"], Some((499.0 + 1_199.0 + 1_899.0) / 3.0));
+    assert_eq!(run.metrics["queue_ms_max"], Some(0.0));
+    assert_eq!(run.metrics["ttft_ms_max"], Some(1_919.0));
 }

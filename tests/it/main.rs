@@ -7,6 +7,7 @@ mod little;
 mod lives;
 mod model_files;
 mod one_worker;
+mod output_blocks;
 mod prefix_oracle;
 mod program;
 mod queueing_theory;

@@ -3,14 +3,19 @@
 use super::DynamoPolicy;
 use crate::router::decider::Decider;
 use crate::router::kv::{KvParams, KvPolicy, Overload, Retention, Semantics};
+use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
 use crate::router::testing::history::{Act, BLOCK_SIZE, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
 use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
+use dynamo_kv_router::config::RouterQueuePolicy;
+use dynamo_kv_router::scheduling::policy_config::PolicyProfile;
+use dynamo_kv_router::scheduling::{PolicyQueue, QueueSnapshot, WorkerPlacement};
 use proptest::prelude::*;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
+use std::collections::BTreeMap;
 
 const WORKERS: u32 = 4;
 
@@ -168,6 +173,87 @@ fn the_crate_repeats_the_golden_histories_through_the_adapter() {
         let fleet = cluster(setup.workers, setup.block_size);
         DynamoPolicy::new(setup.params(Semantics::V1_6), &fleet, 42)
     });
+}
+
+/// Requests wait, and go, in the order of the production scheduler's own queue.
+fn hold_queue(
+    texts: &Texts,
+    acts: &[Act],
+    threshold: f64,
+    order: QueueOrder,
+) -> Result<(), TestCaseError> {
+    let fleet = ClusterSpec { max_num_batched_tokens: 200, ..fleet() };
+    let params = KvParams::with_weight(Semantics::V1_6, 1.0);
+    let busy_tokens = threshold * f64::from(fleet.max_num_batched_tokens);
+    let mut ours = Queued::new(KvPolicy::new(params, &fleet, 1), busy_tokens, order);
+    let their_order = match order {
+        QueueOrder::Fcfs => RouterQueuePolicy::Fcfs,
+        QueueOrder::Lcfs => RouterQueuePolicy::Lcfs,
+        QueueOrder::Wspt => RouterQueuePolicy::Wspt,
+    };
+    let mut queue = PolicyQueue::new(PolicyProfile::synthetic(Some(threshold), their_order));
+    let mut theirs = DynamoPolicy::new(params, &fleet, 1);
+    let view = ClusterView { workers: &[] };
+    let mut history = History::new(texts, WORKERS);
+    let mut requests = BTreeMap::new();
+    for act in acts {
+        let now = history.now();
+        let request = history.play(act, |heard| {
+            heard.tell(now, &mut ours);
+            heard.tell(now, &mut theirs);
+        });
+        let mut gone = Vec::new();
+        if let Some(request) = request {
+            let route_view = request.route_view(BLOCK_SIZE);
+            let asked = theirs.look_up(now, &route_view);
+            let uncached = usize::try_from(theirs.least_uncached_tokens(&asked)).unwrap();
+            let tokens = request.prompt_tokens as usize;
+            let snapshot = QueueSnapshot::new(tokens, tokens - uncached);
+            let payload = (request.id, asked);
+            let queued = queue.enqueue(
+                0, WORKERS as usize, snapshot, now.as_secs(), 0.0, 0, WorkerPlacement::Any, payload,
+            );
+            prop_assert!(queued.is_ok());
+            if let Verdict::Send(worker) = ours.route(now, &route_view, &view) {
+                gone.push((request.id, worker));
+            }
+            requests.insert(request.id, request);
+        }
+        loop {
+            // Theirs is asked before each of ours is booked there.
+            let tokens = theirs.least_prefill_tokens();
+            let popped = queue.pop_next(|_, class, _| {
+                let most = u64::from(fleet.max_num_batched_tokens);
+                !class.worker_is_busy(usize::try_from(tokens).unwrap(), most)
+            });
+            if gone.is_empty() {
+                let released = ours.release(now, &view);
+                gone.extend(released.map(|(id, to)| (id, to.expect("nobody is overloaded"))));
+            }
+            let Some((id, worker)) = gone.pop() else {
+                prop_assert!(popped.is_none(), "theirs lets somebody go");
+                break;
+            };
+            let (their_id, asked) = popped.expect("theirs lets one go, too").into_payload();
+            prop_assert_eq!(id, their_id);
+            theirs.book(now, asked, worker);
+            history.sent(&requests[&id], worker);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn requests_wait_as_in_the_production_queue(
+        texts in any_texts(), acts in any_acts(WORKERS, 150),
+        threshold in prop_oneof![Just(0.0), 0.0..1.5],
+        order in prop::sample::select(vec![QueueOrder::Fcfs, QueueOrder::Lcfs, QueueOrder::Wspt]),
+    ) {
+        hold_queue(&texts, &acts, threshold, order)?;
+    }
 }
 
 /// How likely draws by `chances` are to be at least as far from them as `counts`:

@@ -65,6 +65,7 @@ fn no_index_and_no_events_at_weight_0() {
     assert!(wants("policy = \"kv\""));
     assert!(!wants("policy = \"kv\"\noverlap_weight = 0.0"));
     assert!(!wants("policy = \"kv\"\noverlap_score_credit = 0.0"));
+    assert!(!wants("policy = \"kv\"\nuse_kv_events = false"));
     assert!(!wants("policy = \"round_robin\""));
 }
 
@@ -75,6 +76,11 @@ fn mistakes_are_named() {
         "policy = \"kv\"\ntemperature = nan",
         "policy = \"kv\"\nsemantics = \"0.9\"\noverlap_score_credit = 0.5",
         "policy = \"kv\"\nsemantics = \"0.9\"\ntrack_prefill_tokens = false",
+        "policy = \"kv\"\nsemantics = \"0.9\"\nqueue_threshold = 2.0",
+        "policy = \"kv\"\nqueue_threshold = -1.0",
+        "policy = \"kv\"\nactive_decode_blocks_threshold = 1.5",
+        "policy = \"kv\"\napproximate_prune_target_ratio = nan",
+        "policy = \"kv\"\nuse_kv_events = false\napproximate_ttl = \"0s\"",
         "policy = \"kv\"\nreplicas = 0",
         "policy = \"kv\"\n[feed]\nloss_ratio = 1.5",
         "policy = \"consistent_hash\"\nhash_load_factor = 0.9",
