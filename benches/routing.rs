@@ -3,9 +3,10 @@
 //!
 //! Conversations with prompts of 28 to 140 blocks of 32 tokens (about 80 on
 //! average), 20 of them from one of ten shared texts; eight conversations and
-//! four requests in flight per worker.
+//! four requests in flight per worker. The policies are timed in turn, round by
+//! round, so that they meet the same machine; the table has medians.
+//! `round_robin` shows what the load itself costs.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
 use kv_router_sim::request::{BlockRun, Content, Request};
@@ -14,6 +15,7 @@ use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterSpec, FrontEnd, Verdict};
 use kv_router_sim::time::SimTime;
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 const BLOCK_SIZE: u32 = 32;
 const STARTER_BLOCKS: u32 = 20;
@@ -157,18 +159,40 @@ fn draw(key: u64, end: u64) -> usize {
     usize::try_from(mix(key) % end).unwrap()
 }
 
-fn decisions(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("decision");
-    group.throughput(Throughput::Elements(1));
-    for policy in ["round_robin", "kv", "dynamo"] {
-        for workers in [3, 64, 1_000] {
-            let mut load = Load::new(policy, workers);
-            let id = BenchmarkId::new(policy, workers);
-            group.bench_function(id, |bencher| bencher.iter(|| load.decide()));
-        }
+const POLICIES: [&str; 3] = ["kv", "dynamo", "round_robin"];
+const ROUNDS: usize = 11;
+const ROUND: Duration = Duration::from_millis(150);
+
+/// Decisions per second over one round.
+#[expect(clippy::disallowed_methods, reason = "a bench is timed by the wall clock")]
+fn rate(load: &mut Load) -> f64 {
+    let start = Instant::now();
+    let mut decisions = 0;
+    while start.elapsed() < ROUND {
+        (0..50).for_each(|_| load.decide());
+        decisions += 50;
     }
-    group.finish();
+    f64::from(decisions) / start.elapsed().as_secs_f64()
 }
 
-criterion_group!(benches, decisions);
-criterion_main!(benches);
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
+}
+
+#[expect(clippy::print_stdout, reason = "a bench prints its result")]
+fn main() {
+    println!("decisions per second, medians of {ROUNDS} rounds of {ROUND:?}");
+    println!("workers         kv     dynamo  kv/dynamo  round_robin");
+    for workers in [3, 64, 1_000] {
+        let mut loads = POLICIES.map(|policy| Load::new(policy, workers));
+        let mut rates = POLICIES.map(|_| Vec::new());
+        for _ in 0..ROUNDS {
+            for (load, rates) in loads.iter_mut().zip(&mut rates) {
+                rates.push(rate(load));
+            }
+        }
+        let [kv, dynamo, alone] = rates.map(median);
+        println!("{workers:7} {kv:10.0} {dynamo:10.0} {:10.1} {alone:12.0}", kv / dynamo);
+    }
+}

@@ -4,13 +4,14 @@
 //! asks the fleet for the next event up to the next moment at which it has
 //! something to do itself.
 
+use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
 use crate::request::Request;
-use crate::router::Verdict;
 use crate::router::front_end::FrontEnd;
+use crate::router::{Reported, Verdict};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Workload;
 use std::collections::BTreeMap;
@@ -52,6 +53,8 @@ pub struct Driver<'a, F> {
     now: SimTime,
     /// Requests that a policy holds.
     held: BTreeMap<RequestId, Request>,
+    /// Requests that came and have not ended.
+    open: usize,
 }
 
 impl<F: fmt::Debug> fmt::Debug for Driver<'_, F> {
@@ -78,6 +81,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
             block_size,
             now: SimTime::ZERO,
             held: BTreeMap::new(),
+            open: 0,
         }
     }
 
@@ -120,7 +124,12 @@ impl<'a, F: Fleet> Driver<'a, F> {
         }
         let gauges = self.fleet.gauges(self.now);
         let gaps = self.fleet.take_token_gaps(self.now);
-        Ok(self.recorder.end_window(self.now, &gauges, &gaps))
+        let mut metrics = self.recorder.end_window(self.now, &gauges, &gaps);
+        for (name, count) in self.front_ends.iter().flat_map(FrontEnd::notes) {
+            let sum = metrics.entry(name.to_owned()).or_insert(Some(0.0));
+            *sum = sum.map(|sum| sum + count);
+        }
+        Ok(metrics)
     }
 
     /// Everything before the arrivals of the moment `end`.
@@ -128,7 +137,10 @@ impl<'a, F: Fleet> Driver<'a, F> {
         loop {
             let arrival = self.workload.next_arrival().unwrap_or(SimTime::MAX);
             let wake = self.front_ends.iter().filter_map(FrontEnd::wake_at).min();
-            let wake = wake.unwrap_or(SimTime::MAX).max(self.now);
+            // Nobody looks at reports when nothing is left to be done.
+            let wants = |_: &&FrontEnd| self.open > 0 || arrival < SimTime::MAX;
+            let reports = self.front_ends.iter().filter(wants).filter_map(FrontEnd::report_due);
+            let wake = reports.chain(wake).min().unwrap_or(SimTime::MAX).max(self.now);
             let next = arrival.min(wake).min(end);
             if let Some((at, event)) = self.fleet.next_event(next) {
                 self.now = at;
@@ -140,6 +152,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 if arrival == next {
                     self.arrive(next);
                 } else {
+                    self.report(next);
                     self.release(next);
                 }
             }
@@ -151,6 +164,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
         debug_assert_eq!(arrival.at, now);
         self.recorder.arrive(&arrival);
         let request = arrival.request;
+        self.open += 1;
         self.deliver_kv_events(now);
         let index = self.front_end_of(request.id);
         match self.front_ends[index].route(now, &request.route_view(self.block_size)) {
@@ -163,6 +177,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
     }
 
     fn turn_away(&mut self, now: SimTime, request: RequestId, reason: RejectReason) {
+        self.open -= 1;
         self.recorder.turn_away(now, request, reason);
         self.workload.observe_end(now, request, false);
     }
@@ -202,16 +217,35 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let index = self.front_end_of(event.request);
         self.front_ends[index].observe(now, event);
         match event.kind {
-            WorkerEventKind::Finished { .. } => {
-                self.workload.observe_end(now, event.request, true);
+            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
+                let served = matches!(event.kind, WorkerEventKind::Finished { .. });
+                self.open -= 1;
+                self.workload.observe_end(now, event.request, served);
             }
-            WorkerEventKind::Rejected(_) => self.workload.observe_end(now, event.request, false),
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::FirstToken
             | WorkerEventKind::OutputBlock { .. } => {}
         }
         self.release(now);
+    }
+
+    /// Tells the front ends whose turn it is what the workers report.
+    fn report(&mut self, now: SimTime) {
+        let due = |front_end: &FrontEnd| front_end.report_due().is_some_and(|due| due <= now);
+        if !self.front_ends.iter().any(due) {
+            return;
+        }
+        let report = |gauges: &Gauges| Reported {
+            at: now,
+            running: gauges.running,
+            waiting: gauges.waiting,
+            used_blocks: gauges.used_blocks,
+        };
+        let reported: Vec<Reported> = self.fleet.gauges(now).iter().map(report).collect();
+        for front_end in self.front_ends.iter_mut().filter(|front_end| due(front_end)) {
+            front_end.report(now, &reported);
+        }
     }
 
     /// Sends what the policies let go.

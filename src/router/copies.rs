@@ -7,28 +7,64 @@
 //! removal of something never stored passes too (Dynamo's `EventDedupFilter`
 //! and llm-d's `eventDedupFilter` agree on all three).
 
+//!
+//! Nearly all blocks have one copy. So a worker's blocks are kept as bits, 64
+//! neighbouring ids to a word, and only further copies are counted one by one.
+
 use crate::event::KvEvent;
 use crate::id::{BlockId, WorkerId};
 use crate::request::BlockRun;
 use crate::rng::mix;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 
 /// How many copies of each block each worker has reported.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    counts: HashTable<Held>,
+    words: HashTable<Word>,
+    further: HashTable<Further>,
 }
 
+/// The blocks of `worker` with ids from `64 number` on.
 #[derive(Debug)]
-struct Held {
+struct Word {
+    worker: WorkerId,
+    number: u64,
+    held: u64,
+    /// Those of them with further copies.
+    several: u64,
+}
+
+/// Copies of a block beyond the first, at least one.
+#[derive(Debug)]
+struct Further {
     worker: WorkerId,
     block: BlockId,
-    count: u32,
+    copies: u32,
 }
 
-fn hash(worker: WorkerId, block: BlockId) -> u64 {
-    mix(block.0 ^ u64::from(worker.0).rotate_left(40))
+const BITS: u64 = u64::BITS as u64;
+
+fn hash(worker: WorkerId, number: u64) -> u64 {
+    mix(number ^ u64::from(worker.0).rotate_left(40))
+}
+
+/// The words that hold the blocks of `run`, with their bits there.
+fn words(run: BlockRun) -> impl DoubleEndedIterator<Item = (u64, u64)> {
+    let (first, end) = (run.first.0, run.first.0 + u64::from(run.len));
+    (first / BITS..end.div_ceil(BITS)).map(move |number| {
+        let from = first.max(number * BITS) - number * BITS;
+        let len = end.min((number + 1) * BITS) - number * BITS - from;
+        (number, u64::MAX >> (BITS - len) << from)
+    })
+}
+
+/// The positions of the bits in `word`, highest first.
+fn bits(mut word: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        let bit = word.checked_ilog2()?;
+        word &= !(1 << bit);
+        Some(u64::from(bit))
+    })
 }
 
 impl Copies {
@@ -42,59 +78,87 @@ impl Copies {
     ) {
         match event {
             KvEvent::Stored { run, .. } => {
-                for i in 0..run.len {
-                    self.add(worker, run.first.offset(i));
-                }
+                words(run).for_each(|(number, mask)| self.add(worker, number, mask));
                 hand_on(event);
             }
             KvEvent::Removed { run } => {
-                // Blocks `i..end` are gone for good and not yet handed on.
-                let mut end = run.len;
-                let mut piece = |from: u32, to: u32| {
-                    if from < to {
-                        let run = BlockRun { first: run.first.offset(from), len: to - from };
-                        hand_on(KvEvent::Removed { run });
+                // Blocks up to `end` are gone for good and not yet handed on.
+                let mut end = run.first.0 + u64::from(run.len);
+                let mut piece = |from: u64, to: u64| {
+                    if let Ok(len @ 1..) = u32::try_from(to - from) {
+                        hand_on(KvEvent::Removed { run: BlockRun { first: BlockId(from), len } });
                     }
                 };
-                for i in (0..run.len).rev() {
-                    if !self.take(worker, run.first.offset(i)) {
-                        piece(i + 1, end);
-                        end = i;
+                for (number, mask) in words(run).rev() {
+                    for bit in bits(self.take(worker, number, mask)) {
+                        let kept = number * BITS + bit;
+                        piece(kept + 1, end);
+                        end = kept;
                     }
                 }
-                piece(0, end);
+                piece(run.first.0, end);
             }
         }
     }
 
-    fn add(&mut self, worker: WorkerId, block: BlockId) {
-        self.counts
+    fn add(&mut self, worker: WorkerId, number: u64, mask: u64) {
+        let mut entry = self
+            .words
             .entry(
-                hash(worker, block),
-                |held| held.worker == worker && held.block == block,
-                |held| hash(held.worker, held.block),
+                hash(worker, number),
+                |word| word.worker == worker && word.number == number,
+                |word| hash(word.worker, word.number),
             )
-            .and_modify(|held| held.count += 1)
-            .or_insert(Held { worker, block, count: 1 });
-    }
-
-    /// Takes one copy away; true if none is left.
-    fn take(&mut self, worker: WorkerId, block: BlockId) -> bool {
-        let entry = self.counts.entry(
-            hash(worker, block),
-            |held| held.worker == worker && held.block == block,
-            |held| hash(held.worker, held.block),
-        );
-        match entry {
-            Entry::Occupied(mut held) if held.get().count > 1 => {
-                held.get_mut().count -= 1;
-                false
-            }
-            Entry::Occupied(held) => {
-                held.remove();
-                true
-            }
-            Entry::Vacant(_) => true,
+            .or_insert(Word { worker, number, held: 0, several: 0 });
+        let word = entry.get_mut();
+        let again = word.held & mask;
+        word.held |= mask;
+        word.several |= again;
+        for bit in bits(again) {
+            let block = BlockId(number * BITS + bit);
+            self.further
+                .entry(
+                    hash(worker, block.0),
+                    |further| further.worker == worker && further.block == block,
+                    |further| hash(further.worker, further.block.0),
+                )
+                .and_modify(|further| further.copies += 1)
+                .or_insert(Further { worker, block, copies: 1 });
         }
     }
+
+    /// Takes a copy of each block of `mask` away; gives those that have another.
+    fn take(&mut self, worker: WorkerId, number: u64, mask: u64) -> u64 {
+        let found = self.words.find_entry(hash(worker, number), |word| {
+            word.worker == worker && word.number == number
+        });
+        let Ok(mut entry) = found else { return 0 };
+        let word = entry.get_mut();
+        let kept = word.several & mask;
+        word.held &= !mask | kept;
+        for bit in bits(kept) {
+            if take_further(&mut self.further, worker, BlockId(number * BITS + bit)) {
+                word.several &= !(1 << bit);
+            }
+        }
+        if word.held == 0 {
+            entry.remove();
+        }
+        kept
+    }
+}
+
+/// Takes one further copy of `block` away; true if none is left.
+fn take_further(table: &mut HashTable<Further>, worker: WorkerId, block: BlockId) -> bool {
+    let found = table.find_entry(hash(worker, block.0), |further| {
+        further.worker == worker && further.block == block
+    });
+    let Ok(mut entry) = found else { return true };
+    let last = entry.get().copies == 1;
+    if last {
+        entry.remove();
+    } else {
+        entry.get_mut().copies -= 1;
+    }
+    last
 }

@@ -111,6 +111,7 @@ impl Factory {
             queue_weight: self.0.queue_weight,
             max_prefix_blocks: self.0.max_prefix_blocks,
             lru_capacity_blocks: self.0.lru_capacity_blocks,
+            report_period: self.0.report_period,
         };
         InferenceExtension::new(params, cluster, seed)
     }

@@ -6,7 +6,7 @@ use super::{ClusterView, CostParts, Policy, Release, Reported, Verdict, WorkerVi
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 use std::fmt;
 
 /// A router replica. Replicas share nothing: each counts what it sent itself
@@ -15,6 +15,8 @@ pub struct FrontEnd {
     policy: Box<dyn Policy>,
     workers: Vec<WorkerView>,
     feed: Feed,
+    /// How often workers report, and when they will.
+    reports: Option<(SimDuration, SimTime)>,
 }
 
 impl fmt::Debug for FrontEnd {
@@ -27,8 +29,10 @@ impl FrontEnd {
     /// A front end to `workers` idle workers. `seed` is the randomness of its
     /// feed; the policy has its own.
     pub fn new(policy: Box<dyn Policy>, workers: u32, feed: &FeedSettings, seed: u64) -> Self {
+        let reports = policy.report_period().map(|period| (period, SimTime::ZERO));
         Self {
             policy,
+            reports,
             workers: vec![WorkerView::default(); workers as usize],
             feed: Feed::new(workers, feed, seed),
         }
@@ -99,9 +103,19 @@ impl FrontEnd {
         self.policy.observe(now, event);
     }
 
-    /// Takes the gauges that `worker` reports.
-    pub fn report(&mut self, worker: WorkerId, reported: Reported) {
-        self.workers[worker.index()].reported = Some(reported);
+    /// When the workers report next, if they do.
+    pub fn report_due(&self) -> Option<SimTime> {
+        self.reports.map(|(_, due)| due)
+    }
+
+    /// Takes what all workers report at `now`, in order of id.
+    pub fn report(&mut self, now: SimTime, reported: &[Reported]) {
+        for (worker, reported) in self.workers.iter_mut().zip(reported) {
+            worker.reported = Some(*reported);
+        }
+        if let Some((period, due)) = &mut self.reports {
+            *due = now + *period;
+        }
     }
 
     /// What this front end counts and knows, one entry per worker in order of id.
@@ -109,7 +123,7 @@ impl FrontEnd {
         &self.workers
     }
 
-    /// Numbers that the policy counted about itself, by name.
+    /// What the policy counted about itself since the run began, by name.
     pub fn notes(&self) -> Vec<(&'static str, f64)> {
         self.policy.notes()
     }

@@ -8,7 +8,7 @@
 //! | its own bookings (requests sent and not finished) | [`WorkerView::inflight`] | exact, for this front end |
 //! | requests' first tokens and ends | [`Policy::observe`] | when the response passes the front end |
 //! | blocks stored and removed | [`Policy::observe_kv`] | after the feed's delay |
-//! | gauges that workers report | [`WorkerView::reported`] | as old as the last report |
+//! | gauges that workers report | [`WorkerView::reported`] | as old as the last report, if the policy has a [`Policy::report_period`] |
 
 mod copies;
 pub mod decider;
@@ -33,7 +33,7 @@ pub use front_end::FrontEnd;
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 
 /// Makes a policy inside the job that runs it, so that policies need not be `Send`.
 pub trait PolicyFactory: Send + Sync {
@@ -81,6 +81,11 @@ pub trait Policy {
     /// Hears of a change of a worker's cache, as late as the feed delivers it.
     fn observe_kv(&mut self, _worker: WorkerId, _event: &KvEvent) {}
 
+    /// How often the policy asks workers for their gauges, if it does.
+    fn report_period(&self) -> Option<SimDuration> {
+        None
+    }
+
     /// True if the policy counts generated tokens; only then it hears of
     /// [`OutputBlock`](crate::event::WorkerEventKind::OutputBlock)s.
     fn wants_output_blocks(&self) -> bool {
@@ -98,7 +103,8 @@ pub trait Policy {
         None
     }
 
-    /// Numbers that the policy counted about itself, by name, for reports.
+    /// What the policy counted about itself since the run began, by name of the
+    /// metric. Counts of several front ends are added up.
     fn notes(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
     }
@@ -146,7 +152,7 @@ pub struct ClusterView<'a> {
 pub struct WorkerView {
     /// Requests this front end sent there that have not ended. Exact.
     pub inflight: u32,
-    /// The last gauges the worker reported, if it reports any.
+    /// The last gauges the worker reported, if the policy asks for any.
     pub reported: Option<Reported>,
 }
 
@@ -159,6 +165,6 @@ pub struct Reported {
     pub running: u32,
     /// Requests waiting in its queue.
     pub waiting: u32,
-    /// Share of KV blocks in use, 0 to 1.
-    pub kv_usage: f64,
+    /// KV blocks that requests hold.
+    pub used_blocks: u32,
 }

@@ -35,7 +35,12 @@ impl<Cost: PartialOrd + Copy> Ties<Cost> {
     /// # Panics
     /// If nothing was offered.
     pub(super) fn chosen(&self) -> usize {
-        self.best.expect("at least one candidate was offered").0
+        self.chosen_if_any().expect("at least one candidate was offered")
+    }
+
+    /// The choice; `None` if nothing was offered.
+    pub(super) fn chosen_if_any(&self) -> Option<usize> {
+        self.best.map(|(index, _)| index)
     }
 }
 

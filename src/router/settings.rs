@@ -219,6 +219,10 @@ pub struct RouterSettings {
     /// (`inference_extension`) Blocks remembered per worker. Default 31,250.
     #[serde(default = "default::lru_capacity", deserialize_with = "count")]
     pub lru_capacity_blocks: u32,
+    /// (`inference_extension`) Time between two reports of a worker's gauges.
+    /// Default 50 ms.
+    #[serde(default = "default::report_period")]
+    pub report_period: SimDuration,
     /// (`kv_aware`) A match counts if at most so many prompt tokens are left. Default 2,000.
     #[serde(default = "default::kv_aware_threshold", deserialize_with = "count")]
     pub kv_aware_threshold_tokens: u32,
@@ -257,6 +261,7 @@ mod default {
         approximate_max_blocks: u32 = 1 << 20;
         approximate_prune_target: f64 = 0.8;
         session_ttl: SimDuration = SimDuration::from_secs(300);
+        report_period: SimDuration = SimDuration::from_millis(50);
         session_slack: u32 = 8;
         hash_prefix: u32 = 2;
         hash_replication: u32 = 256;
@@ -352,8 +357,12 @@ impl RouterSettings {
         ] {
             Invalid::unless_at_least(key, value, min)?;
         }
-        let interval = !self.eviction_interval.is_zero();
-        Invalid::unless(interval, "eviction_interval", "0s", "more than no time")
+        for (key, period) in
+            [("eviction_interval", self.eviction_interval), ("report_period", self.report_period)]
+        {
+            Invalid::unless(!period.is_zero(), key, "0s", "more than no time")?;
+        }
+        Ok(())
     }
 
     fn validate_dynamo(&self) -> Result<(), Invalid> {

@@ -13,7 +13,7 @@ use crate::time::SimTime;
 use std::fmt;
 
 /// How far two deciders agreed.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Decisions in all.
     pub decisions: u64,
@@ -23,8 +23,8 @@ pub struct Tally {
     pub tied: u64,
     /// Decisions in which several workers had the lowest cost by the driver's count.
     pub ties: u64,
-    /// Largest difference between their costs of one worker, in blocks.
-    pub max_cost_difference_blocks: f64,
+    /// Decisions in which their costs of some worker differed by 10^-9 blocks or more.
+    pub costs_differ: u64,
 }
 
 /// The policy `shadow`: `driver` decides; `other` is compared with it.
@@ -68,10 +68,8 @@ impl Tally {
             let equal = costs[chosen.index()] == costs[other.index()];
             self.tied += u64::from(chosen != other && equal);
         }
-        for (cost, other) in costs.iter().zip(other_costs) {
-            let difference = (cost - other).abs();
-            self.max_cost_difference_blocks = self.max_cost_difference_blocks.max(difference);
-        }
+        let differ = |(cost, other): (&f64, &f64)| (cost - other).abs() >= 1e-9;
+        self.costs_differ += u64::from(costs.iter().zip(other_costs).any(differ));
     }
 }
 
@@ -146,7 +144,7 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
             ("shadow_agreed", self.tally.agreed as f64),
             ("shadow_tied", self.tally.tied as f64),
             ("shadow_ties", self.tally.ties as f64),
-            ("shadow_max_cost_difference_blocks", self.tally.max_cost_difference_blocks),
+            ("shadow_costs_differ", self.tally.costs_differ as f64),
         ]
     }
 

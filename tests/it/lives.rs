@@ -8,6 +8,7 @@ use kv_router_sim::event::{WorkerEvent, WorkerEventKind};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
 use kv_router_sim::request::RouteRequest;
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterView, Policy, Release, Verdict};
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;

@@ -12,6 +12,7 @@ mod prefix_oracle;
 mod program;
 mod queueing_theory;
 mod relabelling;
+mod reports;
 mod rig;
 mod runs;
 mod same_bytes;

@@ -40,11 +40,11 @@ use dynamo_kv_router::{
     ActiveSequencesMultiWorker, DefaultWorkerSelector, KvRouterConfig, NoopSequencePublisher,
     RadixTree, SchedulingRequest, SequenceRequest, WorkerSelectionInput, WorkerSelector,
 };
+use outputs::OutputTracking;
+use retention::Guesses;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
-use outputs::OutputTracking;
-use retention::Guesses;
 use tokio::time::Instant;
 
 /// The pool that an aggregated deployment's router serves, in the crate's words.
@@ -132,9 +132,9 @@ impl DynamoPolicy {
             workers: (0..u64::from(cluster.workers)).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
             guesses,
-            outputs: params.track_output_blocks.then(|| {
-                OutputTracking::new(cluster.block_size, params.expected_output_tokens)
-            }),
+            outputs: params
+                .track_output_blocks
+                .then(|| OutputTracking::new(cluster.block_size, params.expected_output_tokens)),
             tracker: ActiveSequencesMultiWorker::new_without_expiry(
                 NoopSequencePublisher,
                 cluster.block_size as usize,

@@ -45,9 +45,8 @@ impl OutputTracking {
         let grown = blocks.saturating_sub(progress.blocks);
         progress.blocks += grown;
         let expected = self.expected_tokens;
-        let decay = expected.map(|expected| {
-            (1.0 - f64::from(output_tokens) / f64::from(expected.max(1))).max(0.0)
-        });
+        let decay = expected
+            .map(|expected| (1.0 - f64::from(output_tokens) / f64::from(expected.max(1))).max(0.0));
         vec![decay; grown]
     }
 }

@@ -254,7 +254,7 @@ impl ActiveTracker {
 /// The nearest whole number of blocks, halves up.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of weights")]
 fn rounded(weight: f64) -> u64 {
-    weight.round() as u64
+    (weight + 0.5) as u64
 }
 
 type NodeId = usize;

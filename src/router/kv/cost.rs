@@ -51,16 +51,32 @@ pub(super) fn cost(params: &KvParams, ask: &Ask, candidate: &Candidate) -> Cost 
     }
 }
 
+/// What `ask` costs on each candidate, added to `costs`.
+pub(super) fn totals(
+    params: &KvParams,
+    ask: &Ask,
+    candidates: impl Iterator<Item = Candidate>,
+    costs: &mut Vec<f64>,
+) {
+    match params.semantics {
+        Semantics::V0_9 => costs.extend(candidates.map(|c| cost_0_9(params, ask, &c).total)),
+        Semantics::V1_6 => costs.extend(candidates.map(|c| cost_1_6(params, ask, &c).total)),
+    }
+}
+
 /// Tokens of the prompt that `candidate` would have to compute.
+#[inline]
 pub(super) fn uncached_tokens(ask: &Ask, overlap_blocks: u32) -> u64 {
     let cached = u64::from(overlap_blocks) * u64::from(ask.block_size);
     u64::from(ask.prompt_tokens).saturating_sub(cached)
 }
 
+#[inline]
 fn decode_blocks(candidate: &Candidate) -> f64 {
     (candidate.active_blocks + u64::from(candidate.additional_blocks)) as f64
 }
 
+#[inline]
 fn cost_0_9(params: &KvParams, ask: &Ask, candidate: &Candidate) -> Cost {
     let tokens = candidate.prefill_tokens + uncached_tokens(ask, candidate.overlap_blocks);
     let prefill = params.prefill_load_scale * (tokens as f64 / f64::from(ask.block_size));
@@ -68,6 +84,7 @@ fn cost_0_9(params: &KvParams, ask: &Ask, candidate: &Candidate) -> Cost {
     Cost { total: prefill + decode, prefill, decode, requests: 0.0 }
 }
 
+#[inline]
 fn cost_1_6(params: &KvParams, ask: &Ask, candidate: &Candidate) -> Cost {
     let block_size = f64::from(ask.block_size);
     let decay = if params.track_prefill_tokens && params.overlap_score_credit_decay > 0.0 {

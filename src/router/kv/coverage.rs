@@ -13,14 +13,16 @@
 //! * a store whose parent the worker is not known to hold is dropped.
 //!
 //! A block id stands for the block and all before it, so it occurs in one node
-//! only, and one ordered map from runs of ids to nodes serves all lookups.
-//! Costs are per run of ids and node, not per block.
+//! only. A table of first blocks finds the way down, an ordered map from runs of
+//! ids to nodes finds any block. Costs are per run of ids and node, not per block.
 
 use super::path::{Path, common_blocks};
 use super::worker_set::WorkerSet;
 use crate::event::KvEvent;
 use crate::id::{BlockId, WorkerId};
 use crate::request::BlockRun;
+use crate::rng::mix;
+use hashbrown::HashTable;
 use std::collections::BTreeMap;
 
 type NodeId = usize;
@@ -33,6 +35,8 @@ struct Node {
     /// Workers that hold its first blocks only, and how many (at least 1).
     partial: Vec<(WorkerId, u32)>,
     parent: Option<NodeId>,
+    /// Where it stands among its parent's children.
+    slot: usize,
     children: Vec<NodeId>,
     /// True once the node has had children: it will not grow any more.
     branched: bool,
@@ -78,10 +82,9 @@ impl Node {
     }
 }
 
-/// Where a run of consecutive ids is in the tree.
+/// Where a run of consecutive ids begins in the tree.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    len: u32,
     node: NodeId,
     /// Position of the run's first block in its node.
     at: u32,
@@ -92,6 +95,8 @@ struct Place {
 pub(super) struct CoverageIndex {
     nodes: Vec<Node>,
     unused: Vec<NodeId>,
+    /// By first block, with that block beside it to keep lookups in one place.
+    by_first: HashTable<(BlockId, NodeId)>,
     /// By first block of each run.
     places: BTreeMap<BlockId, Place>,
 }
@@ -100,32 +105,32 @@ impl CoverageIndex {
     /// Sets `overlap_blocks[w]` to the number of leading blocks of `prompt` that
     /// worker `w` holds; all entries must be 0 before.
     pub(super) fn overlaps(&self, prompt: &Path, overlap_blocks: &mut [u32]) {
-        let mut active = WorkerSet::default();
         let mut depth = 0;
         let mut next = prompt.from(0).next().and_then(|run| self.child(None, run.first));
         while let Some(id) = next {
             let node = &self.nodes[id];
             let matched = common_blocks(node.stretch.from(0), prompt.from(depth));
-            let dropped = if depth == 0 {
-                active = node.full.clone();
-                node.partial.iter().for_each(|&(worker, blocks)| {
-                    overlap_blocks[worker.index()] = blocks.min(matched);
-                });
-                WorkerSet::default()
-            } else {
-                active.split_by(&node.full)
+            // Whoever holds everything above holds `depth` blocks so far, all others less.
+            let mut extend = |worker: WorkerId, blocks: u32| {
+                let overlap = &mut overlap_blocks[worker.index()];
+                let holds_all_above = *overlap == depth;
+                if holds_all_above {
+                    *overlap += blocks.min(matched);
+                }
+                holds_all_above
             };
-            for worker in dropped.iter() {
-                overlap_blocks[worker.index()] = depth + node.covered(worker).min(matched);
+            for &(worker, blocks) in &node.partial {
+                extend(worker, blocks);
+            }
+            let mut goes_on = false;
+            for worker in node.full.iter() {
+                goes_on |= extend(worker, matched);
             }
             depth += matched;
-            if active.is_empty() || matched < node.len() {
-                break;
+            if !goes_on || matched < node.len() {
+                return;
             }
             next = prompt.from(depth).next().and_then(|run| self.child(Some(id), run.first));
-        }
-        for worker in active.iter() {
-            overlap_blocks[worker.index()] = depth;
         }
     }
 
@@ -187,7 +192,7 @@ impl CoverageIndex {
             // The piece of the tree's runs that holds the last block not yet dealt with.
             let last = run.first.offset(end - 1);
             let Some((&first, &place)) = self.places.range(..=last).next_back() else { return };
-            let place_end = first.offset(place.len);
+            let place_end = first.offset(self.run_len(place));
             if place_end <= run.first {
                 return;
             }
@@ -220,7 +225,12 @@ impl CoverageIndex {
         }
         if self.nodes[id].partial.is_empty() {
             if let Some(parent) = self.nodes[id].parent {
-                self.nodes[parent].children.retain(|child| *child != id);
+                let slot = self.nodes[id].slot;
+                let siblings = &mut self.nodes[parent].children;
+                siblings.swap_remove(slot);
+                if let Some(&moved) = siblings.get(slot) {
+                    self.nodes[moved].slot = slot;
+                }
             }
             self.forget(id);
         }
@@ -231,6 +241,9 @@ impl CoverageIndex {
         let mut doomed = vec![id];
         while let Some(id) = doomed.pop() {
             let node = std::mem::take(&mut self.nodes[id]);
+            let first = node.stretch.first();
+            let entry = self.by_first.find_entry(mix(first.0), |(block, _)| *block == first);
+            entry.expect("every node is in the table").remove();
             for run in node.stretch.runs() {
                 self.places.remove(&run.first);
             }
@@ -252,6 +265,7 @@ impl CoverageIndex {
             full: upper.full.clone(),
             partial: Vec::new(),
             parent: Some(id),
+            slot: 0,
             children: std::mem::replace(&mut upper.children, vec![lower]),
             branched: std::mem::replace(&mut upper.branched, true),
         };
@@ -266,6 +280,7 @@ impl CoverageIndex {
         for child in &node.children {
             self.nodes[*child].parent = Some(lower);
         }
+        self.name(node.stretch.first(), lower);
         self.nodes[lower] = node;
         old.runs().iter().for_each(|run| _ = self.places.remove(&run.first));
         self.place(id);
@@ -277,22 +292,24 @@ impl CoverageIndex {
     fn place(&mut self, id: NodeId) {
         let mut at = 0;
         for run in self.nodes[id].stretch.runs() {
-            self.places.insert(run.first, Place { len: run.len, node: id, at });
+            self.places.insert(run.first, Place { node: id, at });
             at += run.len;
         }
     }
 
     fn grow(&mut self, id: NodeId, worker: WorkerId, run: BlockRun) {
-        self.nodes[id].grow(worker, run);
-        self.place_last(id);
+        let node = &mut self.nodes[id];
+        let (at, runs) = (node.len(), node.stretch.runs().len());
+        node.grow(worker, run);
+        if node.stretch.runs().len() > runs {
+            self.places.insert(run.first, Place { node: id, at });
+        }
     }
 
-    /// Brings the map up to date after the last run of `id` was added or grew.
-    fn place_last(&mut self, id: NodeId) {
-        let node = &self.nodes[id];
-        let run = node.stretch.runs().last().expect("a stretch is not empty");
-        let at = node.len() - run.len;
-        self.places.insert(run.first, Place { len: run.len, node: id, at });
+    /// The length of the run that begins at `place`.
+    fn run_len(&self, place: Place) -> u32 {
+        let run = self.nodes[place.node].stretch.from(place.at).next();
+        run.expect("a place is in its node").len
     }
 
     fn add(&mut self, above: Option<NodeId>, worker: WorkerId, run: BlockRun) {
@@ -305,24 +322,32 @@ impl CoverageIndex {
             self.nodes[id] = node;
         }
         if let Some(parent) = above {
-            self.nodes[parent].children.push(id);
+            let siblings = &mut self.nodes[parent].children;
+            let slot = siblings.len();
+            siblings.push(id);
+            self.nodes[id].slot = slot;
             self.nodes[parent].branched = true;
         }
+        self.name(run.first, id);
         self.place(id);
     }
 
     /// The node that begins with `block`, which comes after `above`.
     fn child(&self, above: Option<NodeId>, block: BlockId) -> Option<NodeId> {
-        let place = self.places.get(&block).filter(|place| place.at == 0)?;
-        debug_assert_eq!(self.nodes[place.node].parent, above, "{block:?} has two predecessors");
-        Some(place.node)
+        let (_, id) = self.by_first.find(mix(block.0), |(first, _)| *first == block)?;
+        debug_assert_eq!(self.nodes[*id].parent, above, "{block:?} has two predecessors");
+        Some(*id)
+    }
+
+    fn name(&mut self, first: BlockId, id: NodeId) {
+        self.by_first.insert_unique(mix(first.0), (first, id), |(block, _)| mix(block.0));
     }
 
     /// The node that holds `block`, and where.
     fn find(&self, block: BlockId) -> Option<(NodeId, u32)> {
         let (&first, place) = self.places.range(..=block).next_back()?;
-        let into = u32::try_from(block.0 - first.0).ok().filter(|into| *into < place.len)?;
-        Some((place.node, place.at + into))
+        let into = u32::try_from(block.0 - first.0).ok()?;
+        (into < self.run_len(*place)).then_some((place.node, place.at + into))
     }
 }
 

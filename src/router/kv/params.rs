@@ -71,9 +71,8 @@ impl Overload {
         let tokens = self.active_prefill_tokens;
         let blocks = self.active_decode_blocks;
         tokens.is_some_and(|most| load.prefill_tokens > u64::from(most))
-            || blocks.is_some_and(|share| {
-                load.active_blocks as f64 > share * f64::from(pool_blocks)
-            })
+            || blocks
+                .is_some_and(|share| load.active_blocks as f64 > share * f64::from(pool_blocks))
     }
 }
 
@@ -91,11 +90,7 @@ pub struct Retention {
 impl Default for Retention {
     /// Dynamo's (`PruneConfig` of 0.9.0; 1.6 has the first only).
     fn default() -> Self {
-        Self {
-            ttl: SimDuration::from_secs(120),
-            max_blocks: 1 << 20,
-            prune_target_ratio: 0.8,
-        }
+        Self { ttl: SimDuration::from_secs(120), max_blocks: 1 << 20, prune_target_ratio: 0.8 }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::active::{ActiveTracker, Order, Outputs};
 use super::approximate::Approximate;
-use super::cost::{Ask, Candidate, Cost, cost, uncached_tokens};
+use super::cost::{Ask, Candidate, Cost, cost, totals, uncached_tokens};
 use super::index::Index;
 use super::params::{KvParams, Semantics};
 use super::path::Path;
@@ -114,27 +114,20 @@ impl KvPolicy {
         }
     }
 
-    fn candidate(&self, asked: &Asked, shared_blocks: &[u32], index: usize) -> Candidate {
-        let load = self.tracker.loads()[index];
-        Candidate {
-            prefill_tokens: load.prefill_tokens,
-            active_blocks: load.active_blocks,
-            additional_blocks: self.counted(asked).len() - shared_blocks[index],
-            requests: load.requests,
-            overlap_blocks: asked.overlap_blocks[index],
-        }
-    }
-
-    /// Every worker's cost with its addends.
-    fn all_costs<'a>(
+    /// The workers as `asked` sees them, in order of id.
+    fn candidates<'a>(
         &'a self,
         asked: &'a Asked,
         shared_blocks: &'a [u32],
-    ) -> impl Iterator<Item = (Candidate, Cost)> + 'a {
-        let ask = self.ask(asked);
-        (0..self.workers()).map(move |index| {
-            let candidate = self.candidate(asked, shared_blocks, index);
-            (candidate, cost(&self.params, &ask, &candidate))
+    ) -> impl Iterator<Item = Candidate> + 'a {
+        let counted = self.counted(asked).len();
+        let workers = self.tracker.loads().iter().zip(&asked.overlap_blocks).zip(shared_blocks);
+        workers.map(move |((load, &overlap_blocks), shared_blocks)| Candidate {
+            prefill_tokens: load.prefill_tokens,
+            active_blocks: load.active_blocks,
+            additional_blocks: counted - shared_blocks,
+            requests: load.requests,
+            overlap_blocks,
         })
     }
 
@@ -143,41 +136,40 @@ impl KvPolicy {
     }
 
     /// The worker of the lowest cost, or a draw, among all that may be chosen.
-    fn pick(&mut self, asked: &Asked, scratch: &mut Scratch) -> Option<WorkerId> {
-        // 0.9 turns away if all are overloaded, and else steers nobody around.
-        let steers = self.params.overload.is_on() && self.params.semantics == Semantics::V1_6;
-        self.find_shared(asked, &mut scratch.shared_blocks);
-        scratch.costs.clear();
-        scratch.workers.clear();
-        for (at, (_, cost)) in self.all_costs(asked, &scratch.shared_blocks).enumerate() {
-            if !(steers && self.overloaded(at)) {
-                scratch.costs.push(cost.total);
-                scratch.workers.push(at);
-            }
-        }
-        if scratch.workers.is_empty() {
-            return None;
-        }
-        let draws = &mut self.draws;
-        if self.params.temperature > 0.0 {
-            let chosen = sample(&scratch.costs, self.params.temperature, draws);
-            return Some(worker_at(scratch.workers[chosen]));
-        }
-        let mut lowest = Ties::default();
-        for (&at, &cost) in scratch.workers.iter().zip(&scratch.costs) {
-            let overlap = asked.overlap_blocks[at];
-            let index = self.index.as_ref();
-            let size = index.map_or(0, |index| index.tree_blocks(worker_at(at), overlap));
-            lowest.offer(at, (cost, size), draws);
-        }
-        Some(worker_at(lowest.chosen()))
-    }
-
-    fn pick_with_scratch(&mut self, asked: &Asked) -> Option<WorkerId> {
+    fn pick(&mut self, asked: &Asked) -> Option<WorkerId> {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let chosen = self.pick(asked, &mut scratch);
-        self.scratch = scratch;
-        chosen
+        let mut draws = self.draws.clone();
+        let Scratch { shared_blocks, costs, workers, .. } = &mut scratch;
+        self.find_shared(asked, shared_blocks);
+        costs.clear();
+        totals(&self.params, &self.ask(asked), self.candidates(asked, shared_blocks), costs);
+        // 0.9 turns away if all are overloaded, and else steers nobody around.
+        let KvParams { semantics, temperature, .. } = self.params;
+        let steers = self.params.overload.is_on() && semantics == Semantics::V1_6;
+        let may_be = |at: usize| !(steers && self.overloaded(at));
+        let chosen = if temperature > 0.0 {
+            workers.clear();
+            workers.extend((0..costs.len()).filter(|&at| may_be(at)));
+            let mut at = 0..;
+            costs.retain(|_| at.next().is_some_and(may_be));
+            (!workers.is_empty()).then(|| workers[sample(costs, temperature, &mut draws)])
+        } else if let Some(index) = self.index.as_ref().filter(|_| semantics == Semantics::V0_9) {
+            let mut lowest = Ties::default();
+            for (at, (&cost, &overlap)) in costs.iter().zip(&asked.overlap_blocks).enumerate() {
+                lowest.offer(at, (cost, index.tree_blocks(worker_at(at), overlap)), &mut draws);
+            }
+            lowest.chosen_if_any()
+        } else {
+            let mut lowest = Ties::default();
+            for (at, &cost) in costs.iter().enumerate() {
+                if may_be(at) {
+                    lowest.offer(at, cost, &mut draws);
+                }
+            }
+            lowest.chosen_if_any()
+        };
+        (self.scratch, self.draws) = (scratch, draws);
+        chosen.map(worker_at)
     }
 }
 
@@ -212,13 +204,15 @@ impl Decider for KvPolicy {
         if self.params.overload.is_on() && all_overloaded() {
             return None;
         }
-        self.pick_with_scratch(asked)
+        self.pick(asked)
     }
 
     fn costs(&self, asked: &Asked) -> Vec<f64> {
         let mut shared_blocks = Vec::new();
         self.find_shared(asked, &mut shared_blocks);
-        self.all_costs(asked, &shared_blocks).map(|(_, cost)| cost.total).collect()
+        let mut costs = Vec::new();
+        totals(&self.params, &self.ask(asked), self.candidates(asked, &shared_blocks), &mut costs);
+        costs
     }
 
     fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
@@ -228,8 +222,7 @@ impl Decider for KvPolicy {
             }
         }
         let uncached = uncached_tokens(&self.ask(&asked), asked.overlap_blocks[worker.index()]);
-        let prompt =
-            if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
+        let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
         let order = Order {
             request: asked.request,
             prompt_tokens: asked.prompt_tokens,
@@ -247,7 +240,7 @@ impl Decider for KvPolicy {
     fn turned_away(&mut self, now: SimTime, asked: Asked) {
         // 0.9 finds out after it has chosen and booked, and does not take it back.
         if self.params.semantics == Semantics::V0_9
-            && let Some(worker) = self.pick_with_scratch(&asked)
+            && let Some(worker) = self.pick(&asked)
         {
             self.book(now, asked, worker);
         }
@@ -291,19 +284,23 @@ impl Policy for KvPolicy {
         self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
         let mut shared_blocks = Vec::new();
         self.find_shared(&asked, &mut shared_blocks);
-        let parts = |(index, (candidate, cost)): (usize, (Candidate, Cost))| CostParts {
-            worker: worker_at(index),
-            cost: cost.total,
-            parts: vec![
-                ("prefill", cost.prefill),
-                ("decode", cost.decode),
-                ("requests", cost.requests),
-                ("overlap_blocks", f64::from(candidate.overlap_blocks)),
-                ("prefill_tokens", candidate.prefill_tokens as f64),
-                ("active_blocks", candidate.active_blocks as f64),
-                ("additional_blocks", f64::from(candidate.additional_blocks)),
-            ],
+        let ask = self.ask(&asked);
+        let parts = |(index, candidate): (usize, Candidate)| {
+            let Cost { total, prefill, decode, requests } = cost(&self.params, &ask, &candidate);
+            CostParts {
+                worker: worker_at(index),
+                cost: total,
+                parts: vec![
+                    ("prefill", prefill),
+                    ("decode", decode),
+                    ("requests", requests),
+                    ("overlap_blocks", f64::from(candidate.overlap_blocks)),
+                    ("prefill_tokens", candidate.prefill_tokens as f64),
+                    ("active_blocks", candidate.active_blocks as f64),
+                    ("additional_blocks", f64::from(candidate.additional_blocks)),
+                ],
+            }
         };
-        self.all_costs(&asked, &shared_blocks).enumerate().map(parts).collect()
+        self.candidates(&asked, &shared_blocks).enumerate().map(parts).collect()
     }
 }

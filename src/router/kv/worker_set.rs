@@ -41,19 +41,6 @@ impl WorkerSet {
         old
     }
 
-    /// Keeps what is in `other` too and gives back what is not.
-    pub(super) fn split_by(&mut self, other: &Self) -> Self {
-        let mut lost = Self::default();
-        for (at, word) in self.0.iter_mut().enumerate() {
-            let keep = other.0.get(at).copied().unwrap_or(0);
-            lost.0.push(*word & !keep);
-            *word &= keep;
-        }
-        lost.trim();
-        self.trim();
-        lost
-    }
-
     /// The workers in order of id.
     #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
     pub(super) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
@@ -84,7 +71,6 @@ mod tests {
         #[test]
         fn behaves_as_a_set(
             changes in prop::collection::vec((0u32..200, any::<bool>()), 0..60),
-            other in prop::collection::btree_set(0u32..200, 0..60),
         ) {
             let mut set = WorkerSet::default();
             let mut model = BTreeSet::new();
@@ -99,11 +85,6 @@ mod tests {
             prop_assert_eq!(list(&set), model.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.is_empty(), model.is_empty());
             prop_assert!((0..200).all(|w| set.contains(WorkerId(w)) == model.contains(&w)));
-            let mut others = WorkerSet::default();
-            other.iter().for_each(|&worker| _ = others.insert(WorkerId(worker)));
-            let lost = set.split_by(&others);
-            prop_assert_eq!(list(&set), model.intersection(&other).copied().collect::<Vec<_>>());
-            prop_assert_eq!(list(&lost), model.difference(&other).copied().collect::<Vec<_>>());
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::kv::Bookings;
 use crate::router::select::Ties;
-use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
-use crate::time::SimTime;
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
+use crate::time::{SimDuration, SimTime};
 
 /// Parameters of [`InferenceExtension`], as in
 /// [`RouterSettings`](crate::router::settings::RouterSettings).
@@ -22,6 +22,8 @@ pub struct ScorerParams {
     pub max_prefix_blocks: u32,
     /// Blocks remembered per worker.
     pub lru_capacity_blocks: u32,
+    /// Time between two reports of a worker's gauges.
+    pub report_period: SimDuration,
 }
 
 /// The weighted scorers of the Gateway API inference extension, which llm-d's
@@ -32,8 +34,8 @@ pub struct ScorerParams {
 /// utilisation*, the free share; *queue*, 1 for the shortest and 0 for the
 /// longest. Sources: `prefix/plugin.go`, `scorer/queue.go` and the default
 /// weights 3:2:2 of the chart's `epp-config.yaml`. The last two need gauges that
-/// workers report; a worker that reports none is judged by what this front end
-/// has in flight there.
+/// workers report, every 50 ms (`--refresh-metrics-interval`); a worker that has
+/// not reported yet is judged by what this front end has in flight there.
 #[derive(Debug)]
 pub struct InferenceExtension {
     params: ScorerParams,
@@ -71,7 +73,9 @@ impl InferenceExtension {
         let score = |at: usize| {
             let active_blocks = self.bookings.loads()[at].active_blocks as f64;
             let booked = active_blocks / f64::from(self.cluster.blocks_per_worker.max(1));
-            let usage = view.workers[at].reported.map_or(booked.min(1.0), |gauges| gauges.kv_usage);
+            let pool = f64::from(self.cluster.blocks_per_worker.max(1));
+            let used = |gauges: Reported| f64::from(gauges.used_blocks) / pool;
+            let usage = view.workers[at].reported.map_or(booked.min(1.0), used);
             let queue = if longest == shortest {
                 1.0
             } else {
@@ -101,6 +105,10 @@ impl Policy for InferenceExtension {
         self.sent.shrink(worker, self.params.lru_capacity_blocks);
         self.bookings.book(request, worker, 0);
         Verdict::Send(worker)
+    }
+
+    fn report_period(&self) -> Option<SimDuration> {
+        Some(self.params.report_period)
     }
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {

@@ -6,8 +6,8 @@
 use super::{FINISHED, Texts, life};
 use crate::event::WorkerEventKind::{FirstToken, OutputBlock};
 use crate::id::WorkerId;
-use crate::router::kv::{KvParams, Semantics};
 use crate::router::decider::Decider;
+use crate::router::kv::{KvParams, Semantics};
 use crate::time::SimTime;
 
 /// The settings of a history.
@@ -34,13 +34,8 @@ impl Setup {
     }
 }
 
-const THREE: Setup = Setup {
-    workers: 3,
-    block_size: 32,
-    weight: 1.0,
-    track_prefill_tokens: true,
-    outputs: None,
-};
+const THREE: Setup =
+    Setup { workers: 3, block_size: 32, weight: 1.0, track_prefill_tokens: true, outputs: None };
 const TWO: Setup = Setup { workers: 2, ..THREE };
 
 /// A history under way.

@@ -115,13 +115,14 @@ impl InFlight {
 
     fn generate(&mut self, tokens: u32, hear: &mut dyn FnMut(Heard)) {
         for _ in 0..tokens {
-            let begins_block =
-                (self.prompt_tokens + self.output_tokens).is_multiple_of(BLOCK_SIZE);
+            let begins_block = (self.prompt_tokens + self.output_tokens).is_multiple_of(BLOCK_SIZE);
             self.output_tokens += 1;
             let output_tokens = self.output_tokens;
             match output_tokens {
                 1 => self.tell(WorkerEventKind::FirstToken, hear),
-                _ if begins_block => self.tell(WorkerEventKind::OutputBlock { output_tokens }, hear),
+                _ if begins_block => {
+                    self.tell(WorkerEventKind::OutputBlock { output_tokens }, hear)
+                }
                 _ => {}
             }
         }

@@ -2,9 +2,9 @@
 
 use super::super::{KvParams, KvPolicy, Semantics};
 use crate::id::WorkerId;
+use crate::router::Policy;
 use crate::router::decider::Decider;
 use crate::router::testing::{FINISHED, Texts, cluster, life};
-use crate::router::Policy;
 use crate::time::{SimDuration, SimTime};
 
 /// Books a prompt of 10 blocks, each of another text, on worker 0 at `seconds`;
