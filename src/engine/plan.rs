@@ -36,8 +36,8 @@ pub(super) enum ChunkEnd {
     Partial,
     /// The request's first token was sampled.
     FirstToken,
-    /// A preempted request caught up and sampled its next token.
-    NextToken,
+    /// A preempted request caught up and sampled its next token, the one of this number.
+    NextToken(u32),
 }
 
 impl Results {

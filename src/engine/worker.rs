@@ -188,7 +188,7 @@ impl Worker {
         for at in 0..self.late_tokens.len() {
             let id = self.late_tokens[at];
             self.core.seqs[id].last_token_at = now;
-            self.announce_last_token(now, id, out);
+            self.announce_token(now, id, self.core.seqs[id].generated, out);
         }
         self.late_tokens.clear();
         if let Some(results) = due {
@@ -204,17 +204,13 @@ impl Worker {
 
     fn handle(&mut self, now: SimTime, mut results: Results, out: &mut Outbox) {
         for &(id, end) in &results.chunks {
-            let seq = &self.core.seqs[id];
             match end {
                 ChunkEnd::Partial => {}
-                ChunkEnd::FirstToken => {
-                    let kind = WorkerEventKind::FirstToken;
-                    let event = WorkerEvent { worker: self.id, request: seq.request, kind };
-                    out.events.push_back((now, event));
-                }
-                ChunkEnd::NextToken => {
-                    out.gaps.add(now.since(seq.last_token_at).as_ps(), 1);
-                    self.announce_last_token(now, id, out);
+                ChunkEnd::FirstToken => self.tell(now, id, WorkerEventKind::FirstToken, out),
+                ChunkEnd::NextToken(number) => {
+                    let gap = now.since(self.core.seqs[id].last_token_at);
+                    out.gaps.add(gap.as_ps(), 1);
+                    self.announce_token(now, id, number, out);
                 }
             }
         }
@@ -253,22 +249,26 @@ impl Worker {
             let seq = &self.core.seqs[id];
             let Some(from) = seq.decode_from.filter(|&from| from < taking) else { continue };
             let decoded = u32::try_from(taking - from).expect("fewer than 2^32 tokens");
-            let kind = WorkerEventKind::OutputBlock { output_tokens: seq.generated + decoded };
-            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
-            out.events.push_back((now, event));
+            self.announce_token(now, id, seq.generated + decoded, out);
+        }
+        // With overlap the step of a last token may run already: the one before is due.
+        for &id in self.in_flight.iter().flat_map(|results| &results.ended) {
+            self.announce_token(now, id, self.core.seqs[id].generated - 1, out);
         }
     }
 
-    /// The same of one sequence that does not decode: its last token counts.
-    fn announce_last_token(&self, now: SimTime, id: SeqId, out: &mut Outbox) {
+    /// Says so if the token `number` of a sequence, due at `now`, is the first of a block.
+    fn announce_token(&self, now: SimTime, id: SeqId, number: u32, out: &mut Outbox) {
         let seq = &self.core.seqs[id];
-        let begins_block = seq.generated > 1
-            && (seq.target_tokens() - 1).is_multiple_of(self.core.config.block_size);
-        if out.output_blocks && begins_block {
-            let kind = WorkerEventKind::OutputBlock { output_tokens: seq.generated };
-            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
-            out.events.push_back((now, event));
+        let before = seq.prompt_tokens + number.saturating_sub(1);
+        if out.output_blocks && number > 1 && before.is_multiple_of(self.core.config.block_size) {
+            self.tell(now, id, WorkerEventKind::OutputBlock { output_tokens: number }, out);
         }
+    }
+
+    fn tell(&self, now: SimTime, id: SeqId, kind: WorkerEventKind, out: &mut Outbox) {
+        let request = self.core.seqs[id].request;
+        out.events.push_back((now, WorkerEvent { worker: self.id, request, kind }));
     }
 
     /// Forms the next step at `now` and plans what follows it.
@@ -301,9 +301,7 @@ impl Worker {
 
     fn announce(&mut self, now: SimTime, out: &mut Outbox) {
         for &(id, cached_tokens) in &self.formed.admitted {
-            let kind = WorkerEventKind::Scheduled { cached_tokens };
-            let request = self.core.seqs[id].request;
-            out.events.push_back((now, WorkerEvent { worker: self.id, request, kind }));
+            self.tell(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
         }
         for &id in &self.formed.preempted {
             let seq = &mut self.core.seqs[id];
@@ -311,9 +309,7 @@ impl Worker {
             if self.core.config.overlap {
                 self.late_tokens.push(id);
             }
-            let kind = WorkerEventKind::Preempted;
-            let event = WorkerEvent { worker: self.id, request: seq.request, kind };
-            out.events.push_back((now, event));
+            self.tell(now, id, WorkerEventKind::Preempted, out);
         }
     }
 
@@ -418,7 +414,10 @@ impl Worker {
             }
             let seq = &mut seqs[id];
             seq.generated += 1;
-            let end = if seq.generated == 1 { ChunkEnd::FirstToken } else { ChunkEnd::NextToken };
+            let end = match seq.generated {
+                1 => ChunkEnd::FirstToken,
+                number => ChunkEnd::NextToken(number),
+            };
             last.chunks.push((id, end));
             if seq.generated < seq.output_tokens {
                 decode.join(seqs, id);
