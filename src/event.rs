@@ -29,8 +29,8 @@ pub enum WorkerEventKind {
     Preempted,
     /// Its first output token left the worker.
     FirstToken,
-    /// A later output token left the worker and is the first of a KV block; told
-    /// only if somebody [wants it](crate::engine::Outbox::output_blocks). May be
+    /// A later output token, not the last, left the worker and is the first of a
+    /// KV block; told only if somebody [wants it](crate::engine::Outbox::output_blocks). May be
     /// told twice where a preemption came between.
     OutputBlock {
         /// Output tokens so far, this one included.

@@ -257,11 +257,12 @@ impl Worker {
         }
     }
 
-    /// Says so if the token `number` of a sequence, due at `now`, is the first of a block.
+    /// Says so if token `number` of a sequence, due at `now`, is the first of a block.
     fn announce_token(&self, now: SimTime, id: SeqId, number: u32, out: &mut Outbox) {
         let seq = &self.core.seqs[id];
         let before = seq.prompt_tokens + number.saturating_sub(1);
-        if out.output_blocks && number > 1 && before.is_multiple_of(self.core.config.block_size) {
+        let between = number > 1 && number < seq.output_tokens;
+        if out.output_blocks && between && before.is_multiple_of(self.core.config.block_size) {
             self.tell(now, id, WorkerEventKind::OutputBlock { output_tokens: number }, out);
         }
     }
