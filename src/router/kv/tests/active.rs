@@ -134,12 +134,14 @@ proptest! {
             for worker in 0..WORKERS {
                 let mine = || booked.values().filter(|request| request.worker == worker);
                 let active = weight(&booked, &weights, worker, reuse);
+                let found = tracker.loads()[worker as usize];
                 let expected = WorkerLoad {
                     prefill_tokens: mine().map(|request| request.tokens).sum(),
-                    active_blocks: active.round() as u64,
+                    active_blocks: found.active_blocks,
                     requests: u32::try_from(mine().count()).unwrap(),
                 };
-                prop_assert_eq!(tracker.loads()[worker as usize], expected);
+                prop_assert_eq!(found, expected);
+                prop_assert_eq!(found.active_blocks as f64, active.round());
             }
             for text in 0..texts.len() {
                 let ids = texts.ids(text, BLOCKS);
