@@ -52,4 +52,5 @@ pub mod router;
 pub mod settings;
 pub mod stats;
 pub mod time;
+pub mod truth;
 pub mod workload;

@@ -6,6 +6,7 @@ use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
+use crate::router::PolicySpec;
 use crate::router::settings::RouterSettings;
 use crate::settings::{self, Invalid};
 use crate::time::SimDuration;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub engine: EngineConfig,
     /// The router in front of it.
     pub router: RouterSettings,
+    /// The policy that it names.
+    pub policy: PolicySpec,
     /// The requests.
     pub workload: WorkloadSettings,
     /// What is measured.
@@ -110,6 +113,8 @@ pub struct LoadOptions {
     pub overrides: Vec<String>,
     /// Folder of public traces.
     pub traces: Option<PathBuf>,
+    /// Policies that `router.policy` may name besides this crate's.
+    pub policies: Vec<PolicySpec>,
 }
 
 impl Experiment {
@@ -153,7 +158,11 @@ impl Experiment {
         let name = name(&document)?;
         let description = text(&document, "description")?.unwrap_or_default();
         let axes = sweep::axes(&document)?;
-        let mut resolver = Resolver { traces: options.traces.clone(), ..Resolver::default() };
+        let mut resolver = Resolver {
+            traces: options.traces.clone(),
+            policies: options.policies.clone(),
+            ..Resolver::default()
+        };
         let mut experiment = Self {
             name,
             description,
@@ -242,6 +251,7 @@ pub(super) fn show(params: &Params) -> String {
 #[derive(Default)]
 struct Resolver {
     traces: Option<PathBuf>,
+    policies: Vec<PolicySpec>,
     models: BTreeMap<String, Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
@@ -263,7 +273,8 @@ impl Resolver {
         }
         .map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
-        router.validate().map_err(invalid("router"))?;
+        let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
+        router.validate_for(cluster.workers).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
@@ -277,7 +288,7 @@ impl Resolver {
             slo.validate().map_err(invalid("slo"))?;
         }
         let source = self.source(document, &workload)?;
-        Ok(Settings { cluster, engine, router, workload, source, measure, slo })
+        Ok(Settings { cluster, engine, router, policy, workload, source, measure, slo })
     }
 
     fn model(&mut self, document: &Document, path: &str) -> Result<Arc<Model>, ExperimentError> {

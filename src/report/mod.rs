@@ -8,6 +8,7 @@ mod columns;
 pub mod compare;
 #[cfg(test)]
 pub(crate) mod example;
+pub mod explain;
 pub mod metric;
 pub mod published;
 pub mod requests;

@@ -3,8 +3,16 @@
 //!
 //! A router's picture of the caches is always a little old. The feed says how
 //! old: an event published at `t` is visible from `t + delay + U(0, jitter)` on,
-//! in order for each worker. It may also be lost, and, before it leaves the
-//! worker, be held back because another copy of the same block is still there.
+//! in order for each worker. It may also be lost or overtaken by later ones, and,
+//! before it leaves the worker, be held back because another copy of the same
+//! block is still there.
+//!
+//! Events of a worker are numbered. With recovery a router that sees a number
+//! left out asks the worker for what is missing, holds what comes after, and
+//! gets it a round trip later (Dynamo: the worker's ring of its last events, or
+//! a dump of its tree if the ring does not reach back so far. Both leave the
+//! same index, so one of them is enough here). Events that nothing follows are
+//! not missed. What arrives late after all is stale then, and dropped.
 
 use super::copies::Copies;
 use crate::event::KvEvent;
@@ -27,8 +35,19 @@ pub struct FeedSettings {
     /// publisher in Dynamo 0.9 polls every 5 to 20 ms when idle, which
     /// `jitter = "20ms"` stands for.
     pub jitter: SimDuration,
+    /// Added to `delay` for each worker, in order of id; none for those not
+    /// listed. Default: none.
+    pub worker_delays: Vec<SimDuration>,
     /// Share of events that never arrive, 0 to 1. Default 0.
     pub loss_ratio: f64,
+    /// Share of events that later ones may overtake, 0 to 1. Default 0.
+    pub reorder_ratio: f64,
+    /// How much later those arrive. Default 100 ms (assumed).
+    pub reorder_delay: SimDuration,
+    /// Round trip by which a router gets the events that it finds missing.
+    /// Default: it does not ask for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_delay: Option<SimDuration>,
     /// True if the worker's publisher counts copies: a block that was stored
     /// twice is reported as removed when the second copy goes. Dynamo does so
     /// since its pull request 8012 (1.x); 0.9 passes every removal on. Unset:
@@ -41,7 +60,11 @@ impl Default for FeedSettings {
         Self {
             delay: SimDuration::from_millis(2),
             jitter: SimDuration::ZERO,
+            worker_delays: Vec::new(),
             loss_ratio: 0.0,
+            reorder_ratio: 0.0,
+            reorder_delay: SimDuration::from_millis(100),
+            recovery_delay: None,
             count_copies: None,
         }
     }
@@ -55,13 +78,25 @@ impl FeedSettings {
 
     /// Checks the values; the key in the error is relative to `[router.feed]`.
     pub fn validate(&self) -> Result<(), Invalid> {
-        Invalid::unless(
-            (0.0..=1.0).contains(&self.loss_ratio),
-            "loss_ratio",
-            self.loss_ratio,
-            "a share between 0 and 1",
-        )
+        for (key, share) in [("loss_ratio", self.loss_ratio), ("reorder_ratio", self.reorder_ratio)]
+        {
+            let is_share = (0.0..=1.0).contains(&share);
+            Invalid::unless(is_share, key, share, "a share between 0 and 1")?;
+        }
+        Ok(())
     }
+}
+
+/// `[router.restart]`: the front ends lose what they know and start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartSettings {
+    /// When, counted from the start of the simulation.
+    pub at: SimDuration,
+    /// Time until every worker has told a new front end all that it holds.
+    /// Default: none does, and the index fills with what is stored from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_delay: Option<SimDuration>,
 }
 
 /// The events under way to one router, from all workers.
@@ -80,41 +115,117 @@ struct Way {
     delay: SimDuration,
     jitter: SimDuration,
     loss_ratio: f64,
+    reorder_ratio: f64,
+    reorder_delay: SimDuration,
+    recovery_delay: Option<SimDuration>,
 }
 
-/// The events of one worker, in order.
+/// The events of one worker.
 #[derive(Debug)]
 struct Lane {
-    events: VecDeque<(SimTime, KvEvent)>,
+    extra_delay: SimDuration,
+    /// In order of visibility.
+    events: VecDeque<Underway>,
+    sent: u64,
     published: SimTime,
     visible: SimTime,
+    /// Lost, and not found missing yet.
+    missing: Vec<(u64, KvEvent)>,
+    /// Sent late, and not known to have arrived before those that follow.
+    late: Vec<u64>,
+    /// Everything ever published, for a router that will start anew and ask.
+    history: Option<Vec<KvEvent>>,
+    /// Nothing published before this is heard any more.
+    heard_from: SimTime,
     chance: Stream,
+}
+
+/// An event on its way.
+#[derive(Clone, Copy, Debug)]
+struct Underway {
+    visible: SimTime,
+    number: u64,
+    event: KvEvent,
 }
 
 impl Lane {
     fn send(&mut self, at: SimTime, event: KvEvent, way: Way) {
+        let number = self.sent;
+        self.sent += 1;
+        if let Some(history) = &mut self.history {
+            history.push(event);
+        }
+        if at < self.heard_from {
+            return;
+        }
         if way.loss_ratio > 0.0 && self.chance.random::<f64>() < way.loss_ratio {
+            if way.recovery_delay.is_some() {
+                self.missing.push((number, event));
+            }
             return;
         }
         let extra_ps =
             if way.jitter.is_zero() { 0 } else { self.chance.random_range(0..=way.jitter.as_ps()) };
-        let arrival = at + way.delay + SimDuration::from_ps(extra_ps);
-        // One stream per worker: nothing overtakes.
-        self.visible = self.visible.max(arrival);
-        self.events.push_back((self.visible, event));
+        let arrival = at + way.delay + self.extra_delay + SimDuration::from_ps(extra_ps);
+        // One stream per worker: nothing overtakes but what is drawn to.
+        let visible = self.visible.max(arrival);
+        if way.reorder_ratio > 0.0 && self.chance.random::<f64>() < way.reorder_ratio {
+            self.insert(Underway { visible: visible + way.reorder_delay, number, event });
+            self.late.push(number);
+            return;
+        }
+        self.visible = visible;
+        if let Some(round_trip) = way.recovery_delay {
+            self.recover(round_trip);
+        }
+        self.insert(Underway { visible: self.visible, number, event });
+    }
+
+    /// The next event arrives: those before it that have not are asked for, and
+    /// it waits for them.
+    fn recover(&mut self, round_trip: SimDuration) {
+        for number in std::mem::take(&mut self.late) {
+            let still = |other: &Underway| other.number == number && other.visible > self.visible;
+            if let Some(place) = self.events.iter().position(still) {
+                let late = self.events.remove(place).expect("found there");
+                self.missing.push((number, late.event));
+            }
+        }
+        if self.missing.is_empty() {
+            return;
+        }
+        self.visible += round_trip;
+        self.missing.sort_unstable_by_key(|(number, _)| *number);
+        for (number, event) in std::mem::take(&mut self.missing) {
+            self.insert(Underway { visible: self.visible, number, event });
+        }
+    }
+
+    /// Puts an event behind those that are visible no later.
+    fn insert(&mut self, event: Underway) {
+        let behind = self.events.iter().rev().take_while(|other| other.visible > event.visible);
+        let place = self.events.len() - behind.count();
+        self.events.insert(place, event);
     }
 
     fn due(&self) -> SimTime {
-        self.events.front().map_or(SimTime::MAX, |(visible, _)| *visible)
+        self.events.front().map_or(SimTime::MAX, |first| first.visible)
     }
 }
 
 impl Feed {
     pub(super) fn new(workers: u32, settings: &FeedSettings, seed: u64) -> Self {
+        let extra = |worker: u32| settings.worker_delays.get(worker as usize).copied();
         let lane = |worker| Lane {
+            extra_delay: extra(worker).unwrap_or_default(),
             events: VecDeque::new(),
+            sent: 0,
             published: SimTime::ZERO,
             visible: SimTime::ZERO,
+            missing: Vec::new(),
+            late: Vec::new(),
+            history: None,
+            heard_from: SimTime::ZERO,
             chance: rng::stream(seed, Use::Feed, u64::from(worker), 0),
         };
         Self {
@@ -122,6 +233,9 @@ impl Feed {
                 delay: settings.delay,
                 jitter: settings.jitter,
                 loss_ratio: settings.loss_ratio,
+                reorder_ratio: settings.reorder_ratio,
+                reorder_delay: settings.reorder_delay,
+                recovery_delay: settings.recovery_delay,
             },
             copies: settings.count_copies.unwrap_or(true).then(Copies::default),
             lanes: (0..workers).map(lane).collect(),
@@ -149,6 +263,37 @@ impl Feed {
         self.due[worker.index()] = lane.due();
     }
 
+    /// Remembers everything from now on, so that a restart can ask for it.
+    pub(super) fn remember(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.history = Some(Vec::new()));
+    }
+
+    /// The router forgets everything. What was published before `now` is not
+    /// heard again, unless workers tell it all `recovery_delay` later; what is
+    /// published from now on waits for that.
+    pub(super) fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
+        for (lane, due) in self.lanes.iter_mut().zip(&mut self.due) {
+            lane.events.clear();
+            lane.missing.clear();
+            lane.late.clear();
+            match recovery_delay {
+                None => lane.heard_from = now,
+                Some(recovery_delay) => {
+                    let told = lane.history.take().expect("remembered");
+                    lane.visible = now + recovery_delay;
+                    let visible = lane.visible;
+                    let again = (0..).zip(told);
+                    lane.events.extend(again.map(|(number, event)| Underway {
+                        visible,
+                        number,
+                        event,
+                    }));
+                }
+            }
+            *due = lane.due();
+        }
+    }
+
     /// Hands over every event visible at `now`: worker by worker in order of id,
     /// each worker's in order of publication.
     pub(super) fn deliver(&mut self, now: SimTime, mut hear: impl FnMut(WorkerId, &KvEvent)) {
@@ -158,8 +303,8 @@ impl Feed {
             }
             let lane = &mut self.lanes[worker.index()];
             while lane.due() <= now {
-                let Some((_, event)) = lane.events.pop_front() else { break };
-                hear(worker, &event);
+                let Some(next) = lane.events.pop_front() else { break };
+                hear(worker, &next.event);
             }
             *due = lane.due();
         }

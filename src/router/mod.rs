@@ -13,7 +13,6 @@
 mod copies;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
-mod factory;
 pub mod feed;
 pub mod front_end;
 pub mod kv;
@@ -21,23 +20,20 @@ pub mod policies;
 mod select;
 pub mod settings;
 pub mod shadow;
+mod spec;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use front_end::FrontEnd;
+pub use spec::PolicySpec;
 
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::time::SimTime;
-
-/// Makes a policy inside the job that runs it, so that policies need not be `Send`.
-pub trait PolicyFactory: Send + Sync {
-    /// A fresh policy for one front end; `seed` is all the randomness it gets.
-    fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy>;
-}
+use policies::oracle::Oracle;
 
 /// The facts about a fleet that a router is configured with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,6 +82,29 @@ pub trait Policy {
 
     /// When to ask `release` again even if nothing happens.
     fn wake_at(&self) -> Option<SimTime> {
+        None
+    }
+
+    /// How many leading blocks of the prompt the policy believes each worker to
+    /// hold, in order of id; `None` if it keeps no index of KV events.
+    fn overlap_blocks(&self, _request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        None
+    }
+
+    /// Hears that another front end sent `request` to `worker`, which that one
+    /// believed to hold `overlap_blocks` of it; only where front ends tell each
+    /// other. First tokens and ends of such requests come through `observe`.
+    fn observe_peer(
+        &mut self,
+        _request: &RouteRequest<'_>,
+        _worker: WorkerId,
+        _overlap_blocks: u32,
+    ) {
+    }
+
+    /// The oracle, which alone is shown the true state of the fleet: nothing that
+    /// another policy gets has it.
+    fn as_oracle(&mut self) -> Option<&mut Oracle> {
         None
     }
 

@@ -244,6 +244,30 @@ impl DynamoPolicy {
     }
 }
 
+impl DynamoPolicy {
+    /// Books `request`, as looked up, on `worker`.
+    fn add(&mut self, request: &RouteRequest<'_>, asked: &mut Asked, worker: WorkerId) {
+        let cached = self.cached_tokens(asked.overlap_blocks[worker.index()]);
+        let booking = SequenceRequest {
+            request_id: request.id.to_string(),
+            token_sequence: asked.blocks.take(),
+            track_prefill_tokens: self.params.track_prefill_tokens,
+            expected_output_tokens: None,
+            prefill_load_hint: Some(PrefillLoadHint {
+                initial_effective_prefill_tokens: effective_prefill_tokens(
+                    asked.prompt_tokens,
+                    cached,
+                ),
+                expected_prefill_duration: None,
+            }),
+            worker: rank(worker),
+            lora_name: None,
+        };
+        let booked = self.tracker.add_request(booking, self.now);
+        booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", request.id));
+    }
+}
+
 impl Decider for DynamoPolicy {
     fn decide(&mut self, now: SimTime, request: &RouteRequest<'_>) -> WorkerId {
         self.set_clock(now);
@@ -257,27 +281,10 @@ impl Decider for DynamoPolicy {
 
     fn book(&mut self, now: SimTime, request: &RouteRequest<'_>, worker: WorkerId) {
         self.set_clock(now);
-        let cached = self.cached_tokens(self.asked.overlap_blocks[worker.index()]);
-        let booking = SequenceRequest {
-            request_id: request.id.to_string(),
-            token_sequence: self.asked.blocks.take(),
-            track_prefill_tokens: self.params.track_prefill_tokens,
-            expected_output_tokens: None,
-            prefill_load_hint: Some(PrefillLoadHint {
-                initial_effective_prefill_tokens: effective_prefill_tokens(
-                    self.asked.prompt_tokens,
-                    cached,
-                ),
-                expected_prefill_duration: None,
-            }),
-            worker: rank(worker),
-            lora_name: None,
-        };
-        let booked = self.tracker.add_request(booking, self.now);
-        booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", request.id));
+        let mut asked = std::mem::take(&mut self.asked);
+        self.add(request, &mut asked, worker);
     }
 }
-
 impl Policy for DynamoPolicy {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         let worker = self.decide(now, request);
@@ -326,6 +333,16 @@ impl Policy for DynamoPolicy {
         let event = KvCacheEvent { event_id: self.events, data, dp_rank: 0 };
         // Unknown parents and blocks are its warnings, not our errors.
         let _unknown = tree.apply_event(RouterEvent::new(u64::from(worker.0), event));
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.tree.as_ref().map(|_| self.look_up(request).overlap_blocks)
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        let mut asked = self.look_up(request);
+        asked.overlap_blocks[worker.index()] = overlap_blocks;
+        self.add(request, &mut asked, worker);
     }
 
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {

@@ -158,6 +158,27 @@ impl Policy for KvPolicy {
         }
     }
 
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        let mut overlap_blocks = vec![0; self.tracker.loads().len()];
+        self.index.as_ref()?.overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
+        Some(overlap_blocks)
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        let tokens = if self.params.track_prefill_tokens {
+            uncached_tokens(&self.ask(request), overlap_blocks)
+        } else {
+            0
+        };
+        let prompt = if self.params.track_active_blocks {
+            request.blocks.runs().collect()
+        } else {
+            Path::default()
+        };
+        let reuse = self.params.assume_kv_reuse;
+        self.tracker.book(request.id, worker, tokens, &prompt, reuse);
+    }
+
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {
         let mut asked = self.asked.clone();
         self.look_up(request, &mut asked);

@@ -2,8 +2,19 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::mix;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
+
+/// See [`ConsistentHash`].
+pub const POLICY: PolicySpec = PolicySpec::new("consistent_hash", |settings, cluster, _| {
+    let params = HashParams {
+        prefix_blocks: settings.hash_prefix_blocks,
+        replication: settings.hash_replication,
+        load_factor: settings.hash_load_factor,
+    };
+    Box::new(ConsistentHash::new(params, cluster.workers))
+});
 
 /// Parameters of [`ConsistentHash`], as in
 /// [`RouterSettings`](crate::router::settings::RouterSettings).

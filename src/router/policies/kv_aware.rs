@@ -3,9 +3,15 @@ use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::kv::CachedPrefixes;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use std::collections::VecDeque;
+
+/// See [`KvAware`].
+pub const POLICY: PolicySpec = PolicySpec::new("kv_aware", |settings, cluster, _| {
+    Box::new(KvAware::new(settings.kv_aware_threshold_tokens, cluster))
+});
 
 /// Time over which requests per second are counted: the production stack's
 /// `--request-stats-window` default.
@@ -65,6 +71,10 @@ impl Policy for KvAware {
         let chosen = if hit { at } else { self.least_recently_busy(now) };
         self.sent[chosen].push_back(now);
         Verdict::Send(worker_at(chosen))
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        Some(self.cached.overlaps(request, self.sent.len()))
     }
 
     fn wants_kv_events(&self) -> bool {

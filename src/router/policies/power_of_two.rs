@@ -1,9 +1,14 @@
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+
+/// See [`PowerOfTwo`].
+pub const POLICY: PolicySpec =
+    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed)));
 
 /// The less loaded of two different workers drawn uniformly, by requests in
 /// flight; the first drawn if they are equal.

@@ -2,9 +2,15 @@ use super::sent::SentPrompts;
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+
+/// See [`PrefixAware`].
+pub const POLICY: PolicySpec = PolicySpec::new("prefix_aware", |_, cluster, seed| {
+    Box::new(PrefixAware::new(cluster.workers, seed))
+});
 
 /// A worker drawn among those that got the longest beginning of the prompt
 /// before; among all if none got any.

@@ -1,12 +1,23 @@
-use super::LeastLoaded;
+use super::least_loaded::LeastLoaded;
 use crate::event::{WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::mix;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
+
+/// See [`SessionAffinity`].
+pub const POLICY: PolicySpec = PolicySpec::new("session_affinity", |settings, _, seed| {
+    let params = SessionParams {
+        affinity: settings.session_affinity,
+        ttl: settings.session_ttl,
+        slack_requests: settings.session_slack_requests,
+    };
+    Box::new(SessionAffinity::new(params, seed))
+});
 
 /// What a session does when its worker is busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

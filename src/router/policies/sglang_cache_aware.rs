@@ -4,9 +4,22 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::select::Ties;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
+
+/// See [`SglangCacheAware`].
+pub const POLICY: PolicySpec = PolicySpec::new("sglang_cache_aware", |settings, cluster, seed| {
+    let params = CacheAwareParams {
+        cache_threshold: settings.cache_threshold,
+        balance_abs_threshold: settings.balance_abs_threshold,
+        balance_rel_threshold: settings.balance_rel_threshold,
+        eviction_interval: settings.eviction_interval,
+        max_tree_tokens: settings.max_tree_tokens,
+    };
+    Box::new(SglangCacheAware::new(params, cluster, seed))
+});
 
 /// Parameters of [`SglangCacheAware`], as in
 /// [`RouterSettings`](crate::router::settings::RouterSettings).

@@ -1,0 +1,47 @@
+use super::kv;
+use crate::router::settings::RouterSettings;
+use crate::router::shadow::Decider;
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterSpec, Policy};
+use crate::settings::Invalid;
+
+/// NVIDIA's own router, crate `dynamo-kv-router` 1.6.1, behind the adapter
+/// `router::dynamo`; needs the feature `dynamo`.
+pub const POLICY: PolicySpec = PolicySpec::new("dynamo", build).with_check(available);
+
+/// Refuses the production router where the build leaves it out.
+pub(super) fn available(settings: &RouterSettings) -> Result<(), Invalid> {
+    Invalid::unless(
+        cfg!(feature = "dynamo"),
+        "policy",
+        &settings.policy,
+        "another policy: this build leaves the production router out \
+         (build with the feature `dynamo`)",
+    )
+}
+
+#[cfg(feature = "dynamo")]
+type Built = crate::router::dynamo::DynamoPolicy;
+#[cfg(not(feature = "dynamo"))]
+type Built = crate::router::kv::KvPolicy;
+
+fn build(settings: &RouterSettings, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
+    Box::new(built(settings, cluster, seed))
+}
+
+/// As a decider.
+///
+/// # Panics
+/// Without the feature `dynamo`: validated settings do not ask for it then.
+pub(super) fn decider(
+    settings: &RouterSettings,
+    cluster: &ClusterSpec,
+    seed: u64,
+) -> Box<dyn Decider> {
+    Box::new(built(settings, cluster, seed))
+}
+
+fn built(settings: &RouterSettings, cluster: &ClusterSpec, seed: u64) -> Built {
+    assert!(cfg!(feature = "dynamo"), "the production router is not in this build");
+    Built::new(kv::params(settings), cluster, seed)
+}
