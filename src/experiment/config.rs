@@ -190,8 +190,11 @@ impl Experiment {
             let mut params = Params::new();
             for (axis, &index) in axes.iter().zip(&indices) {
                 let place = self.document.place_of_axis(&axis.key);
-                document.set(&axis.key, axis.values[index].clone(), place)?;
-                params.insert(axis.key.clone(), serde_json::json!(axis.values[index]));
+                let (name, settings) = sweep::sets(axis, index);
+                for (key, value) in settings {
+                    document.set(&key, value, place.clone())?;
+                }
+                params.insert(axis.key.clone(), serde_json::json!(name));
             }
             let settings = resolver
                 .resolve(&document)

@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 18] = [
+const KNOWN: [Known; 25] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
     ("inter_token_ms", "token gap", "ms", LOWER),
@@ -47,6 +47,13 @@ const KNOWN: [Known; 18] = [
     ("hit_ratio", "hit ratio", "%", HIGHER),
     ("hit_ratio_request_mean", "hit ratio, mean of requests", "%", HIGHER),
     ("slo_attainment", "SLO attainment", "%", HIGHER),
+    ("hit_ratio_bound", "hit ratio of an unlimited shared cache", "%", None),
+    ("lost_to_eviction_ratio", "hits lost to eviction", "%", LOWER),
+    ("lost_to_wrong_worker_ratio", "hits lost to the wrong worker", "%", LOWER),
+    ("lost_to_stale_index_ratio", "hits lost to a stale index", "%", LOWER),
+    ("overlap_regret_blocks", "overlap regret", "blocks", LOWER),
+    ("queue_spike_ms", "queue spike", "ms", LOWER),
+    ("queue_spikes", "queue spikes", "", LOWER),
     ("inflight_spread", "inflight spread", "requests", None),
     ("inflight_skew", "inflight skew", "", None),
     ("queue_skew", "queue skew", "", None),

@@ -15,3 +15,4 @@ pub mod requests;
 pub mod save;
 pub mod table;
 pub mod view;
+pub mod why;

@@ -43,6 +43,10 @@ pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize
         }
         None => text.push_str(&policies(view, width)),
     }
+    let why = super::why::table(view, width);
+    if !why.is_empty() {
+        let _ = write!(text, "\n{why}");
+    }
     text
 }
 
