@@ -310,7 +310,10 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let Some(truth) = self.fleet.truth(now) else { return };
         let held = truth.cached_blocks(request);
         let view = request.route_view(self.block_size);
-        let believed = self.front_ends[index].overlap_blocks(now, &view);
+        let front_end = &mut self.front_ends[index];
+        // An index of what was routed has taken this request in already.
+        let believed =
+            if front_end.wants_kv_events() { front_end.overlap_blocks(now, &view) } else { None };
         self.recorder.note_choice(request, worker, &held, believed.as_deref());
     }
 

@@ -27,7 +27,7 @@ pub const MAIN: [&str; 6] =
 
 /// The metrics of one more figure, where a run measured why.
 const WHY: [&str; 4] =
-    ["ttft_ms_p95", "queue_spike_ms_max", "inflight_spread_mean", "inflight_spread_max"];
+    ["inflight_spread_mean", "inflight_spread_max", "queue_spike_ms_max", "ttft_ms_p95"];
 
 /// Pixels of the PNG per point: sharp on screens with double resolution.
 const PNG_PIXELS: u32 = 2;
@@ -70,7 +70,8 @@ pub fn figures(
     let drawings = groups.into_iter().map(|m| Drawing::new(&view, comparison.as_ref(), m));
     let why = (choice.metrics.is_empty() && why::is_measured(&view)).then(|| {
         let metrics = WHY.iter().map(|name| Metric::of(name)).collect();
-        Drawing::new(&view, None, metrics).named("why", "load imbalance and what it does")
+        Drawing::new(&view, None, metrics)
+            .named("why", "from load imbalance to time to first token")
     });
     let figure = |d: Drawing<'_>| Figure { name: d.name(), svg: svg(&d), png: png(&d) };
     Ok(drawings.chain(why).map(figure).collect())

@@ -59,11 +59,11 @@ fn workers(explained: &Explained) -> comfy_table::Table {
         columns.push(Column::new(head(first, second), cells));
     };
     if let Some(first) = decision.costs.first() {
-        let costs = decision.costs.iter().map(|parts| short(parts.cost)).collect();
+        let costs = decision.costs.iter().map(|parts| number(parts.cost)).collect();
         numbers("router:", "cost", costs);
         for (i, (part, _)) in first.parts.iter().enumerate() {
             let value = |parts: &crate::router::CostParts| {
-                parts.parts.get(i).map_or("-".to_owned(), |(_, value)| short(*value))
+                parts.parts.get(i).map_or("-".to_owned(), |(_, value)| number(*value))
             };
             let (first, second) = part.split_once('_').unwrap_or(("", part));
             numbers(first, second, decision.costs.iter().map(value).collect());
@@ -83,6 +83,11 @@ fn workers(explained: &Explained) -> comfy_table::Table {
         numbers("TTFT in", "sight (ms)", truth(|worker| short(worker.ttft.as_millis())));
     }
     table(&columns.iter().collect::<Vec<_>>())
+}
+
+/// Counts whole, the rest to one decimal: costs often differ by little.
+fn number(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
 fn head(first: &str, second: &str) -> Vec<String> {
@@ -112,15 +117,15 @@ fn choice(explained: &Explained) -> String {
         return format!(
             "Worker {chosen} was chosen at a cost of {}, though {} was the lowest: by a draw, or \
              by a rule beside the cost.",
-            short(own.cost),
-            short(lowest),
+            number(own.cost),
+            number(lowest),
         );
     }
     if ties > 1 {
         return format!(
             "Worker {chosen} is one of {ties} with the lowest cost, {}: the policy's rule for \
              ties took it.",
-            short(lowest),
+            number(lowest),
         );
     }
     let others = costs.iter().filter(|parts| parts.worker != chosen);
@@ -129,12 +134,12 @@ fn choice(explained: &Explained) -> String {
     };
     let mut text = format!(
         "Worker {chosen} had the lowest cost, {} against {} of worker {}",
-        short(own.cost),
-        short(next.cost),
+        number(own.cost),
+        number(next.cost),
         next.worker,
     );
     if let Some((name, a, b)) = what_decided(own, next) {
-        let _ = write!(text, ", mostly by {name}: {} against {}", short(a), short(b));
+        let _ = write!(text, ", mostly by {name}: {} against {}", number(a), number(b));
     }
     text + "."
 }

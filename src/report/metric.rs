@@ -54,8 +54,8 @@ const KNOWN: [Known; 25] = [
     ("overlap_regret_blocks", "overlap regret", "blocks", LOWER),
     ("queue_spike_ms", "queue spike", "ms", LOWER),
     ("queue_spikes", "queue spikes", "", LOWER),
-    ("inflight_spread", "inflight spread", "requests", None),
-    ("inflight_skew", "inflight skew", "", None),
+    ("inflight_spread", "in-flight spread", "requests", None),
+    ("inflight_skew", "in-flight skew", "", None),
     ("queue_skew", "queue skew", "", None),
     ("preemptions", "preemptions", "", LOWER),
     ("rejected", "rejected", "requests", LOWER),
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!((p95.stem.as_str(), p95.label.as_str()), ("ttft_ms", "TTFT p95"));
         assert_eq!(p95.with_unit(), "TTFT p95 (ms)");
         assert_eq!(Metric::of("hit_ratio_request_mean").stem, "hit_ratio_request_mean");
-        assert_eq!(Metric::of("inflight_spread_max").label, "inflight spread max");
+        assert_eq!(Metric::of("inflight_spread_max").label, "in-flight spread max");
         assert_eq!(Metric::of("requests_per_s").stem, "requests_per_s");
         let unknown = Metric::of("colour_p50");
         assert_eq!((unknown.label.as_str(), unknown.better), ("colour p50", None));

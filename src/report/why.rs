@@ -2,7 +2,7 @@
 //! workers, and where the hits went that an unlimited shared cache would have had.
 
 use super::columns::{Column, blocks, wrap};
-use super::metric::{Metric, short};
+use super::metric::Metric;
 use super::view::View;
 use comfy_table::CellAlignment;
 use std::fmt::Write;
@@ -10,18 +10,22 @@ use std::fmt::Write;
 /// Present only where a run was asked to measure why.
 const MEASURED: &str = "hit_ratio_bound";
 
-/// Head and metric of each column.
-const COLUMNS: [([&str; 2], &str); 10] = [
+/// Head and metric of each column of the part about load.
+const LOAD: [([&str; 2], &str); 5] = [
     (["in-flight", "spread"], "inflight_spread_mean"),
     (["largest", "spread"], "inflight_spread_max"),
     (["queue spike", "(ms)"], "queue_spike_ms_max"),
     (["queue", "spikes"], "queue_spikes"),
     (["regret", "(blocks)"], "overlap_regret_blocks_mean"),
+];
+
+/// Of the part about hits.
+const HITS: [([&str; 2], &str); 5] = [
     (["hits", "(%)"], "hit_ratio"),
+    (["lost to", "eviction"], "lost_to_eviction_ratio"),
+    (["wrong", "worker"], "lost_to_wrong_worker_ratio"),
+    (["stale", "index"], "lost_to_stale_index_ratio"),
     (["of at most", "(%)"], "hit_ratio_bound"),
-    (["lost: evic-", "tion (pt)"], "lost_to_eviction_ratio"),
-    (["wrong wor-", "ker (pt)"], "lost_to_wrong_worker_ratio"),
-    (["stale in-", "dex (pt)"], "lost_to_stale_index_ratio"),
 ];
 
 /// True if some point has what the table shows.
@@ -57,14 +61,14 @@ pub fn table(view: &View<'_>, width: usize) -> String {
         let metric = Metric::of(name);
         let cell = |&(x, series, _): &(f64, usize, bool)| {
             let value = view.series[series].metric(x, name).and_then(|metric| metric.mean);
-            value.map_or("-".to_owned(), |value| short(metric.shown(value)))
+            value.map_or("-".to_owned(), |value| format!("{:.1}", metric.shown(value)))
         };
         Column::new(head.map(str::to_owned).to_vec(), rows.iter().map(cell).collect())
     };
-    let columns = COLUMNS.iter().map(column).collect();
+    let groups = [LOAD, HITS].map(|group| group.iter().map(column).collect());
     let mut text =
         "Why: load imbalance, and the hits lost against an unlimited shared cache\n".to_owned();
-    for block in blocks(&leading, vec![columns], width) {
+    for block in blocks(&leading, groups.into(), width) {
         let _ = writeln!(text, "{block}\n");
     }
     let note = "Spread: requests in flight on the busiest worker less those on the idlest, mean over \

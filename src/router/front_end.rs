@@ -138,7 +138,7 @@ impl FrontEnd {
     }
 
     /// How many leading blocks of the prompt its policy believes each worker to
-    /// hold now; `None` if it keeps no index of KV events.
+    /// hold now; `None` if it keeps no index.
     pub fn overlap_blocks(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         self.deliver(now);
         self.policy.overlap_blocks(request)

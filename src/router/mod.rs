@@ -9,6 +9,68 @@
 //! | requests' first tokens and ends | [`Policy::observe`] | when the response passes the front end |
 //! | blocks stored and removed | [`Policy::observe_kv`] | after the feed's delay |
 //! | gauges that workers report | [`WorkerView::reported`] | as old as the last report |
+//!
+//! # A policy of your own
+//!
+//! A type with [`Policy::route`], and a [`PolicySpec`] that names it. A program
+//! that uses this crate hands that to
+//! [`LoadOptions`](crate::experiment::LoadOptions), and experiments can name and
+//! sweep it as any other:
+//!
+//! ```
+//! use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+//! use kv_router_sim::id::WorkerId;
+//! use kv_router_sim::request::RouteRequest;
+//! use kv_router_sim::router::{ClusterView, Policy, PolicySpec, Verdict};
+//! use kv_router_sim::settings::Invalid;
+//! use kv_router_sim::time::SimTime;
+//! use std::path::Path;
+//!
+//! /// The first worker, in order of id, that has room.
+//! struct FirstWithRoom {
+//!     room: u32,
+//! }
+//!
+//! impl Policy for FirstWithRoom {
+//!     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+//!         let has_room = |&worker: &u32| view.workers[worker as usize].inflight < self.room;
+//!         let found = (0u32..).take(view.workers.len()).find(has_room);
+//!         Verdict::Send(WorkerId(found.unwrap_or(0)))
+//!     }
+//! }
+//!
+//! /// `[router.own]`, where the parameters of such policies stand.
+//! #[derive(serde::Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Own {
+//!     room: u32,
+//! }
+//!
+//! const FIRST_WITH_ROOM: PolicySpec = PolicySpec::new("first_with_room", |settings, _, _| {
+//!     let room = settings.own::<Own>().map_or(1, |own| own.room);
+//!     Box::new(FirstWithRoom { room })
+//! })
+//! .with_check(|settings| settings.own::<Own>().map(drop));
+//!
+//! let mut options = LoadOptions { policies: vec![FIRST_WITH_ROOM], ..LoadOptions::default() };
+//! for change in [
+//!     "workload.concurrency=60",
+//!     "measure.window=100s",
+//!     "measure.seeds=1",
+//!     "router.own.room=32",
+//!     r#"sweep.router.policy=["round_robin", "first_with_room"]"#,
+//! ] {
+//!     options.overrides.push(change.to_owned());
+//! }
+//! let experiment = Experiment::load(Path::new("experiments/doks-3xh200.toml"), &options)?;
+//! let summary = run(&experiment, RunOptions::default())?.summary;
+//! let skew = |point: usize| summary.points[point].metrics["inflight_skew_mean"].mean;
+//! assert!(skew(1) > skew(0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! In this crate the type and its `PolicySpec`, called `POLICY`, are one file in
+//! `policies/`, and its name is one line in the list there.
 
 mod copies;
 #[cfg(feature = "dynamo")]
@@ -86,7 +148,7 @@ pub trait Policy {
     }
 
     /// How many leading blocks of the prompt the policy believes each worker to
-    /// hold, in order of id; `None` if it keeps no index of KV events.
+    /// hold, in order of id; `None` if it keeps no index.
     fn overlap_blocks(&self, _request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         None
     }

@@ -229,4 +229,4 @@ pub(crate) fn any_policy() -> impl Strategy<Value = RouterSettings> {
 }
 
 /// Every policy that neither holds nor rejects.
-pub(crate) const POLICIES: [&str; 4] = ["round_robin", "random", "least_loaded", "kv"];
+pub(crate) const POLICIES: [&str; 5] = ["round_robin", "random", "least_loaded", "kv", "oracle"];

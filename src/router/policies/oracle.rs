@@ -6,12 +6,13 @@ use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use crate::truth::WorkerTruth;
+use std::cmp::Reverse;
 
 /// See [`Oracle`].
 pub const POLICY: PolicySpec = PolicySpec::new("oracle", |_, _, seed| Box::new(Oracle::new(seed)));
 
-/// The worker with the lowest true time to first token; then the one with the
-/// fewest requests, then a draw.
+/// The worker with the lowest true time to first token; then the one that holds
+/// most of the prompt, then the one with the fewest requests, then a draw.
 ///
 /// No router can do this: it sees every cache and queue as they are, and how
 /// long answers will be. It is a bound for what better knowledge could give, not
@@ -42,7 +43,8 @@ impl Policy for Oracle {
         let mut soonest = Ties::default();
         for (at, worker) in view.workers.iter().enumerate() {
             let truth = seen.get(at).copied().unwrap_or_default();
-            let key = (truth.ttft, truth.running + truth.waiting, worker.inflight);
+            let most_cached = Reverse(truth.cached_blocks);
+            let key = (truth.ttft, most_cached, truth.running + truth.waiting, worker.inflight);
             soonest.offer(at, key, &mut self.draws);
         }
         Verdict::Send(worker_at(soonest.chosen()))
