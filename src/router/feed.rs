@@ -117,33 +117,42 @@ struct Way {
     loss_ratio: f64,
     reorder_ratio: f64,
     reorder_delay: SimDuration,
-    recovery_delay: Option<SimDuration>,
 }
 
 /// The events of one worker.
 #[derive(Debug)]
 struct Lane {
     extra_delay: SimDuration,
-    /// In order of visibility.
+    /// On their way, in order of arrival.
     events: VecDeque<Underway>,
     sent: u64,
     published: SimTime,
-    visible: SimTime,
-    /// Lost, and not found missing yet.
-    missing: Vec<(u64, KvEvent)>,
-    /// Sent late, and not known to have arrived before those that follow.
-    late: Vec<u64>,
-    /// Everything ever published, for a router that will start anew and ask.
-    history: Option<Vec<KvEvent>>,
+    /// When the last event arrives that nothing overtakes.
+    arrived: SimTime,
+    chance: Stream,
     /// Nothing published before this is heard any more.
     heard_from: SimTime,
-    chance: Stream,
+    /// Everything ever published, for a router that will start anew and ask.
+    history: Option<Vec<KvEvent>>,
+    gaps: Option<Gaps>,
+}
+
+/// How a router finds events missing and gets them.
+#[derive(Debug)]
+struct Gaps {
+    round_trip: SimDuration,
+    /// The number of the next event that the router has not heard.
+    expected: u64,
+    /// The events from there on: what the worker can send again.
+    ring: VecDeque<KvEvent>,
+    /// What is asked for: all before this number, to be there then.
+    asked: Option<(u64, SimTime)>,
 }
 
 /// An event on its way.
 #[derive(Clone, Copy, Debug)]
 struct Underway {
-    visible: SimTime,
+    arrives: SimTime,
     number: u64,
     event: KvEvent,
 }
@@ -156,60 +165,85 @@ impl Lane {
             history.push(event);
         }
         if at < self.heard_from {
+            if let Some(gaps) = &mut self.gaps {
+                gaps.expected = self.sent;
+            }
             return;
         }
+        if let Some(gaps) = &mut self.gaps {
+            gaps.ring.push_back(event);
+        }
         if way.loss_ratio > 0.0 && self.chance.random::<f64>() < way.loss_ratio {
-            if way.recovery_delay.is_some() {
-                self.missing.push((number, event));
-            }
             return;
         }
         let extra_ps =
             if way.jitter.is_zero() { 0 } else { self.chance.random_range(0..=way.jitter.as_ps()) };
         let arrival = at + way.delay + self.extra_delay + SimDuration::from_ps(extra_ps);
         // One stream per worker: nothing overtakes but what is drawn to.
-        let visible = self.visible.max(arrival);
+        let mut arrives = self.arrived.max(arrival);
         if way.reorder_ratio > 0.0 && self.chance.random::<f64>() < way.reorder_ratio {
-            self.insert(Underway { visible: visible + way.reorder_delay, number, event });
-            self.late.push(number);
-            return;
+            arrives += way.reorder_delay;
+        } else {
+            self.arrived = arrives;
         }
-        self.visible = visible;
-        if let Some(round_trip) = way.recovery_delay {
-            self.recover(round_trip);
-        }
-        self.insert(Underway { visible: self.visible, number, event });
+        let behind = self.events.iter().rev().take_while(|other| other.arrives > arrives).count();
+        self.events.insert(self.events.len() - behind, Underway { arrives, number, event });
     }
 
-    /// The next event arrives: those before it that have not are asked for, and
-    /// it waits for them.
-    fn recover(&mut self, round_trip: SimDuration) {
-        for number in std::mem::take(&mut self.late) {
-            let still = |other: &Underway| other.number == number && other.visible > self.visible;
-            if let Some(place) = self.events.iter().position(still) {
-                let late = self.events.remove(place).expect("found there");
-                self.missing.push((number, late.event));
-            }
-        }
-        if self.missing.is_empty() {
-            return;
-        }
-        self.visible += round_trip;
-        self.missing.sort_unstable_by_key(|(number, _)| *number);
-        for (number, event) in std::mem::take(&mut self.missing) {
-            self.insert(Underway { visible: self.visible, number, event });
-        }
-    }
-
-    /// Puts an event behind those that are visible no later.
-    fn insert(&mut self, event: Underway) {
-        let behind = self.events.iter().rev().take_while(|other| other.visible > event.visible);
-        let place = self.events.len() - behind.count();
-        self.events.insert(place, event);
-    }
-
+    /// When something can be heard or found missing next.
     fn due(&self) -> SimTime {
-        self.events.front().map_or(SimTime::MAX, |first| first.visible)
+        let answer = self.gaps.as_ref().and_then(|gaps| gaps.asked);
+        let answer = answer.map_or(SimTime::ZERO, |(_, at)| at);
+        self.events.front().map_or(SimTime::MAX, |first| first.arrives.max(answer))
+    }
+
+    /// Hands over what can be heard at `due()`, or notices what is missing.
+    fn step(&mut self, mut hear: impl FnMut(&KvEvent)) {
+        let due = self.due();
+        let Some(&Underway { number, event, .. }) = self.events.front() else { return };
+        if let Some(gaps) = &mut self.gaps {
+            if let Some((to, _)) = gaps.asked.take() {
+                while gaps.expected < to {
+                    gaps.ring.pop_front().iter().for_each(&mut hear);
+                    gaps.expected += 1;
+                }
+            }
+            if number > gaps.expected {
+                // It waits for the answer, and so do those behind it.
+                gaps.asked = Some((number, due + gaps.round_trip));
+                return;
+            }
+            if number < gaps.expected {
+                self.events.pop_front();
+                return;
+            }
+            gaps.expected += 1;
+            gaps.ring.pop_front();
+        }
+        self.events.pop_front();
+        hear(&event);
+    }
+
+    /// See [`Feed::restart`].
+    fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
+        self.events.clear();
+        let Some(recovery_delay) = recovery_delay else {
+            self.heard_from = now;
+            if let Some(gaps) = &mut self.gaps {
+                (gaps.expected, gaps.asked) = (self.sent, None);
+                gaps.ring.clear();
+            }
+            return;
+        };
+        let told = self.history.take().expect("remembered for this");
+        self.arrived = now + recovery_delay;
+        let arrives = self.arrived;
+        if let Some(gaps) = &mut self.gaps {
+            (gaps.expected, gaps.asked) = (0, None);
+            gaps.ring = told.iter().copied().collect();
+        }
+        let again = (0..).zip(told);
+        self.events.extend(again.map(|(number, event)| Underway { arrives, number, event }));
     }
 }
 
@@ -221,11 +255,15 @@ impl Feed {
             events: VecDeque::new(),
             sent: 0,
             published: SimTime::ZERO,
-            visible: SimTime::ZERO,
-            missing: Vec::new(),
-            late: Vec::new(),
-            history: None,
+            arrived: SimTime::ZERO,
             heard_from: SimTime::ZERO,
+            history: None,
+            gaps: settings.recovery_delay.map(|round_trip| Gaps {
+                round_trip,
+                expected: 0,
+                ring: VecDeque::new(),
+                asked: None,
+            }),
             chance: rng::stream(seed, Use::Feed, u64::from(worker), 0),
         };
         Self {
@@ -235,7 +273,6 @@ impl Feed {
                 loss_ratio: settings.loss_ratio,
                 reorder_ratio: settings.reorder_ratio,
                 reorder_delay: settings.reorder_delay,
-                recovery_delay: settings.recovery_delay,
             },
             copies: settings.count_copies.unwrap_or(true).then(Copies::default),
             lanes: (0..workers).map(lane).collect(),
@@ -273,23 +310,7 @@ impl Feed {
     /// published from now on waits for that.
     pub(super) fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
         for (lane, due) in self.lanes.iter_mut().zip(&mut self.due) {
-            lane.events.clear();
-            lane.missing.clear();
-            lane.late.clear();
-            match recovery_delay {
-                None => lane.heard_from = now,
-                Some(recovery_delay) => {
-                    let told = lane.history.take().expect("remembered");
-                    lane.visible = now + recovery_delay;
-                    let visible = lane.visible;
-                    let again = (0..).zip(told);
-                    lane.events.extend(again.map(|(number, event)| Underway {
-                        visible,
-                        number,
-                        event,
-                    }));
-                }
-            }
+            lane.restart(now, recovery_delay);
             *due = lane.due();
         }
     }
@@ -302,9 +323,8 @@ impl Feed {
                 continue;
             }
             let lane = &mut self.lanes[worker.index()];
-            while lane.due() <= now {
-                let Some(next) = lane.events.pop_front() else { break };
-                hear(worker, &next.event);
+            while !lane.events.is_empty() && lane.due() <= now {
+                lane.step(|event| hear(worker, event));
             }
             *due = lane.due();
         }

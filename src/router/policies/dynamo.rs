@@ -1,4 +1,3 @@
-use super::kv;
 use crate::router::settings::RouterSettings;
 use crate::router::shadow::Decider;
 use crate::router::spec::PolicySpec;
@@ -20,11 +19,6 @@ pub(super) fn available(settings: &RouterSettings) -> Result<(), Invalid> {
     )
 }
 
-#[cfg(feature = "dynamo")]
-type Built = crate::router::dynamo::DynamoPolicy;
-#[cfg(not(feature = "dynamo"))]
-type Built = crate::router::kv::KvPolicy;
-
 fn build(settings: &RouterSettings, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
     Box::new(built(settings, cluster, seed))
 }
@@ -41,7 +35,16 @@ pub(super) fn decider(
     Box::new(built(settings, cluster, seed))
 }
 
-fn built(settings: &RouterSettings, cluster: &ClusterSpec, seed: u64) -> Built {
-    assert!(cfg!(feature = "dynamo"), "the production router is not in this build");
-    Built::new(kv::params(settings), cluster, seed)
+#[cfg(feature = "dynamo")]
+fn built(
+    settings: &RouterSettings,
+    cluster: &ClusterSpec,
+    seed: u64,
+) -> crate::router::dynamo::DynamoPolicy {
+    crate::router::dynamo::DynamoPolicy::new(super::kv::params(settings), cluster, seed)
+}
+
+#[cfg(not(feature = "dynamo"))]
+fn built(_: &RouterSettings, _: &ClusterSpec, _: u64) -> crate::router::kv::KvPolicy {
+    panic!("the production router is not in this build")
 }

@@ -60,6 +60,18 @@ fn least_loaded_draws_among_the_least_loaded() {
     }
 }
 
+/// Policies that go to a worker with the lowest cost that they explain.
+const TAKE_THE_LOWEST: [&str; 8] = [
+    "least_loaded",
+    "consistent_hash",
+    "kv",
+    "dynamo",
+    "sglang_cache_aware",
+    "inference_extension",
+    "prefix_aware",
+    "ttft_estimate",
+];
+
 /// Choices of `policy` on a history with loads, first tokens, ends and KV events.
 fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) -> Vec<WorkerId> {
     let policy = settings.factory().build(&cluster(workers, BLOCK_SIZE), 3);
@@ -78,12 +90,18 @@ fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) ->
         });
         let Some(request) = request else { continue };
         let view = request.route_view(BLOCK_SIZE);
-        for parts in front_end.explain(now, &view) {
+        let costs = front_end.explain(now, &view);
+        for parts in &costs {
             assert!(parts.cost.is_finite(), "{parts:?}");
         }
         let verdict = front_end.route(now, &view);
         let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         assert!(worker.0 < workers);
+        if TAKE_THE_LOWEST.contains(&settings.policy.as_str()) {
+            let lowest = costs.iter().map(|parts| parts.cost).fold(f64::INFINITY, f64::min);
+            let own = costs[worker.index()].cost;
+            assert!(own <= lowest, "{}: {own} is not the lowest of {costs:?}", settings.policy);
+        }
         history.sent(request.id, worker);
         choices.push(worker);
     }
