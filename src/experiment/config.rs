@@ -246,7 +246,10 @@ impl Experiment {
 
 /// Parameters on one line.
 pub(super) fn show(params: &Params) -> String {
-    let pairs: Vec<String> = params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    // A key in quotes may hold line breaks; its value is shown escaped.
+    let key = |key: &str| key.replace(char::is_control, " ");
+    let pairs = params.iter().map(|(name, value)| format!("{} = {value}", key(name)));
+    let pairs: Vec<String> = pairs.collect();
     pairs.join(", ")
 }
 
