@@ -10,6 +10,7 @@ pub mod compare;
 pub(crate) mod example;
 pub mod explain;
 pub mod metric;
+pub mod over_time;
 pub mod published;
 pub mod requests;
 pub mod save;
