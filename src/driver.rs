@@ -7,14 +7,16 @@
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
-use crate::id::{RequestId, WorkerId};
+use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
 use crate::request::Request;
 use crate::router::front_end::FrontEnd;
-use crate::router::{Reported, Verdict};
+use crate::router::settings::Spread;
+use crate::router::{CostParts, Reported, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
+use crate::truth::WorkerTruth;
 use crate::workload::Workload;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How a run is cut into measured levels.
@@ -31,6 +33,29 @@ pub struct Schedule {
     pub quantiles: Quantiles,
     /// Targets of a good request.
     pub slo: Slo,
+}
+
+/// One decision of a router, taken apart: what it was told, and what was true.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The request.
+    pub request: RequestId,
+    /// When.
+    pub at: SimTime,
+    /// The front end that decided.
+    pub front_end: usize,
+    /// Full blocks of the prompt.
+    pub prompt_blocks: u32,
+    /// What it decided; where a request was held, what it decided first.
+    pub verdict: Verdict,
+    /// What the policy says each worker would have cost; empty if it does not say.
+    pub costs: Vec<CostParts>,
+    /// What the front end counted, per worker.
+    pub view: Vec<WorkerView>,
+    /// Leading blocks that its index showed on each worker, if it has one.
+    pub believed_blocks: Option<Vec<u32>>,
+    /// What was true of each worker; empty if the fleet cannot tell.
+    pub truth: Vec<WorkerTruth>,
 }
 
 /// A run that stopped with requests that nobody will ever serve.
@@ -55,6 +80,12 @@ pub struct Driver<'a, F> {
     held: BTreeMap<RequestId, Request>,
     /// Requests that came and have not ended.
     open: usize,
+    spread: Spread,
+    /// Requests at workers that front ends which started anew know nothing of.
+    forgotten: BTreeSet<RequestId>,
+    /// The request whose routing is to be taken apart.
+    explained: Option<RequestId>,
+    decision: Option<Decision>,
 }
 
 impl<F: fmt::Debug> fmt::Debug for Driver<'_, F> {
@@ -64,7 +95,7 @@ impl<F: fmt::Debug> fmt::Debug for Driver<'_, F> {
 }
 
 impl<'a, F: Fleet> Driver<'a, F> {
-    /// Requests go to the front ends in turn.
+    /// Requests go to the front ends in turn, unless [told otherwise](Self::spread).
     pub fn new(
         fleet: F,
         workload: Box<dyn Workload + 'a>,
@@ -82,7 +113,28 @@ impl<'a, F: Fleet> Driver<'a, F> {
             now: SimTime::ZERO,
             held: BTreeMap::new(),
             open: 0,
+            spread: Spread::InTurn,
+            forgotten: BTreeSet::new(),
+            explained: None,
+            decision: None,
         }
+    }
+
+    /// Which front end a request reaches.
+    pub fn spread(mut self, spread: Spread) -> Self {
+        self.spread = spread;
+        self
+    }
+
+    /// Takes the decision about `request` apart, for [`decision`](Self::decision).
+    pub fn explain(mut self, request: RequestId) -> Self {
+        self.explained = Some(request);
+        self
+    }
+
+    /// What [`explain`](Self::explain) asked for, once it has been made.
+    pub fn decision(&self) -> Option<&Decision> {
+        self.decision.as_ref()
     }
 
     /// Runs all levels and returns the metrics of each.
@@ -141,7 +193,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
             let wants = |_: &&FrontEnd| self.open > 0 || arrival < SimTime::MAX;
             let reports = self.front_ends.iter().filter(wants).filter_map(FrontEnd::report_due);
             let wake = reports.chain(wake).min().unwrap_or(SimTime::MAX).max(self.now);
-            let next = arrival.min(wake).min(end);
+            let restart = self.front_ends.iter().filter_map(FrontEnd::restart_due).min();
+            let restart = restart.unwrap_or(SimTime::MAX);
+            let next = arrival.min(wake).min(restart).min(end);
             if let Some((at, event)) = self.fleet.next_event(next) {
                 self.now = at;
                 self.handle(at, &event);
@@ -149,7 +203,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 return;
             } else {
                 self.now = next;
-                if arrival == next {
+                if restart == next {
+                    self.restart(next);
+                } else if arrival == next {
                     self.arrive(next);
                 } else {
                     self.report(next);
@@ -163,11 +219,22 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let arrival = self.workload.take();
         debug_assert_eq!(arrival.at, now);
         self.recorder.arrive(&arrival);
-        let request = arrival.request;
         self.open += 1;
         self.deliver_kv_events(now);
-        let index = self.front_end_of(request.id);
-        match self.front_ends[index].route(now, &request.route_view(self.block_size)) {
+        self.route(now, arrival.request);
+    }
+
+    fn route(&mut self, now: SimTime, request: Request) {
+        let index = self.front_end_of(request.id, request.conversation);
+        let front_end = &mut self.front_ends[index];
+        if let (Some(oracle), Some(truth)) = (front_end.oracle(), self.fleet.truth(now)) {
+            oracle.see(truth.workers(&request));
+        }
+        let decision = (self.explained == Some(request.id)).then(|| self.look(now, &request));
+        let front_end = &mut self.front_ends[index];
+        let verdict = front_end.route(now, &request.route_view(self.block_size));
+        self.decision = decision.map(|d| Decision { verdict, ..d }).or(self.decision.take());
+        match verdict {
             Verdict::Send(worker) => self.dispatch(now, worker, &request),
             Verdict::Hold => {
                 self.held.insert(request.id, request);
@@ -182,8 +249,50 @@ impl<'a, F: Fleet> Driver<'a, F> {
         self.workload.observe_end(now, request, false);
     }
 
-    fn front_end_of(&self, request: RequestId) -> usize {
-        request.index() % self.front_ends.len()
+    /// The decision about `request` before it is made.
+    fn look(&mut self, now: SimTime, request: &Request) -> Decision {
+        let index = self.front_end_of(request.id, request.conversation);
+        let view = request.route_view(self.block_size);
+        let front_end = &mut self.front_ends[index];
+        Decision {
+            request: request.id,
+            at: now,
+            front_end: index,
+            prompt_blocks: view.blocks.len(),
+            verdict: Verdict::Hold,
+            costs: front_end.explain(now, &view),
+            believed_blocks: front_end.overlap_blocks(now, &view),
+            view: front_end.workers().to_vec(),
+            truth: self.fleet.truth(now).map_or(Vec::new(), |truth| truth.workers(request)),
+        }
+    }
+
+    fn front_end_of(&self, request: RequestId, conversation: ConversationId) -> usize {
+        let key = match self.spread {
+            Spread::InTurn => request.index(),
+            Spread::ByConversation => conversation.index(),
+        };
+        key % self.front_ends.len()
+    }
+
+    /// Front ends whose time has come start anew. What they held comes to them again.
+    fn restart(&mut self, now: SimTime) {
+        let due = |front_end: &FrontEnd| front_end.restart_due().is_some_and(|at| at <= now);
+        let due: Vec<bool> = self.front_ends.iter().map(due).collect();
+        let sent: Vec<RequestId> = self.recorder.at_workers().collect();
+        let is_theirs =
+            |driver: &Self, id| due[driver.front_end_of(id, driver.recorder.conversation(id))];
+        let forgotten: Vec<_> = sent.into_iter().filter(|&id| is_theirs(self, id)).collect();
+        self.forgotten.extend(forgotten);
+        let held: Vec<_> = self.held.keys().copied().filter(|&id| is_theirs(self, id)).collect();
+        for (front_end, _) in self.front_ends.iter_mut().zip(&due).filter(|(_, due)| **due) {
+            front_end.restart(now);
+        }
+        self.deliver_kv_events(now);
+        for id in held {
+            let request = self.held.remove(&id).expect("held until now");
+            self.route(now, request);
+        }
     }
 
     /// Tells the front ends which cache changes may be visible to them now.
@@ -201,9 +310,78 @@ impl<'a, F: Fleet> Driver<'a, F> {
     }
 
     fn dispatch(&mut self, now: SimTime, worker: WorkerId, request: &Request) {
+        let index = self.front_end_of(request.id, request.conversation);
+        self.note_choice(now, index, worker, request);
+        self.tell_peers_of_booking(now, index, worker, request);
         self.recorder.dispatch(now, request.id, worker);
         if let Err(reason) = self.fleet.submit(now, worker, request) {
             self.reject(now, worker, request.id, reason);
+        }
+    }
+
+    /// Lets the recorder compare the choice with what was there.
+    fn note_choice(&mut self, now: SimTime, index: usize, worker: WorkerId, request: &Request) {
+        if !self.recorder.measures_why() {
+            return;
+        }
+        let Some(truth) = self.fleet.truth(now) else { return };
+        let held = truth.cached_blocks(request);
+        let view = request.route_view(self.block_size);
+        let front_end = &mut self.front_ends[index];
+        // An index of what was routed has taken this request in already.
+        let believed =
+            if front_end.wants_kv_events() { front_end.overlap_blocks(now, &view) } else { None };
+        self.recorder.note_choice(request, worker, &held, believed.as_deref());
+    }
+
+    /// Lets the recorder compare what was hit with what is there.
+    fn note_hits(&mut self, now: SimTime, event: &WorkerEvent) {
+        let WorkerEventKind::Scheduled { cached_tokens } = event.kind else { return };
+        let Some(request) = self.recorder.sent_request(event.request) else { return };
+        let Some(truth) = self.fleet.truth(now) else { return };
+        let held = truth.cached_blocks(request);
+        self.recorder.note_hits(event, cached_tokens, &held);
+    }
+
+    fn tell_peers_of_booking(
+        &mut self,
+        now: SimTime,
+        index: usize,
+        worker: WorkerId,
+        request: &Request,
+    ) {
+        if self.front_ends.len() == 1 || !self.front_ends.iter().any(FrontEnd::hears_peers) {
+            return;
+        }
+        let view = request.route_view(self.block_size);
+        let believed = self.front_ends[index].overlap_blocks(now, &view);
+        let overlap_blocks = believed.map_or(0, |blocks| blocks[worker.index()]);
+        let peers = self.front_ends.iter_mut().enumerate().filter(|(at, _)| *at != index);
+        for (_, peer) in peers {
+            peer.hear_booking(now, request, self.block_size, worker, overlap_blocks);
+        }
+    }
+
+    /// Tells the front end that sent the request, and the others.
+    fn tell_front_ends(&mut self, now: SimTime, event: &WorkerEvent) {
+        let conversation = self.recorder.conversation(event.request);
+        let index = self.front_end_of(event.request, conversation);
+        let ends =
+            matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_));
+        let is_forgotten = if ends {
+            self.forgotten.remove(&event.request)
+        } else {
+            self.forgotten.contains(&event.request)
+        };
+        if is_forgotten {
+            return;
+        }
+        for (at, front_end) in self.front_ends.iter_mut().enumerate() {
+            if at == index {
+                front_end.observe(now, event);
+            } else {
+                front_end.hear_life(now, event);
+            }
         }
     }
 
@@ -213,9 +391,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
     }
 
     fn handle(&mut self, now: SimTime, event: &WorkerEvent) {
+        self.note_hits(now, event);
+        self.tell_front_ends(now, event);
         self.recorder.observe(now, event);
-        let index = self.front_end_of(event.request);
-        self.front_ends[index].observe(now, event);
         match event.kind {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 let served = matches!(event.kind, WorkerEventKind::Finished { .. });

@@ -26,7 +26,7 @@
 //!
 //! # Where to look first
 //!
-//! * [`driver`]: the loop that joins workload, router and fleet, 230 lines.
+//! * [`driver`]: the loop that joins workload, router and fleet.
 //! * [`router`]: what a policy may see, and how to write one.
 //! * [`engine`]: the life of a worker, and the exact fast-forward over its steps.
 //! * [`queue`]: the order of events at one moment.
@@ -52,4 +52,5 @@ pub mod router;
 pub mod settings;
 pub mod stats;
 pub mod time;
+pub mod truth;
 pub mod workload;

@@ -50,7 +50,8 @@ pub(crate) fn benches(c: &mut Criterion) {
 fn load(file: &str, text: &str, overrides: &[&str]) -> Experiment {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-    Experiment::parse(&file, text, &LoadOptions { overrides, traces: None }).expect("valid")
+    Experiment::parse(&file, text, &LoadOptions { overrides, ..LoadOptions::default() })
+        .expect("valid")
 }
 
 fn run(experiment: &Experiment) -> experiment::results::Summary {

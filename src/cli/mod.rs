@@ -4,14 +4,17 @@
 //! a defect of the program. Results go to stdout or files, talk to stderr.
 
 mod args;
+mod explain;
 mod progress;
 mod run;
 mod trace;
 
 use args::{Args, Command, TraceCommand};
 use clap::Parser;
+use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
 use kv_router_sim::report::published::PublishedError;
+use kv_router_sim::report::save::ReadError;
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::TraceError;
 use std::io::{self, ErrorKind, Write};
@@ -39,6 +42,18 @@ enum CliError {
     Choice(#[from] Invalid),
     #[error(transparent)]
     Trace(#[from] TraceError),
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    #[error(transparent)]
+    Results(#[from] ReadError),
+    #[error("{}: cannot be read: {reason}; give a folder that `sim run` has filled", file.display())]
+    NoResults { file: PathBuf, reason: String },
+    #[error(
+        "{}: is not the experiment that gave {} any more, or a model file of it has changed; name \
+         the right file with --experiment, or run it again",
+        file.display(), results.display()
+    )]
+    OtherExperiment { file: PathBuf, results: PathBuf },
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -49,6 +64,7 @@ pub(crate) fn main() -> ExitCode {
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     let result = match Args::parse().command {
         Command::Run(args) => run::run(args, traces),
+        Command::Explain(args) => explain::run(args, traces),
         Command::Trace(TraceCommand::Stats { trace }) => trace::stats(&trace, traces.as_deref()),
     };
     match result {

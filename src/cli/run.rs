@@ -4,8 +4,9 @@ use super::args::RunArgs;
 use super::progress::Bar;
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
-    self, Experiment, LoadOptions, Outcome, RunOptions, SUMMARY_FILE, SimulationRequests, Store,
-    results::Summary,
+    self, Experiment, LoadOptions, Outcome, RUNS_FILE, RunOptions, SUMMARY_FILE,
+    SimulationRequests, Store,
+    results::{SCHEMA_VERSION, SavedRuns, Summary},
 };
 use kv_router_sim::plot::{self, Choice, Figure};
 use kv_router_sim::report::{
@@ -23,7 +24,8 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let mut overrides = args.overrides;
     overrides.extend(args.seeds.map(|n| format!("measure.seeds={n}")));
     // Whatever can be wrong is found out before the first simulation.
-    let experiment = Experiment::load(&args.experiment, &LoadOptions { overrides, traces })?;
+    let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
+    let experiment = Experiment::load(&args.experiment, &options)?;
     let published = match experiment.published::<PublishedSettings>()? {
         Some(settings) => Some(Published::read(&settings, experiment.folder())?),
         None => None,
@@ -32,14 +34,14 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let store = Store::open(&folder, &experiment.config_hash, args.force)?;
 
     let bar = Bar::new();
-    let options = RunOptions {
+    let run_options = RunOptions {
         jobs: args.jobs.map(usize::from),
         progress: &bar,
         keep_requests: args.requests,
     };
-    let outcome = experiment::run(&experiment, options);
+    let outcome = experiment::run(&experiment, run_options);
     bar.clear();
-    let Outcome { summary, requests: simulations } = outcome?;
+    let Outcome { summary, requests: simulations, digests } = outcome?;
 
     if !args.no_figures {
         for figure in plot::figures(&summary, published.as_ref(), &Choice::default())? {
@@ -56,6 +58,13 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
     }
     store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
+    let saved = SavedRuns {
+        schema_version: SCHEMA_VERSION,
+        experiment: args.experiment.display().to_string(),
+        overrides: options.overrides,
+        digests,
+    };
+    store.write(RUNS_FILE, save::json(&saved).as_bytes())?;
     // Last: it says that the folder is complete.
     store.write(SUMMARY_FILE, save::to_json(&summary).as_bytes())?;
 

@@ -38,6 +38,7 @@ pub mod settings;
 pub mod step_time;
 pub mod table;
 mod trtllm;
+mod truth;
 mod vllm;
 mod worker;
 

@@ -53,6 +53,16 @@ impl Trtllm {
         self.waiting.len() + self.not_started(core)
     }
 
+    /// Those that have started, and those that wait.
+    pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
+        // A context that has not started holds no block.
+        let waits = |id: &SeqId| core.seqs[*id].blocks.is_empty();
+        let (mut queued, started): (Vec<SeqId>, Vec<SeqId>) =
+            self.active.iter().copied().partition(waits);
+        queued.extend(&self.waiting);
+        (started, queued)
+    }
+
     fn not_started(&self, core: &Core) -> usize {
         self.contexts.iter().filter(|&&id| core.seqs[id].blocks.is_empty()).count()
     }

@@ -51,6 +51,11 @@ impl Vllm {
         self.waiting.len()
     }
 
+    /// Those in the batch, and those that wait.
+    pub(super) fn requests(&self) -> (Vec<SeqId>, Vec<SeqId>) {
+        (self.running.clone(), self.waiting.iter().copied().collect())
+    }
+
     pub(super) fn submit(&mut self, id: SeqId) {
         self.waiting.push_back(id);
     }

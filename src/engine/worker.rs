@@ -22,10 +22,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Worker {
     id: WorkerId,
-    core: Core,
-    rules: Scheduler,
-    pipeline: Pipeline,
-    state: State,
+    pub(super) core: Core,
+    pub(super) rules: Scheduler,
+    pub(super) pipeline: Pipeline,
+    pub(super) state: State,
     /// With overlap: the step before the launched one, whose results are not handled yet.
     in_flight: Option<Results>,
     gauges: Gauges,
@@ -37,13 +37,13 @@ pub struct Worker {
 }
 
 #[derive(Debug)]
-enum Scheduler {
+pub(super) enum Scheduler {
     Vllm(Vllm),
     Trtllm(Trtllm),
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// Nothing to do until a request arrives.
     Idle,
     /// A step is to be formed at this boundary.
@@ -573,6 +573,14 @@ impl Core {
 }
 
 impl Scheduler {
+    /// The requests that have started, and those that wait, in order of arrival.
+    pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
+        match self {
+            Self::Vllm(rules) => rules.requests(),
+            Self::Trtllm(rules) => rules.requests(core),
+        }
+    }
+
     fn used_blocks(&self) -> u32 {
         match self {
             Self::Vllm(rules) => rules.cache().used_blocks(),

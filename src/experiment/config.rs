@@ -6,6 +6,7 @@ use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
+use crate::router::PolicySpec;
 use crate::router::settings::RouterSettings;
 use crate::settings::{self, Invalid};
 use crate::time::{SimDuration, SimTime};
@@ -79,6 +80,8 @@ pub struct Settings {
     pub engine: EngineConfig,
     /// The router in front of it.
     pub router: RouterSettings,
+    /// The policy that it names.
+    pub policy: PolicySpec,
     /// The requests.
     pub workload: WorkloadSettings,
     /// What is measured.
@@ -119,6 +122,8 @@ pub struct LoadOptions {
     pub overrides: Vec<String>,
     /// Folder of public traces.
     pub traces: Option<PathBuf>,
+    /// Policies that `router.policy` may name besides this crate's.
+    pub policies: Vec<PolicySpec>,
 }
 
 impl Experiment {
@@ -162,7 +167,11 @@ impl Experiment {
         let name = name(&document)?;
         let description = text(&document, "description")?.unwrap_or_default();
         let axes = sweep::axes(&document)?;
-        let mut resolver = Resolver { traces: options.traces.clone(), ..Resolver::default() };
+        let mut resolver = Resolver {
+            traces: options.traces.clone(),
+            policies: options.policies.clone(),
+            ..Resolver::default()
+        };
         let mut experiment = Self {
             name,
             description,
@@ -190,8 +199,11 @@ impl Experiment {
             let mut params = Params::new();
             for (axis, &index) in axes.iter().zip(&indices) {
                 let place = self.document.place_of_axis(&axis.key);
-                document.set(&axis.key, axis.values[index].clone(), place)?;
-                params.insert(axis.key.clone(), serde_json::json!(axis.values[index]));
+                let (name, settings) = sweep::sets(axis, index);
+                for (key, value) in settings {
+                    document.set(&key, value, place.clone())?;
+                }
+                params.insert(axis.key.clone(), serde_json::json!(name));
             }
             let settings = resolver
                 .resolve(&document)
@@ -243,7 +255,10 @@ impl Experiment {
 
 /// Parameters on one line.
 pub(super) fn show(params: &Params) -> String {
-    let pairs: Vec<String> = params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    // A key in quotes may hold line breaks; its value is shown escaped.
+    let key = |key: &str| key.replace(char::is_control, " ");
+    let pairs = params.iter().map(|(name, value)| format!("{} = {value}", key(name)));
+    let pairs: Vec<String> = pairs.collect();
     pairs.join(", ")
 }
 
@@ -251,6 +266,7 @@ pub(super) fn show(params: &Params) -> String {
 #[derive(Default)]
 struct Resolver {
     traces: Option<PathBuf>,
+    policies: Vec<PolicySpec>,
     models: BTreeMap<String, Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
@@ -272,7 +288,8 @@ impl Resolver {
         }
         .map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
-        router.validate().map_err(invalid("router"))?;
+        let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
+        router.validate_for(cluster.workers).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
@@ -286,7 +303,7 @@ impl Resolver {
             slo.validate().map_err(invalid("slo"))?;
         }
         let source = self.source(document, &workload)?;
-        Ok(Settings { cluster, engine, router, workload, source, measure, slo })
+        Ok(Settings { cluster, engine, router, policy, workload, source, measure, slo })
     }
 
     fn model(&mut self, document: &Document, path: &str) -> Result<Arc<Model>, ExperimentError> {

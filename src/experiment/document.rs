@@ -329,7 +329,7 @@ fn record_offsets(parent: &str, table: &DeTable<'_>, offsets: &mut BTreeMap<Stri
 
 /// Axes may be written quoted (`"router.policy" = ...`) or not; both mean the
 /// dotted key. A table with the keys of a range is one.
-fn flatten(parent: &str, table: Table, axes: &mut Vec<(String, Value)>) {
+pub(super) fn flatten(parent: &str, table: Table, axes: &mut Vec<(String, Value)>) {
     for (key, value) in table {
         let path = join(parent, &key);
         match value {

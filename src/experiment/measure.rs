@@ -2,6 +2,7 @@
 //! targets of `[slo]`.
 
 use super::document::NOTHING;
+use crate::recorder::SPIKE_WINDOW;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -34,6 +35,13 @@ pub struct MeasureSettings {
     /// How the levels of `workload.concurrency` follow each other.
     #[serde(default)]
     pub levels: Levels,
+    /// Whether to measure what every choice of a worker gave away. Default false:
+    /// it takes time.
+    #[serde(default)]
+    pub why: bool,
+    /// Time over which the height of queue spikes is taken. Default 10 s.
+    #[serde(default = "spike_window")]
+    pub spike_window: SimDuration,
 }
 
 /// What a percentile is taken over, as written.
@@ -98,6 +106,8 @@ impl MeasureSettings {
         if let Some(window) = self.window {
             Invalid::unless(!window.is_zero(), "window", Shown(window), "longer than 0s")?;
         }
+        let spikes = !self.spike_window.is_zero();
+        Invalid::unless(spikes, "spike_window", Shown(self.spike_window), "longer than 0s")?;
         match self.quantiles {
             QuantileKind::Requests => {
                 let given = [("snapshot_every", self.snapshot_every), ("trailing", self.trailing)];
@@ -177,6 +187,10 @@ impl fmt::Display for Shown {
             s => write!(f, "\"{}ms\"", s * 1e3),
         }
     }
+}
+
+fn spike_window() -> SimDuration {
+    SPIKE_WINDOW
 }
 
 fn one_seed() -> Vec<u64> {

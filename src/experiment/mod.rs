@@ -13,6 +13,7 @@
 mod config;
 mod document;
 mod error;
+pub mod explain;
 mod locate;
 mod measure;
 pub mod results;
@@ -25,8 +26,8 @@ pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Sett
 pub use error::{ExperimentError, Place};
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
-pub use simulate::{RunOutcome, simulate};
-pub use store::{SUMMARY_FILE, Store, StoreError};
+pub use simulate::{RunOutcome, Watch, simulate};
+pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError};
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,22 @@ pub struct Summary {
     pub points: Vec<Point>,
 }
 
+/// What it takes to run any simulation of a result set again, and to know that
+/// it is the same: `runs.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedRuns {
+    /// [`SCHEMA_VERSION`] at the time of writing.
+    pub schema_version: u32,
+    /// The experiment's file, as it was named.
+    pub experiment: String,
+    /// What was changed in it, as `KEY=VALUE`, in order.
+    pub overrides: Vec<String>,
+    /// The digest of every simulation, run by run, for each seed by seed; the
+    /// digest of `summary.json` covers them all.
+    pub digests: Vec<String>,
+}
+
 /// Where a result set comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,7 @@
 
 use super::config::{Experiment, Params, RunSpec, hex, show};
 use super::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
-use super::simulate::{RunOutcome, simulate};
+use super::simulate::{RunOutcome, Watch, simulate};
 use crate::driver::Stuck;
 use crate::recorder::{Metrics, RequestRecord};
 use crate::stats;
@@ -47,6 +47,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// The requests of every simulation, in order of runs and seeds, if asked for.
     pub requests: Vec<SimulationRequests>,
+    /// The digest of every simulation, hexadecimal, in order of runs and seeds.
+    pub digests: Vec<String>,
 }
 
 /// The requests of one simulation.
@@ -110,8 +112,9 @@ pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, 
     options.progress.started(jobs.len());
     // Results, not one Result of all: which error comes first must not depend on timing.
     let results: Vec<Result<RunOutcome, Stuck>> = pool(options.jobs, jobs.len())?.install(|| {
+        let watch = Watch { requests: options.keep_requests, ..Watch::default() };
         let job = |&(run, seed): &(&RunSpec, u64)| {
-            let outcome = simulate(&run.settings, &run.levels, seed, options.keep_requests);
+            let outcome = simulate(&run.settings, &run.levels, seed, watch);
             options.progress.job_done();
             outcome
         };
@@ -128,11 +131,13 @@ pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, 
         })?);
     }
     let summary = summarise(experiment, &outcomes);
+    let digests = outcomes.iter().map(|outcome| hex(&outcome.digest)).collect();
     let requests = outcomes.into_iter().zip(&jobs).map(|(outcome, &(run, seed))| {
         let params = experiment.points[run.points[0]].clone();
         SimulationRequests { params, seed, records: outcome.requests }
     });
-    Ok(Outcome { summary, requests: requests.filter(|_| options.keep_requests).collect() })
+    let requests = requests.filter(|_| options.keep_requests).collect();
+    Ok(Outcome { summary, requests, digests })
 }
 
 fn pool(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadPool, RunError> {
@@ -205,7 +210,7 @@ mod tests {
 
     fn good(overrides: &[&str]) -> Experiment {
         let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-        let options = LoadOptions { overrides, traces: None };
+        let options = LoadOptions { overrides, ..LoadOptions::default() };
         Experiment::parse(Path::new("demo.toml"), GOOD, &options).expect("valid")
     }
 

@@ -1,13 +1,16 @@
 //! One simulation: from settings to the metrics of its levels.
 
-use super::config::Settings;
+use super::config::{ClusterSettings, Settings};
 use super::measure::Quantiles;
-use crate::driver::{Driver, Schedule, Stuck};
+use crate::driver::{Decision, Driver, Schedule, Stuck};
 use crate::fleet::SimulatedFleet;
+use crate::id::RequestId;
 use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
 use crate::router::ClusterSpec;
+use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
+use crate::time::SimTime;
 use std::sync::Arc;
 
 /// What one simulation found.
@@ -19,6 +22,19 @@ pub struct RunOutcome {
     pub digest: [u8; 32],
     /// Every request, if asked for; in order of end, the unfinished ones last.
     pub requests: Vec<RequestRecord>,
+    /// The decision to be taken apart, if one was asked for and made.
+    pub decision: Option<Decision>,
+}
+
+/// What to keep of a simulation besides its metrics. Changes nothing in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// A record of every request.
+    pub requests: bool,
+    /// What every choice of a worker gave away, where the settings do not ask for it.
+    pub why: bool,
+    /// The decision about this request, taken apart.
+    pub decision_of: Option<RequestId>,
 }
 
 /// Simulates `settings` at each of the `levels` of concurrency, one after the other.
@@ -29,35 +45,27 @@ pub fn simulate(
     settings: &Settings,
     levels: &[u32],
     seed: u64,
-    keep_requests: bool,
+    watch: Watch,
 ) -> Result<RunOutcome, Stuck> {
-    let workers = settings.cluster.workers;
     let engine = Arc::new(settings.engine.clone());
-    let cluster = ClusterSpec {
-        workers,
-        block_size: engine.block_size,
-        blocks_per_worker: engine.num_blocks,
-        max_num_seqs: engine.max_num_seqs,
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-    };
-    let factory = settings.router.factory();
-    let feed = settings.router.feed();
-    let front_end = |index: u32| {
-        // Replicas must not share their random choices.
-        let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
-        let policy = factory.build(&cluster, seed_of(Use::Policy));
-        FrontEnd::new(policy, workers, &feed, seed_of(Use::Feed))
-    };
-    let front_ends: Vec<FrontEnd> = (0..settings.router.replicas).map(front_end).collect();
+    let measure = &settings.measure;
+    let front_ends = front_ends(settings, seed);
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
-    let mut fleet = SimulatedFleet::new(workers, &engine, wants_kv_events);
+    let mut fleet = SimulatedFleet::new(settings.cluster.workers, &engine, wants_kv_events);
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     let workload = settings.source.build(engine.block_size, seed);
-    let recorder = Recorder::new(workers, keep_requests);
-    let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size);
-    let measure = &settings.measure;
+    let mut recorder = Recorder::new(settings.cluster.workers, watch.requests)
+        .with_spike_window(measure.spike_window);
+    if measure.why || watch.why {
+        recorder = recorder.measure_why(engine.block_size);
+    }
+    let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
+        .spread(settings.router.spread);
+    if let Some(request) = watch.decision_of {
+        driver = driver.explain(request);
+    }
     let schedule = Schedule {
         concurrency: levels.to_vec(),
         warmup: measure.warmup,
@@ -74,6 +82,38 @@ pub fn simulate(
             .map_or_else(Slo::default, |slo| Slo { ttft: slo.ttft, itl: slo.itl }),
     };
     let levels = driver.run(&schedule)?;
+    let decision = driver.decision().cloned();
     let (recorder, _) = driver.into_parts();
-    Ok(RunOutcome { levels, digest: recorder.digest(), requests: recorder.into_requests() })
+    let digest = recorder.digest();
+    Ok(RunOutcome { levels, digest, requests: recorder.into_requests(), decision })
+}
+
+/// The routers in front of the fleet.
+fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
+    let Settings { cluster: ClusterSettings { workers, .. }, engine, router, policy, .. } =
+        settings;
+    let cluster = ClusterSpec {
+        workers: *workers,
+        block_size: engine.block_size,
+        blocks_per_worker: engine.num_blocks,
+        max_num_seqs: engine.max_num_seqs,
+        max_num_batched_tokens: engine.max_num_batched_tokens,
+    };
+    let feed = router.feed();
+    let front_end = |index: u32| {
+        // Replicas must not share their random choices.
+        let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
+        let build = || policy.build(router, &cluster, seed_of(Use::Policy));
+        let mut front_end = FrontEnd::new(build(), *workers, &feed, seed_of(Use::Feed));
+        if let Some(delay) = router.sync_delay {
+            front_end = front_end.hear_peers(delay);
+        }
+        match router.restart {
+            Some(RestartSettings { at, recovery_delay }) => {
+                front_end.restart_at(SimTime::ZERO + at, build(), recovery_delay)
+            }
+            None => front_end,
+        }
+    };
+    (0..router.replicas).map(front_end).collect()
 }

@@ -15,6 +15,9 @@ use std::path::{Path, PathBuf};
 /// The file that makes a folder a result set.
 pub const SUMMARY_FILE: &str = "summary.json";
 
+/// The file that says how to run its simulations again.
+pub const RUNS_FILE: &str = "runs.json";
+
 /// A writable output folder that holds no other results.
 #[derive(Clone, Debug)]
 pub struct Store {

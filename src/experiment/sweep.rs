@@ -1,6 +1,6 @@
 //! The axes of a sweep, and the combinations of their values.
 
-use super::document::{Document, is_setting};
+use super::document::{Document, flatten, is_setting};
 use super::error::ExperimentError;
 use serde::Deserialize;
 use toml::Value;
@@ -10,6 +10,9 @@ const MAX_POINTS: usize = 100_000;
 
 /// Keys that hold for all points, because points are compared seed by seed.
 const NOT_SWEPT: [&str; 2] = ["measure.seeds", "measure.levels"];
+
+/// The axis whose values are bundles of settings, each with a name.
+pub(super) const VARIANT: &str = "variant";
 
 /// One swept key.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +39,11 @@ pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
     for (key, written) in document.sweep() {
         let refuse =
             |problem: &str| Err(document.value_error(&format!("sweep.{key}"), written, problem));
-        if !is_setting(key) {
+        if key == VARIANT {
+            if let Err(problem) = check_variants(written, document) {
+                return refuse(&problem);
+            }
+        } else if !is_setting(key) {
             return refuse(
                 "swept keys are settings in cluster, engine, router, workload, measure or slo, \
                  like workload.concurrency",
@@ -75,6 +82,55 @@ pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
         axes.push(Axis { key: key.clone(), values });
     }
     Ok(axes)
+}
+
+/// What one value of an axis sets, and how a point calls it.
+pub(super) fn sets(axis: &Axis, index: usize) -> (Value, Vec<(String, Value)>) {
+    let value = &axis.values[index];
+    match value {
+        Value::Table(bundle) if axis.key == VARIANT => {
+            let name = bundle.get("name").cloned().unwrap_or(Value::String(String::new()));
+            (name, settings(bundle))
+        }
+        value => (value.clone(), vec![(axis.key.clone(), value.clone())]),
+    }
+}
+
+/// The settings of a variant by dotted key.
+fn settings(bundle: &toml::Table) -> Vec<(String, Value)> {
+    let mut settings = Vec::new();
+    flatten("", bundle.clone(), &mut settings);
+    settings.retain(|(key, _)| key != "name");
+    settings
+}
+
+/// `variant` is a list of tables, each with a name of its own and settings.
+fn check_variants(written: &Value, document: &Document) -> Result<(), String> {
+    let example = "like { name = \"cold\", \"router.overlap_weight\" = 0.0 }";
+    let shape = || format!("must be a list of tables with a name and settings, {example}");
+    let mut names = Vec::new();
+    for bundle in written.as_array().ok_or_else(shape)? {
+        let bundle = bundle.as_table().ok_or_else(shape)?;
+        let name = bundle.get("name").and_then(Value::as_str).ok_or_else(shape)?;
+        if names.contains(&name) {
+            return Err(format!("has two variants of the name {name:?}"));
+        }
+        names.push(name);
+        for (key, _) in settings(bundle) {
+            if !is_setting(&key) {
+                return Err(format!(
+                    "variant {name:?} sets {key}, which is no setting; write {example}"
+                ));
+            }
+            if NOT_SWEPT.contains(&key.as_str()) {
+                return Err(format!("variant {name:?} sets {key}, which holds for all points"));
+            }
+            if document.sweep().iter().any(|(axis, _)| *axis == key) {
+                return Err(format!("variant {name:?} sets {key}, which is swept beside it"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every combination, as one index of a value per axis; the last axis changes fastest.

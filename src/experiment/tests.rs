@@ -52,7 +52,11 @@ file = "demo.csv"
 
 fn parse(text: &str, overrides: &[&str]) -> Result<Experiment, ExperimentError> {
     let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-    Experiment::parse(Path::new("demo.toml"), text, &LoadOptions { overrides, traces: None })
+    Experiment::parse(
+        Path::new("demo.toml"),
+        text,
+        &LoadOptions { overrides, ..LoadOptions::default() },
+    )
 }
 
 fn refused(text: &str) -> String {

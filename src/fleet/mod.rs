@@ -13,6 +13,7 @@ use crate::id::WorkerId;
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::SimTime;
+use crate::truth::WorkerTruth;
 
 /// A set of workers.
 pub trait Fleet {
@@ -39,7 +40,24 @@ pub trait Fleet {
     /// The gauges of each worker at `now`.
     fn gauges(&mut self, now: SimTime) -> Vec<Gauges>;
 
+    /// The true state of all workers at `now`, before the steps of this moment;
+    /// `None` if the fleet cannot tell. Looking changes nothing that can be seen.
+    fn truth(&mut self, _now: SimTime) -> Option<&dyn Truth> {
+        None
+    }
+
     /// Every gap between two tokens of a request since the last call, in
     /// picoseconds, up to `now`.
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram;
+}
+
+/// The true state of a fleet at one moment, for the oracle and for the recorder:
+/// no router is given this.
+pub trait Truth {
+    /// For each worker in order of id: leading full blocks of the prompt of
+    /// `request` in its cache.
+    fn cached_blocks(&self, request: &Request) -> Vec<u32>;
+
+    /// For each worker in order of id: what `request` would find there.
+    fn workers(&self, request: &Request) -> Vec<WorkerTruth>;
 }

@@ -1,6 +1,6 @@
 //! Simulated workers under one event queue.
 
-use super::Fleet;
+use super::{Fleet, Truth};
 use crate::engine::config::EngineConfig;
 use crate::engine::{Gauges, Outbox, StepRecord, Wake, Worker};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
@@ -9,6 +9,7 @@ use crate::queue::{EventQueue, Rank};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::SimTime;
+use crate::truth::WorkerTruth;
 use std::sync::Arc;
 
 /// Identical workers with ids from 0.
@@ -21,6 +22,8 @@ pub struct SimulatedFleet {
     kv_queue: EventQueue<WorkerId>,
     /// Everything before the arrivals of this moment has happened.
     now: SimTime,
+    /// The moment that `truth` was last asked about.
+    asked: SimTime,
     out: Outbox,
 }
 
@@ -34,6 +37,7 @@ impl SimulatedFleet {
             queue: EventQueue::default(),
             kv_queue: EventQueue::default(),
             now: SimTime::ZERO,
+            asked: SimTime::ZERO,
             out: Outbox::default(),
         }
     }
@@ -138,5 +142,25 @@ impl Fleet for SimulatedFleet {
             self.look(id, |worker, out| worker.settle_present(now, out));
         }
         std::mem::take(&mut self.out.gaps)
+    }
+
+    fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {
+        // Boundaries of this moment are half passed: their steps are not formed.
+        let before = SimTime::from_ps(now.as_ps().saturating_sub(1));
+        for worker in &mut self.workers {
+            worker.settle(before, &mut self.out);
+        }
+        self.asked = now;
+        Some(self)
+    }
+}
+
+impl Truth for SimulatedFleet {
+    fn cached_blocks(&self, request: &Request) -> Vec<u32> {
+        self.workers.iter().map(|worker| worker.cached_blocks(request)).collect()
+    }
+
+    fn workers(&self, request: &Request) -> Vec<WorkerTruth> {
+        self.workers.iter().map(|worker| worker.truth(self.asked, request)).collect()
     }
 }

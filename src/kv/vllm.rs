@@ -79,6 +79,12 @@ impl VllmCache {
         free_hits
     }
 
+    /// How many of the first `limit` blocks of a sequence a lookup would find.
+    pub fn present_blocks(&self, content: &Content, limit: u32) -> u32 {
+        let found = content.blocks(limit).take_while(|&id| self.is_cached(id)).count();
+        u32::try_from(found).expect("at most limit")
+    }
+
     /// True if a lookup would find this block.
     pub fn is_cached(&self, id: BlockId) -> bool {
         self.table.get(id).is_some()

@@ -29,6 +29,8 @@ pub(super) struct Drawing<'a> {
     pub(super) view: &'a View<'a>,
     comparison: Option<&'a Comparison<'a>>,
     metrics: Vec<Metric>,
+    /// File name and title, where the metrics do not share a stem.
+    named: Option<(&'static str, &'static str)>,
     legend: Vec<Vec<Entry>>,
 }
 
@@ -69,13 +71,22 @@ impl<'a> Drawing<'a> {
         comparison: Option<&'a Comparison<'a>>,
         metrics: Vec<Metric>,
     ) -> Self {
-        let mut drawing = Self { view, comparison, metrics, legend: Vec::new() };
+        let mut drawing = Self { view, comparison, metrics, named: None, legend: Vec::new() };
         drawing.legend = drawing.legend_rows();
         drawing
     }
 
-    /// The stem of the metrics.
+    /// A figure of metrics that do not share a stem, with a name of its own.
+    pub(super) fn named(mut self, name: &'static str, title: &'static str) -> Self {
+        self.named = Some((name, title));
+        self
+    }
+
+    /// The stem of the metrics, or the figure's own name.
     pub(super) fn name(&self) -> String {
+        if let Some((name, _)) = self.named {
+            return name.to_owned();
+        }
         self.metrics.first().map(|metric| metric.stem.clone()).unwrap_or_default()
     }
 }
@@ -124,7 +135,8 @@ impl<'a> Drawing<'a> {
 
     /// The experiment, shortened if need be, and what is shown.
     fn title(&self, room: f64) -> String {
-        let mut what = self.metrics.first().map(Metric::title).unwrap_or_default();
+        let title = self.named.map(|(_, title)| title.to_owned());
+        let mut what = title.or(self.metrics.first().map(Metric::title)).unwrap_or_default();
         if let (None, Some(axis)) = (self.axis(), &self.view.axis) {
             what += &format!(" at {} {}", axis.label(), self.first_x());
         }

@@ -16,6 +16,7 @@ use crate::report::metric::Metric;
 use crate::report::over_time::OverTime;
 use crate::report::published::Published;
 use crate::report::view::View;
+use crate::report::why;
 use crate::settings::Invalid;
 use canvas::{Drawn, FINE, Medium};
 use drawing::Drawing;
@@ -27,6 +28,10 @@ use plotters::drawing::{DrawingArea, IntoDrawingArea};
 /// Metrics that are drawn when nobody asked for others, as far as the results have them.
 pub const MAIN: [&str; 6] =
     ["ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p95", "output_tokens_per_s", "hit_ratio"];
+
+/// The metrics of one more figure, where a run measured why.
+const WHY: [&str; 4] =
+    ["inflight_spread_mean", "inflight_spread_max", "queue_spike_ms_max", "ttft_ms_p95"];
 
 /// Pixels of the PNG per point: sharp on screens with double resolution.
 const PNG_PIXELS: u32 = 2;
@@ -66,13 +71,14 @@ pub fn figures(
     let view = View::new(summary, choice.x.as_deref())?;
     let comparison = published.map(|published| Comparison::new(&view, published));
     let groups = groups(&view, &choice.metrics)?;
-    Ok(groups
-        .into_iter()
-        .map(|metrics| {
-            let drawing = Drawing::new(&view, comparison.as_ref(), metrics);
-            Figure::new(drawing.name(), &drawing)
-        })
-        .collect())
+    let drawings = groups.into_iter().map(|m| Drawing::new(&view, comparison.as_ref(), m));
+    let why = (choice.metrics.is_empty() && why::is_measured(&view)).then(|| {
+        let metrics = WHY.iter().map(|name| Metric::of(name)).collect();
+        Drawing::new(&view, None, metrics)
+            .named("why", "from load imbalance to time to first token")
+    });
+    let figure = |d: Drawing<'_>| Figure::new(d.name(), &d);
+    Ok(drawings.chain(why).map(figure).collect())
 }
 
 /// Draws what each worker had to do over time, a row per simulation (of the

@@ -5,21 +5,31 @@
 //! first token arrives, everything else when the request ends. A window holds
 //! the values observed in it.
 
+mod spikes;
 mod spread;
+mod why;
 mod window;
 
 pub use spread::InflightSpread;
+pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
-use crate::id::{RequestId, WorkerId};
+use crate::id::{ConversationId, RequestId, WorkerId};
+use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
 use sha2::{Digest, Sha256};
+use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
+use why::Why;
 use window::Observations;
+
+/// The time over which the height of queue spikes is taken, unless told (assumed:
+/// publications that show such spikes do not say).
+pub const SPIKE_WINDOW: SimDuration = SimDuration::from_secs(10);
 
 /// Metrics by name; `None` where a metric is undefined (a percentile of no requests).
 pub type Metrics = BTreeMap<String, Option<f64>>;
@@ -51,6 +61,8 @@ pub struct RequestRecord {
     pub end: Option<(SimTime, End)>,
     /// Times it lost its blocks.
     pub preemptions: u32,
+    /// What it gave away, once it is scheduled; only where that is measured.
+    pub why: Option<RequestWhy>,
 }
 
 /// How a request ended.
@@ -79,6 +91,8 @@ pub struct Recorder {
     digest: Sha256,
     ended: u64,
     kept: Option<Vec<RequestRecord>>,
+    why: Option<Why>,
+    spike_window: SimDuration,
 }
 
 /// The level that is being observed.
@@ -102,12 +116,73 @@ impl Recorder {
             digest: Sha256::new(),
             ended: 0,
             kept: keep_requests.then(Vec::new),
+            why: None,
+            spike_window: SPIKE_WINDOW,
         }
+    }
+
+    /// Measures what every choice of a worker gave away; see [`RequestWhy`].
+    /// Takes nothing from the run but time.
+    pub fn measure_why(mut self, block_size: u32) -> Self {
+        self.why = Some(Why::new(block_size));
+        self
+    }
+
+    /// Takes the height of queue spikes over this time; [`SPIKE_WINDOW`] unless told.
+    pub fn with_spike_window(mut self, window: SimDuration) -> Self {
+        self.spike_window = window;
+        self
+    }
+
+    /// True if it has to be told of what workers hold.
+    pub fn measures_why(&self) -> bool {
+        self.why.is_some()
+    }
+
+    /// The router sends `request` to `worker`. `held` and `believed` are leading
+    /// blocks of its prompt on each worker, in truth and by the router's index.
+    pub fn note_choice(
+        &mut self,
+        request: &Request,
+        worker: WorkerId,
+        held: &[u32],
+        believed: Option<&[u32]>,
+    ) {
+        if let Some(why) = &mut self.why {
+            why.sent(request, worker, held, believed);
+        }
+    }
+
+    /// A request that was sent and has not ended, where that is
+    /// [measured](Self::measure_why).
+    pub fn sent_request(&self, id: RequestId) -> Option<&Request> {
+        self.why.as_ref()?.request(id)
+    }
+
+    /// The request of `event` is scheduled with `cached_tokens` hit, while the
+    /// workers hold the leading blocks `held` of its prompt.
+    pub fn note_hits(&mut self, event: &WorkerEvent, cached_tokens: u32, held: &[u32]) {
+        if let Some(why) = &mut self.why {
+            let found = why.scheduled(event, cached_tokens, held);
+            self.record(event.request).why = Some(found);
+        }
+    }
+
+    /// The conversation of a request that has not ended.
+    pub fn conversation(&self, request: RequestId) -> ConversationId {
+        ConversationId(self.open[(request.0 - self.first) as usize].conversation)
+    }
+
+    /// Requests that are at a worker.
+    pub fn at_workers(&self) -> impl Iterator<Item = RequestId> + '_ {
+        let open = self.open.iter().filter(|record| record.end.is_none());
+        open.filter(|record| record.dispatched.is_some()).map(|record| record.request)
     }
 
     /// Observes `level` from now on.
     pub fn begin_level(&mut self, level: Level) {
-        let observations = Observations::new(self.inflight.workers());
+        let spikes = QueueSpikes::new(self.inflight.workers(), self.spike_window);
+        let observations = Observations::new(self.inflight.workers(), spikes, self.why.is_some());
         self.seen = Some(Window { level, observations, start: None });
     }
 
@@ -156,6 +231,7 @@ impl Recorder {
             first_token: None,
             end: None,
             preemptions: 0,
+            why: None,
         });
     }
 
@@ -172,6 +248,7 @@ impl Recorder {
 
     /// Something happened to a request at its worker.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
+        self.observe_why(event);
         let record = self.record(event.request);
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
@@ -195,6 +272,22 @@ impl Recorder {
                 self.inflight.change(now, event.worker, false);
                 self.end(now, event.request, End::Rejected(reason));
             }
+        }
+    }
+
+    fn observe_why(&mut self, event: &WorkerEvent) {
+        let Some(why) = &mut self.why else { return };
+        let prompt_tokens = why.request(event.request).map_or(1, |request| request.prompt_tokens);
+        match event.kind {
+            WorkerEventKind::FirstToken => why.computed(event.request, prompt_tokens),
+            WorkerEventKind::Finished { output_tokens } => {
+                why.computed(event.request, prompt_tokens + output_tokens);
+                why.ended(event.request);
+            }
+            WorkerEventKind::Rejected(_) => why.ended(event.request),
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Preempted
+            | WorkerEventKind::OutputBlock { .. } => {}
         }
     }
 

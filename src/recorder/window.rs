@@ -1,6 +1,7 @@
 //! The values observed in a measurement window, and the metrics made of them.
 
-use super::{End, Metrics, RequestRecord, ms};
+use super::spikes::QueueSpikes;
+use super::{End, Metrics, RequestRecord, RequestWhy, ms};
 use crate::stats::{self, Histogram};
 use crate::time::{SimDuration, SimTime};
 
@@ -66,6 +67,26 @@ pub(super) struct Observations {
     hit_ratio_sum: f64,
     /// Per worker: summed queue time in picoseconds, and requests.
     queue_by_worker: Vec<(u128, u64)>,
+    spikes: QueueSpikes,
+    why: Option<WhySums>,
+}
+
+/// Sums over finished requests of what they gave away.
+#[derive(Debug, Default)]
+struct WhySums {
+    regret_blocks: u64,
+    eviction_tokens: u64,
+    wrong_worker_tokens: u64,
+    stale_index_tokens: u64,
+}
+
+impl WhySums {
+    fn add(&mut self, why: &RequestWhy) {
+        self.regret_blocks += u64::from(why.regret_blocks);
+        self.eviction_tokens += u64::from(why.eviction_tokens);
+        self.wrong_worker_tokens += u64::from(why.wrong_worker_tokens);
+        self.stale_index_tokens += u64::from(why.stale_index_tokens);
+    }
 }
 
 impl Column {
@@ -131,7 +152,7 @@ impl Summary {
 }
 
 impl Observations {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(super) fn new(workers: usize, spikes: QueueSpikes, why: bool) -> Self {
         Self {
             ttft: Column::default(),
             engine_ttft: Column::default(),
@@ -148,6 +169,8 @@ impl Observations {
             cached_tokens: 0,
             hit_ratio_sum: 0.0,
             queue_by_worker: vec![(0, 0); workers],
+            spikes,
+            why: why.then(WhySums::default),
         }
     }
 
@@ -164,6 +187,7 @@ impl Observations {
             let (sum, count) = &mut self.queue_by_worker[worker.index()];
             *sum += u128::from(queued.as_ps());
             *count += 1;
+            self.spikes.first_token(now - level.begin, worker, queued);
         }
     }
 
@@ -192,6 +216,9 @@ impl Observations {
         self.prompt_tokens += u64::from(record.prompt_tokens);
         self.cached_tokens += u64::from(record.cached_tokens);
         self.hit_ratio_sum += f64::from(record.cached_tokens) / f64::from(record.prompt_tokens);
+        if let (Some(sums), Some(why)) = (&mut self.why, &record.why) {
+            sums.add(why);
+        }
         let meets = |limit: Option<SimDuration>, value: SimDuration| {
             limit.is_none_or(|limit| value <= limit)
         };
@@ -234,6 +261,16 @@ impl Observations {
             insert("goodput_per_s", ratio(self.good as f64, seconds));
         }
         insert("queue_skew", self.queue_skew());
+        if let Some(why) = &self.why {
+            let share = |tokens: u64| ratio(tokens as f64, self.prompt_tokens as f64);
+            let lost = why.eviction_tokens + why.wrong_worker_tokens + why.stale_index_tokens;
+            insert("overlap_regret_blocks_mean", ratio(why.regret_blocks as f64, finished));
+            insert("hit_ratio_bound", share(self.cached_tokens + lost));
+            insert("lost_to_eviction_ratio", share(why.eviction_tokens));
+            insert("lost_to_wrong_worker_ratio", share(why.wrong_worker_tokens));
+            insert("lost_to_stale_index_ratio", share(why.stale_index_tokens));
+        }
+        self.spikes.metrics(level.begin, end, &mut metrics);
         metrics
     }
 

@@ -81,7 +81,7 @@ pub fn pairings(view: &View<'_>) -> Vec<(usize, usize)> {
         return Vec::new();
     };
     let partner = |candidate: &Series<'_>| {
-        view.series.iter().position(|s| s.policy == baseline && s.others == candidate.others)
+        view.series.iter().position(|s| s.policy == baseline && s.is_alike(candidate))
     };
     let candidates = view.series.iter().enumerate().filter(|(_, s)| s.policy != baseline);
     candidates.filter_map(|(i, candidate)| Some((i, partner(candidate)?))).collect()

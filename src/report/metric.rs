@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 19] = [
+const KNOWN: [Known; 26] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
     ("inter_token_ms", "token gap", "ms", LOWER),
@@ -48,8 +48,15 @@ const KNOWN: [Known; 19] = [
     ("hit_ratio", "hit ratio", "%", HIGHER),
     ("hit_ratio_request_mean", "hit ratio, mean of requests", "%", HIGHER),
     ("slo_attainment", "SLO attainment", "%", HIGHER),
-    ("inflight_spread", "inflight spread", "requests", None),
-    ("inflight_skew", "inflight skew", "", None),
+    ("hit_ratio_bound", "hit ratio of an unlimited shared cache", "%", None),
+    ("lost_to_eviction_ratio", "hits lost to eviction", "%", LOWER),
+    ("lost_to_wrong_worker_ratio", "hits lost to the wrong worker", "%", LOWER),
+    ("lost_to_stale_index_ratio", "hits lost to a stale index", "%", LOWER),
+    ("overlap_regret_blocks", "overlap regret", "blocks", LOWER),
+    ("queue_spike_ms", "queue spike", "ms", LOWER),
+    ("queue_spikes", "queue spikes", "", LOWER),
+    ("inflight_spread", "in-flight spread", "requests", None),
+    ("inflight_skew", "in-flight skew", "", None),
     ("queue_skew", "queue skew", "", None),
     ("preemptions", "preemptions", "", LOWER),
     ("rejected", "rejected", "requests", LOWER),
@@ -213,7 +220,7 @@ mod tests {
         assert_eq!((p95.stem.as_str(), p95.label.as_str()), ("ttft_ms", "TTFT p95"));
         assert_eq!(p95.with_unit(), "TTFT p95 (ms)");
         assert_eq!(Metric::of("hit_ratio_request_mean").stem, "hit_ratio_request_mean");
-        assert_eq!(Metric::of("inflight_spread_max").label, "inflight spread max");
+        assert_eq!(Metric::of("inflight_spread_max").label, "in-flight spread max");
         assert_eq!(Metric::of("requests_per_s").stem, "requests_per_s");
         let unknown = Metric::of("colour_p50");
         assert_eq!((unknown.label.as_str(), unknown.better), ("colour p50", None));

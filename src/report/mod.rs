@@ -8,6 +8,7 @@ mod columns;
 pub mod compare;
 #[cfg(test)]
 pub(crate) mod example;
+pub mod explain;
 pub mod metric;
 pub mod over_time;
 pub mod published;
@@ -15,3 +16,4 @@ pub mod requests;
 pub mod save;
 pub mod table;
 pub mod view;
+pub mod why;

@@ -1,11 +1,11 @@
 //! Every request of a run as a table: `requests.csv`.
 
 use crate::experiment::SimulationRequests;
-use crate::recorder::{End, RequestRecord};
+use crate::recorder::{End, RequestRecord, RequestWhy};
 use crate::time::SimTime;
 use std::collections::BTreeSet;
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 19] = [
     "seed",
     "request",
     "conversation",
@@ -16,6 +16,10 @@ const COLUMNS: [&str; 15] = [
     "cached_tokens",
     "output_tokens",
     "preemptions",
+    "regret_blocks",
+    "eviction_tokens",
+    "wrong_worker_tokens",
+    "stale_index_tokens",
     "sent_ms",
     "dispatched_ms",
     "scheduled_ms",
@@ -47,8 +51,11 @@ pub fn to_csv(simulations: &[SimulationRequests]) -> String {
     String::from_utf8(bytes).expect("made from text")
 }
 
-fn cells(seed: u64, record: &RequestRecord) -> [String; 15] {
+fn cells(seed: u64, record: &RequestRecord) -> [String; 19] {
     let ms = |at: Option<SimTime>| at.map(|at| at.as_millis().to_string()).unwrap_or_default();
+    let why = |number: fn(&RequestWhy) -> u32| {
+        record.why.as_ref().map(|why| number(why).to_string()).unwrap_or_default()
+    };
     let (end, output_tokens) = match record.end {
         Some((_, End::Finished { output_tokens })) => ("finished", output_tokens.to_string()),
         Some((_, End::Rejected(_))) => ("rejected", String::new()),
@@ -65,6 +72,10 @@ fn cells(seed: u64, record: &RequestRecord) -> [String; 15] {
         record.cached_tokens.to_string(),
         output_tokens,
         record.preemptions.to_string(),
+        why(|why| why.regret_blocks),
+        why(|why| why.eviction_tokens),
+        why(|why| why.wrong_worker_tokens),
+        why(|why| why.stale_index_tokens),
         ms(Some(record.sent)),
         ms(record.dispatched.map(|(at, _)| at)),
         ms(record.scheduled),
@@ -95,9 +106,15 @@ mod tests {
             first_token: Some(at(5)),
             end: Some((at(9), End::Finished { output_tokens: 7 })),
             preemptions: 0,
+            why: Some(RequestWhy { regret_blocks: 3, eviction_tokens: 32, ..Default::default() }),
         };
-        let unfinished =
-            RequestRecord { request: RequestId(1), first_token: None, end: None, ..finished };
+        let unfinished = RequestRecord {
+            request: RequestId(1),
+            first_token: None,
+            end: None,
+            why: None,
+            ..finished
+        };
         let simulation = SimulationRequests {
             params: [("router.policy".to_owned(), json!("kv"))].into(),
             seed: 3,
@@ -105,7 +122,7 @@ mod tests {
         };
         let csv = to_csv(&[simulation]);
         let rows: Vec<&str> = csv.lines().collect();
-        assert_eq!(rows[1], "kv,3,0,4,1,1,finished,100,64,7,0,1,2,3,5,9");
-        assert_eq!(rows[2], "kv,3,1,4,1,1,unfinished,100,64,,0,1,2,3,,");
+        assert_eq!(rows[1], "kv,3,0,4,1,1,finished,100,64,7,0,3,32,0,0,1,2,3,5,9");
+        assert_eq!(rows[2], "kv,3,1,4,1,1,unfinished,100,64,,0,,,,,1,2,3,,");
     }
 }

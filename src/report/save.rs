@@ -2,7 +2,8 @@
 
 use crate::experiment::results::{Metric, SCHEMA_VERSION, Summary};
 use crate::report::view::plain;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,7 @@ pub enum ReadError {
         written_by: String,
     },
     /// Not the JSON that `sim run` writes.
-    #[error("{}:{line}:{column}: {message}; not a summary.json as `sim run` writes it", file.display())]
+    #[error("{}:{line}:{column}: {message}; not a file of results as `sim run` writes it", file.display())]
     Json {
         /// The file.
         file: PathBuf,
@@ -47,17 +48,21 @@ pub fn to_json(summary: &Summary) -> String {
     for metric in summary.points.iter_mut().flat_map(|point| point.metrics.values_mut()) {
         undefine_non_finite(metric);
     }
-    let mut text = serde_json::to_string_pretty(&summary)
-        .expect("plain data with text keys has no way to fail");
+    json(&summary)
+}
+
+/// Plain data with text keys as JSON for people, a line feed at the end.
+pub fn json(data: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(data).expect("plain data has no way to fail");
     text.push('\n');
     text
 }
 
-/// Reads what [`to_json`] wrote; `file` is used in messages.
+/// Reads a [`Summary`], or another file of results; `file` is used in messages.
 ///
 /// # Errors
 /// If the text is no such JSON, or of another schema version.
-pub fn from_json(text: &str, file: &Path) -> Result<Summary, ReadError> {
+pub fn from_json<T: DeserializeOwned>(text: &str, file: &Path) -> Result<T, ReadError> {
     /// As much as any version of the layout has.
     #[derive(Deserialize)]
     struct Head {
@@ -208,9 +213,9 @@ mod tests {
             @r"
             plots/x/summary.json: schema_version = 99: this version of sim (0.1.0) reads 1; it was written by sim 0.1.0; run the experiment again or use the sim that wrote it
             plots/x/summary.json: schema_version = 7: this version of sim (0.1.0) reads 1; run the experiment again or use the sim that wrote it
-            plots/x/summary.json:2:1: key must be a string; not a summary.json as `sim run` writes it
-            plots/x/summary.json:1:2: missing field `schema_version`; not a summary.json as `sim run` writes it
-            plots/x/summary.json:12:8: unknown field `dots`, expected one of `schema_version`, `provenance`, `points`; not a summary.json as `sim run` writes it
+            plots/x/summary.json:2:1: key must be a string; not a file of results as `sim run` writes it
+            plots/x/summary.json:1:2: missing field `schema_version`; not a file of results as `sim run` writes it
+            plots/x/summary.json:12:8: unknown field `dots`, expected one of `schema_version`, `provenance`, `points`; not a file of results as `sim run` writes it
             "
         );
     }

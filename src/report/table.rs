@@ -43,6 +43,10 @@ pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize
         }
         None => text.push_str(&policies(view, width)),
     }
+    let why = super::why::table(view, width);
+    if !why.is_empty() {
+        let _ = write!(text, "\n{why}");
+    }
     text
 }
 
@@ -129,7 +133,7 @@ pub fn policies(view: &View<'_>, width: usize) -> String {
     if view.summary.provenance.seeds.len() > 1 {
         text.push_str("± half width of the 95 % interval of the mean over seeds (Student's t).\n");
     }
-    if !pairings(view).is_empty() {
+    if !shown_pairs(view).is_empty() {
         let note = "Differences are paired by seed; ~ marks those whose 95 % interval includes 0 \
                     (with one seed: those that are 0). pt: percentage points.";
         text.push_str(&wrap(note, width));
@@ -177,8 +181,15 @@ impl Row {
     }
 }
 
-fn rows(view: &View<'_>) -> Vec<Row> {
+/// The pairs that get a row: of many policies only the policies themselves do.
+fn shown_pairs(view: &View<'_>) -> Vec<(usize, usize)> {
+    const MOST: usize = 6;
     let pairs = pairings(view);
+    if pairs.len() > MOST { Vec::new() } else { pairs }
+}
+
+fn rows(view: &View<'_>) -> Vec<Row> {
+    let pairs = shown_pairs(view);
     let mut rows = Vec::new();
     for &x in view.xs() {
         let here: Vec<usize> =

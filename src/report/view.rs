@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// The parameter every point has.
 pub const POLICY: &str = "router.policy";
 
+/// The parameter that names a bundle of settings in the sweep.
+pub const VARIANT: &str = "variant";
+
 /// The swept number that tables list downwards and figures from left to right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
@@ -55,6 +58,16 @@ pub struct Series<'a> {
 }
 
 impl<'a> Series<'a> {
+    /// True if `other` has the same swept parameters, policy and variant apart.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let rest = |series: &Self| {
+            let mut others = series.others.clone();
+            others.remove(VARIANT);
+            others
+        };
+        rest(self) == rest(other)
+    }
+
     /// The point at `x`.
     pub fn at(&self, x: f64) -> Option<&'a Point> {
         self.points.iter().find(|(at, _)| *at == x).map(|(_, point)| *point)
@@ -159,7 +172,7 @@ fn axes(summary: &Summary) -> Vec<Axis> {
     first
         .params
         .keys()
-        .filter(|key| *key != POLICY)
+        .filter(|key| *key != POLICY && *key != VARIANT)
         .filter_map(|key| {
             let found: Option<Vec<(f64, bool)>> =
                 summary.points.iter().map(|p| p.params.get(key).and_then(number)).collect();
@@ -215,15 +228,17 @@ fn series<'a>(summary: &'a Summary, axis: Option<&Axis>) -> Vec<Series<'a>> {
     all
 }
 
-/// The policy, and those other parameters that are not the same everywhere.
+/// The policy, or the variant, and those other parameters that are not the same everywhere.
 fn label(series: &Series<'_>, all: &[Series<'_>]) -> String {
+    let variant = series.others.get(VARIANT).map(|name| plain(name));
     let differing = series
         .others
         .iter()
+        .filter(|(key, _)| **key != VARIANT)
         .filter(|(key, value)| all.iter().any(|other| other.others.get(*key) != Some(*value)))
         .map(|(key, value)| format!("{} {}", last_part(key), plain(value)));
     let policy = (!series.policy.is_empty()).then(|| series.policy.clone());
-    let parts: Vec<String> = policy.into_iter().chain(differing).collect();
+    let parts: Vec<String> = variant.or(policy).into_iter().chain(differing).collect();
     if parts.is_empty() { "all".to_owned() } else { parts.join(", ") }
 }
 

@@ -3,8 +3,16 @@
 //!
 //! A router's picture of the caches is always a little old. The feed says how
 //! old: an event published at `t` is visible from `t + delay + U(0, jitter)` on,
-//! in order for each worker. It may also be lost, and, before it leaves the
-//! worker, be held back because another copy of the same block is still there.
+//! in order for each worker. It may also be lost or overtaken by later ones, and,
+//! before it leaves the worker, be held back because another copy of the same
+//! block is still there.
+//!
+//! Events of a worker are numbered. With recovery a router that sees a number
+//! left out asks the worker for what is missing, holds what comes after, and
+//! gets it a round trip later (Dynamo: the worker's ring of its last events, or
+//! a dump of its tree if the ring does not reach back so far. Both leave the
+//! same index, so one of them is enough here). Events that nothing follows are
+//! not missed. What arrives late after all is stale then, and dropped.
 
 use super::copies::Copies;
 use crate::event::KvEvent;
@@ -27,8 +35,19 @@ pub struct FeedSettings {
     /// publisher in Dynamo 0.9 polls every 5 to 20 ms when idle, which
     /// `jitter = "20ms"` stands for.
     pub jitter: SimDuration,
+    /// Added to `delay` for each worker, in order of id; none for those not
+    /// listed. Default: none.
+    pub worker_delays: Vec<SimDuration>,
     /// Share of events that never arrive, 0 to 1. Default 0.
     pub loss_ratio: f64,
+    /// Share of events that later ones may overtake, 0 to 1. Default 0.
+    pub reorder_ratio: f64,
+    /// How much later those arrive. Default 100 ms (assumed).
+    pub reorder_delay: SimDuration,
+    /// Round trip by which a router gets the events that it finds missing.
+    /// Default: it does not ask for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_delay: Option<SimDuration>,
     /// True if the worker's publisher counts copies: a block that was stored
     /// twice is reported as removed when the second copy goes. Dynamo does so
     /// since its pull request 8012 (1.x); 0.9 passes every removal on. Unset:
@@ -41,7 +60,11 @@ impl Default for FeedSettings {
         Self {
             delay: SimDuration::from_millis(2),
             jitter: SimDuration::ZERO,
+            worker_delays: Vec::new(),
             loss_ratio: 0.0,
+            reorder_ratio: 0.0,
+            reorder_delay: SimDuration::from_millis(100),
+            recovery_delay: None,
             count_copies: None,
         }
     }
@@ -55,13 +78,25 @@ impl FeedSettings {
 
     /// Checks the values; the key in the error is relative to `[router.feed]`.
     pub fn validate(&self) -> Result<(), Invalid> {
-        Invalid::unless(
-            (0.0..=1.0).contains(&self.loss_ratio),
-            "loss_ratio",
-            self.loss_ratio,
-            "a share between 0 and 1",
-        )
+        for (key, share) in [("loss_ratio", self.loss_ratio), ("reorder_ratio", self.reorder_ratio)]
+        {
+            let is_share = (0.0..=1.0).contains(&share);
+            Invalid::unless(is_share, key, share, "a share between 0 and 1")?;
+        }
+        Ok(())
     }
+}
+
+/// `[router.restart]`: the front ends lose what they know and start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartSettings {
+    /// When, counted from the start of the simulation.
+    pub at: SimDuration,
+    /// Time until every worker has told a new front end all that it holds.
+    /// Default: none does, and the index fills with what is stored from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_delay: Option<SimDuration>,
 }
 
 /// The events under way to one router, from all workers.
@@ -80,41 +115,155 @@ struct Way {
     delay: SimDuration,
     jitter: SimDuration,
     loss_ratio: f64,
+    reorder_ratio: f64,
+    reorder_delay: SimDuration,
 }
 
-/// The events of one worker, in order.
+/// The events of one worker.
 #[derive(Debug)]
 struct Lane {
-    events: VecDeque<(SimTime, KvEvent)>,
+    extra_delay: SimDuration,
+    /// On their way, in order of arrival.
+    events: VecDeque<Underway>,
+    sent: u64,
     published: SimTime,
-    visible: SimTime,
+    /// When the last event arrives that nothing overtakes.
+    arrived: SimTime,
     chance: Stream,
+    /// Nothing published before this is heard any more.
+    heard_from: SimTime,
+    /// Everything ever published, for a router that will start anew and ask.
+    history: Option<Vec<KvEvent>>,
+    gaps: Option<Gaps>,
+}
+
+/// How a router finds events missing and gets them.
+#[derive(Debug)]
+struct Gaps {
+    round_trip: SimDuration,
+    /// The number of the next event that the router has not heard.
+    expected: u64,
+    /// The events from there on: what the worker can send again.
+    ring: VecDeque<KvEvent>,
+    /// What is asked for: all before this number, to be there then.
+    asked: Option<(u64, SimTime)>,
+}
+
+/// An event on its way.
+#[derive(Clone, Copy, Debug)]
+struct Underway {
+    arrives: SimTime,
+    number: u64,
+    event: KvEvent,
 }
 
 impl Lane {
     fn send(&mut self, at: SimTime, event: KvEvent, way: Way) {
+        let number = self.sent;
+        self.sent += 1;
+        if let Some(history) = &mut self.history {
+            history.push(event);
+        }
+        if at < self.heard_from {
+            if let Some(gaps) = &mut self.gaps {
+                gaps.expected = self.sent;
+            }
+            return;
+        }
+        if let Some(gaps) = &mut self.gaps {
+            gaps.ring.push_back(event);
+        }
         if way.loss_ratio > 0.0 && self.chance.random::<f64>() < way.loss_ratio {
             return;
         }
         let extra_ps =
             if way.jitter.is_zero() { 0 } else { self.chance.random_range(0..=way.jitter.as_ps()) };
-        let arrival = at + way.delay + SimDuration::from_ps(extra_ps);
-        // One stream per worker: nothing overtakes.
-        self.visible = self.visible.max(arrival);
-        self.events.push_back((self.visible, event));
+        let arrival = at + way.delay + self.extra_delay + SimDuration::from_ps(extra_ps);
+        // One stream per worker: nothing overtakes but what is drawn to.
+        let mut arrives = self.arrived.max(arrival);
+        if way.reorder_ratio > 0.0 && self.chance.random::<f64>() < way.reorder_ratio {
+            arrives += way.reorder_delay;
+        } else {
+            self.arrived = arrives;
+        }
+        let behind = self.events.iter().rev().take_while(|other| other.arrives > arrives).count();
+        self.events.insert(self.events.len() - behind, Underway { arrives, number, event });
     }
 
+    /// When something can be heard or found missing next.
     fn due(&self) -> SimTime {
-        self.events.front().map_or(SimTime::MAX, |(visible, _)| *visible)
+        let answer = self.gaps.as_ref().and_then(|gaps| gaps.asked);
+        let answer = answer.map_or(SimTime::ZERO, |(_, at)| at);
+        self.events.front().map_or(SimTime::MAX, |first| first.arrives.max(answer))
+    }
+
+    /// Hands over what can be heard at `due()`, or notices what is missing.
+    fn step(&mut self, mut hear: impl FnMut(&KvEvent)) {
+        let due = self.due();
+        let Some(&Underway { number, event, .. }) = self.events.front() else { return };
+        if let Some(gaps) = &mut self.gaps {
+            if let Some((to, _)) = gaps.asked.take() {
+                while gaps.expected < to {
+                    gaps.ring.pop_front().iter().for_each(&mut hear);
+                    gaps.expected += 1;
+                }
+            }
+            if number > gaps.expected {
+                // It waits for the answer, and so do those behind it.
+                gaps.asked = Some((number, due + gaps.round_trip));
+                return;
+            }
+            if number < gaps.expected {
+                self.events.pop_front();
+                return;
+            }
+            gaps.expected += 1;
+            gaps.ring.pop_front();
+        }
+        self.events.pop_front();
+        hear(&event);
+    }
+
+    /// See [`Feed::restart`].
+    fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
+        self.events.clear();
+        let Some(recovery_delay) = recovery_delay else {
+            self.heard_from = now;
+            if let Some(gaps) = &mut self.gaps {
+                (gaps.expected, gaps.asked) = (self.sent, None);
+                gaps.ring.clear();
+            }
+            return;
+        };
+        let told = self.history.take().expect("remembered for this");
+        self.arrived = now + recovery_delay;
+        let arrives = self.arrived;
+        if let Some(gaps) = &mut self.gaps {
+            (gaps.expected, gaps.asked) = (0, None);
+            gaps.ring = told.iter().copied().collect();
+        }
+        let again = (0..).zip(told);
+        self.events.extend(again.map(|(number, event)| Underway { arrives, number, event }));
     }
 }
 
 impl Feed {
     pub(super) fn new(workers: u32, settings: &FeedSettings, seed: u64) -> Self {
+        let extra = |worker: u32| settings.worker_delays.get(worker as usize).copied();
         let lane = |worker| Lane {
+            extra_delay: extra(worker).unwrap_or_default(),
             events: VecDeque::new(),
+            sent: 0,
             published: SimTime::ZERO,
-            visible: SimTime::ZERO,
+            arrived: SimTime::ZERO,
+            heard_from: SimTime::ZERO,
+            history: None,
+            gaps: settings.recovery_delay.map(|round_trip| Gaps {
+                round_trip,
+                expected: 0,
+                ring: VecDeque::new(),
+                asked: None,
+            }),
             chance: rng::stream(seed, Use::Feed, u64::from(worker), 0),
         };
         Self {
@@ -122,6 +271,8 @@ impl Feed {
                 delay: settings.delay,
                 jitter: settings.jitter,
                 loss_ratio: settings.loss_ratio,
+                reorder_ratio: settings.reorder_ratio,
+                reorder_delay: settings.reorder_delay,
             },
             copies: settings.count_copies.unwrap_or(true).then(Copies::default),
             lanes: (0..workers).map(lane).collect(),
@@ -149,6 +300,21 @@ impl Feed {
         self.due[worker.index()] = lane.due();
     }
 
+    /// Remembers everything from now on, so that a restart can ask for it.
+    pub(super) fn remember(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.history = Some(Vec::new()));
+    }
+
+    /// The router forgets everything. What was published before `now` is not
+    /// heard again, unless workers tell it all `recovery_delay` later; what is
+    /// published from now on waits for that.
+    pub(super) fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
+        for (lane, due) in self.lanes.iter_mut().zip(&mut self.due) {
+            lane.restart(now, recovery_delay);
+            *due = lane.due();
+        }
+    }
+
     /// Hands over every event visible at `now`: worker by worker in order of id,
     /// each worker's in order of publication.
     pub(super) fn deliver(&mut self, now: SimTime, mut hear: impl FnMut(WorkerId, &KvEvent)) {
@@ -157,9 +323,8 @@ impl Feed {
                 continue;
             }
             let lane = &mut self.lanes[worker.index()];
-            while lane.due() <= now {
-                let Some((_, event)) = lane.events.pop_front() else { break };
-                hear(worker, &event);
+            while !lane.events.is_empty() && lane.due() <= now {
+                lane.step(|event| hear(worker, event));
             }
             *due = lane.due();
         }

@@ -1,22 +1,47 @@
 //! One front end: a router replica with its policy, its own bookings and its
 //! own, possibly late, picture of the fleet.
+//!
+//! Front ends share nothing unless they are told to tell each other
+//! ([`FrontEnd::hear_peers`]): then each hears of the bookings, first tokens and
+//! ends of the others' requests some time after they happen, as Dynamo's
+//! replica synchronisation does it. Indexes are never shared: each has its feed.
 
 use super::feed::{Feed, FeedSettings};
+use super::policies::oracle::Oracle;
 use super::{ClusterView, CostParts, Policy, Release, Reported, Verdict, WorkerView};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
-use crate::request::RouteRequest;
+use crate::request::{Request, RouteRequest};
 use crate::time::{SimDuration, SimTime};
+use std::collections::VecDeque;
 use std::fmt;
 
-/// A router replica. Replicas share nothing: each counts what it sent itself
-/// and has its own feed of KV events.
+/// A router replica; see the [module documentation](self).
 pub struct FrontEnd {
     policy: Box<dyn Policy>,
     workers: Vec<WorkerView>,
     feed: Feed,
     /// How often workers report, and when they will.
     reports: Option<(SimDuration, SimTime)>,
+    /// How long it takes to hear of another front end, if it hears of any.
+    sync_delay: Option<SimDuration>,
+    /// From other front ends, in order of time.
+    peers: VecDeque<(SimTime, PeerMessage)>,
+    restart: Option<Restart>,
+}
+
+/// What one front end hears of another.
+#[derive(Debug)]
+enum PeerMessage {
+    Booked { request: Box<Request>, block_size: u32, worker: WorkerId, overlap_blocks: u32 },
+    Life(WorkerEvent),
+}
+
+/// How a front end will start anew.
+struct Restart {
+    at: SimTime,
+    policy: Box<dyn Policy>,
+    recovery_delay: Option<SimDuration>,
 }
 
 impl fmt::Debug for FrontEnd {
@@ -35,7 +60,92 @@ impl FrontEnd {
             reports,
             workers: vec![WorkerView::default(); workers as usize],
             feed: Feed::new(workers, feed, seed),
+            sync_delay: None,
+            peers: VecDeque::new(),
+            restart: None,
         }
+    }
+
+    /// Hears of other front ends' requests `delay` after they hear.
+    pub fn hear_peers(mut self, delay: SimDuration) -> Self {
+        self.sync_delay = Some(delay);
+        self
+    }
+
+    /// Starts anew at `at` with `policy`, which knows nothing: requests in flight
+    /// are answered, but nobody counts them any more. With a `recovery_delay` all
+    /// workers tell it by then what they hold.
+    pub fn restart_at(
+        mut self,
+        at: SimTime,
+        policy: Box<dyn Policy>,
+        recovery_delay: Option<SimDuration>,
+    ) -> Self {
+        if recovery_delay.is_some() {
+            self.feed.remember();
+        }
+        self.restart = Some(Restart { at, policy, recovery_delay });
+        self
+    }
+
+    /// When [`restart`](Self::restart) is due.
+    pub fn restart_due(&self) -> Option<SimTime> {
+        self.restart.as_ref().map(|restart| restart.at)
+    }
+
+    /// Starts anew, now. It must not hear of requests sent before any more.
+    ///
+    /// # Panics
+    /// If no restart is due.
+    pub fn restart(&mut self, now: SimTime) {
+        let Restart { policy, recovery_delay, .. } = self.restart.take().expect("a restart is due");
+        self.policy = policy;
+        self.workers.fill(WorkerView::default());
+        self.peers.clear();
+        self.feed.restart(now, recovery_delay);
+    }
+
+    /// True if it hears of other front ends' requests.
+    pub fn hears_peers(&self) -> bool {
+        self.sync_delay.is_some()
+    }
+
+    /// Another front end sent `request` to `worker`, which that one believed to
+    /// hold `overlap_blocks` of it.
+    pub fn hear_booking(
+        &mut self,
+        now: SimTime,
+        request: &Request,
+        block_size: u32,
+        worker: WorkerId,
+        overlap_blocks: u32,
+    ) {
+        let request = Box::new(request.clone());
+        self.hear_peer(now, PeerMessage::Booked { request, block_size, worker, overlap_blocks });
+    }
+
+    /// Something happened to a request of another front end.
+    pub fn hear_life(&mut self, now: SimTime, event: &WorkerEvent) {
+        self.hear_peer(now, PeerMessage::Life(*event));
+    }
+
+    fn hear_peer(&mut self, now: SimTime, message: PeerMessage) {
+        if let Some(delay) = self.sync_delay {
+            self.peers.push_back((now + delay, message));
+        }
+    }
+
+    /// The oracle, if that is its policy: to be shown the truth before
+    /// [`route`](Self::route).
+    pub fn oracle(&mut self) -> Option<&mut Oracle> {
+        self.policy.as_oracle()
+    }
+
+    /// How many leading blocks of the prompt its policy believes each worker to
+    /// hold now; `None` if it keeps no index.
+    pub fn overlap_blocks(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.deliver(now);
+        self.policy.overlap_blocks(request)
     }
 
     /// True if KV events have to be made for this front end.
@@ -136,5 +246,16 @@ impl FrontEnd {
 
     fn deliver(&mut self, now: SimTime) {
         self.feed.deliver(now, |worker, event| self.policy.observe_kv(worker, event));
+        while self.peers.front().is_some_and(|(visible, _)| *visible <= now) {
+            let Some((_, message)) = self.peers.pop_front() else { return };
+            match message {
+                PeerMessage::Booked { request, block_size, worker, overlap_blocks } => {
+                    self.workers[worker.index()].inflight += 1;
+                    let view = request.route_view(block_size);
+                    self.policy.observe_peer(&view, worker, overlap_blocks);
+                }
+                PeerMessage::Life(event) => self.observe(now, &event),
+            }
+        }
     }
 }

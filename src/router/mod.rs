@@ -9,12 +9,73 @@
 //! | requests' first tokens and ends | [`Policy::observe`] | when the response passes the front end |
 //! | blocks stored and removed | [`Policy::observe_kv`] | after the feed's delay |
 //! | gauges that workers report | [`WorkerView::reported`] | as old as the last report, if the policy has a [`Policy::report_period`] |
+//!
+//! # A policy of your own
+//!
+//! A type with [`Policy::route`], and a [`PolicySpec`] that names it. A program
+//! that uses this crate hands that to
+//! [`LoadOptions`](crate::experiment::LoadOptions), and experiments can name and
+//! sweep it as any other:
+//!
+//! ```
+//! use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+//! use kv_router_sim::id::WorkerId;
+//! use kv_router_sim::request::RouteRequest;
+//! use kv_router_sim::router::{ClusterView, Policy, PolicySpec, Verdict};
+//! use kv_router_sim::settings::Invalid;
+//! use kv_router_sim::time::SimTime;
+//! use std::path::Path;
+//!
+//! /// The first worker, in order of id, that has room.
+//! struct FirstWithRoom {
+//!     room: u32,
+//! }
+//!
+//! impl Policy for FirstWithRoom {
+//!     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+//!         let has_room = |&worker: &u32| view.workers[worker as usize].inflight < self.room;
+//!         let found = (0u32..).take(view.workers.len()).find(has_room);
+//!         Verdict::Send(WorkerId(found.unwrap_or(0)))
+//!     }
+//! }
+//!
+//! /// `[router.own]`, where the parameters of such policies stand.
+//! #[derive(serde::Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct Own {
+//!     room: u32,
+//! }
+//!
+//! const FIRST_WITH_ROOM: PolicySpec = PolicySpec::new("first_with_room", |settings, _, _| {
+//!     let room = settings.own::<Own>().map_or(1, |own| own.room);
+//!     Box::new(FirstWithRoom { room })
+//! })
+//! .with_check(|settings| settings.own::<Own>().map(drop));
+//!
+//! let mut options = LoadOptions { policies: vec![FIRST_WITH_ROOM], ..LoadOptions::default() };
+//! for change in [
+//!     "workload.concurrency=60",
+//!     "measure.window=100s",
+//!     "measure.seeds=1",
+//!     "router.own.room=32",
+//!     r#"sweep.router.policy=["round_robin", "first_with_room"]"#,
+//! ] {
+//!     options.overrides.push(change.to_owned());
+//! }
+//! let experiment = Experiment::load(Path::new("experiments/doks-3xh200.toml"), &options)?;
+//! let summary = run(&experiment, RunOptions::default())?.summary;
+//! let skew = |point: usize| summary.points[point].metrics["inflight_skew_mean"].mean;
+//! assert!(skew(1) > skew(0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! In this crate the type and its `PolicySpec`, called `POLICY`, are one file in
+//! `policies/`, and its name is one line in the list there.
 
 mod copies;
 pub mod decider;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
-mod factory;
 pub mod feed;
 pub mod front_end;
 pub mod kv;
@@ -23,23 +84,20 @@ pub mod queued;
 mod select;
 pub mod settings;
 pub mod shadow;
+mod spec;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use front_end::FrontEnd;
+pub use spec::PolicySpec;
 
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
-
-/// Makes a policy inside the job that runs it, so that policies need not be `Send`.
-pub trait PolicyFactory: Send + Sync {
-    /// A fresh policy for one front end; `seed` is all the randomness it gets.
-    fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy>;
-}
+use policies::oracle::Oracle;
 
 /// The facts about a fleet that a router is configured with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,6 +158,29 @@ pub trait Policy {
 
     /// When to ask `release` again even if nothing happens.
     fn wake_at(&self) -> Option<SimTime> {
+        None
+    }
+
+    /// How many leading blocks of the prompt the policy believes each worker to
+    /// hold, in order of id; `None` if it keeps no index.
+    fn overlap_blocks(&self, _request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        None
+    }
+
+    /// Hears that another front end sent `request` to `worker`, which that one
+    /// believed to hold `overlap_blocks` of it; only where front ends tell each
+    /// other. First tokens and ends of such requests come through `observe`.
+    fn observe_peer(
+        &mut self,
+        _request: &RouteRequest<'_>,
+        _worker: WorkerId,
+        _overlap_blocks: u32,
+    ) {
+    }
+
+    /// The oracle, which alone is shown the true state of the fleet: nothing that
+    /// another policy gets has it.
+    fn as_oracle(&mut self) -> Option<&mut Oracle> {
         None
     }
 

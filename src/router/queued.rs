@@ -116,6 +116,14 @@ impl<D: Decider> Policy for Queued<D> {
         self.decider.wants_output_blocks()
     }
 
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.decider.overlap_blocks(request)
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        self.decider.observe_peer(request, worker, overlap_blocks);
+    }
+
     fn notes(&self) -> Vec<(&'static str, f64)> {
         self.decider.notes()
     }

@@ -5,80 +5,22 @@
 //! accepted, and used only by the policies whose doc comment names it; a key
 //! that no policy knows is an error.
 
-use super::PolicyFactory;
-use super::factory::Factory;
-use super::feed::FeedSettings;
+use super::feed::{FeedSettings, RestartSettings};
 use super::kv::Semantics;
-use super::policies::Affinity;
+use super::policies::POLICIES;
+use super::policies::session_affinity::Affinity;
 use super::queued::QueueOrder;
+use super::spec::PolicySpec;
+use super::{ClusterSpec, Policy};
 use crate::settings::{Invalid, count, count_option};
 use crate::time::SimDuration;
+use serde::de::DeserializeOwned;
 use serde::de::value::MapDeserializer;
 use serde::{Deserialize, Serialize};
 
-/// The policies there are; each type's documentation has the rule and its source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyName {
-    /// Workers in turn.
-    RoundRobin,
-    /// A uniform draw.
-    Random,
-    /// Fewest requests in flight.
-    LeastLoaded,
-    /// The less loaded of two drawn.
-    PowerOfTwo,
-    /// All turns of a conversation to one worker.
-    SessionAffinity,
-    /// By the prompt's beginning, on a ring with bounded loads.
-    ConsistentHash,
-    /// Dynamo's KV-aware cost, our own code.
-    Kv,
-    /// Dynamo's KV-aware router, its own code (version 1.6.1).
-    Dynamo,
-    /// `kv` and `dynamo` side by side; one of them drives.
-    Shadow,
-    /// SGLang router's cache-aware policy.
-    SglangCacheAware,
-    /// The weighted scorers of the Gateway API inference extension and llm-d.
-    InferenceExtension,
-    /// The vLLM production stack's prefix-aware mode.
-    PrefixAware,
-    /// The vLLM production stack's KV-aware mode.
-    KvAware,
-    /// Shortest estimated time to the first token.
-    TtftEstimate,
-}
-
-/// Every policy with its name in `router.policy`.
-const POLICIES: [(PolicyName, &str); 14] = [
-    (PolicyName::RoundRobin, "round_robin"),
-    (PolicyName::Random, "random"),
-    (PolicyName::LeastLoaded, "least_loaded"),
-    (PolicyName::PowerOfTwo, "power_of_two"),
-    (PolicyName::SessionAffinity, "session_affinity"),
-    (PolicyName::ConsistentHash, "consistent_hash"),
-    (PolicyName::Kv, "kv"),
-    (PolicyName::Dynamo, "dynamo"),
-    (PolicyName::Shadow, "shadow"),
-    (PolicyName::SglangCacheAware, "sglang_cache_aware"),
-    (PolicyName::InferenceExtension, "inference_extension"),
-    (PolicyName::PrefixAware, "prefix_aware"),
-    (PolicyName::KvAware, "kv_aware"),
-    (PolicyName::TtftEstimate, "ttft_estimate"),
-];
-
-/// The names that `router.policy` takes, for messages.
+/// The names that `router.policy` takes where nobody added policies, for messages.
 pub fn policy_names() -> impl Iterator<Item = &'static str> {
-    POLICIES.iter().map(|(_, name)| *name)
-}
-
-impl PolicyName {
-    /// As written in `router.policy`.
-    pub fn as_str(self) -> &'static str {
-        let found = POLICIES.iter().find(|(policy, _)| *policy == self);
-        found.expect("every policy is in the table").1
-    }
+    POLICIES.iter().map(PolicySpec::name)
 }
 
 /// The `[router]` section. Each key names the policies that use it.
@@ -86,11 +28,23 @@ impl PolicyName {
 #[serde(deny_unknown_fields)]
 pub struct RouterSettings {
     /// Which policy routes.
-    pub policy: PolicyName,
-    /// Front ends that route side by side, each with its own bookings and feed;
-    /// requests reach them in turn. Default 1.
+    pub policy: String,
+    /// Front ends that route side by side, each with its own bookings and feed. Default 1.
     #[serde(default = "default::replicas")]
     pub replicas: u32,
+    /// Which front end a request reaches. Default `"in_turn"`.
+    #[serde(default)]
+    pub spread: Spread,
+    /// Time until a front end hears of the bookings, first tokens and ends of the
+    /// others. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_delay: Option<SimDuration>,
+    /// When all front ends start anew, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSettings>,
+    /// Parameters of a policy that has none of the keys here; see [`Self::own`].
+    #[serde(skip_serializing_if = "toml::Table::is_empty", default)]
+    pub(super) own: toml::Table,
     /// How KV events reach the router.
     #[serde(default)]
     pub(super) feed: FeedSettings,
@@ -232,6 +186,18 @@ pub struct RouterSettings {
     pub prefill_tokens_per_s: f64,
 }
 
+/// Which front end a request reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// One after the other, as behind a balancer that knows nothing of conversations.
+    #[default]
+    InTurn,
+    /// All turns of a conversation reach the same one, conversations in turn, as
+    /// with a client that keeps its connection.
+    ByConversation,
+}
+
 /// Who drives in `policy = "shadow"`; the other one decides for comparison only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -283,21 +249,76 @@ mod default {
 
 impl RouterSettings {
     /// `policy` with every parameter at its default.
-    pub fn new(policy: PolicyName) -> Self {
-        let section = MapDeserializer::new([("policy", policy.as_str())].into_iter());
+    pub fn new(policy: &str) -> Self {
+        let section = MapDeserializer::new([("policy", policy)].into_iter());
         let settings: Result<Self, serde::de::value::Error> = Self::deserialize(section);
         settings.expect("only the policy has no default")
     }
 
     /// Checks the values; keys in the error are relative to `[router]`.
+    ///
+    /// # Errors
+    /// The first setting that will not do.
     pub fn validate(&self) -> Result<(), Invalid> {
-        self.validate_dynamo()?;
+        self.validate_among(&[]).map(drop)
+    }
+
+    /// Checks the values, where `more` policies than this crate's can be named,
+    /// and gives the one that is.
+    ///
+    /// # Errors
+    /// The first setting that will not do.
+    pub fn validate_among(&self, more: &[PolicySpec]) -> Result<PolicySpec, Invalid> {
+        let spec = self.find(more)?;
         Invalid::unless(self.replicas > 0, "replicas", self.replicas, "at least 1")?;
         self.feed.validate().map_err(|invalid| invalid.within("feed"))?;
         Invalid::unless_at_least("overlap_weight", self.overlap_weight, 0.0)?;
         Invalid::unless_at_least("temperature", self.temperature, 0.0)?;
         self.validate_kv()?;
-        self.validate_others()
+        self.validate_others()?;
+        spec.check(self)?;
+        Ok(spec)
+    }
+
+    /// Checks what depends on the fleet; keys in the error are relative to `[router]`.
+    ///
+    /// # Errors
+    /// The first setting that does not fit `workers` workers.
+    pub fn validate_for(&self, workers: u32) -> Result<(), Invalid> {
+        let delays = self.feed.worker_delays.len();
+        Invalid::unless(
+            delays <= workers as usize,
+            "feed.worker_delays",
+            format!("[{delays} delays]"),
+            &format!("at most one delay for each of the {workers} workers"),
+        )
+    }
+
+    fn find(&self, more: &[PolicySpec]) -> Result<PolicySpec, Invalid> {
+        let known = || more.iter().chain(POLICIES);
+        let found = known().find(|spec| spec.name() == self.policy);
+        found.copied().ok_or_else(|| {
+            let far = |spec: &PolicySpec| strsim::damerau_levenshtein(&self.policy, spec.name());
+            let near = known().filter(|spec| far(spec) < 4).min_by_key(|spec| far(spec));
+            let hint = near.map(|spec| format!("; did you mean {:?}?", spec.name()));
+            let names: Vec<String> = known().map(|spec| format!("{:?}", spec.name())).collect();
+            let names = format!("one of {}{}", names.join(", "), hint.unwrap_or_default());
+            Invalid::new("policy", format!("{:?}", self.policy), names)
+        })
+    }
+
+    /// Reads `[router.own]`, the place for the parameters of policies that are
+    /// not this crate's: their [`check`](PolicySpec::with_check) tries it.
+    ///
+    /// # Errors
+    /// If the section does not have the shape of `T`.
+    pub fn own<T: DeserializeOwned>(&self) -> Result<T, Invalid> {
+        let section = toml::Value::Table(self.own.clone());
+        section.clone().try_into().map_err(|error: toml::de::Error| {
+            let problem = error.message().replace('\n', ", ");
+            let shown = section.to_string().replace('\n', " ");
+            Invalid::new("own", shown, format!("what the policy reads: {problem}"))
+        })
     }
 
     fn validate_kv(&self) -> Result<(), Invalid> {
@@ -365,26 +386,9 @@ impl RouterSettings {
         Ok(())
     }
 
-    fn validate_dynamo(&self) -> Result<(), Invalid> {
-        let asked = matches!(self.policy, PolicyName::Dynamo | PolicyName::Shadow);
-        Invalid::unless(
-            cfg!(feature = "dynamo") || !asked,
-            "policy",
-            self.policy.as_str(),
-            "another policy: this build leaves the production router out \
-             (build with the feature `dynamo`)",
-        )?;
-        Invalid::unless(
-            self.policy != PolicyName::Shadow || self.semantics == Semantics::V1_6,
-            "semantics",
-            "0.9",
-            "\"1.6\" where policy = \"shadow\": the production router beside it is 1.6.1",
-        )
-    }
-
     /// The feed with what the policy decides filled in.
     pub fn feed(&self) -> FeedSettings {
-        let by_version = self.policy != PolicyName::Kv || self.semantics == Semantics::V1_6;
+        let by_version = self.policy != "kv" || self.semantics == Semantics::V1_6;
         FeedSettings {
             count_copies: Some(self.feed.count_copies.unwrap_or(by_version)),
             ..self.feed.clone()
@@ -397,7 +401,25 @@ impl RouterSettings {
     }
 
     /// What makes this policy for each front end. To be called on validated settings.
-    pub fn factory(&self) -> Box<dyn PolicyFactory> {
-        Box::new(Factory::new(self))
+    ///
+    /// # Panics
+    /// If the policy is not one of this crate's.
+    pub fn factory(&self) -> Factory {
+        let spec = self.find(&[]).unwrap_or_else(|invalid| panic!("{invalid}"));
+        Factory { spec, settings: self.clone() }
+    }
+}
+
+/// Makes the policy of each front end.
+#[derive(Clone, Debug)]
+pub struct Factory {
+    spec: PolicySpec,
+    settings: RouterSettings,
+}
+
+impl Factory {
+    /// A fresh policy for one front end; `seed` is all the randomness it gets.
+    pub fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
+        self.spec.build(&self.settings, cluster, seed)
     }
 }

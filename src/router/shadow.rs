@@ -138,6 +138,15 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
         self.driver.wants_output_blocks() || self.other.wants_output_blocks()
     }
 
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.driver.overlap_blocks(request)
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        self.driver.observe_peer(request, worker, overlap_blocks);
+        self.other.observe_peer(request, worker, overlap_blocks);
+    }
+
     fn notes(&self) -> Vec<(&'static str, f64)> {
         vec![
             ("shadow_decisions", self.tally.decisions as f64),

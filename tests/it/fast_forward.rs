@@ -7,6 +7,7 @@ use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::time::{SimDuration, SimTime};
+use kv_router_sim::truth::WorkerTruth;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ struct Seen {
     /// Cache events that a router asked for in mid-run, by how many there were.
     peeks: Vec<usize>,
     gauges: Vec<Gauges>,
+    /// What an oracle would be shown for the request at hand.
+    truth: Vec<WorkerTruth>,
     gaps: (u64, Option<f64>, Option<u64>, Option<u64>),
 }
 
@@ -32,6 +35,7 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
         kv: Vec::new(),
         peeks: Vec::new(),
         gauges: Vec::new(),
+        truth: Vec::new(),
         gaps: (0, None, None, None),
     };
     let mut now = SimTime::ZERO;
@@ -40,7 +44,10 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
         while let Some(event) = fleet.next_event(now) {
             seen.events.push(event);
         }
+        let request = request(i, draw, config.block_size);
         if (i as usize).is_multiple_of(peek_every) {
+            let truth = fleet.truth(now).expect("a simulated fleet knows");
+            seen.truth.extend(truth.workers(&request));
             // A router without delay, or one that sees what was between boundaries.
             let delay = SimDuration::from_ps(if i.is_multiple_of(2) { 0 } else { 7_777 });
             let until = SimTime::ZERO + now.since(SimTime::ZERO + delay);
@@ -49,7 +56,6 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
             seen.peeks.push(seen.kv.len() - before);
             seen.gauges.extend(fleet.gauges(now));
         }
-        let request = request(i, draw, config.block_size);
         if fleet.submit(now, WorkerId(0), &request).is_err() {
             seen.rejected.push(request.id);
         }

@@ -9,7 +9,7 @@ use kv_router_sim::engine::Gauges;
 use kv_router_sim::event::{WorkerEvent, WorkerEventKind};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Level, Quantiles, Recorder, Slo};
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::Arrival;
 
@@ -95,7 +95,7 @@ fn mean_inflight_is_rate_times_residence() {
     "#;
     let loops = toml::from_str(toml).expect("settings");
     let config = vllm_config();
-    let router = router(&RouterSettings::new(PolicyName::Kv), &config, 3);
+    let router = router(&RouterSettings::new("kv"), &config, 3);
     let window = SimDuration::from_secs(2_000);
     let run = play(&config, 3, closed_loop(&loops, &config, 5), router, Some(window));
 

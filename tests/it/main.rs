@@ -2,7 +2,9 @@
 
 mod cache_size;
 mod errors;
+mod explain;
 mod fast_forward;
+mod front_ends;
 mod little;
 mod lives;
 mod model_files;
@@ -23,4 +25,5 @@ mod trtllm_cache;
 mod trtllm_timing;
 mod vllm_cache;
 mod vllm_runs;
+mod why;
 mod work_conserving;

@@ -7,7 +7,7 @@ use super::rig::{POLICIES, any_conversations, any_draws, any_engine, arrivals, c
 use super::script::{Run, Script, play, router};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::router::kv::Semantics;
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::Workload;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 /// Every policy, the KV policy in several shapes.
 fn routers() -> Vec<RouterSettings> {
     let kv = |change: fn(&mut RouterSettings)| {
-        let mut settings = RouterSettings::new(PolicyName::Kv);
+        let mut settings = RouterSettings::new("kv");
         change(&mut settings);
         settings
     };

@@ -10,7 +10,7 @@ use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::event::WorkerEventKind;
 use kv_router_sim::id::RequestId;
 use kv_router_sim::request::Request;
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::trace::{PublicTrace, Trace, TraceReplay, TraceStats};
 use kv_router_sim::workload::{Arrival, Workload};
@@ -143,7 +143,7 @@ fn unlimited(rules: Rules, block_size: u32) -> EngineConfig {
 fn hit_blocks(trace: &Arc<Trace>, rules: Rules, block_size: u32) -> u32 {
     let config = unlimited(rules, block_size);
     let replay = Box::new(TraceReplay::new(Arc::clone(trace), block_size, 1.0));
-    let policy = RouterSettings::new(PolicyName::RoundRobin);
+    let policy = RouterSettings::new("round_robin");
     let run = play(&config, 1, replay, router(&policy, &config, 1), None);
     assert_eq!(run.records.len(), trace.rows().len());
     run.records.iter().map(|record| record.cached_tokens / block_size).sum()

@@ -14,7 +14,7 @@ use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::RequestRecord;
 use kv_router_sim::request::{Request, RouteRequest};
 use kv_router_sim::rng::{Stream, Use, stream};
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterView, Policy, Release, Verdict};
 use kv_router_sim::stats;
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -78,7 +78,7 @@ fn one_place_with_fixed_steps_is_m_d_1() {
     for (load, count) in [(0.3, 20_000), (0.6, 40_000), (0.85, 150_000)] {
         let rate_per_s = load / service.as_secs();
         let requests = poisson(count, rate_per_s, |id, _| lone_request(id, 100, 1));
-        let policy = RouterSettings::new(PolicyName::RoundRobin);
+        let policy = RouterSettings::new("round_robin");
         let run = play(&config, 1, Script::new(requests), router(&policy, &config, 1), None);
         let theory_s = load * service.as_secs() / (2.0 * (1.0 - load));
         agrees(&format!("M/D/1 at {load}"), &run.records, queued_s, theory_s, 0.0);
@@ -173,7 +173,7 @@ fn places_of_one_worker_are_m_m_c() {
     let service_s = MEAN_STEPS * STEP.as_secs();
     let rate_per_s = load * f64::from(places) / service_s;
     let requests = poisson(150_000, rate_per_s, geometric);
-    let policy = RouterSettings::new(PolicyName::RoundRobin);
+    let policy = RouterSettings::new("round_robin");
     let run = play(&config, 1, Script::new(requests), router(&policy, &config, 1), None);
     let wait = erlang_c(places, load * f64::from(places));
     let theory_s = wait * service_s / (f64::from(places) * (1.0 - load));

@@ -6,7 +6,7 @@ use super::rig::{any_draws, any_engine, arrivals, cases, lone_request};
 use super::script::{Script, front_end, play};
 use kv_router_sim::id::WorkerId;
 use kv_router_sim::request::RouteRequest;
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
 use kv_router_sim::time::SimTime;
 use proptest::prelude::*;
@@ -69,7 +69,7 @@ proptest! {
         for (worker, &name) in (0..).zip(&names) {
             view[name as usize].inflight = worker * step;
         }
-        let factory = RouterSettings::new(PolicyName::LeastLoaded).factory();
+        let factory = RouterSettings::new("least_loaded").factory();
         let request = lone_request(0, 10, 1);
         let verdict = factory.build(&cluster, seed).route(
             SimTime::ZERO,

@@ -8,7 +8,7 @@ use kv_router_sim::engine::roofline::Roofline;
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::id::{BlockId, ConversationId, RequestId};
 use kv_router_sim::request::{BlockRun, Content, Request};
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::conversations::{ConversationSettings, Conversations};
 use proptest::prelude::*;
@@ -229,5 +229,4 @@ pub(crate) fn any_policy() -> impl Strategy<Value = RouterSettings> {
 }
 
 /// Every policy that neither holds nor rejects.
-pub(crate) const POLICIES: [PolicyName; 4] =
-    [PolicyName::RoundRobin, PolicyName::Random, PolicyName::LeastLoaded, PolicyName::Kv];
+pub(crate) const POLICIES: [&str; 5] = ["round_robin", "random", "least_loaded", "kv", "oracle"];

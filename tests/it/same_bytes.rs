@@ -2,7 +2,7 @@
 //! order of runs and seeds.
 
 use kv_router_sim::experiment::results::{Metric, Summary};
-use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run, simulate};
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, Watch, run, simulate};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -110,9 +110,10 @@ fn the_order_of_seeds_and_runs_changes_no_number() {
 #[test]
 fn a_run_does_not_remember_the_run_before() {
     let experiment = experiment(&[]);
+    let watch = Watch { requests: true, ..Watch::default() };
     let once = |run: usize, seed| {
         let spec = &experiment.runs[run];
-        simulate(&spec.settings, &spec.levels, seed, true).expect("runs")
+        simulate(&spec.settings, &spec.levels, seed, watch).expect("runs")
     };
     let first = once(7, 1);
     for (run, seed) in [(0, 1), (7, 2), (5, 1)] {

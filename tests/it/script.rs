@@ -5,7 +5,7 @@ use kv_router_sim::driver::{Driver, Schedule};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::{Gauges, StepRecord};
 use kv_router_sim::event::{KvEvent, RejectReason, WorkerEvent};
-use kv_router_sim::fleet::{Fleet, SimulatedFleet};
+use kv_router_sim::fleet::{Fleet, SimulatedFleet, Truth};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::request::Request;
@@ -73,6 +73,10 @@ impl Fleet for Watched {
         self.fleet.gauges(now)
     }
 
+    fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {
+        self.fleet.truth(now)
+    }
+
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram {
         self.fleet.take_token_gaps(now)
     }
@@ -119,15 +123,31 @@ pub(crate) fn play(
     front_end: FrontEnd,
     window: Option<SimDuration>,
 ) -> Run {
+    play_behind(config, workers, workload, vec![front_end], window, false)
+}
+
+/// As [`play`], behind several front ends, and measuring why if asked to.
+pub(crate) fn play_behind(
+    config: &EngineConfig,
+    workers: u32,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+    window: Option<SimDuration>,
+    why: bool,
+) -> Run {
+    let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let config = Arc::new(config.clone());
-    let mut fleet = SimulatedFleet::new(workers, &config, front_end.wants_kv_events());
+    let mut fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
     fleet.record_steps();
-    if front_end.wants_output_blocks() {
+    if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new() };
-    let recorder = Recorder::new(workers, true);
-    let mut driver = Driver::new(fleet, workload, vec![front_end], recorder, config.block_size);
+    let mut recorder = Recorder::new(workers, true);
+    if why {
+        recorder = recorder.measure_why(config.block_size);
+    }
+    let mut driver = Driver::new(fleet, workload, front_ends, recorder, config.block_size);
     let schedule = Schedule {
         concurrency: vec![0],
         warmup: SimDuration::ZERO,

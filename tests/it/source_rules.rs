@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 11] = [
     &["time", "id", "rng", "stats"],
     &["settings", "request", "queue"],
-    &["event"],
+    &["event", "truth"],
     &["kv"],
     &["engine", "router", "workload"],
     &["fleet", "recorder"],

@@ -5,7 +5,7 @@ use super::script::{Run, Script, play, router};
 use kv_router_sim::engine::config::{EngineConfig, HostTime};
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::recorder::End;
-use kv_router_sim::router::settings::{PolicyName, RouterSettings};
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 
@@ -26,7 +26,7 @@ fn union(mut intervals: Vec<Interval>) -> Vec<Interval> {
 }
 
 fn play_alone(config: &EngineConfig, script: Box<Script>) -> Run {
-    let policy = RouterSettings::new(PolicyName::RoundRobin);
+    let policy = RouterSettings::new("round_robin");
     play(config, 1, script, router(&policy, config, 1), None)
 }
 

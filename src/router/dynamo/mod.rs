@@ -308,6 +308,28 @@ impl DynamoPolicy {
         };
         (0..self.workers.len()).map(parts).collect()
     }
+
+    /// Counts `asked` as in flight on `worker`.
+    fn add(&mut self, asked: Asked, worker: WorkerId) {
+        let cached = self.cached_tokens(asked.overlap_blocks[worker.index()]);
+        let booking = SequenceRequest {
+            request_id: asked.request.to_string(),
+            token_sequence: asked.counted,
+            track_prefill_tokens: self.params.track_prefill_tokens,
+            expected_output_tokens: self.params.expected_output_tokens,
+            prefill_load_hint: Some(PrefillLoadHint {
+                initial_effective_prefill_tokens: effective_prefill_tokens(
+                    asked.prompt_tokens,
+                    cached,
+                ),
+                expected_prefill_duration: None,
+            }),
+            worker: rank(worker),
+            lora_name: None,
+        };
+        let booked = self.tracker.add_request(booking, self.now);
+        booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", asked.request));
+    }
 }
 
 impl Decider for DynamoPolicy {
@@ -342,30 +364,15 @@ impl Decider for DynamoPolicy {
 
     fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
         self.set_clock(now);
-        let cached = self.cached_tokens(asked.overlap_blocks[worker.index()]);
-        let booking = SequenceRequest {
-            request_id: asked.request.to_string(),
-            token_sequence: asked.counted,
-            track_prefill_tokens: self.params.track_prefill_tokens,
-            expected_output_tokens: self.params.expected_output_tokens,
-            prefill_load_hint: Some(PrefillLoadHint {
-                initial_effective_prefill_tokens: effective_prefill_tokens(
-                    asked.prompt_tokens,
-                    cached,
-                ),
-                expected_prefill_duration: None,
-            }),
-            worker: rank(worker),
-            lora_name: None,
-        };
-        let booked = self.tracker.add_request(booking, self.now);
-        booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", asked.request));
+        let (request, prompt_tokens, prompt) =
+            (asked.request, asked.prompt_tokens, asked.prompt.clone());
+        self.add(asked, worker);
         if let Some(outputs) = &mut self.outputs {
-            outputs.book(asked.request, asked.prompt_tokens);
+            outputs.book(request, prompt_tokens);
         }
         if let Some(guesses) = &mut self.guesses {
-            guesses.sent(worker, &asked.prompt, self.now);
-            self.apply(worker, stored(None, asked.prompt));
+            guesses.sent(worker, &prompt, self.now);
+            self.apply(worker, stored(None, prompt));
         }
     }
 
@@ -375,7 +382,6 @@ impl Decider for DynamoPolicy {
         (0..self.workers.len()).map(of).min().unwrap_or(0) as u64
     }
 }
-
 impl Policy for DynamoPolicy {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         self.route_at_once(now, request)
@@ -417,6 +423,16 @@ impl Policy for DynamoPolicy {
             KvEvent::Removed { run } => removed(ids(run).rev()),
         };
         self.apply(worker, data);
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.tree.as_ref().map(|_| self.ask(request).overlap_blocks)
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        let mut asked = self.ask(request);
+        asked.overlap_blocks[worker.index()] = overlap_blocks;
+        self.add(asked, worker);
     }
 
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {

@@ -131,6 +131,20 @@ impl KvPolicy {
         })
     }
 
+    /// Counts `asked` as in flight on `worker`.
+    fn add(&mut self, asked: &Asked, worker: WorkerId) {
+        let uncached = uncached_tokens(&self.ask(asked), asked.overlap_blocks[worker.index()]);
+        let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
+        let order = Order {
+            request: asked.request,
+            prompt_tokens: asked.prompt_tokens,
+            prefill_tokens: if self.params.track_prefill_tokens { uncached } else { 0 },
+            prompt,
+            shared: self.params.assume_kv_reuse,
+        };
+        self.tracker.book(worker, &order);
+    }
+
     fn overloaded(&self, index: usize) -> bool {
         self.params.overload.holds(&self.tracker.loads()[index], self.blocks_per_worker)
     }
@@ -221,16 +235,7 @@ impl Decider for KvPolicy {
                 self.tracker.free(request);
             }
         }
-        let uncached = uncached_tokens(&self.ask(&asked), asked.overlap_blocks[worker.index()]);
-        let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
-        let order = Order {
-            request: asked.request,
-            prompt_tokens: asked.prompt_tokens,
-            prefill_tokens: if self.params.track_prefill_tokens { uncached } else { 0 },
-            prompt,
-            shared: self.params.assume_kv_reuse,
-        };
-        self.tracker.book(worker, &order);
+        self.add(&asked, worker);
         if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
             approximate.sent(now, worker, &asked.prompt, index);
         }
@@ -272,6 +277,24 @@ impl Policy for KvPolicy {
 
     fn wants_output_blocks(&self) -> bool {
         self.tracker.counts_outputs()
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.index.as_ref()?;
+        let mut overlap_blocks = Vec::new();
+        self.find_overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
+        Some(overlap_blocks)
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        let mut asked = Asked {
+            request: request.id,
+            prompt_tokens: request.prompt_tokens,
+            prompt: request.blocks.runs().collect(),
+            overlap_blocks: vec![0; self.workers()],
+        };
+        asked.overlap_blocks[worker.index()] = overlap_blocks;
+        self.add(&asked, worker);
     }
 
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {

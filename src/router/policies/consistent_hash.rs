@@ -2,8 +2,19 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::mix;
-use crate::router::{ClusterView, Policy, Verdict};
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
+
+/// See [`ConsistentHash`].
+pub const POLICY: PolicySpec = PolicySpec::new("consistent_hash", |settings, cluster, _| {
+    let params = HashParams {
+        prefix_blocks: settings.hash_prefix_blocks,
+        replication: settings.hash_replication,
+        load_factor: settings.hash_load_factor,
+    };
+    Box::new(ConsistentHash::new(params, cluster.workers))
+});
 
 /// Parameters of [`ConsistentHash`], as in
 /// [`RouterSettings`](crate::router::settings::RouterSettings).
@@ -52,18 +63,56 @@ impl ConsistentHash {
     }
 }
 
-impl Policy for ConsistentHash {
-    fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let inflight = view.workers.iter().map(|worker| u64::from(worker.inflight));
+impl ConsistentHash {
+    /// Requests that a worker may have in flight, the one on its way included.
+    fn most(&self, view: &ClusterView<'_>) -> f64 {
+        let inflight: u64 = view.workers.iter().map(|worker| u64::from(worker.inflight)).sum();
         // The mean counts the request on its way, as does each worker's load.
-        let mean = (inflight.sum::<u64>() + 1) as f64 / view.workers.len() as f64;
-        let most = (mean * self.params.load_factor).ceil();
+        let mean = (inflight + 1) as f64 / view.workers.len() as f64;
+        (mean * self.params.load_factor).ceil()
+    }
+
+    /// Workers from the key on along the ring, each as often as it has points.
+    fn candidates(&self, request: &RouteRequest<'_>) -> impl Iterator<Item = WorkerId> + '_ {
         let key = self.key(request);
         let start = self.ring.partition_point(|(point, _)| *point < key);
         let (after, before) = (&self.ring[start..], &self.ring[..start]);
-        let free = |worker: &WorkerId| f64::from(view.workers[worker.index()].inflight + 1) <= most;
-        let mut candidates = after.iter().chain(before).map(|(_, worker)| *worker);
+        after.iter().chain(before).map(|(_, worker)| *worker)
+    }
+}
+
+fn room(view: &ClusterView<'_>, worker: WorkerId, most: f64) -> bool {
+    f64::from(view.workers[worker.index()].inflight + 1) <= most
+}
+
+impl Policy for ConsistentHash {
+    fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        let most = self.most(view);
+        let has_room = |worker: &WorkerId| room(view, *worker, most);
         // Some worker is at or below the mean, so one is always found.
-        Verdict::Send(candidates.find(free).unwrap_or(worker_at(0)))
+        Verdict::Send(self.candidates(request).find(has_room).unwrap_or(worker_at(0)))
+    }
+
+    /// How many workers come before it on the ring; more than all of them without room.
+    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let most = self.most(view);
+        let mut order: Vec<WorkerId> = Vec::new();
+        for worker in self.candidates(request) {
+            if !order.contains(&worker) {
+                order.push(worker);
+            }
+        }
+        let cost = |at: usize| {
+            let worker = worker_at(at);
+            let place = order.iter().position(|other| *other == worker).unwrap_or(order.len());
+            let full = !room(view, worker, most);
+            let parts = vec![
+                ("ring_place", place as f64),
+                ("inflight", f64::from(view.workers[at].inflight)),
+            ];
+            let behind = if full { order.len() } else { 0 };
+            CostParts { worker, cost: (place + behind) as f64, parts }
+        };
+        (0..view.workers.len()).map(cost).collect()
     }
 }

@@ -1,12 +1,27 @@
 use super::sent::SentPrompts;
 use super::worker_at;
 use crate::event::WorkerEvent;
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::kv::Bookings;
 use crate::router::select::Ties;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
 use crate::time::{SimDuration, SimTime};
+
+/// See [`InferenceExtension`].
+pub const POLICY: PolicySpec = PolicySpec::new("inference_extension", |settings, cluster, seed| {
+    let params = ScorerParams {
+        prefix_weight: settings.prefix_weight,
+        kv_weight: settings.kv_weight,
+        queue_weight: settings.queue_weight,
+        max_prefix_blocks: settings.max_prefix_blocks,
+        lru_capacity_blocks: settings.lru_capacity_blocks,
+        report_period: settings.report_period,
+    };
+    Box::new(InferenceExtension::new(params, cluster, seed))
+});
 
 /// Parameters of [`InferenceExtension`], as in
 /// [`RouterSettings`](crate::router::settings::RouterSettings).
@@ -113,6 +128,10 @@ impl Policy for InferenceExtension {
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
         self.bookings.observe(event);
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, _: u32) {
+        self.bookings.book(request, worker, 0);
     }
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {

@@ -3,9 +3,15 @@ use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::kv::CachedPrefixes;
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use std::collections::VecDeque;
+
+/// See [`KvAware`].
+pub const POLICY: PolicySpec = PolicySpec::new("kv_aware", |settings, cluster, _| {
+    Box::new(KvAware::new(settings.kv_aware_threshold_tokens, cluster))
+});
 
 /// Time over which requests per second are counted: the production stack's
 /// `--request-stats-window` default.
@@ -38,6 +44,13 @@ impl KvAware {
         }
     }
 
+    /// True if so little is left of the prompt beside `blocks` that a match counts.
+    fn counts(&self, request: &RouteRequest<'_>, blocks: u32) -> bool {
+        let held = u64::from(blocks) * u64::from(self.block_size);
+        let left = u64::from(request.prompt_tokens).saturating_sub(held);
+        blocks > 0 && left <= u64::from(self.threshold_tokens)
+    }
+
     fn least_recently_busy(&mut self, now: SimTime) -> usize {
         for sent in &mut self.sent {
             while sent.front().is_some_and(|at| now.since(*at) > WINDOW) {
@@ -59,12 +72,13 @@ impl Policy for KvAware {
         let overlaps = self.cached.overlaps(request, view.workers.len());
         let best = overlaps.iter().copied().enumerate().max_by_key(|(at, b)| (*b, usize::MAX - at));
         let (at, blocks) = best.expect("a fleet has workers");
-        let left = u64::from(request.prompt_tokens)
-            .saturating_sub(u64::from(blocks) * u64::from(self.block_size));
-        let hit = blocks > 0 && left <= u64::from(self.threshold_tokens);
-        let chosen = if hit { at } else { self.least_recently_busy(now) };
+        let chosen = if self.counts(request, blocks) { at } else { self.least_recently_busy(now) };
         self.sent[chosen].push_back(now);
         Verdict::Send(worker_at(chosen))
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        Some(self.cached.overlaps(request, self.sent.len()))
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -73,5 +87,19 @@ impl Policy for KvAware {
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         self.cached.apply(worker, event);
+    }
+
+    /// Blocks held, where a match counts (taken as a gain); else requests sent in
+    /// the last minute, as of the decision before.
+    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let overlaps = self.cached.overlaps(request, view.workers.len());
+        let hit = self.counts(request, overlaps.iter().copied().max().unwrap_or(0));
+        let cost = |(at, &overlap): (usize, &u32)| {
+            let sent = self.sent[at].len() as f64;
+            let cost = if hit { -f64::from(overlap) } else { sent };
+            let parts = vec![("overlap_blocks", f64::from(overlap)), ("sent_requests", sent)];
+            CostParts { worker: worker_at(at), cost, parts }
+        };
+        overlaps.iter().enumerate().map(cost).collect()
     }
 }

@@ -2,8 +2,13 @@ use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::select::Ties;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
+
+/// See [`LeastLoaded`].
+pub const POLICY: PolicySpec =
+    PolicySpec::new("least_loaded", |_, _, seed| Box::new(LeastLoaded::new(seed)));
 
 /// The worker with the fewest requests in flight from this front end; among
 /// equals one drawn uniformly.

@@ -1,34 +1,47 @@
-//! The policies other than Dynamo's KV-aware routing, one small file each.
+//! The policies, one small file each, and the list of them.
 //!
 //! Each states its public source. Where the original depends on the order of a
 //! hash map, ours draws from the policy's seed or goes by worker id, and says so.
+//!
+//! A new policy is one file here, with its type, [`Policy::route`](super::Policy::route)
+//! and a constant `POLICY`, and one line below. (`rustfmt` does not follow
+//! modules that a macro declares; `.ci/run` names these files to it.)
 
-mod consistent_hash;
-mod inference_extension;
-mod kv_aware;
-mod least_loaded;
-mod power_of_two;
-mod prefix_aware;
-mod random;
-mod round_robin;
 mod sent;
-mod session_affinity;
-mod sglang_cache_aware;
-mod ttft_estimate;
 
-pub use consistent_hash::{ConsistentHash, HashParams};
-pub use inference_extension::{InferenceExtension, ScorerParams};
-pub use kv_aware::KvAware;
-pub use least_loaded::LeastLoaded;
-pub use power_of_two::PowerOfTwo;
-pub use prefix_aware::PrefixAware;
-pub use random::Random;
-pub use round_robin::RoundRobin;
-pub use session_affinity::{Affinity, SessionAffinity, SessionParams};
-pub use sglang_cache_aware::{CacheAwareParams, SglangCacheAware};
-pub use ttft_estimate::TtftEstimate;
-
+use super::spec::PolicySpec;
 use crate::id::WorkerId;
+
+/// Declares the modules and lists their policies.
+macro_rules! policies {
+    ($($name:ident,)*) => {
+        $(
+            #[doc = concat!("`router.policy = \"", stringify!($name), "\"`.")]
+            pub mod $name;
+        )*
+
+        /// Every policy of this crate, in the order in which messages list them.
+        pub const POLICIES: &[PolicySpec] = &[$($name::POLICY),*];
+    };
+}
+
+policies! {
+    round_robin,
+    random,
+    least_loaded,
+    power_of_two,
+    session_affinity,
+    consistent_hash,
+    kv,
+    dynamo,
+    shadow,
+    sglang_cache_aware,
+    inference_extension,
+    prefix_aware,
+    kv_aware,
+    ttft_estimate,
+    oracle,
+}
 
 /// The worker at `index` of a list in order of id.
 #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]

@@ -1,9 +1,14 @@
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::{ClusterView, Policy, Verdict};
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+
+/// See [`PowerOfTwo`].
+pub const POLICY: PolicySpec =
+    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed)));
 
 /// The less loaded of two different workers drawn uniformly, by requests in
 /// flight; the first drawn if they are equal.
@@ -33,5 +38,15 @@ impl Policy for PowerOfTwo {
         let inflight = |worker: usize| view.workers[worker].inflight;
         let chosen = if inflight(second) < inflight(first) { second } else { first };
         Verdict::Send(worker_at(chosen))
+    }
+
+    /// Of all workers; only two are drawn and compared.
+    fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let cost = |(at, inflight): (usize, u32)| CostParts {
+            worker: worker_at(at),
+            cost: f64::from(inflight),
+            parts: vec![("inflight", f64::from(inflight))],
+        };
+        view.workers.iter().map(|worker| worker.inflight).enumerate().map(cost).collect()
     }
 }

@@ -2,9 +2,15 @@ use super::sent::SentPrompts;
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::{ClusterView, Policy, Verdict};
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+
+/// See [`PrefixAware`].
+pub const POLICY: PolicySpec = PolicySpec::new("prefix_aware", |_, cluster, seed| {
+    Box::new(PrefixAware::new(cluster.workers, seed))
+});
 
 /// A worker drawn among those that got the longest beginning of the prompt
 /// before; among all if none got any.
@@ -35,5 +41,19 @@ impl Policy for PrefixAware {
         };
         self.sent.insert(worker, request.blocks.iter());
         Verdict::Send(worker)
+    }
+
+    /// 0 for the workers among which it draws, 1 for the others.
+    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let longest = self.sent.longest(request.blocks);
+        let mut matched = vec![0; view.workers.len()];
+        self.sent.overlaps(request.blocks, request.blocks.len(), &mut matched);
+        let cost = |(at, &matched): (usize, &u32)| {
+            let worker = worker_at(at);
+            let is_drawn = longest.workers.is_empty() || longest.workers.contains(&worker);
+            let parts = vec![("matched_blocks", f64::from(matched))];
+            CostParts { worker, cost: f64::from(u8::from(!is_drawn)), parts }
+        };
+        matched.iter().enumerate().map(cost).collect()
     }
 }

@@ -1,9 +1,13 @@
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+
+/// See [`Random`].
+pub const POLICY: PolicySpec = PolicySpec::new("random", |_, _, seed| Box::new(Random::new(seed)));
 
 /// A worker drawn uniformly for every request.
 #[derive(Debug)]

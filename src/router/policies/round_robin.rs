@@ -1,7 +1,12 @@
 use super::worker_at;
 use crate::request::RouteRequest;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
+
+/// See [`RoundRobin`].
+pub const POLICY: PolicySpec =
+    PolicySpec::new("round_robin", |_, _, _| Box::new(RoundRobin::default()));
 
 /// Workers in turn, in order of id, from worker 0.
 ///

@@ -1,12 +1,24 @@
-use super::LeastLoaded;
+use super::least_loaded::LeastLoaded;
+use super::worker_at;
 use crate::event::{WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::mix;
-use crate::router::{ClusterView, Policy, Verdict};
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
+
+/// See [`SessionAffinity`].
+pub const POLICY: PolicySpec = PolicySpec::new("session_affinity", |settings, _, seed| {
+    let params = SessionParams {
+        affinity: settings.session_affinity,
+        ttl: settings.session_ttl,
+        slack_requests: settings.session_slack_requests,
+    };
+    Box::new(SessionAffinity::new(params, seed))
+});
 
 /// What a session does when its worker is busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,5 +150,23 @@ impl Policy for SessionAffinity {
             session.last_activity = now;
             session.inflight -= u32::from(ended);
         }
+    }
+
+    /// 0 for the worker of the conversation and 1 for the others; requests in
+    /// flight where it has none yet. Whether the session has expired, or is to
+    /// move, is decided on routing.
+    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let of_request = |session: &Session| session.conversation == request.conversation;
+        let session = self.sessions.find(mix(u64::from(request.conversation.0)), of_request);
+        let cost = |(at, inflight): (usize, u32)| {
+            let worker = worker_at(at);
+            let bound = session.map(|session| u32::from(session.worker != worker));
+            CostParts {
+                worker,
+                cost: f64::from(bound.unwrap_or(inflight)),
+                parts: vec![("inflight", f64::from(inflight))],
+            }
+        };
+        view.workers.iter().map(|worker| worker.inflight).enumerate().map(cost).collect()
     }
 }

@@ -4,9 +4,22 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::select::Ties;
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::router::spec::PolicySpec;
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
+
+/// See [`SglangCacheAware`].
+pub const POLICY: PolicySpec = PolicySpec::new("sglang_cache_aware", |settings, cluster, seed| {
+    let params = CacheAwareParams {
+        cache_threshold: settings.cache_threshold,
+        balance_abs_threshold: settings.balance_abs_threshold,
+        balance_rel_threshold: settings.balance_rel_threshold,
+        eviction_interval: settings.eviction_interval,
+        max_tree_tokens: settings.max_tree_tokens,
+    };
+    Box::new(SglangCacheAware::new(params, cluster, seed))
+});
 
 /// Parameters of [`SglangCacheAware`], as in
 /// [`RouterSettings`](crate::router::settings::RouterSettings).
@@ -41,6 +54,17 @@ pub struct SglangCacheAware {
     draws: Stream,
 }
 
+/// What a worker is chosen by.
+#[derive(Debug, PartialEq)]
+enum Rule {
+    /// The fewest requests in flight.
+    Load,
+    /// A draw among these.
+    Match(Vec<WorkerId>),
+    /// The fewest blocks sent.
+    Sent,
+}
+
 impl SglangCacheAware {
     /// A policy for `cluster`; `seed` decides among equals.
     pub fn new(params: CacheAwareParams, cluster: &ClusterSpec, seed: u64) -> Self {
@@ -53,24 +77,34 @@ impl SglangCacheAware {
         }
     }
 
-    fn choose(&mut self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> usize {
+    /// What decides about a request.
+    fn rule(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Rule {
         let loads = || view.workers.iter().map(|worker| worker.inflight);
         let (least, most) = (loads().min().unwrap_or(0), loads().max().unwrap_or(0));
         let CacheAwareParams { balance_abs_threshold, balance_rel_threshold, .. } = self.params;
-        let imbalanced = most - least > balance_abs_threshold
-            && f64::from(most) > f64::from(least) * balance_rel_threshold;
-        let mut choice = Ties::default();
-        if imbalanced {
-            loads().enumerate().for_each(|(at, load)| choice.offer(at, load, &mut self.draws));
-            return choice.chosen();
+        if most - least > balance_abs_threshold
+            && f64::from(most) > f64::from(least) * balance_rel_threshold
+        {
+            return Rule::Load;
         }
         let longest = self.sent.longest(request.blocks);
         let matched_tokens = f64::from(longest.blocks) * f64::from(self.block_size);
         if matched_tokens / f64::from(request.prompt_tokens) > self.params.cache_threshold {
-            return longest.workers[self.draws.random_range(0..longest.workers.len())].index();
+            return Rule::Match(longest.workers);
         }
-        for at in 0..view.workers.len() {
-            choice.offer(at, self.sent.held_blocks(worker_at(at)), &mut self.draws);
+        Rule::Sent
+    }
+
+    fn choose(&mut self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> usize {
+        let rule = self.rule(request, view);
+        if let Rule::Match(workers) = &rule {
+            return workers[self.draws.random_range(0..workers.len())].index();
+        }
+        let mut choice = Ties::default();
+        for (at, worker) in view.workers.iter().enumerate() {
+            let sent_blocks = self.sent.held_blocks(worker_at(at));
+            let cost = if rule == Rule::Load { worker.inflight } else { sent_blocks };
+            choice.offer(at, cost, &mut self.draws);
         }
         choice.chosen()
     }
@@ -98,5 +132,24 @@ impl Policy for SglangCacheAware {
         let blocks = request.blocks;
         self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
         Verdict::Send(worker)
+    }
+
+    /// By the rule that holds: requests in flight, blocks sent, or 0 for the
+    /// workers with the longest match and 1 for the others.
+    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let rule = self.rule(request, view);
+        let cost = |(at, inflight): (usize, u32)| {
+            let worker = worker_at(at);
+            let sent_blocks = self.sent.held_blocks(worker);
+            let cost = match &rule {
+                Rule::Load => inflight,
+                Rule::Match(workers) => u32::from(!workers.contains(&worker)),
+                Rule::Sent => sent_blocks,
+            };
+            let parts =
+                vec![("inflight", f64::from(inflight)), ("sent_blocks", f64::from(sent_blocks))];
+            CostParts { worker, cost: f64::from(cost), parts }
+        };
+        view.workers.iter().map(|worker| worker.inflight).enumerate().map(cost).collect()
     }
 }

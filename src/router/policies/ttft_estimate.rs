@@ -5,8 +5,14 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::kv::{Bookings, CachedPrefixes};
 use crate::router::select::Ties;
+use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
+
+/// See [`TtftEstimate`].
+pub const POLICY: PolicySpec = PolicySpec::new("ttft_estimate", |settings, cluster, seed| {
+    Box::new(TtftEstimate::new(settings.prefill_tokens_per_s, cluster, seed))
+});
 
 /// The worker with the shortest estimated time to the first token: the time
 /// until it has room, the prompts before this one, and this prompt's uncached part.
@@ -113,6 +119,14 @@ impl Policy for TtftEstimate {
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         self.cached.apply(worker, event);
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        Some(self.cached.overlaps(request, self.cluster.workers as usize))
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        self.bookings.book(request, worker, self.uncached_tokens(request, overlap_blocks));
     }
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {

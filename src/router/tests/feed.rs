@@ -130,6 +130,89 @@ proptest! {
     }
 }
 
+proptest! {
+    /// With recovery nothing is lost, doubled or out of order, up to the last
+    /// event that is followed by one that arrives.
+    #[test]
+    fn recovery_makes_good_what_was_lost_or_overtaken(
+        published in prop::collection::vec((0u32..3, 0u64..50), 0..60),
+        (loss_ratio, reorder_ratio, jitter) in (0.0..0.9f64, 0.0..0.9f64, 0u64..40),
+        looks in prop::collection::vec(0u64..400, 0..6),
+    ) {
+        let feed = FeedSettings {
+            delay: SimDuration::from_ps(5),
+            jitter: SimDuration::from_ps(jitter),
+            loss_ratio,
+            reorder_ratio,
+            reorder_delay: SimDuration::from_ps(70),
+            recovery_delay: Some(SimDuration::from_ps(90)),
+            ..FeedSettings::default()
+        };
+        let (mut front_end, heard) = front_end(&feed);
+        let mut sent: Vec<Vec<KvEvent>> = vec![Vec::new(); 3];
+        let mut at = 0;
+        // Enough at the end that some of them arrive.
+        let tail = (0..600u32).map(|n| (n % 3, 10));
+        for (id, (worker, pause)) in (0..).zip(published.iter().copied().chain(tail)) {
+            at += pause;
+            front_end.hear_kv(SimTime::from_ps(at), WorkerId(worker), stored(id, 1));
+            sent[worker as usize].push(stored(id, 1));
+        }
+        for look in looks.into_iter().chain([1_000_000]) {
+            route(&mut front_end, SimTime::from_ps(look.max(1)));
+        }
+        let mut got: Vec<Vec<KvEvent>> = vec![Vec::new(); 3];
+        heard.try_iter().for_each(|(worker, event)| got[worker.index()].push(event));
+        for (worker, (got, sent)) in got.iter().zip(&sent).enumerate() {
+            prop_assert_eq!(got.as_slice(), &sent[..got.len()]);
+            let before_tail = published.iter().filter(|(to, _)| *to as usize == worker).count();
+            prop_assert!(got.len() > before_tail);
+        }
+    }
+
+    /// A front end that starts anew and is told what workers hold knows what it
+    /// would know without; one that is not told knows what comes after.
+    #[test]
+    fn a_restart_forgets_and_recovery_tells_again(
+        published in prop::collection::vec((0u32..3, 0u64..50), 0..60),
+        (restart, delay, told) in (0u64..1_000, 0u64..100, any::<bool>()),
+    ) {
+        let feed = FeedSettings { delay: SimDuration::from_ps(delay), ..FeedSettings::default() };
+        let (ear, heard) = channel();
+        let (deaf, _kept) = channel();
+        let recovery = told.then_some(SimDuration::from_ps(300));
+        let restart = SimTime::from_ps(restart);
+        let mut front_end = FrontEnd::new(Box::new(Ear(deaf)), 3, &feed, 7).restart_at(
+            restart,
+            Box::new(Ear(ear)),
+            recovery,
+        );
+        let mut sent: Vec<Vec<KvEvent>> = vec![Vec::new(); 3];
+        let mut at = SimTime::ZERO;
+        for (id, (worker, pause)) in (0..).zip(published) {
+            at += SimDuration::from_ps(pause);
+            if at >= restart && front_end.restart_due().is_some() {
+                front_end.restart(restart);
+            }
+            front_end.hear_kv(at, WorkerId(worker), stored(id, 1));
+            if told || at >= restart {
+                sent[worker as usize].push(stored(id, 1));
+            }
+        }
+        if front_end.restart_due().is_some() {
+            front_end.restart(restart);
+        }
+        route(&mut front_end, SimTime::from_ps(restart.as_ps() + 299));
+        if told {
+            prop_assert_eq!(heard.try_iter().count(), 0, "not before workers have told");
+        }
+        let mut got: Vec<Vec<KvEvent>> = vec![Vec::new(); 3];
+        route(&mut front_end, SimTime::from_ps(1_000_000));
+        heard.try_iter().for_each(|(worker, event)| got[worker.index()].push(event));
+        prop_assert_eq!(got, sent);
+    }
+}
+
 #[test]
 fn lost_events_never_arrive() {
     for (loss_ratio, least, most) in [(1.0, 0, 0), (0.5, 430, 570), (0.0, 1_000, 1_000)] {

@@ -2,7 +2,7 @@
 
 use crate::id::WorkerId;
 use crate::router::feed::FeedSettings;
-use crate::router::settings::{PolicyName, RouterSettings, policy_names};
+use crate::router::settings::{RouterSettings, policy_names};
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
 use crate::router::{ClusterView, FrontEnd, Verdict, WorkerView};
@@ -10,7 +10,7 @@ use crate::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 
 /// The workers that `policy` sends 3,000 requests to when `inflight` never changes.
-fn choices(policy: PolicyName, inflight: &[u32], seed: u64) -> Vec<usize> {
+fn choices(policy: &str, inflight: &[u32], seed: u64) -> Vec<usize> {
     let mut texts = Texts::default();
     let text = texts.add(None);
     let request = texts.request(0, text, 100, 16);
@@ -35,23 +35,22 @@ fn counts(choices: &[usize], workers: usize) -> Vec<usize> {
 #[test]
 fn round_robin_takes_workers_in_turn() {
     let expected: Vec<usize> = (0..3_000).map(|n| n % 3).collect();
-    assert_eq!(choices(PolicyName::RoundRobin, &[5, 0, 9], 1), expected);
+    assert_eq!(choices("round_robin", &[5, 0, 9], 1), expected);
 }
 
 #[test]
 fn random_is_uniform_and_seeded() {
-    let drawn = choices(PolicyName::Random, &[5, 0, 9], 1);
+    let drawn = choices("random", &[5, 0, 9], 1);
     for count in counts(&drawn, 3) {
         assert!((900..1_100).contains(&count), "{count} of 3000");
     }
-    assert_eq!(drawn, choices(PolicyName::Random, &[5, 0, 9], 1));
-    assert_ne!(drawn, choices(PolicyName::Random, &[5, 0, 9], 2));
+    assert_eq!(drawn, choices("random", &[5, 0, 9], 1));
+    assert_ne!(drawn, choices("random", &[5, 0, 9], 2));
 }
 
 #[test]
 fn least_loaded_draws_among_the_least_loaded() {
-    let [busy, first, second, third] =
-        counts(&choices(PolicyName::LeastLoaded, &[5, 2, 2, 2], 1), 4)[..]
+    let [busy, first, second, third] = counts(&choices("least_loaded", &[5, 2, 2, 2], 1), 4)[..]
     else {
         unreachable!()
     };
@@ -60,6 +59,18 @@ fn least_loaded_draws_among_the_least_loaded() {
         assert!((900..1_100).contains(&count), "{count} of 3000");
     }
 }
+
+/// Policies that go to a worker with the lowest cost that they explain.
+const TAKE_THE_LOWEST: [&str; 8] = [
+    "least_loaded",
+    "consistent_hash",
+    "kv",
+    "dynamo",
+    "sglang_cache_aware",
+    "inference_extension",
+    "prefix_aware",
+    "ttft_estimate",
+];
 
 /// Choices of `policy` on a history with loads, first tokens, ends and KV events.
 fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) -> Vec<WorkerId> {
@@ -79,12 +90,18 @@ fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) ->
         });
         let Some(request) = request else { continue };
         let view = request.route_view(BLOCK_SIZE);
-        for parts in front_end.explain(now, &view) {
+        let costs = front_end.explain(now, &view);
+        for parts in &costs {
             assert!(parts.cost.is_finite(), "{parts:?}");
         }
         let verdict = front_end.route(now, &view);
         let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         assert!(worker.0 < workers);
+        if TAKE_THE_LOWEST.contains(&settings.policy.as_str()) {
+            let lowest = costs.iter().map(|parts| parts.cost).fold(f64::INFINITY, f64::min);
+            let own = costs[worker.index()].cost;
+            assert!(own <= lowest, "{}: {own} is not the lowest of {costs:?}", settings.policy);
+        }
         history.sent(&request, worker);
         choices.push(worker);
     }

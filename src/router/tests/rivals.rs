@@ -2,8 +2,8 @@
 
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
-use crate::router::policies::Affinity;
-use crate::router::settings::{PolicyName, RouterSettings};
+use crate::router::policies::session_affinity::Affinity;
+use crate::router::settings::RouterSettings;
 use crate::router::testing::{FINISHED, Texts, cluster, life};
 use crate::router::{ClusterView, Policy, Reported, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
@@ -44,7 +44,7 @@ impl Bench {
     }
 }
 
-fn settings(policy: PolicyName) -> RouterSettings {
+fn settings(policy: &str) -> RouterSettings {
     RouterSettings::new(policy)
 }
 
@@ -61,7 +61,7 @@ fn secs(secs: u64) -> SimTime {
 fn power_of_two_takes_the_better_of_each_pair() {
     let mut texts = Texts::default();
     let text = texts.add(None);
-    let mut bench = Bench::new(&settings(PolicyName::PowerOfTwo), &[0, 5, 9]);
+    let mut bench = Bench::new(&settings("power_of_two"), &[0, 5, 9]);
     let mut counts = [0; 3];
     (0..3_000).for_each(|_| counts[bench.route(&prompt(&texts, text, 1))] += 1);
     // Of three equally likely pairs, worker 0 wins two and worker 1 one.
@@ -74,7 +74,7 @@ fn a_session_stays_until_it_expires() {
     let mut texts = Texts::default();
     let text = texts.add(None);
     let turn = prompt(&texts, text, 2);
-    let mut bench = Bench::new(&settings(PolicyName::SessionAffinity), &[3, 1, 2]);
+    let mut bench = Bench::new(&settings("session_affinity"), &[3, 1, 2]);
     assert_eq!(bench.route(&turn), 1, "a new session goes to the least loaded worker");
     bench.workers[1].inflight = 90;
     assert_eq!(bench.route_at(secs(200), &turn), 1);
@@ -93,10 +93,7 @@ fn a_soft_session_leaves_a_busy_worker_for_good() {
     let mut texts = Texts::default();
     let text = texts.add(None);
     let turn = prompt(&texts, text, 2);
-    let soft = RouterSettings {
-        session_affinity: Affinity::Soft,
-        ..settings(PolicyName::SessionAffinity)
-    };
+    let soft = RouterSettings { session_affinity: Affinity::Soft, ..settings("session_affinity") };
     let mut bench = Bench::new(&soft, &[0, 1, 1]);
     assert_eq!(bench.route(&turn), 0);
     bench.workers[0].inflight = 9;
@@ -110,7 +107,7 @@ fn a_soft_session_leaves_a_busy_worker_for_good() {
 
 #[test]
 fn a_new_worker_takes_keys_from_others_and_moves_no_other() {
-    let loose = RouterSettings { hash_load_factor: 1e6, ..settings(PolicyName::ConsistentHash) };
+    let loose = RouterSettings { hash_load_factor: 1e6, ..settings("consistent_hash") };
     let (mut four, mut five) = (Bench::new(&loose, &[0; 4]), Bench::new(&loose, &[0; 5]));
     let mut texts = Texts::default();
     let mut moved = 0;
@@ -131,7 +128,7 @@ fn a_new_worker_takes_keys_from_others_and_moves_no_other() {
 fn bounded_loads_are_bounded() {
     let mut texts = Texts::default();
     let text = texts.add(None);
-    let mut bench = Bench::new(&settings(PolicyName::ConsistentHash), &[0; 4]);
+    let mut bench = Bench::new(&settings("consistent_hash"), &[0; 4]);
     for sent in 1..=400_u32 {
         let worker = bench.route(&prompt(&texts, text, 3));
         bench.workers[worker].inflight += 1;
@@ -144,7 +141,7 @@ fn bounded_loads_are_bounded() {
 fn sglang_follows_matches_while_loads_are_balanced() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let mut bench = Bench::new(&settings(PolicyName::SglangCacheAware), &[0, 0, 0]);
+    let mut bench = Bench::new(&settings("sglang_cache_aware"), &[0, 0, 0]);
     let home = bench.route(&prompt(&texts, text, 10));
     assert_eq!(bench.route(&prompt(&texts, text, 14)), home);
     // 3 of 11 blocks are less than 0.3: to a worker that got nothing yet.
@@ -173,7 +170,7 @@ fn sglang_follows_matches_while_loads_are_balanced() {
 fn sglang_forgets_leaves_first() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let small = RouterSettings { max_tree_tokens: 160, ..settings(PolicyName::SglangCacheAware) };
+    let small = RouterSettings { max_tree_tokens: 160, ..settings("sglang_cache_aware") };
     // After two minutes the first 10 of 20 blocks are left: a match for the same
     // prompt, not for one of 40 blocks, which goes to the smaller tree.
     for (blocks, stays) in [(20, true), (40, false)] {
@@ -190,7 +187,7 @@ fn sglang_forgets_leaves_first() {
 fn the_inference_extension_weighs_its_scorers() {
     let mut texts = Texts::default();
     let text = texts.add(None);
-    let mut bench = Bench::new(&settings(PolicyName::InferenceExtension), &[0, 0]);
+    let mut bench = Bench::new(&settings("inference_extension"), &[0, 0]);
     let home = bench.route(&prompt(&texts, text, 10));
     let report = |waiting, used_blocks| {
         Some(Reported { at: SimTime::ZERO, running: 0, waiting, used_blocks })
@@ -214,7 +211,7 @@ fn the_inference_extension_weighs_its_scorers() {
 fn prefix_aware_follows_the_longest_match_and_no_load() {
     let mut texts = Texts::default();
     let text = texts.add(None);
-    let mut bench = Bench::new(&settings(PolicyName::PrefixAware), &[0; 8]);
+    let mut bench = Bench::new(&settings("prefix_aware"), &[0; 8]);
     let home = bench.route(&prompt(&texts, text, 4));
     bench.workers[home].inflight = 500;
     for blocks in [1, 4, 9] {
@@ -226,7 +223,7 @@ fn prefix_aware_follows_the_longest_match_and_no_load() {
 fn kv_aware_wants_nearly_the_whole_prompt() {
     let mut texts = Texts::default();
     let text = texts.add(None);
-    let mut bench = Bench::new(&settings(PolicyName::KvAware), &[0; 3]);
+    let mut bench = Bench::new(&settings("kv_aware"), &[0; 3]);
     for event in texts.stored(text, 0, 10) {
         bench.policy.observe_kv(WorkerId(2), &event);
     }
@@ -244,7 +241,7 @@ fn kv_aware_wants_nearly_the_whole_prompt() {
 fn ttft_estimates_add_up() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let fast = RouterSettings { prefill_tokens_per_s: 100.0, ..settings(PolicyName::TtftEstimate) };
+    let fast = RouterSettings { prefill_tokens_per_s: 100.0, ..settings("ttft_estimate") };
     let mut bench = Bench::new(&fast, &[0, 0]);
     for event in texts.stored(text, 0, 10) {
         bench.policy.observe_kv(WorkerId(1), &event);

@@ -1,0 +1,130 @@
+//! What is true of a worker, for those who may know: see [`crate::truth`].
+
+use super::pipeline::Pipeline;
+use super::seq::{Seq, SeqId};
+use super::step_time::{PrefillChunk, StepWork};
+use super::worker::{Scheduler, State, Worker};
+use crate::request::Request;
+use crate::time::{SimDuration, SimTime};
+use crate::truth::WorkerTruth;
+
+/// All of a worker must be settled up to the present moment, its boundary of
+/// this moment excepted ([`Worker::settle`]).
+impl Worker {
+    /// Leading full blocks of the prompt of `request` that it would hit now.
+    pub fn cached_blocks(&self, request: &Request) -> u32 {
+        self.present_blocks(&request.content, request.prompt_tokens)
+    }
+
+    /// The worker as `request` would find it at `now`.
+    pub fn truth(&self, now: SimTime, request: &Request) -> WorkerTruth {
+        let block_size = self.core.config.block_size;
+        let cached_blocks = self.cached_blocks(request);
+        let (started, queued) = self.rules.requests(&self.core);
+        let left = |seq: &Seq| u64::from(seq.target_tokens() - seq.kv_tokens);
+        let begun: u64 = self.seqs(&started).filter(|seq| seq.in_prefill()).map(left).sum();
+        let missing = |seq: &Seq| {
+            let present = self.present_blocks(&seq.content, seq.target_tokens());
+            u64::from(seq.target_tokens() - present * block_size)
+        };
+        let prefill_tokens = begun + self.seqs(&queued).map(missing).sum::<u64>();
+        let own = u64::from(request.prompt_tokens - cached_blocks * block_size);
+        let ttft = self.to_next_boundary(now)
+            + self.wait_for_place(&started, queued.len())
+            + self.prefill_time(prefill_tokens + own, request.prompt_tokens);
+        let count = |ids: &[SeqId]| u32::try_from(ids.len()).expect("requests fit u32");
+        WorkerTruth {
+            cached_blocks,
+            running: count(&started),
+            waiting: count(&queued),
+            prefill_tokens,
+            free_blocks: self.blocks().1,
+            ttft,
+        }
+    }
+
+    fn seqs<'a>(&'a self, ids: &'a [SeqId]) -> impl Iterator<Item = &'a Seq> {
+        ids.iter().map(|&id| &self.core.seqs[id])
+    }
+
+    fn present_blocks(&self, content: &crate::request::Content, tokens: u32) -> u32 {
+        let config = &self.core.config;
+        if !config.prefix_caching {
+            return 0;
+        }
+        // One token is always computed.
+        let limit = (tokens - 1) / config.block_size;
+        match &self.rules {
+            Scheduler::Vllm(rules) => rules.cache().present_blocks(content, limit),
+            Scheduler::Trtllm(rules) => rules.cache().present_blocks(content, limit),
+        }
+    }
+
+    /// The rest of the step that runs.
+    fn to_next_boundary(&self, now: SimTime) -> SimDuration {
+        let boundary = match &self.state {
+            State::Idle => now,
+            State::Ready { at, .. } => *at,
+            State::Draining { until } => *until,
+            State::Running(plan) => {
+                let mut next: Pipeline = self.pipeline;
+                next.step(&plan.cadence);
+                next.boundary
+            }
+        };
+        boundary.max(now) - now
+    }
+
+    /// Until so many answers have ended that there is a place in the batch behind
+    /// the `queued` ones.
+    fn wait_for_place(&self, started: &[SeqId], queued: usize) -> SimDuration {
+        let places = self.core.config.max_num_seqs as usize;
+        let Some(beyond) = (started.len() + queued + 1).checked_sub(places + 1) else {
+            return SimDuration::ZERO;
+        };
+        let step = self.core.decode.step();
+        let mut left: Vec<u64> = self
+            .seqs(started)
+            .map(|seq| {
+                let decoded = seq.decode_from.map_or(0, |from| step - from);
+                u64::from(seq.output_tokens.saturating_sub(seq.generated)).saturating_sub(decoded)
+            })
+            .collect();
+        left.sort_unstable();
+        let steps = left.get(beyond).or(left.last()).copied().unwrap_or(0);
+        self.decode_step() * steps
+    }
+
+    /// How long a step of the present batch takes.
+    fn decode_step(&self) -> SimDuration {
+        let (config, decode) = (&self.core.config, &self.core.decode);
+        if decode.len() == 0 {
+            return SimDuration::ZERO;
+        }
+        let padded = config.graph_seqs(decode.len(), false).unwrap_or(decode.len());
+        let piece = config.step_time.decode_piece(decode.len(), padded, decode.context());
+        let (prepare, launch) = config.host_time(decode.len(), false);
+        piece.at(decode.context()).max(prepare + launch)
+    }
+
+    /// Steps that compute `tokens` prompt tokens beside the decoding ones.
+    fn prefill_time(&self, tokens: u64, prompt_tokens: u32) -> SimDuration {
+        let (config, decode) = (&self.core.config, &self.core.decode);
+        let budget = u64::from(config.max_num_batched_tokens.saturating_sub(decode.len()).max(1));
+        let (prepare, launch) = config.host_time(decode.len() + 1, true);
+        let step = |new_tokens: u64| {
+            let new_tokens = u32::try_from(new_tokens).expect("within the budget");
+            let cached_tokens = prompt_tokens.saturating_sub(new_tokens);
+            let work = StepWork {
+                prefill: &[PrefillChunk { new_tokens, cached_tokens, last: true }],
+                decode_seqs: decode.len(),
+                decode_context: decode.context(),
+                padded_seqs: decode.len(),
+            };
+            config.step_time.step(&work).max(prepare + launch)
+        };
+        let (full, rest) = (tokens / budget, tokens % budget);
+        let rest = if rest > 0 { step(rest) } else { SimDuration::ZERO };
+        if full > 0 { step(budget) * full + rest } else { rest }
+    }
+}

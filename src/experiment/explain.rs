@@ -1,0 +1,323 @@
+//! One decision of a saved run, taken apart.
+//!
+//! Nothing of a decision is saved but what came of it. So its simulation runs
+//! again, from the experiment and the seed, with an eye on the request; the
+//! digest says whether it was the same simulation.
+
+use super::config::{Experiment, Params, RunSpec, hex, show};
+use super::results::SavedRuns;
+use super::simulate::{RunOutcome, Watch, simulate};
+use crate::driver::{Decision, Stuck};
+use crate::id::RequestId;
+use crate::recorder::{End, RequestRecord};
+use crate::time::{SimDuration, SimTime};
+
+/// Which decision.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The request.
+    pub pick: Pick,
+    /// Parameters with their values as text: only points that have them.
+    pub at: Vec<(String, String)>,
+    /// The seed; the first of the experiment if not given.
+    pub seed: Option<u64>,
+}
+
+/// Which request of the points chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pick {
+    /// This one.
+    Request(RequestId),
+    /// The one at a quantile of all measured requests; 1 is the worst.
+    Quantile(Latency, f64),
+}
+
+/// A time of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// From the client's sending to the first token.
+    Ttft,
+    /// From dispatch to the first batch.
+    Queue,
+    /// From the client's sending to the last token.
+    EndToEnd,
+}
+
+/// A decision, what it was about and what came of it.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The point.
+    pub params: Params,
+    /// The seed.
+    pub seed: u64,
+    /// Tokens of a block.
+    pub block_size: u32,
+    /// The decision.
+    pub decision: Decision,
+    /// What became of the request.
+    pub record: RequestRecord,
+}
+
+/// A decision that cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// No point has the parameters asked for.
+    #[error("no point of these results has {wanted}; they have {points}")]
+    NoPoint {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        points: String,
+    },
+    /// The seed was not run.
+    #[error("--seed {seed}: these results have the seeds {seeds:?}")]
+    Seed {
+        /// The seed asked for.
+        seed: u64,
+        /// The seeds there are.
+        seeds: Vec<u64>,
+    },
+    /// Requests are numbered in each simulation.
+    #[error(
+        "--request {request}: {runs} simulations have a request of that number; choose one with \
+         --policy or --at, of {points}"
+    )]
+    Ambiguous {
+        /// The request asked for.
+        request: RequestId,
+        /// Simulations that fit.
+        runs: usize,
+        /// Their points.
+        points: String,
+    },
+    /// The simulation has no such request.
+    #[error("--request {request}: the simulation at {point} with seed {seed} {has}")]
+    NoRequest {
+        /// The request asked for.
+        request: RequestId,
+        /// The point.
+        point: String,
+        /// The seed.
+        seed: u64,
+        /// The requests it has.
+        has: String,
+    },
+    /// Nothing was measured.
+    #[error("no request of {points} has that time: none was measured, or none came so far")]
+    NothingMeasured {
+        /// The points.
+        points: String,
+    },
+    /// The simulation came out differently.
+    #[error(
+        "the simulation at {point} with seed {seed} gave the digest {now} and gave {then} when \
+         these results were saved: they come from other code or another platform; run the \
+         experiment again"
+    )]
+    Digest {
+        /// The point.
+        point: String,
+        /// The seed.
+        seed: u64,
+        /// The digest now.
+        now: String,
+        /// The digest saved.
+        then: String,
+    },
+    /// The simulation could not be carried out.
+    #[error("{point}, seed {seed}: {source}")]
+    Stuck {
+        /// The point.
+        point: String,
+        /// The seed.
+        seed: u64,
+        /// Why.
+        source: Stuck,
+    },
+}
+
+/// Takes a decision of `experiment` apart, whose results `saved` belongs to.
+///
+/// # Errors
+/// If there is no such decision, several, or the simulation is not the one saved.
+pub fn explain(
+    experiment: &Experiment,
+    saved: &SavedRuns,
+    choice: &Choice,
+) -> Result<Explained, ExplainError> {
+    let again = Again { experiment, saved, seed: seed(experiment, choice)? };
+    let points = points(experiment, choice)?;
+    let (run, request) = match choice.pick {
+        Pick::Request(request) => (again.only_run(request, &points)?, request),
+        Pick::Quantile(latency, quantile) => again.quantile(latency, quantile, &points)?,
+    };
+    let watch = Watch { requests: true, why: true, decision_of: Some(request) };
+    let outcome = again.simulate(run, watch)?;
+    let spec = &experiment.runs[run];
+    let record = outcome.requests.iter().find(|record| record.request == request).copied();
+    let (Some(decision), Some(record)) = (outcome.decision, record) else {
+        let has = match outcome.requests.iter().map(|record| record.request).max() {
+            Some(last) => format!("has requests 0 to {last}"),
+            None => "has none".to_owned(),
+        };
+        let point = again.point(run);
+        return Err(ExplainError::NoRequest { request, point, seed: again.seed, has });
+    };
+    Ok(Explained {
+        params: experiment.points[spec.points[level_at(spec, decision.at)]].clone(),
+        seed: again.seed,
+        block_size: spec.settings.engine.block_size,
+        decision,
+        record,
+    })
+}
+
+fn seed(experiment: &Experiment, choice: &Choice) -> Result<u64, ExplainError> {
+    let seeds = &experiment.seeds;
+    let seed = choice.seed.unwrap_or(seeds[0]);
+    if seeds.contains(&seed) {
+        return Ok(seed);
+    }
+    Err(ExplainError::Seed { seed, seeds: seeds.clone() })
+}
+
+/// Indices of the points that have the parameters asked for.
+fn points(experiment: &Experiment, choice: &Choice) -> Result<Vec<usize>, ExplainError> {
+    let has = |params: &Params, (key, text): &(String, String)| {
+        let value = params.get(key);
+        value.is_some_and(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned) == *text)
+    };
+    let fits = |params: &Params| choice.at.iter().all(|wanted| has(params, wanted));
+    let all = experiment.points.iter().enumerate();
+    let found: Vec<usize> = all.filter(|(_, params)| fits(params)).map(|(at, _)| at).collect();
+    if found.is_empty() {
+        let pairs = choice.at.iter().map(|(key, value)| format!("{key} = {value}"));
+        let wanted = pairs.collect::<Vec<_>>().join(" and ");
+        let points = list(experiment, &(0..experiment.points.len()).collect::<Vec<_>>());
+        return Err(ExplainError::NoPoint { wanted, points });
+    }
+    Ok(found)
+}
+
+/// Some points, for a message.
+fn list(experiment: &Experiment, points: &[usize]) -> String {
+    const MOST: usize = 8;
+    let shown = points.iter().take(MOST).map(|&point| show(&experiment.points[point]));
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    if points.len() > MOST {
+        text += &format!("; and {} more", points.len() - MOST);
+    }
+    text
+}
+
+/// Runs simulations of saved results again.
+struct Again<'a> {
+    experiment: &'a Experiment,
+    saved: &'a SavedRuns,
+    seed: u64,
+}
+
+impl Again<'_> {
+    fn simulate(&self, run: usize, watch: Watch) -> Result<RunOutcome, ExplainError> {
+        let Self { experiment, saved, seed } = *self;
+        let spec = &experiment.runs[run];
+        let outcome = simulate(&spec.settings, &spec.levels, seed, watch);
+        let outcome = outcome.map_err(|source| ExplainError::Stuck {
+            point: self.point(run),
+            seed,
+            source,
+        })?;
+        let seeds = &experiment.seeds;
+        let place = seeds.iter().position(|other| *other == seed).expect("one of the seeds");
+        let then = saved.digests.get(run * seeds.len() + place).cloned().unwrap_or_default();
+        let now = hex(&outcome.digest);
+        if now != then {
+            return Err(ExplainError::Digest { point: self.point(run), seed, now, then });
+        }
+        Ok(outcome)
+    }
+
+    fn point(&self, run: usize) -> String {
+        show(&self.experiment.points[self.experiment.runs[run].points[0]])
+    }
+
+    /// The runs that some of the points belong to.
+    fn runs(&self, points: &[usize]) -> Vec<usize> {
+        let runs = self.experiment.runs.iter().enumerate();
+        let has = |run: &RunSpec| run.points.iter().any(|point| points.contains(point));
+        runs.filter(|(_, run)| has(run)).map(|(at, _)| at).collect()
+    }
+
+    fn only_run(&self, request: RequestId, points: &[usize]) -> Result<usize, ExplainError> {
+        match self.runs(points)[..] {
+            [run] => Ok(run),
+            ref runs => {
+                let points = list(self.experiment, points);
+                Err(ExplainError::Ambiguous { request, runs: runs.len(), points })
+            }
+        }
+    }
+
+    /// The request at `quantile` of a latency, by the nearest rank.
+    fn quantile(
+        &self,
+        latency: Latency,
+        quantile: f64,
+        points: &[usize],
+    ) -> Result<(usize, RequestId), ExplainError> {
+        let mut found: Vec<(SimDuration, usize, RequestId)> = Vec::new();
+        for run in self.runs(points) {
+            let spec = &self.experiment.runs[run];
+            let wanted: Vec<bool> = spec.points.iter().map(|p| points.contains(p)).collect();
+            let outcome = self.simulate(run, Watch { requests: true, ..Watch::default() })?;
+            found.extend(outcome.requests.iter().filter_map(|record| {
+                let (at, value) = latency.of(record)?;
+                let measured = wanted[level_at(spec, at)] && is_measured(spec, at);
+                measured.then_some((value, run, record.request))
+            }));
+        }
+        found.sort_unstable();
+        let last = found.len().checked_sub(1).ok_or_else(|| ExplainError::NothingMeasured {
+            points: list(self.experiment, points),
+        })?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to last")]
+        let place = (last as f64 * quantile.clamp(0.0, 1.0)).round() as usize;
+        let (_, run, request) = found[place];
+        Ok((run, request))
+    }
+}
+
+impl Latency {
+    /// When it became known, and what it was.
+    fn of(self, record: &RequestRecord) -> Option<(SimTime, SimDuration)> {
+        let first_token = record.first_token?;
+        match self {
+            Self::Ttft => Some((first_token, first_token - record.sent)),
+            Self::Queue => {
+                Some((first_token, record.scheduled? - record.dispatched.map(|(at, _)| at)?))
+            }
+            Self::EndToEnd => match record.end? {
+                (at, End::Finished { .. }) => Some((at, at - record.sent)),
+                (_, End::Rejected(_)) => None,
+            },
+        }
+    }
+}
+
+/// Time of a level; none where the workload decides.
+fn level_time(spec: &RunSpec) -> Option<SimDuration> {
+    spec.settings.measure.window.map(|window| spec.settings.measure.warmup + window)
+}
+
+/// The level of a run that `at` lies in.
+fn level_at(spec: &RunSpec, at: SimTime) -> usize {
+    let last = spec.points.len() - 1;
+    let level = level_time(spec).map_or(0, |time| at.as_ps() / time.as_ps());
+    usize::try_from(level).map_or(last, |level| level.min(last))
+}
+
+/// True if `at` lies in the measured part of its level.
+fn is_measured(spec: &RunSpec, at: SimTime) -> bool {
+    let into = level_time(spec).map_or(at.as_ps(), |time| at.as_ps() % time.as_ps());
+    into >= spec.settings.measure.warmup.as_ps()
+}

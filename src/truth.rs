@@ -1,0 +1,27 @@
+//! What is true of a worker at one moment, whoever knows it.
+//!
+//! No router can know this. A simulated fleet can show it, to two: the policy
+//! `oracle`, which is an upper bound and no router, and the recorder, which
+//! measures what a policy's choice gave away.
+
+use crate::time::SimDuration;
+
+/// A worker as one request would find it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerTruth {
+    /// Leading full blocks of the prompt in its cache.
+    pub cached_blocks: u32,
+    /// Requests in its batch.
+    pub running: u32,
+    /// Requests there that are not in the batch.
+    pub waiting: u32,
+    /// Prompt tokens to be computed before this request's.
+    pub prefill_tokens: u64,
+    /// KV blocks that no request holds.
+    pub free_blocks: u32,
+    /// Time to the request's first token if nothing else arrived: the rest of the
+    /// step that runs, the wait for a place in the batch (true output lengths
+    /// known), then the prompts before it and its own uncached tokens at the
+    /// engine's step times. A shortage of KV memory is not foreseen.
+    pub ttft: SimDuration,
+}
