@@ -49,6 +49,7 @@ pub(crate) fn main() -> ExitCode {
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     let result = match Args::parse().command {
         Command::Run(args) => run::run(args, traces),
+        Command::Sweep(args) => run::sweep(args, traces),
         Command::Trace(TraceCommand::Stats { trace }) => trace::stats(&trace, traces.as_deref()),
     };
     match result {

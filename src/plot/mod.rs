@@ -5,24 +5,37 @@
 
 mod canvas;
 mod drawing;
+mod heat;
 mod panel;
 mod scale;
 mod style;
 
-use crate::experiment::results::Summary;
+use crate::experiment::results::{Point, Summary};
 use crate::report::compare::Comparison;
 use crate::report::metric::Metric;
 use crate::report::published::Published;
+use crate::report::tuning::Tuning;
 use crate::report::view::View;
 use crate::settings::Invalid;
 use canvas::{FINE, Medium};
-use drawing::Drawing;
+use drawing::{Draw, Drawing};
+use heat::HeatMap;
 use plotters::backend::{BitMapBackend, RGBPixel, SVGBackend};
 use plotters::drawing::IntoDrawingArea;
 
 /// Metrics that are drawn when nobody asked for others, as far as the results have them.
 pub const MAIN: [&str; 6] =
     ["ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p95", "output_tokens_per_s", "hit_ratio"];
+
+/// Metrics whose heat maps are drawn beside that of the metric tuned for.
+const HEAT: [&str; 6] = [
+    "ttft_ms_p50",
+    "ttft_ms_p95",
+    "itl_ms_p95",
+    "output_tokens_per_s",
+    "hit_ratio",
+    "inflight_spread_mean",
+];
 
 /// Pixels of the PNG per point: sharp on screens with double resolution.
 const PNG_PIXELS: u32 = 2;
@@ -71,6 +84,19 @@ pub fn figures(
         .collect())
 }
 
+/// Draws heat maps of the metrics of a sweep over two keys or more, with the
+/// best setting and the Pareto front marked; none if fewer were swept.
+pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
+    let mut metrics: Vec<&str> = vec![tuning.metric.name.as_str()];
+    let found = |name: &&str| {
+        let value = |point: &Point| point.metrics.get(*name).and_then(|metric| metric.mean);
+        tuning.summary.points.iter().any(|point| value(point).is_some())
+    };
+    metrics.extend(HEAT.into_iter().filter(|name| *name != tuning.metric.name).filter(found));
+    let maps = metrics.into_iter().filter_map(|name| HeatMap::new(tuning, name));
+    maps.map(|map| Figure { name: map.name(), svg: svg(&map), png: png(&map) }).collect()
+}
+
 /// The metrics to draw, those of one stem together.
 fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid> {
     let found = view.metric_names();
@@ -95,7 +121,7 @@ fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid
     Ok(groups)
 }
 
-fn svg(drawing: &Drawing<'_>) -> String {
+fn svg(drawing: &impl Draw) -> String {
     let (width, height) = drawing.size();
     let mut text = String::new();
     {
@@ -109,7 +135,7 @@ fn svg(drawing: &Drawing<'_>) -> String {
     text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1)
 }
 
-fn png(drawing: &Drawing<'_>) -> Vec<u8> {
+fn png(drawing: &impl Draw) -> Vec<u8> {
     let (width, height) = drawing.size();
     let (wide, high) = (width * FINE, height * FINE);
     let mut pixels = vec![255; wide as usize * high as usize * 3];

@@ -4,7 +4,8 @@
 //! alone, so that a report can be made again without running anything.
 
 pub mod answer;
-mod columns;
+pub(crate) mod columns;
+pub mod change;
 pub mod compare;
 #[cfg(test)]
 pub(crate) mod example;
@@ -13,4 +14,5 @@ pub mod published;
 pub mod requests;
 pub mod save;
 pub mod table;
+pub mod tuning;
 pub mod view;

@@ -17,6 +17,7 @@ mod same_bytes;
 mod script;
 mod source_rules;
 mod step_time;
+mod sweeps;
 mod trtllm_cache;
 mod trtllm_timing;
 mod vllm_cache;
