@@ -1,6 +1,6 @@
 //! What can be typed. What it means is decided by the commands.
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Simulates LLM serving fleets: will KV-cache-aware routing help, up to which
@@ -16,6 +16,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Run(RunArgs),
     Sweep(SweepArgs),
+    Frontier(FrontierArgs),
+    Compare(CompareArgs),
+    Check(CheckArgs),
     /// Work with request traces
     #[command(subcommand)]
     Trace(TraceCommand),
@@ -65,6 +68,121 @@ pub(crate) struct SweepArgs {
     pub(crate) best: String,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// Find up to which load a policy beats another, or meets its targets
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim frontier experiments/doks-3xh200.toml
+  sim frontier experiments/doks-3xh200.toml --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
+  sim frontier experiments/mooncake-conversation-8w.toml --loads 1..8:0.25 --within ttft_ms_p95=1s
+
+Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
+values of workload.concurrency, or of workload.speedup where a trace is replayed.")]
+pub(crate) struct FrontierArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    /// A metric on which policies are to beat the baseline [default: ttft_ms_p95, unless --within is given]
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) metric: Vec<String>,
+    /// A target that every policy is to meet, like ttft_ms_p95=600ms; all of them together
+    #[arg(long, value_name = "METRIC=VALUE")]
+    pub(crate) within: Vec<String>,
+    /// The key that is the load
+    #[arg(long, value_name = "KEY")]
+    pub(crate) load: Option<String>,
+    /// Loads to search, with the distance of neighbours [default: from the smallest to the largest that is swept]
+    #[arg(long, value_name = "FROM..TO:STEP")]
+    pub(crate) loads: Option<String>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Compare two saved result sets: what changed, the surest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim compare plots/before plots/after
+  sim compare plots/before plots/after --format markdown
+  sim compare plots/weight-1 plots/weight-2 --ignore router.overlap_weight --all")]
+pub(crate) struct CompareArgs {
+    /// Folder with the results to start from
+    pub(crate) before: PathBuf,
+    /// Folder with the results to hold against them
+    pub(crate) after: PathBuf,
+    /// A metric to compare [default: the main ones]
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) metric: Vec<String>,
+    /// Compare every metric
+    #[arg(long, conflicts_with = "metric")]
+    pub(crate) all: bool,
+    /// A key in which points need not agree
+    #[arg(long, value_name = "KEY")]
+    pub(crate) ignore: Vec<String>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: CompareFormat,
+}
+
+/// Hold experiments against committed baselines; fail where routing got worse
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim check experiments/incidents/*.toml
+  sim check experiments/incidents/*.toml --format junit > routing.xml
+  sim check experiments/incidents/shared-prompt.toml --update
+
+The baseline of DIR/NAME.toml is DIR/baselines/NAME.toml, unless --baselines names another folder.
+
+Exit codes: 0 passed, 1 something got worse beyond its tolerance and beyond noise, 2 usage or input
+error.")]
+pub(crate) struct CheckArgs {
+    /// The experiments, TOML files
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    pub(crate) experiments: Vec<PathBuf>,
+    /// Folder of the baselines [default: `baselines` beside each experiment]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) baselines: Option<PathBuf>,
+    /// Write the baselines anew instead of checking; tolerances are kept
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Set a key of every experiment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Simulations at the same time [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: CheckFormat,
+}
+
+/// How a frontier is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// How a comparison is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CompareFormat {
+    #[default]
+    Text,
+    Markdown,
+    Json,
+}
+
+/// How a check is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CheckFormat {
+    #[default]
+    Text,
+    Markdown,
+    Junit,
 }
 
 // No doc comments on these two: they would become the help of the commands that have them.

@@ -166,7 +166,7 @@ impl Changes {
         for point in &before.points {
             let free = |place: &usize| !used[*place] && is_partner(point, &after.points[*place]);
             let Some(place) = (0..after.points.len()).find(free) else {
-                unmatched.push((0, experiment_point(point)));
+                unmatched.push((0, show(point)));
                 continue;
             };
             used[place] = true;
@@ -185,7 +185,7 @@ impl Changes {
             }));
         }
         let left = after.points.iter().zip(used).filter(|(_, used)| !used);
-        unmatched.extend(left.map(|(point, _)| (1, experiment_point(point))));
+        unmatched.extend(left.map(|(point, _)| (1, show(point))));
         Self { all, unmatched }
     }
 
@@ -218,7 +218,8 @@ impl Changes {
     }
 }
 
-fn experiment_point(point: &Point) -> String {
+/// The parameters of a point on one line.
+pub(super) fn show(point: &Point) -> String {
     let pairs: Vec<String> =
         point.params.iter().map(|(key, value)| format!("{key} = {}", plain(value))).collect();
     pairs.join(", ")

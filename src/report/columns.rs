@@ -74,6 +74,24 @@ pub(crate) fn table(columns: &[&Column]) -> Table {
     table
 }
 
+/// The same as a table in Markdown.
+pub(crate) fn markdown(columns: &[Column]) -> String {
+    let escaped = |text: &str| text.replace('|', "\\|");
+    let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let head = columns.iter().map(|column| escaped(&column.head.join(" "))).collect();
+    let rule = columns.iter().map(|column| match column.alignment {
+        CellAlignment::Right => "--:".to_owned(),
+        _ => ":--".to_owned(),
+    });
+    let rows = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
+    let mut lines = vec![line(head), line(rule.collect())];
+    for row in 0..rows {
+        let cell = |column: &Column| column.cells.get(row).map(|text| escaped(text));
+        lines.push(line(columns.iter().map(|c| cell(c).unwrap_or_default()).collect()));
+    }
+    lines.join("\n")
+}
+
 /// Right-aligns texts to the width of the widest.
 pub(super) fn align(texts: Vec<String>) -> Vec<String> {
     let width = texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);

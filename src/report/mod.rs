@@ -5,8 +5,11 @@
 
 pub mod answer;
 pub(crate) mod columns;
+pub mod baseline;
 pub mod change;
+pub mod check;
 pub mod compare;
+pub mod compared;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod metric;

@@ -1,6 +1,7 @@
 //! The laws of the simulator and the realities it is held to, one module each.
 
 mod cache_size;
+mod checks;
 mod errors;
 mod fast_forward;
 mod little;
