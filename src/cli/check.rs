@@ -17,7 +17,8 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
         let options = LoadOptions { overrides: args.overrides.clone(), traces: traces.clone() };
         let experiment = Experiment::load(file, &options)?;
         let path = baseline_path(file, args.baselines.as_deref());
-        let baseline = if args.update && !path.exists() { None } else { Some(Baseline::read(&path)?) };
+        let baseline =
+            if args.update && !path.exists() { None } else { Some(Baseline::read(&path)?) };
         work.push((experiment, path, baseline));
     }
     if args.update {

@@ -20,8 +20,7 @@ pub(super) fn run(args: CompareArgs) -> Result<(), CliError> {
         asked => asked.iter().map(String::as_str).collect(),
     };
     let names = [&args.before, &args.after].map(|folder| folder.display().to_string());
-    let compared =
-        Compared::new((&before, &names[0]), (&after, &names[1]), &metrics, &args.ignore);
+    let compared = Compared::new((&before, &names[0]), (&after, &names[1]), &metrics, &args.ignore);
     if compared.is_empty() {
         let allowed = format!(
             "results of points and metrics that {} has too; --ignore KEY pairs points that differ \

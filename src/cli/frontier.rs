@@ -59,9 +59,9 @@ fn loads(
     let Some(range) = range else {
         let swept = experiment.points.iter().filter_map(|point| point.get(key));
         let swept: Vec<f64> = swept.filter_map(|value| Some(number(value)?.0)).collect();
-        let (low, high) = swept.iter().fold((f64::INFINITY, 0.0f64), |(low, high), load| {
-            (low.min(*load), high.max(*load))
-        });
+        let (low, high) = swept
+            .iter()
+            .fold((f64::INFINITY, 0.0f64), |(low, high), load| (low.min(*load), high.max(*load)));
         if swept.is_empty() {
             let allowed = format!("given, like 60..180: the experiment does not sweep {key}");
             return Err(Invalid::new("--loads", "nothing", allowed).into());
@@ -84,7 +84,8 @@ fn policies(experiment: &Experiment, load_key: &str) -> Result<Vec<String>, CliE
     let first = &experiment.points[0];
     for (key, value) in first.iter().filter(|(key, _)| *key != POLICY && *key != load_key) {
         if experiment.points.iter().any(|point| point.get(key) != Some(value)) {
-            let allowed = format!("one value, by --set {key}=VALUE: only the load and the policy vary");
+            let allowed =
+                format!("one value, by --set {key}=VALUE: only the load and the policy vary");
             return Err(Invalid::new(format!("sweep.{key}"), "several values", allowed).into());
         }
     }
@@ -119,10 +120,11 @@ fn questions(args: &FrontierArgs, policies: &[String]) -> Result<Vec<Question>, 
         }
     }
     if !targets.is_empty() {
-        questions.extend(policies.iter().map(|policy| Question::Meets {
-            policy: policy.clone(),
-            targets: targets.clone(),
-        }));
+        questions.extend(
+            policies
+                .iter()
+                .map(|policy| Question::Meets { policy: policy.clone(), targets: targets.clone() }),
+        );
     }
     Ok(questions)
 }

@@ -129,7 +129,8 @@ fn execute(
 fn build() -> String {
     let file = std::env::current_exe().and_then(std::fs::metadata);
     let modified = |file: &std::fs::Metadata| file.modified().ok()?.duration_since(UNIX_EPOCH).ok();
-    let of_file = file.ok().map(|file| (file.len(), modified(&file).unwrap_or_default().as_nanos()));
+    let of_file =
+        file.ok().map(|file| (file.len(), modified(&file).unwrap_or_default().as_nanos()));
     let (bytes, modified_ns) = of_file.unwrap_or_default();
     format!("{} {bytes} {modified_ns}", env!("CARGO_PKG_VERSION"))
 }

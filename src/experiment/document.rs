@@ -341,8 +341,7 @@ fn flatten(parent: &str, table: Table, axes: &mut Vec<(String, Value)>) {
         let path = join(parent, &key);
         match value {
             Value::Table(inner)
-                if !inner.is_empty()
-                    && !RANGE_KEYS.iter().any(|key| inner.contains_key(*key)) =>
+                if !inner.is_empty() && !RANGE_KEYS.iter().any(|key| inner.contains_key(*key)) =>
             {
                 flatten(&path, inner, axes);
             }

@@ -64,10 +64,8 @@ impl Journal {
     /// If it cannot be read or written, or another process has it open.
     pub fn open(store: &Store, build: &str) -> Result<Self, StoreError> {
         let path = store.folder().join(JOURNAL_FILE);
-        let failed = |error: io::Error| StoreError::Write {
-            file: path.clone(),
-            reason: error.to_string(),
-        };
+        let failed =
+            |error: io::Error| StoreError::Write { file: path.clone(), reason: error.to_string() };
         let mut options = OpenOptions::new();
         let mut file = options
             .read(true)

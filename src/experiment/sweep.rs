@@ -127,7 +127,9 @@ fn pair(document: &Document, axes: &mut [Axis]) -> Result<(), ExperimentError> {
     let listed = written.as_array().map(Vec::as_slice).unwrap_or_default();
     let keys: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
     if keys.len() != listed.len() || keys.len() < 2 {
-        return refuse("must list two or more swept keys, like [\"router.overlap_weight\", \"router.temperature\"]");
+        return refuse(
+            "must list two or more swept keys, like [\"router.overlap_weight\", \"router.temperature\"]",
+        );
     }
     let mut length: Option<(String, usize)> = None;
     for key in keys {
@@ -319,7 +321,10 @@ mod tests {
         assert_eq!(text("from = 8\nto = 512\nfactor = 2"), "8 16 32 64 128 256 512");
         assert_eq!(text("from = 0.1\nto = 100\nfactor = 10"), "0.1 1.0 10.0 100.0");
         assert_eq!(text("from = '0s'\nto = '1s'\nstep = '500ms'"), r#""0ms" "500ms" "1000ms""#);
-        assert_eq!(text("from = '1ms'\nto = '1s'\nfactor = 10"), r#""1ms" "10ms" "100ms" "1000ms""#);
+        assert_eq!(
+            text("from = '1ms'\nto = '1s'\nfactor = 10"),
+            r#""1ms" "10ms" "100ms" "1000ms""#
+        );
     }
 
     #[test]

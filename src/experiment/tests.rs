@@ -320,7 +320,7 @@ fn overrides() {
     --set name.x=5: name = "demo": is not a section, so name.x cannot be set
     --set workload.turns.min=9: workload.turns.min = 9: must be at least 1 and at most turns.max
     --set workload.concurrency=0: workload.concurrency = 0: must be from 1 to 1000000
-    --set sweep.workload.concurrency=60: sweep.workload.concurrency = 60: must be a list like [1, 2] or { from = 1, to = 9, step = 2 }
+    --set sweep.workload.concurrency=60..80: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
     --set sweep.workload.turns=[]: sweep.workload.turns = []: must list at least one value
     --set sweep=5: sweep = 5: must set one axis, like sweep.workload.concurrency=[60, 80]
     --set slo={ ttft = "1s", colour = 1 }: unknown key slo.colour; the keys here are ttft, itl

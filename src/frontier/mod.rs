@@ -50,7 +50,9 @@ impl Loads {
             is_grid && is_small,
             "--loads",
             format!("{from}..{to}:{step}"),
-            &format!("FROM..TO:STEP with FROM and STEP above 0, TO not below FROM, and at most {MOST_LOADS} steps"),
+            &format!(
+                "FROM..TO:STEP with FROM and STEP above 0, TO not below FROM, and at most {MOST_LOADS} steps"
+            ),
         )?;
         Ok(Self { key: key.to_owned(), from, to, step })
     }

@@ -63,7 +63,11 @@ impl Target {
             number(value)
         };
         let limit = limit.filter(|limit| *limit > 0.0).ok_or_else(|| {
-            Invalid::new(format!("--within {name}"), value, "a positive number, a duration or a percentage")
+            Invalid::new(
+                format!("--within {name}"),
+                value,
+                "a positive number, a duration or a percentage",
+            )
         })?;
         Ok(Self { metric: name.to_owned(), limit })
     }
@@ -138,9 +142,8 @@ pub(super) fn margin(question: &Question, points: &[Point]) -> Margin {
 pub(super) fn worst_target(question: &Question, points: &[Point]) -> Option<String> {
     let Question::Meets { policy: name, targets } = question else { return None };
     let point = points.iter().find(|point| policy(point) == name)?;
-    let worst = targets
-        .iter()
-        .max_by(|a, b| excess(a, point).mean.total_cmp(&excess(b, point).mean))?;
+    let worst =
+        targets.iter().max_by(|a, b| excess(a, point).mean.total_cmp(&excess(b, point).mean))?;
     Some(worst.metric.clone())
 }
 

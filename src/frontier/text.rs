@@ -81,7 +81,10 @@ impl Frontier {
         };
         let mut columns = vec![column(self.loads.name(), &|point| point.load.to_string())];
         for (head, cell) in [
-            ("policy", &(|point: &Evaluated| point.policy.clone()) as &dyn Fn(&Evaluated) -> String),
+            (
+                "policy",
+                &(|point: &Evaluated| point.policy.clone()) as &dyn Fn(&Evaluated) -> String,
+            ),
             ("state", &|point: &Evaluated| point.state.to_string()),
         ] {
             let mut column = column(head, cell);

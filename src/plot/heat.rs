@@ -216,7 +216,8 @@ impl<'a> HeatMap<'a> {
         let below = (scaled.floor() as usize).min(VIRIDIS.len() - 2);
         let (a, b, part) = (VIRIDIS[below], VIRIDIS[below + 1], scaled - below as f64);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 255")]
-        let mix = |a: u8, b: u8| (f64::from(a) + part * (f64::from(b) - f64::from(a))).round() as u8;
+        let mix =
+            |a: u8, b: u8| (f64::from(a) + part * (f64::from(b) - f64::from(a))).round() as u8;
         RGBColor(mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
     }
 

@@ -82,7 +82,9 @@ pub enum BaselineError {
         reason: String,
     },
     /// One seed says nothing of chance.
-    #[error("{experiment}: measure.seeds has {seeds} seed: a check needs at least 2, to know what chance does")]
+    #[error(
+        "{experiment}: measure.seeds has {seeds} seed: a check needs at least 2, to know what chance does"
+    )]
     Seeds {
         /// Name of the experiment.
         experiment: String,
@@ -155,7 +157,9 @@ impl Baseline {
         for (name, tolerance) in &baseline.tolerance {
             check_name("tolerance", name).map_err(|error| malformed(error.to_string()))?;
             if !(tolerance.is_finite() && *tolerance >= 0.0) {
-                return Err(malformed(format!("tolerance.{name} = {tolerance}: must be at least 0")));
+                return Err(malformed(format!(
+                    "tolerance.{name} = {tolerance}: must be at least 0"
+                )));
             }
         }
         let seeds = baseline.seeds.len();
@@ -190,12 +194,14 @@ impl Baseline {
                 .iter()
                 .map(|(key, value)| format!("{} = {}", text(key), toml_value(value)))
                 .collect();
-            let _ = write!(out, "\n[[point]]\nparams = {{ {} }}\n[point.metrics]\n", params.join(", "));
+            let _ =
+                write!(out, "\n[[point]]\nparams = {{ {} }}\n[point.metrics]\n", params.join(", "));
             for (name, values) in &point.metrics {
                 let list = |values: &[f64]| {
                     values.iter().map(|v| toml_float(*v)).collect::<Vec<_>>().join(", ")
                 };
-                let ci95 = values.ci95.map(|b| format!(" ci95 = [{}],", list(&b))).unwrap_or_default();
+                let ci95 =
+                    values.ci95.map(|b| format!(" ci95 = [{}],", list(&b))).unwrap_or_default();
                 let _ = writeln!(
                     out,
                     "{name} = {{ mean = {},{ci95} per_seed = [{}] }}",

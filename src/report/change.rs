@@ -75,8 +75,11 @@ impl Change {
             a.iter().filter_map(|(seed, a)| Some((*a, *b.get(seed)?))).collect();
         // A pair or two among many seeds would throw most of them away.
         let paired = 2 * pairs.len() > a.len().max(b.len());
-        let (a, b): (Vec<f64>, Vec<f64>) =
-            if paired { pairs.iter().copied().unzip() } else { (a.into_values().collect(), b.into_values().collect()) };
+        let (a, b): (Vec<f64>, Vec<f64>) = if paired {
+            pairs.iter().copied().unzip()
+        } else {
+            (a.into_values().collect(), b.into_values().collect())
+        };
         let (first, second) = (Estimate::of(&a)?, Estimate::of(&b)?);
         let difference = if paired {
             Estimate::of(&a.iter().zip(&b).map(|(a, b)| b - a).collect::<Vec<_>>())?
@@ -199,7 +202,8 @@ impl Changes {
     /// The parameters that are not the same in all changes.
     pub fn varying(&self) -> Vec<String> {
         let Some(first) = self.all.first() else { return Vec::new() };
-        let varies = |key: &&String| self.all.iter().any(|c| c.params.get(*key) != first.params.get(*key));
+        let varies =
+            |key: &&String| self.all.iter().any(|c| c.params.get(*key) != first.params.get(*key));
         first.params.keys().filter(varies).cloned().collect()
     }
 
@@ -209,9 +213,7 @@ impl Changes {
     pub fn significant_first(&mut self, level: f64) -> usize {
         let size = |change: &Change| change.relative.map_or(f64::INFINITY, f64::abs);
         let p = |change: &Change| change.p_value.unwrap_or(1.0);
-        self.all.sort_by(|a, b| {
-            p(a).total_cmp(&p(b)).then_with(|| size(b).total_cmp(&size(a)))
-        });
+        self.all.sort_by(|a, b| p(a).total_cmp(&p(b)).then_with(|| size(b).total_cmp(&size(a))));
         let tests = self.all.len();
         let passes = |(rank, change): &(usize, &Change)| p(change) <= level / (tests - rank) as f64;
         self.all.iter().enumerate().take_while(passes).count()
@@ -255,14 +257,16 @@ mod tests {
         let changes = Changes::new(&one, &other, &["router.policy".to_owned()]);
         assert_eq!(changes.all.len(), 1);
         assert_eq!(changes.all[0].relative, Some(1.0 / 1.5 * 100.0));
-        assert_eq!(changes.unmatched, [(0, "router.policy = kv, workload.concurrency = 80".to_owned())]);
+        assert_eq!(
+            changes.unmatched,
+            [(0, "router.policy = kv, workload.concurrency = 80".to_owned())]
+        );
     }
 
     #[test]
     fn seeds_are_paired_by_number_wherever_they_stand() {
-        let metric = |values: &[f64]| {
-            example::metric(&values.iter().map(|v| Some(*v)).collect::<Vec<_>>())
-        };
+        let metric =
+            |values: &[f64]| example::metric(&values.iter().map(|v| Some(*v)).collect::<Vec<_>>());
         let point = Point { params: BTreeMap::new(), metrics: BTreeMap::new() };
         let (a, b) = (metric(&[10.0, 20.0, 30.0]), metric(&[31.0, 21.0, 11.0]));
         let change = |seeds: &[u64]| {

@@ -82,7 +82,9 @@ impl Check {
             if *side == 0 {
                 self.missing.push((name.clone(), format!("the point {point}")));
             } else {
-                self.notes.push(format!("{name}: the point {point} is not in the baseline (--update adds it)"));
+                self.notes.push(format!(
+                    "{name}: the point {point} is not in the baseline (--update adds it)"
+                ));
             }
         }
         let now = &summary.provenance;
@@ -91,8 +93,11 @@ impl Check {
         }
         let varying = changes.varying();
         for point in &before.points {
-            for metric in point.metrics.keys().filter(|metric| baseline.tolerance.contains_key(*metric)) {
-                let is_here = |change: &&Change| change.params == point.params && change.metric == *metric;
+            for metric in
+                point.metrics.keys().filter(|metric| baseline.tolerance.contains_key(*metric))
+            {
+                let is_here =
+                    |change: &&Change| change.params == point.params && change.metric == *metric;
                 let matched = changes.all.iter().any(|change| change.params == point.params);
                 match changes.all.iter().find(is_here) {
                     Some(change) => self.findings.push(Finding {
@@ -151,7 +156,9 @@ impl Check {
         names.extend(self.missing.iter().map(|(name, _)| name.as_str()));
         names.sort_unstable();
         names.dedup();
-        let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"sim check\">\n".to_owned();
+        let mut text =
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"sim check\">\n"
+                .to_owned();
         for name in names {
             let findings: Vec<&Finding> =
                 self.findings.iter().filter(|f| f.experiment == name).collect();
@@ -225,7 +232,9 @@ impl Check {
         };
         let confidence = self.confidence();
         vec![
-            left(column("", &|f| if f.verdict == Verdict::Worse { "WORSE" } else { "better" }.to_owned())),
+            left(column("", &|f| {
+                if f.verdict == Verdict::Worse { "WORSE" } else { "better" }.to_owned()
+            })),
             left(column("experiment", &|f| f.experiment.clone())),
             left(column("metric", &|f| Metric::of(&f.change.metric).with_unit())),
             left(column("point", &|f| f.point.clone())),
@@ -243,10 +252,9 @@ impl Check {
     }
 
     fn rest(&self) -> Vec<String> {
-        let missing = self
-            .missing
-            .iter()
-            .map(|(experiment, what)| format!("MISSING {experiment}: {what} is in the baseline, but not in the results."));
+        let missing = self.missing.iter().map(|(experiment, what)| {
+            format!("MISSING {experiment}: {what} is in the baseline, but not in the results.")
+        });
         let mut lines: Vec<String> = missing.chain(self.notes.iter().cloned()).collect();
         lines.push(format!(
             "A change counts if it is beyond its tolerance and beyond noise. Results that have not \

@@ -4,10 +4,10 @@
 //! alone, so that a report can be made again without running anything.
 
 pub mod answer;
-pub(crate) mod columns;
 pub mod baseline;
 pub mod change;
 pub mod check;
+pub(crate) mod columns;
 pub mod compare;
 pub mod compared;
 #[cfg(test)]

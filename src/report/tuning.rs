@@ -3,7 +3,7 @@
 //! everything at once.
 //!
 //! Swept keys of `[router]` and `[engine]` are settings: somebody chooses them.
-//! The others (load, fleet, targets) are conditions: settings are compared with
+//! Those of load, fleet and targets are conditions: settings are compared with
 //! each other under each combination of them, paired by seed.
 
 use super::answer::Difference;
@@ -17,6 +17,9 @@ use comfy_table::CellAlignment;
 use serde_json::Value;
 use std::cmp::Ordering;
 use std::fmt::Write;
+
+/// Sections whose keys are given, not chosen.
+const CONDITIONS: [&str; 4] = ["cluster", "workload", "measure", "slo"];
 
 /// What the Pareto front weighs against the metric that is tuned for.
 const AGAINST: [&str; 2] = ["hit_ratio", "inflight_spread_mean"];
@@ -46,7 +49,8 @@ impl Key<'_> {
     }
 
     fn is_setting(&self) -> bool {
-        self.name.starts_with("router.") || self.name.starts_with("engine.")
+        let section = self.name.split('.').next().unwrap_or_default();
+        !CONDITIONS.contains(&section)
     }
 
     fn is_number(&self) -> bool {
@@ -130,7 +134,10 @@ impl<'a> Tuning<'a> {
     /// in-flight spread that the results have.
     pub fn goals(&self) -> Vec<Metric> {
         let has = |name: &&str| {
-            self.summary.points.iter().any(|p| p.metrics.get(*name).is_some_and(|m| m.mean.is_some()))
+            self.summary
+                .points
+                .iter()
+                .any(|p| p.metrics.get(*name).is_some_and(|m| m.mean.is_some()))
         };
         let others = AGAINST.iter().copied().filter(|name| *name != self.metric.name).filter(has);
         std::iter::once(self.metric.clone()).chain(others.map(Metric::of)).collect()
@@ -288,7 +295,11 @@ impl<'a> Tuning<'a> {
             };
             shown.sort_by(|a, b| {
                 let (a, b) = (goal(*a).unwrap_or(f64::NAN), goal(*b).unwrap_or(f64::NAN));
-                if self.metric.better == Some(Better::Lower) { a.total_cmp(&b) } else { b.total_cmp(&a) }
+                if self.metric.better == Some(Better::Lower) {
+                    a.total_cmp(&b)
+                } else {
+                    b.total_cmp(&a)
+                }
             });
             let left_out = shown.len().saturating_sub(MOST_ROWS);
             shown.truncate(MOST_ROWS);
@@ -348,7 +359,8 @@ fn values(keys: &[Key<'_>], point: &Point) -> String {
 
 /// Differences between two points seed by seed, where both have a value.
 fn pairs(a: &Point, b: &Point, metric: &str) -> Vec<f64> {
-    let of = |point: &Point| point.metrics.get(metric).map(|m| m.per_seed.clone()).unwrap_or_default();
+    let of =
+        |point: &Point| point.metrics.get(metric).map(|m| m.per_seed.clone()).unwrap_or_default();
     of(a).iter().zip(of(b)).filter_map(|(a, b)| Some((*a)? - b?)).collect()
 }
 
@@ -390,7 +402,8 @@ mod tests {
             for weight in [1, 2, 3] {
                 for temperature in ["0.0", "0.5"] {
                     let t: f64 = temperature.parse().unwrap();
-                    let base = f64::from(load) + 10.0 * f64::from((weight - 2i32).pow(2)) + 40.0 * t;
+                    let base =
+                        f64::from(load) + 10.0 * f64::from((weight - 2i32).pow(2)) + 40.0 * t;
                     let ttft: Vec<Option<f64>> =
                         [0.0, 1.0, 2.5].iter().map(|s| Some(base + s * (1.0 + t))).collect();
                     let hits = [Some(0.9 - 0.1 * f64::from(weight) - 0.2 * t); 3];

@@ -21,7 +21,8 @@ fn results(place: &Workplace, folder: &str) -> Vec<(String, Vec<u8>)> {
 fn journal(place: &Workplace, folder: &str) -> BTreeSet<(u64, u64)> {
     let bytes = fs::read(place.path().join(folder).join("journal.jsonl")).unwrap_or_default();
     let mut done = BTreeSet::new();
-    for line in bytes.split_inclusive(|&b| b == b'\n').skip(1).filter(|line| line.ends_with(b"\n")) {
+    for line in bytes.split_inclusive(|&b| b == b'\n').skip(1).filter(|line| line.ends_with(b"\n"))
+    {
         let line: serde_json::Value = serde_json::from_slice(line).expect("a whole line is JSON");
         let key = (line["run"].as_u64().expect("a run"), line["seed"].as_u64().expect("a seed"));
         assert!(done.insert(key), "{key:?} is there twice");
@@ -118,8 +119,18 @@ fn axes_come_from_the_command_line() {
 fn paired_axes_make_one_point_per_pair() {
     let place = Workplace::new();
     let args = |second| {
-        ["sweep", "small.toml", "--no-figures", "--seeds", "1", "--paired", "--over",
-         "router.overlap_weight=0,1,2", "--over", second]
+        [
+            "sweep",
+            "small.toml",
+            "--no-figures",
+            "--seeds",
+            "1",
+            "--paired",
+            "--over",
+            "router.overlap_weight=0,1,2",
+            "--over",
+            second,
+        ]
     };
     let output = place.sim(&args("router.temperature=0..1:0.5"));
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -137,7 +148,10 @@ fn what_cannot_be_tuned_is_refused_before_anything_runs() {
     let before = place.files();
     for (args, expected) in [
         (&["--best", "tfft_ms_p95"][..], "the nearest one is `ttft_ms_p95`"),
-        (&["--over", "router.temperature"][..], "--set sweep.router.temperature: must be KEY=VALUE"),
+        (
+            &["--over", "router.temperature"][..],
+            "--set sweep.router.temperature: must be KEY=VALUE",
+        ),
         (&["--over", "router.temperature=0..1"][..], "{ from = 1, to = 9, step = 2 }"),
         (&["--over", "name=a,b"][..], "swept keys are settings in"),
     ] {
