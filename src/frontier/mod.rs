@@ -17,10 +17,12 @@ pub use state::State;
 
 use crate::experiment::results::Point;
 use crate::report::view::POLICY;
+use crate::settings::Invalid;
 use question::margin;
 use search::{Edge, Found};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The most loads of a grid (assumed: far finer than any answer needs).
 const MOST_LOADS: usize = 1_000_000;
@@ -43,10 +45,10 @@ impl Loads {
     ///
     /// # Errors
     /// If it does not go up, or has far too many loads.
-    pub fn new(key: &str, from: f64, to: f64, step: f64) -> Result<Self, crate::settings::Invalid> {
+    pub fn new(key: &str, from: f64, to: f64, step: f64) -> Result<Self, Invalid> {
         let is_grid = from.is_finite() && from > 0.0 && to >= from && step > 0.0;
         let is_small = (to - from) / step < MOST_LOADS as f64;
-        crate::settings::Invalid::unless(
+        Invalid::unless(
             is_grid && is_small,
             "--loads",
             format!("{from}..{to}:{step}"),
@@ -147,10 +149,11 @@ pub fn frontier<E>(
     let mut answers = Vec::with_capacity(questions.len());
     for question in questions {
         let found = search::search(loads.last(), |place| {
-            if !known.contains_key(&place) {
-                known.insert(place, simulate(loads.at(place))?);
-            }
-            Ok(margin(question, &known[&place]))
+            let points = match known.entry(place) {
+                Entry::Occupied(points) => points.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(simulate(loads.at(place))?),
+            };
+            Ok(margin(question, points))
         })?;
         answers.push(answer(question, loads, &found, &known, seeds.len()));
     }

@@ -1,6 +1,7 @@
 //! Finds where a noisy margin stops being good, with an interval for the place.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Places that are looked at before any bisection, both ends included: a
 /// margin that is good, bad and good again is noticed if a stretch is longer
@@ -55,8 +56,8 @@ pub(super) fn search<E>(
     let steps = FIRST_LOOK.min(last + 1).max(2) - 1;
     for step in 0..=steps {
         let place = step * last / steps;
-        if !known.contains_key(&place) {
-            known.insert(place, margin(place)?);
+        if let Entry::Vacant(unknown) = known.entry(place) {
+            unknown.insert(margin(place)?);
         }
     }
     let mut edge = |value: fn(&Margin) -> f64| -> Result<Edge, E> {

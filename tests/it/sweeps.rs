@@ -31,8 +31,8 @@ fn journal(place: &Workplace, folder: &str) -> BTreeSet<(u64, u64)> {
 }
 
 /// Kills the program again and again, each time at another moment, until it
-/// gets to the end by itself; the results must be those of a run in peace.
-fn killed_and_resumed(kills: u32, seeds: &str) {
+/// gets to the end by itself; the results must be those of a run in peace. Returns how many kills met a running program.
+fn killed_and_resumed(kills: u32, seeds: &str) -> u32 {
     let place = Workplace::new();
     let over = "router.temperature=0,0.1,0.5";
     let args = |out| ["sweep", "small.toml", "--seeds", seeds, "--over", over, "--out", out];
@@ -61,7 +61,6 @@ fn killed_and_resumed(kills: u32, seeds: &str) {
         assert!(now.is_superset(&before), "kill {kill} lost {:?}", before.difference(&now));
         before = now;
     }
-    assert!(interrupted > 0, "every run was faster than its kill");
     // Half a line, as a kill in the middle of a write leaves it.
     let path = place.path().join("killed/journal.jsonl");
     if let Ok(mut bytes) = fs::read(&path) {
@@ -75,18 +74,19 @@ fn killed_and_resumed(kills: u32, seeds: &str) {
     assert_eq!(said.contains(&format!("going on: {done} of ")), done > 0, "{done}: {said}");
     assert!(resumed.stdout == peace.stdout, "{}", text(&resumed.stdout));
     assert!(results(&place, "killed/") == results(&place, "peace/"));
+    interrupted
 }
 
 #[test]
 fn a_killed_sweep_goes_on_and_ends_with_the_same_bytes() {
-    killed_and_resumed(4, "6");
+    assert!(killed_and_resumed(4, "6") > 0);
 }
 
-/// `cargo test --test it -- --ignored kills`, about a minute.
+/// `cargo test --test it -- --ignored kills`, some ten seconds.
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes ten seconds"]
 fn a_sweep_survives_twenty_kills() {
-    killed_and_resumed(20, "40");
+    println!("{} of 20 kills met a running sweep", killed_and_resumed(20, "40"));
 }
 
 #[test]
