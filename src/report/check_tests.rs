@@ -54,7 +54,25 @@ fn a_worse_metric_fails_and_is_named() {
     A change counts if it is beyond its tolerance and beyond noise. Results that have not changed fail at most 0.1 % of
       runs: 8 comparisons at 1.25e-4 each (one-sided, Student's t).
     ");
-    insta::assert_snapshot!(check.junit(), @"");
+    insta::assert_snapshot!(check.junit(), @r#"
+    <?xml version="1.0" encoding="UTF-8"?>
+    <testsuites name="sim check">
+      <testsuite name="made-up" tests="8" failures="2">
+        <testcase classname="made-up" name="hit_ratio at round_robin, concurrency 60"/>
+        <testcase classname="made-up" name="ttft_ms_p95 at round_robin, concurrency 60"/>
+        <testcase classname="made-up" name="hit_ratio at kv, concurrency 60"/>
+        <testcase classname="made-up" name="ttft_ms_p95 at kv, concurrency 60">
+          <failure message="TTFT p95 (ms) at kv, concurrency 60: 499 became 599 (+20 %; tolerance 10 %)"/>
+        </testcase>
+        <testcase classname="made-up" name="hit_ratio at round_robin, concurrency 80"/>
+        <testcase classname="made-up" name="ttft_ms_p95 at round_robin, concurrency 80"/>
+        <testcase classname="made-up" name="hit_ratio at kv, concurrency 80"/>
+        <testcase classname="made-up" name="ttft_ms_p95 at kv, concurrency 80">
+          <failure message="TTFT p95 (ms) at kv, concurrency 80: 502 became 602 (+20 %; tolerance 10 %)"/>
+        </testcase>
+      </testsuite>
+    </testsuites>
+    "#);
 }
 
 #[test]
