@@ -12,6 +12,7 @@ use super::store::StoreError;
 use crate::driver::Stuck;
 use crate::recorder::{Metrics, RequestRecord};
 use crate::stats;
+use crate::time::SimTime;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +64,14 @@ pub struct SimulationRequests {
     pub seed: u64,
     /// In order of end, unfinished ones last.
     pub records: Vec<RequestRecord>,
+}
+
+impl SimulationRequests {
+    /// When its last request ended; time zero if none did.
+    pub fn last_end(&self) -> SimTime {
+        let ends = self.records.iter().filter_map(|record| record.end);
+        ends.map(|(at, _)| at).max().unwrap_or(SimTime::ZERO)
+    }
 }
 
 impl Default for RunOptions<'_> {

@@ -1,10 +1,11 @@
 //! One figure: title, legend, panels, footer.
 
+use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
 use super::panel::{strike, whisker};
 use super::scale::is_drawable;
 use super::style::{Look, Marker, PAPER, PENCIL};
-use crate::experiment::results::Summary;
+use crate::experiment::results::Provenance;
 use crate::report::compare::Comparison;
 use crate::report::metric::Metric;
 use crate::report::view::{Axis, View};
@@ -22,28 +23,6 @@ pub(super) const TEXT_SIZE: f64 = 12.0;
 pub(super) const SMALL_SIZE: f64 = 11.0;
 const LEGEND_ROW: f64 = 20.0;
 const LEGEND_SAMPLE: f64 = 34.0;
-
-/// Something that can be drawn.
-pub(super) trait Draw {
-    /// Width and height in points.
-    fn size(&self) -> (u32, u32);
-    /// Draws all of it.
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B>;
-}
-
-/// Where a figure's numbers come from.
-pub(super) fn footer(summary: &Summary) -> String {
-    let provenance = &summary.provenance;
-    let seeds = match provenance.seeds.as_slice() {
-        [seed] => format!("seed {seed}"),
-        [first, .., last] => {
-            format!("{} seeds ({first} to {last})", provenance.seeds.len())
-        }
-        [] => "no seeds".to_owned(),
-    };
-    let digest = provenance.digest.get(..12).unwrap_or(&provenance.digest);
-    format!("{seeds} · digest {digest} · sim {}", provenance.version)
-}
 
 /// A figure before it is drawn: one panel per metric.
 pub(super) struct Drawing<'a> {
@@ -99,7 +78,44 @@ impl<'a> Drawing<'a> {
     pub(super) fn name(&self) -> String {
         self.metrics.first().map(|metric| metric.stem.clone()).unwrap_or_default()
     }
+}
 
+impl Sheet for Drawing<'_> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few thousand points at most for any result set that fits into memory"
+    )]
+    fn size(&self) -> (u32, u32) {
+        let rows = self.metrics.len().div_ceil(self.columns()) as f64;
+        let height = self.header_height() + rows * self.panel_height() + 30.0;
+        (self.width(), height.ceil() as u32)
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
+        let canvas = Canvas { area, medium };
+        let (width, height) = self.size();
+        let (width, height) = (f64::from(width), f64::from(height));
+        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        let title = self.title(width - 2.0 * MARGIN);
+        canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
+        self.draw_legend(&canvas)?;
+        for (i, metric) in self.metrics.iter().enumerate() {
+            let (row, column) = (i / self.columns(), i % self.columns());
+            let left = column as f64 * f64::from(PANEL_WIDTH) + MARGIN;
+            let top = self.header_height() + row as f64 * self.panel_height();
+            match self.axis() {
+                Some(axis) => self.draw_lines(&canvas, axis, metric, (left, top))?,
+                None => self.draw_bars(&canvas, metric, (left, top))?,
+            }
+        }
+        let footer = footer(&self.view.summary.provenance);
+        let footer = fitted(&footer, SMALL_SIZE, width - 2.0 * MARGIN);
+        canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))
+    }
+}
+
+impl<'a> Drawing<'a> {
     /// The axis, if there is more than one value on it: lines need two, and at a
     /// single one everything would lie on top of everything else.
     fn axis(&self) -> Option<&'a Axis> {
@@ -279,38 +295,17 @@ impl<'a> Drawing<'a> {
     }
 }
 
-impl Draw for Drawing<'_> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a few thousand points at most for any result set that fits into memory"
-    )]
-    fn size(&self) -> (u32, u32) {
-        let rows = self.metrics.len().div_ceil(self.columns()) as f64;
-        let height = self.header_height() + rows * self.panel_height() + 30.0;
-        (self.width(), height.ceil() as u32)
-    }
-
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
-        let canvas = Canvas { area, medium };
-        let (width, height) = self.size();
-        let (width, height) = (f64::from(width), f64::from(height));
-        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
-        let title = self.title(width - 2.0 * MARGIN);
-        canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        self.draw_legend(&canvas)?;
-        for (i, metric) in self.metrics.iter().enumerate() {
-            let (row, column) = (i / self.columns(), i % self.columns());
-            let left = column as f64 * f64::from(PANEL_WIDTH) + MARGIN;
-            let top = self.header_height() + row as f64 * self.panel_height();
-            match self.axis() {
-                Some(axis) => self.draw_lines(&canvas, axis, metric, (left, top))?,
-                None => self.draw_bars(&canvas, metric, (left, top))?,
-            }
+/// What a figure says of where it comes from.
+pub(super) fn footer(provenance: &Provenance) -> String {
+    let seeds = match provenance.seeds.as_slice() {
+        [seed] => format!("seed {seed}"),
+        [first, .., last] => {
+            format!("{} seeds ({first} to {last})", provenance.seeds.len())
         }
-        let footer = fitted(&footer(self.view.summary), SMALL_SIZE, width - 2.0 * MARGIN);
-        canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))
-    }
+        [] => "no seeds".to_owned(),
+    };
+    let digest = provenance.digest.get(..12).unwrap_or(&provenance.digest);
+    format!("{seeds} · digest {digest} · sim {}", provenance.version)
 }
 
 fn entry_width(entry: &Entry) -> f64 {

@@ -1,8 +1,9 @@
 //! Heat maps: a metric over two swept keys, a panel for every combination of
 //! the other ones.
 
+use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
-use super::drawing::{Draw, MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
+use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
 use super::scale::{Scale, is_drawable};
 use super::style::{FRAME, GRID, INK, PAPER, PENCIL};
 use crate::experiment::results::Point;
@@ -258,7 +259,7 @@ impl<'a> HeatMap<'a> {
     }
 }
 
-impl Draw for HeatMap<'_> {
+impl Sheet for HeatMap<'_> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -290,7 +291,8 @@ impl Draw for HeatMap<'_> {
         }
         let x = MARGIN + self.columns() as f64 * self.panel_width();
         self.draw_bar(&canvas, (x, 114.0))?;
-        let footer = fitted(&footer(self.tuning.summary), SMALL_SIZE, width - 2.0 * MARGIN);
+        let footer =
+            fitted(&footer(&self.tuning.summary.provenance), SMALL_SIZE, width - 2.0 * MARGIN);
         canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))
     }
 }

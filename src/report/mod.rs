@@ -13,6 +13,7 @@ pub mod compared;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod metric;
+pub mod over_time;
 pub mod published;
 pub mod requests;
 pub mod save;
