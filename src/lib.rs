@@ -40,6 +40,7 @@ pub mod engine;
 pub mod event;
 pub mod experiment;
 pub mod fleet;
+pub mod frontier;
 pub mod id;
 pub mod kv;
 pub mod plot;

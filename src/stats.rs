@@ -43,15 +43,72 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
 /// the results of several seeds. No interval for fewer than two values, `None`
 /// for no values.
 pub fn mean_ci95(values: &[f64]) -> Option<(f64, Option<[f64; 2]>)> {
-    let mean = mean(values)?;
-    if values.len() < 2 {
-        return Some((mean, None));
+    let estimate = Estimate::of(values)?;
+    Some((estimate.mean, estimate.interval(0.95)))
+}
+
+/// A mean with what its samples say of its error, by Student's t: for
+/// independent, roughly normal values such as the results of several seeds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error and the degrees of freedom; `None` of a single value.
+    error: Option<(f64, f64)>,
+}
+
+impl Estimate {
+    /// Of the mean of `values`; `None` of no values.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mean = mean(values)?;
+        if values.len() < 2 {
+            return Some(Self { mean, error: None });
+        }
+        let n = values.len() as f64;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        Some(Self { mean, error: Some(((variance / n).sqrt(), n - 1.0)) })
     }
-    let n = values.len() as f64;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    let t = StudentsT::new(0.0, 1.0, n - 1.0).expect("at least one degree of freedom");
-    let half = t.inverse_cdf(0.975) * (variance / n).sqrt();
-    Some((mean, Some([mean - half, mean + half])))
+
+    /// Of the difference between this mean and another of other, independent
+    /// samples, by Welch's approximation.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let error = self.error.zip(other.error).map(|((a, of_a), (b, of_b))| {
+            let variance = a * a + b * b;
+            let freedom = variance * variance / (a.powi(4) / of_a + b.powi(4) / of_b);
+            // Samples without any scatter: the error is 0 with any freedom.
+            (variance.sqrt(), if freedom.is_finite() { freedom } else { of_a + of_b })
+        });
+        Self { mean: self.mean - other.mean, error }
+    }
+
+    /// Bounds between which the true mean lies with `confidence` (above 0, below
+    /// 1); `None` of a single value.
+    ///
+    /// # Panics
+    /// If `confidence` is out of range.
+    pub fn interval(&self, confidence: f64) -> Option<[f64; 2]> {
+        assert!(confidence > 0.0 && confidence < 1.0, "confidence {confidence}");
+        let (error, freedom) = self.error?;
+        let half = students_t(freedom).inverse_cdf((1.0 + confidence) / 2.0) * error;
+        Some([self.mean - half, self.mean + half])
+    }
+
+    /// The chance of a mean at least this far from 0, on either side, if the true
+    /// one is 0; `None` of a single value.
+    pub fn p_value(&self) -> Option<f64> {
+        let (error, freedom) = self.error?;
+        if self.mean == 0.0 {
+            return Some(1.0);
+        }
+        // Without scatter the quotient is infinite, and the chance 0.
+        let t = (self.mean / error).abs();
+        Some(if t.is_finite() { 2.0 * students_t(freedom).sf(t) } else { 0.0 })
+    }
+}
+
+fn students_t(freedom: f64) -> StudentsT {
+    StudentsT::new(0.0, 1.0, freedom).expect("a positive number of degrees of freedom")
 }
 
 /// The rank (from 0) at or below which the `q`-quantile of `count` values lies,
@@ -117,6 +174,41 @@ mod tests {
         assert!((low - (3.5 - half)).abs() < 1e-5 && (high - (3.5 + half)).abs() < 1e-5);
         let constant = mean_ci95(&[2.0; 4]).unwrap();
         assert_eq!(constant, (2.0, Some([2.0, 2.0])));
+    }
+
+    #[test]
+    fn far_tails_agree_with_the_table_of_students_t() {
+        // t(0.9995, 5) = 6.868827, t(0.99995, 10) = 6.211 (two-sided 0.1 % and 0.01 %).
+        let estimate = |freedom| Estimate { mean: 0.0, error: Some((1.0, freedom)) };
+        let bound = |freedom, confidence| estimate(freedom).interval(confidence).unwrap()[1];
+        assert!((bound(5.0, 0.999) - 6.868_827).abs() < 1e-5);
+        assert!((bound(10.0, 0.9999) - 6.211_05).abs() < 1e-4);
+        for (freedom, confidence) in [(3.0, 0.99), (7.0, 1.0 - 1e-6), (11.0, 1.0 - 1e-8)] {
+            let at = Estimate { mean: bound(freedom, confidence), error: Some((1.0, freedom)) };
+            let p = at.p_value().unwrap();
+            assert!((p / (1.0 - confidence) - 1.0).abs() < 1e-6, "{freedom}, {confidence}: {p}");
+        }
+    }
+
+    #[test]
+    fn samples_without_scatter_leave_no_doubt() {
+        let of = |values: &[f64]| Estimate::of(values).unwrap();
+        assert_eq!(of(&[2.0, 2.0]).p_value(), Some(0.0));
+        assert_eq!(of(&[0.0, 0.0]).p_value(), Some(1.0));
+        assert_eq!(of(&[3.0]).p_value(), None);
+        let difference = of(&[2.0; 3]).minus(&of(&[1.0; 4]));
+        assert_eq!(difference.interval(0.999), Some([1.0, 1.0]));
+    }
+
+    #[test]
+    fn welch_agrees_with_scipy() {
+        // scipy.stats.ttest_ind([1, 2, 3, 4, 5], [2, 4, 6, 9], equal_var=False)
+        let of = |values: &[f64]| Estimate::of(values).unwrap();
+        let difference = of(&[1.0, 2.0, 3.0, 4.0, 5.0]).minus(&of(&[2.0, 4.0, 6.0, 9.0]));
+        let (_, freedom) = difference.error.unwrap();
+        assert!((difference.mean + 2.25).abs() < 1e-12);
+        assert!((freedom - 4.333_221).abs() < 1e-6, "{freedom}");
+        assert!((difference.p_value().unwrap() - 0.239_719).abs() < 1e-6);
     }
 
     proptest! {

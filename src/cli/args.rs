@@ -1,6 +1,6 @@
 //! What can be typed. What it means is decided by the commands.
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Simulates LLM serving fleets: will KV-cache-aware routing help, up to which
@@ -16,6 +16,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Run(RunArgs),
     Explain(ExplainArgs),
+    Sweep(SweepArgs),
+    Frontier(FrontierArgs),
+    Compare(CompareArgs),
+    Check(CheckArgs),
     /// Work with request traces
     #[command(subcommand)]
     Trace(TraceCommand),
@@ -28,18 +32,166 @@ Examples:
   sim run experiments/doks-3xh200.toml
   sim run experiments/doks-3xh200.toml --seeds 2 --out /tmp/quick
   sim run experiments/doks-3xh200.toml --set workload.concurrency=100 --set router.policy=kv
-  sim run experiments/doks-3xh200.toml --set 'sweep.router.temperature=[0.0, 0.5]'
+  sim run experiments/doks-3xh200.toml --set sweep.router.temperature=0,0.5
+
+A run that was killed goes on where it was when the same command is given again.
 
 Exit codes: 0 done, 1 a declared check failed, 2 usage or input error.")]
 pub(crate) struct RunArgs {
-    /// The experiment, a TOML file
-    pub(crate) experiment: PathBuf,
-    /// Folder for the results [default: plots/NAME, by the experiment's name]
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Search settings: heat maps, the Pareto front, the best one and the price of missing it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim sweep experiments/sweep-overlap-temperature.toml
+  sim sweep experiments/doks-3xh200.toml --set workload.concurrency=180 --set router.policy=kv \\
+      --over router.overlap_weight=0..4:0.5 --over router.temperature=0,0.2,0.5
+  sim sweep experiments/doks-3xh200.toml --set router.policy=kv --over router.feed.delay=1ms..10s:x10
+
+VALUES are a list (0,0.5,1), a range with a step (60..180:20) or with a factor (8..512:x2), both
+ends included. A sweep that was killed goes on where it was when the same command is given again.")]
+pub(crate) struct SweepArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    /// Sweep a key, besides what the experiment sweeps; short for --set sweep.KEY=VALUES
+    #[arg(long, value_name = "KEY=VALUES")]
+    pub(crate) over: Vec<String>,
+    /// Take the values of all --over together, first with first, instead of every combination
+    #[arg(long, requires = "over")]
+    pub(crate) paired: bool,
+    /// The metric to tune for
+    #[arg(long, value_name = "METRIC", default_value = "ttft_ms_p95")]
+    pub(crate) best: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Find up to which load a policy beats another, or meets its targets
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim frontier experiments/doks-3xh200.toml
+  sim frontier experiments/doks-3xh200.toml --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
+  sim frontier experiments/mooncake-conversation-8w.toml --loads 1..8:0.25 --within ttft_ms_p95=1s
+
+Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
+values of workload.concurrency, or of workload.speedup where a trace is replayed.")]
+pub(crate) struct FrontierArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    /// A metric on which policies are to beat the baseline [default: ttft_ms_p95, unless --within is given]
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) metric: Vec<String>,
+    /// A target that every policy is to meet, like ttft_ms_p95=600ms; all of them together
+    #[arg(long, value_name = "METRIC=VALUE")]
+    pub(crate) within: Vec<String>,
+    /// The key that is the load
+    #[arg(long, value_name = "KEY")]
+    pub(crate) load: Option<String>,
+    /// Loads to search, with the distance of neighbours [default: from the smallest to the largest that is swept]
+    #[arg(long, value_name = "FROM..TO:STEP")]
+    pub(crate) loads: Option<String>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+/// Compare two saved result sets: what changed, the surest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim compare plots/before plots/after
+  sim compare plots/before plots/after --format markdown
+  sim compare plots/weight-1 plots/weight-2 --ignore router.overlap_weight --all")]
+pub(crate) struct CompareArgs {
+    /// Folder with the results to start from
+    pub(crate) before: PathBuf,
+    /// Folder with the results to hold against them
+    pub(crate) after: PathBuf,
+    /// A metric to compare [default: the main ones]
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) metric: Vec<String>,
+    /// Compare every metric
+    #[arg(long, conflicts_with = "metric")]
+    pub(crate) all: bool,
+    /// A key in which points need not agree
+    #[arg(long, value_name = "KEY")]
+    pub(crate) ignore: Vec<String>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: CompareFormat,
+}
+
+/// Hold experiments against committed baselines; fail where routing got worse
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim check experiments/incidents/*.toml
+  sim check experiments/incidents/*.toml --format junit > routing.xml
+  sim check experiments/incidents/shared-prompt.toml --update
+
+The baseline of DIR/NAME.toml is DIR/baselines/NAME.toml, unless --baselines names another folder.
+
+Exit codes: 0 passed, 1 something got worse beyond its tolerance and beyond noise, 2 usage or input
+error.")]
+pub(crate) struct CheckArgs {
+    /// The experiments, TOML files
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    pub(crate) experiments: Vec<PathBuf>,
+    /// Folder of the baselines [default: `baselines` beside each experiment]
     #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Replace results of another configuration in that folder
+    pub(crate) baselines: Option<PathBuf>,
+    /// Write the baselines anew instead of checking; tolerances are kept
     #[arg(long)]
-    pub(crate) force: bool,
+    pub(crate) update: bool,
+    /// Set a key of every experiment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Simulations at the same time [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: CheckFormat,
+}
+
+/// How a frontier is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+/// How a comparison is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CompareFormat {
+    #[default]
+    Text,
+    Markdown,
+    Json,
+}
+
+/// How a check is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CheckFormat {
+    #[default]
+    Text,
+    Markdown,
+    Junit,
+}
+
+// No doc comments on these two: they would become the help of the commands that have them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExperimentArgs {
+    /// The experiment, a TOML file
+    #[arg(value_name = "EXPERIMENT")]
+    pub(crate) file: PathBuf,
     /// Set a key of the experiment, like measure.window=60s; a swept key is then
     /// swept no more, and sweep.KEY sets what is swept
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -50,10 +202,20 @@ pub(crate) struct RunArgs {
     /// Simulations at the same time [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OutputArgs {
+    /// Folder for the results [default: plots/NAME, by the experiment's name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace results of another configuration in that folder
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Save no figures
     #[arg(long)]
     pub(crate) no_figures: bool,
-    /// Save one record per request too, as requests.csv
+    /// Save one record per request too, as requests.csv; such a run cannot be resumed
     #[arg(long)]
     pub(crate) requests: bool,
 }

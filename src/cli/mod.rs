@@ -4,7 +4,10 @@
 //! a defect of the program. Results go to stdout or files, talk to stderr.
 
 mod args;
+mod check;
+mod compare;
 mod explain;
+mod frontier;
 mod progress;
 mod run;
 mod trace;
@@ -13,6 +16,7 @@ use args::{Args, Command, TraceCommand};
 use clap::Parser;
 use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
+use kv_router_sim::report::baseline::BaselineError;
 use kv_router_sim::report::published::PublishedError;
 use kv_router_sim::report::save::ReadError;
 use kv_router_sim::settings::Invalid;
@@ -20,6 +24,9 @@ use kv_router_sim::workload::trace::TraceError;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Exit code of a declared check that failed.
+const CHECK_FAILED: u8 = 1;
 
 /// Exit code of a usage or input error.
 const INPUT_ERROR: u8 = 2;
@@ -44,16 +51,20 @@ enum CliError {
     Trace(#[from] TraceError),
     #[error(transparent)]
     Explain(#[from] ExplainError),
-    #[error(transparent)]
-    Results(#[from] ReadError),
-    #[error("{}: cannot be read: {reason}; give a folder that `sim run` has filled", file.display())]
-    NoResults { file: PathBuf, reason: String },
     #[error(
         "{}: is not the experiment that gave {} any more, or a model file of it has changed; name \
          the right file with --experiment, or run it again",
         file.display(), results.display()
     )]
     OtherExperiment { file: PathBuf, results: PathBuf },
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Baseline(#[from] BaselineError),
+    #[error("{}: cannot be read: {reason}{hint}", file.display())]
+    Unreadable { file: PathBuf, reason: String, hint: &'static str },
+    #[error("{}: cannot be written: {reason}", file.display())]
+    Unwritable { file: PathBuf, reason: String },
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -65,6 +76,13 @@ pub(crate) fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => run::run(args, traces),
         Command::Explain(args) => explain::run(args, traces),
+        Command::Sweep(args) => run::sweep(args, traces),
+        Command::Frontier(args) => frontier::run(args, traces),
+        Command::Compare(args) => compare::run(args),
+        Command::Check(args) => match check::run(args, traces) {
+            Ok(false) => return ExitCode::from(CHECK_FAILED),
+            result => result.map(|_| ()),
+        },
         Command::Trace(TraceCommand::Stats { trace }) => trace::stats(&trace, traces.as_deref()),
     };
     match result {
@@ -81,6 +99,12 @@ pub(crate) fn main() -> ExitCode {
 /// A line for people, on stderr; nobody need be listening.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// As JSON for other programs.
+fn json(value: &impl serde::Serialize) -> String {
+    let text = serde_json::to_string_pretty(value);
+    text.expect("plain data with text keys has no way to fail") + "\n"
 }
 
 /// Results, on stdout. A reader that has seen enough (`| head`) is no error.

@@ -1,10 +1,10 @@
-//! `sim run`.
+//! `sim run` and `sim sweep`: the same runs, told in two ways.
 
-use super::args::RunArgs;
+use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::progress::Bar;
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
-    self, Experiment, LoadOptions, Outcome, RUNS_FILE, RunOptions, SUMMARY_FILE,
+    self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, SUMMARY_FILE,
     SimulationRequests, Store,
     results::{SCHEMA_VERSION, SavedRuns, Summary},
 };
@@ -14,44 +14,117 @@ use kv_router_sim::report::{
     over_time::OverTime,
     published::{Published, PublishedSettings},
     requests, save, table,
+    tuning::Tuning,
     view::View,
 };
+use kv_router_sim::settings::Invalid;
 use kv_router_sim::time::SimTime;
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 
 /// Runs an experiment, prints its table and digest, saves everything.
 pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let mut overrides = args.overrides;
-    overrides.extend(args.seeds.map(|n| format!("measure.seeds={n}")));
-    // Whatever can be wrong is found out before the first simulation.
-    let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
-    let experiment = Experiment::load(&args.experiment, &options)?;
+    let overrides = overrides(&args.experiment, Vec::new());
+    let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = match experiment.published::<PublishedSettings>()? {
         Some(settings) => Some(Published::read(&settings, experiment.folder())?),
         None => None,
     };
-    let folder = args.out.unwrap_or_else(|| Store::default_folder(&experiment.name));
-    let store = Store::open(&folder, &experiment.config_hash, args.force)?;
+    let folder = Store::default_folder(&experiment.name);
+    let draw = |summary: &Summary| plot::figures(summary, published.as_ref(), &Choice::default());
+    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, draw)?;
+    let view = View::new(&summary, None)?;
+    let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
+    print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
+    print(&format!("digest {}\n", summary.provenance.digest))
+}
 
+/// Runs an experiment with the axes of `--over`, prints what it says about
+/// settings, saves everything.
+pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
+    let mut axes: Vec<String> = args.over.iter().map(|over| format!("sweep.{over}")).collect();
+    if args.paired {
+        let keys = args.over.iter().filter_map(|over| over.split_once('='));
+        let keys: Vec<String> = keys.map(|(key, _)| format!("{:?}", key.trim())).collect();
+        axes.push(format!("sweep.paired=[{}]", keys.join(", ")));
+    }
+    let overrides = overrides(&args.experiment, axes);
+    let experiment = load(&args.experiment, overrides.clone(), traces)?;
+    // Results of the experiment as its file has it may be beside those of a sweep.
+    let name = if args.over.is_empty() { "" } else { "-sweep" };
+    let folder = Store::default_folder(&format!("{}{name}", experiment.name));
+    kv_router_sim::report::metric::check_name("--best", &args.best)?;
+    let draw = |summary: &Summary| {
+        let maps = plot::heat_maps(&Tuning::new(summary, &args.best)?);
+        if maps.is_empty() { plot::figures(summary, None, &Choice::default()) } else { Ok(maps) }
+    };
+    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, draw)?;
+    print(&table::head(&summary))?;
+    print(&Tuning::new(&summary, &args.best)?.report(table::WIDTH))?;
+    print(&format!("digest {}\n", summary.provenance.digest))
+}
+
+/// All that the arguments and `more` change in the experiment's file.
+pub(super) fn overrides(args: &ExperimentArgs, more: Vec<String>) -> Vec<String> {
+    let mut overrides = args.overrides.clone();
+    overrides.extend(more);
+    overrides.extend(args.seeds.map(|n| format!("measure.seeds={n}")));
+    overrides
+}
+
+/// The experiment of the arguments' file with these overrides.
+pub(super) fn load(
+    args: &ExperimentArgs,
+    overrides: Vec<String>,
+    traces: Option<PathBuf>,
+) -> Result<Experiment, CliError> {
+    let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
+    Ok(Experiment::load(&args.file, &options)?)
+}
+
+/// Simulates what is not done yet and saves the results, the summary last.
+/// Whatever can be wrong is found out before the first simulation.
+fn execute(
+    experiment: &Experiment,
+    source: &ExperimentArgs,
+    overrides: Vec<String>,
+    default_folder: PathBuf,
+    args: OutputArgs,
+    draw: impl FnOnce(&Summary) -> Result<Vec<Figure>, Invalid>,
+) -> Result<Summary, CliError> {
+    let folder = args.out.unwrap_or(default_folder);
+    let store = Store::open(&folder, &experiment.config_hash, args.force)?;
+    // The journal does not hold requests.
+    let journal = if args.requests { None } else { Some(Journal::open(&store, &build())?) };
+    let found = journal.as_ref().map_or(0, Journal::found);
+    if found > 0 {
+        let all = experiment.runs.len() * experiment.seeds.len();
+        say(&format!("going on: {found} of {all} simulations were done before"));
+    }
     let bar = Bar::new();
-    let run_options = RunOptions {
-        jobs: args.jobs.map(usize::from),
+    let options = RunOptions {
+        jobs: source.jobs.map(usize::from),
         progress: &bar,
         keep_requests: args.requests,
+        journal: journal.as_ref(),
     };
-    let outcome = experiment::run(&experiment, run_options);
+    let outcome = experiment::run(experiment, options);
     bar.clear();
+    if let (Err(experiment::RunError::Simulation { .. }), Some(journal)) = (&outcome, &journal) {
+        // It would fail again.
+        journal.remove()?;
+    }
     let Outcome { summary, requests: simulations, digests } = outcome?;
 
     if !args.no_figures {
-        for figure in plot::figures(&summary, published.as_ref(), &Choice::default())? {
+        for figure in draw(&summary)? {
             store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
             store.write(&format!("{}.png", figure.name), &figure.png)?;
         }
     }
     if args.requests {
         if !args.no_figures {
-            let figure = workers_over_time(&experiment, &summary, &simulations);
+            let figure = workers_over_time(experiment, &summary, &simulations);
             store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
             store.write(&format!("{}.png", figure.name), &figure.png)?;
         }
@@ -60,21 +133,19 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
     let saved = SavedRuns {
         schema_version: SCHEMA_VERSION,
-        experiment: args.experiment.display().to_string(),
-        overrides: options.overrides,
+        experiment: source.file.display().to_string(),
+        overrides,
         digests,
     };
     store.write(RUNS_FILE, save::json(&saved).as_bytes())?;
     // Last: it says that the folder is complete.
     store.write(SUMMARY_FILE, save::to_json(&summary).as_bytes())?;
-
-    let view = View::new(&summary, None)?;
-    let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
-    print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
-    print(&format!("digest {}\n", summary.provenance.digest))?;
+    if let Some(journal) = &journal {
+        journal.remove()?;
+    }
     say(&format!("saved in {}", store.folder().display()));
     warn_if_different(&store, &summary);
-    Ok(())
+    Ok(summary)
 }
 
 /// Moments of a simulation that a figure shows: about one per point of paper.
@@ -99,6 +170,17 @@ fn workers_over_time(
         .collect();
     let limit = experiment.runs.iter().map(|run| run.settings.engine.max_num_seqs).max();
     plot::workers_over_time(&summary.provenance, &rows, limit.unwrap_or_default())
+}
+
+/// Tells this program from others of its version: what another one began, this
+/// one must not go on with.
+fn build() -> String {
+    let file = std::env::current_exe().and_then(std::fs::metadata);
+    let modified = |file: &std::fs::Metadata| file.modified().ok()?.duration_since(UNIX_EPOCH).ok();
+    let of_file =
+        file.ok().map(|file| (file.len(), modified(&file).unwrap_or_default().as_nanos()));
+    let (bytes, modified_ns) = of_file.unwrap_or_default();
+    format!("{} {bytes} {modified_ns}", env!("CARGO_PKG_VERSION"))
 }
 
 /// The same version must give the same results for the same configuration.

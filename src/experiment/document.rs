@@ -3,6 +3,7 @@
 
 use super::error::{ExperimentError, Place};
 use super::locate::{self, Fault, join};
+use super::sweep::{self, RANGE_KEYS};
 use crate::settings::Invalid;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -98,7 +99,7 @@ impl Document {
 
     /// Applies `KEY=VALUE`. The value is read as TOML, else as text. A key that
     /// is swept is not swept any more: it keeps this one value. `sweep.KEY`
-    /// sets an axis.
+    /// sets an axis, which may be written as [`sweep::typed`] says.
     pub(super) fn set_argument(&mut self, argument: &str) -> Result<(), ExperimentError> {
         let invalid = || ExperimentError::Override { argument: argument.to_owned() };
         let (key, text) = argument.split_once('=').ok_or_else(invalid)?;
@@ -106,7 +107,13 @@ impl Document {
         if key.split('.').any(|part| part.trim().is_empty()) {
             return Err(invalid());
         }
-        let value = text.parse().unwrap_or_else(|_| Value::String(text.to_owned()));
+        let is_axis = key.starts_with("sweep.");
+        let value = match text.parse() {
+            Ok(value @ (Value::Array(_) | Value::Table(_))) => value,
+            _ if is_axis => sweep::typed(text),
+            Ok(value) => value,
+            Err(_) => Value::String(text.to_owned()),
+        };
         let place = Place::Argument(format!("--set {argument}"));
         if key == "sweep" {
             self.places.insert(key.to_owned(), place);
@@ -334,8 +341,7 @@ pub(super) fn flatten(parent: &str, table: Table, axes: &mut Vec<(String, Value)
         let path = join(parent, &key);
         match value {
             Value::Table(inner)
-                if !inner.is_empty()
-                    && !["from", "to", "step"].iter().any(|key| inner.contains_key(*key)) =>
+                if !inner.is_empty() && !RANGE_KEYS.iter().any(|key| inner.contains_key(*key)) =>
             {
                 flatten(&path, inner, axes);
             }

@@ -4,7 +4,8 @@
 //! measure, and which keys to sweep. [`Experiment::load`] checks all of it,
 //! every combination of swept values included, before anything runs;
 //! [`run()`] simulates every run with every seed, in parallel, with the same
-//! bytes out for any number of threads; [`Store`] keeps the results.
+//! bytes out for any number of threads; [`Store`] keeps the results, and a
+//! [`Journal`] what is done of a run that may be killed.
 //!
 //! The document stays a TOML table until all overrides and swept values are in
 //! it. So any key can be swept or overridden, with one set of checks, and every
@@ -14,6 +15,7 @@ mod config;
 mod document;
 mod error;
 pub mod explain;
+mod journal;
 mod locate;
 mod measure;
 pub mod results;
@@ -24,6 +26,7 @@ mod sweep;
 
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
 pub use error::{ExperimentError, Place};
+pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
 pub use simulate::{RunOutcome, Watch, simulate};

@@ -5,8 +5,10 @@
 //! of the result.
 
 use super::config::{Experiment, Params, RunSpec, hex, show};
+use super::journal::Journal;
 use super::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
 use super::simulate::{RunOutcome, Watch, simulate};
+use super::store::StoreError;
 use crate::driver::Stuck;
 use crate::recorder::{Metrics, RequestRecord};
 use crate::stats;
@@ -14,6 +16,7 @@ use crate::time::SimTime;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
 
 /// Hears how far a run has come; called from many threads.
 pub trait Progress: Sync {
@@ -38,6 +41,9 @@ pub struct RunOptions<'a> {
     pub progress: &'a dyn Progress,
     /// Keep a record of every request, for [`Outcome::requests`].
     pub keep_requests: bool,
+    /// Where to write down what is done, and what was done before. It holds no
+    /// requests: a simulation found there contributes none to [`Outcome::requests`].
+    pub journal: Option<&'a Journal>,
 }
 
 /// Everything a run of an experiment gives.
@@ -72,7 +78,7 @@ impl SimulationRequests {
 
 impl Default for RunOptions<'_> {
     fn default() -> Self {
-        Self { jobs: None, progress: &NoProgress, keep_requests: false }
+        Self { jobs: None, progress: &NoProgress, keep_requests: false, journal: None }
     }
 }
 
@@ -99,45 +105,94 @@ pub enum RunError {
         /// Why.
         source: Stuck,
     },
+    /// What is done could not be written down.
+    #[error(transparent)]
+    Journal(#[from] StoreError),
 }
 
-/// Simulates everything and summarises it.
+/// Simulates everything and summarises it. What the journal has is not
+/// simulated again.
 ///
 /// # Errors
-/// If the threads cannot be started, or a simulation cannot be carried out.
+/// If the threads cannot be started, a simulation cannot be carried out, or the
+/// journal cannot be written.
 pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, RunError> {
     let seeds = &experiment.seeds;
-    let jobs: Vec<(&RunSpec, u64)> =
-        experiment.runs.iter().flat_map(|run| seeds.iter().map(move |&seed| (run, seed))).collect();
+    let jobs: Vec<Job<'_>> = experiment
+        .runs
+        .iter()
+        .enumerate()
+        .flat_map(|(number, run)| seeds.iter().map(move |&seed| Job { number, run, seed }))
+        .collect();
     options.progress.started(jobs.len());
-    // Results, not one Result of all: which error comes first must not depend on timing.
-    let results: Vec<Result<RunOutcome, Stuck>> = pool(options.jobs, jobs.len())?.install(|| {
-        let watch = Watch { requests: options.keep_requests, ..Watch::default() };
-        let job = |&(run, seed): &(&RunSpec, u64)| {
-            let outcome = simulate(&run.settings, &run.levels, seed, watch);
-            options.progress.job_done();
-            outcome
-        };
-        // One by one: jobs are long and of unequal length.
-        jobs.par_iter().with_max_len(1).map(job).collect()
-    });
     let mut outcomes = Vec::with_capacity(jobs.len());
-    for (result, &(run, seed)) in results.into_iter().zip(&jobs) {
+    for (result, job) in simulate_all(&jobs, options)?.into_iter().zip(&jobs) {
         outcomes.push(result.map_err(|source| RunError::Simulation {
             experiment: experiment.name.clone(),
-            point: show(&experiment.points[run.points[0]]),
-            seed,
+            point: show(&experiment.points[job.run.points[0]]),
+            seed: job.seed,
             source,
         })?);
     }
     let summary = summarise(experiment, &outcomes);
     let digests = outcomes.iter().map(|outcome| hex(&outcome.digest)).collect();
-    let requests = outcomes.into_iter().zip(&jobs).map(|(outcome, &(run, seed))| {
-        let params = experiment.points[run.points[0]].clone();
-        SimulationRequests { params, seed, records: outcome.requests }
+    let requests = outcomes.into_iter().zip(&jobs).map(|(outcome, job)| {
+        let params = experiment.points[job.run.points[0]].clone();
+        SimulationRequests { params, seed: job.seed, records: outcome.requests }
     });
     let requests = requests.filter(|_| options.keep_requests).collect();
     Ok(Outcome { summary, requests, digests })
+}
+
+/// One simulation.
+struct Job<'a> {
+    /// Place of the run in the experiment.
+    number: usize,
+    run: &'a RunSpec,
+    seed: u64,
+}
+
+/// The result of every job, in order. Results, not one result of all: which
+/// error comes first must not depend on timing.
+fn simulate_all(
+    jobs: &[Job<'_>],
+    options: RunOptions<'_>,
+) -> Result<Vec<Result<RunOutcome, Stuck>>, RunError> {
+    let threads = pool(options.jobs, jobs.len())?;
+    std::thread::scope(|scope| {
+        let (written, told) = mpsc::channel();
+        let syncing = options.journal.map(|journal| scope.spawn(move || journal.sync(&told)));
+        let job = |job: &Job<'_>| {
+            let found = options
+                .journal
+                .and_then(|journal| journal.outcome(job.number, job.seed))
+                .filter(|found| found.levels.len() == job.run.levels.len());
+            let outcome = match found {
+                Some(outcome) => Ok(outcome),
+                None => {
+                    let Job { run, seed, .. } = *job;
+                    let watch = Watch { requests: options.keep_requests, ..Watch::default() };
+                    let outcome = simulate(&run.settings, &run.levels, seed, watch);
+                    if let (Some(journal), Ok(outcome)) = (options.journal, &outcome) {
+                        journal.append(job.number, seed, outcome)?;
+                        // The thread that syncs is gone only if it failed, and says so itself.
+                        let _ = written.send(());
+                    }
+                    outcome
+                }
+            };
+            options.progress.job_done();
+            Ok(outcome)
+        };
+        // One by one: jobs are long and of unequal length.
+        let results: Result<Vec<_>, StoreError> =
+            threads.install(|| jobs.par_iter().with_max_len(1).map(job).collect());
+        drop(written);
+        if let Some(syncing) = syncing {
+            syncing.join().expect("syncing does not panic")?;
+        }
+        Ok(results?)
+    })
 }
 
 fn pool(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadPool, RunError> {
@@ -279,7 +334,8 @@ mod tests {
             }
         }
         let count = Count::default();
-        let options = RunOptions { jobs: Some(2), progress: &count, keep_requests: true };
+        let options =
+            RunOptions { jobs: Some(2), progress: &count, keep_requests: true, journal: None };
         let outcome = run(&good(&["measure.seeds=3"]), options).expect("runs");
         assert_eq!(outcome.requests.len(), 6);
         assert!(outcome.requests.iter().all(|simulation| !simulation.records.is_empty()));

@@ -4,8 +4,9 @@
 //! whose results the folder holds: results of another configuration are not
 //! overwritten unless asked. The same configuration may run again; its files
 //! are replaced, by the same bytes if the version is the same. A killed run
-//! leaves no summary behind, so it simply runs again.
+//! leaves a [journal](super::Journal) behind, from which it goes on.
 
+use super::journal;
 use super::results::Provenance;
 use serde::Deserialize;
 use std::io::ErrorKind::{NotADirectory, NotFound};
@@ -22,6 +23,7 @@ pub const RUNS_FILE: &str = "runs.json";
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
+    config_hash: String,
     previous: Option<Provenance>,
 }
 
@@ -49,6 +51,30 @@ pub enum StoreError {
         found: String,
         /// Configuration hash of the experiment.
         wanted: String,
+    },
+    /// It holds the journal of another run.
+    #[error(
+        "{}: holds an unfinished run of another configuration (hash {}, this one is {}); finish \
+         that one, choose another folder with --out, or discard it with --force",
+        folder.display(), short(found), short(wanted)
+    )]
+    OtherJournal {
+        /// The folder.
+        folder: PathBuf,
+        /// Configuration hash of what is there.
+        found: String,
+        /// Configuration hash of the experiment.
+        wanted: String,
+    },
+    /// Another process is writing results into it.
+    #[error(
+        "{}: another sim is writing its results there; wait for it, or choose another folder \
+         with --out",
+        folder.display()
+    )]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
     },
     /// It holds a summary that is not one of ours.
     #[error(
@@ -81,9 +107,9 @@ struct Owner {
 impl Store {
     /// Opens `folder` for the experiment with this configuration hash, making it
     /// if need be. Call it before simulating: a folder that cannot be written to
-    /// is found out here. With `force`, a summary that is there is removed,
-    /// whosever it is: figures of one configuration must not stand beside the
-    /// summary of another if the run is killed.
+    /// is found out here. With `force`, a summary or journal that is there is
+    /// removed, whosever it is: figures of one configuration must not stand beside
+    /// the summary of another if the run is killed.
     ///
     /// # Errors
     /// If the folder cannot be written to or holds other results.
@@ -100,10 +126,19 @@ impl Store {
                 wanted: config_hash.to_owned(),
             });
         }
+        let unfinished = if force { None } else { journal::unfinished(folder) };
+        if let Some(found) = unfinished.filter(|found| found != config_hash) {
+            return Err(StoreError::OtherJournal {
+                folder: folder.into(),
+                found,
+                wanted: config_hash.to_owned(),
+            });
+        }
         std::fs::create_dir_all(folder).map_err(|error| unwritable(error.to_string()))?;
         // Dropped at once: only to see whether it can be made.
         temporary(folder).map_err(|error| unwritable(error.to_string()))?;
         if force {
+            journal::discard(folder).map_err(|error| unwritable(error.to_string()))?;
             match std::fs::remove_file(folder.join(SUMMARY_FILE)) {
                 Err(error) if error.kind() != NotFound => {
                     return Err(unwritable(error.to_string()));
@@ -111,7 +146,7 @@ impl Store {
                 _ => {}
             }
         }
-        Ok(Self { folder: folder.into(), previous })
+        Ok(Self { folder: folder.into(), config_hash: config_hash.to_owned(), previous })
     }
 
     /// Where the results of `experiment` go unless the operator says otherwise.
@@ -122,6 +157,11 @@ impl Store {
     /// What the folder held of the same configuration when it was opened.
     pub fn previous(&self) -> Option<&Provenance> {
         self.previous.as_ref()
+    }
+
+    /// The configuration whose results it is open for.
+    pub fn config_hash(&self) -> &str {
+        &self.config_hash
     }
 
     /// The folder.

@@ -2,6 +2,7 @@
 
 use super::document::{Document, flatten, is_setting};
 use super::error::ExperimentError;
+use crate::settings::parse_duration;
 use serde::Deserialize;
 use toml::Value;
 
@@ -13,30 +14,64 @@ const NOT_SWEPT: [&str; 2] = ["measure.seeds", "measure.levels"];
 
 /// The axis whose values are bundles of settings, each with a name.
 pub(super) const VARIANT: &str = "variant";
+/// The key of `[sweep]` that lists the axes whose values go together.
+pub(super) const PAIRED: &str = "paired";
+
+/// The keys that make a table a range and not a section.
+pub(super) const RANGE_KEYS: [&str; 4] = ["from", "to", "step", "factor"];
+
+/// What an axis looks like, for messages.
+const FORMS: &str =
+    "must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }";
 
 /// One swept key.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Axis {
     /// Dotted key.
     pub(super) key: String,
-    /// At least one value, all different.
+    /// At least one value, all different unless paired.
     pub(super) values: Vec<Value>,
+    /// True if it moves together with all other paired axes.
+    pub(super) is_paired: bool,
 }
 
-/// Evenly spaced numbers, written `{ from = 10, to = 50, step = 10 }`; both ends belong to it.
+/// Numbers or durations at even distances (`step`) or ratios (`factor`); both
+/// ends belong to it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Range {
     from: Value,
     to: Value,
-    step: Value,
+    step: Option<Value>,
+    factor: Option<Value>,
+}
+
+/// An axis as typed on a command line: `0,0.5,1`, `60..180:20` (a step) or
+/// `8..512:x2` (a factor).
+pub(super) fn typed(text: &str) -> Value {
+    let item = |text: &str| {
+        let text = text.trim();
+        text.parse().unwrap_or_else(|_| Value::String(text.to_owned()))
+    };
+    // Paths may have dots too: a range begins with a number.
+    let is_number = |text: &str| text.trim().starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    let Some((from, rest)) = text.split_once("..").filter(|(from, _)| is_number(from)) else {
+        return Value::Array(text.split(',').map(item).collect());
+    };
+    let mut range = toml::Table::from_iter([("from".to_owned(), item(from))]);
+    let (to, by) = rest.split_once(':').map_or((rest, None), |(to, by)| (to, Some(by)));
+    range.insert("to".to_owned(), item(to));
+    if let Some(by) = by {
+        let (key, by) = by.trim().strip_prefix('x').map_or(("step", by), |by| ("factor", by));
+        range.insert(key.to_owned(), item(by));
+    }
+    Value::Table(range)
 }
 
 /// The axes of `[sweep]`, checked, in the order written.
 pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
     let mut axes: Vec<Axis> = Vec::new();
-    let mut points = 1usize;
-    for (key, written) in document.sweep() {
+    for (key, written) in document.sweep().iter().filter(|(key, _)| key != PAIRED) {
         let refuse =
             |problem: &str| Err(document.value_error(&format!("sweep.{key}"), written, problem));
         if key == VARIANT {
@@ -65,21 +100,26 @@ pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
                 Ok(values) => values,
                 Err(problem) => return refuse(&problem),
             },
-            _ => return refuse("must be a list like [1, 2] or { from = 1, to = 9, step = 2 }"),
+            _ => return refuse(FORMS),
         };
         if values.is_empty() {
             return refuse("must list at least one value");
         }
-        points = points.saturating_mul(values.len());
+        axes.push(Axis { key: key.clone(), values, is_paired: false });
+    }
+    pair(document, &mut axes)?;
+    let twice = |axis: &&Axis| !axis.is_paired && repeated(&axis.values).is_some();
+    if let Some(axis) = axes.iter().find(twice) {
+        let problem = format!("lists {} twice", repeated(&axis.values).unwrap_or_default());
+        return Err(refused(document, &axis.key, &problem));
+    }
+    let mut points = 1usize;
+    for axis in independent(&axes) {
+        points = points.saturating_mul(axis.values.len());
         if points > MAX_POINTS {
-            return refuse(&format!("makes more than {MAX_POINTS} points with the other axes"));
+            let problem = format!("makes more than {MAX_POINTS} points with the other axes");
+            return Err(refused(document, &axis.key, &problem));
         }
-        let mut sorted: Vec<String> = values.iter().map(Value::to_string).collect();
-        sorted.sort_unstable();
-        if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return refuse(&format!("lists {} twice", twice[0]));
-        }
-        axes.push(Axis { key: key.clone(), values });
     }
     Ok(axes)
 }
@@ -133,47 +173,115 @@ fn check_variants(written: &Value, document: &Document) -> Result<(), String> {
     Ok(())
 }
 
-/// Every combination, as one index of a value per axis; the last axis changes fastest.
+/// Marks the axes that `sweep.paired` lists.
+fn pair(document: &Document, axes: &mut [Axis]) -> Result<(), ExperimentError> {
+    let Some((_, written)) = document.sweep().iter().find(|(key, _)| key == PAIRED) else {
+        return Ok(());
+    };
+    let refuse = |problem: &str| Err(document.value_error("sweep.paired", written, problem));
+    let listed = written.as_array().map(Vec::as_slice).unwrap_or_default();
+    let keys: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
+    if keys.len() != listed.len() || keys.len() < 2 {
+        return refuse(
+            "must list two or more swept keys, like [\"router.overlap_weight\", \"router.temperature\"]",
+        );
+    }
+    let mut length: Option<(String, usize)> = None;
+    for key in keys {
+        let Some(axis) = axes.iter_mut().find(|axis| axis.key == key) else {
+            return refuse(&format!("{key} is not swept"));
+        };
+        let values = axis.values.len();
+        axis.is_paired = true;
+        match &length {
+            Some((other, wanted)) if *wanted != values => {
+                return refuse(&format!(
+                    "paired axes need the same number of values: {other} has {wanted}, {key} has \
+                     {values}"
+                ));
+            }
+            _ => length = Some((key.to_owned(), values)),
+        }
+    }
+    Ok(())
+}
+
+fn refused(document: &Document, key: &str, problem: &str) -> ExperimentError {
+    let written = document.sweep().iter().find(|(swept, _)| swept == key);
+    let written = written.map_or(Value::Boolean(false), |(_, written)| written.clone());
+    document.value_error(&format!("sweep.{key}"), &written, problem)
+}
+
+fn repeated(values: &[Value]) -> Option<String> {
+    let mut sorted: Vec<String> = values.iter().map(Value::to_string).collect();
+    sorted.sort_unstable();
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone())
+}
+
+/// The axes that move by themselves: of the paired ones the first speaks for all.
+fn independent(axes: &[Axis]) -> impl Iterator<Item = &Axis> {
+    let mut has_pair = false;
+    axes.iter().filter(move |axis| {
+        let follows = axis.is_paired && has_pair;
+        has_pair |= axis.is_paired;
+        !follows
+    })
+}
+
+/// Every combination, as one index of a value per axis; the last axis changes
+/// fastest, paired axes at the place of the first of them.
 pub(super) fn combinations(axes: &[Axis]) -> Vec<Vec<usize>> {
-    axes.iter().fold(vec![Vec::new()], |shorter, axis| {
-        let longer = |indices: &Vec<usize>| {
-            let indices = indices.clone();
-            (0..axis.values.len()).map(move |index| [indices.as_slice(), &[index]].concat())
+    let leader = axes.iter().position(|axis| axis.is_paired);
+    axes.iter().enumerate().fold(vec![Vec::new()], |shorter, (place, axis)| {
+        let longer = |indices: &Vec<usize>| -> Vec<Vec<usize>> {
+            let with = |index: usize| [indices.as_slice(), &[index]].concat();
+            match leader.filter(|&leader| axis.is_paired && leader < place) {
+                Some(leader) => vec![with(indices[leader])],
+                None => (0..axis.values.len()).map(with).collect(),
+            }
         };
         shorter.iter().flat_map(longer).collect()
     })
 }
 
-/// The numbers of a range; whole ones if all three are whole.
+/// The values of a range: whole numbers if all three of its numbers are whole,
+/// durations in milliseconds if both ends are durations.
 fn range_values(range: &toml::Table) -> Result<Vec<Value>, String> {
-    let wrong = || "must be a list or { from = 1, to = 9, step = 2 } with step above 0 and to not below from";
-    let Range { from, to, step } =
-        Value::Table(range.clone()).try_into().map_err(|_| wrong().to_owned())?;
-    let too_many = || format!("has more than {MAX_POINTS} values");
-    if let (Value::Integer(from), Value::Integer(to), Value::Integer(step)) = (&from, &to, &step) {
-        if *step < 1 || to < from {
-            return Err(wrong().to_owned());
-        }
-        let count = 1 + (i128::from(*to) - i128::from(*from)) / i128::from(*step);
-        let count =
-            usize::try_from(count).ok().filter(|&n| n <= MAX_POINTS).ok_or_else(too_many)?;
-        let values = std::iter::successors(Some(*from), |value| value.checked_add(*step));
-        return Ok(values.take(count).map(Value::Integer).collect());
+    let wrong = || format!("{FORMS}, with to not below from, step above 0, factor above 1");
+    let Range { from, to, step, factor } =
+        Value::Table(range.clone()).try_into().map_err(|_| wrong())?;
+    if let (Value::Integer(from), Value::Integer(to), Some(Value::Integer(step)), None) =
+        (&from, &to, &step, &factor)
+    {
+        return whole_steps(*from, *to, *step).ok_or_else(wrong)?;
     }
-    let number = |value: &Value| match value {
-        Value::Integer(n) => Some(*n as f64),
-        Value::Float(x) => Some(*x).filter(|x| x.is_finite()),
-        _ => None,
+    let is_whole = [Some(&from), Some(&to), factor.as_ref()]
+        .iter()
+        .all(|value| value.is_some_and(Value::is_integer));
+    let is_duration = from.is_str();
+    let (Some(from), Some(to)) = (number(&from, is_duration), number(&to, is_duration)) else {
+        return Err(wrong());
     };
-    let (Some(from), Some(to), Some(step)) = (number(&from), number(&to), number(&step)) else {
-        return Err(wrong().to_owned());
+    let (count, value): (f64, Box<dyn Fn(f64) -> f64>) = match (&step, &factor) {
+        (Some(step), None) => {
+            let step = number(step, is_duration).filter(|step| *step > 0.0).ok_or_else(wrong)?;
+            ((to - from) / step, Box::new(move |i| from + i * step))
+        }
+        (None, Some(factor)) => {
+            let factor = number(factor, false).filter(|factor| *factor > 1.0).ok_or_else(wrong)?;
+            if from <= 0.0 {
+                return Err(wrong());
+            }
+            ((to / from).ln() / factor.ln(), Box::new(move |i| from * factor.powf(i)))
+        }
+        _ => return Err(wrong()),
     };
-    if step <= 0.0 || to < from {
-        return Err(wrong().to_owned());
+    if to < from {
+        return Err(wrong());
     }
     // A hair more than whole steps, so that 0 to 1 by 0.1 has its last value.
-    let steps = ((to - from) / step + 1e-9).floor();
     // The quotient may overflow to infinity.
+    let steps = (count + 1e-9).floor();
     if steps.is_nan() || steps >= MAX_POINTS as f64 {
         return Err(too_many());
     }
@@ -181,7 +289,41 @@ fn range_values(range: &toml::Table) -> Result<Vec<Value>, String> {
     let count = 1 + steps as usize;
     // Twelve digits: 0.1 + 2 * 0.1 is 0.3 for people.
     let round = |x: f64| format!("{x:.11e}").parse().unwrap_or(x);
-    Ok((0..count).map(|i| Value::Float(round(from + i as f64 * step))).collect())
+    let show = |x: f64| match round(x) {
+        x if is_duration => Value::String(format!("{x}ms")),
+        #[expect(clippy::cast_possible_truncation, reason = "whole, and not above `to`")]
+        x if is_whole => Value::Integer(x.round() as i64),
+        x => Value::Float(x),
+    };
+    Ok((0..count).map(|i| show(value(i as f64))).collect())
+}
+
+/// A range of whole numbers; `None` if it does not go up.
+fn whole_steps(from: i64, to: i64, step: i64) -> Option<Result<Vec<Value>, String>> {
+    if step < 1 || to < from {
+        return None;
+    }
+    let count = 1 + (i128::from(to) - i128::from(from)) / i128::from(step);
+    let count = match usize::try_from(count).ok().filter(|&n| n <= MAX_POINTS) {
+        Some(count) => count,
+        None => return Some(Err(too_many())),
+    };
+    let values = std::iter::successors(Some(from), |value| value.checked_add(step));
+    Some(Ok(values.take(count).map(Value::Integer).collect()))
+}
+
+fn too_many() -> String {
+    format!("has more than {MAX_POINTS} values")
+}
+
+/// A finite number, or the milliseconds of a duration.
+fn number(value: &Value, is_duration: bool) -> Option<f64> {
+    match value {
+        Value::String(text) if is_duration => parse_duration(text).ok().map(|d| d.as_millis()),
+        Value::Integer(n) if !is_duration => Some(*n as f64),
+        Value::Float(x) if !is_duration => Some(*x).filter(|x| x.is_finite()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -214,11 +356,59 @@ mod tests {
             "from = nan\nto = 1.0\nstep = 1",
             "from = 0\nto = 1e300\nstep = 1e-300",
             "from = -9223372036854775808\nto = 9223372036854775807\nstep = 1",
-            "from = '1s'\nto = '2s'\nstep = '1s'",
+            "from = '1s'\nto = '2s'\nstep = 1",
+            "from = 1\nto = '2s'\nstep = 1",
+            "from = 0\nto = 8\nfactor = 2",
+            "from = 1\nto = 8\nfactor = 1",
+            "from = 1\nto = 8\nfactor = 2\nstep = 1",
             "from = 1\nto = 2\nstep = 1\nby = 3",
         ] {
             assert!(values(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn ranges_by_ratio_and_of_times() {
+        let text = |range: &str| -> String {
+            let values = values(range).expect("a range");
+            values.iter().map(Value::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(text("from = 8\nto = 512\nfactor = 2"), "8 16 32 64 128 256 512");
+        assert_eq!(text("from = 0.1\nto = 100\nfactor = 10"), "0.1 1.0 10.0 100.0");
+        assert_eq!(text("from = '0s'\nto = '1s'\nstep = '500ms'"), r#""0ms" "500ms" "1000ms""#);
+        assert_eq!(
+            text("from = '1ms'\nto = '1s'\nfactor = 10"),
+            r#""1ms" "10ms" "100ms" "1000ms""#
+        );
+    }
+
+    #[test]
+    fn axes_are_typed_as_lists_and_ranges() {
+        let shown = |text: &str| typed(text).to_string();
+        assert_eq!(shown("0,0.5, 1"), "[0, 0.5, 1]");
+        assert_eq!(shown("kv,round_robin"), r#"["kv", "round_robin"]"#);
+        assert_eq!(shown("../a.toml,../b.toml"), r#"["../a.toml", "../b.toml"]"#);
+        assert_eq!(typed("60..180:20"), typed_range("from = 60\nto = 180\nstep = 20"));
+        assert_eq!(typed("8..512:x2"), typed_range("from = 8\nto = 512\nfactor = 2"));
+        assert_eq!(typed("0s..1s:100ms"), typed_range("from = '0s'\nto = '1s'\nstep = '100ms'"));
+        assert_eq!(typed("1..2"), typed_range("from = 1\nto = 2"));
+    }
+
+    fn typed_range(text: &str) -> Value {
+        Value::Table(text.parse().expect("TOML"))
+    }
+
+    #[test]
+    fn paired_axes_move_together() {
+        let axis = |n: usize, is_paired: bool| Axis {
+            key: String::new(),
+            values: vec![Value::Boolean(true); n],
+            is_paired,
+        };
+        assert_eq!(
+            combinations(&[axis(2, true), axis(2, false), axis(2, true)]),
+            [[0, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]]
+        );
     }
 
     proptest! {
@@ -228,6 +418,7 @@ mod tests {
             let axis = |&n: &usize| Axis {
                 key: String::new(),
                 values: vec![Value::Boolean(true); n],
+                is_paired: false,
             };
             let axes: Vec<Axis> = lengths.iter().map(axis).collect();
             let all = combinations(&axes);

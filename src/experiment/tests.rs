@@ -273,10 +273,10 @@ fn sweeps() {
     demo.toml:41: sweep.workload.concurrency = []: must list at least one value
     demo.toml:41 (swept): workload.concurrency = 0: must be from 1 to 1000000
     demo.toml:41: sweep.workload.concurrency = [60, 60]: lists 60 twice
-    demo.toml:41: sweep.workload.concurrency = 60: must be a list like [1, 2] or { from = 1, to = 9, step = 2 }
-    demo.toml:41: sweep.workload.concurrency = { from = 60, step = 5, to = 40 }: must be a list or { from = 1, to = 9, step = 2 } with step above 0 and to not below from
+    demo.toml:41: sweep.workload.concurrency = 60: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }
+    demo.toml:41: sweep.workload.concurrency = { from = 60, step = 5, to = 40 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
     demo.toml:41: sweep.workload.concurrency = { from = 1, step = 1, to = 1000000000 }: has more than 100000 values
-    demo.toml:41: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list or { from = 1, to = 9, step = 2 } with step above 0 and to not below from
+    demo.toml:41: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
     demo.toml:41 (swept): unknown key workload.concurency; did you mean concurrency?
     demo.toml:26: workload.turns.min = 3: must be at least 1 and at most turns.max (at the point engine.max_num_seqs = 32, workload.turns.max = 2)
     demo.toml:41 (swept): workload.turns.max = 5: is not a section, so workload.turns.max.most cannot be set
@@ -309,7 +309,7 @@ fn overrides() {
         "name.x=5",
         "workload.turns.min=9",
         "workload.concurrency=0",
-        "sweep.workload.concurrency=60",
+        "sweep.workload.concurrency=60..80",
         "sweep.workload.turns=[]",
         "sweep=5",
         "slo={ ttft = \"1s\", colour = 1 }",
@@ -324,7 +324,7 @@ fn overrides() {
     --set name.x=5: name = "demo": is not a section, so name.x cannot be set
     --set workload.turns.min=9: workload.turns.min = 9: must be at least 1 and at most turns.max
     --set workload.concurrency=0: workload.concurrency = 0: must be from 1 to 1000000
-    --set sweep.workload.concurrency=60: sweep.workload.concurrency = 60: must be a list like [1, 2] or { from = 1, to = 9, step = 2 }
+    --set sweep.workload.concurrency=60..80: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
     --set sweep.workload.turns=[]: sweep.workload.turns = []: must list at least one value
     --set sweep=5: sweep = 5: must set one axis, like sweep.workload.concurrency=[60, 80]
     --set slo={ ttft = "1s", colour = 1 }: unknown key slo.colour; the keys here are ttft, itl

@@ -5,21 +5,24 @@
 
 mod canvas;
 mod drawing;
+mod heat;
 mod over_time;
 mod panel;
 mod scale;
 mod style;
 
-use crate::experiment::results::{Provenance, Summary};
+use crate::experiment::results::{Point, Provenance, Summary};
 use crate::report::compare::Comparison;
 use crate::report::metric::Metric;
 use crate::report::over_time::OverTime;
 use crate::report::published::Published;
+use crate::report::tuning::Tuning;
 use crate::report::view::View;
 use crate::report::why;
 use crate::settings::Invalid;
 use canvas::{Drawn, FINE, Medium};
 use drawing::Drawing;
+use heat::HeatMap;
 use over_time::WorkersOverTime;
 use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
 use plotters::coord::Shift;
@@ -32,6 +35,15 @@ pub const MAIN: [&str; 6] =
 /// The metrics of one more figure, where a run measured why.
 const WHY: [&str; 4] =
     ["inflight_spread_mean", "inflight_spread_max", "queue_spike_ms_max", "ttft_ms_p95"];
+/// Metrics whose heat maps are drawn beside that of the metric tuned for.
+const HEAT: [&str; 6] = [
+    "ttft_ms_p50",
+    "ttft_ms_p95",
+    "itl_ms_p95",
+    "output_tokens_per_s",
+    "hit_ratio",
+    "inflight_spread_mean",
+];
 
 /// Pixels of the PNG per point: sharp on screens with double resolution.
 const PNG_PIXELS: u32 = 2;
@@ -90,6 +102,19 @@ pub fn workers_over_time(
 ) -> Figure {
     let sheet = WorkersOverTime::new(provenance, simulations, max_num_seqs);
     Figure::new("workers_over_time".to_owned(), &sheet)
+}
+
+/// Draws heat maps of the metrics of a sweep over two keys or more, with the
+/// best setting and the Pareto front marked; none if fewer were swept.
+pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
+    let mut metrics: Vec<&str> = vec![tuning.metric.name.as_str()];
+    let found = |name: &&str| {
+        let value = |point: &Point| point.metrics.get(*name).and_then(|metric| metric.mean);
+        tuning.summary.points.iter().any(|point| value(point).is_some())
+    };
+    metrics.extend(HEAT.into_iter().filter(|name| *name != tuning.metric.name).filter(found));
+    let maps = metrics.into_iter().filter_map(|name| HeatMap::new(tuning, name));
+    maps.map(|map| Figure::new(map.name(), &map)).collect()
 }
 
 /// A figure that can be drawn on anything.

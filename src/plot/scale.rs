@@ -88,6 +88,16 @@ impl Scale {
         if place.is_nan() { 0.5 } else { place.clamp(0.0, 1.0) }
     }
 
+    /// The value at a place from 0 to 1.
+    pub(super) fn at(&self, place: f64) -> f64 {
+        let between = |low: f64, high: f64| low + place * (high - low);
+        if self.is_log {
+            10f64.powf(between(self.low.log10(), self.high.log10()))
+        } else {
+            between(self.low, self.high)
+        }
+    }
+
     /// True for a logarithmic scale.
     pub(super) fn is_log(&self) -> bool {
         self.is_log

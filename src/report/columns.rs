@@ -3,16 +3,16 @@
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// A column with all its text.
-pub(super) struct Column {
+pub(crate) struct Column {
     /// Lines of the head.
     head: Vec<String>,
     cells: Vec<String>,
-    pub(super) alignment: CellAlignment,
+    pub(crate) alignment: CellAlignment,
 }
 
 impl Column {
     /// A column of numbers, aligned to the right.
-    pub(super) fn new(head: Vec<String>, cells: Vec<String>) -> Self {
+    pub(crate) fn new(head: Vec<String>, cells: Vec<String>) -> Self {
         Self { head, cells, alignment: CellAlignment::Right }
     }
 
@@ -54,7 +54,7 @@ pub(super) fn blocks(leading: &[Column], groups: Vec<Vec<Column>>, width: usize)
 }
 
 /// A table of these columns; further cells of shorter ones stay empty.
-pub(super) fn table(columns: &[&Column]) -> Table {
+pub(crate) fn table(columns: &[&Column]) -> Table {
     let mut table = Table::new();
     let rule = LineStyle::none().fill('-').junction('-');
     table
@@ -74,6 +74,24 @@ pub(super) fn table(columns: &[&Column]) -> Table {
     table
 }
 
+/// The same as a table in Markdown.
+pub(crate) fn markdown(columns: &[Column]) -> String {
+    let escaped = |text: &str| text.replace('|', "\\|");
+    let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+    let head = columns.iter().map(|column| escaped(&column.head.join(" "))).collect();
+    let rule = columns.iter().map(|column| match column.alignment {
+        CellAlignment::Right => "--:".to_owned(),
+        _ => ":--".to_owned(),
+    });
+    let rows = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
+    let mut lines = vec![line(head), line(rule.collect())];
+    for row in 0..rows {
+        let cell = |column: &Column| column.cells.get(row).map(|text| escaped(text));
+        lines.push(line(columns.iter().map(|c| cell(c).unwrap_or_default()).collect()));
+    }
+    lines.join("\n")
+}
+
 /// Right-aligns texts to the width of the widest.
 pub(super) fn align(texts: Vec<String>) -> Vec<String> {
     let width = texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
@@ -82,7 +100,7 @@ pub(super) fn align(texts: Vec<String>) -> Vec<String> {
 
 /// Breaks a line between words so that it fits into `width`, further lines
 /// indented; a word that is longer stays whole.
-pub(super) fn wrap(line: &str, width: usize) -> String {
+pub(crate) fn wrap(line: &str, width: usize) -> String {
     let mut text = String::new();
     let mut used = 0;
     for word in line.split_whitespace() {

@@ -4,8 +4,12 @@
 //! alone, so that a report can be made again without running anything.
 
 pub mod answer;
-mod columns;
+pub mod baseline;
+pub mod change;
+pub mod check;
+pub(crate) mod columns;
 pub mod compare;
+pub mod compared;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod explain;
@@ -15,5 +19,6 @@ pub mod published;
 pub mod requests;
 pub mod save;
 pub mod table;
+pub mod tuning;
 pub mod view;
 pub mod why;

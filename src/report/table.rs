@@ -21,15 +21,7 @@ pub const WIDTH: usize = 120;
 /// published numbers if any point has them, else policies against each other.
 /// `width` is in columns; a table whose narrowest form is wider is not cut.
 pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize) -> String {
-    let provenance = &view.summary.provenance;
-    let mut text = format!(
-        "{}: {}, {}; sim {}, digest {}\n\n",
-        provenance.experiment,
-        counted(view.summary.points.len(), "point"),
-        counted(provenance.seeds.len(), "seed"),
-        provenance.version,
-        provenance.digest.get(..12).unwrap_or(&provenance.digest),
-    );
+    let mut text = head(view.summary);
     for sentence in answer(view) {
         text.push_str(&wrap(&sentence, width));
     }
@@ -48,6 +40,19 @@ pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize
         let _ = write!(text, "\n{why}");
     }
     text
+}
+
+/// What was run, in a line, and an empty line.
+pub fn head(summary: &results::Summary) -> String {
+    let provenance = &summary.provenance;
+    format!(
+        "{}: {}, {}; sim {}, digest {}\n\n",
+        provenance.experiment,
+        counted(summary.points.len(), "point"),
+        counted(provenance.seeds.len(), "seed"),
+        provenance.version,
+        provenance.digest.get(..12).unwrap_or(&provenance.digest),
+    )
 }
 
 /// Published numbers, simulated ones and errors, one block per group of

@@ -138,12 +138,12 @@ impl<'a> View<'a> {
 }
 
 /// As text for people: strings without quotes.
-pub(crate) fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The number a value stands for, and whether it is a duration (in milliseconds).
-pub(crate) fn number(value: &Value) -> Option<(f64, bool)> {
+pub fn number(value: &Value) -> Option<(f64, bool)> {
     match value {
         Value::Number(n) => n.as_f64().map(|n| (n, false)),
         Value::String(text) => parse_duration(text)

@@ -1,6 +1,7 @@
 //! The laws of the simulator and the realities it is held to, one module each.
 
 mod cache_size;
+mod checks;
 mod errors;
 mod explain;
 mod fast_forward;
@@ -21,6 +22,7 @@ mod same_bytes;
 mod script;
 mod source_rules;
 mod step_time;
+mod sweeps;
 mod trtllm_cache;
 mod trtllm_timing;
 mod vllm_cache;

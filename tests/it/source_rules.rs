@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 11] = [
     &["driver"],
     &["experiment"],
     &["report"],
-    &["plot"],
+    &["frontier", "plot"],
     &["cli", "main"],
 ];
 

@@ -1,0 +1,72 @@
+//! `sim check`.
+
+use super::args::{CheckArgs, CheckFormat};
+use super::progress::Bar;
+use super::{CliError, print, say};
+use kv_router_sim::experiment::{self, Experiment, LoadOptions, RunOptions, results::Summary};
+use kv_router_sim::report::{baseline::Baseline, check::Check, table};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Runs the experiments and holds them against their baselines, or writes
+/// those; true if nothing got worse.
+pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliError> {
+    // Whatever can be wrong is found out before the first simulation.
+    let mut work = Vec::with_capacity(args.experiments.len());
+    for file in &args.experiments {
+        let options = LoadOptions { overrides: args.overrides.clone(), traces: traces.clone() };
+        let experiment = Experiment::load(file, &options)?;
+        let path = baseline_path(file, args.baselines.as_deref());
+        let baseline =
+            if args.update && !path.exists() { None } else { Some(Baseline::read(&path)?) };
+        work.push((experiment, path, baseline));
+    }
+    if args.update {
+        for (experiment, path, before) in &work {
+            let baseline = Baseline::new(&simulate(experiment, args.jobs)?, before.as_ref())?;
+            write(path, &baseline.to_toml())?;
+            say(&format!("saved {}", path.display()));
+        }
+        return Ok(true);
+    }
+    let mut pairs = Vec::with_capacity(work.len());
+    for (experiment, _, baseline) in work {
+        let summary = simulate(&experiment, args.jobs)?;
+        pairs.extend(baseline.map(|baseline| (baseline, summary)));
+    }
+    let check = Check::new(&pairs);
+    print(&match args.format {
+        CheckFormat::Text => check.text(table::WIDTH),
+        CheckFormat::Markdown => check.markdown(),
+        CheckFormat::Junit => check.junit(),
+    })?;
+    Ok(!check.failed())
+}
+
+fn simulate(experiment: &Experiment, jobs: Option<u16>) -> Result<Summary, CliError> {
+    let bar = Bar::new();
+    let options =
+        RunOptions { jobs: jobs.map(usize::from), progress: &bar, ..RunOptions::default() };
+    let outcome = experiment::run(experiment, options);
+    bar.clear();
+    Ok(outcome?.summary)
+}
+
+/// `baselines/NAME.toml` beside the experiment, or in another folder.
+fn baseline_path(experiment: &Path, folder: Option<&Path>) -> PathBuf {
+    let default = experiment.parent().unwrap_or(Path::new("")).join("baselines");
+    folder.unwrap_or(&default).join(experiment.file_name().unwrap_or_default())
+}
+
+/// Writes a file, whole or not at all.
+fn write(file: &Path, text: &str) -> Result<(), CliError> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let written = || -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+        temporary.write_all(text.as_bytes())?;
+        temporary.persist(file)?;
+        Ok(())
+    };
+    written().map_err(|error| CliError::Unwritable { file: file.into(), reason: error.to_string() })
+}

@@ -1,0 +1,48 @@
+//! `sim compare`.
+
+use super::args::{CompareArgs, CompareFormat};
+use super::{CliError, print};
+use kv_router_sim::experiment::{SUMMARY_FILE, results::Summary};
+use kv_router_sim::report::metric::{MAIN, check_name};
+use kv_router_sim::report::{compared::Compared, save, table};
+use kv_router_sim::settings::Invalid;
+use std::path::Path;
+
+/// Compares two saved result sets and prints what changed.
+pub(super) fn run(args: CompareArgs) -> Result<(), CliError> {
+    for metric in &args.metric {
+        check_name("--metric", metric)?;
+    }
+    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    let metrics: Vec<&str> = match args.metric.as_slice() {
+        _ if args.all => Vec::new(),
+        [] => MAIN.to_vec(),
+        asked => asked.iter().map(String::as_str).collect(),
+    };
+    let names = [&args.before, &args.after].map(|folder| folder.display().to_string());
+    let compared = Compared::new((&before, &names[0]), (&after, &names[1]), &metrics, &args.ignore);
+    if compared.is_empty() {
+        let allowed = format!(
+            "results of points and metrics that {} has too; --ignore KEY pairs points that differ \
+             in a key",
+            names[0]
+        );
+        return Err(Invalid::new("AFTER", &names[1], allowed).into());
+    }
+    print(&match args.format {
+        CompareFormat::Text => compared.text(table::WIDTH),
+        CompareFormat::Markdown => compared.markdown(),
+        CompareFormat::Json => compared.json(),
+    })
+}
+
+/// The results in a folder.
+fn read(folder: &Path) -> Result<Summary, CliError> {
+    let file = folder.join(SUMMARY_FILE);
+    let text = std::fs::read_to_string(&file).map_err(|error| CliError::Unreadable {
+        file: file.clone(),
+        reason: error.to_string(),
+        hint: "; name a folder that `sim run` or `sim sweep` has finished",
+    })?;
+    Ok(save::from_json(&text, &file)?)
+}

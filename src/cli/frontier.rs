@@ -1,0 +1,131 @@
+//! `sim frontier`.
+
+use super::args::{Format, FrontierArgs};
+use super::progress::Bar;
+use super::run::{load, overrides};
+use super::{CliError, print};
+use kv_router_sim::experiment::{self, Experiment, RunOptions, results::Point};
+use kv_router_sim::frontier::{Loads, Question, Target, frontier};
+use kv_router_sim::report::answer::BASELINE;
+use kv_router_sim::report::table;
+use kv_router_sim::report::view::{POLICY, number, plain};
+use kv_router_sim::settings::Invalid;
+use std::path::PathBuf;
+
+/// Searches loads, prints up to where what was asked holds.
+pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
+    let experiment =
+        load(&args.experiment, overrides(&args.experiment, Vec::new()), traces.clone())?;
+    let loads = loads(&experiment, args.load.as_deref(), args.loads.as_deref())?;
+    let policies = policies(&experiment, &loads.key)?;
+    let questions = questions(&args, &policies)?;
+    let bar = Bar::new();
+    let simulate = |load_value: f64| -> Result<Vec<Point>, CliError> {
+        let names: Vec<String> = policies.iter().map(|name| format!("{name:?}")).collect();
+        let at = vec![
+            format!("sweep.{POLICY}=[{}]", names.join(", ")),
+            format!("{}={load_value}", loads.key),
+        ];
+        let experiment = load(&args.experiment, overrides(&args.experiment, at), traces.clone())?;
+        let jobs = args.experiment.jobs.map(usize::from);
+        let options = RunOptions { jobs, progress: &bar, ..RunOptions::default() };
+        Ok(experiment::run(&experiment, options)?.summary.points)
+    };
+    let found = frontier(&experiment.name, &experiment.seeds, &loads, &questions, simulate);
+    bar.clear();
+    let found = found?;
+    let metrics = questions.iter().flat_map(Question::metrics);
+    for metric in metrics {
+        let has = |point: &Point| point.metrics.contains_key(metric);
+        if !found.points.iter().any(|evaluated| has(&evaluated.point)) {
+            let allowed = "a metric that the experiment has; goodput needs [slo]";
+            return Err(Invalid::new("metric", metric, allowed).into());
+        }
+    }
+    match args.format {
+        Format::Json => print(&super::json(&found)),
+        Format::Text => print(&found.report(table::WIDTH)),
+    }
+}
+
+/// The key and range to search: what the arguments say, else what is swept.
+fn loads(
+    experiment: &Experiment,
+    key: Option<&str>,
+    range: Option<&str>,
+) -> Result<Loads, CliError> {
+    let is_closed = experiment.runs[0].settings.workload.concurrency().is_some();
+    let default = if is_closed { "workload.concurrency" } else { "workload.speedup" };
+    let key = key.unwrap_or(default);
+    let Some(range) = range else {
+        let swept = experiment.points.iter().filter_map(|point| point.get(key));
+        let swept: Vec<f64> = swept.filter_map(|value| Some(number(value)?.0)).collect();
+        let (low, high) = swept
+            .iter()
+            .fold((f64::INFINITY, 0.0f64), |(low, high), load| (low.min(*load), high.max(*load)));
+        if swept.is_empty() {
+            let allowed = format!("given, like 60..180: the experiment does not sweep {key}");
+            return Err(Invalid::new("--loads", "nothing", allowed).into());
+        }
+        let step = if is_closed { 1.0 } else { (high - low) / 100.0 };
+        return Ok(Loads::new(key, low, high, step)?);
+    };
+    let parse = || -> Option<(f64, f64, f64)> {
+        let (from, rest) = range.split_once("..")?;
+        let (to, step) = rest.split_once(':').unwrap_or((rest, "1"));
+        Some((from.trim().parse().ok()?, to.trim().parse().ok()?, step.trim().parse().ok()?))
+    };
+    let allowed = "FROM..TO or FROM..TO:STEP, like 60..180 or 1..8:0.25";
+    let (from, to, step) = parse().ok_or_else(|| Invalid::new("--loads", range, allowed))?;
+    Ok(Loads::new(key, from, to, step)?)
+}
+
+/// The policies that are swept, in order. Nothing but them and the load may be.
+fn policies(experiment: &Experiment, load_key: &str) -> Result<Vec<String>, CliError> {
+    let first = &experiment.points[0];
+    for (key, value) in first.iter().filter(|(key, _)| *key != POLICY && *key != load_key) {
+        if experiment.points.iter().any(|point| point.get(key) != Some(value)) {
+            let allowed =
+                format!("one value, by --set {key}=VALUE: only the load and the policy vary");
+            return Err(Invalid::new(format!("sweep.{key}"), "several values", allowed).into());
+        }
+    }
+    let mut policies: Vec<String> = Vec::new();
+    for policy in experiment.points.iter().filter_map(|point| point.get(POLICY)).map(plain) {
+        if !policies.contains(&policy) {
+            policies.push(policy);
+        }
+    }
+    Ok(policies)
+}
+
+/// Crossovers of every policy with the baseline unless only targets are asked
+/// for, then the targets of every policy.
+fn questions(args: &FrontierArgs, policies: &[String]) -> Result<Vec<Question>, CliError> {
+    let targets: Vec<Target> =
+        args.within.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
+    let mut questions = Vec::new();
+    if targets.is_empty() || !args.metric.is_empty() {
+        let default = vec!["ttft_ms_p95".to_owned()];
+        let metrics = if args.metric.is_empty() { &default } else { &args.metric };
+        let named = policies.iter().find(|policy| *policy == BASELINE);
+        let baseline = named.or(policies.first()).map_or("", String::as_str);
+        if policies.len() < 2 {
+            let allowed = "swept over two policies or more, to compare them; or ask for --within";
+            return Err(Invalid::new(POLICY, baseline, allowed).into());
+        }
+        for candidate in policies.iter().filter(|policy| *policy != baseline) {
+            for metric in metrics {
+                questions.push(Question::beats(candidate, baseline, metric)?);
+            }
+        }
+    }
+    if !targets.is_empty() {
+        questions.extend(
+            policies
+                .iter()
+                .map(|policy| Question::Meets { policy: policy.clone(), targets: targets.clone() }),
+        );
+    }
+    Ok(questions)
+}

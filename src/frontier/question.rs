@@ -1,0 +1,188 @@
+//! What is asked of the loads, and by how far a load misses it.
+
+use super::policy;
+use super::search::Margin;
+use crate::experiment::results::Point;
+use crate::report::metric::{Better, Metric, short};
+use crate::settings::{Invalid, parse_duration};
+use crate::stats::Estimate;
+use serde::Serialize;
+use std::fmt;
+
+/// The confidence of intervals.
+const CONFIDENCE: f64 = 0.95;
+
+/// Up to which load does this hold?
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// One policy beats another.
+    Beats {
+        /// The policy that wins at small loads.
+        candidate: String,
+        /// The policy it is held against.
+        baseline: String,
+        /// Name of the metric.
+        metric: String,
+    },
+    /// A policy meets all targets.
+    Meets {
+        /// The policy.
+        policy: String,
+        /// At least one.
+        targets: Vec<Target>,
+    },
+}
+
+/// A metric with the worst value that will do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Target {
+    /// Name of the metric.
+    pub metric: String,
+    /// In the metric's own unit: ms, 1/s, or 0 to 1.
+    pub limit: f64,
+}
+
+impl Target {
+    /// Reads `ttft_ms_p95=600ms`, `hit_ratio=80%` or `goodput_per_s=4.5`.
+    ///
+    /// # Errors
+    /// If the metric is none, has no better direction, or the value is none.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let form = "METRIC=VALUE, like ttft_ms_p95=600ms";
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| Invalid::new("--within", text, form))?;
+        let (name, value) = (name.trim(), value.trim());
+        let metric = directed("--within", name)?;
+        let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+        let limit = if metric.is_ratio() {
+            value.strip_suffix('%').map_or_else(|| number(value), |n| number(n).map(|n| n / 100.0))
+        } else if metric.unit == "ms" {
+            parse_duration(value).ok().map(|d| d.as_millis()).or_else(|| number(value))
+        } else {
+            number(value)
+        };
+        let limit = limit.filter(|limit| *limit > 0.0).ok_or_else(|| {
+            Invalid::new(
+                format!("--within {name}"),
+                value,
+                "a positive number, a duration or a percentage",
+            )
+        })?;
+        Ok(Self { metric: name.to_owned(), limit })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metric = Metric::of(&self.metric);
+        let sign = if metric.better == Some(Better::Higher) { ">=" } else { "<=" };
+        let value = format!("{} {}", short(metric.shown(self.limit)), metric.unit);
+        write!(f, "{} {sign} {}", metric.label, value.trim_end())
+    }
+}
+
+/// The metric of this name, if one of its directions is better.
+///
+/// # Errors
+/// If there is none, or neither direction is better.
+pub(super) fn directed(key: &str, name: &str) -> Result<Metric, Invalid> {
+    crate::report::metric::check_name(key, name)?;
+    let metric = Metric::of(name);
+    let allowed = "a metric of which either more or less is better";
+    Invalid::unless(metric.better.is_some(), key, name, allowed)?;
+    Ok(metric)
+}
+
+impl Question {
+    /// Does `candidate` beat `baseline` on `metric`?
+    ///
+    /// # Errors
+    /// If the metric is none, or neither direction of it is better.
+    pub fn beats(candidate: &str, baseline: &str, metric: &str) -> Result<Self, Invalid> {
+        directed("--metric", metric)?;
+        Ok(Self::Beats {
+            candidate: candidate.to_owned(),
+            baseline: baseline.to_owned(),
+            metric: metric.to_owned(),
+        })
+    }
+
+    /// The names of the metrics it is about.
+    pub fn metrics(&self) -> Vec<&str> {
+        match self {
+            Self::Beats { metric, .. } => vec![metric],
+            Self::Meets { targets, .. } => targets.iter().map(|t| t.metric.as_str()).collect(),
+        }
+    }
+}
+
+/// By how far the points of a load miss what is asked.
+pub(super) fn margin(question: &Question, points: &[Point]) -> Margin {
+    let found = |name: &str| points.iter().find(|point| policy(point) == name);
+    match question {
+        Question::Beats { candidate, baseline, metric } => found(candidate)
+            .zip(found(baseline))
+            .and_then(|(candidate, baseline)| lead(metric, candidate, baseline))
+            .unwrap_or(Margin::HOPELESS),
+        Question::Meets { policy, targets } => {
+            let Some(point) = found(policy) else { return Margin::HOPELESS };
+            let margins = targets.iter().map(|target| excess(target, point));
+            let worst = |a: Margin, b: Margin| Margin {
+                low: a.low.max(b.low),
+                mean: a.mean.max(b.mean),
+                high: a.high.max(b.high),
+            };
+            margins.reduce(worst).unwrap_or(Margin::HOPELESS)
+        }
+    }
+}
+
+/// The target that is missed by most; `None` of other questions.
+pub(super) fn worst_target(question: &Question, points: &[Point]) -> Option<String> {
+    let Question::Meets { policy: name, targets } = question else { return None };
+    let point = points.iter().find(|point| policy(point) == name)?;
+    let worst =
+        targets.iter().max_by(|a, b| excess(a, point).mean.total_cmp(&excess(b, point).mean))?;
+    Some(worst.metric.clone())
+}
+
+/// Candidate minus baseline, paired by seed, turned so that less is better.
+fn lead(metric: &str, candidate: &Point, baseline: &Point) -> Option<Margin> {
+    let per_seed = |point: &Point| point.metrics.get(metric).map(|m| m.per_seed.clone());
+    let (candidate, baseline) = (per_seed(candidate)?, per_seed(baseline)?);
+    let pairs = candidate.iter().zip(&baseline).filter_map(|(c, b)| Some((*c)? - (*b)?));
+    let pairs: Vec<f64> = pairs.map(|d| sign(metric) * d).collect();
+    let mut margin = bounds(&Estimate::of(&pairs)?);
+    // To draw level is not to beat.
+    for bound in [&mut margin.low, &mut margin.mean, &mut margin.high] {
+        if *bound == 0.0 {
+            *bound = f64::MIN_POSITIVE;
+        }
+    }
+    Some(margin)
+}
+
+/// How far a metric is beyond its limit, in parts of the limit.
+fn excess(target: &Target, point: &Point) -> Margin {
+    let values: Vec<f64> = point
+        .metrics
+        .get(&target.metric)
+        .map(|m| m.per_seed.iter().copied().flatten().collect())
+        .unwrap_or_default();
+    let beyond = |value: f64| sign(&target.metric) * (value - target.limit) / target.limit;
+    let values: Vec<f64> = values.into_iter().map(beyond).collect();
+    Estimate::of(&values).as_ref().map_or(Margin::HOPELESS, bounds)
+}
+
+/// 1 where less is better, -1 where more is.
+fn sign(metric: &str) -> f64 {
+    if Metric::of(metric).better == Some(Better::Higher) { -1.0 } else { 1.0 }
+}
+
+/// With one seed nothing is known of the error: no interval.
+fn bounds(estimate: &Estimate) -> Margin {
+    let mean = estimate.mean;
+    let [low, high] = estimate.interval(CONFIDENCE).unwrap_or([mean, mean]);
+    Margin { low, mean, high }
+}

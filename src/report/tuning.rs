@@ -1,0 +1,509 @@
+//! What a sweep says about settings: which is best, how sure that is, what it
+//! costs to be wrong by one step, and which settings nothing else beats in
+//! everything at once.
+//!
+//! Swept keys of `[router]` and `[engine]` are settings: somebody chooses them.
+//! Those of load, fleet and targets are conditions: settings are compared with
+//! each other under each combination of them, paired by seed.
+
+use super::answer::Difference;
+use super::columns::{Column, table, wrap};
+use super::metric::{Better, Metric, short};
+use super::view::{POLICY, number, plain, same};
+use crate::experiment::results::{Point, Summary};
+use crate::settings::Invalid;
+use crate::stats::Estimate;
+use comfy_table::CellAlignment;
+use serde_json::Value;
+use std::cmp::Ordering;
+use std::fmt::Write;
+
+/// Sections whose keys are given, not chosen.
+const CONDITIONS: [&str; 4] = ["cluster", "workload", "measure", "slo"];
+
+/// What the Pareto front weighs against the metric that is tuned for.
+const AGAINST: [&str; 2] = ["hit_ratio", "inflight_spread_mean"];
+
+/// Rows of the Pareto front that are printed; figures mark all of it.
+const MOST_ROWS: usize = 20;
+
+/// A swept key and its values, ascending where they are numbers.
+#[derive(Clone, Debug)]
+pub struct Key<'a> {
+    /// Dotted key.
+    pub name: &'a str,
+    /// All values that occur, at least two.
+    pub values: Vec<&'a Value>,
+}
+
+impl Key<'_> {
+    /// The last part of the name.
+    pub fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(self.name)
+    }
+
+    /// Place of a point's value among the values.
+    pub fn index(&self, point: &Point) -> Option<usize> {
+        let value = point.params.get(self.name)?;
+        self.values.iter().position(|other| same(other, value))
+    }
+
+    fn is_setting(&self) -> bool {
+        let section = self.name.split('.').next().unwrap_or_default();
+        !CONDITIONS.contains(&section)
+    }
+
+    fn is_number(&self) -> bool {
+        self.values.iter().all(|value| number(value).is_some())
+    }
+}
+
+/// A result set seen as a search for the best setting.
+#[derive(Clone, Debug)]
+pub struct Tuning<'a> {
+    /// The result set.
+    pub summary: &'a Summary,
+    /// What is tuned for.
+    pub metric: Metric,
+    /// The swept settings.
+    pub settings: Vec<Key<'a>>,
+    /// What else was swept.
+    pub conditions: Vec<Key<'a>>,
+    /// One entry per combination of conditions, in order of the points.
+    pub cases: Vec<Case<'a>>,
+}
+
+/// All settings under one combination of conditions.
+#[derive(Clone, Debug)]
+pub struct Case<'a> {
+    /// The points, one per setting.
+    pub points: Vec<&'a Point>,
+    /// Place of the one with the best mean; `None` if none has a value.
+    pub best: Option<usize>,
+    /// Places of those that the seeds cannot tell from the best: 95 % confidence
+    /// for all comparisons together (Bonferroni).
+    pub equals: Vec<usize>,
+    /// The settings one step away from the best on one key.
+    pub steps: Vec<Step<'a>>,
+    /// Places of the points that no other beats in all of [`Tuning::goals`].
+    pub front: Vec<usize>,
+}
+
+/// Being wrong by one step.
+#[derive(Clone, Debug)]
+pub struct Step<'a> {
+    /// The key that is wrong.
+    pub key: &'a str,
+    /// Its value.
+    pub value: &'a Value,
+    /// What that costs against the best.
+    pub difference: Difference,
+}
+
+impl<'a> Tuning<'a> {
+    /// Looks for the best `metric`.
+    ///
+    /// # Errors
+    /// If no point has the metric, or neither direction of it is better.
+    pub fn new(summary: &'a Summary, metric: &str) -> Result<Self, Invalid> {
+        super::metric::check_name("best", metric)?;
+        let metric = Metric::of(metric);
+        let has = |point: &Point| point.metrics.get(&metric.name).is_some_and(|m| m.mean.is_some());
+        if !summary.points.iter().any(has) {
+            return Err(Invalid::new("best", &metric.name, "a metric that these results have"));
+        }
+        let Some(better) = metric.better else {
+            let allowed = "a metric of which either more or less is better";
+            return Err(Invalid::new("best", &metric.name, allowed));
+        };
+        let (settings, conditions) = keys(summary).into_iter().partition(Key::is_setting);
+        let mut tuning = Self { summary, metric, settings, conditions, cases: Vec::new() };
+        let mut groups: Vec<(Vec<Option<usize>>, Vec<&Point>)> = Vec::new();
+        for point in &summary.points {
+            let place: Vec<_> = tuning.conditions.iter().map(|key| key.index(point)).collect();
+            match groups.iter_mut().find(|(known, _)| *known == place) {
+                Some((_, points)) => points.push(point),
+                None => groups.push((place, vec![point])),
+            }
+        }
+        tuning.cases = groups.into_iter().map(|(_, points)| tuning.case(points, better)).collect();
+        Ok(tuning)
+    }
+
+    /// What the Pareto front weighs: the metric, and those of hit ratio and
+    /// in-flight spread that the results have.
+    pub fn goals(&self) -> Vec<Metric> {
+        let has = |name: &&str| {
+            self.summary
+                .points
+                .iter()
+                .any(|p| p.metrics.get(*name).is_some_and(|m| m.mean.is_some()))
+        };
+        let others = AGAINST.iter().copied().filter(|name| *name != self.metric.name).filter(has);
+        std::iter::once(self.metric.clone()).chain(others.map(Metric::of)).collect()
+    }
+
+    /// The conditions of a case: `concurrency 120, workers 3`; empty without any.
+    pub fn conditions_of(&self, case: &Case<'_>) -> String {
+        case.points.first().map_or(String::new(), |point| values(&self.conditions, point))
+    }
+
+    fn case(&self, points: Vec<&'a Point>, better: Better) -> Case<'a> {
+        let mean = |point: &Point| point.metrics.get(&self.metric.name).and_then(|m| m.mean);
+        let order = |a: f64, b: f64| match better {
+            Better::Lower => a.total_cmp(&b),
+            Better::Higher => b.total_cmp(&a),
+        };
+        let best = (0..points.len())
+            .filter_map(|place| Some((place, mean(points[place])?)))
+            // The first of equals: a sum over seeds that agree in all has no noise.
+            .min_by(|a, b| order(a.1, b.1))
+            .map(|(place, _)| place);
+        let equals = best.map(|best| self.equals(&points, best)).unwrap_or_default();
+        let steps = best.map(|best| self.steps(&points, best)).unwrap_or_default();
+        let front = front(&points, &self.goals());
+        Case { points, best, equals, steps, front }
+    }
+
+    fn equals(&self, points: &[&Point], best: usize) -> Vec<usize> {
+        let others = points.len().saturating_sub(1).max(1) as f64;
+        let is_equal = |place: &usize| {
+            let pairs = pairs(points[*place], points[best], &self.metric.name);
+            let difference = Estimate::of(&pairs);
+            let interval = difference.and_then(|d| d.interval(1.0 - 0.05 / others));
+            interval.is_some_and(|[low, high]| low <= 0.0 && high >= 0.0)
+        };
+        (0..points.len()).filter(|place| *place != best).filter(is_equal).collect()
+    }
+
+    fn steps(&self, points: &[&'a Point], best: usize) -> Vec<Step<'a>> {
+        let best = points[best];
+        let mut steps = Vec::new();
+        for key in self.settings.iter().filter(|key| key.is_number()) {
+            let Some(at) = key.index(best) else { continue };
+            for to in [at.checked_sub(1), Some(at + 1)].into_iter().flatten() {
+                let is_step = |point: &&&Point| {
+                    key.index(point) == Some(to)
+                        && self.settings.iter().all(|other| {
+                            other.name == key.name || other.index(point) == other.index(best)
+                        })
+                };
+                let sides = points.iter().find(is_step).and_then(|point| {
+                    let metric = |p: &'a Point| p.metrics.get(&self.metric.name);
+                    Difference::new(&self.metric, metric(point)?, metric(best)?)
+                });
+                if let Some(difference) = sides {
+                    steps.push(Step { key: key.name, value: key.values[to], difference });
+                }
+            }
+        }
+        steps
+    }
+
+    /// The whole report as text for a terminal `width` columns wide.
+    pub fn report(&self, width: usize) -> String {
+        let mut text = String::new();
+        for case in &self.cases {
+            text.push_str(&wrap(&self.verdict(case), width));
+            if let Some(costs) = self.costs(case) {
+                text.push_str(&wrap(&costs, width));
+            }
+            text.push('\n');
+        }
+        if self.goals().len() > 1 && !self.settings.is_empty() {
+            text.push_str(&self.fronts(width));
+        }
+        text
+    }
+
+    fn verdict(&self, case: &Case<'_>) -> String {
+        let place = match self.conditions_of(case) {
+            place if place.is_empty() => String::new(),
+            place => format!(" at {place}"),
+        };
+        let Some(best) = case.best else {
+            return format!("No {} is known{place}.", self.metric.label);
+        };
+        let others = case.points.len() - 1;
+        let mut text = format!(
+            "Best {}{place}: {}{}.",
+            self.metric.label,
+            self.value(case.points[best]),
+            match values(&self.settings, case.points[best]) {
+                setting if setting.is_empty() => String::new(),
+                setting => format!(", with {setting}"),
+            }
+        );
+        if others > 0 && self.summary.provenance.seeds.len() > 1 {
+            let _ = write!(
+                text,
+                " {} of {others} other settings cannot be told from it (paired by seed, 95 % for \
+                 all comparisons together).",
+                case.equals.len()
+            );
+        }
+        text
+    }
+
+    /// What one step costs; `None` if there are no steps.
+    fn costs(&self, case: &Case<'_>) -> Option<String> {
+        let parts: Vec<String> = case
+            .steps
+            .iter()
+            .map(|step| {
+                let mark = if step.difference.is_unclear() { "~ " } else { "" };
+                let key = step.key.rsplit('.').next().unwrap_or(step.key);
+                let size = step.difference.text(&self.metric);
+                format!("{key} {}: {mark}{size}", plain(step.value))
+            })
+            .collect();
+        (!parts.is_empty()).then(|| format!("One step away: {}.", parts.join("; ")))
+    }
+
+    /// `483 ms (95 %: 470 to 496)`.
+    fn value(&self, point: &Point) -> String {
+        let Some(found) = point.metrics.get(&self.metric.name) else { return "-".to_owned() };
+        let show = |value: f64| short(self.metric.shown(value));
+        let mean = found.mean.map_or("-".to_owned(), show);
+        let text = format!("{mean} {}", self.metric.unit).trim_end().to_owned();
+        match found.ci95 {
+            Some([low, high]) => format!("{text} (95 %: {} to {})", show(low), show(high)),
+            None => text,
+        }
+    }
+
+    fn fronts(&self, width: usize) -> String {
+        let goals = self.goals();
+        let names: Vec<&str> = goals.iter().map(|goal| goal.label.as_str()).collect();
+        let mut text = wrap(
+            &format!(
+                "Pareto front of {}: settings that no other beats in all of them (by means; * is \
+                 the best {}).",
+                names.join(", "),
+                self.metric.label
+            ),
+            width,
+        );
+        for case in &self.cases {
+            let place = self.conditions_of(case);
+            if !place.is_empty() {
+                let _ = write!(text, "\nat {place}");
+            }
+            let mut shown = case.front.clone();
+            let goal = |place: usize| {
+                case.points[place].metrics.get(&self.metric.name).and_then(|m| m.mean)
+            };
+            shown.sort_by(|a, b| {
+                let (a, b) = (goal(*a).unwrap_or(f64::NAN), goal(*b).unwrap_or(f64::NAN));
+                if self.metric.better == Some(Better::Lower) {
+                    a.total_cmp(&b)
+                } else {
+                    b.total_cmp(&a)
+                }
+            });
+            let left_out = shown.len().saturating_sub(MOST_ROWS);
+            shown.truncate(MOST_ROWS);
+            let names = shown.iter().map(|place| {
+                let mark = if case.best == Some(*place) { "*" } else { " " };
+                format!("{mark} {}", values(&self.settings, case.points[*place]))
+            });
+            let mut columns = vec![Column::new(vec!["setting".to_owned()], names.collect())];
+            columns[0].alignment = CellAlignment::Left;
+            for goal in &goals {
+                let cells = shown.iter().map(|place| {
+                    let found = case.points[*place].metrics.get(&goal.name).and_then(|m| m.mean);
+                    found.map_or("-".to_owned(), |mean| short(goal.shown(mean)))
+                });
+                columns.push(Column::new(vec![goal.with_unit()], cells.collect()));
+            }
+            let _ = writeln!(text, "\n{}", table(&columns.iter().collect::<Vec<_>>()));
+            if left_out > 0 {
+                let _ = writeln!(text, "and {left_out} more");
+            }
+        }
+        text
+    }
+}
+
+/// The keys that do not have the same value everywhere, by name.
+fn keys(summary: &Summary) -> Vec<Key<'_>> {
+    let Some(first) = summary.points.first() else { return Vec::new() };
+    let mut keys: Vec<Key<'_>> = Vec::new();
+    for name in first.params.keys() {
+        let mut values: Vec<&Value> = Vec::new();
+        for value in summary.points.iter().filter_map(|point| point.params.get(name)) {
+            if !values.iter().any(|known| same(known, value)) {
+                values.push(value);
+            }
+        }
+        values.sort_by(|a, b| match (number(a), number(b)) {
+            (Some((a, _)), Some((b, _))) => a.total_cmp(&b),
+            _ => Ordering::Equal,
+        });
+        if values.len() > 1 {
+            keys.push(Key { name, values });
+        }
+    }
+    keys
+}
+
+/// The values of some keys at a point: `overlap_weight 1, temperature 0`; a
+/// policy is its own name.
+fn values(keys: &[Key<'_>], point: &Point) -> String {
+    let one = |key: &Key<'_>| {
+        let value = point.params.get(key.name).map(plain)?;
+        Some(if key.name == POLICY { value } else { format!("{} {value}", key.short_name()) })
+    };
+    keys.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Differences between two points seed by seed, where both have a value.
+fn pairs(a: &Point, b: &Point, metric: &str) -> Vec<f64> {
+    let of =
+        |point: &Point| point.metrics.get(metric).map(|m| m.per_seed.clone()).unwrap_or_default();
+    of(a).iter().zip(of(b)).filter_map(|(a, b)| Some((*a)? - b?)).collect()
+}
+
+/// Places of the points that no other equals in all goals and beats in one.
+fn front(points: &[&Point], goals: &[Metric]) -> Vec<usize> {
+    // Lower is better in all of these.
+    let scores: Vec<Option<Vec<f64>>> = points
+        .iter()
+        .map(|point| {
+            let score = |goal: &Metric| {
+                let mean = point.metrics.get(&goal.name)?.mean?;
+                Some(if goal.better == Some(Better::Higher) { -mean } else { mean })
+            };
+            goals.iter().map(score).collect()
+        })
+        .collect();
+    let beats = |a: &[f64], b: &[f64]| {
+        a.iter().zip(b).all(|(a, b)| a <= b) && a.iter().zip(b).any(|(a, b)| a < b)
+    };
+    (0..points.len())
+        .filter(|place| {
+            let own = scores[*place].as_deref();
+            own.is_some_and(|own| !scores.iter().flatten().any(|other| beats(other, own)))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::example::{self, Builder};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    /// TTFT p95 is lowest at weight 2 and temperature 0, hits fall with both.
+    fn surface() -> Summary {
+        let mut builder = Builder::new("surface", 3);
+        for load in [60, 80] {
+            for weight in [1, 2, 3] {
+                for temperature in ["0.0", "0.5"] {
+                    let t: f64 = temperature.parse().unwrap();
+                    let base =
+                        f64::from(load) + 10.0 * f64::from((weight - 2i32).pow(2)) + 40.0 * t;
+                    let ttft: Vec<Option<f64>> =
+                        [0.0, 1.0, 2.5].iter().map(|s| Some(base + s * (1.0 + t))).collect();
+                    let hits = [Some(0.9 - 0.1 * f64::from(weight) - 0.2 * t); 3];
+                    builder.point(
+                        &[
+                            (POLICY, json!("kv")),
+                            ("router.overlap_weight", json!(weight)),
+                            ("router.temperature", json!(t)),
+                            ("workload.concurrency", json!(load)),
+                        ],
+                        &[("ttft_ms_p95", &ttft), ("hit_ratio", &hits)],
+                    );
+                }
+            }
+        }
+        builder.build()
+    }
+
+    #[test]
+    fn the_best_setting_and_the_price_of_missing_it() {
+        let summary = surface();
+        let tuning = Tuning::new(&summary, "ttft_ms_p95").unwrap();
+        insta::assert_snapshot!(tuning.report(100), @r"
+        Best TTFT p95 at concurrency 60: 61.2 ms (95 %: 58.0 to 64.3), with overlap_weight 2, temperature
+          0.0. 0 of 5 other settings cannot be told from it (paired by seed, 95 % for all comparisons
+          together).
+        One step away: overlap_weight 1: +16 %; overlap_weight 3: +16 %; temperature 0.5: +34 %.
+
+        Best TTFT p95 at concurrency 80: 81.2 ms (95 %: 78.0 to 84.3), with overlap_weight 2, temperature
+          0.0. 0 of 5 other settings cannot be told from it (paired by seed, 95 % for all comparisons
+          together).
+        One step away: overlap_weight 1: +12 %; overlap_weight 3: +12 %; temperature 0.5: +25 %.
+
+        Pareto front of TTFT p95, hit ratio: settings that no other beats in all of them (by means; * is the
+          best TTFT p95).
+
+        at concurrency 60
+         setting                              TTFT p95 (ms)  hit ratio (%)
+        ------------------------------------------------------------------
+         * overlap_weight 2, temperature 0.0           61.2           70.0
+           overlap_weight 1, temperature 0.0           71.2           80.0
+
+        at concurrency 80
+         setting                              TTFT p95 (ms)  hit ratio (%)
+        ------------------------------------------------------------------
+         * overlap_weight 2, temperature 0.0           81.2           70.0
+           overlap_weight 1, temperature 0.0           91.2           80.0
+        ");
+    }
+
+    #[test]
+    fn a_metric_without_direction_cannot_be_tuned_for() {
+        let summary = surface();
+        let refused = |metric: &str| Tuning::new(&summary, metric).unwrap_err().to_string();
+        assert!(refused("queue_ms_p95").contains("that these results have"));
+        assert!(refused("tfft_ms_p95").contains("the nearest one is `ttft_ms_p95`"));
+    }
+
+    proptest! {
+        /// Whatever is left out of the front is beaten by something on it.
+        #[test]
+        fn the_front_beats_all_the_rest(
+            goals in prop::collection::vec((0u8..5, 0u8..5, 0u8..5), 1..12)
+        ) {
+            let mut builder = Builder::new("front", 1);
+            for (i, (ttft, hits, spread)) in goals.iter().enumerate() {
+                builder.point(
+                    &[(POLICY, json!("kv")), ("router.overlap_weight", json!(i))],
+                    &[
+                        ("ttft_ms_p95", &[Some(f64::from(*ttft))]),
+                        ("hit_ratio", &[Some(f64::from(*hits) / 5.0)]),
+                        ("inflight_spread_mean", &[Some(f64::from(*spread))]),
+                    ],
+                );
+            }
+            let summary = builder.build();
+            let tuning = Tuning::new(&summary, "ttft_ms_p95").unwrap();
+            let front = &tuning.cases[0].front;
+            let dominates = |a: usize, b: usize| {
+                let ((t, h, s), (u, i, r)) = (goals[a], goals[b]);
+                t <= u && h >= i && s <= r && goals[a] != goals[b]
+            };
+            prop_assert!(!front.is_empty());
+            for place in 0..goals.len() {
+                let beaten = front.iter().any(|on| dominates(*on, place));
+                prop_assert_eq!(beaten, !front.contains(&place));
+            }
+            let best = tuning.cases[0].best.unwrap();
+            prop_assert!(goals.iter().all(|other| other.0 >= goals[best].0));
+        }
+
+        #[test]
+        fn no_result_set_makes_it_panic(summary in example::any_summary()) {
+            for metric in ["ttft_ms_p95", "hit_ratio"] {
+                if let Ok(tuning) = Tuning::new(&summary, metric) {
+                    let points: usize = tuning.cases.iter().map(|case| case.points.len()).sum();
+                    prop_assert_eq!(points, summary.points.len());
+                    tuning.report(80);
+                }
+            }
+        }
+    }
+}
