@@ -12,6 +12,13 @@ pub struct BlockRun {
     pub len: u32,
 }
 
+impl BlockRun {
+    /// What comes after its first `blocks` blocks; it has at least as many.
+    pub fn skip(self, blocks: u32) -> Self {
+        Self { first: self.first.offset(blocks), len: self.len - blocks }
+    }
+}
+
 /// The identity of every full block of a token sequence: a list of runs that it
 /// may share with other sequences, then an endless private run that holds the
 /// rest of the prompt and the generated tokens.
@@ -24,12 +31,19 @@ pub struct Content {
 }
 
 impl Content {
-    /// A sequence that begins with `shared` and goes on with the ids from `private`.
+    /// A sequence that begins with `shared` and goes on with the ids from `private`,
+    /// which must not continue the last of `shared`.
     pub fn new(shared: impl IntoIterator<Item = BlockRun>, private: BlockId) -> Self {
-        let shared: SmallVec<[BlockRun; 2]> =
-            shared.into_iter().filter(|run| run.len > 0).collect();
-        let shared_blocks = shared.iter().map(|run| run.len).sum();
-        Self { shared, shared_blocks, private, fork_tokens: 0 }
+        let mut runs = SmallVec::<[BlockRun; 2]>::new();
+        for run in shared.into_iter().filter(|run| run.len > 0) {
+            match runs.last_mut() {
+                Some(last) if last.first.offset(last.len) == run.first => last.len += run.len,
+                _ => runs.push(run),
+            }
+        }
+        debug_assert!(runs.last().is_none_or(|last| last.first.offset(last.len) != private));
+        let shared_blocks = runs.iter().map(|run| run.len).sum();
+        Self { shared: runs, shared_blocks, private, fork_tokens: 0 }
     }
 
     /// States that the first `tokens` tokens of the first private block are
@@ -65,7 +79,7 @@ impl Content {
         unreachable!("block {index} of {} shared blocks", self.shared_blocks)
     }
 
-    /// The first `blocks` blocks as runs, in order.
+    /// The first `blocks` blocks as runs, in order; each as long as possible.
     pub fn runs(&self, blocks: u32) -> impl Iterator<Item = BlockRun> + '_ {
         let private = BlockRun { first: self.private, len: u32::MAX };
         let mut left = blocks;

@@ -494,12 +494,18 @@ impl Worker {
         (total, total - self.rules.used_blocks())
     }
 
-    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does; only the
-    /// order of its free blocks stays.
-    pub fn reset_prefix_cache(&mut self) {
-        if let Scheduler::Vllm(rules) = &mut self.rules {
-            rules.reset_cache();
+    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does. False, and
+    /// nothing is forgotten, while a request holds blocks, or under other rules.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        match &mut self.rules {
+            Scheduler::Vllm(rules) => rules.reset_cache(),
+            Scheduler::Trtllm(_) => false,
         }
+    }
+
+    /// Reports losses of cached blocks only when the last copy goes; see [`EventLog`].
+    pub fn count_copies(&mut self) {
+        self.core.log.count_copies();
     }
 
     fn read_gauges(&mut self) {

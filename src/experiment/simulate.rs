@@ -50,7 +50,10 @@ pub fn simulate(
     };
     let front_ends: Vec<FrontEnd> = (0..settings.router.replicas).map(front_end).collect();
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
-    let fleet = SimulatedFleet::new(workers, &engine, wants_kv_events);
+    let mut fleet = SimulatedFleet::new(workers, &engine, wants_kv_events);
+    if feed.count_copies.unwrap_or(true) {
+        fleet.count_copies();
+    }
     let workload = settings.source.build(engine.block_size, seed);
     let recorder = Recorder::new(workers, keep_requests);
     let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size);

@@ -10,7 +10,6 @@
 //! | blocks stored and removed | [`Policy::observe_kv`] | after the feed's delay |
 //! | gauges that workers report | [`WorkerView::reported`] | as old as the last report |
 
-mod copies;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
 mod factory;

@@ -121,6 +121,7 @@ pub(crate) fn play(
 ) -> Run {
     let config = Arc::new(config.clone());
     let mut fleet = SimulatedFleet::new(workers, &config, front_end.wants_kv_events());
+    fleet.count_copies();
     fleet.record_steps();
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new() };
     let recorder = Recorder::new(workers, true);

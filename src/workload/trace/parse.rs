@@ -1,11 +1,14 @@
 //! Reads traces in Mooncake's format, and says what is wrong with others.
 
+use super::scan::scan;
 use super::{Trace, TraceError, TraceRow};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
+use crate::request::BlockRun;
 use crate::workload::MAX_TOKENS;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::io::BufRead;
 use std::path::Path;
 
 /// Timestamps stay below 100 days, the most the clock is trusted with.
@@ -16,13 +19,13 @@ const MAX_HASH_ID: u64 = (1 << 52) - 1;
 const FIELDS: [&str; 4] = ["timestamp", "input_length", "output_length", "hash_ids"];
 
 /// One line of the file.
-#[derive(Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    timestamp: u64,
-    input_length: u32,
-    output_length: u32,
-    hash_ids: Vec<u64>,
+pub(super) struct Line {
+    pub(super) timestamp: u64,
+    pub(super) input_length: u32,
+    pub(super) output_length: u32,
+    pub(super) hash_ids: Vec<u64>,
 }
 
 /// Where the reader is, for errors.
@@ -56,23 +59,30 @@ impl Place<'_> {
 /// for `block_tokens` tokens each. Lines of white space are skipped.
 pub(super) fn parse(
     path: &Path,
-    text: &[u8],
+    mut text: impl BufRead,
     block_tokens: u32,
     limit: Option<u32>,
 ) -> Result<Trace, TraceError> {
-    let mut trace = Trace { rows: Vec::new(), ids: Vec::new(), block_tokens };
+    let mut trace = Trace { rows: Vec::new(), runs: Vec::new(), block_tokens };
     let mut tree = PrefixTree::default();
     let limit = limit.map_or(usize::MAX, |limit| limit as usize);
-    for (line, bytes) in (1..).zip(text.split(|&byte| byte == b'\n')) {
-        if trace.rows.len() == limit {
+    let (mut bytes, mut row) = (Vec::new(), Line::default());
+    let mut place = Place { path, line: 0 };
+    while trace.rows.len() < limit {
+        bytes.clear();
+        let read = text.read_until(b'\n', &mut bytes);
+        if read.map_err(|error| TraceError::read(path, &error))? == 0 {
             break;
         }
-        if bytes.trim_ascii().is_empty() {
+        place.line += 1;
+        let line = bytes.trim_ascii();
+        if line.is_empty() {
             continue;
         }
-        let place = Place { path, line };
-        let row: Line =
-            serde_json::from_slice(bytes).map_err(|error| diagnose(&place, bytes, &error))?;
+        if scan(line, &mut row).is_none() {
+            let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            row = serde_json::from_slice(line).map_err(|error| diagnose(&place, line, &error))?;
+        }
         let earlier = trace.rows.last().map_or(0, |row| row.timestamp_ms);
         check(&place, &row, earlier, block_tokens)?;
         tree.add(&place, &row, block_tokens)?;
@@ -80,9 +90,15 @@ pub(super) fn parse(
             timestamp_ms: row.timestamp,
             input_tokens: row.input_length,
             output_tokens: row.output_length,
-            first_id: trace.ids.len(),
+            first_run: trace.runs.len(),
         });
-        trace.ids.extend_from_slice(&row.hash_ids);
+        let of_row = trace.runs.len();
+        for &id in &row.hash_ids {
+            match trace.runs[of_row..].last_mut() {
+                Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
+                _ => trace.runs.push(BlockRun { first: BlockId(id), len: 1 }),
+            }
+        }
     }
     if trace.rows.is_empty() {
         return Err(TraceError::Empty { path: path.to_owned() });
