@@ -81,12 +81,27 @@ impl Content {
 
     /// The first `blocks` blocks as runs, in order; each as long as possible.
     pub fn runs(&self, blocks: u32) -> impl Iterator<Item = BlockRun> + '_ {
-        let private = BlockRun { first: self.private, len: u32::MAX };
-        let mut left = blocks;
-        self.shared.iter().copied().chain([private]).map_while(move |run| {
-            let len = run.len.min(left);
+        self.range(0, blocks)
+    }
+
+    /// The blocks from `from` up to `to` (not included) as runs, in order; each
+    /// as long as possible.
+    pub fn range(&self, from: u32, to: u32) -> impl Iterator<Item = BlockRun> + '_ {
+        // Most of the time only private blocks are asked for.
+        let (shared, first) = if from < self.shared_blocks {
+            (&self.shared[..], self.private)
+        } else {
+            (&[][..], self.private.offset(from - self.shared_blocks))
+        };
+        let mut skip = if shared.is_empty() { 0 } else { from };
+        let mut left = to.saturating_sub(from);
+        let private = BlockRun { first, len: u32::MAX };
+        shared.iter().copied().chain([private]).filter_map(move |run| {
+            let skipped = skip.min(run.len);
+            skip -= skipped;
+            let len = (run.len - skipped).min(left);
             left -= len;
-            (len > 0).then_some(BlockRun { first: run.first, len })
+            (len > 0).then_some(BlockRun { first: run.first.offset(skipped), len })
         })
     }
 
@@ -193,8 +208,19 @@ mod tests {
         for (i, id) in (0..).zip(&ids) {
             assert_eq!(content.block(i).0, *id);
         }
-        let runs: Vec<_> = content.runs(4).collect();
-        assert_eq!(runs, [run(10, 3), run(40, 1)]);
-        assert_eq!(content.runs(0).count(), 0);
+        let range = |from, to| content.range(from, to).collect::<Vec<_>>();
+        assert_eq!(range(0, 4), [run(10, 3), run(40, 1)]);
+        assert_eq!(range(1, 7), [run(11, 2), run(40, 2), run(100, 2)]);
+        assert_eq!(range(3, 4), [run(40, 1)]);
+        assert_eq!(range(5, 6), [run(100, 1)]);
+        assert_eq!(range(7, 9), [run(102, 2)]);
+        assert!(range(0, 0).is_empty() && range(4, 4).is_empty() && range(6, 5).is_empty());
+    }
+
+    #[test]
+    fn runs_are_as_long_as_possible() {
+        let run = |first, len| BlockRun { first: BlockId(first), len };
+        let content = Content::new([run(10, 2), run(12, 1), run(5, 0), run(20, 1)], BlockId(100));
+        assert_eq!(content.runs(5).collect::<Vec<_>>(), [run(10, 3), run(20, 1), run(100, 1)]);
     }
 }

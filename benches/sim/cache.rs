@@ -74,9 +74,9 @@ impl Vllm {
 
     /// A prompt without hits comes and goes.
     fn insert(&mut self, n: u64) {
-        self.cache.allocate(PROMPT_BLOCKS, &mut self.held, &mut self.log);
+        self.cache.allocate(PROMPT_BLOCKS, &mut self.log);
         self.cache.publish(&prompt(n), &mut self.held, PROMPT_BLOCKS, &mut self.log);
-        self.cache.release(&mut self.held);
+        self.cache.release(&mut self.held, 0);
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Seq {
     pub(super) content: Content,
     /// Physical blocks held, in order (TensorRT-LLM).
     pub(super) blocks: Vec<Slot>,
-    /// Blocks held (vLLM).
+    /// Cached blocks held (vLLM); it holds as many in all as its KV needs.
     pub(super) held: Held,
     /// Tokens whose KV is computed or being computed. Of a decoding sequence:
     /// as of the step in which it joined.

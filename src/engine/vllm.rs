@@ -90,7 +90,7 @@ impl Vllm {
                         break 'sequences;
                     }
                 }
-                self.take_block(core, id);
+                self.cache.allocate(1, &mut core.log);
             }
             if (core.seqs[id].kv_tokens_at(now) + 1).is_multiple_of(core.config.block_size) {
                 self.fill_block(core, id, now);
@@ -103,24 +103,29 @@ impl Vllm {
     /// when they fill it (R5, R6).
     pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         let takers = core.decode.takers(step).len();
+        if !core.log.is_on() {
+            // Only events show in which order.
+            self.cache.allocate(narrow(takers), &mut core.log);
+            for i in 0..core.decode.fillers(step).len() {
+                self.fill_block(core, core.decode.fillers(step)[i].id, step);
+            }
+            return;
+        }
         let fillers = core.decode.fillers(step).len();
         let (mut t, mut f) = (0, 0);
         while t < takers || f < fillers {
-            let taker = core.decode.takers(step).get(t).copied();
-            let filler = core.decode.fillers(step).get(f).copied();
-            let admission = |id: Option<SeqId>| id.map_or(u64::MAX, |id| core.seqs[id].admission);
-            if t < takers && admission(taker) <= admission(filler) {
-                t += 1;
-                self.take_block(core, taker.expect("within the bucket"));
-            } else {
-                f += 1;
-                self.fill_block(core, filler.expect("within the bucket"), step);
+            let taker = core.decode.takers(step).get(t).map_or(u64::MAX, |who| who.admission);
+            match core.decode.fillers(step).get(f) {
+                Some(filler) if filler.admission < taker => {
+                    f += 1;
+                    self.fill_block(core, filler.id, step);
+                }
+                _ => {
+                    t += 1;
+                    self.cache.allocate(1, &mut core.log);
+                }
             }
         }
-    }
-
-    fn take_block(&mut self, core: &mut Core, id: SeqId) {
-        self.cache.allocate(1, &mut core.seqs[id].held, &mut core.log);
     }
 
     fn fill_block(&mut self, core: &mut Core, id: SeqId, step: u64) {
@@ -131,9 +136,17 @@ impl Vllm {
     /// Makes the first `full` blocks of a sequence hittable (R5).
     fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
         let Seq { content, held, .. } = &mut core.seqs[id];
-        if core.config.prefix_caching && full > held.cached() {
+        if core.config.prefix_caching && full > held.blocks() {
             self.cache.publish(content, held, full, &mut core.log);
         }
+    }
+
+    /// Takes all blocks of a sequence that does not decode (any more).
+    fn release(&mut self, core: &mut Core, id: SeqId) {
+        let seq = &mut core.seqs[id];
+        let blocks = seq.kv_tokens.div_ceil(core.config.block_size);
+        let others = blocks - seq.held.blocks();
+        self.cache.release(&mut seq.held, others);
     }
 
     /// The next chunk of the prompt that is being computed. It is always the
@@ -146,7 +159,8 @@ impl Vllm {
         let seq = &core.seqs[id];
         let new_tokens = (seq.target_tokens() - seq.kv_tokens).min(*budget);
         let tokens = seq.kv_tokens + new_tokens;
-        let needed = tokens.div_ceil(core.config.block_size) - seq.held.blocks();
+        let block_size = core.config.block_size;
+        let needed = tokens.div_ceil(block_size) - seq.kv_tokens.div_ceil(block_size);
         if needed > self.cache.free_blocks() {
             self.preempt_last(core, step);
             return;
@@ -201,9 +215,9 @@ impl Vllm {
     ) {
         let cached_tokens = core.seqs[id].kv_tokens;
         let tokens = cached_tokens + new_tokens;
-        let held = &mut core.seqs[id].held;
-        let more = tokens.div_ceil(core.config.block_size) - held.blocks();
-        self.cache.allocate(more, held, &mut core.log);
+        let block_size = core.config.block_size;
+        let more = tokens.div_ceil(block_size) - cached_tokens.div_ceil(block_size);
+        self.cache.allocate(more, &mut core.log);
         self.publish(core, id, tokens / core.config.block_size);
         let seq = &mut core.seqs[id];
         seq.kv_tokens = tokens;
@@ -219,8 +233,8 @@ impl Vllm {
         if core.seqs[id].decode_from.is_some() {
             core.decode.leave(&mut core.seqs, id);
         }
+        self.release(core, id);
         let seq = &mut core.seqs[id];
-        self.cache.release(&mut seq.held);
         seq.kv_tokens = 0;
         seq.preempted = true;
         self.waiting.push_front(id);
@@ -242,16 +256,20 @@ impl Vllm {
     fn head_may_find_new_blocks(&self, core: &Core) -> bool {
         let Some(&head) = self.waiting.front() else { return false };
         let head = &core.seqs[head];
-        let mut hits = Hits::default();
-        self.cache.lookup(&head.content, head.target_tokens(), &mut hits);
-        let wanted = head.content.block(hits.blocks);
-        self.running.iter().any(|&id| core.seqs[id].content.block(hits.blocks) == wanted)
+        let limit = (head.target_tokens() - 1) / core.config.block_size;
+        let missing = self.cache.present_blocks(&head.content, limit);
+        let wanted = head.content.block(missing);
+        self.running.iter().any(|&id| core.seqs[id].content.block(missing) == wanted)
     }
 
     /// Ends a sequence whose last token has left: its blocks are freed.
     pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
-        self.cache.release(&mut core.seqs[id].held);
+        self.release(core, id);
         let at = self.running.iter().position(|&other| other == id);
         self.running.remove(at.expect("an ending sequence is running"));
     }
+}
+
+fn narrow(sequences: usize) -> u32 {
+    u32::try_from(sequences).expect("a batch has fewer than 2^32 sequences")
 }

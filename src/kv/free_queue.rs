@@ -27,14 +27,7 @@ struct Link {
 
 impl FreeQueue {
     pub(super) fn new(slots: u32) -> Self {
-        Self {
-            next_fresh: 0,
-            end: slots,
-            links: Vec::new(),
-            head: NONE,
-            tail: NONE,
-            back_len: 0,
-        }
+        Self { next_fresh: 0, end: slots, links: Vec::new(), head: NONE, tail: NONE, back_len: 0 }
     }
 
     pub(super) fn len(&self) -> u32 {

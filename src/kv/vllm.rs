@@ -85,23 +85,18 @@ pub struct Hits {
     pub free_blocks: u32,
 }
 
-/// The blocks that one request holds: cached ones, then ones that cannot be hit.
+/// The cached blocks that one request holds. Those that cannot be hit have
+/// nothing to tell them apart: the request knows how many it has.
 #[derive(Debug, Default)]
 pub struct Held {
     pieces: SmallVec<[Piece; 3]>,
-    cached: u32,
-    private: u32,
+    blocks: u32,
 }
 
 impl Held {
     /// Number of blocks.
     pub fn blocks(&self) -> u32 {
-        self.cached + self.private
-    }
-
-    /// How many of them can be hit.
-    pub fn cached(&self) -> u32 {
-        self.cached
+        self.blocks
     }
 }
 
@@ -138,14 +133,29 @@ impl VllmCache {
     pub fn lookup(&self, content: &Content, tokens: u32, hits: &mut Hits) {
         hits.pieces.clear();
         (hits.blocks, hits.free_blocks) = (0, 0);
-        for mut run in content.runs((tokens - 1) / self.block_size) {
+        self.find_prefix(content, (tokens - 1) / self.block_size, |piece, stretch| {
+            hits.pieces.push(piece);
+            hits.blocks += piece.len;
+            hits.free_blocks += if stretch.refs == 0 { piece.len } else { 0 };
+        });
+    }
+
+    /// How many of the first `limit` blocks of a sequence can be hit.
+    pub fn present_blocks(&self, content: &Content, limit: u32) -> u32 {
+        let mut present = 0;
+        self.find_prefix(content, limit, |piece, _| present += piece.len);
+        present
+    }
+
+    /// Shows the stretches that hold the first `limit` blocks of a sequence, in
+    /// order, up to the first block that is not cached.
+    fn find_prefix(&self, content: &Content, limit: u32, mut see: impl FnMut(Piece, &Stretch)) {
+        for mut run in content.runs(limit) {
             while run.len > 0 {
                 let Some(id) = self.find(run.first) else { return };
                 let stretch = self.at(id);
                 let len = stretch.run.len.min(run.len);
-                hits.pieces.push(Piece { stretch: id, len });
-                hits.blocks += len;
-                hits.free_blocks += if stretch.refs == 0 { len } else { 0 };
+                see(Piece { stretch: id, len }, stretch);
                 run = run.skip(len);
             }
         }
@@ -153,7 +163,7 @@ impl VllmCache {
 
     /// Lets a request that holds nothing yet hold what a lookup just found.
     pub fn take(&mut self, hits: &Hits, held: &mut Held) {
-        debug_assert_eq!(held.blocks(), 0);
+        debug_assert_eq!(held.blocks, 0);
         for &piece in &hits.pieces {
             if piece.len < self.at(piece.stretch).run.len {
                 self.cut(piece.stretch, piece.len);
@@ -164,48 +174,42 @@ impl VllmCache {
             self.at_mut(piece.stretch).refs += 1;
             held.pieces.push(piece);
         }
-        held.cached = hits.blocks;
+        held.blocks = hits.blocks;
     }
 
-    /// Gives a request `blocks` blocks for new content, dropping what they held.
+    /// Takes `blocks` blocks for new content, dropping what they held.
     ///
     /// # Panics
     /// If fewer are free: callers check first.
-    pub fn allocate(&mut self, blocks: u32, held: &mut Held, log: &mut EventLog) {
+    pub fn allocate(&mut self, blocks: u32, log: &mut EventLog) {
         let empty = blocks.min(self.empty);
         self.empty -= empty;
         let mut left = blocks - empty;
         while left > 0 {
             left -= self.evict(left, log);
         }
-        held.private += blocks;
     }
 
-    /// Makes the first `to` of a request's blocks hittable.
+    /// Makes allocated blocks of a request hittable, so that its first `to` are.
     pub fn publish(&mut self, content: &Content, held: &mut Held, to: u32, log: &mut EventLog) {
-        let mut skip = held.cached;
-        let mut parent = None;
-        for run in content.runs(to) {
-            let skipped = skip.min(run.len);
-            skip -= skipped;
-            if let Some(last) = skipped.checked_sub(1) {
-                parent = Some(run.first.offset(last));
-            }
-            let run = run.skip(skipped);
-            if run.len > 0 {
+        let from = held.blocks;
+        if log.is_on() {
+            let mut parent = from.checked_sub(1).map(|before| content.block(before));
+            for run in content.range(from, to) {
                 log.stored(parent, run);
-                self.store(run, held);
                 parent = Some(run.first.offset(run.len - 1));
             }
         }
+        content.range(from, to).for_each(|run| self.store(run, held));
     }
 
-    /// Takes all blocks of a request back.
-    pub fn release(&mut self, held: &mut Held) {
+    /// Takes all blocks of a request back, `others` beside the held ones.
+    pub fn release(&mut self, held: &mut Held, others: u32) {
         let mut released = std::mem::take(&mut self.released);
         for piece in held.pieces.drain(..) {
             released.extend(self.stretches_of(piece));
         }
+        held.blocks = 0;
         while let Some(id) = released.pop() {
             let stretch = self.at_mut(id);
             stretch.refs -= 1;
@@ -214,8 +218,7 @@ impl VllmCache {
             }
         }
         self.released = released;
-        self.empty += held.private;
-        (held.cached, held.private) = (0, 0);
+        self.empty += others;
     }
 
     /// Forgets all content, as vLLM's `reset_prefix_cache` does: if a request
@@ -228,10 +231,9 @@ impl VllmCache {
         idle
     }
 
-    /// Makes private blocks of a request hittable that hold `run`.
+    /// A request's next blocks hold `run` from now on.
     fn store(&mut self, mut run: BlockRun, held: &mut Held) {
-        held.private -= run.len;
-        held.cached += run.len;
+        held.blocks += run.len;
         while let Some(id) = self.find(run.first) {
             // Others hold or held the same: this is one more copy.
             let len = self.at(id).run.len.min(run.len);
@@ -261,16 +263,15 @@ impl VllmCache {
     /// Lengthens the last stretch of a request by `run`, if they are
     /// consecutive and nobody else holds the stretch or has a copy of it.
     fn grow(&mut self, run: BlockRun, held: &mut Held) -> bool {
-        let Some(&piece) = held.pieces.last() else { return false };
-        let id = self.stretches_of(piece).last().expect("a piece is not empty");
+        let Some(piece) = held.pieces.last_mut() else { return false };
+        let id = self.stretches_of(*piece).last().expect("a piece is not empty");
         let stretch = self.at_mut(id);
         let alone = stretch.refs == 1 && stretch.older == NONE && stretch.newer == NONE;
         if !alone || stretch.run.first.offset(stretch.run.len) != run.first {
             return false;
         }
         stretch.run.len += run.len;
-        let at = held.pieces.len() - 1;
-        held.pieces[at].len += run.len;
+        piece.len += run.len;
         true
     }
 
@@ -365,15 +366,8 @@ impl VllmCache {
 
     /// A new stretch that one request holds.
     fn add(&mut self, run: BlockRun) -> StretchId {
-        let stretch = Stretch {
-            run,
-            refs: 1,
-            prev: NONE,
-            next: NONE,
-            older: NONE,
-            newer: NONE,
-            rest: NONE,
-        };
+        let stretch =
+            Stretch { run, refs: 1, prev: NONE, next: NONE, older: NONE, newer: NONE, rest: NONE };
         if let Some(id) = self.unused.pop() {
             *self.at_mut(id) = stretch;
             return id;

@@ -70,9 +70,11 @@ fn vllm(accesses: &[Access], blocks: u32) -> Vec<u32> {
         cache.lookup(&content, prompt, &mut hits);
         cache.take(&hits, &mut held);
         let tokens = prompt + output - 1;
-        cache.allocate(tokens.div_ceil(BLOCK_SIZE) - hits.blocks, &mut held, &mut log);
+        let blocks = tokens.div_ceil(BLOCK_SIZE);
+        cache.allocate(blocks - hits.blocks, &mut log);
         cache.publish(&content, &mut held, tokens / BLOCK_SIZE, &mut log);
-        cache.release(&mut held);
+        let others = blocks - held.blocks();
+        cache.release(&mut held, others);
         hits.blocks * BLOCK_SIZE
     };
     accesses.iter().enumerate().map(serve).collect()

@@ -41,10 +41,6 @@ fn stored(block: u64, len: u32) -> KvEvent {
     KvEvent::Stored { parent: None, run: BlockRun { first: BlockId(block), len } }
 }
 
-fn removed(block: u64, len: u32) -> KvEvent {
-    KvEvent::Removed { run: BlockRun { first: BlockId(block), len } }
-}
-
 proptest! {
     /// Events of one worker arrive in order; none before its delay, all after
     /// delay and jitter, workers in order of id, and nothing is heard that was

@@ -144,10 +144,13 @@ fn check(place: &Place<'_>, row: &Line, earlier: u64, block_tokens: u32) -> Resu
 /// it, so it has one parent and one length; a cache would give false hits else.
 #[derive(Default)]
 struct PrefixTree {
-    /// Where in `nodes` an id is.
+    /// [`ORDINARY`], or the place in `nodes` from 1.
     table: BlockTable,
     nodes: Vec<Node>,
 }
+
+/// Most blocks are whole and follow the id before their own.
+const ORDINARY: u32 = 0;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Node {
@@ -158,6 +161,7 @@ struct Node {
 
 impl PrefixTree {
     fn add(&mut self, place: &Place<'_>, row: &Line, block_tokens: u32) -> Result<(), TraceError> {
+        let ordinary = |id: u64| Node { id, parent: id.checked_sub(1), tokens: block_tokens };
         let mut parent = None;
         let mut left = row.input_length;
         for &id in &row.hash_ids {
@@ -166,15 +170,23 @@ impl PrefixTree {
                 return Err(place.field("hash_ids", id, allowed));
             }
             let node = Node { id, parent, tokens: left.min(block_tokens) };
-            let next = u32::try_from(self.nodes.len()).ok().filter(|&next| next < u32::MAX);
+            let is_ordinary = node == ordinary(id);
+            let next = u32::try_from(self.nodes.len() + 1).ok().filter(|&next| next < u32::MAX);
             let Some(next) = next else {
-                return Err(place.row("more than 4294967295 different ids: use a smaller limit"));
+                return Err(place.row("more than 4294967294 different ids: use a smaller limit"));
             };
-            match self.table.insert(BlockId(id), next) {
+            match self.table.insert(BlockId(id), if is_ordinary { ORDINARY } else { next }) {
+                Ok(()) if is_ordinary => {}
                 Ok(()) => self.nodes.push(node),
-                Err(known) if self.nodes[known as usize] == node => {}
+                Err(ORDINARY) if is_ordinary => {}
                 Err(known) => {
-                    return Err(contradiction(place, node, self.nodes[known as usize]));
+                    let before = match known {
+                        ORDINARY => ordinary(id),
+                        known => self.nodes[known as usize - 1],
+                    };
+                    if before != node {
+                        return Err(contradiction(place, node, before));
+                    }
                 }
             }
             parent = Some(id);

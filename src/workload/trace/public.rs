@@ -75,8 +75,7 @@ impl PublicTrace {
     /// If it cannot be read, or is another file.
     pub fn verify(&'static self, path: &Path) -> Result<(), TraceError> {
         let text = std::fs::read(path).map_err(|error| TraceError::read(path, &error))?;
-        let seen: String =
-            Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let seen: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         if seen == self.sha256 {
             return Ok(());
         }

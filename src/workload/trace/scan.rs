@@ -20,16 +20,13 @@ impl Rest<'_> {
 
     /// A whole number below 10^18, written as JSON wants it.
     fn number(&mut self) -> Option<u64> {
-        let (mut value, mut digits) = (0, 0);
+        let (begin, mut value) = (self.0, 0u64);
         while let [digit @ b'0'..=b'9', rest @ ..] = self.0 {
-            value = value * 10 + u64::from(digit - b'0');
-            digits += 1;
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
             self.0 = rest;
-            if digits > 18 || (digits == 2 && value < 10) {
-                return None;
-            }
         }
-        (digits > 0).then_some(value)
+        let digits = begin.len() - self.0.len();
+        (1..=18).contains(&digits).then_some(value).filter(|_| digits == 1 || begin[0] != b'0')
     }
 
     fn field(&mut self, name: &[u8]) -> Option<()> {
