@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 /// # What makes stretches enough
 ///
 /// Two stretches hold either the same ids (they are *copies*) or none in
-/// common: where they would overlap in part, [`cut`](Self::cut) makes them
+/// common: where they would overlap in part, both are cut to make them
 /// alike. A request that holds a block holds all blocks before it, and gives
 /// them back after it, so nothing is cached behind a block that is not. And an
 /// id stands for its block and all before it, so it has one predecessor. Hence
