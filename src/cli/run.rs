@@ -4,15 +4,18 @@ use super::args::RunArgs;
 use super::progress::Bar;
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
-    self, Experiment, LoadOptions, Outcome, RunOptions, SUMMARY_FILE, Store, results::Summary,
+    self, Experiment, LoadOptions, Outcome, RunOptions, SUMMARY_FILE, SimulationRequests, Store,
+    results::Summary,
 };
-use kv_router_sim::plot::{self, Choice};
+use kv_router_sim::plot::{self, Choice, Figure};
 use kv_router_sim::report::{
     compare::Comparison,
+    over_time::OverTime,
     published::{Published, PublishedSettings},
     requests, save, table,
     view::View,
 };
+use kv_router_sim::time::SimTime;
 use std::path::PathBuf;
 
 /// Runs an experiment, prints its table and digest, saves everything.
@@ -45,6 +48,11 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
         }
     }
     if args.requests {
+        if !args.no_figures {
+            let figure = workers_over_time(&experiment, &summary, &simulations);
+            store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
+            store.write(&format!("{}.png", figure.name), &figure.png)?;
+        }
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
     }
     store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
@@ -58,6 +66,30 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     say(&format!("saved in {}", store.folder().display()));
     warn_if_different(&store, &summary);
     Ok(())
+}
+
+/// Moments of a simulation that a figure shows: about one per point of paper.
+const MOMENTS: u32 = 421;
+
+/// The first seed's simulations, worker by worker.
+fn workers_over_time(
+    experiment: &Experiment,
+    summary: &Summary,
+    simulations: &[SimulationRequests],
+) -> Figure {
+    let first = experiment.seeds.first();
+    let shown = simulations.iter().filter(|simulation| Some(&simulation.seed) == first);
+    let rows: Vec<OverTime> = shown
+        .zip(&experiment.runs)
+        .map(|(simulation, run)| {
+            let workers = run.settings.cluster.workers;
+            let until = run.duration().unwrap_or_else(|| simulation.last_end());
+            let begin = SimTime::ZERO + run.settings.measure.warmup;
+            OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS)
+        })
+        .collect();
+    let limit = experiment.runs.iter().map(|run| run.settings.engine.max_num_seqs).max();
+    plot::workers_over_time(&summary.provenance, &rows, limit.unwrap_or_default())
 }
 
 /// The same version must give the same results for the same configuration.

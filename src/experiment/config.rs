@@ -8,7 +8,7 @@ use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::router::settings::RouterSettings;
 use crate::settings::{self, Invalid};
-use crate::time::SimDuration;
+use crate::time::{SimDuration, SimTime};
 use crate::workload::{WorkloadSettings, WorkloadSource};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,15 @@ pub struct RunSpec {
     pub levels: Vec<u32>,
     /// For each level, its index in [`Experiment::points`].
     pub points: Vec<usize>,
+}
+
+impl RunSpec {
+    /// When the run is over; `None` if its workload decides.
+    pub fn duration(&self) -> Option<SimTime> {
+        let measure = &self.settings.measure;
+        let level = measure.warmup + measure.window?;
+        Some(SimTime::ZERO + level * self.levels.len() as u64)
+    }
 }
 
 /// Everything one run needs, checked.

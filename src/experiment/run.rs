@@ -10,6 +10,7 @@ use super::simulate::{RunOutcome, simulate};
 use crate::driver::Stuck;
 use crate::recorder::{Metrics, RequestRecord};
 use crate::stats;
+use crate::time::SimTime;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,14 @@ pub struct SimulationRequests {
     pub seed: u64,
     /// In order of end, unfinished ones last.
     pub records: Vec<RequestRecord>,
+}
+
+impl SimulationRequests {
+    /// When its last request ended; time zero if none did.
+    pub fn last_end(&self) -> SimTime {
+        let ends = self.records.iter().filter_map(|record| record.end);
+        ends.map(|(at, _)| at).max().unwrap_or(SimTime::ZERO)
+    }
 }
 
 impl Default for RunOptions<'_> {

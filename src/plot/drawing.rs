@@ -1,9 +1,11 @@
 //! One figure: title, legend, panels, footer.
 
+use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
 use super::panel::{strike, whisker};
 use super::scale::is_drawable;
 use super::style::{Look, Marker, PAPER, PENCIL};
+use crate::experiment::results::Provenance;
 use crate::report::compare::Comparison;
 use crate::report::metric::Metric;
 use crate::report::view::{Axis, View};
@@ -16,7 +18,7 @@ pub(super) const MARGIN: f64 = 20.0;
 const PANEL_WIDTH: u32 = 460;
 pub(super) const PLOT_HEIGHT: f64 = 270.0;
 pub(super) const BAR_HEIGHT: f64 = 26.0;
-const TITLE_SIZE: f64 = 16.0;
+pub(super) const TITLE_SIZE: f64 = 16.0;
 pub(super) const TEXT_SIZE: f64 = 12.0;
 pub(super) const SMALL_SIZE: f64 = 11.0;
 const LEGEND_ROW: f64 = 20.0;
@@ -76,25 +78,21 @@ impl<'a> Drawing<'a> {
     pub(super) fn name(&self) -> String {
         self.metrics.first().map(|metric| metric.stem.clone()).unwrap_or_default()
     }
+}
 
-    /// Width and height in points.
+impl Sheet for Drawing<'_> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a few thousand points at most for any result set that fits into memory"
     )]
-    pub(super) fn size(&self) -> (u32, u32) {
+    fn size(&self) -> (u32, u32) {
         let rows = self.metrics.len().div_ceil(self.columns()) as f64;
         let height = self.header_height() + rows * self.panel_height() + 30.0;
         (self.width(), height.ceil() as u32)
     }
 
-    /// Draws the whole figure.
-    pub(super) fn draw<B: DrawingBackend>(
-        &self,
-        area: &DrawingArea<B, Shift>,
-        medium: Medium,
-    ) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
         let canvas = Canvas { area, medium };
         let (width, height) = self.size();
         let (width, height) = (f64::from(width), f64::from(height));
@@ -111,10 +109,13 @@ impl<'a> Drawing<'a> {
                 None => self.draw_bars(&canvas, metric, (left, top))?,
             }
         }
-        let footer = fitted(&self.footer(), SMALL_SIZE, width - 2.0 * MARGIN);
+        let footer = footer(&self.view.summary.provenance);
+        let footer = fitted(&footer, SMALL_SIZE, width - 2.0 * MARGIN);
         canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))
     }
+}
 
+impl<'a> Drawing<'a> {
     /// The axis, if there is more than one value on it: lines need two, and at a
     /// single one everything would lie on top of everything else.
     fn axis(&self) -> Option<&'a Axis> {
@@ -162,19 +163,6 @@ impl<'a> Drawing<'a> {
             Some(_) => 30.0 + PLOT_HEIGHT + 54.0,
             None => 30.0 + self.view.series.len() as f64 * BAR_HEIGHT + 8.0 + 36.0,
         }
-    }
-
-    fn footer(&self) -> String {
-        let provenance = &self.view.summary.provenance;
-        let seeds = match provenance.seeds.as_slice() {
-            [seed] => format!("seed {seed}"),
-            [first, .., last] => {
-                format!("{} seeds ({first} to {last})", provenance.seeds.len())
-            }
-            [] => "no seeds".to_owned(),
-        };
-        let digest = provenance.digest.get(..12).unwrap_or(&provenance.digest);
-        format!("{seeds} · digest {digest} · sim {}", provenance.version)
     }
 
     /// Entries, wrapped to the width of the figure.
@@ -305,6 +293,19 @@ impl<'a> Drawing<'a> {
         }
         values
     }
+}
+
+/// What a figure says of where it comes from.
+pub(super) fn footer(provenance: &Provenance) -> String {
+    let seeds = match provenance.seeds.as_slice() {
+        [seed] => format!("seed {seed}"),
+        [first, .., last] => {
+            format!("{} seeds ({first} to {last})", provenance.seeds.len())
+        }
+        [] => "no seeds".to_owned(),
+    };
+    let digest = provenance.digest.get(..12).unwrap_or(&provenance.digest);
+    format!("{seeds} · digest {digest} · sim {}", provenance.version)
 }
 
 fn entry_width(entry: &Entry) -> f64 {

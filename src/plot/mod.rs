@@ -5,20 +5,24 @@
 
 mod canvas;
 mod drawing;
+mod over_time;
 mod panel;
 mod scale;
 mod style;
 
-use crate::experiment::results::Summary;
+use crate::experiment::results::{Provenance, Summary};
 use crate::report::compare::Comparison;
 use crate::report::metric::Metric;
+use crate::report::over_time::OverTime;
 use crate::report::published::Published;
 use crate::report::view::View;
 use crate::settings::Invalid;
-use canvas::{FINE, Medium};
+use canvas::{Drawn, FINE, Medium};
 use drawing::Drawing;
-use plotters::backend::{BitMapBackend, RGBPixel, SVGBackend};
-use plotters::drawing::IntoDrawingArea;
+use over_time::WorkersOverTime;
+use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, IntoDrawingArea};
 
 /// Metrics that are drawn when nobody asked for others, as far as the results have them.
 pub const MAIN: [&str; 6] =
@@ -66,9 +70,34 @@ pub fn figures(
         .into_iter()
         .map(|metrics| {
             let drawing = Drawing::new(&view, comparison.as_ref(), metrics);
-            Figure { name: drawing.name(), svg: svg(&drawing), png: png(&drawing) }
+            Figure::new(drawing.name(), &drawing)
         })
         .collect())
+}
+
+/// Draws what each worker had to do over time, a row per simulation (of the
+/// first few), with `max_num_seqs` as the line that a batch cannot pass.
+pub fn workers_over_time(
+    provenance: &Provenance,
+    simulations: &[OverTime],
+    max_num_seqs: u32,
+) -> Figure {
+    let sheet = WorkersOverTime::new(provenance, simulations, max_num_seqs);
+    Figure::new("workers_over_time".to_owned(), &sheet)
+}
+
+/// A figure that can be drawn on anything.
+trait Sheet {
+    /// Width and height in points.
+    fn size(&self) -> (u32, u32);
+    /// Draws the whole figure.
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B>;
+}
+
+impl Figure {
+    fn new(name: String, sheet: &impl Sheet) -> Self {
+        Self { name, svg: svg(sheet), png: png(sheet) }
+    }
 }
 
 /// The metrics to draw, those of one stem together.
@@ -95,7 +124,7 @@ fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid
     Ok(groups)
 }
 
-fn svg(drawing: &Drawing<'_>) -> String {
+fn svg(drawing: &impl Sheet) -> String {
     let (width, height) = drawing.size();
     let mut text = String::new();
     {
@@ -109,7 +138,7 @@ fn svg(drawing: &Drawing<'_>) -> String {
     text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1)
 }
 
-fn png(drawing: &Drawing<'_>) -> Vec<u8> {
+fn png(drawing: &impl Sheet) -> Vec<u8> {
     let (width, height) = drawing.size();
     let (wide, high) = (width * FINE, height * FINE);
     let mut pixels = vec![255; wide as usize * high as usize * 3];

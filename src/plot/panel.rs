@@ -9,18 +9,18 @@ use crate::report::view::Axis;
 use plotters::prelude::DrawingBackend;
 
 /// The part of a panel where data lies.
-struct Plot {
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
+pub(super) struct Plot {
+    pub(super) left: f64,
+    pub(super) right: f64,
+    pub(super) top: f64,
+    pub(super) bottom: f64,
 }
 
 impl Plot {
-    fn x(&self, scale: &Scale, value: f64) -> f64 {
+    pub(super) fn x(&self, scale: &Scale, value: f64) -> f64 {
         self.left + scale.place(value) * (self.right - self.left)
     }
-    fn y(&self, scale: &Scale, value: f64) -> f64 {
+    pub(super) fn y(&self, scale: &Scale, value: f64) -> f64 {
         self.bottom - scale.place(value) * (self.bottom - self.top)
     }
 }
@@ -202,7 +202,7 @@ pub(super) fn strike<B: DrawingBackend>(canvas: &Canvas<'_, B>, (x, y): Place) -
     canvas.line(&[(x - 7.0, y + 7.0), (x + 7.0, y - 7.0)], INK, 1.2, &[])
 }
 
-fn draw_axes<B: DrawingBackend>(
+pub(super) fn draw_axes<B: DrawingBackend>(
     canvas: &Canvas<'_, B>,
     plot: &Plot,
     x_scale: &Scale,

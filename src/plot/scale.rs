@@ -72,6 +72,14 @@ impl Scale {
         scale
     }
 
+    /// For the time from `begin` to `end`, without any margin.
+    pub(super) fn for_time(begin: f64, end: f64) -> Self {
+        let (low, high) = widened(begin, end);
+        let ticks = Self::linear(low, high).ticks;
+        let ticks = ticks.into_iter().filter(|t| t.value >= low && t.value <= high).collect();
+        Self { is_log: false, low, high, ticks }
+    }
+
     /// Place of a value, 0 at the low end and 1 at the high end; values outside
     /// are moved to the nearer end.
     pub(super) fn place(&self, value: f64) -> f64 {

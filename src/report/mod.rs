@@ -9,6 +9,7 @@ pub mod compare;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod metric;
+pub mod over_time;
 pub mod published;
 pub mod requests;
 pub mod save;

@@ -1,0 +1,156 @@
+//! The figure of workers over time: a row per simulation, requests in flight to
+//! the left and time in the queue to the right, a line per worker.
+
+use super::Sheet;
+use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
+use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
+use super::panel::{Plot, draw_axes};
+use super::scale::Scale;
+use super::style::{INK, Look, PAPER};
+use crate::experiment::results::Provenance;
+use crate::report::over_time::OverTime;
+use crate::report::view::plain;
+use plotters::coord::Shift;
+use plotters::drawing::DrawingArea;
+use plotters::prelude::DrawingBackend;
+
+/// Sizes in points.
+const WIDTH: u32 = 940;
+const HEADER: f64 = 64.0;
+const PLOT_HEIGHT: f64 = 190.0;
+const ROW: f64 = 30.0 + PLOT_HEIGHT + 54.0;
+const COLUMN: f64 = 460.0;
+
+/// The most simulations of one figure; more could not be read.
+const MAX_ROWS: usize = 6;
+
+/// A figure of some simulations.
+pub(super) struct WorkersOverTime<'a> {
+    provenance: &'a Provenance,
+    rows: &'a [OverTime],
+    /// Requests that a batch of a worker can hold.
+    max_num_seqs: u32,
+}
+
+impl<'a> WorkersOverTime<'a> {
+    pub(super) fn new(
+        provenance: &'a Provenance,
+        simulations: &'a [OverTime],
+        max_num_seqs: u32,
+    ) -> Self {
+        let rows = &simulations[..simulations.len().min(MAX_ROWS)];
+        Self { provenance, rows, max_num_seqs }
+    }
+
+    /// The scale that all rows share, so that they can be compared.
+    fn scale(&self, of: impl Fn(&OverTime) -> &Vec<Vec<f64>>, least: f64) -> Scale {
+        let values = self.rows.iter().flat_map(|row| of(row).iter().flatten().copied());
+        Scale::for_y([0.0, least].into_iter().chain(values), false)
+    }
+
+    fn draw_panel<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        (left, top): (f64, f64),
+        title: &str,
+        (seconds, lines): (&[f64], &[Vec<f64>]),
+        y_scale: &Scale,
+    ) -> Drawn<B> {
+        let ends = [seconds[0], seconds[seconds.len() - 1]];
+        let x_scale = Scale::for_time(ends[0], ends[1]);
+        let widest = y_scale.ticks.iter().map(|tick| text_width(&tick.label, SMALL_SIZE));
+        let plot = Plot {
+            left: left + widest.fold(0.0, f64::max) + 10.0,
+            right: left + COLUMN - MARGIN,
+            top: top + 30.0,
+            bottom: top + 30.0 + PLOT_HEIGHT,
+        };
+        let title = fitted(title, TEXT_SIZE, plot.right - left);
+        canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
+        draw_axes(canvas, &plot, &x_scale, y_scale, "time (s)")?;
+        for (worker, line) in lines.iter().enumerate() {
+            let place = |(x, y): (&f64, &f64)| (plot.x(&x_scale, *x), plot.y(y_scale, *y));
+            let places: Vec<(f64, f64)> = seconds.iter().zip(line).map(place).collect();
+            canvas.line(&places, Look::of(worker).color, 1.2, &[])?;
+        }
+        Ok(())
+    }
+
+    fn draw_limit<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        (left, top): (f64, f64),
+        y_scale: &Scale,
+    ) -> Drawn<B> {
+        let widest = y_scale.ticks.iter().map(|tick| text_width(&tick.label, SMALL_SIZE));
+        let from = left + widest.fold(0.0, f64::max) + 10.0;
+        let place = y_scale.place(f64::from(self.max_num_seqs));
+        let y = top + 30.0 + PLOT_HEIGHT * (1.0 - place);
+        canvas.line(&[(from, y), (left + COLUMN - MARGIN, y)], INK, 1.2, &[6.0, 4.0])
+    }
+}
+
+impl Sheet for WorkersOverTime<'_> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few rows of a few hundred points"
+    )]
+    fn size(&self) -> (u32, u32) {
+        (WIDTH, (HEADER + ROW * self.rows.len() as f64 + 30.0) as u32)
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
+        let canvas = Canvas { area, medium };
+        let (width, height) = self.size();
+        let (width, height) = (f64::from(width), f64::from(height));
+        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        let title = format!("{}: workers over time", self.provenance.experiment);
+        let title = fitted(&title, TITLE_SIZE, width - 2.0 * MARGIN);
+        canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
+        let limit = f64::from(self.max_num_seqs);
+        // A limit far above everything would press the lines to the ground.
+        let most = self.rows.iter().flat_map(|row| row.inflight.iter().flatten());
+        let shows_limit = most.copied().fold(0.0, f64::max) >= 0.5 * limit;
+        let dashed = format!("; dashed: the largest batch, {} sequences", self.max_num_seqs);
+        let dashed = if shows_limit { dashed.as_str() } else { "" };
+        let subtitle = format!("One line per worker{dashed}");
+        canvas.text(&subtitle, (MARGIN, 46.0), Script::pencil(SMALL_SIZE, Side::Left))?;
+        let inflight = self.scale(|row| &row.inflight, if shows_limit { limit } else { 1.0 });
+        let queue = self.scale(|row| &row.queue_ms, 1.0);
+        for (i, row) in self.rows.iter().enumerate() {
+            let top = HEADER + i as f64 * ROW;
+            let label = label(row);
+            let left = MARGIN;
+            let title = format!("{label}: requests in flight");
+            self.draw_panel(
+                &canvas,
+                (left, top),
+                &title,
+                (&row.seconds, &row.inflight),
+                &inflight,
+            )?;
+            if shows_limit {
+                self.draw_limit(&canvas, (left, top), &inflight)?;
+            }
+            let left = MARGIN + COLUMN;
+            let title = format!("{label}: time in the queue (ms)");
+            self.draw_panel(&canvas, (left, top), &title, (&row.seconds, &row.queue_ms), &queue)?;
+        }
+        let footer = fitted(&footer(self.provenance), SMALL_SIZE, width - 2.0 * MARGIN);
+        canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))
+    }
+}
+
+/// The parameters' values, the policy first, and the seed.
+fn label(row: &OverTime) -> String {
+    let policy = row.params.get("router.policy").map(plain);
+    let others =
+        row.params.iter().filter(|(key, _)| *key != "router.policy").map(|(key, value)| {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            format!("{name} {}", plain(value))
+        });
+    let mut parts: Vec<String> = policy.into_iter().chain(others).collect();
+    parts.push(format!("seed {}", row.seed));
+    parts.join(", ")
+}
