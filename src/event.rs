@@ -68,9 +68,9 @@ impl fmt::Display for RejectReason {
 
 /// A change of one worker's prefix cache, as the engine publishes it.
 ///
-/// Engines publish every insertion and every loss: the same block may be stored
-/// twice (two physical copies) and removed once while a copy remains, so an
-/// index counts per worker and block (vLLM 0.32 does not deduplicate).
+/// A block may be stored twice (vLLM 0.32 does not merge copies). Engines publish
+/// every store; whether they publish every loss, or only that of the last copy,
+/// is up to the [`EventLog`](crate::kv::EventLog).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvEvent {
     /// The blocks of `run` can be hit from now on, in this order.

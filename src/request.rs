@@ -12,6 +12,13 @@ pub struct BlockRun {
     pub len: u32,
 }
 
+impl BlockRun {
+    /// What comes after its first `blocks` blocks; it has at least as many.
+    pub fn skip(self, blocks: u32) -> Self {
+        Self { first: self.first.offset(blocks), len: self.len - blocks }
+    }
+}
+
 /// The identity of every full block of a token sequence: a list of runs that it
 /// may share with other sequences, then an endless private run that holds the
 /// rest of the prompt and the generated tokens.
@@ -24,12 +31,19 @@ pub struct Content {
 }
 
 impl Content {
-    /// A sequence that begins with `shared` and goes on with the ids from `private`.
+    /// A sequence that begins with `shared` and goes on with the ids from `private`,
+    /// which must not continue the last of `shared`.
     pub fn new(shared: impl IntoIterator<Item = BlockRun>, private: BlockId) -> Self {
-        let shared: SmallVec<[BlockRun; 2]> =
-            shared.into_iter().filter(|run| run.len > 0).collect();
-        let shared_blocks = shared.iter().map(|run| run.len).sum();
-        Self { shared, shared_blocks, private, fork_tokens: 0 }
+        let mut runs = SmallVec::<[BlockRun; 2]>::new();
+        for run in shared.into_iter().filter(|run| run.len > 0) {
+            match runs.last_mut() {
+                Some(last) if last.first.offset(last.len) == run.first => last.len += run.len,
+                _ => runs.push(run),
+            }
+        }
+        debug_assert!(runs.last().is_none_or(|last| last.first.offset(last.len) != private));
+        let shared_blocks = runs.iter().map(|run| run.len).sum();
+        Self { shared: runs, shared_blocks, private, fork_tokens: 0 }
     }
 
     /// States that the first `tokens` tokens of the first private block are
@@ -65,14 +79,29 @@ impl Content {
         unreachable!("block {index} of {} shared blocks", self.shared_blocks)
     }
 
-    /// The first `blocks` blocks as runs, in order.
+    /// The first `blocks` blocks as runs, in order; each as long as possible.
     pub fn runs(&self, blocks: u32) -> impl Iterator<Item = BlockRun> + '_ {
-        let private = BlockRun { first: self.private, len: u32::MAX };
-        let mut left = blocks;
-        self.shared.iter().copied().chain([private]).map_while(move |run| {
-            let len = run.len.min(left);
+        self.range(0, blocks)
+    }
+
+    /// The blocks from `from` up to `to` (not included) as runs, in order; each
+    /// as long as possible.
+    pub fn range(&self, from: u32, to: u32) -> impl Iterator<Item = BlockRun> + '_ {
+        // Most of the time only private blocks are asked for.
+        let (shared, first) = if from < self.shared_blocks {
+            (&self.shared[..], self.private)
+        } else {
+            (&[][..], self.private.offset(from - self.shared_blocks))
+        };
+        let mut skip = if shared.is_empty() { 0 } else { from };
+        let mut left = to.saturating_sub(from);
+        let private = BlockRun { first, len: u32::MAX };
+        shared.iter().copied().chain([private]).filter_map(move |run| {
+            let skipped = skip.min(run.len);
+            skip -= skipped;
+            let len = (run.len - skipped).min(left);
             left -= len;
-            (len > 0).then_some(BlockRun { first: run.first, len })
+            (len > 0).then_some(BlockRun { first: run.first.offset(skipped), len })
         })
     }
 
@@ -179,8 +208,19 @@ mod tests {
         for (i, id) in (0..).zip(&ids) {
             assert_eq!(content.block(i).0, *id);
         }
-        let runs: Vec<_> = content.runs(4).collect();
-        assert_eq!(runs, [run(10, 3), run(40, 1)]);
-        assert_eq!(content.runs(0).count(), 0);
+        let range = |from, to| content.range(from, to).collect::<Vec<_>>();
+        assert_eq!(range(0, 4), [run(10, 3), run(40, 1)]);
+        assert_eq!(range(1, 7), [run(11, 2), run(40, 2), run(100, 2)]);
+        assert_eq!(range(3, 4), [run(40, 1)]);
+        assert_eq!(range(5, 6), [run(100, 1)]);
+        assert_eq!(range(7, 9), [run(102, 2)]);
+        assert!(range(0, 0).is_empty() && range(4, 4).is_empty() && range(6, 5).is_empty());
+    }
+
+    #[test]
+    fn runs_are_as_long_as_possible() {
+        let run = |first, len| BlockRun { first: BlockId(first), len };
+        let content = Content::new([run(10, 2), run(12, 1), run(5, 0), run(20, 1)], BlockId(100));
+        assert_eq!(content.runs(5).collect::<Vec<_>>(), [run(10, 3), run(20, 1), run(100, 1)]);
     }
 }

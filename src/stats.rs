@@ -31,11 +31,18 @@ pub fn sort(values: &mut [f64]) {
 /// If `q` is outside 0 to 1, or (debug builds) `sorted` is not sorted.
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     debug_assert!(sorted.is_sorted(), "quantile of unsorted values");
-    let count = sorted.len() as u64;
-    let (rank, fraction) = rank(count, q)?;
-    let below = sorted[index(rank)];
-    let above = sorted[index((rank + 1).min(count - 1))];
-    Some(interpolate(below, above, fraction))
+    quantile_by(sorted.len(), q, |rank| sorted[rank])
+}
+
+/// The same of `count` values, of which `at` gives the one at each rank from 0:
+/// values that are kept in another unit need not be converted all.
+///
+/// # Panics
+/// If `q` is outside 0 to 1.
+pub fn quantile_by(count: usize, q: f64, at: impl Fn(usize) -> f64) -> Option<f64> {
+    let (rank, fraction) = rank(count as u64, q)?;
+    let rank = index(rank);
+    Some(interpolate(at(rank), at((rank + 1).min(count - 1)), fraction))
 }
 
 /// Mean of `values` with the bounds of its 95 % confidence interval: Student's t

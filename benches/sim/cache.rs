@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, Throughput};
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Slot, TrtllmCache, VllmCache};
+use kv_router_sim::kv::{EventLog, Held, Hits, Slot, TrtllmCache, VllmCache};
 use kv_router_sim::request::Content;
 
 const BLOCK_SIZE: u32 = 64;
@@ -25,7 +25,10 @@ pub(crate) fn benches(c: &mut Criterion) {
     let mut vllm = Vllm::filled();
     let known = prompt(PROMPTS_TO_FILL - 1);
     group.bench_function("vllm lookup", |b| {
-        b.iter(|| vllm.cache.lookup(&known, PROMPT_TOKENS, &mut vllm.slots));
+        b.iter(|| {
+            vllm.cache.lookup(&known, PROMPT_TOKENS, &mut vllm.hits);
+            vllm.hits.blocks
+        });
     });
     let mut n = PROMPTS_TO_FILL;
     group.bench_function("vllm insert", |b| {
@@ -52,7 +55,8 @@ pub(crate) fn benches(c: &mut Criterion) {
 
 struct Vllm {
     cache: VllmCache,
-    slots: Vec<Slot>,
+    hits: Hits,
+    held: Held,
     log: EventLog,
 }
 
@@ -60,7 +64,8 @@ impl Vllm {
     fn filled() -> Self {
         let mut this = Self {
             cache: VllmCache::new(BLOCK_SIZE, POOL_BLOCKS),
-            slots: Vec::new(),
+            hits: Hits::default(),
+            held: Held::default(),
             log: EventLog::new(false),
         };
         (0..PROMPTS_TO_FILL).for_each(|n| this.insert(n));
@@ -69,13 +74,9 @@ impl Vllm {
 
     /// A prompt without hits comes and goes.
     fn insert(&mut self, n: u64) {
-        let content = prompt(n);
-        self.slots.clear();
-        for _ in 0..PROMPT_BLOCKS {
-            self.slots.push(self.cache.allocate(&mut self.log));
-        }
-        self.cache.publish(&content, &self.slots, 0, PROMPT_BLOCKS, &mut self.log);
-        self.cache.release(&self.slots);
+        self.cache.allocate(PROMPT_BLOCKS, &mut self.log);
+        self.cache.publish(&prompt(n), &mut self.held, PROMPT_BLOCKS, &mut self.log);
+        self.cache.release(&mut self.held, 0);
     }
 }
 

@@ -17,13 +17,35 @@ pub(crate) fn benches(c: &mut Criterion) {
     let mut group = c.benchmark_group("run");
     group.sample_size(10);
 
+    let doks = load(
+        "experiments/doks-3xh200.toml",
+        include_str!("../../experiments/doks-3xh200.toml"),
+        &["measure.seeds=1"],
+    );
+    group.bench_function("doks, one of six seeds", |b| b.iter(|| run(&doks)));
+
+    let grid = load(
+        "benches/grid-441.toml",
+        include_str!("../grid-441.toml"),
+        &[
+            "sweep.router.overlap_weight=[0.0, 1.0, 2.0]",
+            "sweep.router.temperature=[0.0, 0.5, 1.0]",
+        ],
+    );
+    group.bench_function("grid, 9 of 441 points", |b| b.iter(|| run(&grid)));
+
     for policy in ["round_robin", "kv"] {
-        let doks = load(
-            "experiments/doks-3xh200.toml",
-            include_str!("../../experiments/doks-3xh200.toml"),
-            &["measure.seeds=1", "workload.concurrency=100", &format!("router.policy={policy}")],
+        let scale = load(
+            "benches/scale-1000w.toml",
+            include_str!("../scale-1000w.toml"),
+            &[
+                &format!("router.policy={policy}"),
+                "cluster.workers=64",
+                "workload.concurrency=1280",
+                "measure.window=40s",
+            ],
         );
-        group.bench_function(format!("doks at 100, {policy}"), |b| b.iter(|| run(&doks)));
+        group.bench_function(format!("64 workers for 40 s, {policy}"), |b| b.iter(|| run(&scale)));
     }
 
     let one_worker =

@@ -14,7 +14,11 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     // Whatever can be wrong is found out before the first simulation.
     let mut work = Vec::with_capacity(args.experiments.len());
     for file in &args.experiments {
-        let options = LoadOptions { overrides: args.overrides.clone(), traces: traces.clone() };
+        let options = LoadOptions {
+            overrides: args.overrides.clone(),
+            traces: traces.clone(),
+            ..LoadOptions::default()
+        };
         let experiment = Experiment::load(file, &options)?;
         let path = baseline_path(file, args.baselines.as_deref());
         let baseline =

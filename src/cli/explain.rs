@@ -37,9 +37,10 @@ pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliE
 }
 
 fn read<T: DeserializeOwned>(file: &Path) -> Result<T, CliError> {
-    let text = std::fs::read_to_string(file).map_err(|error| CliError::NoResults {
+    let text = std::fs::read_to_string(file).map_err(|error| CliError::Unreadable {
         file: file.to_owned(),
         reason: error.to_string(),
+        hint: "; name a folder that `sim run` or `sim sweep` has finished",
     })?;
     Ok(save::from_json(&text, file)?)
 }

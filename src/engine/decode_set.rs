@@ -21,9 +21,16 @@ pub(super) struct DecodeSet {
     context: u64,
     ends: BinaryHeap<Reverse<(u64, u64, SeqId)>>,
     /// By residue of the step in which a block is needed; each in order of admission.
-    buckets: Vec<Vec<SeqId>>,
+    buckets: Vec<Vec<Member>>,
     /// One bit per bucket that is not empty.
     occupied: Vec<u64>,
+}
+
+/// A sequence in a bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member {
+    pub(super) admission: u64,
+    pub(super) id: SeqId,
 }
 
 impl DecodeSet {
@@ -71,8 +78,8 @@ impl DecodeSet {
         let residue = self.residue(self.step, kv_tokens);
         let admission = seq.admission;
         let bucket = &mut self.buckets[residue];
-        let at = bucket.partition_point(|&other| seqs[other].admission < admission);
-        bucket.insert(at, id);
+        let at = bucket.partition_point(|other| other.admission < admission);
+        bucket.insert(at, Member { admission, id });
         self.occupied[residue / 64] |= 1 << (residue % 64);
     }
 
@@ -88,7 +95,7 @@ impl DecodeSet {
         self.len -= 1;
         self.context -= u64::from(seq.kv_tokens) + 1;
         let bucket = &mut self.buckets[residue];
-        let at = bucket.iter().position(|&other| other == id).expect("a member of its bucket");
+        let at = bucket.iter().position(|other| other.id == id).expect("a member of its bucket");
         bucket.remove(at);
         if bucket.is_empty() {
             self.occupied[residue / 64] &= !(1 << (residue % 64));
@@ -133,12 +140,12 @@ impl DecodeSet {
     }
 
     /// Sequences that take a block in step `step`, in order of admission.
-    pub(super) fn takers(&self, step: u64) -> &[SeqId] {
+    pub(super) fn takers(&self, step: u64) -> &[Member] {
         &self.buckets[index(step % u64::from(self.block_size))]
     }
 
     /// Sequences that fill their last block in step `step`, in order of admission.
-    pub(super) fn fillers(&self, step: u64) -> &[SeqId] {
+    pub(super) fn fillers(&self, step: u64) -> &[Member] {
         self.takers(step + 1)
     }
 

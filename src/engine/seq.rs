@@ -1,7 +1,7 @@
 //! Sequences: the requests as a worker sees them.
 
 use crate::id::RequestId;
-use crate::kv::Slot;
+use crate::kv::{Held, Slot};
 use crate::request::{Content, Request};
 use crate::time::SimTime;
 use std::ops::{Index, IndexMut};
@@ -18,15 +18,15 @@ pub(super) struct Seq {
     /// What the client allowed; TensorRT-LLM reserves memory for it.
     pub(super) max_tokens: u32,
     pub(super) content: Content,
-    /// Physical blocks held, in order.
+    /// Physical blocks held, in order (TensorRT-LLM).
     pub(super) blocks: Vec<Slot>,
+    /// Cached blocks held (vLLM); it holds as many in all as its KV needs.
+    pub(super) held: Held,
     /// Tokens whose KV is computed or being computed. Of a decoding sequence:
     /// as of the step in which it joined.
     pub(super) kv_tokens: u32,
     /// Output tokens sampled, with the same caveat.
     pub(super) generated: u32,
-    /// Blocks that are published (vLLM).
-    pub(super) published: u32,
     /// Order of admission; a sequence admitted again gets a new number.
     pub(super) admission: u64,
     /// The decode step in which it joined, while it decodes.
@@ -48,9 +48,9 @@ impl Seq {
             max_tokens: request.max_tokens,
             content: request.content.clone(),
             blocks: Vec::new(),
+            held: Held::default(),
             kv_tokens: 0,
             generated: 0,
-            published: 0,
             admission: 0,
             decode_from: None,
             preempted: false,

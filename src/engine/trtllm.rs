@@ -227,7 +227,7 @@ impl Trtllm {
     /// The block traffic of decode step `step`: blocks are taken, none stored (T13).
     pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         for i in 0..core.decode.takers(step).len() {
-            let id = core.decode.takers(step)[i];
+            let id = core.decode.takers(step)[i].id;
             let slot = self.cache.allocate(&mut core.log);
             core.seqs[id].blocks.push(slot);
         }

@@ -9,7 +9,7 @@
 use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
-use crate::kv::{Slot, VllmCache};
+use crate::kv::{Hits, VllmCache};
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -19,7 +19,7 @@ pub(super) struct Vllm {
     waiting: VecDeque<SeqId>,
     /// In order of admission; sequences whose last step runs are still here.
     running: Vec<SeqId>,
-    hits: Vec<Slot>,
+    hits: Hits,
     /// The request at the head waits for memory.
     head_blocked: bool,
 }
@@ -30,7 +30,7 @@ impl Vllm {
             cache,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            hits: Vec::new(),
+            hits: Hits::default(),
             head_blocked: false,
         }
     }
@@ -39,8 +39,9 @@ impl Vllm {
         &self.cache
     }
 
-    pub(super) fn reset_cache(&mut self) {
-        self.cache.reset();
+    /// See [`VllmCache::reset`].
+    pub(super) fn reset_cache(&mut self) -> bool {
+        self.cache.reset()
     }
 
     pub(super) fn running(&self) -> usize {
@@ -94,7 +95,7 @@ impl Vllm {
                         break 'sequences;
                     }
                 }
-                self.take_block(core, id);
+                self.cache.allocate(1, &mut core.log);
             }
             if (core.seqs[id].kv_tokens_at(now) + 1).is_multiple_of(core.config.block_size) {
                 self.fill_block(core, id, now);
@@ -107,25 +108,29 @@ impl Vllm {
     /// when they fill it (R5, R6).
     pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         let takers = core.decode.takers(step).len();
+        if !core.log.is_on() {
+            // Only events show in which order.
+            self.cache.allocate(narrow(takers), &mut core.log);
+            for i in 0..core.decode.fillers(step).len() {
+                self.fill_block(core, core.decode.fillers(step)[i].id, step);
+            }
+            return;
+        }
         let fillers = core.decode.fillers(step).len();
         let (mut t, mut f) = (0, 0);
         while t < takers || f < fillers {
-            let taker = core.decode.takers(step).get(t).copied();
-            let filler = core.decode.fillers(step).get(f).copied();
-            let admission = |id: Option<SeqId>| id.map_or(u64::MAX, |id| core.seqs[id].admission);
-            if t < takers && admission(taker) <= admission(filler) {
-                t += 1;
-                self.take_block(core, taker.expect("within the bucket"));
-            } else {
-                f += 1;
-                self.fill_block(core, filler.expect("within the bucket"), step);
+            let taker = core.decode.takers(step).get(t).map_or(u64::MAX, |who| who.admission);
+            match core.decode.fillers(step).get(f) {
+                Some(filler) if filler.admission < taker => {
+                    f += 1;
+                    self.fill_block(core, filler.id, step);
+                }
+                _ => {
+                    t += 1;
+                    self.cache.allocate(1, &mut core.log);
+                }
             }
         }
-    }
-
-    fn take_block(&mut self, core: &mut Core, id: SeqId) {
-        let slot = self.cache.allocate(&mut core.log);
-        core.seqs[id].blocks.push(slot);
     }
 
     fn fill_block(&mut self, core: &mut Core, id: SeqId, step: u64) {
@@ -135,13 +140,18 @@ impl Vllm {
 
     /// Makes the first `full` blocks of a sequence hittable (R5).
     fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
-        let seq = &mut core.seqs[id];
-        if !core.config.prefix_caching || full <= seq.published {
-            return;
+        let Seq { content, held, .. } = &mut core.seqs[id];
+        if core.config.prefix_caching && full > held.blocks() {
+            self.cache.publish(content, held, full, &mut core.log);
         }
-        let Seq { content, blocks, published, .. } = seq;
-        self.cache.publish(content, blocks, *published, full, &mut core.log);
-        *published = full;
+    }
+
+    /// Takes all blocks of a sequence that does not decode (any more).
+    fn release(&mut self, core: &mut Core, id: SeqId) {
+        let seq = &mut core.seqs[id];
+        let blocks = seq.kv_tokens.div_ceil(core.config.block_size);
+        let others = blocks - seq.held.blocks();
+        self.cache.release(&mut seq.held, others);
     }
 
     /// The next chunk of the prompt that is being computed. It is always the
@@ -154,7 +164,8 @@ impl Vllm {
         let seq = &core.seqs[id];
         let new_tokens = (seq.target_tokens() - seq.kv_tokens).min(*budget);
         let tokens = seq.kv_tokens + new_tokens;
-        let needed = tokens.div_ceil(core.config.block_size) - narrow(seq.blocks.len());
+        let block_size = core.config.block_size;
+        let needed = tokens.div_ceil(block_size) - seq.kv_tokens.div_ceil(block_size);
         if needed > self.cache.free_blocks() {
             self.preempt_last(core, step);
             return;
@@ -171,12 +182,10 @@ impl Vllm {
             let Some(&id) = self.waiting.front() else { return };
             let seq = &core.seqs[id];
             let target = seq.target_tokens();
-            let mut free_hits = 0;
-            self.hits.clear();
             if core.config.prefix_caching {
-                free_hits = self.cache.lookup(&seq.content, target, &mut self.hits);
+                self.cache.lookup(&seq.content, target, &mut self.hits);
             }
-            let hit_blocks = narrow(self.hits.len());
+            let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
             let needed = target.div_ceil(core.config.block_size) - hit_blocks + free_hits;
             let watermark = if self.running.is_empty() { 0 } else { core.config.watermark_blocks };
             if needed.saturating_add(watermark) > self.cache.free_blocks() {
@@ -191,10 +200,8 @@ impl Vllm {
             self.waiting.pop_front();
             self.running.push(id);
             core.seqs.admit(id);
-            self.cache.take(&self.hits);
             let seq = &mut core.seqs[id];
-            seq.blocks.extend_from_slice(&self.hits);
-            seq.published = hit_blocks;
+            self.cache.take(&self.hits, &mut seq.held);
             seq.kv_tokens = hit_tokens;
             if !seq.preempted {
                 step.admitted.push((id, hit_tokens));
@@ -213,12 +220,9 @@ impl Vllm {
     ) {
         let cached_tokens = core.seqs[id].kv_tokens;
         let tokens = cached_tokens + new_tokens;
-        let blocks = tokens.div_ceil(core.config.block_size) as usize;
-        let Core { seqs, log, .. } = core;
-        let held = &mut seqs[id].blocks;
-        while held.len() < blocks {
-            held.push(self.cache.allocate(log));
-        }
+        let block_size = core.config.block_size;
+        let more = tokens.div_ceil(block_size) - cached_tokens.div_ceil(block_size);
+        self.cache.allocate(more, &mut core.log);
         self.publish(core, id, tokens / core.config.block_size);
         let seq = &mut core.seqs[id];
         seq.kv_tokens = tokens;
@@ -234,11 +238,9 @@ impl Vllm {
         if core.seqs[id].decode_from.is_some() {
             core.decode.leave(&mut core.seqs, id);
         }
+        self.release(core, id);
         let seq = &mut core.seqs[id];
-        self.cache.release(&seq.blocks);
-        seq.blocks.clear();
         seq.kv_tokens = 0;
-        seq.published = 0;
         seq.preempted = true;
         self.waiting.push_front(id);
         step.preempted.push(id);
@@ -259,21 +261,20 @@ impl Vllm {
     fn head_may_find_new_blocks(&self, core: &Core) -> bool {
         let Some(&head) = self.waiting.front() else { return false };
         let head = &core.seqs[head];
-        let mut hits = Vec::new();
-        self.cache.lookup(&head.content, head.target_tokens(), &mut hits);
-        let missing = narrow(hits.len());
+        let limit = (head.target_tokens() - 1) / core.config.block_size;
+        let missing = self.cache.present_blocks(&head.content, limit);
         let wanted = head.content.block(missing);
         self.running.iter().any(|&id| core.seqs[id].content.block(missing) == wanted)
     }
 
     /// Ends a sequence whose last token has left: its blocks are freed.
     pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
-        self.cache.release(&core.seqs[id].blocks);
+        self.release(core, id);
         let at = self.running.iter().position(|&other| other == id);
         self.running.remove(at.expect("an ending sequence is running"));
     }
 }
 
-fn narrow(blocks: usize) -> u32 {
-    u32::try_from(blocks).expect("a sequence has fewer than 2^32 blocks")
+fn narrow(sequences: usize) -> u32 {
+    u32::try_from(sequences).expect("a batch has fewer than 2^32 sequences")
 }

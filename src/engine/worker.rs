@@ -1,5 +1,7 @@
 //! The life of a worker; see the [module documentation](super).
 
+mod output_blocks;
+
 use super::config::{EngineConfig, Rules};
 use super::decode_set::DecodeSet;
 use super::gauges::Gauges;
@@ -235,36 +237,6 @@ impl Worker {
         self.core.log.publish(now);
         results.chunks.clear();
         self.spare.push(results);
-    }
-
-    /// Says whose decoded token, due at `now`, is the first of a block. `ahead`
-    /// steps were formed after the one that computed it.
-    fn announce_output_blocks(&self, now: SimTime, ahead: u64, out: &mut Outbox) {
-        if !out.output_blocks {
-            return;
-        }
-        // A sequence takes a block in the step after its token needs one.
-        let taking = self.core.decode.step() - ahead;
-        for &id in self.core.decode.takers(taking) {
-            let seq = &self.core.seqs[id];
-            let Some(from) = seq.decode_from.filter(|&from| from < taking) else { continue };
-            let decoded = u32::try_from(taking - from).expect("fewer than 2^32 tokens");
-            self.announce_token(now, id, seq.generated + decoded, out);
-        }
-        // With overlap the step of a last token may run already: the one before is due.
-        for &id in self.in_flight.iter().flat_map(|results| &results.ended) {
-            self.announce_token(now, id, self.core.seqs[id].generated - 1, out);
-        }
-    }
-
-    /// Says so if token `number` of a sequence, due at `now`, is the first of a block.
-    fn announce_token(&self, now: SimTime, id: SeqId, number: u32, out: &mut Outbox) {
-        let seq = &self.core.seqs[id];
-        let before = seq.prompt_tokens + number.saturating_sub(1);
-        let between = number > 1 && number < seq.output_tokens;
-        if out.output_blocks && between && before.is_multiple_of(self.core.config.block_size) {
-            self.tell(now, id, WorkerEventKind::OutputBlock { output_tokens: number }, out);
-        }
     }
 
     fn tell(&self, now: SimTime, id: SeqId, kind: WorkerEventKind, out: &mut Outbox) {
@@ -542,12 +514,18 @@ impl Worker {
         (total, total - self.rules.used_blocks())
     }
 
-    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does; only the
-    /// order of its free blocks stays.
-    pub fn reset_prefix_cache(&mut self) {
-        if let Scheduler::Vllm(rules) = &mut self.rules {
-            rules.reset_cache();
+    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does. False, and
+    /// nothing is forgotten, while a request holds blocks, or under other rules.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        match &mut self.rules {
+            Scheduler::Vllm(rules) => rules.reset_cache(),
+            Scheduler::Trtllm(_) => false,
         }
+    }
+
+    /// Reports losses of cached blocks only when the last copy goes; see [`EventLog`].
+    pub fn count_copies(&mut self) {
+        self.core.log.count_copies();
     }
 
     fn read_gauges(&mut self) {

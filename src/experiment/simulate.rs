@@ -55,6 +55,9 @@ pub fn simulate(
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
+    if settings.router.feed().count_copies.unwrap_or(true) {
+        fleet.count_copies();
+    }
     let workload = settings.source.build(engine.block_size, seed);
     let mut recorder = Recorder::new(settings.cluster.workers, watch.requests)
         .with_spike_window(measure.spike_window);

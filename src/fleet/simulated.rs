@@ -16,10 +16,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct SimulatedFleet {
     workers: Vec<Worker>,
-    queue: EventQueue<WorkerId>,
+    queue: EventQueue,
     /// When each worker will have published cache changes: a router's question
     /// touches only workers with an answer.
-    kv_queue: EventQueue<WorkerId>,
+    kv_queue: EventQueue,
     /// Everything before the arrivals of this moment has happened.
     now: SimTime,
     /// The moment that `truth` was last asked about.
@@ -34,8 +34,8 @@ impl SimulatedFleet {
         let worker = |id| Worker::new(WorkerId(id), Arc::clone(config), wants_kv_events);
         Self {
             workers: (0..workers).map(worker).collect(),
-            queue: EventQueue::default(),
-            kv_queue: EventQueue::default(),
+            queue: EventQueue::new(workers),
+            kv_queue: EventQueue::new(workers),
             now: SimTime::ZERO,
             asked: SimTime::ZERO,
             out: Outbox::default(),
@@ -45,6 +45,12 @@ impl SimulatedFleet {
     /// Tells of every block that an output grows into from now on.
     pub fn tell_output_blocks(&mut self) {
         self.out.output_blocks = true;
+    }
+
+    /// Workers report losses of blocks only when their last copy goes, as
+    /// publishers do that count copies.
+    pub fn count_copies(&mut self) {
+        self.workers.iter_mut().for_each(Worker::count_copies);
     }
 
     /// Records every step from now on, for [`take_steps`](Self::take_steps).
@@ -101,7 +107,8 @@ impl Fleet for SimulatedFleet {
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         while self.out.events.is_empty() {
-            let Some((id, due)) = self.queue.pop_before(deadline, Rank::Arrival) else {
+            let next = self.queue.peek().filter(|(_, due)| due.is_before(deadline, Rank::Arrival));
+            let Some((id, due)) = next else {
                 self.now = deadline;
                 return None;
             };

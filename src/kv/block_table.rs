@@ -69,15 +69,6 @@ impl BlockTable {
         Ok(())
     }
 
-    /// Gives `id`, which has a number, another one.
-    ///
-    /// # Panics
-    /// If it has none.
-    pub(crate) fn replace(&mut self, id: BlockId, number: u32) {
-        debug_assert_ne!(number, NONE);
-        *self.present(id).1 = number;
-    }
-
     /// Takes the number of `id` away.
     ///
     /// # Panics
@@ -98,11 +89,6 @@ impl BlockTable {
             Err(_) => panic!("group {index} of {id:?} is not in the table"),
         }
         self.vacant.push(index);
-    }
-
-    /// Takes all numbers away.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
     }
 
     fn present(&mut self, id: BlockId) -> (usize, &mut u32) {
@@ -163,9 +149,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Change {
         Insert(u64, u32),
-        Replace(u64, u32),
         Remove(u64),
-        Clear,
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -173,9 +157,7 @@ mod tests {
         let id = || prop_oneof![0..50u64, u64::MAX - 40..=u64::MAX];
         prop_oneof![
             8 => (id(), 0..9u32).prop_map(|(id, n)| Change::Insert(id, n)),
-            2 => (id(), 0..9u32).prop_map(|(id, n)| Change::Replace(id, n)),
             8 => id().prop_map(Change::Remove),
-            1 => Just(Change::Clear),
         ]
     }
 
@@ -192,19 +174,11 @@ mod tests {
                         prop_assert_eq!(table.insert(BlockId(id), number), expected);
                         model.entry(id).or_insert(number);
                     }
-                    Change::Replace(id, number) if model.contains_key(&id) => {
-                        table.replace(BlockId(id), number);
-                        model.insert(id, number);
-                    }
                     Change::Remove(id) if model.contains_key(&id) => {
                         table.remove(BlockId(id));
                         model.remove(&id);
                     }
-                    Change::Clear => {
-                        table.clear();
-                        model.clear();
-                    }
-                    Change::Replace(..) | Change::Remove(_) => {}
+                    Change::Remove(_) => {}
                 }
                 for id in (0..50).chain(u64::MAX - 40..=u64::MAX) {
                     prop_assert_eq!(table.get(BlockId(id)), model.get(&id).copied());

@@ -4,15 +4,13 @@ use super::{NONE, Slot};
 
 /// Free slots in the order in which they will be taken:
 ///
-/// 1. slots pushed to the front, the last pushed first;
-/// 2. slots never used, in ascending order (they cost no memory until used);
-/// 3. slots pushed to the back, the first pushed first.
+/// 1. slots never used, in ascending order (they cost no memory until used);
+/// 2. slots given back, the first given back first.
 ///
-/// A slot in the last part can be taken out of the middle, because its content
+/// A slot in the second part can be taken out of the middle, because its content
 /// was hit. All operations are O(1).
 #[derive(Debug)]
 pub(super) struct FreeQueue {
-    front: Vec<Slot>,
     next_fresh: Slot,
     end: Slot,
     links: Vec<Link>,
@@ -29,28 +27,16 @@ struct Link {
 
 impl FreeQueue {
     pub(super) fn new(slots: u32) -> Self {
-        Self {
-            front: Vec::new(),
-            next_fresh: 0,
-            end: slots,
-            links: Vec::new(),
-            head: NONE,
-            tail: NONE,
-            back_len: 0,
-        }
+        Self { next_fresh: 0, end: slots, links: Vec::new(), head: NONE, tail: NONE, back_len: 0 }
     }
 
     pub(super) fn len(&self) -> u32 {
-        let front = u32::try_from(self.front.len()).expect("fewer slots than u32::MAX");
-        front + (self.end - self.next_fresh) + self.back_len
+        (self.end - self.next_fresh) + self.back_len
     }
 
     /// Takes the next slot. A fresh slot is the one whose number equals the
     /// number of slots used so far.
     pub(super) fn pop(&mut self) -> Option<Slot> {
-        if let Some(slot) = self.front.pop() {
-            return Some(slot);
-        }
         if self.next_fresh < self.end {
             let slot = self.next_fresh;
             self.next_fresh += 1;
@@ -63,10 +49,6 @@ impl FreeQueue {
         }
         self.remove(slot);
         Some(slot)
-    }
-
-    pub(super) fn push_front(&mut self, slot: Slot) {
-        self.front.push(slot);
     }
 
     pub(super) fn push_back(&mut self, slot: Slot) {

@@ -10,9 +10,18 @@ use crate::time::SimTime;
 ///
 /// Neighbouring changes of one batch are kept as runs. A log that is switched
 /// off costs one branch a change.
+///
+/// An engine may hold the same blocks twice (vLLM does not merge blocks that two
+/// requests computed at once). A publisher that counts copies reports every
+/// store, but a loss only when the last copy goes (Dynamo's `EventDedupFilter`
+/// and llm-d's `eventDedupFilter`, which count what they see; here the cache
+/// knows). One that does not count reports every loss.
 #[derive(Debug)]
 pub struct EventLog {
     on: bool,
+    counts_copies: bool,
+    /// Nothing was left out since the last event of the batch.
+    continues: bool,
     batch: Vec<KvEvent>,
     published: Vec<(SimTime, KvEvent)>,
 }
@@ -20,34 +29,61 @@ pub struct EventLog {
 impl EventLog {
     /// An empty log; when `on` is false it records nothing.
     pub fn new(on: bool) -> Self {
-        Self { on, batch: Vec::new(), published: Vec::new() }
+        Self {
+            on,
+            counts_copies: false,
+            continues: false,
+            batch: Vec::new(),
+            published: Vec::new(),
+        }
     }
 
-    pub(super) fn stored(&mut self, parent: Option<BlockId>, id: BlockId) {
+    /// Leaves out losses of blocks of which the cache holds another copy.
+    pub fn count_copies(&mut self) {
+        self.counts_copies = true;
+    }
+
+    /// `run` was stored after `parent`.
+    pub(super) fn stored(&mut self, parent: Option<BlockId>, run: BlockRun) {
         if !self.on {
             return;
         }
-        if let Some(KvEvent::Stored { run, .. }) = self.batch.last_mut()
-            && run.first.offset(run.len) == id
-            && parent == Some(run.first.offset(run.len - 1))
+        if let Some(KvEvent::Stored { run: last, .. }) = self.last()
+            && last.first.offset(last.len) == run.first
+            && parent == Some(last.first.offset(last.len - 1))
         {
-            run.len += 1;
+            last.len += run.len;
             return;
         }
-        self.batch.push(KvEvent::Stored { parent, run: BlockRun { first: id, len: 1 } });
+        self.push(KvEvent::Stored { parent, run });
     }
 
-    pub(super) fn removed(&mut self, id: BlockId) {
+    /// `run` was lost, its last block first; `last_copy` if the cache holds it no more.
+    pub(super) fn removed(&mut self, run: BlockRun, last_copy: bool) {
         if !self.on {
             return;
         }
-        if let Some(KvEvent::Removed { run }) = self.batch.last_mut()
-            && id.0 + 1 == run.first.0
-        {
-            *run = BlockRun { first: id, len: run.len + 1 };
+        if self.counts_copies && !last_copy {
+            self.continues = false;
             return;
         }
-        self.batch.push(KvEvent::Removed { run: BlockRun { first: id, len: 1 } });
+        if let Some(KvEvent::Removed { run: last }) = self.last()
+            && run.first.offset(run.len) == last.first
+        {
+            *last = BlockRun { first: run.first, len: run.len + last.len };
+            return;
+        }
+        self.push(KvEvent::Removed { run });
+    }
+
+    /// The event that the next change may continue.
+    fn last(&mut self) -> Option<&mut KvEvent> {
+        self.batch.last_mut().filter(|_| self.continues)
+    }
+
+    fn push(&mut self, event: KvEvent) {
+        self.batch.push(event);
+        self.continues = true;
     }
 
     /// Publishes everything collected so far at `now`.

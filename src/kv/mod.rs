@@ -1,12 +1,13 @@
 //! The prefix cache of one worker: which blocks of KV memory hold what.
 //!
-//! Blocks are physical slots with a reference count. A slot whose count drops
-//! to zero joins the free queue but keeps its content, which can be hit until
-//! the slot is taken for something else: eviction is lazy. Which slot is taken
-//! next, what can be hit and what is published differ between engines, so there
-//! are two caches over the same parts: [`VllmCache`] and [`TrtllmCache`].
+//! A block that no request holds any more joins the free queue but keeps its
+//! content, which can be hit until the block is taken for something else:
+//! eviction is lazy. Which block is taken next, what can be hit and what is
+//! published differ between engines, so there are two caches. [`VllmCache`]
+//! works on stretches of blocks; [`TrtllmCache`], whose tree can lose blocks in
+//! the middle of a text, on single ones.
 //!
-//! Every operation costs the blocks it names, never the size of the cache.
+//! Every operation costs what it names, never the size of the cache.
 
 mod block_table;
 mod free_queue;
@@ -17,10 +18,10 @@ mod vllm;
 pub(crate) use block_table::BlockTable;
 pub use log::EventLog;
 pub use trtllm::TrtllmCache;
-pub use vllm::VllmCache;
+pub use vllm::{Held, Hits, VllmCache};
 
 /// A physical block of one worker's KV memory.
 pub type Slot = u32;
 
-/// "No slot" in intrusive links.
-const NONE: Slot = Slot::MAX;
+/// "None" in intrusive links.
+const NONE: u32 = u32::MAX;

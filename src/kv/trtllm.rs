@@ -4,7 +4,7 @@
 use super::free_queue::FreeQueue;
 use super::{BlockTable, EventLog, NONE, Slot};
 use crate::id::BlockId;
-use crate::request::Content;
+use crate::request::{BlockRun, Content};
 
 /// TensorRT-LLM's block pool with its radix tree of stored blocks.
 ///
@@ -162,7 +162,7 @@ impl TrtllmCache {
                 Some(existing) => existing,
                 None => {
                     self.insert(own, id, self.block_size, parent);
-                    log.stored(parent_id, id);
+                    log.stored(parent_id, BlockRun { first: id, len: 1 });
                     own
                 }
             };
@@ -284,7 +284,7 @@ impl TrtllmCache {
             }
             let Node { id, tokens, .. } = self.slots[slot as usize];
             if tokens == self.block_size {
-                log.removed(id);
+                log.removed(BlockRun { first: id, len: 1 }, true);
             }
             self.detach(slot);
         }

@@ -1,43 +1,102 @@
 //! vLLM's prefix cache (checked step by step against vLLM 0.32.0, see the
 //! recorded runs in `tests/data/vllm-runs`).
 
-use super::free_queue::FreeQueue;
-use super::{BlockTable, EventLog, NONE, Slot};
+use super::{EventLog, NONE};
 use crate::id::BlockId;
-use crate::request::Content;
+use crate::request::{BlockRun, Content};
+use crate::rng::mix;
+use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 /// vLLM's block pool.
 ///
 /// * A full block can be hit from the moment it is scheduled.
-/// * Equal blocks may coexist; a lookup takes the first inserted.
+/// * Equal blocks may coexist; a lookup takes the first stored.
 /// * A released sequence gives its blocks back tail first: blocks that were
 ///   never cached go to the front of the free queue, cached ones to the back.
+///
+/// Which physical block holds what cannot be seen from outside, so the pool
+/// keeps *stretches* of consecutive cached blocks that share one fate, and a
+/// count of the free blocks that hold nothing. An operation costs the stretches
+/// that it touches, whatever their length.
+///
+/// # What makes stretches enough
+///
+/// Two stretches hold either the same ids (they are *copies*) or none in
+/// common: where they would overlap in part, both are cut to make them
+/// alike. A request that holds a block holds all blocks before it, and gives
+/// them back after it, so nothing is cached behind a block that is not. And an
+/// id stands for its block and all before it, so it has one predecessor. Hence
+/// the block at which a stretch of some prompt ends is followed by the first
+/// block of another, or by nothing cached: a table of first blocks answers
+/// every lookup.
 #[derive(Debug)]
 pub struct VllmCache {
     block_size: u32,
     num_blocks: u32,
-    slots: Vec<SlotState>,
-    free: FreeQueue,
-    table: BlockTable,
-    released: Vec<Slot>,
+    stretches: Vec<Stretch>,
+    /// Stretches without blocks, to be used again.
+    unused: Vec<StretchId>,
+    /// The oldest copy of every stretch, by its first block; never iterated.
+    oldest: HashTable<StretchId>,
+    /// Free blocks that hold nothing: the front of the free queue.
+    empty: u32,
+    /// Free blocks that can be hit: the back of the free queue, as a list of
+    /// stretches each of which is taken from its end.
+    cached: u32,
+    first: StretchId,
+    last: StretchId,
+    /// Scratch for [`release`](Self::release).
+    released: Vec<StretchId>,
 }
 
+type StretchId = u32;
+
+/// Consecutive cached blocks with one fate.
 #[derive(Clone, Copy, Debug)]
-struct SlotState {
-    /// What it holds, [`NOTHING`] unless that can be hit. No `Option`: small
-    /// slots are what makes large pools fast.
-    id: BlockId,
+struct Stretch {
+    run: BlockRun,
+    /// Requests that hold it; 0 in the free queue.
     refs: u32,
-    /// The next slot with the same content, in order of insertion.
-    twin: Slot,
+    /// Neighbours in the free queue.
+    prev: StretchId,
+    next: StretchId,
+    /// Copies stored before and after it.
+    older: StretchId,
+    newer: StretchId,
+    /// What followed when it was cut: the rest for those who held all of it.
+    rest: StretchId,
 }
 
-/// The id of no block: the last of the last private run, which is never as long.
-const NOTHING: BlockId = BlockId(u64::MAX);
+/// Blocks from the beginning of a stretch, and of what it was cut off.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    stretch: StretchId,
+    len: u32,
+}
 
-impl SlotState {
-    fn is_cached(&self) -> bool {
-        self.id != NOTHING
+/// The cached beginning of a prompt, as [`VllmCache::lookup`] found it.
+#[derive(Debug, Default)]
+pub struct Hits {
+    pieces: Vec<Piece>,
+    /// Blocks.
+    pub blocks: u32,
+    /// Those of them that no request holds.
+    pub free_blocks: u32,
+}
+
+/// The cached blocks that one request holds. Those that cannot be hit have
+/// nothing to tell them apart: the request knows how many it has.
+#[derive(Debug, Default)]
+pub struct Held {
+    pieces: SmallVec<[Piece; 3]>,
+    blocks: u32,
+}
+
+impl Held {
+    /// Number of blocks.
+    pub fn blocks(&self) -> u32 {
+        self.blocks
     }
 }
 
@@ -47,163 +106,316 @@ impl VllmCache {
         Self {
             block_size,
             num_blocks,
-            slots: Vec::new(),
-            free: FreeQueue::new(num_blocks),
-            table: BlockTable::default(),
+            stretches: Vec::new(),
+            unused: Vec::new(),
+            oldest: HashTable::new(),
+            empty: num_blocks,
+            cached: 0,
+            first: NONE,
+            last: NONE,
             released: Vec::new(),
         }
     }
 
-    /// Blocks that no sequence holds, cached ones included.
+    /// Blocks that no request holds, cached ones included.
     pub fn free_blocks(&self) -> u32 {
-        self.free.len()
+        self.empty + self.cached
     }
 
-    /// Blocks that some sequence holds.
+    /// Blocks that some request holds.
     pub fn used_blocks(&self) -> u32 {
-        self.num_blocks - self.free.len()
+        self.num_blocks - self.free_blocks()
     }
 
     /// Finds the longest run of cached full blocks at the start of a sequence of
     /// `tokens` tokens, leaving at least one token to compute: vLLM's rule
-    /// allows `(tokens - 1) / block_size` blocks. Fills `hits` with the slots
-    /// and returns how many of them are in the free queue.
-    pub fn lookup(&self, content: &Content, tokens: u32, hits: &mut Vec<Slot>) -> u32 {
-        hits.clear();
-        let mut free_hits = 0;
-        for id in content.blocks((tokens - 1) / self.block_size) {
-            let Some(slot) = self.table.get(id) else { break };
-            free_hits += u32::from(self.slots[slot as usize].refs == 0);
-            hits.push(slot);
-        }
-        free_hits
+    /// allows `(tokens - 1) / block_size` blocks.
+    pub fn lookup(&self, content: &Content, tokens: u32, hits: &mut Hits) {
+        hits.pieces.clear();
+        (hits.blocks, hits.free_blocks) = (0, 0);
+        self.find_prefix(content, (tokens - 1) / self.block_size, |piece, stretch| {
+            hits.pieces.push(piece);
+            hits.blocks += piece.len;
+            hits.free_blocks += if stretch.refs == 0 { piece.len } else { 0 };
+        });
     }
 
-    /// How many of the first `limit` blocks of a sequence a lookup would find.
+    /// How many of the first `limit` blocks of a sequence can be hit.
     pub fn present_blocks(&self, content: &Content, limit: u32) -> u32 {
-        let found = content.blocks(limit).take_while(|&id| self.is_cached(id)).count();
-        u32::try_from(found).expect("at most limit")
+        let mut present = 0;
+        self.find_prefix(content, limit, |piece, _| present += piece.len);
+        present
     }
 
-    /// True if a lookup would find this block.
-    pub fn is_cached(&self, id: BlockId) -> bool {
-        self.table.get(id).is_some()
-    }
-
-    /// Adds a reference to each slot that `lookup` found.
-    pub fn take(&mut self, hits: &[Slot]) {
-        for &slot in hits {
-            let state = &mut self.slots[slot as usize];
-            if state.refs == 0 {
-                self.free.remove(slot);
+    /// Shows the stretches that hold the first `limit` blocks of a sequence, in
+    /// order, up to the first block that is not cached.
+    fn find_prefix(&self, content: &Content, limit: u32, mut see: impl FnMut(Piece, &Stretch)) {
+        for mut run in content.runs(limit) {
+            while run.len > 0 {
+                let Some(id) = self.find(run.first) else { return };
+                let stretch = self.at(id);
+                let len = stretch.run.len.min(run.len);
+                see(Piece { stretch: id, len }, stretch);
+                run = run.skip(len);
             }
-            state.refs += 1;
         }
     }
 
-    /// Takes a block for new content, dropping what it held.
+    /// Lets a request that holds nothing yet hold what a lookup just found.
+    pub fn take(&mut self, hits: &Hits, held: &mut Held) {
+        debug_assert_eq!(held.blocks, 0);
+        for &piece in &hits.pieces {
+            if piece.len < self.at(piece.stretch).run.len {
+                self.cut(piece.stretch, piece.len);
+            }
+            if self.at(piece.stretch).refs == 0 {
+                self.unlink(piece.stretch);
+            }
+            self.at_mut(piece.stretch).refs += 1;
+            held.pieces.push(piece);
+        }
+        held.blocks = hits.blocks;
+    }
+
+    /// Takes `blocks` blocks for new content, dropping what they held.
     ///
     /// # Panics
-    /// If no block is free: callers check first.
-    pub fn allocate(&mut self, log: &mut EventLog) -> Slot {
-        let slot = self.free.pop().expect("a free block");
-        if slot as usize == self.slots.len() {
-            self.slots.push(SlotState { id: NOTHING, refs: 1, twin: NONE });
-            return slot;
+    /// If fewer are free: callers check first.
+    pub fn allocate(&mut self, blocks: u32, log: &mut EventLog) {
+        let empty = blocks.min(self.empty);
+        self.empty -= empty;
+        let mut left = blocks - empty;
+        while left > 0 {
+            left -= self.evict(left, log);
         }
-        self.evict(slot, log);
-        self.slots[slot as usize].refs = 1;
-        slot
     }
 
-    /// Makes blocks `from..to` of a sequence, held in `slots`, hittable.
-    pub fn publish(
-        &mut self,
-        content: &Content,
-        slots: &[Slot],
-        from: u32,
-        to: u32,
-        log: &mut EventLog,
-    ) {
-        let mut parent = from.checked_sub(1).map(|index| content.block(index));
-        let mut index = from;
-        // Walking the runs once beats finding the run of every index again.
-        let mut skip = from;
-        for run in content.runs(to) {
-            let begin = skip.min(run.len);
-            skip -= begin;
-            for offset in begin..run.len {
-                let id = run.first.offset(offset);
-                self.insert(slots[index as usize], id);
-                log.stored(parent, id);
-                parent = Some(id);
-                index += 1;
+    /// Makes allocated blocks of a request hittable, so that its first `to` are.
+    pub fn publish(&mut self, content: &Content, held: &mut Held, to: u32, log: &mut EventLog) {
+        let from = held.blocks;
+        if log.is_on() {
+            let mut parent = from.checked_sub(1).map(|before| content.block(before));
+            for run in content.range(from, to) {
+                log.stored(parent, run);
+                parent = Some(run.first.offset(run.len - 1));
             }
         }
+        content.range(from, to).for_each(|run| self.store(run, held));
     }
 
-    /// Drops a reference of each of a sequence's blocks.
-    pub fn release(&mut self, blocks: &[Slot]) {
-        self.released.clear();
-        for &slot in blocks.iter().rev() {
-            let state = &mut self.slots[slot as usize];
-            state.refs -= 1;
-            if state.refs > 0 {
-                continue;
+    /// Takes all blocks of a request back, `others` beside the held ones.
+    pub fn release(&mut self, held: &mut Held, others: u32) {
+        let mut released = std::mem::take(&mut self.released);
+        for piece in held.pieces.drain(..) {
+            released.extend(self.stretches_of(piece));
+        }
+        held.blocks = 0;
+        while let Some(id) = released.pop() {
+            let stretch = self.at_mut(id);
+            stretch.refs -= 1;
+            if stretch.refs == 0 {
+                self.link_last(id);
             }
-            if state.is_cached() {
-                self.free.push_back(slot);
-            } else {
-                self.released.push(slot);
+        }
+        self.released = released;
+        self.empty += others;
+    }
+
+    /// Forgets all content, as vLLM's `reset_prefix_cache` does: if a request
+    /// holds blocks it does nothing and returns false.
+    pub fn reset(&mut self) -> bool {
+        let idle = self.used_blocks() == 0;
+        if idle {
+            *self = Self::new(self.block_size, self.num_blocks);
+        }
+        idle
+    }
+
+    /// A request's next blocks hold `run` from now on.
+    fn store(&mut self, mut run: BlockRun, held: &mut Held) {
+        held.blocks += run.len;
+        while let Some(id) = self.find(run.first) {
+            // Others hold or held the same: this is one more copy.
+            let len = self.at(id).run.len.min(run.len);
+            if len < self.at(id).run.len {
+                self.cut(id, len);
+            }
+            let mut newest = id;
+            while self.at(newest).newer != NONE {
+                newest = self.at(newest).newer;
+            }
+            let copy = self.add(BlockRun { first: run.first, len });
+            self.at_mut(copy).older = newest;
+            self.at_mut(newest).newer = copy;
+            held.pieces.push(Piece { stretch: copy, len });
+            run = run.skip(len);
+            if run.len == 0 {
+                return;
             }
         }
-        while let Some(slot) = self.released.pop() {
-            self.free.push_front(slot);
+        if !self.grow(run, held) {
+            let id = self.add(run);
+            self.enter(id);
+            held.pieces.push(Piece { stretch: id, len: run.len });
         }
     }
 
-    /// Forgets all content but keeps the order of the free queue, as vLLM's
-    /// `reset_prefix_cache` does.
-    pub fn reset(&mut self) {
-        for state in &mut self.slots {
-            state.id = NOTHING;
-            state.twin = NONE;
+    /// Lengthens the last stretch of a request by `run`, if they are
+    /// consecutive and nobody else holds the stretch or has a copy of it.
+    fn grow(&mut self, run: BlockRun, held: &mut Held) -> bool {
+        let Some(piece) = held.pieces.last_mut() else { return false };
+        let id = self.stretches_of(*piece).last().expect("a piece is not empty");
+        let stretch = self.at_mut(id);
+        let alone = stretch.refs == 1 && stretch.older == NONE && stretch.newer == NONE;
+        if !alone || stretch.run.first.offset(stretch.run.len) != run.first {
+            return false;
         }
-        self.table.clear();
+        stretch.run.len += run.len;
+        piece.len += run.len;
+        true
     }
 
-    fn insert(&mut self, slot: Slot, id: BlockId) {
-        let state = &mut self.slots[slot as usize];
-        debug_assert!(!state.is_cached(), "a slot is cached once");
-        debug_assert_ne!(id, NOTHING);
-        *state = SlotState { id, refs: state.refs, twin: NONE };
-        let Err(mut last) = self.table.insert(id, slot) else { return };
-        while self.slots[last as usize].twin != NONE {
-            last = self.slots[last as usize].twin;
-        }
-        self.slots[last as usize].twin = slot;
+    /// The stretches that make up a piece, in order.
+    fn stretches_of(&self, piece: Piece) -> impl Iterator<Item = StretchId> + '_ {
+        let mut left = piece.len;
+        let mut next = piece.stretch;
+        std::iter::from_fn(move || {
+            let id = (left > 0).then_some(next)?;
+            let stretch = self.at(id);
+            left -= stretch.run.len;
+            next = stretch.rest;
+            Some(id)
+        })
     }
 
-    fn evict(&mut self, slot: Slot, log: &mut EventLog) {
-        let SlotState { id, twin, .. } = self.slots[slot as usize];
-        if id == NOTHING {
+    /// Takes up to `most` blocks from the free stretch that is first in line;
+    /// gives their number.
+    fn evict(&mut self, most: u32, log: &mut EventLog) -> u32 {
+        let mut id = self.first;
+        assert_ne!(id, NONE, "a block is free");
+        let Stretch { run, older, newer, .. } = *self.at(id);
+        let lost = run.len.min(most);
+        if lost < run.len {
+            if older == NONE && newer == NONE {
+                self.at_mut(id).run.len -= lost;
+                self.cached -= lost;
+                log.removed(run.skip(run.len - lost), true);
+                return lost;
+            }
+            self.cut(id, run.len - lost);
+            id = self.first;
+        }
+        self.unlink(id);
+        self.drop_copy(id);
+        log.removed(run.skip(run.len - lost), older == NONE && newer == NONE);
+        self.unused.push(id);
+        lost
+    }
+
+    /// Takes `id` out of the list of copies.
+    fn drop_copy(&mut self, id: StretchId) {
+        let Stretch { run, older, newer, .. } = *self.at(id);
+        if newer != NONE {
+            self.at_mut(newer).older = older;
+        }
+        if older != NONE {
+            self.at_mut(older).newer = newer;
             return;
         }
-        let first = self.table.get(id).expect("a cached block is in the table");
-        if first != slot {
-            let mut before = first;
-            while self.slots[before as usize].twin != slot {
-                before = self.slots[before as usize].twin;
-            }
-            self.slots[before as usize].twin = twin;
-        } else if twin == NONE {
-            self.table.remove(id);
+        let entry = self.oldest.find_entry(mix(run.first.0), |&other| other == id);
+        let Ok(mut entry) = entry else { panic!("{run:?} is not in the table") };
+        if newer == NONE {
+            entry.remove();
         } else {
-            self.table.replace(id, twin);
+            *entry.get_mut() = newer;
         }
-        let state = &mut self.slots[slot as usize];
-        state.id = NOTHING;
-        state.twin = NONE;
-        log.removed(id);
+    }
+
+    /// Cuts `id` and all its copies after `at` blocks. They keep the first
+    /// part; the second is freed before it.
+    fn cut(&mut self, mut id: StretchId, at: u32) {
+        while self.at(id).older != NONE {
+            id = self.at(id).older;
+        }
+        let mut above = NONE;
+        while id != NONE {
+            let upper = *self.at(id);
+            let lower = self.add(upper.run.skip(at));
+            *self.at_mut(lower) =
+                Stretch { run: upper.run.skip(at), older: above, newer: NONE, ..upper };
+            if upper.refs == 0 {
+                // In front of the upper part; their blocks are counted already.
+                self.at_mut(lower).next = id;
+                self.at_mut(id).prev = lower;
+                match upper.prev {
+                    NONE => self.first = lower,
+                    prev => self.at_mut(prev).next = lower,
+                }
+            }
+            let upper = self.at_mut(id);
+            upper.run.len = at;
+            upper.rest = lower;
+            id = upper.newer;
+            match above {
+                NONE => self.enter(lower),
+                above => self.at_mut(above).newer = lower,
+            }
+            above = lower;
+        }
+    }
+
+    /// A new stretch that one request holds.
+    fn add(&mut self, run: BlockRun) -> StretchId {
+        let stretch =
+            Stretch { run, refs: 1, prev: NONE, next: NONE, older: NONE, newer: NONE, rest: NONE };
+        if let Some(id) = self.unused.pop() {
+            *self.at_mut(id) = stretch;
+            return id;
+        }
+        self.stretches.push(stretch);
+        StretchId::try_from(self.stretches.len() - 1).expect("fewer stretches than blocks")
+    }
+
+    fn link_last(&mut self, id: StretchId) {
+        let last = std::mem::replace(&mut self.last, id);
+        match last {
+            NONE => self.first = id,
+            last => self.at_mut(last).next = id,
+        }
+        let stretch = self.at_mut(id);
+        (stretch.prev, stretch.next) = (last, NONE);
+        self.cached += self.at(id).run.len;
+    }
+
+    fn unlink(&mut self, id: StretchId) {
+        let Stretch { prev, next, run, .. } = *self.at(id);
+        match prev {
+            NONE => self.first = next,
+            prev => self.at_mut(prev).next = next,
+        }
+        match next {
+            NONE => self.last = prev,
+            next => self.at_mut(next).prev = prev,
+        }
+        self.cached -= run.len;
+    }
+
+    /// The oldest copy of the stretch that begins with `block`.
+    fn find(&self, block: BlockId) -> Option<StretchId> {
+        self.oldest.find(mix(block.0), |&id| self.at(id).run.first == block).copied()
+    }
+
+    fn enter(&mut self, id: StretchId) {
+        let Self { oldest, stretches, .. } = self;
+        let hash = |&id: &StretchId| mix(stretches[id as usize].run.first.0);
+        oldest.insert_unique(hash(&id), id, hash);
+    }
+
+    fn at(&self, id: StretchId) -> &Stretch {
+        &self.stretches[id as usize]
+    }
+
+    fn at_mut(&mut self, id: StretchId) -> &mut Stretch {
+        &mut self.stretches[id as usize]
     }
 }

@@ -99,10 +99,10 @@ impl Column {
         self.values.push(value.as_ps());
     }
 
-    /// Summaries of the values in milliseconds: one per snapshot, or one of all.
-    fn summaries(&self, level: &Level, end: SimTime) -> Vec<Summary> {
+    /// Summaries of the values: one per snapshot, or one of all.
+    fn summaries(self, level: &Level, end: SimTime) -> Vec<Summary> {
         match level.quantiles {
-            Quantiles::Requests => vec![Summary::of(&self.values)],
+            Quantiles::Requests => vec![Summary::of(self.values)],
             Quantiles::Snapshots { every, trailing } => {
                 let mut summaries = Vec::new();
                 let mut at = level.begin + every;
@@ -110,7 +110,7 @@ impl Column {
                     let from = SimTime::from_ps(at.as_ps().saturating_sub(trailing.as_ps()));
                     let first = self.at.partition_point(|&observed| observed <= from);
                     let last = self.at.partition_point(|&observed| observed <= at);
-                    summaries.push(Summary::of(&self.values[first..last]));
+                    summaries.push(Summary::of(self.values[first..last].to_vec()));
                     at += every;
                 }
                 summaries
@@ -118,7 +118,7 @@ impl Column {
         }
     }
 
-    fn metrics(&self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
         let summaries = self.summaries(level, end);
         let mut insert = |suffix: &str, values: Vec<f64>| {
             metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
@@ -131,23 +131,23 @@ impl Column {
     }
 }
 
+/// Statistics in milliseconds of values in picoseconds.
 struct Summary {
     mean: Option<f64>,
-    sorted: Vec<f64>,
+    sorted: Vec<u64>,
 }
 
 impl Summary {
-    fn of(values: &[u64]) -> Self {
+    fn of(mut values: Vec<u64>) -> Self {
         // Integers sort faster than floats, and their sum is exact.
-        let mut sorted = values.to_vec();
-        sorted.sort_unstable();
-        let total: u128 = sorted.iter().map(|&ps| u128::from(ps)).sum();
-        let mean = (!sorted.is_empty()).then(|| total as f64 / sorted.len() as f64 / 1e9);
-        Self { mean, sorted: sorted.into_iter().map(ms).collect() }
+        values.sort_unstable();
+        let total: u128 = values.iter().map(|&ps| u128::from(ps)).sum();
+        let mean = (!values.is_empty()).then(|| total as f64 / values.len() as f64 / 1e9);
+        Self { mean, sorted: values }
     }
 
     fn quantile(&self, q: f64) -> Option<f64> {
-        stats::quantile(&self.sorted, q)
+        stats::quantile_by(self.sorted.len(), q, |rank| ms(self.sorted[rank]))
     }
 }
 
@@ -227,8 +227,9 @@ impl Observations {
         self.good += u64::from(good);
     }
 
-    pub(super) fn metrics(&self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
+    pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
         let mut metrics = Metrics::new();
+        metrics.insert("queue_skew".to_owned(), self.queue_skew());
         self.ttft.metrics("ttft_ms", level, end, &mut metrics);
         self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
         self.queue.metrics("queue_ms", level, end, &mut metrics);
@@ -260,7 +261,6 @@ impl Observations {
             insert("slo_attainment", ratio(self.good as f64, finished + self.rejected as f64));
             insert("goodput_per_s", ratio(self.good as f64, seconds));
         }
-        insert("queue_skew", self.queue_skew());
         if let Some(why) = &self.why {
             let share = |tokens: u64| ratio(tokens as f64, self.prompt_tokens as f64);
             let lost = why.eviction_tokens + why.wrong_worker_tokens + why.stale_index_tokens;

@@ -3,9 +3,7 @@
 //!
 //! A router's picture of the caches is always a little old. The feed says how
 //! old: an event published at `t` is visible from `t + delay + U(0, jitter)` on,
-//! in order for each worker. It may also be lost or overtaken by later ones, and,
-//! before it leaves the worker, be held back because another copy of the same
-//! block is still there.
+//! in order for each worker. It may also be lost or overtaken by later ones.
 //!
 //! Events of a worker are numbered. With recovery a router that sees a number
 //! left out asks the worker for what is missing, holds what comes after, and
@@ -14,7 +12,6 @@
 //! same index, so one of them is enough here). Events that nothing follows are
 //! not missed. What arrives late after all is stale then, and dropped.
 
-use super::copies::Copies;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::rng::{self, Stream, Use};
@@ -51,7 +48,8 @@ pub struct FeedSettings {
     /// True if the worker's publisher counts copies: a block that was stored
     /// twice is reported as removed when the second copy goes. Dynamo does so
     /// since its pull request 8012 (1.x); 0.9 passes every removal on. Unset:
-    /// as the policy's version does.
+    /// as the policy's version does. The worker's side of the feed: see
+    /// [`SimulatedFleet::count_copies`](crate::fleet::SimulatedFleet::count_copies).
     pub count_copies: Option<bool>,
 }
 
@@ -103,7 +101,6 @@ pub struct RestartSettings {
 #[derive(Debug)]
 pub(super) struct Feed {
     way: Way,
-    copies: Option<Copies>,
     lanes: Vec<Lane>,
     /// When each lane's first event becomes visible; `SimTime::MAX` if it has none.
     due: Vec<SimTime>,
@@ -274,7 +271,6 @@ impl Feed {
                 reorder_ratio: settings.reorder_ratio,
                 reorder_delay: settings.reorder_delay,
             },
-            copies: settings.count_copies.unwrap_or(true).then(Copies::default),
             lanes: (0..workers).map(lane).collect(),
             due: vec![SimTime::MAX; workers as usize],
         }
@@ -293,10 +289,7 @@ impl Feed {
         let lane = &mut self.lanes[worker.index()];
         assert!(at >= lane.published, "{worker:?} published at {at:?} after {:?}", lane.published);
         lane.published = at;
-        match &mut self.copies {
-            Some(copies) => copies.pass(worker, event, |event| lane.send(at, event, self.way)),
-            None => lane.send(at, event, self.way),
-        }
+        lane.send(at, event, self.way);
         self.due[worker.index()] = lane.due();
     }
 

@@ -72,7 +72,6 @@
 //! In this crate the type and its `PolicySpec`, called `POLICY`, are one file in
 //! `policies/`, and its name is one line in the list there.
 
-mod copies;
 pub mod decider;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;

@@ -11,6 +11,7 @@
 
 mod parse;
 mod public;
+mod scan;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ use crate::request::{BlockRun, Content, Request};
 use crate::settings::{self, Invalid};
 use crate::time::{SimDuration, SimTime};
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,7 +76,7 @@ impl TraceSettings {
     /// # Errors
     /// The first unusable key.
     pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
-        self.file()?;
+        self.source()?;
         Invalid::unless(
             self.speedup.is_finite() && self.speedup > 0.0,
             "speedup",
@@ -106,9 +108,9 @@ impl TraceSettings {
         experiment_folder: &Path,
         trace_folders: &[PathBuf],
     ) -> Result<Trace, TraceError> {
-        let path = match self.file()? {
-            File::Public(trace) => trace.find(trace_folders)?,
-            File::Own(path) => experiment_folder.join(path),
+        let path = match self.source()? {
+            Source::Public(trace) => trace.find(trace_folders)?,
+            Source::Own(path) => experiment_folder.join(path),
         };
         let trace = Trace::read(&path, self.trace_block_tokens, self.limit)?;
         let last_ms = trace.rows[trace.rows.len() - 1].timestamp_ms;
@@ -120,16 +122,16 @@ impl TraceSettings {
 }
 
 /// Which file to replay.
-enum File<'a> {
+enum Source<'a> {
     Public(&'static PublicTrace),
     Own(&'a Path),
 }
 
 impl TraceSettings {
-    fn file(&self) -> Result<File<'_>, Invalid> {
+    fn source(&self) -> Result<Source<'_>, Invalid> {
         match (&self.trace, &self.path) {
-            (Some(name), None) => PublicTrace::named(name).map(File::Public),
-            (None, Some(path)) => Ok(File::Own(path)),
+            (Some(name), None) => PublicTrace::named(name).map(Source::Public),
+            (None, Some(path)) => Ok(Source::Own(path)),
             (None, None) => {
                 Err(Invalid::new("trace", "nothing", "the name of a public trace, or give path"))
             }
@@ -211,17 +213,18 @@ fn folders(looked_in: &[String]) -> String {
     if looked_in.is_empty() { "no folder".to_owned() } else { looked_in.join(", ") }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
-    std::fs::read(path)
-        .map_err(|error| TraceError::Read { path: path.to_owned(), reason: error.to_string() })
+impl TraceError {
+    fn read(path: &Path, error: &io::Error) -> Self {
+        Self::Read { path: path.to_owned(), reason: error.to_string() }
+    }
 }
 
 /// A trace in memory: at least one row, in order of time, whose ids form a prefix tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     rows: Vec<TraceRow>,
-    /// The ids of all rows, one after another.
-    ids: Vec<u64>,
+    /// The ids of all rows, one row after another, as runs of consecutive ids.
+    runs: Vec<BlockRun>,
     block_tokens: u32,
 }
 
@@ -234,8 +237,8 @@ pub struct TraceRow {
     pub input_tokens: u32,
     /// Output length; at least 1.
     pub output_tokens: u32,
-    /// Where its ids begin.
-    first_id: usize,
+    /// Where the runs of its ids begin.
+    first_run: usize,
 }
 
 impl Trace {
@@ -246,7 +249,8 @@ impl Trace {
     /// If the file cannot be read, has no rows or a row that breaks a rule of
     /// the format; the rest of the file is not looked at.
     pub fn read(path: &Path, block_tokens: u32, limit: Option<u32>) -> Result<Self, TraceError> {
-        parse::parse(path, &read(path)?, block_tokens, limit)
+        let file = File::open(path).map_err(|error| TraceError::read(path, &error))?;
+        parse::parse(path, BufReader::new(file), block_tokens, limit)
     }
 
     /// The requests, in order.
@@ -254,10 +258,11 @@ impl Trace {
         &self.rows
     }
 
-    /// The ids of the blocks of row `row`'s prompt, the partial last one included.
-    pub fn ids(&self, row: usize) -> &[u64] {
-        let end = self.rows.get(row + 1).map_or(self.ids.len(), |next| next.first_id);
-        &self.ids[self.rows[row].first_id..end]
+    /// The ids of the blocks of row `row`'s prompt, the partial last one
+    /// included, as runs of consecutive ids.
+    pub fn runs(&self, row: usize) -> &[BlockRun] {
+        let end = self.rows.get(row + 1).map_or(self.runs.len(), |next| next.first_run);
+        &self.runs[self.rows[row].first_run..end]
     }
 
     /// Tokens that an id stands for.
@@ -271,16 +276,11 @@ impl Trace {
         let index = row as usize;
         let per_id = self.block_tokens / block_size;
         let mut left = self.rows[index].input_tokens / block_size;
-        let mut runs = SmallVec::<[BlockRun; 4]>::new();
-        for &id in self.ids(index) {
-            let first = BlockId(id * u64::from(per_id));
-            let len = left.min(per_id);
+        let runs = self.runs(index).iter().map(|run| {
+            let len = left.min(run.len * per_id);
             left -= len;
-            match runs.last_mut() {
-                Some(run) if run.first.offset(run.len) == first => run.len += len,
-                _ => runs.push(BlockRun { first, len }),
-            }
-        }
+            BlockRun { first: BlockId(run.first.0 * u64::from(per_id)), len }
+        });
         Content::new(runs, private_run(row))
     }
 }

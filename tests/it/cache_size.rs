@@ -7,7 +7,7 @@
 
 use super::rig::{cases, private_blocks};
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, TrtllmCache, VllmCache};
+use kv_router_sim::kv::{EventLog, Held, Hits, TrtllmCache, VllmCache};
 use kv_router_sim::request::{BlockRun, Content};
 use proptest::prelude::*;
 
@@ -66,17 +66,16 @@ fn vllm(accesses: &[Access], blocks: u32) -> Vec<u32> {
     let serve = |(index, access): (usize, &Access)| {
         let content = content(index, access);
         let (prompt, output) = (access.prompt_tokens, access.output_tokens);
-        let mut slots = Vec::new();
-        cache.lookup(&content, prompt, &mut slots);
-        let hits = u32::try_from(slots.len()).unwrap();
-        cache.take(&slots);
+        let (mut hits, mut held) = (Hits::default(), Held::default());
+        cache.lookup(&content, prompt, &mut hits);
+        cache.take(&hits, &mut held);
         let tokens = prompt + output - 1;
-        while u32::try_from(slots.len()).unwrap() < tokens.div_ceil(BLOCK_SIZE) {
-            slots.push(cache.allocate(&mut log));
-        }
-        cache.publish(&content, &slots, hits, tokens / BLOCK_SIZE, &mut log);
-        cache.release(&slots);
-        hits * BLOCK_SIZE
+        let blocks = tokens.div_ceil(BLOCK_SIZE);
+        cache.allocate(blocks - hits.blocks, &mut log);
+        cache.publish(&content, &mut held, tokens / BLOCK_SIZE, &mut log);
+        let others = blocks - held.blocks();
+        cache.release(&mut held, others);
+        hits.blocks * BLOCK_SIZE
     };
     accesses.iter().enumerate().map(serve).collect()
 }

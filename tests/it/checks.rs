@@ -40,7 +40,7 @@ fn results(file: &Path, overrides: &[String]) -> (Baseline, Summary) {
 }
 
 fn load(file: &Path, overrides: &[String]) -> Experiment {
-    let options = LoadOptions { overrides: overrides.to_vec(), traces: None };
+    let options = LoadOptions { overrides: overrides.to_vec(), ..LoadOptions::default() };
     Experiment::load(file, &options).expect("valid")
 }
 

@@ -138,6 +138,7 @@ pub(crate) fn play_behind(
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let config = Arc::new(config.clone());
     let mut fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    fleet.count_copies();
     fleet.record_steps();
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();

@@ -4,7 +4,7 @@
 use super::rig::{cases, private_blocks};
 use kv_router_sim::event::KvEvent;
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Slot, VllmCache};
+use kv_router_sim::kv::{EventLog, Held, Hits, Slot, VllmCache};
 use kv_router_sim::request::{BlockRun, Content};
 use kv_router_sim::time::SimTime;
 use proptest::prelude::*;
@@ -48,13 +48,16 @@ struct Model {
     free: Vec<Slot>,
     /// Blocks that can be hit, in order of insertion.
     inserted: Vec<Slot>,
+    /// A loss is reported when it takes the last copy.
+    counts_copies: bool,
     changes: Vec<Change>,
 }
 
 impl Model {
-    fn new(block_size: u32, num_blocks: u32) -> Self {
+    fn new(block_size: u32, num_blocks: u32, counts_copies: bool) -> Self {
         Self {
             block_size,
+            counts_copies,
             content: vec![None; num_blocks as usize],
             references: vec![0; num_blocks as usize],
             free: (0..num_blocks).collect(),
@@ -82,7 +85,9 @@ impl Model {
         let slot = self.free.remove(0);
         if let Some(lost) = self.content[slot as usize].take() {
             self.inserted.retain(|&inserted| inserted != slot);
-            self.changes.push(Change::Removed(lost));
+            if !(self.counts_copies && self.content.contains(&Some(lost))) {
+                self.changes.push(Change::Removed(lost));
+            }
         }
         self.references[slot as usize] = 1;
         slot
@@ -120,12 +125,12 @@ impl Model {
     }
 }
 
-/// A request's blocks while it runs.
-struct Held {
+/// A request while it runs: its blocks in the cache and in the model.
+struct Running {
     content: Content,
     tokens: u32,
+    held: Held,
     slots: Vec<Slot>,
-    published: u32,
 }
 
 /// The cache and the model, side by side.
@@ -133,7 +138,7 @@ struct Pair {
     cache: VllmCache,
     model: Model,
     log: EventLog,
-    held: Vec<Held>,
+    running: Vec<Running>,
     block_size: u32,
     total: u32,
     requests: u32,
@@ -141,10 +146,12 @@ struct Pair {
 
 #[derive(Clone, Debug)]
 enum Act {
-    /// A request of a text's blocks and some own tokens.
+    /// A request of a text's blocks, perhaps some of another text that goes on
+    /// from there, and some own tokens.
     Begin {
         text: u64,
         blocks: u32,
+        branch_blocks: u32,
         own_tokens: u32,
     },
     /// A request that goes on where another one was.
@@ -166,8 +173,11 @@ enum Act {
 fn any_act() -> impl Strategy<Value = Act> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
-        6 => (0u64..3, 0u32..5, 1u32..20)
-            .prop_map(|(text, blocks, own_tokens)| Act::Begin { text, blocks, own_tokens }),
+        6 => (0u64..3, 0u32..5, prop_oneof![Just(0), 0u32..4], 1u32..20).prop_map(
+            |(text, blocks, branch_blocks, own_tokens)| {
+                Act::Begin { text, blocks, branch_blocks, own_tokens }
+            },
+        ),
         2 => (index(), 1u32..12).prop_map(|(which, tokens)| Act::Extend { which, tokens }),
         6 => (index(), 1u32..6).prop_map(|(which, tokens)| Act::Grow { which, tokens }),
         6 => index().prop_map(|which| Act::End { which }),
@@ -176,86 +186,100 @@ fn any_act() -> impl Strategy<Value = Act> {
 }
 
 impl Pair {
-    fn new(block_size: u32, total: u32) -> Self {
+    fn new(block_size: u32, total: u32, counts_copies: bool) -> Self {
+        let mut log = EventLog::new(true);
+        if counts_copies {
+            log.count_copies();
+        }
         Self {
             cache: VllmCache::new(block_size, total),
-            model: Model::new(block_size, total),
-            log: EventLog::new(true),
-            held: Vec::new(),
+            model: Model::new(block_size, total, counts_copies),
+            log,
+            running: Vec::new(),
             block_size,
             total,
             requests: 0,
         }
     }
 
-    /// Looks a prompt up and, if there is room, allocates and publishes it.
-    fn begin(&mut self, content: Content, tokens: u32) -> Result<(), TestCaseError> {
-        let mut slots = Vec::new();
-        let free_hits = self.cache.lookup(&content, tokens, &mut slots);
-        prop_assert_eq!(&slots, &self.model.lookup(&content, tokens));
+    /// Looks a prompt up in both.
+    fn lookup(&self, content: &Content, tokens: u32) -> Result<(Hits, Vec<Slot>), TestCaseError> {
+        let mut hits = Hits::default();
+        self.cache.lookup(content, tokens, &mut hits);
+        let slots = self.model.lookup(content, tokens);
+        prop_assert_eq!(hits.blocks as usize, slots.len());
         let unheld = slots.iter().filter(|&&slot| self.model.references[slot as usize] == 0);
-        prop_assert_eq!(free_hits as usize, unheld.count());
-        let hits = u32::try_from(slots.len()).unwrap();
-        let blocks = tokens.div_ceil(self.block_size);
-        if blocks - hits + free_hits > self.cache.free_blocks() {
-            return Ok(());
-        }
-        self.cache.take(&slots);
-        self.model.take(&slots);
-        self.held.push(Held { content, tokens, slots, published: hits });
-        self.fill(self.held.len() - 1, tokens)
+        prop_assert_eq!(hits.free_blocks as usize, unheld.count());
+        Ok((hits, slots))
     }
 
-    /// Allocates and publishes up to `tokens` of a held request.
+    /// Looks a prompt up and, if there is room, allocates and publishes it.
+    fn begin(&mut self, content: Content, tokens: u32) -> Result<(), TestCaseError> {
+        let (hits, slots) = self.lookup(&content, tokens)?;
+        let blocks = tokens.div_ceil(self.block_size);
+        if blocks - hits.blocks + hits.free_blocks > self.cache.free_blocks() {
+            return Ok(());
+        }
+        let mut held = Held::default();
+        self.cache.take(&hits, &mut held);
+        self.model.take(&slots);
+        self.running.push(Running { content, tokens, held, slots });
+        self.fill(self.running.len() - 1, tokens)
+    }
+
+    /// Allocates and publishes up to `tokens` of a running request.
     fn fill(&mut self, which: usize, tokens: u32) -> Result<(), TestCaseError> {
-        let held = &mut self.held[which];
-        while u32::try_from(held.slots.len()).unwrap() < tokens.div_ceil(self.block_size) {
-            let slot = self.cache.allocate(&mut self.log);
-            prop_assert_eq!(slot, self.model.allocate());
-            held.slots.push(slot);
+        let Running { content, held, slots, .. } = &mut self.running[which];
+        let more = tokens.div_ceil(self.block_size) - u32::try_from(slots.len()).unwrap();
+        self.cache.allocate(more, &mut self.log);
+        slots.extend((0..more).map(|_| self.model.allocate()));
+        let (from, full) = (held.blocks(), tokens / self.block_size);
+        if full > from {
+            self.cache.publish(content, held, full, &mut self.log);
+            self.model.publish(content, slots, from, full);
         }
-        let full = tokens / self.block_size;
-        if full > held.published {
-            let Held { content, slots, published, .. } = held;
-            self.cache.publish(content, slots, *published, full, &mut self.log);
-            self.model.publish(content, slots, *published, full);
-            held.published = full;
-        }
-        held.tokens = tokens;
+        prop_assert_eq!(held.blocks(), full.max(from));
+        self.running[which].tokens = tokens;
         Ok(())
     }
 
     fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match act {
-            Act::Begin { text, blocks, own_tokens } => {
-                let run = BlockRun { first: BlockId(text << 20), len: *blocks };
-                let content = Content::new([run], private_blocks(self.requests));
+            &Act::Begin { text, blocks, branch_blocks, own_tokens } => {
+                let run = BlockRun { first: BlockId(text << 20), len: blocks };
+                let first = BlockId(text << 20 | u64::from(blocks + 1) << 10);
+                let branch = BlockRun { first, len: branch_blocks };
+                let content = Content::new([run, branch], private_blocks(self.requests));
                 self.requests += 1;
-                self.begin(content, blocks * self.block_size + own_tokens)?;
+                self.begin(content, (blocks + branch_blocks) * self.block_size + own_tokens)?;
             }
-            Act::Reset if self.held.is_empty() => {
-                self.cache.reset();
-                self.model.reset();
+            Act::Reset => {
+                let idle = self.running.is_empty();
+                prop_assert_eq!(self.cache.reset(), idle, "vLLM refuses while something runs");
+                if idle {
+                    self.model.reset();
+                }
             }
-            Act::Extend { .. } | Act::Grow { .. } | Act::End { .. } | Act::Reset
-                if self.held.is_empty() => {}
-            Act::Reset => {}
+            Act::Extend { .. } | Act::Grow { .. } | Act::End { .. } if self.running.is_empty() => {}
             Act::Extend { which, tokens } => {
-                let Held { content, tokens: before, .. } = which.get(&self.held);
+                let Running { content, tokens: before, .. } = which.get(&self.running);
                 self.begin(content.clone(), before + tokens)?;
             }
             Act::Grow { which, tokens } => {
-                let which = which.index(self.held.len());
-                let tokens = self.held[which].tokens + tokens;
-                let held = u32::try_from(self.held[which].slots.len()).unwrap();
+                let which = which.index(self.running.len());
+                let Running { tokens: before, slots, .. } = &self.running[which];
+                let tokens = before + tokens;
+                let held = u32::try_from(slots.len()).unwrap();
                 if tokens.div_ceil(self.block_size) - held <= self.cache.free_blocks() {
                     self.fill(which, tokens)?;
                 }
             }
             Act::End { which } => {
-                let held = self.held.remove(which.index(self.held.len()));
-                self.cache.release(&held.slots);
-                self.model.release(&held.slots);
+                let mut ended = self.running.remove(which.index(self.running.len()));
+                let others = u32::try_from(ended.slots.len()).unwrap() - ended.held.blocks();
+                self.cache.release(&mut ended.held, others);
+                self.model.release(&ended.slots);
+                prop_assert_eq!(ended.held.blocks(), 0);
             }
         }
         self.compare()
@@ -264,7 +288,7 @@ impl Pair {
     fn compare(&mut self) -> Result<(), TestCaseError> {
         prop_assert_eq!(changes(&mut self.log), std::mem::take(&mut self.model.changes));
         prop_assert_eq!(self.cache.free_blocks() as usize, self.model.free.len());
-        let mut held: Vec<Slot> = self.held.iter().flat_map(|held| held.slots.clone()).collect();
+        let mut held: Vec<Slot> = self.running.iter().flat_map(|r| r.slots.clone()).collect();
         held.sort_unstable();
         held.dedup();
         let held = u32::try_from(held.len()).unwrap();
@@ -273,10 +297,10 @@ impl Pair {
         for text in 0..3 {
             let run = BlockRun { first: BlockId(text << 20), len: 5 };
             let content = Content::new([run], private_blocks(0));
-            let tokens = 5 * self.block_size + 1;
-            let mut hits = Vec::new();
-            self.cache.lookup(&content, tokens, &mut hits);
-            prop_assert_eq!(hits, self.model.lookup(&content, tokens));
+            self.lookup(&content, 5 * self.block_size + 1)?;
+        }
+        for running in &self.running {
+            self.lookup(&running.content, running.tokens + 1)?;
         }
         Ok(())
     }
@@ -287,9 +311,10 @@ proptest! {
 
     #[test]
     fn the_cache_is_the_block_pool(
-        block_size in 1u32..5, total in 4u32..30, acts in prop::collection::vec(any_act(), 1..80),
+        block_size in 1u32..5, total in 4u32..30, counts_copies: bool,
+        acts in prop::collection::vec(any_act(), 1..80),
     ) {
-        let mut pair = Pair::new(block_size, total);
+        let mut pair = Pair::new(block_size, total, counts_copies);
         for act in &acts {
             pair.act(act)?;
         }
@@ -300,18 +325,18 @@ proptest! {
 /// of release, each request's tail first.
 #[test]
 fn blocks_are_lost_tail_first() {
-    let mut pair = Pair::new(4, 8);
+    let mut pair = Pair::new(4, 8, true);
     for id in 0..2 {
         // Three whole blocks and a partial one each.
         pair.begin(Content::new([], private_blocks(id)), 14).unwrap();
     }
-    for held in &pair.held {
-        pair.cache.release(&held.slots);
+    for running in &mut pair.running {
+        pair.cache.release(&mut running.held, 1);
     }
     changes(&mut pair.log);
     let mut lost = Vec::new();
     for _ in 0..8 {
-        pair.cache.allocate(&mut pair.log);
+        pair.cache.allocate(1, &mut pair.log);
         lost.push(changes(&mut pair.log));
     }
     let removed = |id: u32, block: u32| vec![Change::Removed(private_blocks(id).offset(block))];

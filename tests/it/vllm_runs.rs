@@ -218,7 +218,7 @@ fn replay(path: &Path, fast_forward: bool) -> usize {
     };
     let mut batches = 0;
     for (scenario, recorded) in &run.scenarios {
-        replay.worker.reset_prefix_cache();
+        assert!(replay.worker.reset_prefix_cache(), "nothing runs between scenarios");
         for (i, batch) in recorded.iter().enumerate() {
             let name = format!("{}, {scenario}[{i}]", path.display());
             replay.batch(batch, &name);

@@ -8,7 +8,6 @@ use crate::router::testing::{FINISHED, Texts, life};
 use crate::router::{ClusterView, FrontEnd, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Sends everything to worker 0 and tells what it hears.
@@ -40,10 +39,6 @@ fn route(front_end: &mut FrontEnd, now: SimTime) {
 
 fn stored(block: u64, len: u32) -> KvEvent {
     KvEvent::Stored { parent: None, run: BlockRun { first: BlockId(block), len } }
-}
-
-fn removed(block: u64, len: u32) -> KvEvent {
-    KvEvent::Removed { run: BlockRun { first: BlockId(block), len } }
 }
 
 proptest! {
@@ -87,45 +82,6 @@ proptest! {
             for (sent, &got) in sent.iter().zip(&got) {
                 prop_assert!(sent.get(got).is_none_or(|(at, _)| at + delay + jitter > now));
             }
-        }
-    }
-
-    /// A block is reported as removed when its last copy goes, and every block
-    /// that is left is still counted.
-    #[test]
-    fn copies_are_counted(
-        changes in prop::collection::vec((0u32..2, any::<bool>(), 0u64..6, 1u32..5), 0..60),
-        counted in any::<bool>(),
-    ) {
-        let feed = FeedSettings { count_copies: Some(counted), ..FeedSettings::instant() };
-        let (mut front_end, heard) = front_end(&feed);
-        let mut copies: BTreeMap<(u32, u64), u32> = BTreeMap::new();
-        for (worker, store, first, len) in changes {
-            let event = if store { stored(first, len) } else { removed(first, len) };
-            front_end.hear_kv(SimTime::ZERO, WorkerId(worker), event);
-            route(&mut front_end, SimTime::ZERO);
-            let mut expected = Vec::new();
-            for block in (first..first + u64::from(len)).rev() {
-                let count = copies.entry((worker, block)).or_default();
-                if store {
-                    *count += 1;
-                } else if *count <= 1 || !counted {
-                    *count = 0;
-                    expected.push(block);
-                } else {
-                    *count -= 1;
-                }
-            }
-            let mut lost = Vec::new();
-            for (_, event) in heard.try_iter() {
-                match event {
-                    KvEvent::Stored { .. } => prop_assert_eq!(event, stored(first, len)),
-                    KvEvent::Removed { run } => {
-                        lost.extend((0..run.len).rev().map(|i| run.first.offset(i).0));
-                    }
-                }
-            }
-            prop_assert_eq!(lost, expected);
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Reads traces in Mooncake's format, and says what is wrong with others.
 
+use super::scan::scan;
 use super::{Trace, TraceError, TraceRow};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
+use crate::request::BlockRun;
 use crate::workload::MAX_TOKENS;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::io::BufRead;
 use std::path::Path;
 
 /// Timestamps stay below 100 days, the most the clock is trusted with.
@@ -16,13 +19,13 @@ const MAX_HASH_ID: u64 = (1 << 52) - 1;
 const FIELDS: [&str; 4] = ["timestamp", "input_length", "output_length", "hash_ids"];
 
 /// One line of the file.
-#[derive(Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
-    timestamp: u64,
-    input_length: u32,
-    output_length: u32,
-    hash_ids: Vec<u64>,
+pub(super) struct Line {
+    pub(super) timestamp: u64,
+    pub(super) input_length: u32,
+    pub(super) output_length: u32,
+    pub(super) hash_ids: Vec<u64>,
 }
 
 /// Where the reader is, for errors.
@@ -56,23 +59,30 @@ impl Place<'_> {
 /// for `block_tokens` tokens each. Lines of white space are skipped.
 pub(super) fn parse(
     path: &Path,
-    text: &[u8],
+    mut text: impl BufRead,
     block_tokens: u32,
     limit: Option<u32>,
 ) -> Result<Trace, TraceError> {
-    let mut trace = Trace { rows: Vec::new(), ids: Vec::new(), block_tokens };
+    let mut trace = Trace { rows: Vec::new(), runs: Vec::new(), block_tokens };
     let mut tree = PrefixTree::default();
     let limit = limit.map_or(usize::MAX, |limit| limit as usize);
-    for (line, bytes) in (1..).zip(text.split(|&byte| byte == b'\n')) {
-        if trace.rows.len() == limit {
+    let (mut bytes, mut row) = (Vec::new(), Line::default());
+    let mut place = Place { path, line: 0 };
+    while trace.rows.len() < limit {
+        bytes.clear();
+        let read = text.read_until(b'\n', &mut bytes);
+        if read.map_err(|error| TraceError::read(path, &error))? == 0 {
             break;
         }
-        if bytes.trim_ascii().is_empty() {
+        place.line += 1;
+        let line = bytes.trim_ascii();
+        if line.is_empty() {
             continue;
         }
-        let place = Place { path, line };
-        let row: Line =
-            serde_json::from_slice(bytes).map_err(|error| diagnose(&place, bytes, &error))?;
+        if scan(line, &mut row).is_none() {
+            let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            row = serde_json::from_slice(line).map_err(|error| diagnose(&place, line, &error))?;
+        }
         let earlier = trace.rows.last().map_or(0, |row| row.timestamp_ms);
         check(&place, &row, earlier, block_tokens)?;
         tree.add(&place, &row, block_tokens)?;
@@ -80,9 +90,15 @@ pub(super) fn parse(
             timestamp_ms: row.timestamp,
             input_tokens: row.input_length,
             output_tokens: row.output_length,
-            first_id: trace.ids.len(),
+            first_run: trace.runs.len(),
         });
-        trace.ids.extend_from_slice(&row.hash_ids);
+        let of_row = trace.runs.len();
+        for &id in &row.hash_ids {
+            match trace.runs[of_row..].last_mut() {
+                Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
+                _ => trace.runs.push(BlockRun { first: BlockId(id), len: 1 }),
+            }
+        }
     }
     if trace.rows.is_empty() {
         return Err(TraceError::Empty { path: path.to_owned() });
@@ -128,10 +144,13 @@ fn check(place: &Place<'_>, row: &Line, earlier: u64, block_tokens: u32) -> Resu
 /// it, so it has one parent and one length; a cache would give false hits else.
 #[derive(Default)]
 struct PrefixTree {
-    /// Where in `nodes` an id is.
+    /// [`ORDINARY`], or the place in `nodes` from 1.
     table: BlockTable,
     nodes: Vec<Node>,
 }
+
+/// Most blocks are whole and follow the id before their own.
+const ORDINARY: u32 = 0;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Node {
@@ -142,6 +161,7 @@ struct Node {
 
 impl PrefixTree {
     fn add(&mut self, place: &Place<'_>, row: &Line, block_tokens: u32) -> Result<(), TraceError> {
+        let ordinary = |id: u64| Node { id, parent: id.checked_sub(1), tokens: block_tokens };
         let mut parent = None;
         let mut left = row.input_length;
         for &id in &row.hash_ids {
@@ -150,15 +170,23 @@ impl PrefixTree {
                 return Err(place.field("hash_ids", id, allowed));
             }
             let node = Node { id, parent, tokens: left.min(block_tokens) };
-            let next = u32::try_from(self.nodes.len()).ok().filter(|&next| next < u32::MAX);
+            let is_ordinary = node == ordinary(id);
+            let next = u32::try_from(self.nodes.len() + 1).ok().filter(|&next| next < u32::MAX);
             let Some(next) = next else {
-                return Err(place.row("more than 4294967295 different ids: use a smaller limit"));
+                return Err(place.row("more than 4294967294 different ids: use a smaller limit"));
             };
-            match self.table.insert(BlockId(id), next) {
+            match self.table.insert(BlockId(id), if is_ordinary { ORDINARY } else { next }) {
+                Ok(()) if is_ordinary => {}
                 Ok(()) => self.nodes.push(node),
-                Err(known) if self.nodes[known as usize] == node => {}
+                Err(ORDINARY) if is_ordinary => {}
                 Err(known) => {
-                    return Err(contradiction(place, node, self.nodes[known as usize]));
+                    let before = match known {
+                        ORDINARY => ordinary(id),
+                        known => self.nodes[known as usize - 1],
+                    };
+                    if before != node {
+                        return Err(contradiction(place, node, before));
+                    }
                 }
             }
             parent = Some(id);

@@ -77,12 +77,14 @@ impl TraceStats {
         let mut ratios = 0.0;
         let mut blocks = Blocks::default();
         for row in 0..rows.len() {
-            let ids = trace.ids(row);
+            let runs = trace.runs(row);
+            let ids = runs.iter().flat_map(|run| (0..run.len).map(|i| run.first.offset(i).0));
             // The ids form a prefix tree: the known ones lead.
-            let known = ids.iter().filter(|&&id| blocks.add(id)).count() as u64;
-            references += ids.len() as u64;
+            let known = ids.filter(|&id| blocks.add(id)).count() as u64;
+            let all = runs.iter().map(|run| u64::from(run.len)).sum::<u64>();
+            references += all;
             repeats += known;
-            ratios += known as f64 / ids.len() as f64;
+            ratios += known as f64 / all as f64;
         }
         Self {
             rows: count,

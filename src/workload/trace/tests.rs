@@ -285,6 +285,6 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "[\\[{}\",:a-z0-9.\n -]{0,60}", bytes: Vec<u8>) {
         prop_assert!(parse(&text).is_err());
-        let _ = parse::parse(Path::new("t"), &bytes, 512, None);
+        let _ = parse::parse(Path::new("t"), bytes.as_slice(), 512, None);
     }
 }
