@@ -105,6 +105,7 @@ mod tests {
             end: (served < 900)
                 .then(|| (at(dispatched + queued + served), End::Finished { output_tokens: 1 })),
             preemptions: 0,
+            why: None,
         }
     }
 

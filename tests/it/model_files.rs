@@ -219,9 +219,9 @@ fn trtllm_launches_33_to_63_sequences_eagerly() {
         assert_eq!(plain.graph_seqs(seqs, false), captured.then_some(seqs), "{seqs}");
         let (prepare, launch) = plain.host_time(seqs, false);
         assert_eq!(prepare, SimDuration::from_micros(15 * u64::from(seqs)));
-        assert_eq!(launch, SimDuration::from_millis(if captured { 0 } else { 42 }), "{seqs}");
+        assert_eq!(launch, SimDuration::from_micros(if captured { 0 } else { 44_300 }), "{seqs}");
         assert!(padded.graph_seqs(seqs, false).is_some(), "{seqs}");
-        assert_eq!(plain.host_time(seqs, true).1, SimDuration::from_millis(42));
+        assert_eq!(plain.host_time(seqs, true).1, SimDuration::from_micros(44_300));
     }
     assert_eq!(padded.cuda_graph.sizes, [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]);
     let eager = config("llama-3.1-8b-bf16-l40s-vllm.toml", "");
