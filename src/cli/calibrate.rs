@@ -111,7 +111,7 @@ fn table(title: &str, parameters: &[Fitted]) -> String {
     let mut text = format!("{title}\n");
     for Fitted { key, before, after, interval } in parameters {
         let found = match interval {
-            None => "stays: nothing here depends on it".to_owned(),
+            None => "stays: these measurements do not change it".to_owned(),
             Some(interval) if interval.is_finite() => {
                 // Two digits: an interval is not known better.
                 let interval: f64 = format!("{interval:.1e}").parse().unwrap_or(*interval);
