@@ -68,7 +68,8 @@ fn a_16_bit_pool_cannot_hold_what_ran_on_one_h200() {
 /// More clients never shorten the time per token nor the wait.
 #[test]
 fn more_clients_take_no_less_time() {
-    for deployment in ["llama-3.1-70b fp8, h200 tp 4, vllm", "llama-3.1-70b fp8, h200 tp 1, trtllm"] {
+    for deployment in ["llama-3.1-70b fp8, h200 tp 4, vllm", "llama-3.1-70b fp8, h200 tp 1, trtllm"]
+    {
         let mut before: Option<Predicted> = None;
         for concurrency in [4, 8, 16, 32, 64] {
             let predicted = replay(run(deployment, 8_192, 1_024, concurrency));
@@ -103,7 +104,7 @@ fn rows_that_cannot_be_used_are_named() {
         ("100,10,", "100,NaN,", "tpot_ms NaN: must be a finite number above 0"),
         (",8,", ",0,", "concurrency 0: must be from 1 to 1000000"),
         (",8,", ",many,", "invalid digit"),
-        ("isl,", "", "missing field `isl`"),
+        ("isl,", "prompt,", "missing field `isl`"),
     ] {
         let error = read(&good.replacen(from, to, 1)).unwrap_err().to_string();
         assert!(error.contains("runs.csv:2: ") && error.contains(problem), "{error}");

@@ -22,7 +22,8 @@ fn steps(settings: &Settings, gpu: &str, engine: &str) -> Vec<Step> {
 #[test]
 fn the_library_is_reproduced() {
     let settings = settings();
-    for (gpu, engine) in [("h100", "trtllm"), ("h100", "vllm"), ("h200", "vllm"), ("l40s", "vllm")] {
+    for (gpu, engine) in [("h100", "trtllm"), ("h100", "vllm"), ("h200", "vllm"), ("l40s", "vllm")]
+    {
         let steps = Steps::new(steps(&settings, gpu, engine), &settings.models).unwrap();
         let fit = PeaksFit::new(&steps).unwrap();
         assert!(fit.parameters.iter().filter(|p| p.interval.is_some()).count() >= 6);

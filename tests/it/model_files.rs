@@ -527,9 +527,7 @@ fn a_new_gpu_needs_its_peaks_and_efficiencies() {
     let compose = || Model::compose(folder.path(), &parts("b300", "vllm", "qwen3-32b.toml", 1));
     let missing = compose().unwrap_err().to_string();
     assert!(missing.contains("gpus/b300.toml"), "{missing}");
-    for (kind, from, to) in
-        [("gpus", "h200", "b300"), ("efficiencies", "h200-vllm", "b300-vllm")]
-    {
+    for (kind, from, to) in [("gpus", "h200", "b300"), ("efficiencies", "h200-vllm", "b300-vllm")] {
         let at = |name: &str| folder.path().join(format!("{kind}/{name}.toml"));
         std::fs::copy(at(from), at(to)).unwrap();
     }

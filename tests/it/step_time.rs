@@ -266,10 +266,22 @@ fn errors(model: impl Fn(&Hardware) -> StepTime) -> String {
 
 #[test]
 fn roofline_error_against_measured_steps() {
-    insta::assert_snapshot!(errors(roofline), @"");
+    insta::assert_snapshot!(errors(roofline), @r"
+    llama-3.1-70b-fp8-h200-trtllm: decode 1.6/5.9 prefill 2.3/8.3 mixed 1.9/7.2 all 1.9/8.3
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 2.1/10.4 prefill 3.7/11.3 mixed 2.7/8.9 all 2.8/11.3
+    qwen3-32b-fp8-h200-vllm: decode 6.7/20.7 prefill 8.5/32.2 mixed 8.5/19.7 all 8.0/32.2
+    qwen3-32b-bf16-h200-tp2-vllm: decode 4.4/9.7 prefill 4.8/14.3 mixed 2.0/6.1 all 3.5/14.3
+    llama-3.1-8b-bf16-l40s-vllm: decode 3.5/8.4 prefill 5.3/19.0 mixed 3.3/6.8 all 4.0/19.0
+    ");
 }
 
 #[test]
 fn table_error_against_measured_steps() {
-    insta::assert_snapshot!(errors(table), @"");
+    insta::assert_snapshot!(errors(table), @r"
+    llama-3.1-70b-fp8-h200-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.9/6.5 all 0.4/6.5
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/3.2 all 0.2/3.2
+    qwen3-32b-fp8-h200-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 4.5/22.5 all 1.8/22.5
+    qwen3-32b-bf16-h200-tp2-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/2.3 all 0.2/2.3
+    llama-3.1-8b-bf16-l40s-vllm: decode 0.3/6.8 prefill 0.0/0.0 mixed 0.8/6.4 all 0.4/6.8
+    ");
 }
