@@ -290,7 +290,7 @@ fn read<R: DeserializeOwned, T>(
         rows.extend(convert(row, &|problem| at(line, problem))?);
     }
     if rows.is_empty() {
-        return Err(AccuracyError::Empty { path: path.to_path_buf(), hint: String::new() });
+        return Err(AccuracyError::Empty { path: path.to_path_buf() });
     }
     Ok(rows)
 }

@@ -37,12 +37,10 @@ pub enum AccuracyError {
         problem: String,
     },
     /// A file without a row to use.
-    #[error("{}: no rows{hint}", path.display())]
+    #[error("{}: no rows", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
-        hint: String,
     },
     /// A value of the settings that will not do.
     #[error("{}: {invalid}", path.display())]

@@ -65,10 +65,8 @@ impl HostFit {
             }
         };
         let Some(solution) = minimise(&start, &CHANGES_MS, &residuals) else {
-            return Err(failure.take().unwrap_or_else(|| AccuracyError::TooFew {
-                what: "serving runs",
-                count: runs.len(),
-            }));
+            let too_few = AccuracyError::TooFew { what: "serving runs", count: runs.len() };
+            return Err(failure.take().unwrap_or(too_few));
         };
         let values: Vec<f64> = solution.values.iter().map(|&value| four_digits(value)).collect();
         let errors = |values: &[f64]| -> Result<[Errors; 2], AccuracyError> {

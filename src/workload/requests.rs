@@ -192,7 +192,7 @@ mod tests {
                 if open.is_empty() {
                     break;
                 }
-                now = now + SimDuration::from_millis(1);
+                now += SimDuration::from_millis(1);
                 loop_.observe_end(now, open.swap_remove(end.index(open.len())), true);
             }
             prop_assert!(seen <= count);
