@@ -35,6 +35,8 @@
 //! The folder `docs/` has the engines' rules, the formulas, the keys of the
 //! files, and what is promised about determinism.
 
+pub mod accuracy;
+pub mod calibrate;
 pub mod driver;
 pub mod engine;
 pub mod event;

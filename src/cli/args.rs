@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Frontier(FrontierArgs),
     Compare(CompareArgs),
     Check(CheckArgs),
+    Accuracy(AccuracyArgs),
+    Calibrate(CalibrateArgs),
     /// Work with request traces
     #[command(subcommand)]
     Trace(TraceCommand),
@@ -280,6 +282,57 @@ fn pair(text: &str) -> Result<(String, String), String> {
     pair.filter(|(key, value)| !key.is_empty() && !value.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .ok_or_else(|| "must be like workload.concurrency=180".to_owned())
+}
+
+/// Compare simulated times with measured ones: steps and serving runs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim accuracy                  print every table
+  sim accuracy --write          write docs/accuracy.md and docs/accuracy.csv
+  sim accuracy --check          fail if an error has grown
+
+Exit codes: 0 done, 1 an error has grown, 2 usage or input error.")]
+pub(crate) struct AccuracyArgs {
+    /// What is compared, a TOML file
+    #[arg(default_value = "experiments/accuracy.toml")]
+    pub(crate) settings: PathBuf,
+    /// Write the page and the record of its errors that the settings name
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Compare with that record instead
+    #[arg(long, conflicts_with = "write")]
+    pub(crate) check: bool,
+}
+
+/// Fit an engine's parameters to measured steps and serving runs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim calibrate                              fit everything, print, write nothing
+  sim calibrate --only h200-vllm --out new   write new/efficiencies/h200-vllm.toml
+  sim calibrate --only vllm --runs mine.csv  host time of vLLM from other runs
+
+What is fitted starts from the file in the library; a new GPU or engine needs a
+copy of another one's there first.
+
+Exit codes: 0 done, 2 usage or input error.")]
+pub(crate) struct CalibrateArgs {
+    /// Where measurements and library are, a TOML file
+    #[arg(default_value = "experiments/accuracy.toml")]
+    pub(crate) settings: PathBuf,
+    /// Fit only this: GPU-ENGINE for what it reaches, ENGINE for its host time
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Measured steps, CSV, instead of those that the settings name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) steps: Option<PathBuf>,
+    /// Serving runs, CSV, instead of those that the settings name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) runs: Option<PathBuf>,
+    /// Folder for files with the fitted values, laid out as models/
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,9 @@
 //! Exit codes: 0 done; 1 a declared check failed; 2 a usage or input error; 101
 //! a defect of the program. Results go to stdout or files, talk to stderr.
 
+mod accuracy;
 mod args;
+mod calibrate;
 mod check;
 mod compare;
 mod explain;
@@ -14,6 +16,7 @@ mod trace;
 
 use args::{Args, Command, TraceCommand};
 use clap::Parser;
+use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
 use kv_router_sim::report::baseline::BaselineError;
@@ -22,7 +25,7 @@ use kv_router_sim::report::save::ReadError;
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::TraceError;
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Exit code of a declared check that failed.
@@ -48,7 +51,12 @@ enum CliError {
     #[error(transparent)]
     Choice(#[from] Invalid),
     #[error(transparent)]
+    Accuracy(#[from] AccuracyError),
+    #[error(transparent)]
     Trace(#[from] TraceError),
+    /// A declared check failed: the only one that is no usage or input error.
+    #[error("{0}")]
+    Check(String),
     #[error(transparent)]
     Explain(#[from] ExplainError),
     #[error(
@@ -83,6 +91,8 @@ pub(crate) fn main() -> ExitCode {
             Ok(false) => return ExitCode::from(CHECK_FAILED),
             result => result.map(|_| ()),
         },
+        Command::Accuracy(args) => accuracy::accuracy(&args),
+        Command::Calibrate(args) => calibrate::calibrate(&args),
         Command::Trace(TraceCommand::Stats { trace }) => trace::stats(&trace, traces.as_deref()),
     };
     match result {
@@ -91,9 +101,28 @@ pub(crate) fn main() -> ExitCode {
             // One line, whatever a file name or an operating system puts into it.
             let line = error.to_string().lines().collect::<Vec<_>>().join(" ");
             say(&format!("error: {line}"));
-            ExitCode::from(INPUT_ERROR)
+            ExitCode::from(match error {
+                CliError::Check(_) => CHECK_FAILED,
+                _ => INPUT_ERROR,
+            })
         }
     }
+}
+
+/// Writes a file whole or not at all, with the folders that it lies in.
+fn write(path: &Path, text: &str) -> Result<(), AccuracyError> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let written = || -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    written().map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })
 }
 
 /// A line for people, on stderr; nobody need be listening.

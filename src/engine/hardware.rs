@@ -6,6 +6,7 @@ use crate::engine::roofline::Roofline;
 use crate::engine::table::MeasuredTimes;
 use crate::settings::Invalid;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a worker runs, and on what.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub struct Hardware {
 }
 
 /// A number format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     /// 16 bit.
@@ -43,6 +44,15 @@ impl Dtype {
             Self::Bf16 => 2.0,
             Self::Fp8 => 1.0,
         }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        })
     }
 }
 
@@ -105,6 +115,9 @@ pub struct Efficiency {
     pub attention_floor_tokens: f64,
     /// Bandwidth of decode attention, share of the peak.
     pub kv_bandwidth_ratio: f64,
+    /// The same over an 8-bit KV cache, where it differs.
+    #[serde(default)]
+    pub fp8_kv_bandwidth_ratio: Option<f64>,
     /// Fixed microseconds of a matrix product.
     pub gemm_us: f64,
     /// Fixed microseconds of an attention kernel.
@@ -134,7 +147,57 @@ impl Gpu {
     }
 }
 
+/// What a `config.json` of Hugging Face says of a dense transformer; its other
+/// keys do not matter here. Defaults are those of the library `transformers`.
+#[derive(Deserialize)]
+struct PublishedConfig {
+    model_type: String,
+    num_hidden_layers: u32,
+    hidden_size: u32,
+    num_attention_heads: u32,
+    num_key_value_heads: Option<u32>,
+    head_dim: Option<u32>,
+    intermediate_size: u32,
+    vocab_size: u32,
+    max_position_embeddings: u32,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    /// Mixtures of experts say how many there are under one of these names.
+    #[serde(alias = "num_local_experts", alias = "n_routed_experts")]
+    num_experts: Option<u32>,
+}
+
 impl Shape {
+    /// Reads the `config.json` that a network is published with.
+    ///
+    /// # Errors
+    /// If it is no JSON object with the keys of a dense transformer.
+    pub fn from_config_json(text: &str) -> Result<Self, serde_json::Error> {
+        let config: PublishedConfig = serde_json::from_str(text)?;
+        let refuse = |problem: String| Err(serde::de::Error::custom(problem));
+        if let Some(experts) = config.num_experts {
+            return refuse(format!("{experts} experts: only dense transformers can be described"));
+        }
+        let heads = config.num_attention_heads;
+        let head_size = match config.head_dim {
+            Some(size) => size,
+            None if heads == 0 => return refuse("num_attention_heads = 0".to_owned()),
+            None => config.hidden_size / heads,
+        };
+        Ok(Self {
+            name: config.model_type,
+            layers: config.num_hidden_layers,
+            hidden: config.hidden_size,
+            heads,
+            kv_heads: config.num_key_value_heads.unwrap_or(heads),
+            head_size,
+            ffn: config.intermediate_size,
+            vocabulary: config.vocab_size,
+            context_tokens: config.max_position_embeddings,
+            tied_embeddings: config.tie_word_embeddings,
+        })
+    }
+
     /// The matrix products of a layer on each of `tp` GPUs: QKV, attention
     /// output, gate and up, down. KV heads that cannot be split are repeated.
     pub fn layer_gemms(&self, tp: u32) -> [Gemm; 4] {
@@ -204,12 +267,15 @@ impl Shape {
 }
 
 impl Efficiency {
+    /// Refuses values that no engine reaches.
     pub(crate) fn validate(&self) -> Result<(), Invalid> {
         ratio("weight_bandwidth_ratio", self.weight_bandwidth_ratio)?;
         self.fp8_ratio.map_or(Ok(()), |value| ratio("fp8_ratio", value))?;
         ratio("bf16_ratio", self.bf16_ratio)?;
         ratio("attention_ratio", self.attention_ratio)?;
         ratio("kv_bandwidth_ratio", self.kv_bandwidth_ratio)?;
+        let fp8_kv = self.fp8_kv_bandwidth_ratio;
+        fp8_kv.map_or(Ok(()), |value| ratio("fp8_kv_bandwidth_ratio", value))?;
         for (key, value) in [
             ("attention_floor_tokens", self.attention_floor_tokens),
             ("gemm_us", self.gemm_us),

@@ -4,9 +4,13 @@
 //! What is generic stands apart from what is particular. `models/gpus/` knows
 //! a GPU's data sheet, `models/shapes/` a network's dimensions,
 //! `models/efficiencies/` how much of the peaks an engine reaches, and
-//! `models/tables/` measured times. A file of `models/` itself puts them
-//! together and adds `[engine]` defaults. It may leave `[hardware]` out if it
-//! gives pool size and step time itself.
+//! `models/tables/` measured times, and `models/engines/` what an engine does
+//! unless told otherwise. A file of `models/` itself puts them together and adds
+//! what is particular in `[engine]`. It may leave `[hardware]` out if it gives
+//! pool size and step time itself. [`Model::compose`] does the same from
+//! [`Parts`] by name, without a file.
+//!
+//! A shape may be the `config.json` that a network is published with.
 
 pub use crate::engine::hardware::{Dtype, Efficiency, Gpu, Hardware, Shape};
 use crate::engine::settings::{EngineConfig, EngineSettings};
@@ -14,7 +18,7 @@ use crate::engine::table::{MeasuredTimes, TableError};
 use crate::settings::Invalid;
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// A loaded model file.
@@ -43,7 +47,7 @@ pub enum ModelError {
         /// Why.
         source: std::io::Error,
     },
-    /// Not the TOML expected: syntax, an unknown key, a missing key, a wrong type.
+    /// Not the TOML (or JSON) expected: syntax, an unknown key, a missing key, a wrong type.
     #[error("{}:{line}: {message}", path.display())]
     Toml {
         /// The file.
@@ -75,10 +79,37 @@ fn named_by(by: Option<&Path>) -> String {
     by.map_or(String::new(), |by| format!(" (named by {})", by.display()))
 }
 
+/// A model by the names of its parts in a library such as `models/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Parts {
+    /// The GPU, a file of `gpus/` without its ending.
+    pub gpu: String,
+    /// The engine, a file of `engines/`; with the GPU one of `efficiencies/`.
+    pub engine: String,
+    /// The network, a file of `shapes/` with its ending.
+    pub shape: String,
+    /// GPUs that share each layer.
+    pub tp: u32,
+    /// Number format of the weights.
+    pub weight_dtype: Dtype,
+    /// Number format of the KV cache.
+    pub kv_dtype: Dtype,
+}
+
+impl fmt::Display for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gpu, engine, shape, tp, weight_dtype, .. } = self;
+        let shape = Path::new(shape).file_stem().unwrap_or_default().to_string_lossy();
+        write!(f, "{shape} {weight_dtype}, {gpu} tp {tp}, {engine}")
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelFile {
     name: String,
+    /// A file of engine defaults, below `engine`.
+    defaults: Option<PathBuf>,
     hardware: Option<HardwareFile>,
     #[serde(default)]
     engine: EngineSettings,
@@ -106,12 +137,30 @@ impl Model {
     pub fn load(path: &Path) -> Result<Self, ModelError> {
         let mut files = Files { root: path, digest: Sha256::new() };
         let file: ModelFile = files.toml(path)?;
-        let hardware = file.hardware.map(|hardware| hardware.load(&mut files)).transpose()?;
-        let sha256 = files.digest.finalize().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        Ok(Self { name: file.name, hardware, engine: file.engine, sha256 })
+        file.load(files)
+    }
+
+    /// The model made of `parts`, each a file of the library in `folder`.
+    ///
+    /// # Errors
+    /// A part that is not there or cannot be used.
+    pub fn compose(folder: &Path, parts: &Parts) -> Result<Self, ModelError> {
+        let Parts { gpu, engine, shape, tp, weight_dtype, kv_dtype } = parts;
+        let file = ModelFile {
+            name: parts.to_string(),
+            defaults: Some(format!("engines/{engine}.toml").into()),
+            hardware: Some(HardwareFile {
+                gpu: format!("gpus/{gpu}.toml").into(),
+                shape: Path::new("shapes").join(shape),
+                efficiency: format!("efficiencies/{gpu}-{engine}.toml").into(),
+                table: None,
+                tp: *tp,
+                weight_dtype: *weight_dtype,
+                kv_dtype: *kv_dtype,
+            }),
+            engine: EngineSettings::default(),
+        };
+        file.load(Files { root: &folder.join(parts.to_string()), digest: Sha256::new() })
     }
 
     /// The configuration of a worker: this file's defaults under `overrides`.
@@ -123,22 +172,35 @@ impl Model {
     }
 }
 
+impl ModelFile {
+    fn load(self, mut files: Files<'_>) -> Result<Model, ModelError> {
+        let defaults = match &self.defaults {
+            Some(path) => files.toml(&files.at(path))?,
+            None => EngineSettings::default(),
+        };
+        let hardware = self.hardware.map(|hardware| hardware.load(&mut files)).transpose()?;
+        let sha256 = files.digest.finalize().iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        Ok(Model { name: self.name, hardware, engine: self.engine.over(defaults), sha256 })
+    }
+}
+
 impl HardwareFile {
     fn load(self, files: &mut Files<'_>) -> Result<Hardware, ModelError> {
-        let folder = files.root.parent().unwrap_or(Path::new(""));
-        let at = |path: &Path| folder.join(path);
-        let (gpu_path, shape_path) = (at(&self.gpu), at(&self.shape));
-        let efficiency_path = at(&self.efficiency);
+        let (gpu_path, shape_path) = (files.at(&self.gpu), files.at(&self.shape));
+        let efficiency_path = files.at(&self.efficiency);
         let gpu: Gpu = files.toml(&gpu_path)?;
         gpu.validate().map_err(invalid_in(&gpu_path))?;
-        let shape: Shape = files.toml(&shape_path)?;
+        let shape = files.shape(&shape_path)?;
         shape.validate().map_err(invalid_in(&shape_path))?;
         let efficiency: Efficiency = files.toml(&efficiency_path)?;
         efficiency.validate().map_err(invalid_in(&efficiency_path))?;
         let table = match &self.table {
             None => None,
             Some(path) => {
-                let path = at(path);
+                let path = files.at(path);
                 let text = files.text(&path)?;
                 Some(
                     MeasuredTimes::parse(&text)
@@ -172,6 +234,24 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
+    /// A path as the model file names it.
+    fn at(&self, path: &Path) -> PathBuf {
+        self.root.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// One of ours, or a published `config.json`.
+    fn shape(&mut self, path: &Path) -> Result<Shape, ModelError> {
+        if path.extension().is_none_or(|extension| extension != "json") {
+            return self.toml(path);
+        }
+        let text = self.text(path)?;
+        Shape::from_config_json(&text).map_err(|error| ModelError::Toml {
+            path: path.to_path_buf(),
+            line: error.line().max(1),
+            message: error.to_string(),
+        })
+    }
+
     fn text(&mut self, path: &Path) -> Result<String, ModelError> {
         let by = (path != self.root).then(|| self.root.to_path_buf());
         let text = std::fs::read_to_string(path).map_err(|source| ModelError::Read {

@@ -25,7 +25,7 @@
 
 use crate::engine::hardware::{Dtype, Gemm, Hardware};
 use crate::engine::memory;
-use crate::engine::step_time::{AffinePiece, StepWork};
+use crate::engine::step_time::{AffinePiece, PrefillChunk, StepWork};
 use crate::time::SimDuration;
 
 /// Fixed time of a layer's element-wise kernels, seconds. Fitted, as above.
@@ -46,6 +46,9 @@ pub struct Roofline {
     fixed_s: f64,
     /// Per token of the step: element-wise kernels and all-reduce.
     token_s: f64,
+    /// The part of all-reduce in those two.
+    reduce_s: f64,
+    reduce_token_s: f64,
     /// All layers' attention kernels, per chunk or per decode batch.
     attention_s: f64,
     /// Per pair of new token and context token.
@@ -55,6 +58,23 @@ pub struct Roofline {
     context_ps: u64,
     /// By padded batch size: a decode-only step without its context.
     decode_base_ps: Vec<u64>,
+}
+
+/// What a step's time is made of, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepParts {
+    /// Matrix products of the layers.
+    pub gemm_s: f64,
+    /// The output head.
+    pub logits_s: f64,
+    /// Element-wise kernels.
+    pub elementwise_s: f64,
+    /// All-reduce.
+    pub reduce_s: f64,
+    /// Attention of prompt chunks.
+    pub prompt_attention_s: f64,
+    /// Attention of decodes.
+    pub decode_attention_s: f64,
 }
 
 /// `sqrt((a + b m)^2 + (c m)^2) + d` seconds for `m` rows.
@@ -109,8 +129,11 @@ impl Roofline {
             };
         let reduces = 2.0 * layers + 1.0;
         let query_width = f64::from(shape.heads) / ranks * f64::from(shape.head_size);
-        let context_s =
-            memory::kv_bytes_per_token(hardware) / (bandwidth * efficiency.kv_bandwidth_ratio);
+        let kv_ratio = match (hardware.kv_dtype, efficiency.fp8_kv_bandwidth_ratio) {
+            (Dtype::Fp8, Some(ratio)) => ratio,
+            _ => efficiency.kv_bandwidth_ratio,
+        };
+        let context_s = memory::kv_bytes_per_token(hardware) / (bandwidth * kv_ratio);
         let mut roofline = Self {
             layers,
             gemms: shape.layer_gemms(*tp).map(|gemm| product(gemm, hardware.weight_dtype, peak)),
@@ -119,6 +142,8 @@ impl Roofline {
             fixed_s: layers * ELEMENTWISE_S + reduces * reduce_s,
             token_s: layers * elementwise_bytes / (ELEMENTWISE_RATIO * bandwidth)
                 + reduces * reduce_token_s,
+            reduce_s: reduces * reduce_s,
+            reduce_token_s: reduces * reduce_token_s,
             attention_s: layers * efficiency.attention_us * 1e-6,
             attention_pair_s: layers * 4.0 * query_width / (bf16 * efficiency.attention_ratio),
             attention_floor_tokens: efficiency.attention_floor_tokens,
@@ -154,6 +179,32 @@ impl Roofline {
         SimDuration::from_ps(base + self.context_ps * work.decode_context)
     }
 
+    /// The parts of a step's time, in seconds.
+    pub fn parts_s(&self, work: &StepWork<'_>) -> StepParts {
+        let new_tokens: u32 = work.prefill.iter().map(|chunk| chunk.new_tokens).sum();
+        let last: usize = work.prefill.iter().filter(|chunk| chunk.last).count();
+        let tokens = f64::from(work.padded_seqs + new_tokens);
+        let sampled = f64::from(work.padded_seqs) + last as f64;
+        let prompt = |chunk: &PrefillChunk| {
+            let new = f64::from(chunk.new_tokens);
+            let context = f64::from(chunk.cached_tokens) + new / 2.0 + self.attention_floor_tokens;
+            self.attention_s + self.attention_pair_s * new * context
+        };
+        let reduce_s = self.reduce_s + self.reduce_token_s * tokens;
+        StepParts {
+            gemm_s: self.gemm_s(work.padded_seqs + new_tokens),
+            logits_s: if sampled == 0.0 { 0.0 } else { self.logits.time_s(sampled) },
+            elementwise_s: self.fixed_s + self.token_s * tokens - reduce_s,
+            reduce_s,
+            prompt_attention_s: work.prefill.iter().map(prompt).sum(),
+            decode_attention_s: if work.decode_seqs == 0 {
+                0.0
+            } else {
+                self.attention_s + self.context_ps as f64 * 1e-12 * work.decode_context as f64
+            },
+        }
+    }
+
     /// See [`StepTime::decode_piece`](super::step_time::StepTime::decode_piece).
     pub fn decode_piece(&self, padded_seqs: u32) -> AffinePiece {
         AffinePiece {
@@ -177,11 +228,14 @@ impl Roofline {
 
     /// Everything but attention.
     fn dense_s(&self, tokens: u32, sampled: u32) -> f64 {
-        let pads = tokens > TILE_ROWS && !tokens.is_multiple_of(TILE_ROWS);
-        let tokens = f64::from(tokens);
-        let rows = if pads { tokens + self.pad_rows } else { tokens };
-        let gemm: f64 = self.gemms.iter().map(|product| product.time_s(rows)).sum();
         let logits = if sampled == 0 { 0.0 } else { self.logits.time_s(f64::from(sampled)) };
-        self.layers * gemm + logits + self.fixed_s + self.token_s * tokens
+        self.gemm_s(tokens) + logits + self.fixed_s + self.token_s * f64::from(tokens)
+    }
+
+    /// The matrix products of all layers.
+    fn gemm_s(&self, tokens: u32) -> f64 {
+        let pads = tokens > TILE_ROWS && !tokens.is_multiple_of(TILE_ROWS);
+        let rows = f64::from(tokens) + if pads { self.pad_rows } else { 0.0 };
+        self.layers * self.gemms.iter().map(|product| product.time_s(rows)).sum::<f64>()
     }
 }

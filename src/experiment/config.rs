@@ -294,7 +294,7 @@ impl Resolver {
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
         measure.validate().map_err(invalid("measure"))?;
-        if measure.window.is_none() && workload.concurrency().is_some() {
+        if measure.window.is_none() && workload.is_endless() {
             let allowed = "given: a closed loop never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
         }

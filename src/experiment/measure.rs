@@ -84,6 +84,21 @@ pub enum Levels {
 }
 
 impl MeasureSettings {
+    /// Everything that happens until the workload ends, with seed 1.
+    pub fn until_the_end() -> Self {
+        Self {
+            warmup: SimDuration::ZERO,
+            window: None,
+            seeds: one_seed(),
+            quantiles: QuantileKind::default(),
+            snapshot_every: None,
+            trailing: None,
+            levels: Levels::default(),
+            why: false,
+            spike_window: spike_window(),
+        }
+    }
+
     /// What a percentile is taken over.
     ///
     /// # Panics

@@ -16,18 +16,14 @@ mod tests;
 
 pub use settings::{Client, ConversationSettings, Turns};
 
-use super::{Arrival, Workload, private_run};
+use super::{Arrival, PAUSE_AFTER_REJECTION, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Stream, Use, stream};
-use crate::time::{SimDuration, SimTime};
+use crate::time::SimTime;
 use rand::RngExt;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-
-/// A client that was turned away waits at least this long (assumed), so that a
-/// fleet that rejects everything at once does not stop the clock.
-const PAUSE_AFTER_REJECTION: SimDuration = SimDuration::from_secs(1);
 
 /// The closed loop of [`ConversationSettings`]. Taking a request and hearing of
 /// its end cost O(log concurrency).
@@ -142,11 +138,8 @@ impl Conversations {
         let mut lengths = self.draws(slot, Use::Turn, turn);
         let question = self.settings.question_tokens.sample(&mut lengths).0;
         let output = self.settings.output_tokens.sample(&mut lengths).0;
-        let client = &self.settings.client;
         let mut jitter = self.draws(slot, Use::ClientOverhead, turn);
-        let overhead = client.overhead
-            + client.overhead_per_inflight * u64::from(self.concurrency)
-            + client.overhead_jitter.sample(&mut jitter);
+        let overhead = self.settings.client.way(self.concurrency, &mut jitter);
         let present = &mut self.slots[slot as usize];
         present.prompt_tokens += present.output_tokens + question;
         present.output_tokens = output;

@@ -6,6 +6,7 @@
 
 pub mod conversations;
 pub mod distribution;
+pub mod requests;
 mod settings;
 pub mod trace;
 
@@ -13,7 +14,8 @@ pub use settings::{WorkloadSettings, WorkloadSource};
 
 use crate::id::{BlockId, RequestId};
 use crate::request::Request;
-use crate::time::SimTime;
+use crate::settings::Invalid;
+use crate::time::{SimDuration, SimTime};
 
 /// A source of requests.
 pub trait Workload {
@@ -55,6 +57,22 @@ pub struct Arrival {
 const fn private_run(n: u32) -> BlockId {
     BlockId(1 << 63 | (n as u64) << 31)
 }
+
+/// Clients or conversations at the same time: far above any load generator.
+const MAX_CONCURRENCY: u32 = 1_000_000;
+
+fn validate_concurrency(concurrency: u32) -> Result<(), Invalid> {
+    Invalid::unless(
+        (1..=MAX_CONCURRENCY).contains(&concurrency),
+        "concurrency",
+        concurrency,
+        &format!("from 1 to {MAX_CONCURRENCY}"),
+    )
+}
+
+/// A client that was turned away waits at least this long (assumed), so that a
+/// fleet that rejects everything at once does not stop the clock.
+const PAUSE_AFTER_REJECTION: SimDuration = SimDuration::from_secs(1);
 
 /// Tokens that a prompt may have in a workload, and an output too: far above any
 /// model, and so few that a sequence has fewer than 2^31.

@@ -2,6 +2,7 @@
 
 use super::Workload;
 use super::conversations::{ConversationSettings, Conversations};
+use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use crate::settings::Invalid;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub enum WorkloadSettings {
     /// A closed loop of multi-turn conversations.
     Conversations(ConversationSettings),
+    /// A closed loop of single requests.
+    Requests(RequestSettings),
     /// An open-loop replay of a recorded trace.
     Trace(TraceSettings),
 }
@@ -27,15 +30,26 @@ impl WorkloadSettings {
     pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
         match self {
             Self::Conversations(settings) => settings.validate(),
+            Self::Requests(settings) => settings.validate(),
             Self::Trace(settings) => settings.validate(block_size),
         }
     }
 
-    /// Conversations at the same time, if the workload is a closed loop.
+    /// Conversations or clients at the same time, if the workload is a closed loop.
     pub fn concurrency(&self) -> Option<u32> {
         match self {
             Self::Conversations(settings) => Some(settings.concurrency),
+            Self::Requests(settings) => Some(settings.concurrency),
             Self::Trace(_) => None,
+        }
+    }
+
+    /// True if the workload never ends by itself.
+    pub fn is_endless(&self) -> bool {
+        match self {
+            Self::Conversations(_) => true,
+            Self::Requests(settings) => settings.count.is_none(),
+            Self::Trace(_) => false,
         }
     }
 
@@ -52,6 +66,7 @@ impl WorkloadSettings {
     ) -> Result<WorkloadSource, TraceError> {
         Ok(match self {
             Self::Conversations(settings) => WorkloadSource::Conversations(settings.clone()),
+            Self::Requests(settings) => WorkloadSource::Requests(settings.clone()),
             Self::Trace(settings) => {
                 let folders: Vec<PathBuf> = trace_folder
                     .map(Path::to_owned)
@@ -70,6 +85,8 @@ impl WorkloadSettings {
 pub enum WorkloadSource {
     /// See [`WorkloadSettings::Conversations`].
     Conversations(ConversationSettings),
+    /// See [`WorkloadSettings::Requests`].
+    Requests(RequestSettings),
     /// See [`WorkloadSettings::Trace`].
     Trace {
         /// The rows.
@@ -90,6 +107,7 @@ impl WorkloadSource {
             Self::Conversations(settings) => {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
+            Self::Requests(settings) => Box::new(Requests::new(settings.clone(), seed)),
             Self::Trace { trace, speedup } => {
                 Box::new(TraceReplay::new(Arc::clone(trace), block_size, *speedup))
             }
@@ -162,7 +180,7 @@ mod tests {
         let error = |toml: &str| read(toml).unwrap_err().message().to_owned();
         assert!(read("kind = 'trace'\npath = 'x'").is_ok());
         assert!(error("kind = 'trace'\npath = 'x'\nspedup = 2").contains("`spedup`"));
-        assert!(error("kind = 'traces'").contains("`conversations` or `trace`"));
+        assert!(error("kind = 'traces'").contains("`conversations`, `requests`, `trace`"));
         assert!(error("path = 'x'").contains("kind"));
     }
 

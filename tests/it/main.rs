@@ -1,6 +1,8 @@
 //! The laws of the simulator and the realities it is held to, one module each.
 
+mod accuracy;
 mod cache_size;
+mod calibrate;
 mod checks;
 mod errors;
 mod explain;

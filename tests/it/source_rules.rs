@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules from the bottom up: each may use itself and what lies in lower
 /// rows, nothing beside it and nothing above.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["time", "id", "rng", "stats"],
     &["settings", "request", "queue"],
     &["event", "truth"],
@@ -16,7 +16,8 @@ const LAYERS: [&[&str]; 11] = [
     &["driver"],
     &["experiment"],
     &["report"],
-    &["frontier", "plot"],
+    &["frontier", "plot", "accuracy"],
+    &["calibrate"],
     &["cli", "main"],
 ];
 

@@ -1,21 +1,22 @@
 //! Laws of the step-time models, and how far they are from measured steps.
 
+use kv_router_sim::accuracy::data::{Step, StepKind, read_steps};
+use kv_router_sim::accuracy::{Errors, Settings};
 use kv_router_sim::engine::model::{Dtype, Hardware, Model};
 use kv_router_sim::engine::step_time::{PrefillChunk, StepTime, StepWork};
 use kv_router_sim::time::SimDuration;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Name in the measurements, model file.
+/// Name among the measurements, model file.
 const DEPLOYMENTS: [(&str, &str); 5] = [
-    ("A_l70fp8_h200_trtllm_tp1", "llama-3.1-70b-fp8-h200-trtllm"),
-    ("B_l70fp8_h100_trtllm_tp2", "llama-3.1-70b-fp8-h100-tp2-trtllm"),
-    ("C0_q32fp8_h200_vllm_tp1", "qwen3-32b-fp8-h200-vllm"),
-    ("C1_q32bf16_h200_vllm_tp2", "qwen3-32b-bf16-h200-tp2-vllm"),
-    ("D0_l8bf16_l40s_vllm_tp1", "llama-3.1-8b-bf16-l40s-vllm"),
+    ("llama-3.1-70b fp8, h200 tp 1, trtllm", "llama-3.1-70b-fp8-h200-trtllm"),
+    ("llama-3.1-70b fp8, h100 tp 2, trtllm", "llama-3.1-70b-fp8-h100-tp2-trtllm"),
+    ("qwen3-32b fp8, h200 tp 1, vllm", "qwen3-32b-fp8-h200-vllm"),
+    ("qwen3-32b bf16, h200 tp 2, vllm", "qwen3-32b-bf16-h200-tp2-vllm"),
+    ("llama-3.1-8b bf16, l40s tp 1, vllm", "llama-3.1-8b-bf16-l40s-vllm"),
 ];
 /// Batches tabulated in these tests; larger ones are computed on the spot.
 const MAX_NUM_SEQS: u32 = 128;
@@ -195,11 +196,15 @@ fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
                     + eff.attention_us * 1e-6)
         })
         .sum();
+    let kv_ratio = match eff.fp8_kv_bandwidth_ratio {
+        Some(ratio) if hardware.kv_dtype == Dtype::Fp8 => ratio,
+        _ => eff.kv_bandwidth_ratio,
+    };
     let kv = if work.decode_seqs == 0 {
         0.0
     } else {
         let bytes = 2.0 * (hkv / tp).max(1.0) * d * kvb * work.decode_context as f64;
-        layers * (bytes / (bandwidth * eff.kv_bandwidth_ratio) + eff.attention_us * 1e-6)
+        layers * (bytes / (bandwidth * kv_ratio) + eff.attention_us * 1e-6)
     };
     let comm = match (eff.allreduce_us, eff.allreduce_gb_per_s) {
         (Some(us), Some(gb)) if hardware.tp > 1 => {
@@ -210,70 +215,48 @@ fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
     gemm + logits + elem + ctx + kv + comm
 }
 
-/// A measured step.
-struct Measured {
-    kind: String,
-    chunk: Option<PrefillChunk>,
-    seqs: u32,
-    context: u64,
-    total_ms: f64,
-}
-
-impl Measured {
-    fn error_percent(&self, model: &StepTime) -> f64 {
-        let step = model.step(&StepWork {
-            prefill: self.chunk.as_slice(),
-            decode_seqs: self.seqs,
-            decode_context: self.context,
-            padded_seqs: self.seqs,
-        });
-        (step.as_millis() / self.total_ms - 1.0) * 100.0
+/// The parts of the formula are its whole.
+#[test]
+fn the_parts_of_a_step_add_up() {
+    for step in &*MEASURED {
+        let Some((_, file)) = DEPLOYMENTS.iter().find(|(name, _)| *name == step.parts.to_string())
+        else {
+            continue;
+        };
+        let formula = hardware(file).roofline(MAX_NUM_SEQS);
+        let parts = formula.parts_s(&step.work());
+        let sum = parts.gemm_s
+            + parts.logits_s
+            + parts.elementwise_s
+            + parts.reduce_s
+            + parts.prompt_attention_s
+            + parts.decode_attention_s;
+        let whole = formula.step(&step.work()).as_secs();
+        assert!((sum - whole).abs() < 1e-11, "{step:?}: {parts:?} {whole}");
     }
 }
 
-fn measured(paths: &[std::path::PathBuf]) -> BTreeMap<String, Vec<Measured>> {
-    let mut deployments: BTreeMap<String, Vec<Measured>> = BTreeMap::new();
-    for path in paths {
-        let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_path(path).unwrap();
-        let header = reader.headers().unwrap().clone();
-        for record in reader.records().map(Result::unwrap) {
-            let text = |name: &str| &record[header.iter().position(|h| h == name).unwrap()];
-            let count = |name: &str| text(name).parse::<u32>().unwrap();
-            let (new_tokens, seqs) = (count("new_tokens"), count("decode_batch"));
-            deployments.entry(text("deployment").to_owned()).or_default().push(Measured {
-                kind: text("kind").to_owned(),
-                chunk: (new_tokens > 0).then(|| PrefillChunk {
-                    new_tokens,
-                    cached_tokens: count("cached_ctx"),
-                    last: true,
-                }),
-                seqs,
-                context: u64::from(seqs) * u64::from(count("decode_ctx")),
-                total_ms: text("total_ms").parse().unwrap(),
-            });
-        }
-    }
-    deployments
-}
+static MEASURED: LazyLock<Vec<Step>> = LazyLock::new(|| {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = Settings::load(&root.join("experiments/accuracy.toml")).unwrap();
+    read_steps(&settings.steps, &settings.names).unwrap()
+});
 
 /// Mean and largest absolute error in percent, per deployment and kind of step.
-fn errors(
-    steps: &BTreeMap<String, Vec<Measured>>,
-    model: impl Fn(&Hardware) -> StepTime,
-) -> String {
+fn errors(model: impl Fn(&Hardware) -> StepTime) -> String {
     let mut lines = String::new();
     for (deployment, file) in DEPLOYMENTS {
         let model = model(&hardware(file));
         write!(lines, "{file}:").unwrap();
-        for kind in ["decode", "prefill", "mixed", ""] {
-            let errors: Vec<f64> = steps[deployment]
-                .iter()
-                .filter(|step| kind.is_empty() || step.kind == kind)
-                .map(|step| step.error_percent(&model).abs())
-                .collect();
-            let mean = errors.iter().sum::<f64>() / errors.len() as f64;
-            let max = errors.iter().copied().fold(0.0, f64::max);
-            let kind = if kind.is_empty() { "all" } else { kind };
+        for kind in [Some(StepKind::Decode), Some(StepKind::Prefill), Some(StepKind::Mixed), None] {
+            let steps = MEASURED.iter().filter(|step| step.parts.to_string() == deployment);
+            let errors = Errors::of(
+                steps
+                    .filter(|step| kind.is_none_or(|kind| step.kind == kind))
+                    .map(|step| (model.step(&step.work()).as_millis(), step.ms)),
+            );
+            let kind = kind.map_or("all".to_owned(), |kind| kind.to_string());
+            let (mean, max) = (errors.mean().unwrap(), errors.quantile(1.0).unwrap());
             write!(lines, " {kind} {mean:.1}/{max:.1}").unwrap();
         }
         lines.push('\n');
@@ -281,53 +264,24 @@ fn errors(
     lines
 }
 
-fn sample() -> BTreeMap<String, Vec<Measured>> {
-    measured(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/steps.csv")])
-}
-
-/// All rows, if `SIM_REFERENCE` names the folder that holds `perf/`.
-fn reference() -> Option<BTreeMap<String, Vec<Measured>>> {
-    let folder = std::env::var_os("SIM_REFERENCE")?;
-    let file = |kind| Path::new(&folder).join(format!("perf/step_{kind}.csv"));
-    Some(measured(&[file("decode"), file("prefill"), file("mixed")]))
-}
-
 #[test]
 fn roofline_error_against_measured_steps() {
-    insta::assert_snapshot!(errors(&sample(), roofline), @r"
-    llama-3.1-70b-fp8-h200-trtllm: decode 2.2/4.8 prefill 3.3/8.3 mixed 2.1/7.2 all 2.5/8.3
-    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 2.5/5.2 prefill 4.5/9.6 mixed 2.9/8.4 all 3.3/9.6
-    qwen3-32b-fp8-h200-vllm: decode 6.3/12.1 prefill 9.5/28.4 mixed 7.0/16.3 all 7.5/28.4
-    qwen3-32b-bf16-h200-tp2-vllm: decode 4.9/9.8 prefill 5.6/14.2 mixed 2.1/5.6 all 4.0/14.2
-    llama-3.1-8b-bf16-l40s-vllm: decode 3.3/6.9 prefill 4.4/12.0 mixed 3.7/6.3 all 3.8/12.0
-    ");
-    if let Some(reference) = reference() {
-        insta::assert_snapshot!(errors(&reference, roofline), @r"
+    insta::assert_snapshot!(errors(roofline), @r"
     llama-3.1-70b-fp8-h200-trtllm: decode 1.6/5.9 prefill 2.3/8.3 mixed 1.9/7.2 all 1.9/8.3
-    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 2.0/9.9 prefill 3.8/11.6 mixed 2.6/8.4 all 2.8/11.6
-    qwen3-32b-fp8-h200-vllm: decode 6.4/20.4 prefill 8.7/31.8 mixed 7.6/16.7 all 7.6/31.8
-    qwen3-32b-bf16-h200-tp2-vllm: decode 4.6/9.8 prefill 4.9/14.2 mixed 2.0/6.0 all 3.6/14.2
-    llama-3.1-8b-bf16-l40s-vllm: decode 3.5/8.8 prefill 5.4/20.4 mixed 3.4/7.4 all 4.0/20.4
+    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 2.1/10.4 prefill 3.7/11.3 mixed 2.7/8.9 all 2.8/11.3
+    qwen3-32b-fp8-h200-vllm: decode 6.7/20.7 prefill 8.5/32.2 mixed 8.5/19.7 all 8.0/32.2
+    qwen3-32b-bf16-h200-tp2-vllm: decode 4.4/9.7 prefill 4.8/14.3 mixed 2.0/6.1 all 3.5/14.3
+    llama-3.1-8b-bf16-l40s-vllm: decode 3.5/8.4 prefill 5.3/19.0 mixed 3.3/6.8 all 4.0/19.0
     ");
-    }
 }
 
 #[test]
 fn table_error_against_measured_steps() {
-    insta::assert_snapshot!(errors(&sample(), table), @r"
-    llama-3.1-70b-fp8-h200-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.7/3.5 all 0.3/3.5
-    llama-3.1-70b-fp8-h100-tp2-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/2.4 all 0.2/2.4
-    qwen3-32b-fp8-h200-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 4.0/11.6 all 1.6/11.6
-    qwen3-32b-bf16-h200-tp2-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/1.5 all 0.1/1.5
-    llama-3.1-8b-bf16-l40s-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.7/3.1 all 0.3/3.1
-    ");
-    if let Some(reference) = reference() {
-        insta::assert_snapshot!(errors(&reference, table), @r"
+    insta::assert_snapshot!(errors(table), @r"
     llama-3.1-70b-fp8-h200-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.9/6.5 all 0.4/6.5
     llama-3.1-70b-fp8-h100-tp2-trtllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/3.2 all 0.2/3.2
     qwen3-32b-fp8-h200-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 4.5/22.5 all 1.8/22.5
     qwen3-32b-bf16-h200-tp2-vllm: decode 0.0/0.0 prefill 0.0/0.0 mixed 0.4/2.3 all 0.2/2.3
     llama-3.1-8b-bf16-l40s-vllm: decode 0.3/6.8 prefill 0.0/0.0 mixed 0.8/6.4 all 0.4/6.8
     ");
-    }
 }

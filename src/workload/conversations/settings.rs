@@ -1,13 +1,12 @@
 //! What an experiment says of its conversations.
 
+use crate::rng::Stream;
 use crate::settings::{self, Invalid};
 use crate::time::SimDuration;
-use crate::workload::MAX_TOKENS;
 use crate::workload::distribution::{Distribution, Tokens};
+use crate::workload::{MAX_TOKENS, validate_concurrency};
 use serde::{Deserialize, Serialize};
 
-/// Conversations at the same time: far above any client.
-const MAX_CONCURRENCY: u32 = 1_000_000;
 /// Starters, each of which is kept with its length.
 const MAX_STARTERS: u32 = 1_000_000;
 
@@ -65,25 +64,36 @@ pub struct Client {
     pub overhead_jitter: Distribution<SimDuration>,
 }
 
+impl Client {
+    /// Refuses times that cannot be drawn.
+    ///
+    /// # Errors
+    /// The first unusable key.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.overhead_jitter.validate().map_err(|e| e.within("overhead_jitter"))
+    }
+
+    /// The time that one request takes, at `concurrency`.
+    pub(crate) fn way(&self, concurrency: u32, draws: &mut Stream) -> SimDuration {
+        self.overhead
+            + self.overhead_per_inflight * u64::from(concurrency)
+            + self.overhead_jitter.sample(draws)
+    }
+}
+
 impl ConversationSettings {
     /// Refuses settings that no conversation can follow.
     ///
     /// # Errors
     /// The first unusable key.
     pub fn validate(&self) -> Result<(), Invalid> {
-        Invalid::unless(
-            (1..=MAX_CONCURRENCY).contains(&self.concurrency),
-            "concurrency",
-            self.concurrency,
-            &format!("from 1 to {MAX_CONCURRENCY}"),
-        )?;
+        validate_concurrency(self.concurrency)?;
         self.starter_tokens.validate().map_err(|e| e.within("starter_tokens"))?;
         let one = Tokens(1);
         self.question_tokens.validate_at_least(one).map_err(|e| e.within("question_tokens"))?;
         self.output_tokens.validate_at_least(one).map_err(|e| e.within("output_tokens"))?;
         self.think_time.validate().map_err(|e| e.within("think_time"))?;
-        let jitter = self.client.overhead_jitter.validate();
-        jitter.map_err(|e| e.within("overhead_jitter").within("client"))?;
+        self.client.validate().map_err(|e| e.within("client"))?;
 
         Invalid::unless(
             (1..=MAX_STARTERS).contains(&self.starters),

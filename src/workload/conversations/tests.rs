@@ -1,4 +1,5 @@
 use super::*;
+use crate::time::SimDuration;
 use crate::workload::distribution::{Distribution, Tokens};
 use proptest::prelude::*;
 use std::collections::BTreeMap;

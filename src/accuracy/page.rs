@@ -1,0 +1,61 @@
+//! The page of all comparisons: what is on it, in which order, and the words.
+//! A further comparison is a method of [`Page`] that adds its table and its
+//! errors, and a section here.
+
+use super::data::{read_runs, read_steps};
+use super::report::Page;
+use super::runs::Replays;
+use super::steps::Steps;
+use super::{AccuracyError, Settings};
+
+impl Page {
+    /// Makes every comparison that `settings` names.
+    ///
+    /// # Errors
+    /// If measurements cannot be read, or a run cannot be replayed.
+    pub fn new(settings: &Settings) -> Result<Self, AccuracyError> {
+        let mut page = Self::default();
+        page.say("# Accuracy");
+        page.say(
+            "Made by `sim accuracy --write`; `docs/accuracy.csv` has the same errors for \
+             `sim accuracy --check`. Errors are absolute and in percent of what was measured, \
+             unless a column says otherwise; bias is the mean with its sign. The data and what \
+             they are worth: `measured/README.md`.",
+        );
+        page.say("## Single steps");
+        page.say(
+            "The formula of [step-time.md](step-time.md) against step times composed of operator \
+             tables (AIConfigurator 0.12.0): median / 95th percentile (steps). *Measured* steps \
+             are those whose matrix products and attention were measured as they are; *composed* \
+             ones have FP8 products estimated from another kind, or attention over a cached \
+             prefix computed by the source; nobody measured a mixed step. The formula's \
+             parameters, one set per GPU and engine, were fitted to all these steps \
+             (`sim calibrate`), so this is the error of a fit.",
+        );
+        page.steps(&Steps::new(read_steps(&settings.steps, &settings.names)?, &settings.models)?);
+        page.say("## Serving runs");
+        page.say(&format!(
+            "Each run of `measured/serving.csv` replayed: one worker, a closed loop at the run's \
+             concurrency, {} requests per client, lengths drawn from {} of the longest up where \
+             the source's are, else fixed. Fitted to these runs: the host time of vLLM (two \
+             numbers in `models/engines/vllm.toml`), on every other run of each deployment in \
+             the order of the source, so that both halves have light and heavy loads. Everything \
+             else is predicted from steps, data sheets and assumptions that hold for an engine \
+             (`models/engines/`, `experiments/accuracy.toml`). Not counted: times to the first \
+             token that the source's notes call contaminated. Those of runs with a version in \
+             their name depend on when requests arrived, which was not recorded.\n\n\
+             Host times of TensorRT-LLM are not fitted: overlap hides them, and these runs do \
+             not determine them. Its runs of Qwen3-32B FP8 are too fast throughout: their \
+             prompts take a quarter longer than products with one scale per tensor would, the only \
+             ones in the tables; an older version with a scale per block is the likely reason.",
+            settings.assumed.requests_per_client, settings.assumed.shortest_ratio,
+        ));
+        let runs = read_runs(&settings.runs, &settings.names, &settings.assumed)?;
+        let predicted = Replays::new(&runs, &settings.models, &settings.assumed)?.predict_all()?;
+        page.runs(&runs, &predicted);
+        page.say("## Every serving run");
+        page.say("Prompt / output tokens x concurrency.");
+        page.each_run(&runs, &predicted);
+        Ok(page)
+    }
+}

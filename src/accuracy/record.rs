@@ -1,0 +1,115 @@
+//! Errors by name, kept in a file so that a later version can be held to them.
+
+use super::AccuracyError;
+use super::errors::Errors;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How many percentage points an error may grow before a check fails: above
+/// what a change of random draws moves, below what a user would notice.
+pub const MARGIN_POINTS: f64 = 0.5;
+
+/// Mean absolute errors, in the order in which they were found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record(Vec<Entry>);
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    error_of: String,
+    count: usize,
+    mean_percent: f64,
+}
+
+impl Record {
+    /// Adds the mean absolute error of `errors`, if there are any.
+    pub(super) fn add(&mut self, name: &str, errors: &Errors) {
+        if let Some(mean) = errors.mean() {
+            // Two decimals: enough for the margin, the same on every platform.
+            let mean_percent = (mean * 100.0).round() / 100.0;
+            self.0.push(Entry { error_of: name.to_owned(), count: errors.count(), mean_percent });
+        }
+    }
+
+    /// As the text of a CSV.
+    pub fn to_csv(&self) -> String {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        for entry in &self.0 {
+            writer.serialize(entry).expect("rows of text and numbers");
+        }
+        String::from_utf8(writer.into_inner().expect("writing to memory")).expect("UTF-8")
+    }
+
+    /// Reads what [`to_csv`](Self::to_csv) wrote.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is something else.
+    pub fn read(path: &Path) -> Result<Self, AccuracyError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
+        let entries: Result<Vec<Entry>, csv::Error> =
+            csv::Reader::from_reader(text.as_bytes()).deserialize().collect();
+        entries.map(Self).map_err(|error| AccuracyError::Row {
+            path: path.to_path_buf(),
+            line: error.position().map_or(1, csv::Position::line),
+            problem: error.to_string(),
+        })
+    }
+
+    /// What is worse than `before` by more than [`MARGIN_POINTS`], or missing.
+    pub fn worse_than(&self, before: &Self) -> Vec<String> {
+        let mut worse = Vec::new();
+        for old in &before.0 {
+            match self.0.iter().find(|new| new.error_of == old.error_of) {
+                None => worse.push(format!("{}: no longer compared", old.error_of)),
+                Some(new) if new.count < old.count => worse.push(format!(
+                    "{}: {} compared, {} before",
+                    old.error_of, new.count, old.count
+                )),
+                Some(new) if new.mean_percent > old.mean_percent + MARGIN_POINTS => {
+                    worse.push(format!(
+                        "{}: {:.2} %, {:.2} % before",
+                        old.error_of, new.mean_percent, old.mean_percent
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        worse
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(errors: &[(&str, &[f64])]) -> Record {
+        let mut record = Record::default();
+        for (name, errors) in errors {
+            record.add(name, &errors.iter().copied().collect());
+        }
+        record
+    }
+
+    #[test]
+    fn a_record_survives_being_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record.csv");
+        let before = record(&[("run, a", &[1.0, -2.0]), ("run, b", &[0.126])]);
+        std::fs::write(&path, before.to_csv()).unwrap();
+        let read = Record::read(&path).unwrap();
+        assert_eq!(read, before);
+        assert!(read.worse_than(&before).is_empty());
+        std::fs::write(&path, "error_of,count,mean_percent\na,1,x\n").unwrap();
+        assert!(Record::read(&path).unwrap_err().to_string().contains("record.csv:2"));
+    }
+
+    #[test]
+    fn what_grew_shrank_or_vanished_is_named() {
+        let before = record(&[("a", &[1.0]), ("b", &[1.0]), ("c", &[1.0]), ("d", &[1.0, 1.0])]);
+        let after = record(&[("a", &[1.4]), ("b", &[-1.6]), ("d", &[1.0]), ("new", &[99.0])]);
+        assert_eq!(
+            after.worse_than(&before),
+            ["b: 1.60 %, 1.00 % before", "c: no longer compared", "d: 1 compared, 2 before"]
+        );
+    }
+}

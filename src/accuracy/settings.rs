@@ -1,0 +1,121 @@
+//! The file that says what measurements are compared with, and how.
+
+use super::AccuracyError;
+use crate::engine::model::Dtype;
+use crate::settings::Invalid;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What `sim accuracy` compares: see `experiments/accuracy.toml`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The library of GPUs, networks, efficiencies and engines.
+    pub models: PathBuf,
+    /// CSV of measured steps.
+    pub steps: PathBuf,
+    /// CSV of serving runs.
+    pub runs: PathBuf,
+    /// The page that is written, Markdown.
+    pub page: PathBuf,
+    /// The errors on it, CSV.
+    pub record: PathBuf,
+    /// What the measurements call the parts of that library.
+    pub names: Names,
+    /// What is not recorded of the serving runs.
+    pub assumed: Assumed,
+}
+
+/// Names in measurements, and the files of the library that they stand for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Names {
+    /// Of GPUs: files of `gpus/` without their ending.
+    pub gpu: BTreeMap<String, String>,
+    /// Of networks: files of `shapes/`, with their ending.
+    pub model: BTreeMap<String, String>,
+}
+
+/// What is not recorded of serving runs: one value for all of an engine's.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assumed {
+    /// Requests of a run, as a multiple of its concurrency.
+    pub requests_per_client: u32,
+    /// Shortest length of a run with jittered lengths, as a share of the longest.
+    pub shortest_ratio: f64,
+    /// Number format of the KV cache, by engine, or by engine and GPU of the
+    /// library (`"vllm h200"`), which goes first.
+    pub kv_dtype: BTreeMap<String, KvDtype>,
+    /// Seed of the lengths.
+    pub seed: u64,
+}
+
+/// Number format of a KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvDtype {
+    /// 16 bit, whatever the weights are.
+    Bf16,
+    /// 8 bit.
+    Fp8,
+    /// That of the weights.
+    Weights,
+}
+
+impl Assumed {
+    /// The number format of an engine's KV cache on a GPU of the library.
+    pub(super) fn kv_dtype(&self, engine: &str, gpu: &str, weights: Dtype) -> Option<Dtype> {
+        let both = self.kv_dtype.get(&format!("{engine} {gpu}"));
+        Some(match both.or_else(|| self.kv_dtype.get(engine))? {
+            KvDtype::Bf16 => Dtype::Bf16,
+            KvDtype::Fp8 => Dtype::Fp8,
+            KvDtype::Weights => weights,
+        })
+    }
+}
+
+impl Settings {
+    /// Reads the file; paths in it are relative to it.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not the TOML expected, or has a value that will not do.
+    pub fn load(path: &Path) -> Result<Self, AccuracyError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
+        let mut settings: Self = toml::from_str(&text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start.min(text.len()));
+            AccuracyError::Toml {
+                path: path.to_path_buf(),
+                line: 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count(),
+                problem: error.message().to_owned(),
+            }
+        })?;
+        settings
+            .validate()
+            .map_err(|invalid| AccuracyError::Value { path: path.to_path_buf(), invalid })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let Self { models, steps, runs, page, record, .. } = &mut settings;
+        for named in [models, steps, runs, page, record] {
+            *named = folder.join(&*named);
+        }
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        let Assumed { requests_per_client, shortest_ratio, .. } = self.assumed;
+        Invalid::unless(
+            (1..=10_000).contains(&requests_per_client),
+            "assumed.requests_per_client",
+            requests_per_client,
+            "from 1 to 10000",
+        )?;
+        Invalid::unless(
+            shortest_ratio > 0.0 && shortest_ratio <= 1.0,
+            "assumed.shortest_ratio",
+            shortest_ratio,
+            "above 0 and at most 1",
+        )
+    }
+}

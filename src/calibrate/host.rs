@@ -1,0 +1,108 @@
+//! An engine's host time, from serving runs.
+
+use super::least_squares::minimise;
+use super::{Fitted, four_digits};
+use crate::accuracy::data::ServingRun;
+use crate::accuracy::runs::{Predicted, Replays};
+use crate::accuracy::{AccuracyError, Errors};
+use crate::engine::settings::{EngineSettings, HostSettings};
+use crate::time::SimDuration;
+use std::cell::Cell;
+
+/// Milliseconds by which host times are changed to take derivatives: enough to
+/// move a replay by more than the chance of who shares a step with whom.
+const CHANGES_MS: [f64; 2] = [0.2, 0.02];
+
+/// Percentage points by which a fit must lower the error of the runs that it
+/// was made to; one that gains less says nothing (a host hidden behind the GPU).
+const LEAST_GAIN: f64 = 0.1;
+
+/// A fit of one engine's host time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostFit {
+    /// `prepare` and `per_seq`, milliseconds; unchanged and without an interval
+    /// if the fit gained nothing.
+    pub parameters: Vec<Fitted>,
+    /// Errors of the time per output token with the values of the library: of
+    /// the runs fitted to, and of the others.
+    pub before: [Errors; 2],
+    /// The same with the fitted values.
+    pub after: [Errors; 2],
+}
+
+impl HostFit {
+    /// Fits `prepare` and `per_seq` of one engine to the time per output token
+    /// of the runs that `fitted` marks; the others are only predicted.
+    ///
+    /// # Errors
+    /// If a run cannot be replayed, or there are too few.
+    pub fn new(replays: &Replays<'_>, fitted: &[bool]) -> Result<Self, AccuracyError> {
+        let runs = replays.runs();
+        let host = replays.host();
+        let ms = |time: Option<SimDuration>| time.unwrap_or_default().as_millis();
+        // A host time of nothing could not be changed in proportion.
+        let start = [ms(host.prepare).max(1e-3), ms(host.per_seq).max(1e-4)];
+        let replay = |values: &[f64], mask: Option<&[bool]>| {
+            let time = |ms: f64| Some(SimDuration::from_millis_f64(ms));
+            let host = HostSettings {
+                prepare: time(values[0]),
+                per_seq: time(values[1]),
+                ..HostSettings::default()
+            };
+            let changes = EngineSettings { host, ..EngineSettings::default() };
+            replays.predict(&changes, mask)
+        };
+        let failure = Cell::new(None);
+        let residuals = |values: &[f64]| match replay(values, Some(fitted)) {
+            Ok(predicted) => Some(
+                marked(runs, &predicted, fitted, true)
+                    .map(|(predicted, run)| predicted.tpot_ms / run.tpot_ms - 1.0)
+                    .collect(),
+            ),
+            Err(error) => {
+                failure.set(Some(error));
+                None
+            }
+        };
+        let Some(solution) = minimise(&start, &CHANGES_MS, &residuals) else {
+            let too_few = AccuracyError::TooFew { what: "serving runs", count: runs.len() };
+            return Err(failure.take().unwrap_or(too_few));
+        };
+        let values: Vec<f64> = solution.values.iter().map(|&value| four_digits(value)).collect();
+        let errors = |values: &[f64]| -> Result<[Errors; 2], AccuracyError> {
+            let predicted = replay(values, None)?;
+            Ok([true, false].map(|half| {
+                Errors::of(
+                    marked(runs, &predicted, fitted, half).map(|(p, run)| (p.tpot_ms, run.tpot_ms)),
+                )
+            }))
+        };
+        let (before, mut after) = (errors(&start)?, errors(&values)?);
+        let gain = before[0].mean().unwrap_or_default() - after[0].mean().unwrap_or_default();
+        let gains = gain >= LEAST_GAIN;
+        if !gains {
+            after = before.clone();
+        }
+        let parameters = ["prepare", "per_seq"].into_iter().enumerate().map(|(i, key)| Fitted {
+            key,
+            before: start[i],
+            after: if gains { values[i] } else { start[i] },
+            interval: solution.intervals[i].filter(|_| gains),
+        });
+        Ok(Self { parameters: parameters.collect(), before, after })
+    }
+}
+
+/// Runs with their predictions, those that are marked or those that are not.
+fn marked<'a>(
+    runs: &'a [ServingRun],
+    predicted: &'a [Option<Predicted>],
+    marks: &'a [bool],
+    mark: bool,
+) -> impl Iterator<Item = (Predicted, &'a ServingRun)> {
+    runs.iter()
+        .zip(predicted)
+        .zip(marks)
+        .filter(move |(_, marked)| **marked == mark)
+        .filter_map(|((run, predicted), _)| predicted.map(|predicted| (predicted, run)))
+}

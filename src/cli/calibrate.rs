@@ -1,0 +1,126 @@
+//! `sim calibrate`.
+
+use super::args::CalibrateArgs;
+use super::{CliError, print, say};
+use kv_router_sim::accuracy::data::{ServingRun, Step, read_runs, read_steps};
+use kv_router_sim::accuracy::runs::Replays;
+use kv_router_sim::accuracy::steps::Steps;
+use kv_router_sim::accuracy::{AccuracyError, Errors, Settings, halves};
+use kv_router_sim::calibrate::{Fitted, HostFit, PeaksFit, rewrite};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Fits every GPU and engine with steps, and every engine with serving runs;
+/// writes files only when all fits are done.
+pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
+    let mut settings = Settings::load(&args.settings)?;
+    if let Some(steps) = &args.steps {
+        settings.steps.clone_from(steps);
+    }
+    if let Some(runs) = &args.runs {
+        settings.runs.clone_from(runs);
+    }
+    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|only| only == name);
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
+
+    let mut peaks: BTreeMap<String, Vec<Step>> = BTreeMap::new();
+    for step in read_steps(&settings.steps, &settings.names)? {
+        let name = format!("{}-{}", step.parts.gpu, step.parts.engine);
+        peaks.entry(name).or_default().push(step);
+    }
+    let mut hosts: BTreeMap<String, Vec<ServingRun>> = BTreeMap::new();
+    for run in read_runs(&settings.runs, &settings.names, &settings.assumed)? {
+        hosts.entry(run.parts.engine.clone()).or_default().push(run);
+    }
+    let known: Vec<&String> = peaks.keys().chain(hosts.keys()).collect();
+    if let Some(unknown) = args.only.iter().find(|only| !known.contains(only)) {
+        let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
+        return Err(
+            AccuracyError::Unknown { name: unknown.clone(), known: known.join(", ") }.into()
+        );
+    }
+    for (name, rows) in peaks {
+        if !wanted(&name) {
+            continue;
+        }
+        let path = Path::new("efficiencies").join(format!("{name}.toml"));
+        let fit = PeaksFit::new(&Steps::new(rows, &settings.models)?)?;
+        let [before, after] = fit.error_percent;
+        let title = format!(
+            "{}: {} steps, mean error {before:.2} % before, {after:.2} % after",
+            path.display(),
+            fit.count
+        );
+        print(&table(&title, &fit.parameters))?;
+        files.push(changed(&settings.models, path, "", &fit.parameters, |v| v.to_string())?);
+    }
+    for (name, runs) in hosts {
+        if !wanted(&name) {
+            continue;
+        }
+        let path = Path::new("engines").join(format!("{name}.toml"));
+        let replays = Replays::new(&runs, &settings.models, &settings.assumed)?;
+        let fit = HostFit::new(&replays, &halves(&runs))?;
+        let mean = |errors: &Errors| errors.mean().unwrap_or_default();
+        let title = format!(
+            "{}: TPOT of {} runs, mean error {:.2} % before, {:.2} % after; of the {} others, \
+             {:.2} % before, {:.2} % after",
+            path.display(),
+            fit.before[0].count(),
+            mean(&fit.before[0]),
+            mean(&fit.after[0]),
+            fit.before[1].count(),
+            mean(&fit.before[1]),
+            mean(&fit.after[1]),
+        );
+        print(&table(&title, &fit.parameters))?;
+        files.push(changed(&settings.models, path, "host", &fit.parameters, |v| {
+            format!("\"{v}ms\"")
+        })?);
+    }
+    let Some(out) = &args.out else { return Ok(()) };
+    for (path, text) in files {
+        let path = out.join(path);
+        super::write(&path, &text)?;
+        say(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}
+
+/// A file of the library with fitted values in it.
+fn changed(
+    models: &Path,
+    path: PathBuf,
+    section: &str,
+    parameters: &[Fitted],
+    written: impl Fn(f64) -> String,
+) -> Result<(PathBuf, String), CliError> {
+    let full = models.join(&path);
+    let mut text = std::fs::read_to_string(&full)
+        .map_err(|source| AccuracyError::Io { path: full.clone(), source })?;
+    for parameter in parameters.iter().filter(|parameter| parameter.interval.is_some()) {
+        let key = parameter.key;
+        text = rewrite(&text, section, key, &written(parameter.after))
+            .ok_or_else(|| AccuracyError::NoPlace { path: full.clone(), key: key.to_owned() })?;
+    }
+    Ok((path, text))
+}
+
+fn table(title: &str, parameters: &[Fitted]) -> String {
+    let mut text = format!("{title}\n");
+    for Fitted { key, before, after, interval } in parameters {
+        let found = match interval {
+            None => "stays: these measurements do not change it".to_owned(),
+            Some(interval) if interval.is_finite() => {
+                // Two digits: an interval is not known better.
+                let interval: f64 = format!("{interval:.1e}").parse().unwrap_or(*interval);
+                format!("{after:>10} +- {interval} (95 %)")
+            }
+            Some(_) => format!("{after:>10}, not determined apart from the others"),
+        };
+        let _ = writeln!(text, "  {key:<24}{before:>10} -> {found}");
+    }
+    text.push('\n');
+    text
+}

@@ -1,0 +1,177 @@
+//! Simulated serving runs against real ones, and the record of their errors.
+
+use super::program::{Workplace, text};
+use kv_router_sim::accuracy::data::{ServingRun, read_runs, read_steps};
+use kv_router_sim::accuracy::runs::{Predicted, Replays};
+use kv_router_sim::accuracy::{Page, Record, Settings};
+use kv_router_sim::engine::model::Dtype;
+use std::path::Path;
+use std::sync::LazyLock;
+
+static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Settings::load(&root.join("experiments/accuracy.toml")).unwrap()
+});
+
+static RUNS: LazyLock<Vec<ServingRun>> =
+    LazyLock::new(|| read_runs(&SETTINGS.runs, &SETTINGS.names, &SETTINGS.assumed).unwrap());
+
+fn replay(run: &ServingRun) -> Predicted {
+    let runs = [run.clone()];
+    Replays::new(&runs, &SETTINGS.models, &SETTINGS.assumed).unwrap().predict_all().unwrap()[0]
+}
+
+fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static ServingRun {
+    let wanted = |run: &&ServingRun| {
+        run.deployment() == deployment
+            && (run.prompt_tokens, run.output_tokens, run.concurrency)
+                == (prompt, output, concurrency)
+    };
+    RUNS.iter().find(wanted).expect("a run of measured/serving.csv")
+}
+
+#[test]
+fn no_error_has_grown() {
+    let page = Page::new(&SETTINGS).unwrap();
+    let record = Record::read(&SETTINGS.record).unwrap();
+    assert_eq!(page.record.worse_than(&record), Vec::<String>::new());
+    // The tables have every step and every run.
+    assert_eq!(RUNS.len(), 194);
+    assert_eq!(read_steps(&SETTINGS.steps, &SETTINGS.names).unwrap().len(), 5_698);
+}
+
+/// At 8,192 / 1,024 tokens and concurrency 32 a real H200 shows a first token
+/// after 3.1 s and 75.7 ms a token; at 64, 39.8 s and 107 ms.
+#[test]
+fn a_full_pool_of_vllm_shows_the_real_pattern() {
+    let deployment = "llama-3.1-70b fp8, h200 tp 1, vllm";
+    for (concurrency, preempts) in [(32, false), (64, true)] {
+        let run = run(deployment, 8_192, 1_024, concurrency);
+        let predicted = replay(run);
+        assert!((predicted.tpot_ms / run.tpot_ms - 1.0).abs() < 0.1, "{run}: {predicted:?}");
+        assert!((predicted.ttft_ms / run.ttft_ms - 1.0).abs() < 0.25, "{run}: {predicted:?}");
+        assert_eq!(predicted.preemptions > 0.0, preempts, "{run}: {predicted:?}");
+    }
+}
+
+/// The same run with a 16-bit cache waits for memory: that is not what was seen.
+#[test]
+fn a_16_bit_pool_cannot_hold_what_ran_on_one_h200() {
+    let run = run("llama-3.1-70b fp8, h200 tp 1, vllm", 8_192, 1_024, 32);
+    let mut half = run.clone();
+    half.parts.kv_dtype = Dtype::Bf16;
+    let predicted = replay(&half);
+    assert!(predicted.ttft_ms > 5.0 * run.ttft_ms, "{predicted:?}");
+    assert!(predicted.preemptions > 0.0);
+}
+
+/// More clients never shorten the time per token nor the wait.
+#[test]
+fn more_clients_take_no_less_time() {
+    for deployment in ["llama-3.1-70b fp8, h200 tp 4, vllm", "llama-3.1-70b fp8, h200 tp 1, trtllm"]
+    {
+        let mut before: Option<Predicted> = None;
+        for concurrency in [4, 8, 16, 32, 64] {
+            let predicted = replay(run(deployment, 8_192, 1_024, concurrency));
+            if let Some(before) = before {
+                assert!(predicted.tpot_ms > before.tpot_ms, "{deployment} {concurrency}");
+                assert!(predicted.ttft_ms > before.ttft_ms, "{deployment} {concurrency}");
+            }
+            before = Some(predicted);
+        }
+    }
+}
+
+#[test]
+fn rows_that_cannot_be_used_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.csv");
+    let good = "gpu,engine,engine_version,model,precision,mode,tp,isl,osl,concurrency,ttft_ms,tpot_ms,note\n\
+                h200_sxm,vllm,,Qwen/Qwen3-32B,fp8,agg,1,1024,128,8,100,10,fixed lengths\n";
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        read_runs(&path, &SETTINGS.names, &SETTINGS.assumed)
+    };
+    let runs = read(good).unwrap();
+    assert!(!runs[0].jittered);
+    assert_eq!(runs[0].parts.kv_dtype, Dtype::Fp8);
+    for (from, to, problem) in [
+        ("h200_sxm", "h300", "gpu \"h300\": must be one of h100_sxm, h200_sxm, l40s"),
+        ("Qwen/Qwen3-32B", "x", "model \"x\": must be one of"),
+        ("vllm", "sglang", "engine \"sglang\": must be one of"),
+        (",fp8,", ",int4,", "precision \"int4\": must begin with fp8"),
+        ("100,10,", "-1,10,", "ttft_ms -1: must be a finite number above 0"),
+        ("100,10,", "100,NaN,", "tpot_ms NaN: must be a finite number above 0"),
+        (",8,", ",0,", "concurrency 0: must be from 1 to 1000000"),
+        (",8,", ",many,", "invalid digit"),
+        ("isl,", "prompt,", "missing field `isl`"),
+    ] {
+        let error = read(&good.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains("runs.csv:2: ") && error.contains(problem), "{error}");
+    }
+    let error = read(&good.replace(",agg,", ",disagg,")).unwrap_err().to_string();
+    assert!(error.ends_with("runs.csv: no rows"), "{error}");
+}
+
+/// A copy of what `sim accuracy` reads, with few rows.
+fn small(place: &Workplace) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let some = |file: &str, every: usize| {
+        let text = std::fs::read_to_string(root.join("measured").join(file)).unwrap();
+        let lines = text.lines().enumerate().filter(|(i, _)| *i < 3 || i % every == 0);
+        lines.map(|(_, line)| format!("{line}\n")).collect::<String>()
+    };
+    place.write("steps.csv", some("steps.csv", 40));
+    place.write("serving.csv", some("serving.csv", 20));
+    let settings = std::fs::read_to_string(root.join("experiments/accuracy.toml")).unwrap();
+    let settings = settings
+        .replace("\"../measured/", "\"")
+        .replace("\"../docs/", "\"")
+        .replace("\"../models\"", &format!("{:?}", root.join("models").display().to_string()));
+    place.write("accuracy.toml", settings);
+}
+
+#[test]
+fn the_program_writes_a_record_and_holds_to_it() {
+    let place = Workplace::new();
+    small(&place);
+    let sim = |args: &[&str]| {
+        let output = place.sim(args);
+        (output.status.code(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+    };
+    let (code, _, error) = sim(&["accuracy", "accuracy.toml", "--check"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("accuracy.csv"), "{error}");
+
+    assert_eq!(sim(&["accuracy", "accuracy.toml", "--write"]).0, Some(0));
+    let (code, shown, _) = sim(&["accuracy", "accuracy.toml"]);
+    let page = std::fs::read_to_string(place.path().join("accuracy.md")).unwrap();
+    assert_eq!((code, shown), (Some(0), page));
+    assert_eq!(sim(&["accuracy", "accuracy.toml", "--check"]).0, Some(0));
+
+    let record = std::fs::read_to_string(place.path().join("accuracy.csv")).unwrap();
+    let line = record.lines().find(|line| line.contains("all runs, TPOT\"")).unwrap();
+    let better = line.rsplit_once(',').unwrap().0;
+    place.write("accuracy.csv", record.replace(line, &format!("{better},0.1")));
+    let (code, shown, error) = sim(&["accuracy", "accuracy.toml", "--check"]);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(shown.contains("all runs, TPOT: "), "{shown}");
+    assert!(error.starts_with("error: 1 errors have grown"), "{error}");
+}
+
+#[test]
+fn the_program_writes_files_that_load() {
+    let place = Workplace::new();
+    small(&place);
+    let args = ["calibrate", "accuracy.toml", "--only", "h200-vllm", "--out", "new"];
+    let output = place.sim(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("weight_bandwidth_ratio"), "{}", text(&output.stdout));
+    let written = std::fs::read_to_string(place.path().join("new/efficiencies/h200-vllm.toml"));
+    let written: kv_router_sim::engine::model::Efficiency =
+        toml::from_str(&written.unwrap()).unwrap();
+    assert!((0.8..1.0).contains(&written.weight_bandwidth_ratio), "{written:?}");
+    let output = place.sim(&["calibrate", "accuracy.toml", "--only", "h300-vllm"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--only h300-vllm: must be one of h100-trtllm"));
+}
