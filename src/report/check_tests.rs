@@ -155,10 +155,14 @@ proptest! {
     /// same results are never a change.
     #[test]
     fn a_baseline_reads_back(summary in example::any_summary()) {
-        prop_assume!(summary.provenance.seeds.len() > 1);
+        if summary.provenance.seeds.len() < 2 {
+            return Ok(());
+        }
         // Parameters come from TOML, which has no null.
         let is_null = |p: &crate::experiment::results::Point| p.params.values().any(serde_json::Value::is_null);
-        prop_assume!(!summary.points.iter().any(is_null));
+        if summary.points.iter().any(is_null) {
+            return Ok(());
+        }
         let written = baseline(&summary);
         let back = Baseline::parse(&written.to_toml(), Path::new("b.toml"));
         let back = back.map_err(|error| TestCaseError::fail(error.to_string()))?;

@@ -126,7 +126,7 @@ fn ties_broken_to_the_lowest_id_are_caught() {
     }
     let check = Check::new(&[(baseline, summary)]);
     assert!(check.failed(), "{}", check.text(120));
-    assert!(check.text(120).contains("inflight skew"), "{}", check.text(120));
+    assert!(check.text(120).contains("in-flight skew"), "{}", check.text(120));
 }
 
 /// `cargo test --test it -- --ignored reruns --nocapture`: several minutes.

@@ -93,5 +93,5 @@ fn results_that_are_not_those_of_the_experiment() {
     assert!(line.contains("is not the experiment that gave plots/small any more"), "{line}");
     std::fs::remove_file(&runs).unwrap();
     let line = refused(&place, &args);
-    assert!(line.contains("give a folder that `sim run` has filled"), "{line}");
+    assert!(line.contains("name a folder that `sim run`"), "{line}");
 }
