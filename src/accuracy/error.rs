@@ -2,6 +2,8 @@
 
 use crate::driver::Stuck;
 use crate::engine::model::ModelError;
+use crate::experiment::{ExperimentError, RunError};
+use crate::report::published::PublishedError;
 use crate::settings::Invalid;
 use std::path::PathBuf;
 
@@ -53,6 +55,21 @@ pub enum AccuracyError {
     /// A part of a deployment that is not there or cannot be used.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// An experiment that cannot be read.
+    #[error(transparent)]
+    Experiment(#[from] ExperimentError),
+    /// Published results that cannot be read.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+    /// An experiment that names no published results, or none that it has a point for.
+    #[error("{}: has no [published] results for any of its points", file.display())]
+    Unpublished {
+        /// The experiment.
+        file: PathBuf,
+    },
+    /// An experiment that could not be run.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// An engine that cannot be configured for a deployment.
     #[error("{deployment}: engine.{invalid}")]
     Engine {

@@ -1,7 +1,8 @@
 //! How far simulated times are from measured ones.
 //!
-//! Two kinds of measurements are compared with: times of single steps
-//! ([`steps`]), and whole serving runs on real GPUs ([`runs`]). Both come as CSV
+//! Three kinds of measurements are compared with: published results of fleets,
+//! which experiments name; times of single steps ([`steps`]); and whole serving
+//! runs on real GPUs ([`runs`]). The latter two come as CSV
 //! ([`data`]) whose rows name a GPU, an engine and a network; [`Settings`] says
 //! which files of `models/` those are, and what is assumed of runs that do not
 //! record how they were made. [`Page`] makes tables of the errors, [`Record`]
@@ -11,6 +12,7 @@ pub mod data;
 mod error;
 mod errors;
 mod page;
+mod published;
 mod record;
 mod report;
 pub mod runs;
@@ -21,4 +23,4 @@ pub use error::AccuracyError;
 pub use errors::Errors;
 pub use record::{MARGIN_POINTS, Record};
 pub use report::{Page, halves};
-pub use settings::{Assumed, KvDtype, Names, Settings};
+pub use settings::{Assumed, KvDtype, Names, Published, Settings};

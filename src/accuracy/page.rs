@@ -22,6 +22,15 @@ impl Page {
              unless a column says otherwise; bias is the mean with its sign. The data and what \
              they are worth: `measured/README.md`.",
         );
+        page.say("## Published deployments");
+        page.say(
+            "Experiments beside what was published of the same deployment: error of every cell in \
+             percent, of hit ratios in percentage points; \\* marks cells that are not counted, \
+             for the reasons in the experiment's file.",
+        );
+        for published in &settings.experiments {
+            page.experiment(published)?;
+        }
         page.say("## Single steps");
         page.say(
             "The formula of [step-time.md](step-time.md) against step times composed of operator \

@@ -176,7 +176,7 @@ impl Page {
     }
 }
 
-fn shown(value: Option<f64>) -> String {
+pub(super) fn shown(value: Option<f64>) -> String {
     value.map_or(String::new(), |value| format!("{value:.1}"))
 }
 
@@ -185,18 +185,18 @@ fn signed(value: Option<f64>) -> String {
 }
 
 /// A table of Markdown, its columns as wide as their widest cells.
-struct Table(Vec<Vec<String>>);
+pub(super) struct Table(Vec<Vec<String>>);
 
 impl Table {
-    fn new(head: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(head: impl IntoIterator<Item = String>) -> Self {
         Self(vec![head.into_iter().collect()])
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(super) fn row(&mut self, cells: Vec<String>) {
         self.0.push(cells);
     }
 
-    fn markdown(&self) -> String {
+    pub(super) fn markdown(&self) -> String {
         let columns = self.0[0].len();
         let width = |i: usize| self.0.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();

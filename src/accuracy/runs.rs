@@ -151,6 +151,7 @@ impl<'a> Replays<'a> {
             count: Some(run.concurrency.saturating_mul(self.assumed.requests_per_client)),
             prompt_tokens: lengths(run.prompt_tokens),
             output_tokens: lengths(run.output_tokens),
+            prefix: None,
             client: Client::default(),
         }
     }

@@ -5,7 +5,7 @@ use crate::engine::model::Dtype;
 use crate::settings::Invalid;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What `sim accuracy` compares: see `experiments/accuracy.toml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub steps: PathBuf,
     /// CSV of serving runs.
     pub runs: PathBuf,
+    /// Experiments with published results.
+    pub experiments: Vec<Published>,
     /// The page that is written, Markdown.
     pub page: PathBuf,
     /// The errors on it, CSV.
@@ -25,6 +27,16 @@ pub struct Settings {
     pub names: Names,
     /// What is not recorded of the serving runs.
     pub assumed: Assumed,
+}
+
+/// An experiment that is held against published results.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The experiment's file.
+    pub file: PathBuf,
+    /// What was fitted to those results and what was not.
+    pub note: String,
 }
 
 /// Names in measurements, and the files of the library that they stand for.
@@ -96,9 +108,10 @@ impl Settings {
             .validate()
             .map_err(|invalid| AccuracyError::Value { path: path.to_path_buf(), invalid })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let Self { models, steps, runs, page, record, .. } = &mut settings;
-        for named in [models, steps, runs, page, record] {
-            *named = folder.join(&*named);
+        let Self { models, steps, runs, page, record, experiments, .. } = &mut settings;
+        let experiments = experiments.iter_mut().map(|experiment| &mut experiment.file);
+        for named in [models, steps, runs, page, record].into_iter().chain(experiments) {
+            *named = joined(folder, named);
         }
         Ok(settings)
     }
@@ -118,4 +131,18 @@ impl Settings {
             "above 0 and at most 1",
         )
     }
+}
+
+/// `path` as seen from `folder`, without detours through folders that it leaves again.
+fn joined(folder: &Path, path: &Path) -> PathBuf {
+    let mut joined = PathBuf::new();
+    for part in folder.join(path).components() {
+        let leaves = part == Component::ParentDir;
+        if leaves && matches!(joined.components().next_back(), Some(Component::Normal(_))) {
+            joined.pop();
+        } else {
+            joined.push(part);
+        }
+    }
+    joined
 }

@@ -35,8 +35,9 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 26] = [
+const KNOWN: [Known; 27] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
+    ("engine_ttft_ms", "engine TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
     ("inter_token_ms", "token gap", "ms", LOWER),
     ("e2e_ms", "end to end", "ms", LOWER),

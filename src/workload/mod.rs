@@ -6,6 +6,7 @@
 
 pub mod conversations;
 pub mod distribution;
+pub mod prefix_ratio;
 pub mod requests;
 mod settings;
 pub mod trace;

@@ -2,7 +2,8 @@
 //! next request when the one before has been answered. This is what serving
 //! benchmarks send at a fixed concurrency.
 //!
-//! No two requests share a token. Lengths are keyed by the request's number, so
+//! No two requests share a token, unless prompts begin with one of a few shared
+//! texts. Lengths are keyed by the request's number, so
 //! they are the same whatever serves them.
 
 use super::conversations::Client;
@@ -10,14 +11,18 @@ use super::distribution::{Distribution, Tokens};
 use super::{
     Arrival, MAX_TOKENS, PAUSE_AFTER_REJECTION, Workload, private_run, validate_concurrency,
 };
-use crate::id::{ConversationId, RequestId};
-use crate::request::{Content, Request};
+use crate::id::{BlockId, ConversationId, RequestId};
+use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Use, stream};
 use crate::settings::{self, Invalid};
 use crate::time::SimTime;
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+/// Groups, each of which takes as many block ids as its text has blocks.
+const MAX_GROUPS: u32 = 1_000_000;
 
 /// A closed loop of single requests.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -33,13 +38,27 @@ pub struct RequestSettings {
         skip_serializing_if = "Option::is_none"
     )]
     pub count: Option<u32>,
-    /// Length of a prompt.
+    /// Length of a prompt, after the shared text if there is one.
     pub prompt_tokens: Distribution<Tokens>,
+    /// Text that prompts share; none unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<SharedPrefix>,
     /// Length of an answer; also the request's own `max_tokens`.
     pub output_tokens: Distribution<Tokens>,
     /// The way of a request from its client to the router; no time unless given.
     #[serde(default)]
     pub client: Client,
+}
+
+/// Texts that prompts begin with, one for each group of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedPrefix {
+    /// Groups; a request belongs to each with the same chance.
+    #[serde(deserialize_with = "settings::count")]
+    pub groups: u32,
+    /// Length of each text. 0 shares nothing.
+    pub tokens: Tokens,
 }
 
 impl RequestSettings {
@@ -60,6 +79,14 @@ impl RequestSettings {
             let allowed = format!("tokens up to {MAX_TOKENS}");
             Invalid::unless(longest <= MAX_TOKENS, key, longest, &allowed)?;
         }
+        if let Some(SharedPrefix { groups, tokens }) = self.prefix {
+            let allowed = format!("from 1 to {MAX_GROUPS}");
+            let some = (1..=MAX_GROUPS).contains(&groups);
+            Invalid::unless(some, "prefix.groups", groups, &allowed)?;
+            let most = MAX_TOKENS - self.prompt_tokens.bounds().1.0;
+            let allowed = format!("at most {most}, the longest prompt less prompt_tokens");
+            Invalid::unless(tokens.0 <= most, "prefix.tokens", tokens, &allowed)?;
+        }
         self.client.validate().map_err(|invalid| invalid.within("client"))
     }
 }
@@ -69,6 +96,7 @@ impl RequestSettings {
 #[derive(Debug)]
 pub struct Requests {
     settings: RequestSettings,
+    block_size: u32,
     seed: u64,
     /// Clients that go on.
     concurrency: u32,
@@ -83,18 +111,31 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The loop with its first requests about to be sent at time zero.
+    /// The loop with its first requests about to be sent at time zero, for
+    /// engines with blocks of `block_size` tokens.
     ///
     /// # Panics
     /// If `settings` do not [`validate`](RequestSettings::validate).
-    pub fn new(settings: RequestSettings, seed: u64) -> Self {
+    pub fn new(settings: RequestSettings, block_size: u32, seed: u64) -> Self {
         settings.validate().expect("validated settings");
         let concurrency = settings.concurrency;
         let sends = BinaryHeap::new();
         let mut requests =
-            Self { settings, seed, concurrency: 0, open: 0, begun: 0, sends, taken: 0 };
+            Self { settings, block_size, seed, concurrency: 0, open: 0, begun: 0, sends, taken: 0 };
         requests.set_concurrency(SimTime::ZERO, concurrency);
         requests
+    }
+
+    /// The blocks of request `number`, the first of them its group's.
+    fn shared(&self, prefix: SharedPrefix, number: u32) -> Content {
+        let mut draws = stream(self.seed, Use::Conversation, u64::from(number), 0);
+        let group = draws.random_range(0..prefix.groups);
+        let len = prefix.tokens.0 / self.block_size;
+        let first = BlockId(u64::from(group) * u64::from(len));
+        let content = Content::new([BlockRun { first, len }], private_run(number));
+        // Without a shared block nothing tells the groups apart.
+        let rest = prefix.tokens.0 % self.block_size;
+        content.with_fork_tokens(if len > 0 { rest } else { 0 })
     }
 
     /// Every free client sends, as long as requests are left.
@@ -121,16 +162,18 @@ impl Workload for Requests {
         let mut lengths = stream(self.seed, Use::Turn, u64::from(number), 0);
         let prompt_tokens = self.settings.prompt_tokens.sample(&mut lengths).0;
         let output_tokens = self.settings.output_tokens.sample(&mut lengths).0;
+        let prefix = self.settings.prefix.filter(|prefix| prefix.tokens.0 > 0);
+        let own = Content::new([], private_run(number));
         let id = RequestId(self.taken);
         self.taken += 1;
         let request = Request {
             id,
             conversation: ConversationId(number),
             turn: 0,
-            prompt_tokens,
+            prompt_tokens: prefix.map_or(0, |prefix| prefix.tokens.0) + prompt_tokens,
             output_tokens,
             max_tokens: output_tokens,
-            content: Content::new([], private_run(number)),
+            content: prefix.map_or(own, |prefix| self.shared(prefix, number)),
         };
         Arrival { at, sent, request }
     }
@@ -172,6 +215,7 @@ mod tests {
         ) {
             let mut loop_ = Requests::new(
                 RequestSettings { count: Some(count), concurrency, ..settings(JITTERED) },
+                16,
                 3,
             );
             let (mut open, mut seen, mut now) = (Vec::new(), 0, SimTime::ZERO);
@@ -202,7 +246,7 @@ mod tests {
     #[test]
     fn lengths_belong_to_the_request_whatever_ends_first() {
         let prompts = |first_to_end: u32| -> Vec<u32> {
-            let mut loop_ = Requests::new(settings(JITTERED), 7);
+            let mut loop_ = Requests::new(settings(JITTERED), 16, 7);
             let mut taken: Vec<(u32, u32)> = Vec::new();
             let mut take = |loop_: &mut Requests| {
                 let arrival = loop_.take();
@@ -218,6 +262,26 @@ mod tests {
     }
 
     #[test]
+    fn groups_share_their_text_and_nothing_else() {
+        let prefix = SharedPrefix { groups: 3, tokens: Tokens(40) };
+        let grouped = RequestSettings { prefix: Some(prefix), ..settings(JITTERED) };
+        let mut loop_ = Requests::new(grouped, 16, 1);
+        let mut firsts = Vec::new();
+        for i in 0..200 {
+            let Request { content, prompt_tokens, .. } = loop_.take().request;
+            assert!((120..=140).contains(&prompt_tokens));
+            assert_eq!((content.shared_blocks(), content.fork_tokens()), (2, 8));
+            assert_eq!(content.block(1), BlockId(content.block(0).0 + 1));
+            assert_eq!(content.block(2), private_run(i));
+            firsts.push(content.block(0));
+            loop_.observe_end(SimTime::from_ps(u64::from(i)), RequestId(i), true);
+        }
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts, [BlockId(0), BlockId(2), BlockId(4)]);
+    }
+
+    #[test]
     fn unusable_settings_are_named() {
         for (change, key) in [
             (("concurrency = 4", "concurrency = 0"), "concurrency"),
@@ -229,5 +293,10 @@ mod tests {
         }
         let none = RequestSettings { count: Some(0), ..settings(JITTERED) };
         assert_eq!(none.validate().unwrap_err().key, "count");
+        for (groups, tokens, key) in [(0, 1, "prefix.groups"), (1, MAX_TOKENS, "prefix.tokens")] {
+            let prefix = Some(SharedPrefix { groups, tokens: Tokens(tokens) });
+            let shared = RequestSettings { prefix, ..settings(JITTERED) };
+            assert_eq!(shared.validate().unwrap_err().key, key);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Workload;
 use super::conversations::{ConversationSettings, Conversations};
+use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use crate::settings::Invalid;
@@ -17,6 +18,8 @@ pub enum WorkloadSettings {
     Conversations(ConversationSettings),
     /// A closed loop of single requests.
     Requests(RequestSettings),
+    /// The prefix-ratio benchmark: single requests, of which some share a part.
+    PrefixRatio(PrefixRatioSettings),
     /// An open-loop replay of a recorded trace.
     Trace(TraceSettings),
 }
@@ -31,6 +34,7 @@ impl WorkloadSettings {
         match self {
             Self::Conversations(settings) => settings.validate(),
             Self::Requests(settings) => settings.validate(),
+            Self::PrefixRatio(settings) => settings.validate(),
             Self::Trace(settings) => settings.validate(block_size),
         }
     }
@@ -40,6 +44,7 @@ impl WorkloadSettings {
         match self {
             Self::Conversations(settings) => Some(settings.concurrency),
             Self::Requests(settings) => Some(settings.concurrency),
+            Self::PrefixRatio(settings) => Some(settings.concurrency),
             Self::Trace(_) => None,
         }
     }
@@ -49,7 +54,7 @@ impl WorkloadSettings {
         match self {
             Self::Conversations(_) => true,
             Self::Requests(settings) => settings.count.is_none(),
-            Self::Trace(_) => false,
+            Self::PrefixRatio(_) | Self::Trace(_) => false,
         }
     }
 
@@ -67,6 +72,7 @@ impl WorkloadSettings {
         Ok(match self {
             Self::Conversations(settings) => WorkloadSource::Conversations(settings.clone()),
             Self::Requests(settings) => WorkloadSource::Requests(settings.clone()),
+            Self::PrefixRatio(settings) => WorkloadSource::Requests(settings.requests()),
             Self::Trace(settings) => {
                 let folders: Vec<PathBuf> = trace_folder
                     .map(Path::to_owned)
@@ -85,7 +91,7 @@ impl WorkloadSettings {
 pub enum WorkloadSource {
     /// See [`WorkloadSettings::Conversations`].
     Conversations(ConversationSettings),
-    /// See [`WorkloadSettings::Requests`].
+    /// See [`WorkloadSettings::Requests`] and [`WorkloadSettings::PrefixRatio`].
     Requests(RequestSettings),
     /// See [`WorkloadSettings::Trace`].
     Trace {
@@ -107,7 +113,7 @@ impl WorkloadSource {
             Self::Conversations(settings) => {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
-            Self::Requests(settings) => Box::new(Requests::new(settings.clone(), seed)),
+            Self::Requests(settings) => Box::new(Requests::new(settings.clone(), block_size, seed)),
             Self::Trace { trace, speedup } => {
                 Box::new(TraceReplay::new(Arc::clone(trace), block_size, *speedup))
             }

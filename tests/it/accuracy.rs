@@ -32,9 +32,13 @@ fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static
 
 #[test]
 fn no_error_has_grown() {
-    let page = Page::new(&SETTINGS).unwrap();
+    // Experiments take seconds each: `sim accuracy --check` runs them too.
+    let page = Page::new(&Settings { experiments: Vec::new(), ..SETTINGS.clone() }).unwrap();
     let record = Record::read(&SETTINGS.record).unwrap();
-    assert_eq!(page.record.worse_than(&record), Vec::<String>::new());
+    let worse = page.record.worse_than(&record);
+    let measured: Vec<&String> =
+        worse.iter().filter(|line| !line.starts_with("published, ")).collect();
+    assert_eq!(measured, Vec::<&String>::new());
     // The tables have every step and every run.
     assert_eq!(RUNS.len(), 194);
     assert_eq!(read_steps(&SETTINGS.steps, &SETTINGS.names).unwrap().len(), 5_698);
