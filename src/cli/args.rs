@@ -80,7 +80,7 @@ pub(crate) struct SweepArgs {
 Examples:
   sim frontier experiments/doks-3xh200.toml
   sim frontier experiments/doks-3xh200.toml --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
-  sim frontier experiments/mooncake-conversation-8w.toml --loads 1..8:0.25 --within ttft_ms_p95=1s
+  sim frontier experiments/dynamo-ab-8xh200.toml --loads 1..8:0.5 --within ttft_ms_p95=10s
 
 Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
 values of workload.concurrency, or of workload.speedup where a trace is replayed.")]
