@@ -32,13 +32,13 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Examples:
   sim run experiments/doks-3xh200.toml
-  sim run experiments/doks-3xh200.toml --seeds 2 --out /tmp/quick
+  sim run experiments/doks-3xh200.toml --seeds 2 --out quick
   sim run experiments/doks-3xh200.toml --set workload.concurrency=100 --set router.policy=kv
   sim run experiments/doks-3xh200.toml --set sweep.router.temperature=0,0.5
 
 A run that was killed goes on where it was when the same command is given again.
 
-Exit codes: 0 done, 1 a declared check failed, 2 usage or input error.")]
+Exit codes: 0 done, 2 usage or input error.")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
@@ -56,7 +56,8 @@ Examples:
   sim sweep experiments/doks-3xh200.toml --set router.policy=kv --over router.feed.delay=1ms..10s:x10
 
 VALUES are a list (0,0.5,1), a range with a step (60..180:20) or with a factor (8..512:x2), both
-ends included. A sweep that was killed goes on where it was when the same command is given again.")]
+ends included. With --over, results go to plots/NAME-sweep unless --out names another folder. A
+sweep that was killed goes on where it was when the same command is given again.")]
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
@@ -79,7 +80,7 @@ pub(crate) struct SweepArgs {
 Examples:
   sim frontier experiments/doks-3xh200.toml
   sim frontier experiments/doks-3xh200.toml --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
-  sim frontier experiments/mooncake-conversation-8w.toml --loads 1..8:0.25 --within ttft_ms_p95=1s
+  sim frontier experiments/dynamo-ab-8xh200.toml --loads 1..8:0.5 --within ttft_ms_p95=10s
 
 Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
 values of workload.concurrency, or of workload.speedup where a trace is replayed.")]
@@ -340,7 +341,7 @@ pub(crate) enum TraceCommand {
     /// Count what a trace holds: requests, tokens, shared blocks
     #[command(after_help = "\
 Examples:
-  sim trace stats traces/fixtures/small.jsonl
+  sim trace stats traces/fixtures/mooncake-small.jsonl
   SIM_TRACES=~/traces sim trace stats mooncake-conversation
 
 Public traces are looked for by name in the folder that SIM_TRACES names.")]

@@ -166,7 +166,7 @@ fn a_small_trace_hits_what_the_rules_leave_of_the_oracle() {
     assert_eq!(hit_blocks(&trace, Rules::Trtllm, 512), 6);
 }
 
-/// Needs the file of a public trace; see traces/README.md.
+/// Needs the file of a public trace; see traces/manifest.toml.
 #[test]
 fn the_conversation_trace_hits_what_the_rules_leave_of_the_oracle() {
     let Some(folder) = std::env::var_os("SIM_TRACES") else {
