@@ -16,8 +16,6 @@ pub enum Rank {
     StepEnd,
     /// Cache events become visible to a front end.
     KvVisibility,
-    /// A worker or front end changes state.
-    Fault,
     /// A measurement window begins or ends.
     Measure,
     /// A request reaches the router (or is released by it).
@@ -124,10 +122,10 @@ mod tests {
 
     #[test]
     fn ranks_order_one_moment() {
-        use Rank::{Arrival, Fault, KvVisibility, Measure, StepEnd, StepStart};
-        let mut queue = EventQueue::new(6);
+        use Rank::{Arrival, KvVisibility, Measure, StepEnd, StepStart};
+        let mut queue = EventQueue::new(5);
         let at = SimTime::from_ps(5);
-        let ranks = [StepStart, Arrival, Measure, Fault, KvVisibility, StepEnd];
+        let ranks = [StepStart, Arrival, Measure, KvVisibility, StepEnd];
         for (worker, rank) in (0..).map(WorkerId).zip(ranks) {
             queue.schedule(worker, at, rank);
         }
@@ -135,7 +133,7 @@ mod tests {
         while let Some((_, due)) = queue.pop_before(SimTime::MAX, StepEnd) {
             order.push(due.rank);
         }
-        assert_eq!(order, [StepEnd, KvVisibility, Fault, Measure, Arrival, StepStart]);
+        assert_eq!(order, [StepEnd, KvVisibility, Measure, Arrival, StepStart]);
     }
 
     proptest! {

@@ -27,8 +27,6 @@ pub enum Use {
     Policy = 5,
     /// Delay and loss of events on their way to a router.
     Feed = 6,
-    /// Arrival times of an open loop.
-    Arrival = 7,
     /// The texts that many conversations start from (key: text).
     Starter = 8,
 }

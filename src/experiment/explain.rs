@@ -79,7 +79,7 @@ pub enum ExplainError {
     },
     /// Requests are numbered in each simulation.
     #[error(
-        "--request {request}: {runs} simulations have a request of that number; choose one with \
+        "--request {request}: each of {runs} simulations counts its own requests; choose one with \
          --policy or --at, of {points}"
     )]
     Ambiguous {

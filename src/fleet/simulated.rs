@@ -126,7 +126,7 @@ impl Fleet for SimulatedFleet {
 
     fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         let present = until == self.now;
-        while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Fault) {
+        while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Measure) {
             self.look(id, |worker, out| {
                 if present {
                     worker.settle_present(until, out);

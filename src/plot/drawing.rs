@@ -295,11 +295,12 @@ impl<'a> Drawing<'a> {
                     continue;
                 };
                 values.push(mean);
-                // The interval of a mean may reach beyond what the metric can be.
-                let least = if mean >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
+                // The interval of a mean may reach beyond what the metric can be: below
+                // zero, which would also keep the scale from being logarithmic.
                 let most = if metric.is_ratio() && mean <= 100.0 { 100.0 } else { f64::INFINITY };
                 let bounds = interval.into_iter().flatten();
-                values.extend(bounds.map(|bound| bound.clamp(least, most)));
+                let possible = bounds.filter(|bound| mean < 0.0 || *bound > 0.0 || mean == 0.0);
+                values.extend(possible.map(|bound| bound.min(most)));
             }
             values.extend(self.published(metric, series).iter().map(|mark| mark.value));
         }

@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 27] = [
+const KNOWN: [Known; 26] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("engine_ttft_ms", "engine TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
@@ -62,7 +62,6 @@ const KNOWN: [Known; 27] = [
     ("preemptions", "preemptions", "", LOWER),
     ("rejected", "rejected", "requests", LOWER),
     ("error_ratio", "errors", "%", LOWER),
-    ("failed", "failed", "requests", LOWER),
 ];
 
 /// What tables and figures show when nobody asked for anything in particular.
@@ -143,15 +142,23 @@ impl Metric {
 /// Refuses a name whose stem no module of the simulator writes, naming the nearest one.
 pub fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
     let (stem, statistic) = split(name);
-    if KNOWN.iter().any(|known| known.0 == stem) {
+    let is_known = KNOWN.iter().any(|known| known.0 == stem);
+    // Times are only ever reported as some statistic of them.
+    let is_bare = statistic.is_none() && stem.ends_with("_ms");
+    if is_known && !is_bare {
         return Ok(());
+    }
+    if is_known {
+        let allowed = format!("the name of a metric with a statistic, like `{name}_p95`");
+        return Err(Invalid::new(key, name, allowed));
     }
     let nearest = KNOWN
         .iter()
         .map(|known| (strsim::damerau_levenshtein(stem, known.0), known.0))
         .min()
         .map_or("ttft_ms", |(_, nearest)| nearest);
-    let suffix = statistic.map(|s| format!("_{s}")).unwrap_or_default();
+    let otherwise = if nearest.ends_with("_ms") { "_p95" } else { "" };
+    let suffix = statistic.map_or(otherwise.to_owned(), |statistic| format!("_{statistic}"));
     Err(Invalid::new(
         key,
         name,
@@ -239,6 +246,8 @@ mod tests {
     #[test]
     fn a_misspelt_metric_is_refused_with_the_nearest() {
         assert!(check_name("metric", "itl_ms_p50").is_ok());
+        let bare = check_name("metric", "itl_ms").unwrap_err().to_string();
+        assert!(bare.ends_with("with a statistic, like `itl_ms_p95`"), "{bare}");
         let error = check_name("metric", "tftt_ms_p50").unwrap_err().to_string();
         assert_eq!(
             error,

@@ -32,8 +32,7 @@ impl Axis {
     /// As a figure says it: with what is counted, where the key leaves that open.
     pub fn title(&self) -> String {
         match self.key.as_str() {
-            // A closed loop of C clients keeps C requests in flight.
-            "workload.concurrency" => format!("{} (requests in flight)", self.label()),
+            "workload.concurrency" => format!("{} (clients of a closed loop)", self.label()),
             _ => self.label(),
         }
     }

@@ -268,11 +268,11 @@ mod tests {
         let mut loop_ = Requests::new(grouped, 16, 1);
         let mut firsts = Vec::new();
         for i in 0..200 {
-            let Request { content, prompt_tokens, .. } = loop_.take().request;
+            let Request { content, prompt_tokens, conversation, .. } = loop_.take().request;
             assert!((120..=140).contains(&prompt_tokens));
             assert_eq!((content.shared_blocks(), content.fork_tokens()), (2, 8));
             assert_eq!(content.block(1), BlockId(content.block(0).0 + 1));
-            assert_eq!(content.block(2), private_run(i));
+            assert_eq!(content.block(2), private_run(conversation.0));
             firsts.push(content.block(0));
             loop_.observe_end(SimTime::from_ps(u64::from(i)), RequestId(i), true);
         }

@@ -186,7 +186,10 @@ mod tests {
         let error = |toml: &str| read(toml).unwrap_err().message().to_owned();
         assert!(read("kind = 'trace'\npath = 'x'").is_ok());
         assert!(error("kind = 'trace'\npath = 'x'\nspedup = 2").contains("`spedup`"));
-        assert!(error("kind = 'traces'").contains("`conversations`, `requests`, `trace`"));
+        assert!(
+            error("kind = 'traces'")
+                .contains("`conversations`, `requests`, `prefix_ratio`, `trace`")
+        );
         assert!(error("path = 'x'").contains("kind"));
     }
 

@@ -1,6 +1,6 @@
 //! Simulated serving runs against real ones, and the record of their errors.
 
-use super::program::{Workplace, text};
+use super::program::{EXPERIMENT, Scratch, text};
 use kv_router_sim::accuracy::data::{ServingRun, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::{Predicted, Replays};
 use kv_router_sim::accuracy::{Page, Record, Settings};
@@ -118,7 +118,7 @@ fn rows_that_cannot_be_used_are_named() {
 }
 
 /// A copy of what `sim accuracy` reads, with few rows.
-fn small(place: &Workplace) {
+fn small(place: &Scratch) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let some = |file: &str, every: usize| {
         let text = std::fs::read_to_string(root.join("measured").join(file)).unwrap();
@@ -132,12 +132,21 @@ fn small(place: &Workplace) {
         .replace("\"../measured/", "\"")
         .replace("\"../docs/", "\"")
         .replace("\"../models\"", &format!("{:?}", root.join("models").display().to_string()));
-    place.write("accuracy.toml", settings);
+    // In place of the experiments with published results a small one.
+    let from = settings.find("[[experiments]]").unwrap();
+    let to = settings.find("# Files of models/gpus/").unwrap();
+    let one = "[[experiments]]\nfile = \"small.toml\"\nnote = \"Made up.\"\n\n";
+    place.write("accuracy.toml", format!("{}{one}{}", &settings[..from], &settings[to..]));
+    place.write("small.toml", format!("{EXPERIMENT}\n[published]\nfile = \"small.csv\"\n"));
+    place.write(
+        "small.csv",
+        "router.policy,workload.concurrency,ttft_ms_p50\nkv,2,100\nround_robin,2,100\n",
+    );
 }
 
 #[test]
 fn the_program_writes_a_record_and_holds_to_it() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     small(&place);
     let sim = |args: &[&str]| {
         let output = place.sim(args);
@@ -150,7 +159,9 @@ fn the_program_writes_a_record_and_holds_to_it() {
     assert_eq!(sim(&["accuracy", "accuracy.toml", "--write"]).0, Some(0));
     let (code, shown, _) = sim(&["accuracy", "accuracy.toml"]);
     let page = std::fs::read_to_string(place.path().join("accuracy.md")).unwrap();
-    assert_eq!((code, shown), (Some(0), page));
+    assert_eq!((code, &shown), (Some(0), &page));
+    let published = page.lines().filter(|line| line.starts_with("| TTFT p50")).count();
+    assert_eq!(published, 2, "{page}");
     assert_eq!(sim(&["accuracy", "accuracy.toml", "--check"]).0, Some(0));
 
     let record = std::fs::read_to_string(place.path().join("accuracy.csv")).unwrap();
@@ -165,7 +176,7 @@ fn the_program_writes_a_record_and_holds_to_it() {
 
 #[test]
 fn the_program_writes_files_that_load() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     small(&place);
     let args = ["calibrate", "accuracy.toml", "--only", "h200-vllm", "--out", "new"];
     let output = place.sim(&args);

@@ -1,7 +1,7 @@
 //! `sim frontier`, `sim compare` and `sim check` as programs: exit codes, what
 //! they print, and that the gate catches planted regressions and nothing else.
 
-use super::program::{EXPERIMENT, Workplace, text};
+use super::program::{EXPERIMENT, Scratch, text};
 use kv_router_sim::driver::{Driver, Schedule};
 use kv_router_sim::experiment::results::{Metric, Summary};
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
@@ -150,7 +150,7 @@ fn fifty_reruns_with_other_seeds_stay_quiet() {
 
 #[test]
 fn a_check_passes_fails_and_is_updated() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let missing = place.sim(&["check", "small.toml"]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(text(&missing.stderr).contains("baselines/small.toml: cannot be read"));
@@ -190,7 +190,7 @@ fn a_check_passes_fails_and_is_updated() {
 
 #[test]
 fn two_result_sets_are_compared() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     place.sim(&["run", "small.toml", "--no-figures", "--out", "a"]);
     let slow = "engine.step_time.decode=20ms";
     place.sim(&["run", "small.toml", "--no-figures", "--out", "b", "--set", slow]);
@@ -219,7 +219,7 @@ fn two_result_sets_are_compared() {
 
 #[test]
 fn a_frontier_is_found_and_printed() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let args = ["frontier", "small.toml", "--loads", "2..40:2", "--within", "ttft_ms_p95=100ms"];
     let output = place.sim(&args);
     assert!(output.status.success(), "{}", text(&output.stderr));

@@ -1,10 +1,10 @@
 //! Mistakes of the operator: exit code 2, one line that names the place, and
 //! nothing written.
 
-use super::program::{EXPERIMENT, Workplace, text};
+use super::program::{EXPERIMENT, Scratch, text};
 
 /// Runs the program, checks that it refuses cleanly, and returns its one line.
-fn refused(place: &Workplace, args: &[&str]) -> String {
+fn refused(place: &Scratch, args: &[&str]) -> String {
     let before = place.files();
     let output = place.sim(args);
     let line = text(&output.stderr).to_owned();
@@ -17,7 +17,7 @@ fn refused(place: &Workplace, args: &[&str]) -> String {
 
 #[test]
 fn experiments_that_cannot_be_read() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     place.write("latin1.toml", b"name = \"caf\xe9\"\n");
     place.write("empty.toml", "");
     place.write("binary.toml", [0, 159, 146, 150]);
@@ -35,7 +35,7 @@ fn experiments_that_cannot_be_read() {
 
 #[test]
 fn experiments_that_cannot_be_run() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     for (from, to, expected) in [
         ("workers = 2", "workers = 0", "bad.toml:4: cluster.workers = 0: must be"),
         (
@@ -60,7 +60,7 @@ fn experiments_that_cannot_be_run() {
 
 #[test]
 fn overrides_that_cannot_be_applied() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     for (argument, expected) in [
         ("measure.window", "error: --set measure.window: must be KEY=VALUE"),
         ("measure.windw=5s", "unknown key measure.windw; did you mean window?"),
@@ -74,7 +74,7 @@ fn overrides_that_cannot_be_applied() {
 
 #[test]
 fn folders_that_cannot_hold_the_results() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     place.write("file", "text");
     let line = refused(&place, &["run", "small.toml", "--out", "file"]);
     assert_eq!(
@@ -94,7 +94,7 @@ fn folders_that_cannot_hold_the_results() {
 
 #[test]
 fn traces_that_are_not_there() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let line = refused(&place, &["trace", "stats", "nowhere.jsonl"]);
     assert!(line.contains("nowhere.jsonl"), "{line}");
     let line = refused(&place, &["trace", "stats", "mooncake-conversation"]);
@@ -106,7 +106,7 @@ fn traces_that_are_not_there() {
 /// The argument parser shows the usage too, so these take more than one line.
 #[test]
 fn arguments_that_mean_nothing() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let before = place.files();
     for args in [
         &["run"][..],

@@ -1,15 +1,15 @@
 //! `sim explain`: the decision, and what can be wrong with the question.
 
-use super::program::{Workplace, text};
+use super::program::{Scratch, text};
 
-fn ran() -> Workplace {
-    let place = Workplace::new();
+fn ran() -> Scratch {
+    let place = Scratch::new();
     let output = place.sim(&["run", "small.toml", "--no-figures", "--requests"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     place
 }
 
-fn refused(place: &Workplace, args: &[&str]) -> String {
+fn refused(place: &Scratch, args: &[&str]) -> String {
     let output = place.sim(&[&["explain", "plots/small"], args].concat());
     assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "");
@@ -18,7 +18,7 @@ fn refused(place: &Workplace, args: &[&str]) -> String {
     line
 }
 
-fn explained(place: &Workplace, args: &[&str]) -> String {
+fn explained(place: &Scratch, args: &[&str]) -> String {
     let output = place.sim(&[&["explain", "plots/small"], args].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).to_owned()

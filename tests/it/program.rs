@@ -42,9 +42,9 @@ seeds = 3
 "#;
 
 /// A folder to run the program in, and what the program says there.
-pub(crate) struct Workplace(TempDir);
+pub(crate) struct Scratch(TempDir);
 
-impl Workplace {
+impl Scratch {
     /// A folder that holds `small.toml`.
     pub(crate) fn new() -> Self {
         let place = Self(TempDir::new().expect("a folder"));

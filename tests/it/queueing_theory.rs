@@ -30,7 +30,7 @@ fn poisson(
     rate_per_s: f64,
     mut request: impl FnMut(u32, &mut Stream) -> Request,
 ) -> Vec<(SimTime, Request)> {
-    let mut draws = stream(1, Use::Arrival, 0, 0);
+    let mut draws = stream(1, Use::Conversation, 0, 0);
     let gap = Exp::new(rate_per_s).expect("a rate");
     let mut now = SimTime::ZERO;
     (0..count)

@@ -1,13 +1,13 @@
 //! Runs that work: what is printed, what is written, and that it is the same
 //! for any number of threads.
 
-use super::program::{Workplace, text};
+use super::program::{Scratch, text};
 use std::io::Read;
 use std::process::Stdio;
 
 #[test]
 fn a_run_prints_its_table_and_digest_and_saves_everything() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let output = place.sim(&["run", "small.toml"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "saved in plots/small\n");
@@ -26,7 +26,7 @@ fn a_run_prints_its_table_and_digest_and_saves_everything() {
 
 #[test]
 fn threads_and_repetition_change_no_byte() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let first = place.sim(&["run", "small.toml", "--jobs", "1"]);
     let files = place.files();
     for jobs in ["1", "3", "16"] {
@@ -39,7 +39,7 @@ fn threads_and_repetition_change_no_byte() {
 
 #[test]
 fn no_figures_on_request() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let output = place.sim(&["run", "small.toml", "--no-figures", "--seeds", "1"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let names: Vec<String> = place.files().into_iter().map(|(name, _)| name).collect();
@@ -58,7 +58,7 @@ fn no_figures_on_request() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let mut child = place
         .command(&["run", "small.toml", "--seeds", "1"])
         .stdout(Stdio::piped())
@@ -74,7 +74,7 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn the_facts_of_a_trace() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let row = r#"{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}"#;
     place.write("two.jsonl", format!("{row}\n{row}\n"));
     let output = place.sim(&["trace", "stats", "two.jsonl"]);

@@ -1,14 +1,14 @@
 //! `sim sweep`: axes from the command line, what it says, and that a killed one
 //! goes on as if nothing had happened.
 
-use super::program::{Workplace, text};
+use super::program::{Scratch, text};
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// Every file that a finished run leaves in `folder`, with its content.
-fn results(place: &Workplace, folder: &str) -> Vec<(String, Vec<u8>)> {
+fn results(place: &Scratch, folder: &str) -> Vec<(String, Vec<u8>)> {
     let mut files = place.files();
     files.retain(|(name, _)| name.starts_with(folder));
     for (name, _) in &mut files {
@@ -18,7 +18,7 @@ fn results(place: &Workplace, folder: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Runs and seeds in a journal, whole lines only; none twice.
-fn journal(place: &Workplace, folder: &str) -> BTreeSet<(u64, u64)> {
+fn journal(place: &Scratch, folder: &str) -> BTreeSet<(u64, u64)> {
     let bytes = fs::read(place.path().join(folder).join("journal.jsonl")).unwrap_or_default();
     let mut done = BTreeSet::new();
     for line in bytes.split_inclusive(|&b| b == b'\n').skip(1).filter(|line| line.ends_with(b"\n"))
@@ -33,7 +33,7 @@ fn journal(place: &Workplace, folder: &str) -> BTreeSet<(u64, u64)> {
 /// Kills the program again and again, each time at another moment, until it
 /// gets to the end by itself; the results must be those of a run in peace. Returns how many kills met a running program.
 fn killed_and_resumed(kills: u32, seeds: &str) -> u32 {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let over = "router.temperature=0,0.1,0.5";
     let args = |out| ["sweep", "small.toml", "--seeds", seeds, "--over", over, "--out", out];
     let peace = place.sim(&args("peace"));
@@ -91,7 +91,7 @@ fn a_sweep_survives_twenty_kills() {
 
 #[test]
 fn axes_come_from_the_command_line() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let output = place.sim(&[
         "sweep",
         "small.toml",
@@ -117,7 +117,7 @@ fn axes_come_from_the_command_line() {
 
 #[test]
 fn paired_axes_make_one_point_per_pair() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let args = |second| {
         [
             "sweep",
@@ -144,7 +144,7 @@ fn paired_axes_make_one_point_per_pair() {
 
 #[test]
 fn what_cannot_be_tuned_is_refused_before_anything_runs() {
-    let place = Workplace::new();
+    let place = Scratch::new();
     let before = place.files();
     for (args, expected) in [
         (&["--best", "tfft_ms_p95"][..], "the nearest one is `ttft_ms_p95`"),
