@@ -4,7 +4,7 @@
 //! `models/efficiencies/`), serving runs its host time (a file of
 //! `models/engines/`). Both are least-squares problems; residuals are relative,
 //! and large ones count less than by their square, so that a few odd rows do not
-//! decide ([`least_squares`]).
+//! decide (module `least_squares`).
 
 mod host;
 mod least_squares;

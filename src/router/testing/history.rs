@@ -77,6 +77,7 @@ impl Heard {
         }
     }
 
+    #[cfg(feature = "dynamo")]
     pub(crate) fn is_life(&self) -> bool {
         matches!(self, Self::Life(_))
     }
@@ -134,6 +135,7 @@ impl<'a> History<'a> {
         Self { texts, workers, requests: 0, now: SimTime::ZERO, inflight: Vec::new() }
     }
 
+    #[cfg(feature = "dynamo")]
     pub(crate) fn now(&self) -> SimTime {
         self.now
     }
