@@ -227,7 +227,10 @@ impl<'a, F: Fleet> Driver<'a, F> {
     fn route(&mut self, now: SimTime, request: Request) {
         let index = self.front_end_of(request.id, request.conversation);
         let front_end = &mut self.front_ends[index];
-        if let (Some(oracle), Some(truth)) = (front_end.oracle(), self.fleet.truth(now)) {
+        // In this order: to know the truth is to look at every worker.
+        if let Some(oracle) = front_end.oracle()
+            && let Some(truth) = self.fleet.truth(now)
+        {
             oracle.see(truth.workers(&request));
         }
         let decision = (self.explained == Some(request.id)).then(|| self.look(now, &request));
