@@ -9,7 +9,6 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-target=${CARGO_TARGET_DIR:-$root/target}
 record=benches/instructions.txt
 most_percent=5
 # Name of a run, experiment, and what is changed in it.
@@ -25,6 +24,8 @@ if ! command -v valgrind >/dev/null; then
 fi
 cd "$root"
 cargo build --quiet --release
+# Wherever the settings of this machine put it.
+target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
