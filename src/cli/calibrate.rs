@@ -7,6 +7,7 @@ use kv_router_sim::accuracy::runs::Replays;
 use kv_router_sim::accuracy::steps::Steps;
 use kv_router_sim::accuracy::{AccuracyError, Errors, Settings, halves};
 use kv_router_sim::calibrate::{Fitted, HostFit, PeaksFit, rewrite};
+use kv_router_sim::experiment::write_file;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -82,7 +83,7 @@ pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
     let Some(out) = &args.out else { return Ok(()) };
     for (path, text) in files {
         let path = out.join(path);
-        super::write(&path, &text)?;
+        write_file(&path, text.as_bytes())?;
         say(&format!("wrote {}", path.display()));
     }
     Ok(())

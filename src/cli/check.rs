@@ -3,9 +3,10 @@
 use super::args::{CheckArgs, CheckFormat};
 use super::progress::Bar;
 use super::{CliError, print, say};
-use kv_router_sim::experiment::{self, Experiment, LoadOptions, RunOptions, results::Summary};
+use kv_router_sim::experiment::{
+    self, Experiment, LoadOptions, RunOptions, results::Summary, write_file,
+};
 use kv_router_sim::report::{baseline::Baseline, check::Check, table};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Runs the experiments and holds them against their baselines, or writes
@@ -28,7 +29,7 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     if args.update {
         for (experiment, path, before) in &work {
             let baseline = Baseline::new(&simulate(experiment, args.jobs)?, before.as_ref())?;
-            write(path, &baseline.to_toml())?;
+            write_file(path, baseline.to_toml().as_bytes())?;
             say(&format!("saved {}", path.display()));
         }
         return Ok(true);
@@ -60,17 +61,4 @@ fn simulate(experiment: &Experiment, jobs: Option<u16>) -> Result<Summary, CliEr
 fn baseline_path(experiment: &Path, folder: Option<&Path>) -> PathBuf {
     let default = experiment.parent().unwrap_or(Path::new("")).join("baselines");
     folder.unwrap_or(&default).join(experiment.file_name().unwrap_or_default())
-}
-
-/// Writes a file, whole or not at all.
-fn write(file: &Path, text: &str) -> Result<(), CliError> {
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let written = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-        temporary.write_all(text.as_bytes())?;
-        temporary.persist(file)?;
-        Ok(())
-    };
-    written().map_err(|error| CliError::Unwritable { file: file.into(), reason: error.to_string() })
 }

@@ -7,8 +7,8 @@ use super::{CliError, print};
 use kv_router_sim::experiment::{self, Experiment, RunOptions, results::Point};
 use kv_router_sim::frontier::{Loads, Question, Target, frontier};
 use kv_router_sim::report::answer::BASELINE;
-use kv_router_sim::report::table;
 use kv_router_sim::report::view::{POLICY, number, plain};
+use kv_router_sim::report::{save, table};
 use kv_router_sim::settings::Invalid;
 use std::path::PathBuf;
 
@@ -43,7 +43,7 @@ pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), Cli
         }
     }
     match args.format {
-        Format::Json => print(&super::json(&found)),
+        Format::Json => print(&save::json(&found)),
         Format::Text => print(&found.report(table::WIDTH)),
     }
 }

@@ -25,7 +25,7 @@ use kv_router_sim::report::save::ReadError;
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::TraceError;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Exit code of a declared check that failed.
@@ -54,9 +54,6 @@ enum CliError {
     Accuracy(#[from] AccuracyError),
     #[error(transparent)]
     Trace(#[from] TraceError),
-    /// A declared check failed: the only one that is no usage or input error.
-    #[error("{0}")]
-    Check(String),
     #[error(transparent)]
     Explain(#[from] ExplainError),
     #[error(
@@ -71,8 +68,6 @@ enum CliError {
     Baseline(#[from] BaselineError),
     #[error("{}: cannot be read: {reason}{hint}", file.display())]
     Unreadable { file: PathBuf, reason: String, hint: &'static str },
-    #[error("{}: cannot be written: {reason}", file.display())]
-    Unwritable { file: PathBuf, reason: String },
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -81,59 +76,35 @@ enum CliError {
 pub(crate) fn main() -> ExitCode {
     // The only place that reads the environment.
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    // False if a declared check failed.
     let result = match Args::parse().command {
-        Command::Run(args) => run::run(args, traces),
-        Command::Explain(args) => explain::run(args, traces),
-        Command::Sweep(args) => run::sweep(args, traces),
-        Command::Frontier(args) => frontier::run(args, traces),
-        Command::Compare(args) => compare::run(args),
-        Command::Check(args) => match check::run(args, traces) {
-            Ok(false) => return ExitCode::from(CHECK_FAILED),
-            result => result.map(|_| ()),
-        },
+        Command::Check(args) => check::run(args, traces),
         Command::Accuracy(args) => accuracy::accuracy(&args),
-        Command::Calibrate(args) => calibrate::calibrate(&args),
-        Command::Trace(TraceCommand::Stats { trace }) => trace::stats(&trace, traces.as_deref()),
+        Command::Run(args) => run::run(args, traces).map(|()| true),
+        Command::Explain(args) => explain::run(args, traces).map(|()| true),
+        Command::Sweep(args) => run::sweep(args, traces).map(|()| true),
+        Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
+        Command::Compare(args) => compare::run(args).map(|()| true),
+        Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
+        Command::Trace(TraceCommand::Stats { trace }) => {
+            trace::stats(&trace, traces.as_deref()).map(|()| true)
+        }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(CHECK_FAILED),
         Err(error) => {
             // One line, whatever a file name or an operating system puts into it.
             let line = error.to_string().lines().collect::<Vec<_>>().join(" ");
             say(&format!("error: {line}"));
-            ExitCode::from(match error {
-                CliError::Check(_) => CHECK_FAILED,
-                _ => INPUT_ERROR,
-            })
+            ExitCode::from(INPUT_ERROR)
         }
     }
-}
-
-/// Writes a file whole or not at all, with the folders that it lies in.
-fn write(path: &Path, text: &str) -> Result<(), AccuracyError> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let written = || -> io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.persist(path)?;
-        Ok(())
-    };
-    written().map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })
 }
 
 /// A line for people, on stderr; nobody need be listening.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// As JSON for other programs.
-fn json(value: &impl serde::Serialize) -> String {
-    let text = serde_json::to_string_pretty(value);
-    text.expect("plain data with text keys has no way to fail") + "\n"
 }
 
 /// Results, on stdout. A reader that has seen enough (`| head`) is no error.

@@ -117,17 +117,16 @@ fn execute(
     let Outcome { summary, requests: simulations, digests } = outcome?;
 
     if !args.no_figures {
-        for figure in draw(&summary)? {
+        let mut figures = draw(&summary)?;
+        if args.requests {
+            figures.push(workers_over_time(experiment, &summary, &simulations));
+        }
+        for figure in figures {
             store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
             store.write(&format!("{}.png", figure.name), &figure.png)?;
         }
     }
     if args.requests {
-        if !args.no_figures {
-            let figure = workers_over_time(experiment, &summary, &simulations);
-            store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
-            store.write(&format!("{}.png", figure.name), &figure.png)?;
-        }
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
     }
     store.write("summary.csv", save::to_csv(&summary).as_bytes())?;

@@ -30,7 +30,7 @@ pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
 pub use simulate::{RunOutcome, Watch, simulate};
-pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError};
+pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file};
 
 #[cfg(test)]
 mod tests;

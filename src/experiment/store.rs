@@ -174,16 +174,27 @@ impl Store {
     /// # Errors
     /// If it cannot be written; a former file is then still there.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let file = self.folder.join(name);
-        let written = || -> io::Result<()> {
-            let mut temporary = temporary(&self.folder)?;
-            temporary.write_all(bytes)?;
-            temporary.persist(&file)?;
-            Ok(())
-        };
-        written()
-            .map_err(|error| StoreError::Write { file: file.clone(), reason: error.to_string() })
+        write_file(&self.folder.join(name), bytes)
     }
+}
+
+/// Writes a file, whole or not at all, with the folders that it lies in.
+///
+/// # Errors
+/// If it cannot be written; a former file is then still there.
+pub fn write_file(file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let written = || -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut temporary = temporary(folder)?;
+        temporary.write_all(bytes)?;
+        temporary.persist(file)?;
+        Ok(())
+    };
+    written().map_err(|error| StoreError::Write { file: file.into(), reason: error.to_string() })
 }
 
 /// Whose results the folder holds, if any.

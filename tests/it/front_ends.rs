@@ -2,7 +2,7 @@
 //! nothing changes; and whatever goes wrong, every request ends.
 
 use super::rig::{any_draws, any_engine, arrivals, cases};
-use super::script::{Script, play_behind};
+use super::script::{Script, cluster, play_behind};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::event::{KvEvent, WorkerEvent};
 use kv_router_sim::experiment::{Experiment, LoadOptions, Watch, simulate};
@@ -10,7 +10,7 @@ use kv_router_sim::id::WorkerId;
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::feed::FeedSettings;
 use kv_router_sim::router::kv::{KvParams, KvPolicy, Semantics};
-use kv_router_sim::router::{ClusterSpec, ClusterView, FrontEnd, Policy, Verdict};
+use kv_router_sim::router::{ClusterView, FrontEnd, Policy, Verdict};
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 use std::path::Path;
@@ -54,14 +54,8 @@ impl Policy for Drawless {
 }
 
 fn drawless(config: &EngineConfig, workers: u32) -> FrontEnd {
-    let cluster = ClusterSpec {
-        workers,
-        block_size: config.block_size,
-        blocks_per_worker: config.num_blocks,
-        max_num_seqs: config.max_num_seqs,
-        max_num_batched_tokens: config.max_num_batched_tokens,
-    };
-    let policy = KvPolicy::new(KvParams::with_weight(Semantics::V1_6, 1.0), &cluster, 1);
+    let policy =
+        KvPolicy::new(KvParams::with_weight(Semantics::V1_6, 1.0), &cluster(config, workers), 1);
     FrontEnd::new(Box::new(Drawless(policy)), workers, &FeedSettings::instant(), 1)
 }
 

@@ -102,16 +102,20 @@ pub(crate) fn front_end(policy: Box<dyn Policy>, workers: u32) -> FrontEnd {
     FrontEnd::new(policy, workers, &FeedSettings::instant(), 1)
 }
 
-/// One front end as an experiment would have it.
-pub(crate) fn router(settings: &RouterSettings, config: &EngineConfig, workers: u32) -> FrontEnd {
-    let cluster = ClusterSpec {
+/// What a router is told of `workers` such engines.
+pub(crate) fn cluster(config: &EngineConfig, workers: u32) -> ClusterSpec {
+    ClusterSpec {
         workers,
         block_size: config.block_size,
         blocks_per_worker: config.num_blocks,
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
-    };
-    let policy = settings.factory().build(&cluster, 7);
+    }
+}
+
+/// One front end as an experiment would have it.
+pub(crate) fn router(settings: &RouterSettings, config: &EngineConfig, workers: u32) -> FrontEnd {
+    let policy = settings.factory().build(&cluster(config, workers), 7);
     FrontEnd::new(policy, workers, &settings.feed(), 7)
 }
 
