@@ -9,7 +9,7 @@ use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
-use crate::request::Request;
+use crate::request::{Request, RouteRequest};
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
 use crate::router::{CostParts, Reported, Verdict, WorkerView};
@@ -83,6 +83,10 @@ pub struct Driver<'a, F> {
     spread: Spread,
     /// Requests at workers that front ends which started anew know nothing of.
     forgotten: BTreeSet<RequestId>,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
+    /// Requests at those workers.
+    prefilling: BTreeMap<RequestId, Request>,
     /// The request whose routing is to be taken apart.
     explained: Option<RequestId>,
     decision: Option<Decision>,
@@ -115,6 +119,8 @@ impl<'a, F: Fleet> Driver<'a, F> {
             open: 0,
             spread: Spread::InTurn,
             forgotten: BTreeSet::new(),
+            prefill_workers: 0,
+            prefilling: BTreeMap::new(),
             explained: None,
             decision: None,
         }
@@ -123,6 +129,13 @@ impl<'a, F: Fleet> Driver<'a, F> {
     /// Which front end a request reaches.
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
+        self
+    }
+
+    /// The first `prefill_workers` workers only prefill: what they are done with is
+    /// routed again, to a worker that decodes.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
         self
     }
 
@@ -233,9 +246,12 @@ impl<'a, F: Fleet> Driver<'a, F> {
         {
             oracle.see(truth.workers(&request));
         }
-        let decision = (self.explained == Some(request.id)).then(|| self.look(now, &request));
+        let prefilled = self.recorder.is_prefilled(request.id);
+        let explained = self.explained == Some(request.id) && !prefilled;
+        let decision = explained.then(|| self.look(now, &request));
         let front_end = &mut self.front_ends[index];
-        let verdict = front_end.route(now, &request.route_view(self.block_size));
+        let view = RouteRequest { prefilled, ..request.route_view(self.block_size) };
+        let verdict = front_end.route(now, &view);
         self.decision = decision.map(|d| Decision { verdict, ..d }).or(self.decision.take());
         match verdict {
             Verdict::Send(worker) => self.dispatch(now, worker, &request),
@@ -248,6 +264,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
 
     fn turn_away(&mut self, now: SimTime, request: RequestId, reason: RejectReason) {
         self.open -= 1;
+        if self.recorder.is_prefilled(request) {
+            self.fleet.give_up(now, request);
+        }
         self.recorder.turn_away(now, request, reason);
         self.workload.observe_end(now, request, false);
     }
@@ -317,6 +336,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
         self.note_choice(now, index, worker, request);
         self.tell_peers_of_booking(now, index, worker, request);
         self.recorder.dispatch(now, request.id, worker);
+        if worker.0 < self.prefill_workers {
+            self.prefilling.insert(request.id, request.clone());
+        }
         if let Err(reason) = self.fleet.submit(now, worker, request) {
             self.reject(now, worker, request.id, reason);
         }
@@ -369,9 +391,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
     fn tell_front_ends(&mut self, now: SimTime, event: &WorkerEvent) {
         let conversation = self.recorder.conversation(event.request);
         let index = self.front_end_of(event.request, conversation);
-        let ends =
-            matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_));
-        let is_forgotten = if ends {
+        let is_forgotten = if event.kind.ends_stay() {
             self.forgotten.remove(&event.request)
         } else {
             self.forgotten.contains(&event.request)
@@ -401,10 +421,17 @@ impl<'a, F: Fleet> Driver<'a, F> {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 let served = matches!(event.kind, WorkerEventKind::Finished { .. });
                 self.open -= 1;
+                self.prefilling.remove(&event.request);
                 self.workload.observe_end(now, event.request, served);
+            }
+            WorkerEventKind::Prefilled => {
+                let request = self.prefilling.remove(&event.request);
+                self.deliver_kv_events(now);
+                self.route(now, request.expect("a request that is prefilled was sent to be"));
             }
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::Preempted
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::FirstToken
             | WorkerEventKind::OutputBlock { .. } => {}
         }

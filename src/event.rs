@@ -3,6 +3,7 @@
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
+use crate::time::SimDuration;
 use std::fmt;
 
 /// A change in the life of a request that its worker makes visible.
@@ -16,7 +17,8 @@ pub struct WorkerEvent {
     pub kind: WorkerEventKind,
 }
 
-/// See [`WorkerEvent`]. Every request ends with exactly one of `Finished` and `Rejected`.
+/// See [`WorkerEvent`]. Every request ends with exactly one of `Finished` and `Rejected`;
+/// its stay at a worker that only prefills ends with `Prefilled` before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
@@ -24,6 +26,14 @@ pub enum WorkerEventKind {
     Scheduled {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
+    },
+    /// Its prompt is computed, by a worker of a pool that does no more; the worker
+    /// keeps the KV until another one has it. The token sampled there is not used.
+    Prefilled,
+    /// Its KV has come over the network to the worker that will decode it.
+    KvReceived {
+        /// How long that took, from the first byte asked for to the last one there.
+        transfer: SimDuration,
     },
     /// It lost its blocks and waits again, to be recomputed (vLLM only).
     Preempted,
@@ -43,6 +53,13 @@ pub enum WorkerEventKind {
     },
     /// The worker will not run it.
     Rejected(RejectReason),
+}
+
+impl WorkerEventKind {
+    /// True if the worker has nothing more to do for the request.
+    pub fn ends_stay(&self) -> bool {
+        matches!(self, Self::Prefilled | Self::Finished { .. } | Self::Rejected(_))
+    }
 }
 
 /// Why a request was not served.

@@ -71,6 +71,10 @@ struct FormedStep {
     admitted: Vec<(SeqId, u32)>,
     /// Sequences that lost their blocks while the step was formed.
     preempted: Vec<SeqId>,
+    /// Requests that were given blocks for KV from another worker, with the tokens to come.
+    awaited: Vec<(SeqId, u32)>,
+    /// Requests whose KV came, and that decode their first token. They are among the decodes.
+    joined: Vec<SeqId>,
 }
 
 impl FormedStep {
@@ -78,5 +82,7 @@ impl FormedStep {
         self.chunks.clear();
         self.admitted.clear();
         self.preempted.clear();
+        self.awaited.clear();
+        self.joined.clear();
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::id::RequestId;
 use crate::kv::{Held, Slot};
-use crate::request::{Content, Request};
+use crate::request::{Content, Phase, Request};
 use crate::time::SimTime;
 use std::ops::{Index, IndexMut};
 
@@ -13,6 +13,8 @@ pub(super) type SeqId = u32;
 #[derive(Debug)]
 pub(super) struct Seq {
     pub(super) request: RequestId,
+    /// `Decode` only until its KV is there, or lost to a preemption.
+    pub(super) phase: Phase,
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
     /// What the client allowed; TensorRT-LLM reserves memory for it.
@@ -43,6 +45,7 @@ impl Seq {
     pub(super) fn new(request: &Request) -> Self {
         Self {
             request: request.id,
+            phase: Phase::Whole,
             prompt_tokens: request.prompt_tokens,
             output_tokens: request.output_tokens,
             max_tokens: request.max_tokens,

@@ -6,10 +6,13 @@
 //! while budget, places and free blocks last. Memory is not reserved: when a
 //! running sequence finds no free block, the last admitted one is preempted.
 
+mod handover;
+
 use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
 use crate::kv::{Hits, VllmCache};
+use crate::request::Phase;
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -22,6 +25,12 @@ pub(super) struct Vllm {
     hits: Hits,
     /// The request at the head waits for memory.
     head_blocked: bool,
+    /// Requests with blocks for KV that is on its way.
+    awaiting: Vec<SeqId>,
+    /// Requests whose KV came, in this order; not in a batch yet.
+    received: VecDeque<SeqId>,
+    /// Prefilled requests whose blocks are kept for the worker that will decode them.
+    kept: Vec<SeqId>,
 }
 
 impl Vllm {
@@ -32,6 +41,9 @@ impl Vllm {
             running: Vec::new(),
             hits: Hits::default(),
             head_blocked: false,
+            awaiting: Vec::new(),
+            received: VecDeque::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -49,7 +61,7 @@ impl Vllm {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.awaiting.len() + self.received.len()
     }
 
     /// Those in the batch, and those that wait.
@@ -178,6 +190,7 @@ impl Vllm {
     /// blocks, the first that does not fit ends admission.
     fn admit(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
         let places = core.config.max_num_seqs as usize;
+        self.join_received(core, step, budget, places);
         while *budget > 0 && self.running.len() < places {
             let Some(&id) = self.waiting.front() else { return };
             let seq = &core.seqs[id];
@@ -193,6 +206,10 @@ impl Vllm {
                 return;
             }
             let hit_tokens = hit_blocks * core.config.block_size;
+            if seq.phase == Phase::Decode {
+                self.await_kv(core, step, hit_tokens);
+                continue;
+            }
             let new_tokens = (target - hit_tokens).min(*budget);
             if !core.config.chunked_prefill && new_tokens < target - hit_tokens {
                 return;
@@ -242,6 +259,10 @@ impl Vllm {
         let seq = &mut core.seqs[id];
         seq.kv_tokens = 0;
         seq.preempted = true;
+        if seq.phase == Phase::Decode {
+            // What was received is lost, and computed here like any prompt.
+            seq.phase = Phase::Whole;
+        }
         self.waiting.push_front(id);
         step.preempted.push(id);
         id
@@ -270,6 +291,10 @@ impl Vllm {
     /// Ends a sequence whose last token has left: its blocks are freed.
     pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
         self.release(core, id);
+        self.leave_batch(id);
+    }
+
+    fn leave_batch(&mut self, id: SeqId) {
         let at = self.running.iter().position(|&other| other == id);
         self.running.remove(at.expect("an ending sequence is running"));
     }

@@ -1,6 +1,8 @@
 //! The life of a worker; see the [module documentation](super).
 
+mod handover;
 mod output_blocks;
+mod scheduler;
 
 use super::config::{EngineConfig, Rules};
 use super::decode_set::DecodeSet;
@@ -16,7 +18,7 @@ use super::{Core, FormedStep};
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::kv::{EventLog, TrtllmCache, VllmCache};
-use crate::request::Request;
+use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
 
@@ -112,12 +114,32 @@ impl Worker {
         request: &Request,
         out: &mut Outbox,
     ) -> Result<(), RejectReason> {
+        self.submit_phase(now, request, Phase::Whole, out)
+    }
+
+    /// Takes a request at `now` for a part of its work; vLLM's rules only, unless
+    /// that is all of it.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn submit_phase(
+        &mut self,
+        now: SimTime,
+        request: &Request,
+        phase: Phase,
+        out: &mut Outbox,
+    ) -> Result<(), RejectReason> {
         let config = &self.core.config;
         if request.prompt_tokens >= config.max_model_len {
             return Err(RejectReason::ContextLimit);
         }
         let room = config.max_model_len - request.prompt_tokens;
         let mut seq = Seq::new(request);
+        seq.phase = phase;
+        if phase == Phase::Prefill {
+            // As routers ask for it: a prompt and one token, which nobody gets.
+            seq.output_tokens = 1;
+        }
         seq.output_tokens = seq.output_tokens.min(room);
         seq.max_tokens = seq.max_tokens.min(room);
         let longest = match config.rules {
@@ -138,12 +160,7 @@ impl Worker {
             Scheduler::Vllm(rules) => rules.submit(id),
             Scheduler::Trtllm(rules) => rules.submit(id),
         }
-        match &mut self.state {
-            State::Idle => self.state = State::Ready { at: now, from_idle: true },
-            State::Running(plan) => plan.cut(self.pipeline, now),
-            State::Ready { .. } | State::Draining { .. } => {}
-        }
-        self.settle(now, out);
+        self.see_change(now, out);
         self.gauges.advance(now);
         self.gauges.waiting += 1;
         Ok(())
@@ -208,6 +225,7 @@ impl Worker {
         for &(id, end) in &results.chunks {
             match end {
                 ChunkEnd::Partial => {}
+                ChunkEnd::FirstToken if self.core.seqs[id].phase == Phase::Prefill => {}
                 ChunkEnd::FirstToken => self.tell(now, id, WorkerEventKind::FirstToken, out),
                 ChunkEnd::NextToken(number) => {
                     let gap = now.since(self.core.seqs[id].last_token_at);
@@ -217,6 +235,10 @@ impl Worker {
             }
         }
         for id in results.ended.drain(..) {
+            if self.core.seqs[id].phase == Phase::Prefill {
+                self.keep(now, id, out);
+                continue;
+            }
             match &mut self.rules {
                 Scheduler::Vllm(rules) => rules.end(&mut self.core, id),
                 Scheduler::Trtllm(rules) => rules.end(&mut self.core, id),
@@ -267,7 +289,8 @@ impl Worker {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
         } else {
             let left = self.gauges.waiting + self.gauges.running;
-            assert_eq!(left, 0, "{:?} is idle at {now:?} with {left} requests", self.id);
+            let waits = self.waits_for_others();
+            assert!(left == 0 || waits, "{:?} is idle at {now:?} with {left} requests", self.id);
             State::Idle
         };
     }
@@ -283,6 +306,9 @@ impl Worker {
                 self.late_tokens.push(id);
             }
             self.tell(now, id, WorkerEventKind::Preempted, out);
+        }
+        for &(id, tokens) in &self.formed.awaited {
+            out.awaited.push((self.core.seqs[id].request, tokens));
         }
     }
 
@@ -309,7 +335,8 @@ impl Worker {
             steps = further + 1;
         }
         let mut last = self.spare.pop().unwrap_or_default();
-        last.decoded = decode_seqs;
+        let joined = u32::try_from(self.formed.joined.len()).expect("fits u32");
+        last.decoded = decode_seqs - joined;
         let cadence = Cadence { overlap: config.overlap, prepare, launch, gpu, growth };
         let record = self.record(decode_seqs);
         let mut plan = Plan { steps, cadence, end: SimTime::ZERO, last, record };
@@ -374,11 +401,15 @@ impl Worker {
         let config = &self.core.config;
         let nothing_due = !config.overlap
             || self.in_flight.as_ref().is_some_and(|results| results.only_decoded(decode_seqs));
-        config.fast_forward && nothing_due && self.formed.preempted.is_empty()
+        config.fast_forward
+            && nothing_due
+            && self.formed.preempted.is_empty()
+            && self.formed.joined.is_empty()
     }
 
     /// Lets the prompts that the step completes join the decoding sequences.
     fn join_decodes(&mut self, last: &mut Results) {
+        last.chunks.extend(self.formed.joined.iter().map(|&id| (id, ChunkEnd::FirstToken)));
         let Core { seqs, decode, .. } = &mut self.core;
         for &(id, chunk) in &self.formed.chunks {
             if !chunk.last {
@@ -546,41 +577,6 @@ impl Core {
         self.decode.take_ended(&mut self.seqs, &mut results.ended);
         for &id in &results.ended {
             self.seqs[id].ending = true;
-        }
-    }
-}
-
-impl Scheduler {
-    /// The requests that have started, and those that wait, in order of arrival.
-    pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
-        match self {
-            Self::Vllm(rules) => rules.requests(),
-            Self::Trtllm(rules) => rules.requests(core),
-        }
-    }
-
-    fn used_blocks(&self) -> u32 {
-        match self {
-            Self::Vllm(rules) => rules.cache().used_blocks(),
-            Self::Trtllm(rules) => rules.cache().used_blocks(),
-        }
-    }
-
-    fn decode_blocks(&mut self, core: &mut Core, step: u64) {
-        match self {
-            Self::Vllm(rules) => rules.decode_blocks(core, step),
-            Self::Trtllm(rules) => rules.decode_blocks(core, step),
-        }
-    }
-
-    /// The first step at or after `step` in which decoding changes the cache.
-    fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
-        let taking = decode.next_taking(step);
-        match self {
-            // vLLM also publishes a block in the step that fills it, the one
-            // before the next is taken.
-            Self::Vllm(_) if taking > step => taking - 1,
-            _ => taking,
         }
     }
 }

@@ -3,13 +3,17 @@
 //! The clock lives inside the fleet: a simulated fleet jumps to the next event,
 //! a live one waits for it. So one short loop (the driver) serves both.
 
+mod network;
+mod pools;
 mod simulated;
 
+pub use network::{Arrived, Link, Network, Transfer};
+pub use pools::Pools;
 pub use simulated::SimulatedFleet;
 
 use crate::engine::Gauges;
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::WorkerId;
+use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::SimTime;
@@ -17,7 +21,8 @@ use crate::truth::WorkerTruth;
 
 /// A set of workers.
 pub trait Fleet {
-    /// Sends a request to a worker. Nothing that happens earlier than `now` may
+    /// Sends a request to a worker; where prefill and decode have workers of their
+    /// own, to one of each. Nothing that happens earlier than `now` may
     /// be outstanding: call [`next_event`](Self::next_event) with this deadline first.
     ///
     /// # Errors
@@ -28,6 +33,10 @@ pub trait Fleet {
         worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason>;
+
+    /// Nobody will decode `request`, which a worker has prefilled: its KV is not
+    /// needed any more. Only for fleets whose workers prefill or decode.
+    fn give_up(&mut self, _now: SimTime, _request: RequestId) {}
 
     /// The next thing that happens up to and at `deadline`, before the arrivals
     /// of that moment; `None` if nothing does.

@@ -5,11 +5,13 @@
 //! first token arrives, everything else when the request ends. A window holds
 //! the values observed in it.
 
+mod handover;
 mod spikes;
 mod spread;
 mod why;
 mod window;
 
+pub use handover::Handover;
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
@@ -55,6 +57,8 @@ pub struct RequestRecord {
     pub scheduled: Option<SimTime>,
     /// Prompt tokens found in the cache then.
     pub cached_tokens: u32,
+    /// Its way to a second worker, if one prefilled it and another decodes it.
+    pub handover: Option<Handover>,
     /// When its first token left the worker.
     pub first_token: Option<SimTime>,
     /// How it ended, and when.
@@ -93,6 +97,8 @@ pub struct Recorder {
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
     spike_window: SimDuration,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
 }
 
 /// The level that is being observed.
@@ -118,7 +124,20 @@ impl Recorder {
             kept: keep_requests.then(Vec::new),
             why: None,
             spike_window: SPIKE_WINDOW,
+            prefill_workers: 0,
         }
+    }
+
+    /// The first `prefill_workers` workers only prefill, the others decode: gauges
+    /// are told apart.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
+        self
+    }
+
+    /// True if a worker has prefilled the request and another one is to decode it.
+    pub fn is_prefilled(&self, request: RequestId) -> bool {
+        self.open[(request.0 - self.first) as usize].handover.is_some()
     }
 
     /// Measures what every choice of a worker gave away; see [`RequestWhy`].
@@ -209,7 +228,14 @@ impl Recorder {
         let mut metrics = window.observations.metrics(&window.level, now, gaps);
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
-        gauge_metrics(&start, gauges, elapsed, &mut metrics);
+        gauge_metrics("", &start, gauges, elapsed, &mut metrics);
+        if self.prefill_workers > 0 {
+            let at = self.prefill_workers as usize;
+            let ((prefill, decode), (prefill_now, decode_now)) =
+                (start.split_at(at), gauges.split_at(at));
+            gauge_metrics("prefill_", prefill, prefill_now, elapsed, &mut metrics);
+            gauge_metrics("decode_", decode, decode_now, elapsed, &mut metrics);
+        }
         metrics
     }
 
@@ -228,6 +254,7 @@ impl Recorder {
             dispatched: None,
             scheduled: None,
             cached_tokens: 0,
+            handover: None,
             first_token: None,
             end: None,
             preemptions: 0,
@@ -237,7 +264,11 @@ impl Recorder {
 
     /// The router sent a request to a worker.
     pub fn dispatch(&mut self, now: SimTime, request: RequestId, worker: WorkerId) {
-        self.record(request).dispatched = Some((now, worker));
+        let record = self.record(request);
+        match &mut record.handover {
+            Some(handover) => handover.dispatched = Some((now, worker)),
+            None => record.dispatched = Some((now, worker)),
+        }
         self.inflight.change(now, worker, true);
     }
 
@@ -251,9 +282,23 @@ impl Recorder {
         self.observe_why(event);
         let record = self.record(event.request);
         match event.kind {
-            WorkerEventKind::Scheduled { cached_tokens } => {
-                record.scheduled = Some(now);
-                record.cached_tokens = cached_tokens;
+            WorkerEventKind::Scheduled { cached_tokens } => match &mut record.handover {
+                Some(handover) => handover.scheduled = Some(now),
+                None => {
+                    record.scheduled = Some(now);
+                    record.cached_tokens = cached_tokens;
+                }
+            },
+            WorkerEventKind::Prefilled => {
+                record.handover = Some(Handover::at(now));
+                let stay = record.dispatched;
+                self.inflight.change(now, event.worker, false);
+                self.leave(now, stay);
+            }
+            WorkerEventKind::KvReceived { transfer } => {
+                if let Some(handover) = &mut record.handover {
+                    handover.transfer = Some(transfer);
+                }
             }
             WorkerEventKind::Preempted => record.preemptions += 1,
             WorkerEventKind::OutputBlock { .. } => {}
@@ -286,6 +331,8 @@ impl Recorder {
             }
             WorkerEventKind::Rejected(_) => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
         }
@@ -331,16 +378,21 @@ impl Recorder {
         }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);
-            if window.start.is_some()
-                && let Some((dispatched, _)) = record.dispatched
-            {
-                let from = dispatched.max(window.level.begin);
-                self.residence_ps += u128::from((now - from).as_ps());
-            }
         }
+        self.leave(now, record.stay());
         while self.open.front().is_some_and(|record| record.end.is_some()) {
             self.open.pop_front();
             self.first += 1;
+        }
+    }
+
+    /// A stay at a worker that began at `stay` ends.
+    fn leave(&mut self, now: SimTime, stay: Option<(SimTime, WorkerId)>) {
+        if let (Some(window), Some((dispatched, _))) = (&self.seen, stay)
+            && window.start.is_some()
+        {
+            let from = dispatched.max(window.level.begin);
+            self.residence_ps += u128::from((now - from).as_ps());
         }
     }
 
@@ -369,6 +421,9 @@ impl Recorder {
             place.copy_from_slice(&word.to_le_bytes());
         }
         self.digest.update(bytes);
+        if let Some(handover) = record.handover {
+            self.digest.update(handover.digest_bytes());
+        }
     }
 
     /// Little's law without averages: the workers' request-seconds over the
@@ -379,7 +434,7 @@ impl Recorder {
         };
         let open = self.open.iter().filter(|record| record.end.is_none());
         let still_open: u128 = open
-            .filter_map(|record| record.dispatched)
+            .filter_map(RequestRecord::stay)
             .map(|(dispatched, _)| u128::from((now - dispatched.max(begin)).as_ps()))
             .sum();
         let from_gauges = at(end) - at(start);
@@ -388,18 +443,26 @@ impl Recorder {
     }
 }
 
-fn gauge_metrics(start: &[Gauges], end: &[Gauges], elapsed_ps: u64, metrics: &mut Metrics) {
+/// Means per worker over the window; names begin with `prefix`.
+fn gauge_metrics(
+    prefix: &str,
+    start: &[Gauges],
+    end: &[Gauges],
+    elapsed_ps: u64,
+    metrics: &mut Metrics,
+) {
     if elapsed_ps == 0 {
         return;
     }
     let workers = end.len() as f64;
-    let mean = |of: fn(&Gauges) -> u128| {
+    let mut mean = |name: &str, of: fn(&Gauges) -> u128| {
         let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
-        Some(total as f64 / elapsed_ps as f64 / workers)
+        let mean = total as f64 / elapsed_ps as f64 / workers;
+        metrics.insert(format!("{prefix}{name}"), Some(mean));
     };
-    metrics.insert("running_mean".into(), mean(|gauges| gauges.running_ps));
-    metrics.insert("waiting_mean".into(), mean(|gauges| gauges.waiting_ps));
-    metrics.insert("kv_blocks_used_mean".into(), mean(|gauges| gauges.used_blocks_ps));
+    mean("running_mean", |gauges| gauges.running_ps);
+    mean("waiting_mean", |gauges| gauges.waiting_ps);
+    mean("kv_blocks_used_mean", |gauges| gauges.used_blocks_ps);
 }
 
 /// Milliseconds of a duration in picoseconds.

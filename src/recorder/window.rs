@@ -55,6 +55,8 @@ pub(super) struct Observations {
     engine_ttft: Column,
     queue: Column,
     router_queue: Column,
+    transfer: Column,
+    decode_queue: Column,
     itl: Column,
     e2e: Column,
     first_tokens: u64,
@@ -158,6 +160,8 @@ impl Observations {
             engine_ttft: Column::default(),
             queue: Column::default(),
             router_queue: Column::default(),
+            transfer: Column::default(),
+            decode_queue: Column::default(),
             itl: Column::default(),
             e2e: Column::default(),
             first_tokens: 0,
@@ -182,6 +186,12 @@ impl Observations {
         self.engine_ttft.push(now, level, now - dispatched);
         self.queue.push(now, level, queued);
         self.router_queue.push(now, level, dispatched - record.arrived);
+        if let Some(handover) = record.handover
+            && let (Some(transfer), Some(queued)) = (handover.transfer, handover.queued())
+        {
+            self.transfer.push(now, level, transfer);
+            self.decode_queue.push(now, level, queued);
+        }
         if now >= level.begin {
             self.first_tokens += 1;
             let (sum, count) = &mut self.queue_by_worker[worker.index()];
@@ -234,6 +244,10 @@ impl Observations {
         self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
         self.queue.metrics("queue_ms", level, end, &mut metrics);
         self.router_queue.metrics("router_queue_ms", level, end, &mut metrics);
+        if !self.transfer.values.is_empty() {
+            self.transfer.metrics("transfer_ms", level, end, &mut metrics);
+            self.decode_queue.metrics("decode_queue_ms", level, end, &mut metrics);
+        }
         self.itl.metrics("itl_ms", level, end, &mut metrics);
         self.e2e.metrics("e2e_ms", level, end, &mut metrics);
         let mut insert = |name: &str, value: Option<f64>| {

@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 26] = [
+const KNOWN: [Known; 28] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("engine_ttft_ms", "engine TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
@@ -43,6 +43,8 @@ const KNOWN: [Known; 26] = [
     ("e2e_ms", "end to end", "ms", LOWER),
     ("queue_ms", "queue time", "ms", LOWER),
     ("router_queue_ms", "queue time at the router", "ms", LOWER),
+    ("transfer_ms", "KV transfer", "ms", LOWER),
+    ("decode_queue_ms", "queue time at the decode worker", "ms", LOWER),
     ("output_tokens_per_s", "throughput", "tokens/s", HIGHER),
     ("requests_per_s", "request rate", "1/s", HIGHER),
     ("goodput_per_s", "goodput", "1/s", HIGHER),

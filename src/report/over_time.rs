@@ -100,6 +100,7 @@ mod tests {
             arrived: at(dispatched),
             dispatched: Some((at(dispatched), WorkerId(worker))),
             scheduled: Some(at(dispatched + queued)),
+            handover: None,
             cached_tokens: 0,
             first_token: None,
             end: (served < 900)

@@ -9,7 +9,7 @@
 use super::feed::{Feed, FeedSettings};
 use super::policies::oracle::Oracle;
 use super::{ClusterView, CostParts, Policy, Release, Reported, Verdict, WorkerView};
-use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
 use crate::time::{SimDuration, SimTime};
@@ -205,7 +205,7 @@ impl FrontEnd {
     /// # Panics
     /// If a request ends on a worker that has none of this front end's.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
-        if matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_)) {
+        if event.kind.ends_stay() {
             let inflight = &mut self.workers[event.worker.index()].inflight;
             assert!(*inflight > 0, "{event:?}: nothing is in flight there");
             *inflight -= 1;

@@ -33,7 +33,9 @@ fn a_life_in_order(
     record: &RequestRecord,
     life: &[(SimTime, WorkerEvent)],
 ) -> Result<(), TestCaseError> {
-    use WorkerEventKind::{Finished, FirstToken, OutputBlock, Preempted, Rejected, Scheduled};
+    use WorkerEventKind::{
+        Finished, FirstToken, KvReceived, OutputBlock, Preempted, Prefilled, Rejected, Scheduled,
+    };
     let (mut scheduled, mut first_token, mut finished, mut preemptions) = (None, None, None, 0);
     for &(at, event) in life {
         prop_assert!(finished.is_none(), "{event:?} after the end");
@@ -57,6 +59,7 @@ fn a_life_in_order(
                 finished = Some(at);
             }
             Rejected(_) => prop_assert!(false, "workers refuse at once: {life:?}"),
+            Prefilled | KvReceived { .. } => prop_assert!(false, "one pool: {life:?}"),
         }
     }
     prop_assert_eq!(record.scheduled, scheduled);

@@ -59,6 +59,10 @@ impl Fleet for Watched {
         self.fleet.submit(now, worker, request)
     }
 
+    fn give_up(&mut self, now: SimTime, request: RequestId) {
+        self.fleet.give_up(now, request);
+    }
+
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         let event = self.fleet.next_event(deadline)?;
         self.events.push(event);

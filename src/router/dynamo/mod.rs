@@ -404,6 +404,8 @@ impl Policy for DynamoPolicy {
                 let _unknown = self.tracker.free(&request, self.now);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
         }

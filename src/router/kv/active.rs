@@ -229,7 +229,10 @@ impl ActiveTracker {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 self.free(event.request);
             }
-            WorkerEventKind::Scheduled { .. } | WorkerEventKind::Preempted => {}
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Preempted => {}
         }
     }
 
