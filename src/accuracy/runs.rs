@@ -110,7 +110,7 @@ impl<'a> Replays<'a> {
             .map_err(|invalid| AccuracyError::Engine { deployment: run.to_string(), invalid })?;
         let workload = self.workload(run);
         let settings = Settings {
-            cluster: ClusterSettings { workers: 1, model: None },
+            cluster: ClusterSettings::new(1),
             engine,
             router: RouterSettings::new(round_robin::POLICY.name()),
             policy: round_robin::POLICY,

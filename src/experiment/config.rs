@@ -6,6 +6,9 @@ use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
+use crate::fleet::changes::{
+    ChangePlan, ChangeSettings, FailoverSettings, MOST_WORKERS, PlannerSettings,
+};
 use crate::router::PolicySpec;
 use crate::router::settings::RouterSettings;
 use crate::settings::{self, Invalid};
@@ -17,9 +20,6 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The most workers of a fleet (assumed: far above any fleet behind one router).
-const MAX_WORKERS: u32 = 100_000;
 
 /// The longest simulated time of one run; the clock itself ends at 213 days.
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
@@ -93,25 +93,70 @@ pub struct Settings {
 }
 
 /// The `[cluster]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
-    /// Number of workers.
+    /// Number of workers, at the start.
     #[serde(deserialize_with = "settings::count")]
     pub workers: u32,
     /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
     pub model: Option<String>,
+    /// Time that a worker takes from its start until it serves: weights, graphs,
+    /// warm-up. Default 60 s (assumed).
+    #[serde(default = "load_time")]
+    pub load_time: SimDuration,
+    /// What happens to workers.
+    #[serde(default)]
+    pub change: Vec<ChangeSettings>,
+    /// What routers and clients make of it.
+    #[serde(default)]
+    pub failover: FailoverSettings,
+    /// Who adds and removes workers, if anybody.
+    pub planner: Option<PlannerSettings>,
+}
+
+fn load_time() -> SimDuration {
+    SimDuration::from_secs(60)
 }
 
 impl ClusterSettings {
+    /// So many workers, to which nothing happens.
+    pub fn new(workers: u32) -> Self {
+        Self {
+            workers,
+            model: None,
+            load_time: load_time(),
+            change: Vec::new(),
+            failover: FailoverSettings::default(),
+            planner: None,
+        }
+    }
+
     fn validate(&self) -> Result<(), Invalid> {
-        let allowed = format!("from 1 to {MAX_WORKERS}");
+        let allowed = format!("from 1 to {MOST_WORKERS}");
         Invalid::unless(
-            (1..=MAX_WORKERS).contains(&self.workers),
+            (1..=MOST_WORKERS).contains(&self.workers),
             "workers",
             self.workers,
             &allowed,
-        )
+        )?;
+        self.plan().validate()
+    }
+
+    /// Everything that happens to the workers.
+    pub fn plan(&self) -> ChangePlan {
+        ChangePlan {
+            workers: self.workers,
+            load_time: self.load_time,
+            changes: self.change.clone(),
+            failover: self.failover,
+            planner: self.planner,
+        }
+    }
+
+    /// Workers that there can ever be: ids are below.
+    pub fn slots(&self) -> u32 {
+        self.plan().slots()
     }
 }
 
@@ -289,7 +334,7 @@ impl Resolver {
         .map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
         let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
-        router.validate_for(cluster.workers).map_err(invalid("router"))?;
+        router.validate_for(cluster.slots()).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
@@ -359,6 +404,16 @@ fn check_length(document: &Document, run: &RunSpec) -> Result<(), ExperimentErro
     let measure = &run.settings.measure;
     let Some(window) = measure.window else { return Ok(()) };
     let levels = run.levels.len() as u64;
+    let end = (measure.warmup + window) * levels;
+    let changes = &run.settings.cluster.change;
+    let late = changes.iter().position(|change| change.at >= end);
+    // Of levels in sequence a later one may still reach it.
+    if let Some(index) = late.filter(|_| measure.levels == Levels::Independent) {
+        let allowed = format!("before the end of the run, {}", Shown(end));
+        let at = Shown(changes[index].at);
+        let invalid = Invalid::new(format!("change[{index}].at"), at, allowed);
+        return Err(document.invalid("cluster", invalid));
+    }
     if (measure.warmup + window) * levels <= MAX_RUN {
         return Ok(());
     }

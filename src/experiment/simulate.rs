@@ -1,9 +1,10 @@
 //! One simulation: from settings to the metrics of its levels.
 
-use super::config::{ClusterSettings, Settings};
+use super::config::Settings;
 use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
 use crate::fleet::SimulatedFleet;
+use crate::fleet::changes::{Changes, FailoverSettings};
 use crate::id::RequestId;
 use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
@@ -11,6 +12,7 @@ use crate::router::ClusterSpec;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
 use crate::time::SimTime;
+use crate::workload::Retries;
 use std::sync::Arc;
 
 /// What one simulation found.
@@ -51,21 +53,29 @@ pub fn simulate(
     let measure = &settings.measure;
     let front_ends = front_ends(settings, seed);
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
-    let mut fleet = SimulatedFleet::new(settings.cluster.workers, &engine, wants_kv_events);
+    let plan = settings.cluster.plan();
+    let slots = plan.slots();
+    let mut fleet = SimulatedFleet::new(slots, &engine, wants_kv_events);
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     if settings.router.feed().count_copies.unwrap_or(true) {
         fleet.count_copies();
     }
-    let workload = settings.source.build(engine.block_size, seed);
-    let mut recorder = Recorder::new(settings.cluster.workers, watch.requests)
-        .with_spike_window(measure.spike_window);
+    let mut workload = settings.source.build(engine.block_size, seed);
+    if plan.failover.retries > 0 && !plan.is_empty() {
+        let FailoverSettings { retries, retry_pause, .. } = plan.failover;
+        workload = Box::new(Retries::new(workload, retries, retry_pause));
+    }
+    let mut recorder = Recorder::new(slots, watch.requests).with_spike_window(measure.spike_window);
     if measure.why || watch.why {
         recorder = recorder.measure_why(engine.block_size);
     }
     let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
         .spread(settings.router.spread);
+    if !plan.is_empty() {
+        driver = driver.changes(Changes::new(plan, engine.num_blocks, engine.max_num_seqs));
+    }
     if let Some(request) = watch.decision_of {
         driver = driver.explain(request);
     }
@@ -93,10 +103,10 @@ pub fn simulate(
 
 /// The routers in front of the fleet.
 fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
-    let Settings { cluster: ClusterSettings { workers, .. }, engine, router, policy, .. } =
-        settings;
+    let Settings { engine, router, policy, .. } = settings;
+    let workers = settings.cluster.slots();
     let cluster = ClusterSpec {
-        workers: *workers,
+        workers,
         block_size: engine.block_size,
         blocks_per_worker: engine.num_blocks,
         max_num_seqs: engine.max_num_seqs,
@@ -107,7 +117,7 @@ fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
         // Replicas must not share their random choices.
         let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
         let build = || policy.build(router, &cluster, seed_of(Use::Policy));
-        let mut front_end = FrontEnd::new(build(), *workers, &feed, seed_of(Use::Feed));
+        let mut front_end = FrontEnd::new(build(), workers, &feed, seed_of(Use::Feed));
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);
         }
