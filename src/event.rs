@@ -3,7 +3,7 @@
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
-use crate::time::SimDuration;
+use crate::time::{SimDuration, SimTime};
 use std::fmt;
 
 /// A change in the life of a request that its worker makes visible.
@@ -17,8 +17,8 @@ pub struct WorkerEvent {
     pub kind: WorkerEventKind,
 }
 
-/// See [`WorkerEvent`]. Every request ends with exactly one of `Finished` and `Rejected`;
-/// its stay at a worker that only prefills ends with `Prefilled` before that.
+/// See [`WorkerEvent`]. Every stay of a request at a worker ends with exactly one
+/// of `Prefilled`, `Finished`, `Rejected` and `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
@@ -53,13 +53,30 @@ pub enum WorkerEventKind {
     },
     /// The worker will not run it.
     Rejected(RejectReason),
+    /// The worker is gone and the request with it. Told by the fleet's front, when
+    /// the connection breaks; the request may go on elsewhere.
+    Failed,
 }
 
 impl WorkerEventKind {
-    /// True if the worker has nothing more to do for the request.
+    /// True if the request is at the worker no more.
     pub fn ends_stay(&self) -> bool {
-        matches!(self, Self::Prefilled | Self::Finished { .. } | Self::Rejected(_))
+        matches!(
+            self,
+            Self::Prefilled | Self::Finished { .. } | Self::Rejected(_) | Self::Failed
+        )
     }
+}
+
+/// A request that was at a worker when that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The request.
+    pub request: RequestId,
+    /// Output tokens that had left the worker.
+    pub output_tokens: u32,
+    /// When the last of them did; means nothing where there is none.
+    pub last_token_at: SimTime,
 }
 
 /// Why a request was not served.
@@ -71,6 +88,8 @@ pub enum RejectReason {
     KvPool,
     /// The router's policy turned it away.
     Policy,
+    /// The router knows of no worker that takes requests.
+    NoWorker,
 }
 
 impl fmt::Display for RejectReason {
@@ -79,6 +98,7 @@ impl fmt::Display for RejectReason {
             Self::ContextLimit => "longer than the context limit",
             Self::KvPool => "larger than the KV pool",
             Self::Policy => "turned away by the router",
+            Self::NoWorker => "no worker takes requests",
         })
     }
 }

@@ -161,7 +161,7 @@ fn workers_over_time(
     let rows: Vec<OverTime> = shown
         .zip(&experiment.runs)
         .map(|(simulation, run)| {
-            let workers = run.settings.cluster.workers;
+            let workers = run.settings.cluster.slots();
             let until = run.duration().unwrap_or_else(|| simulation.last_end());
             let begin = SimTime::ZERO + run.settings.measure.warmup;
             OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS)

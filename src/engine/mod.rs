@@ -30,6 +30,7 @@ mod hardware;
 pub mod memory;
 pub mod model;
 mod outbox;
+mod pace;
 mod pipeline;
 mod plan;
 pub mod roofline;
@@ -44,6 +45,7 @@ mod worker;
 
 pub use gauges::Gauges;
 pub use outbox::{Outbox, StepRecord, Wake};
+pub use pace::Pace;
 pub use worker::Worker;
 
 use crate::kv::EventLog;

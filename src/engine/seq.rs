@@ -39,6 +39,9 @@ pub(super) struct Seq {
     pub(super) ending: bool,
     /// When its last token before a preemption left.
     pub(super) last_token_at: SimTime,
+    /// Number of the first token that it sampled since it was last admitted;
+    /// `u32::MAX` until it has.
+    pub(super) first_since_admission: u32,
 }
 
 impl Seq {
@@ -59,6 +62,7 @@ impl Seq {
             preempted: false,
             ending: false,
             last_token_at: SimTime::ZERO,
+            first_since_admission: u32::MAX,
         }
     }
 
@@ -122,6 +126,12 @@ impl Seqs {
 
     pub(super) fn get(&self, id: SeqId) -> Option<&Seq> {
         self.places[id as usize].as_ref()
+    }
+
+    /// All sequences, in order of their places.
+    pub(super) fn ids(&self) -> impl Iterator<Item = SeqId> + '_ {
+        let ids = (0..).zip(&self.places);
+        ids.filter(|(_, seq)| seq.is_some()).map(|(id, _)| id)
     }
 
     /// Gives a sequence the next number of admission.

@@ -1,6 +1,7 @@
 //! The life of a worker; see the [module documentation](super).
 
 mod handover;
+mod lifecycle;
 mod output_blocks;
 mod scheduler;
 
@@ -8,6 +9,7 @@ use super::config::{EngineConfig, Rules};
 use super::decode_set::DecodeSet;
 use super::gauges::Gauges;
 use super::outbox::{Outbox, StepRecord, Wake};
+use super::pace::Pace;
 use super::pipeline::{Cadence, Pipeline, Segment};
 use super::plan::{ChunkEnd, Plan, Results};
 use super::seq::{Seq, SeqId, Seqs};
@@ -17,7 +19,7 @@ use super::vllm::Vllm;
 use super::{Core, FormedStep};
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
-use crate::kv::{EventLog, TrtllmCache, VllmCache};
+use crate::kv::EventLog;
 use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
@@ -38,6 +40,8 @@ pub struct Worker {
     /// Preempted while their last token was still being computed.
     late_tokens: Vec<SeqId>,
     spare: Vec<Results>,
+    pub(super) pace: Pace,
+    pub(super) is_up: bool,
 }
 
 #[derive(Debug)]
@@ -62,16 +66,7 @@ impl Worker {
     /// An idle worker with an empty cache. Cache events are recorded only if
     /// somebody `wants_kv_events`.
     pub fn new(id: WorkerId, config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
-        let rules = match config.rules {
-            Rules::Vllm => {
-                Scheduler::Vllm(Vllm::new(VllmCache::new(config.block_size, config.num_blocks)))
-            }
-            Rules::Trtllm => Scheduler::Trtllm(Trtllm::new(TrtllmCache::new(
-                config.block_size,
-                config.num_blocks,
-                config.trtllm.partial_reuse,
-            ))),
-        };
+        let rules = Scheduler::new(&config);
         let core = Core {
             seqs: Seqs::default(),
             decode: DecodeSet::new(config.block_size),
@@ -90,6 +85,8 @@ impl Worker {
             chunks: Vec::new(),
             late_tokens: Vec::new(),
             spare: Vec::new(),
+            pace: Pace::NORMAL,
+            is_up: true,
         }
     }
 
@@ -302,6 +299,7 @@ impl Worker {
         for &id in &self.formed.preempted {
             let seq = &mut self.core.seqs[id];
             seq.last_token_at = now;
+            seq.first_since_admission = u32::MAX;
             if self.core.config.overlap {
                 self.late_tokens.push(id);
             }
@@ -382,10 +380,11 @@ impl Worker {
             self.chunks.extend(self.formed.chunks.iter().map(|&(_, chunk)| chunk));
             let prefill = &self.chunks;
             let work = StepWork { prefill, decode_seqs, decode_context, padded_seqs: decode_seqs };
-            return (config.step_time.step(&work), SimDuration::ZERO, 1);
+            return (self.pace.time(config.step_time.step(&work)), SimDuration::ZERO, 1);
         }
         let padded_seqs = config.graph_seqs(decode_seqs, false).unwrap_or(decode_seqs);
         let piece = config.step_time.decode_piece(decode_seqs, padded_seqs, decode_context);
+        let piece = self.pace.piece(piece);
         let growth = SimDuration::from_ps(piece.per_token_ps * u64::from(decode_seqs));
         let mut steps = 1;
         if self.may_look_ahead(decode_seqs) {
@@ -418,6 +417,7 @@ impl Worker {
             }
             let seq = &mut seqs[id];
             seq.generated += 1;
+            seq.first_since_admission = seq.generated;
             let end = match seq.generated {
                 1 => ChunkEnd::FirstToken,
                 number => ChunkEnd::NextToken(number),

@@ -4,8 +4,8 @@ use super::network::{Arrived, Transfer};
 use super::pools::{Handovers, Pools};
 use super::{Fleet, Truth};
 use crate::engine::config::EngineConfig;
-use crate::engine::{Gauges, Outbox, StepRecord, Wake, Worker};
-use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
+use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
 use crate::queue::{EventQueue, Rank};
 use crate::request::{Phase, Request};
@@ -224,6 +224,21 @@ impl Fleet for SimulatedFleet {
             self.look(id, |worker, out| worker.settle_present(now, out));
         }
         std::mem::take(&mut self.out.gaps)
+    }
+
+    fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
+        let lost = self.workers[worker.index()].die(now, &mut self.out);
+        self.reschedule(worker);
+        lost
+    }
+
+    fn start(&mut self, worker: WorkerId) {
+        self.workers[worker.index()].come_back();
+    }
+
+    fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
+        self.workers[worker.index()].set_pace(now, pace);
+        self.reschedule(worker);
     }
 
     fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {

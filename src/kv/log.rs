@@ -91,6 +91,12 @@ impl EventLog {
         self.published.extend(self.batch.drain(..).map(|event| (now, event)));
     }
 
+    /// Forgets what was not published: its engine is gone.
+    pub fn drop_unpublished(&mut self) {
+        self.batch.clear();
+        self.continues = false;
+    }
+
     /// Published events not yet taken, in order.
     pub fn published(&mut self) -> &mut Vec<(SimTime, KvEvent)> {
         &mut self.published

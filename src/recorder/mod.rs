@@ -5,6 +5,7 @@
 //! first token arrives, everything else when the request ends. A window holds
 //! the values observed in it.
 
+mod changing;
 mod handover;
 mod spikes;
 mod spread;
@@ -17,12 +18,13 @@ pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
-use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{Lost, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
+use changing::Changing;
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
@@ -79,6 +81,8 @@ pub enum End {
     },
     /// Not served.
     Rejected(RejectReason),
+    /// Lost with its worker.
+    Failed,
 }
 
 /// Follows a run.
@@ -99,6 +103,8 @@ pub struct Recorder {
     spike_window: SimDuration,
     /// Workers that only prefill, with the lowest ids; 0 if all do everything.
     prefill_workers: u32,
+    /// Where workers come and go.
+    changing: Option<Changing>,
 }
 
 /// The level that is being observed.
@@ -125,6 +131,7 @@ impl Recorder {
             why: None,
             spike_window: SPIKE_WINDOW,
             prefill_workers: 0,
+            changing: None,
         }
     }
 
@@ -151,6 +158,71 @@ impl Recorder {
     pub fn with_spike_window(mut self, window: SimDuration) -> Self {
         self.spike_window = window;
         self
+    }
+
+    /// Workers come and go, and those of `absent` are not there at the start.
+    pub fn follow_changes(&mut self, absent: impl IntoIterator<Item = WorkerId>) {
+        self.changing = Some(Changing::default());
+        for worker in absent {
+            self.inflight.set_present(SimTime::ZERO, worker, false);
+        }
+    }
+
+    /// `worker` takes requests from `now` on, or is gone.
+    pub fn set_present(&mut self, now: SimTime, worker: WorkerId, present: bool) {
+        self.inflight.set_present(now, worker, present);
+    }
+
+    /// Caches are lost, or new ones are there: the hit ratio may fall.
+    pub fn disturb(&mut self, now: SimTime) {
+        if let Some(changing) = &mut self.changing {
+            changing.disturb(now);
+        }
+    }
+
+    /// A request is at `worker` no more, as that is gone; it has not ended yet.
+    pub fn lose(&mut self, now: SimTime, worker: WorkerId, lost: &Lost) {
+        self.count_residence(now, lost.request);
+        self.inflight.change(now, worker, false);
+        if let Some(changing) = &mut self.changing {
+            changing.lose(lost);
+        }
+        let record = self.record(lost.request);
+        if record.first_token.is_none() {
+            record.scheduled = None;
+        }
+    }
+
+    /// A lost request goes on at another worker.
+    pub fn migrate(&mut self, request: RequestId) {
+        self.record(request).dispatched = None;
+        if let Some(changing) = &mut self.changing {
+            changing.migrate(request);
+        }
+    }
+
+    /// A lost request has failed.
+    pub fn fail(&mut self, now: SimTime, request: RequestId) {
+        if let Some(why) = &mut self.why {
+            why.ended(request);
+        }
+        self.end(now, request, End::Failed);
+    }
+
+    /// True if the request is at a worker.
+    fn is_at_worker(&self, record: &RequestRecord) -> bool {
+        let lost = self.changing.as_ref().is_some_and(|changing| changing.is_lost(record.request));
+        record.end.is_none() && record.stay().is_some() && !lost
+    }
+
+    /// Counts the time of a request at its worker, in the window.
+    fn count_residence(&mut self, now: SimTime, request: RequestId) {
+        let Some(Window { level, start: Some(_), .. }) = &self.seen else { return };
+        let begin = level.begin;
+        let record = &self.open[(request.0 - self.first) as usize];
+        if let Some((dispatched, _)) = record.stay().filter(|_| self.is_at_worker(record)) {
+            self.residence_ps += u128::from((now - dispatched.max(begin)).as_ps());
+        }
     }
 
     /// True if it has to be told of what workers hold.
@@ -183,7 +255,9 @@ impl Recorder {
     pub fn note_hits(&mut self, event: &WorkerEvent, cached_tokens: u32, held: &[u32]) {
         if let Some(why) = &mut self.why {
             let found = why.scheduled(event, cached_tokens, held);
-            self.record(event.request).why = Some(found);
+            // What goes on after it had its first token is no prompt of a client.
+            let record = self.record(event.request);
+            record.why = record.why.filter(|_| record.first_token.is_some()).or(Some(found));
         }
     }
 
@@ -192,7 +266,7 @@ impl Recorder {
         ConversationId(self.open[(request.0 - self.first) as usize].conversation)
     }
 
-    /// Requests that are at a worker.
+    /// Requests that are at a worker, as far as routers know.
     pub fn at_workers(&self) -> impl Iterator<Item = RequestId> + '_ {
         let open = self.open.iter().filter(|record| record.end.is_none());
         open.filter(|record| record.dispatched.is_some()).map(|record| record.request)
@@ -209,6 +283,9 @@ impl Recorder {
     pub fn begin_window(&mut self, now: SimTime, gauges: Vec<Gauges>) {
         self.inflight.restart(now);
         self.residence_ps = 0;
+        if let Some(changing) = &mut self.changing {
+            changing.begin_window(now);
+        }
         if let Some(window) = &mut self.seen {
             debug_assert_eq!(window.level.begin, now);
             window.start = Some(gauges);
@@ -225,16 +302,32 @@ impl Recorder {
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
-        let mut metrics = window.observations.metrics(&window.level, now, gaps);
+        let mut metrics = match &self.changing {
+            None => window.observations.metrics(&window.level, now, gaps),
+            Some(changing) => {
+                let mut gaps = gaps.clone();
+                gaps.merge(changing.gaps());
+                let failed = window.observations.failed();
+                let mut metrics = window.observations.metrics(&window.level, now, &gaps);
+                changing.metrics(failed, &mut metrics);
+                metrics.insert("workers_mean".into(), self.inflight.workers_mean(now));
+                metrics
+            }
+        };
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
-        gauge_metrics("", &start, gauges, elapsed, &mut metrics);
+        let workers = self.inflight.workers_mean(now);
+        gauge_metrics("", (&start, gauges), (elapsed, workers), &mut metrics);
         if self.prefill_workers > 0 {
             let at = self.prefill_workers as usize;
             let ((prefill, decode), (prefill_now, decode_now)) =
                 (start.split_at(at), gauges.split_at(at));
-            gauge_metrics("prefill_", prefill, prefill_now, elapsed, &mut metrics);
-            gauge_metrics("decode_", decode, decode_now, elapsed, &mut metrics);
+            let mut of_pool = |prefix: &str, start: &[Gauges], end: &[Gauges]| {
+                let workers = Some(end.len() as f64);
+                gauge_metrics(prefix, (start, end), (elapsed, workers), &mut metrics);
+            };
+            of_pool("prefill_", prefill, prefill_now);
+            of_pool("decode_", decode, decode_now);
         }
         metrics
     }
@@ -280,20 +373,29 @@ impl Recorder {
     /// Something happened to a request at its worker.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.observe_why(event);
+        if event.kind == WorkerEventKind::Prefilled {
+            self.count_residence(now, event.request);
+        }
         let record = self.record(event.request);
         match event.kind {
-            WorkerEventKind::Scheduled { cached_tokens } => match &mut record.handover {
-                Some(handover) => handover.scheduled = Some(now),
-                None => {
-                    record.scheduled = Some(now);
-                    record.cached_tokens = cached_tokens;
+            WorkerEventKind::Scheduled { cached_tokens } => {
+                // Of one that goes on elsewhere after its first token the first time counts.
+                match &mut record.handover {
+                    Some(handover) => handover.scheduled = Some(now),
+                    None if record.first_token.is_none() => {
+                        record.scheduled = Some(now);
+                        record.cached_tokens = cached_tokens;
+                    }
+                    None => {}
                 }
-            },
+                let (id, prompt_tokens) = (record.request, record.prompt_tokens);
+                if let Some(changing) = &mut self.changing {
+                    changing.schedule(now, id, prompt_tokens, cached_tokens);
+                }
+            }
             WorkerEventKind::Prefilled => {
                 record.handover = Some(Handover::at(now));
-                let stay = record.dispatched;
                 self.inflight.change(now, event.worker, false);
-                self.leave(now, stay);
             }
             WorkerEventKind::KvReceived { transfer } => {
                 if let Some(handover) = &mut record.handover {
@@ -302,6 +404,11 @@ impl Recorder {
             }
             WorkerEventKind::Preempted => record.preemptions += 1,
             WorkerEventKind::OutputBlock { .. } => {}
+            WorkerEventKind::FirstToken if record.first_token.is_some() => {
+                if let Some(changing) = &mut self.changing {
+                    changing.next_token(now, event.request);
+                }
+            }
             WorkerEventKind::FirstToken => {
                 record.first_token = Some(now);
                 let record = *record;
@@ -311,12 +418,17 @@ impl Recorder {
             }
             WorkerEventKind::Finished { output_tokens } => {
                 self.inflight.change(now, event.worker, false);
+                let before = self.changing.as_ref();
+                let before = before.map_or(0, |changing| changing.output_tokens(event.request));
+                let output_tokens = before + output_tokens;
                 self.end(now, event.request, End::Finished { output_tokens });
             }
             WorkerEventKind::Rejected(reason) => {
                 self.inflight.change(now, event.worker, false);
                 self.end(now, event.request, End::Rejected(reason));
             }
+            // The stay has ended when the worker did; what comes of it is told apart.
+            WorkerEventKind::Failed => {}
         }
     }
 
@@ -334,6 +446,7 @@ impl Recorder {
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Preempted
+            | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
     }
@@ -368,6 +481,10 @@ impl Recorder {
     }
 
     fn end(&mut self, now: SimTime, request: RequestId, end: End) {
+        self.count_residence(now, request);
+        if let Some(changing) = &mut self.changing {
+            changing.end(request);
+        }
         let record = self.record(request);
         record.end = Some((now, end));
         let record = *record;
@@ -379,20 +496,9 @@ impl Recorder {
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);
         }
-        self.leave(now, record.stay());
         while self.open.front().is_some_and(|record| record.end.is_some()) {
             self.open.pop_front();
             self.first += 1;
-        }
-    }
-
-    /// A stay at a worker that began at `stay` ends.
-    fn leave(&mut self, now: SimTime, stay: Option<(SimTime, WorkerId)>) {
-        if let (Some(window), Some((dispatched, _))) = (&self.seen, stay)
-            && window.start.is_some()
-        {
-            let from = dispatched.max(window.level.begin);
-            self.residence_ps += u128::from((now - from).as_ps());
         }
     }
 
@@ -402,6 +508,7 @@ impl Recorder {
         let (served, tokens) = match end {
             End::Finished { output_tokens } => (1, u64::from(output_tokens)),
             End::Rejected(reason) => (0, reason as u64),
+            End::Failed => (2, 0),
         };
         let words = [
             u64::from(record.request.0),
@@ -432,7 +539,7 @@ impl Recorder {
         let at = |gauges: &[Gauges]| -> u128 {
             gauges.iter().map(|gauge| gauge.running_ps + gauge.waiting_ps).sum()
         };
-        let open = self.open.iter().filter(|record| record.end.is_none());
+        let open = self.open.iter().filter(|record| self.is_at_worker(record));
         let still_open: u128 = open
             .filter_map(RequestRecord::stay)
             .map(|(dispatched, _)| u128::from((now - dispatched.max(begin)).as_ps()))
@@ -446,15 +553,12 @@ impl Recorder {
 /// Means per worker over the window; names begin with `prefix`.
 fn gauge_metrics(
     prefix: &str,
-    start: &[Gauges],
-    end: &[Gauges],
-    elapsed_ps: u64,
+    (start, end): (&[Gauges], &[Gauges]),
+    (elapsed_ps, workers): (u64, Option<f64>),
     metrics: &mut Metrics,
 ) {
-    if elapsed_ps == 0 {
-        return;
-    }
-    let workers = end.len() as f64;
+    let workers = workers.filter(|workers| *workers > 0.0 && elapsed_ps > 0);
+    let Some(workers) = workers else { return };
     let mut mean = |name: &str, of: fn(&Gauges) -> u128| {
         let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
         let mean = total as f64 / elapsed_ps as f64 / workers;

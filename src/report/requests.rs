@@ -59,6 +59,7 @@ fn cells(seed: u64, record: &RequestRecord) -> [String; 19] {
     let (end, output_tokens) = match record.end {
         Some((_, End::Finished { output_tokens })) => ("finished", output_tokens.to_string()),
         Some((_, End::Rejected(_))) => ("rejected", String::new()),
+        Some((_, End::Failed)) => ("failed", String::new()),
         None => ("unfinished", String::new()),
     };
     [

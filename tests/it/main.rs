@@ -3,6 +3,7 @@
 mod accuracy;
 mod cache_size;
 mod calibrate;
+mod changes;
 mod checks;
 mod errors;
 mod explain;

@@ -143,7 +143,8 @@ impl Replay {
                 WorkerEventKind::FirstToken
                 | WorkerEventKind::Prefilled
                 | WorkerEventKind::KvReceived { .. }
-                | WorkerEventKind::Rejected(_) => {}
+                | WorkerEventKind::Rejected(_)
+                | WorkerEventKind::Failed => {}
             }
         }
         let mut events = Vec::new();

@@ -34,7 +34,9 @@ impl OutputTracking {
         let output_tokens = match event.kind {
             WorkerEventKind::FirstToken => 1,
             WorkerEventKind::OutputBlock { output_tokens } => output_tokens,
-            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
+            WorkerEventKind::Finished { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => {
                 self.requests.remove(&event.request);
                 return Vec::new();
             }

@@ -16,6 +16,11 @@ impl CachedPrefixes {
         self.0.apply(worker, event);
     }
 
+    /// Forgets what `worker` held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
+    }
+
     /// For each worker, how many leading blocks of the prompt it holds.
     pub(in crate::router) fn overlaps(
         &self,
@@ -60,6 +65,11 @@ impl Bookings {
             shared: true,
         };
         self.0.book(worker, &order);
+    }
+
+    /// Forgets what is in flight on `worker`.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
     }
 
     /// Hears of first tokens and ends.

@@ -1,0 +1,216 @@
+//! What a run costs in which workers come and go: requests that went on
+//! elsewhere, tokens computed again, and the time until hits are back.
+
+use super::Metrics;
+use crate::event::Lost;
+use crate::id::RequestId;
+use crate::stats::Histogram;
+use crate::time::{SimDuration, SimTime};
+use std::collections::BTreeMap;
+
+/// Time over which the hit ratio after a change is taken (assumed).
+const RECOVERY_WINDOW: SimDuration = SimDuration::from_secs(10);
+
+/// Hits are back at this share of the ratio before (assumed).
+const REGAINED: f64 = 0.95;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Changing {
+    /// Requests that were lost and have not ended.
+    lost: BTreeMap<RequestId, LostRequest>,
+    migrations: u64,
+    recomputed_tokens: u64,
+    /// From the last token at one worker to the first at the next.
+    gaps: Histogram,
+    hits: HitsOverTime,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LostRequest {
+    /// Not at a worker at present.
+    is_away: bool,
+    /// Tokens that its client has from workers that are gone.
+    output_tokens: u32,
+    last_token_at: SimTime,
+}
+
+/// Prompt tokens scheduled, and those of them that were hit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hits {
+    cached: u64,
+    prompt: u64,
+}
+
+/// Hits before the first change of the window, and in windows of equal length after it.
+#[derive(Debug, Default)]
+struct HitsOverTime {
+    disturbed: Option<SimTime>,
+    before: Hits,
+    after: Vec<Hits>,
+}
+
+impl Hits {
+    fn add(&mut self, cached: u32, prompt: u32) {
+        self.cached += u64::from(cached);
+        self.prompt += u64::from(prompt);
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        (self.prompt > 0).then(|| self.cached as f64 / self.prompt as f64)
+    }
+}
+
+impl Changing {
+    pub(super) fn begin_window(&mut self, _now: SimTime) {
+        (self.migrations, self.recomputed_tokens) = (0, 0);
+        self.gaps = Histogram::new();
+        self.hits = HitsOverTime::default();
+    }
+
+    /// Caches are lost, or new ones are there.
+    pub(super) fn disturb(&mut self, now: SimTime) {
+        self.hits.disturbed.get_or_insert(now);
+    }
+
+    pub(super) fn lose(&mut self, lost: &Lost) {
+        let request = self.lost.entry(lost.request).or_insert(LostRequest {
+            is_away: true,
+            output_tokens: 0,
+            last_token_at: lost.last_token_at,
+        });
+        request.is_away = true;
+        if lost.output_tokens > 0 {
+            request.output_tokens += lost.output_tokens;
+            request.last_token_at = lost.last_token_at;
+        }
+    }
+
+    pub(super) fn migrate(&mut self, request: RequestId) {
+        self.migrations += 1;
+        if let Some(request) = self.lost.get_mut(&request) {
+            request.is_away = false;
+        }
+    }
+
+    pub(super) fn is_lost(&self, request: RequestId) -> bool {
+        self.lost.get(&request).is_some_and(|request| request.is_away)
+    }
+
+    /// Tokens that the client of a request has from workers that are gone.
+    pub(super) fn output_tokens(&self, request: RequestId) -> u32 {
+        self.lost.get(&request).map_or(0, |request| request.output_tokens)
+    }
+
+    /// A request whose prompt is `prompt_tokens` is first in a batch of its worker.
+    pub(super) fn schedule(
+        &mut self,
+        now: SimTime,
+        request: RequestId,
+        prompt_tokens: u32,
+        cached_tokens: u32,
+    ) {
+        match self.lost.get(&request) {
+            Some(lost) => {
+                let tokens = prompt_tokens + lost.output_tokens - cached_tokens;
+                self.recomputed_tokens += u64::from(tokens);
+            }
+            None => self.hits.add(now, cached_tokens, prompt_tokens),
+        }
+    }
+
+    /// A request that has moved goes on.
+    pub(super) fn next_token(&mut self, now: SimTime, request: RequestId) {
+        if let Some(lost) = self.lost.get(&request) {
+            self.gaps.add(now.since(lost.last_token_at).as_ps(), 1);
+        }
+    }
+
+    pub(super) fn end(&mut self, request: RequestId) {
+        self.lost.remove(&request);
+    }
+
+    pub(super) fn gaps(&self) -> &Histogram {
+        &self.gaps
+    }
+
+    pub(super) fn metrics(&self, failed: u64, metrics: &mut Metrics) {
+        let mut insert = |name: &str, value: Option<f64>| {
+            metrics.insert(name.to_owned(), value);
+        };
+        insert("failed", Some(failed as f64));
+        insert("migrations", Some(self.migrations as f64));
+        insert("recomputed_tokens", Some(self.recomputed_tokens as f64));
+        insert("hit_ratio_lowest", self.hits.lowest().map(|(_, ratio)| ratio));
+        insert("hit_recovery_s", self.hits.recovery_s());
+    }
+}
+
+impl HitsOverTime {
+    fn add(&mut self, now: SimTime, cached: u32, prompt: u32) {
+        let Some(disturbed) = self.disturbed else {
+            self.before.add(cached, prompt);
+            return;
+        };
+        let index = (now.since(disturbed).as_ps() / RECOVERY_WINDOW.as_ps()) as usize;
+        if self.after.len() <= index {
+            self.after.resize(index + 1, Hits::default());
+        }
+        self.after[index].add(cached, prompt);
+    }
+
+    /// The window after the change with the lowest ratio, and that.
+    fn lowest(&self) -> Option<(usize, f64)> {
+        let ratios = self.after.iter().enumerate();
+        let ratios = ratios.filter_map(|(index, hits)| Some((index, hits.ratio()?)));
+        ratios.min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// Seconds from the change to the end of the first window, from the lowest
+    /// one on, in which the hits are back; 0 if they never fell so far.
+    fn recovery_s(&self) -> Option<f64> {
+        let least = REGAINED * self.before.ratio()?;
+        let (lowest, ratio) = self.lowest()?;
+        if ratio >= least {
+            return Some(0.0);
+        }
+        let back = |hits: &Hits| hits.ratio().is_some_and(|ratio| ratio >= least);
+        let windows = lowest + self.after[lowest..].iter().position(back)? + 1;
+        Some(windows as f64 * RECOVERY_WINDOW.as_secs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: u64) -> SimTime {
+        SimTime::ZERO + SimDuration::from_secs(s)
+    }
+
+    /// Requests of 100 tokens at these seconds with so many hit.
+    fn over_time(disturbed: u64, scheduled: &[(u64, u32)]) -> HitsOverTime {
+        let mut hits = HitsOverTime::default();
+        for &(s, cached) in scheduled {
+            if s >= disturbed {
+                hits.disturbed.get_or_insert(at(disturbed));
+            }
+            hits.add(at(s), cached, 100);
+        }
+        hits
+    }
+
+    #[test]
+    fn hits_are_back_after_the_lowest_window() {
+        // Windows from 20 s: 90, 40, 60 and 88 %.
+        let scheduled = [(5, 90), (20, 90), (31, 40), (42, 60), (53, 88), (54, 88)];
+        let hits = over_time(20, &scheduled);
+        assert_eq!(hits.lowest(), Some((1, 0.4)));
+        assert_eq!(hits.recovery_s(), Some(40.0));
+        let never = over_time(20, &[(5, 90), (20, 30), (31, 84)]);
+        assert_eq!(never.recovery_s(), None);
+        let fine = over_time(20, &[(5, 90), (20, 86), (41, 90)]);
+        assert_eq!(fine.recovery_s(), Some(0.0));
+        assert_eq!(over_time(20, &[(25, 3)]).recovery_s(), None);
+    }
+}
