@@ -3,6 +3,8 @@
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
+use crate::time::SimDuration;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A change in the life of a request that its worker makes visible.
@@ -24,6 +26,14 @@ pub enum WorkerEventKind {
     Scheduled {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
+    },
+    /// A part of its KV was loaded from tiers below GPU memory before it enters a
+    /// batch; told just before that.
+    Loaded {
+        /// Tokens from each medium, in the order of [`Medium::ALL`].
+        tokens: [u32; Medium::ALL.len()],
+        /// From the moment when the load was asked for until it was done.
+        time: SimDuration,
     },
     /// It lost its blocks and waits again, to be recomputed (vLLM only).
     Preempted,
@@ -85,4 +95,46 @@ pub enum KvEvent {
         /// What was lost.
         run: BlockRun,
     },
+    /// A tier below GPU memory holds the blocks of `run` from now on. (Dynamo and
+    /// vLLM: the same event with another `medium`.)
+    StoredBelow {
+        /// Which tier.
+        medium: Medium,
+        /// What was stored.
+        run: BlockRun,
+    },
+    /// A tier below GPU memory lost the blocks of `run`.
+    RemovedBelow {
+        /// Which tier.
+        medium: Medium,
+        /// What was lost.
+        run: BlockRun,
+    },
+}
+
+/// What KV memory below the GPU's is made of, fast to slow: the tiers that
+/// Dynamo's router tells apart (`StorageTier` of dynamo-kv-router 1.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Medium {
+    /// Memory of the worker's machine. Dynamo: `HostPinned`, vLLM: `CPU`.
+    Host,
+    /// A disk in it. Dynamo: `Disk`, vLLM: `STORAGE`.
+    Disk,
+    /// Storage elsewhere. Dynamo: `External`.
+    Remote,
+}
+
+impl Medium {
+    /// All of them, fast to slow.
+    pub const ALL: [Self; 3] = [Self::Host, Self::Disk, Self::Remote];
+
+    /// Its name in settings and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Disk => "disk",
+            Self::Remote => "remote",
+        }
+    }
 }

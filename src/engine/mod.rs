@@ -37,6 +37,7 @@ mod seq;
 pub mod settings;
 pub mod step_time;
 pub mod table;
+pub mod tiers;
 mod trtllm;
 mod truth;
 mod vllm;
@@ -46,10 +47,13 @@ pub use gauges::Gauges;
 pub use outbox::{Outbox, StepRecord, Wake};
 pub use worker::Worker;
 
-use crate::kv::EventLog;
+use crate::kv::{EventLog, LowerTiers};
+use config::TierOptions;
 use config::EngineConfig;
 use decode_set::DecodeSet;
+use crate::time::SimTime;
 use seq::{SeqId, Seqs};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use step_time::PrefillChunk;
 
@@ -60,6 +64,28 @@ struct Core {
     seqs: Seqs,
     decode: DecodeSet,
     log: EventLog,
+    /// The moment at which a step is formed or handled.
+    now: SimTime,
+    /// Sequences that are being loaded from lower tiers, by when that is done.
+    loads: BTreeSet<(SimTime, SeqId)>,
+}
+
+impl Core {
+    fn new(config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
+        let mut log = EventLog::new(wants_kv_events);
+        let TierOptions { tiers, offload, .. } = &config.tiers;
+        if config.prefix_caching && !tiers.is_empty() {
+            log = log.with_tiers(LowerTiers::new(tiers, *offload));
+        }
+        Self {
+            seqs: Seqs::default(),
+            decode: DecodeSet::new(config.block_size),
+            log,
+            now: SimTime::ZERO,
+            loads: BTreeSet::new(),
+            config,
+        }
+    }
 }
 
 /// A step as the scheduling rules form it, decodes apart.
@@ -69,6 +95,8 @@ struct FormedStep {
     chunks: Vec<(SeqId, PrefillChunk)>,
     /// Requests in a batch for the first time, with the tokens they hit.
     admitted: Vec<(SeqId, u32)>,
+    /// Sequences that enter a batch with KV that was loaded for them.
+    loaded: Vec<SeqId>,
     /// Sequences that lost their blocks while the step was formed.
     preempted: Vec<SeqId>,
 }
@@ -77,6 +105,7 @@ impl FormedStep {
     fn clear(&mut self) {
         self.chunks.clear();
         self.admitted.clear();
+        self.loaded.clear();
         self.preempted.clear();
     }
 }

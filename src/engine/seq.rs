@@ -1,5 +1,6 @@
 //! Sequences: the requests as a worker sees them.
 
+use super::tiers::Loaded;
 use crate::id::RequestId;
 use crate::kv::{Held, Slot};
 use crate::request::{Content, Request};
@@ -37,6 +38,12 @@ pub(super) struct Seq {
     pub(super) ending: bool,
     /// When its last token before a preemption left.
     pub(super) last_token_at: SimTime,
+    /// It was in a batch (TensorRT-LLM).
+    pub(super) started: bool,
+    /// A part of its KV is on its way from a lower tier; it holds the blocks.
+    pub(super) loading: bool,
+    /// That part, until it enters a batch.
+    pub(super) loaded: Option<Loaded>,
 }
 
 impl Seq {
@@ -56,6 +63,9 @@ impl Seq {
             preempted: false,
             ending: false,
             last_token_at: SimTime::ZERO,
+            started: false,
+            loading: false,
+            loaded: None,
         }
     }
 

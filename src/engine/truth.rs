@@ -65,7 +65,7 @@ impl Worker {
         let boundary = match &self.state {
             State::Idle => now,
             State::Ready { at, .. } => *at,
-            State::Draining { until } => *until,
+            State::Draining { until } | State::Loading { until } => *until,
             State::Running(plan) => {
                 let mut next: Pipeline = self.pipeline;
                 next.step(&plan.cadence);

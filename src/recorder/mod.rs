@@ -7,6 +7,7 @@
 
 mod spikes;
 mod spread;
+mod tiers;
 mod why;
 mod window;
 
@@ -15,7 +16,7 @@ pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
-use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
@@ -24,6 +25,7 @@ use crate::workload::Arrival;
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
+use tiers::Loads;
 use why::Why;
 use window::Observations;
 
@@ -92,6 +94,7 @@ pub struct Recorder {
     ended: u64,
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
+    loads: Option<Loads>,
     spike_window: SimDuration,
 }
 
@@ -117,6 +120,7 @@ impl Recorder {
             ended: 0,
             kept: keep_requests.then(Vec::new),
             why: None,
+            loads: None,
             spike_window: SPIKE_WINDOW,
         }
     }
@@ -125,6 +129,13 @@ impl Recorder {
     /// Takes nothing from the run but time.
     pub fn measure_why(mut self, block_size: u32) -> Self {
         self.why = Some(Why::new(block_size));
+        self
+    }
+
+    /// Measures what is loaded from tiers of these `media`, where a token takes
+    /// `token_bytes`.
+    pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: f64) -> Self {
+        self.loads = Some(Loads::new(media, token_bytes));
         self
     }
 
@@ -184,6 +195,9 @@ impl Recorder {
         let spikes = QueueSpikes::new(self.inflight.workers(), self.spike_window);
         let observations = Observations::new(self.inflight.workers(), spikes, self.why.is_some());
         self.seen = Some(Window { level, observations, start: None });
+        if let Some(loads) = &mut self.loads {
+            loads.begin_level();
+        }
     }
 
     /// The level's warm-up is over: its window begins at `now`.
@@ -206,7 +220,11 @@ impl Recorder {
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
+        let prompt_tokens = window.observations.prompt_tokens();
         let mut metrics = window.observations.metrics(&window.level, now, gaps);
+        if let Some(loads) = &mut self.loads {
+            loads.metrics(&window.level, now, prompt_tokens, &mut metrics);
+        }
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         gauge_metrics(&start, gauges, elapsed, &mut metrics);
@@ -256,6 +274,13 @@ impl Recorder {
                 record.cached_tokens = cached_tokens;
             }
             WorkerEventKind::Preempted => record.preemptions += 1,
+            WorkerEventKind::Loaded { tokens, time } => {
+                let first = record.scheduled.is_none();
+                let level = self.seen.as_ref().map(|window| &window.level);
+                if let Some(loads) = &mut self.loads {
+                    loads.loaded(now, level, event.request, (tokens, time), first);
+                }
+            }
             WorkerEventKind::OutputBlock { .. } => {}
             WorkerEventKind::FirstToken => {
                 record.first_token = Some(now);
@@ -286,6 +311,7 @@ impl Recorder {
             }
             WorkerEventKind::Rejected(_) => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
         }
@@ -328,6 +354,10 @@ impl Recorder {
         self.digest_record(&record);
         if let Some(kept) = &mut self.kept {
             kept.push(record);
+        }
+        if let Some(loads) = &mut self.loads {
+            let begun = self.seen.as_ref().is_some_and(|window| now >= window.level.begin);
+            loads.ended(request, begun && matches!(end, End::Finished { .. }));
         }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);

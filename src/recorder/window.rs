@@ -42,7 +42,7 @@ pub struct Slo {
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
-struct Column {
+pub(super) struct Column {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
@@ -90,7 +90,7 @@ impl WhySums {
 }
 
 impl Column {
-    fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
+    pub(super) fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
         if let Quantiles::Snapshots { .. } = level.quantiles {
             self.at.push(now);
         } else if now < level.begin {
@@ -118,7 +118,7 @@ impl Column {
         }
     }
 
-    fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
         let summaries = self.summaries(level, end);
         let mut insert = |suffix: &str, values: Vec<f64>| {
             metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
@@ -225,6 +225,11 @@ impl Observations {
         let good = meets(level.slo.ttft, first_token - record.sent)
             && itl.is_none_or(|itl| meets(level.slo.itl, itl));
         self.good += u64::from(good);
+    }
+
+    /// Prompt tokens of requests that finished in the window.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
     }
 
     pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
