@@ -7,7 +7,8 @@
 //! `WAITING_FOR_REMOTE_KVS`; the asynchronous connectors of TensorRT-LLM).
 //! `[engine] load` says when it does: see [`LoadRule`].
 
-use super::Core;
+use super::worker::State;
+use super::{Core, FormedStep};
 use super::config::{EngineConfig, Rules};
 use super::hardware::Hardware;
 use super::memory;
@@ -282,7 +283,7 @@ fn check_order(
         tier.name > before.name,
         &key("name"),
         format!("{name:?}"),
-        &format!("above {above:?}: tiers stand in the order \"host\", \"disk\", \"remote\""),
+        &format!("listed before {above:?}: tiers stand in the order \"host\", \"disk\", \"remote\""),
     )?;
     Invalid::unless(
         tier.bandwidth.0 <= before.bandwidth.0,
@@ -388,6 +389,23 @@ impl Core {
         }
         done.sort_unstable_by_key(|&id| self.seqs[id].request);
         done
+    }
+
+    /// What a worker does that formed no step, if requests are left.
+    pub(super) fn form_again(
+        &self,
+        now: SimTime,
+        from_idle: bool,
+        formed: &FormedStep,
+    ) -> Option<State> {
+        if !formed.preempted.is_empty() {
+            // The last running sequence made room for what was loaded for others.
+            return Some(State::Ready { at: now, from_idle: true });
+        }
+        let &(until, _) = self.loads.first()?;
+        // An idle worker may have woken with one arrival of several (T27).
+        let again = State::Ready { at: now, from_idle: false };
+        Some(if from_idle { again } else { State::Loading { until } })
     }
 
     /// How long a prompt of `target` tokens takes alone from its token `cached` on.

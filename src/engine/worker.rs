@@ -268,8 +268,8 @@ impl Worker {
             State::Running(self.plan(out.output_blocks))
         } else if self.in_flight.is_some() {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
-        } else if let Some(&(until, _)) = self.core.loads.first() {
-            State::Loading { until }
+        } else if let Some(again) = self.core.form_again(now, from_idle, &self.formed) {
+            again
         } else {
             let left = self.gauges.waiting + self.gauges.running;
             assert_eq!(left, 0, "{:?} is idle at {now:?} with {left} requests", self.id);
