@@ -1,5 +1,6 @@
 //! Sequences: the requests as a worker sees them.
 
+use super::tiers::Loaded;
 use crate::id::RequestId;
 use crate::kv::{Held, Slot};
 use crate::request::{Content, Phase, Request};
@@ -42,6 +43,12 @@ pub(super) struct Seq {
     /// Number of the first token that it sampled since it was last admitted;
     /// `u32::MAX` until it has.
     pub(super) first_since_admission: u32,
+    /// It was in a batch (TensorRT-LLM).
+    pub(super) started: bool,
+    /// A part of its KV is on its way from a lower tier; it holds the blocks.
+    pub(super) loading: bool,
+    /// That part, until it enters a batch.
+    pub(super) loaded: Option<Loaded>,
 }
 
 impl Seq {
@@ -63,6 +70,9 @@ impl Seq {
             ending: false,
             last_token_at: SimTime::ZERO,
             first_since_admission: u32::MAX,
+            started: false,
+            loading: false,
+            loaded: None,
         }
     }
 

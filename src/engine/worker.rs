@@ -6,20 +6,19 @@ mod output_blocks;
 mod scheduler;
 
 use super::config::{EngineConfig, Rules};
-use super::decode_set::DecodeSet;
 use super::gauges::Gauges;
 use super::outbox::{Outbox, StepRecord, Wake};
 use super::pace::Pace;
 use super::pipeline::{Cadence, Pipeline, Segment};
 use super::plan::{ChunkEnd, Plan, Results};
-use super::seq::{Seq, SeqId, Seqs};
+use super::seq::{Seq, SeqId};
 use super::step_time::{PrefillChunk, StepWork};
+use super::tiers::Loaded;
 use super::trtllm::Trtllm;
 use super::vllm::Vllm;
 use super::{Core, FormedStep};
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
-use crate::kv::EventLog;
 use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
@@ -60,6 +59,8 @@ pub(super) enum State {
     Running(Plan),
     /// Nothing can be formed until the results in flight are handled.
     Draining { until: SimTime },
+    /// Nothing can be formed until a load from a lower tier is done.
+    Loading { until: SimTime },
 }
 
 impl Worker {
@@ -67,12 +68,7 @@ impl Worker {
     /// somebody `wants_kv_events`.
     pub fn new(id: WorkerId, config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
         let rules = Scheduler::new(&config);
-        let core = Core {
-            seqs: Seqs::default(),
-            decode: DecodeSet::new(config.block_size),
-            log: EventLog::new(wants_kv_events),
-            config,
-        };
+        let core = Core::new(config, wants_kv_events);
         Self {
             id,
             core,
@@ -94,7 +90,7 @@ impl Worker {
     pub fn wake(&self) -> Option<Wake> {
         match &self.state {
             State::Idle => None,
-            State::Ready { at, .. } => Some(Wake::StartStep(*at)),
+            State::Ready { at, .. } | State::Loading { until: at } => Some(Wake::StartStep(*at)),
             State::Running(plan) => Some(Wake::FinishStep(plan.end)),
             State::Draining { until } => Some(Wake::FinishStep(*until)),
         }
@@ -166,6 +162,7 @@ impl Worker {
     /// Handles the results that are due at the boundary `now`.
     pub fn finish_step(&mut self, now: SimTime, out: &mut Outbox) {
         self.settle(now, out);
+        self.core.set_time(now);
         let mut record = None;
         // Steps formed after the one whose results are due.
         let ahead = match self.state {
@@ -198,7 +195,9 @@ impl Worker {
                     self.pipeline.boundary = now;
                     due
                 }
-                State::Idle | State::Ready { .. } => unreachable!("no step is running"),
+                State::Idle | State::Ready { .. } | State::Loading { .. } => {
+                    unreachable!("no step is running")
+                }
             };
         self.gauges.advance(now);
         for at in 0..self.late_tokens.len() {
@@ -265,12 +264,15 @@ impl Worker {
 
     /// Forms the next step at `now` and plans what follows it.
     pub fn start_step(&mut self, now: SimTime, out: &mut Outbox) {
-        let State::Ready { at, from_idle } = self.state else {
-            unreachable!("a step is formed at a boundary");
+        let (at, from_idle, idles) = match self.state {
+            State::Ready { at, from_idle } => (at, from_idle, from_idle),
+            State::Loading { until } => (until, false, true),
+            _ => unreachable!("a step is formed at a boundary"),
         };
         debug_assert_eq!(at, now);
         self.gauges.advance(now);
-        if from_idle {
+        self.core.set_time(now);
+        if idles {
             self.pipeline.restart(now);
         }
         self.formed.clear();
@@ -284,6 +286,8 @@ impl Worker {
             State::Running(self.plan(out.output_blocks))
         } else if self.in_flight.is_some() {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
+        } else if let Some(again) = self.core.form_again(now, from_idle, &self.formed) {
+            again
         } else {
             let left = self.gauges.waiting + self.gauges.running;
             let waits = self.waits_for_others();
@@ -293,6 +297,11 @@ impl Worker {
     }
 
     fn announce(&mut self, now: SimTime, out: &mut Outbox) {
+        for &id in &self.formed.loaded {
+            if let Some(Loaded { tokens, time }) = self.core.seqs[id].loaded.take() {
+                self.tell(now, id, WorkerEventKind::Loaded { tokens, time }, out);
+            }
+        }
         for &(id, cached_tokens) in &self.formed.admitted {
             self.tell(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
         }
@@ -343,6 +352,9 @@ impl Worker {
             self.join_decodes(&mut plan.last);
         }
         plan.find_end(self.pipeline);
+        if let Some(&(done, _)) = self.core.loads.first() {
+            plan.cut(self.pipeline, done);
+        }
         plan
     }
 
@@ -481,6 +493,7 @@ impl Worker {
         while step < first + segment.steps {
             let k = step - first + 1;
             self.gauges.advance(segment.boundary(k));
+            self.core.set_time(segment.boundary(k));
             self.rules.decode_blocks(&mut self.core, step);
             self.gauges.used_blocks = self.rules.used_blocks();
             if k < segment.steps {

@@ -2,6 +2,7 @@
 
 use super::document::NOTHING;
 use super::measure::MeasureSettings;
+use crate::engine::config::EngineConfig;
 use crate::engine::memory;
 use crate::engine::model::Model;
 use crate::engine::settings::EngineSettings;
@@ -191,11 +192,17 @@ impl ClusterSettings {
 pub(super) fn check_pooled(
     policy: &PolicySpec,
     measure: &MeasureSettings,
+    engine: &EngineConfig,
 ) -> Result<(), (&'static str, Invalid)> {
     if policy.name() == "oracle" {
         let allowed = "another policy where cluster.prefill.workers is given: the oracle knows one \
                        pool";
         return Err(("router", Invalid::new("policy", "\"oracle\"", allowed)));
+    }
+    if !engine.tiers.tiers.is_empty() {
+        let allowed = "left out where cluster.prefill.workers is given: tiers below GPU memory are \
+                       defined for one pool";
+        return Err(("engine", Invalid::new("tier", engine.tiers.tiers.len(), allowed)));
     }
     if measure.why {
         let allowed = "false where cluster.prefill.workers is given: what a choice gave away is \

@@ -283,8 +283,10 @@ impl Resolver {
             let allowed = format!("engine.block_size, {}", engine.block_size);
             Invalid::unless(same, "prefill.engine.block_size", pools.prefill.block_size, &allowed)
                 .map_err(invalid("cluster"))?;
-            check_pooled(&policy, &measure)
-                .map_err(|(section, wrong)| document.invalid(section, wrong))?;
+            for engine in [&pools.prefill, &pools.decode] {
+                check_pooled(&policy, &measure, engine)
+                    .map_err(|(section, wrong)| document.invalid(section, wrong))?;
+            }
         }
         let slo: Option<SloSettings> = document.optional("slo")?;
         if let Some(slo) = &slo {

@@ -79,6 +79,12 @@ pub fn simulate(
     if measure.why || watch.why && settings.pools.is_none() {
         recorder = recorder.measure_why(engine.block_size);
     }
+    let tiers = &engine.tiers;
+    if !tiers.tiers.is_empty() {
+        let media = tiers.tiers.iter().map(|tier| tier.medium).collect();
+        let token_bytes = tiers.block_bytes as f64 / f64::from(engine.block_size);
+        recorder = recorder.measure_tiers(media, token_bytes);
+    }
     let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
         .spread(settings.router.spread)
         .with_pools(prefill_workers);

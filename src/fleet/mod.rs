@@ -78,7 +78,7 @@ pub trait Fleet {
 /// no router is given this.
 pub trait Truth {
     /// For each worker in order of id: leading full blocks of the prompt of
-    /// `request` in its cache.
+    /// `request` that it holds, in GPU memory or in tiers below.
     fn cached_blocks(&self, request: &Request) -> Vec<u32>;
 
     /// For each worker in order of id: what `request` would find there.

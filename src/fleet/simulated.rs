@@ -254,7 +254,7 @@ impl Fleet for SimulatedFleet {
 
 impl Truth for SimulatedFleet {
     fn cached_blocks(&self, request: &Request) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.cached_blocks(request)).collect()
+        self.workers.iter().map(|worker| worker.reachable_blocks(request)).collect()
     }
 
     fn workers(&self, request: &Request) -> Vec<WorkerTruth> {

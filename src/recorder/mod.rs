@@ -9,6 +9,7 @@ mod changing;
 mod handover;
 mod spikes;
 mod spread;
+mod tiers;
 mod why;
 mod window;
 
@@ -18,7 +19,7 @@ pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
-use crate::event::{Lost, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{Lost, Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
@@ -28,6 +29,7 @@ use changing::Changing;
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
+use tiers::Loads;
 use why::Why;
 use window::Observations;
 
@@ -100,6 +102,7 @@ pub struct Recorder {
     ended: u64,
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
+    loads: Option<Loads>,
     spike_window: SimDuration,
     /// Workers that only prefill, with the lowest ids; 0 if all do everything.
     prefill_workers: u32,
@@ -129,6 +132,7 @@ impl Recorder {
             ended: 0,
             kept: keep_requests.then(Vec::new),
             why: None,
+            loads: None,
             spike_window: SPIKE_WINDOW,
             prefill_workers: 0,
             changing: None,
@@ -151,6 +155,13 @@ impl Recorder {
     /// Takes nothing from the run but time.
     pub fn measure_why(mut self, block_size: u32) -> Self {
         self.why = Some(Why::new(block_size));
+        self
+    }
+
+    /// Measures what is loaded from tiers of these `media`, where a token takes
+    /// `token_bytes`.
+    pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: f64) -> Self {
+        self.loads = Some(Loads::new(media, token_bytes));
         self
     }
 
@@ -277,6 +288,9 @@ impl Recorder {
         let spikes = QueueSpikes::new(self.inflight.workers(), self.spike_window);
         let observations = Observations::new(self.inflight.workers(), spikes, self.why.is_some());
         self.seen = Some(Window { level, observations, start: None });
+        if let Some(loads) = &mut self.loads {
+            loads.begin_level();
+        }
     }
 
     /// The level's warm-up is over: its window begins at `now`.
@@ -302,6 +316,7 @@ impl Recorder {
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
+        let prompt_tokens = window.observations.prompt_tokens();
         let mut metrics = match &self.changing {
             None => window.observations.metrics(&window.level, now, gaps),
             Some(changing) => {
@@ -314,6 +329,9 @@ impl Recorder {
                 metrics
             }
         };
+        if let Some(loads) = &mut self.loads {
+            loads.metrics(&window.level, now, prompt_tokens, &mut metrics);
+        }
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         let workers = self.inflight.workers_mean(now);
@@ -403,6 +421,13 @@ impl Recorder {
                 }
             }
             WorkerEventKind::Preempted => record.preemptions += 1,
+            WorkerEventKind::Loaded { tokens, time } => {
+                let first = record.scheduled.is_none();
+                let level = self.seen.as_ref().map(|window| &window.level);
+                if let Some(loads) = &mut self.loads {
+                    loads.loaded(now, level, event.request, (tokens, time), first);
+                }
+            }
             WorkerEventKind::OutputBlock { .. } => {}
             WorkerEventKind::FirstToken if record.first_token.is_some() => {
                 if let Some(changing) = &mut self.changing {
@@ -445,6 +470,7 @@ impl Recorder {
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
@@ -492,6 +518,10 @@ impl Recorder {
         self.digest_record(&record);
         if let Some(kept) = &mut self.kept {
             kept.push(record);
+        }
+        if let Some(loads) = &mut self.loads {
+            let begun = self.seen.as_ref().is_some_and(|window| now >= window.level.begin);
+            loads.ended(request, begun && matches!(end, End::Finished { .. }));
         }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);

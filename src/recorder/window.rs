@@ -42,7 +42,7 @@ pub struct Slo {
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
-struct Column {
+pub(super) struct Column {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
@@ -93,7 +93,7 @@ impl WhySums {
 }
 
 impl Column {
-    fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
+    pub(super) fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
         if let Quantiles::Snapshots { .. } = level.quantiles {
             self.at.push(now);
         } else if now < level.begin {
@@ -121,7 +121,7 @@ impl Column {
         }
     }
 
-    fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
         let summaries = self.summaries(level, end);
         let mut insert = |suffix: &str, values: Vec<f64>| {
             metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
@@ -246,6 +246,11 @@ impl Observations {
     /// Requests lost with their workers.
     pub(super) fn failed(&self) -> u64 {
         self.failed
+    }
+
+    /// Prompt tokens of requests that finished in the window.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
     }
 
     pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {

@@ -1,11 +1,10 @@
 //! What becomes of a worker that dies, comes back or changes its pace.
 
 use super::{Scheduler, State, Worker};
-use crate::engine::decode_set::DecodeSet;
 use crate::engine::outbox::Outbox;
 use crate::engine::pace::Pace;
 use crate::engine::pipeline::Pipeline;
-use crate::engine::seq::{SeqId, Seqs};
+use crate::engine::seq::SeqId;
 use crate::event::Lost;
 use crate::time::SimTime;
 use std::sync::Arc;
@@ -26,9 +25,7 @@ impl Worker {
         lost.sort_unstable_by_key(|lost| lost.request);
         let config = Arc::clone(&self.core.config);
         self.rules = Scheduler::new(&config);
-        self.core.seqs = Seqs::default();
-        self.core.decode = DecodeSet::new(config.block_size);
-        self.core.log.drop_unpublished();
+        self.core.lose_all();
         self.pipeline = Pipeline::default();
         self.state = State::Idle;
         self.in_flight = None;

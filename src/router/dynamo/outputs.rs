@@ -43,6 +43,7 @@ impl OutputTracking {
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted => return Vec::new(),
         };
         let Some(progress) = self.requests.get_mut(&event.request) else { return Vec::new() };

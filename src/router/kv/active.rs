@@ -234,6 +234,7 @@ impl ActiveTracker {
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted => {}
         }
     }
