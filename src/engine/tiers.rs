@@ -46,8 +46,9 @@ pub struct TierOptions {
 pub enum LoadRule {
     /// If the prompt would be computed sooner: the time until the load is done,
     /// with what else waits for the link, against that of computing the same
-    /// tokens by the step-time model, alone. A load may end where a slower tier
-    /// begins. (Assumed: the engines load whatever there is.)
+    /// tokens by the step-time model, after the prompts that are in the step
+    /// already. A load may end where a slower tier begins. (Assumed: the engines
+    /// load whatever there is.)
     #[default]
     Auto,
     /// Whatever it costs: vLLM, TensorRT-LLM.
@@ -339,8 +340,13 @@ impl Core {
     }
 
     /// What sequence `id` should have loaded, of which GPU memory holds the first
-    /// `cached_blocks`.
-    pub(super) fn plan_load(&self, id: SeqId, cached_blocks: u32) -> Option<Load> {
+    /// `cached_blocks`, while `step` is being formed.
+    pub(super) fn plan_load(
+        &self,
+        id: SeqId,
+        cached_blocks: u32,
+        step: &FormedStep,
+    ) -> Option<Load> {
         let tiers = self.log.tiers()?;
         let rule = self.config.tiers.load;
         let seq = &self.seqs[id];
@@ -351,11 +357,15 @@ impl Core {
         let mut pieces = tiers.find(&seq.content, cached_blocks, limit);
         if rule == LoadRule::Auto && !pieces.is_empty() {
             let target = seq.target_tokens();
+            let ahead = step.chunks.iter().map(|(_, chunk)| chunk.new_tokens).sum();
+            let ahead = self.prefill_time(0, ahead);
             let compute = |blocks| self.prefill_time(blocks * self.config.block_size, target);
-            let (mut soonest, mut best, mut blocks) = (compute(cached_blocks), 0, cached_blocks);
+            let (mut best, mut blocks) = (0, cached_blocks);
+            let mut soonest = ahead + compute(blocks);
             for n in 1..=pieces.len() {
                 blocks += pieces[n - 1].blocks;
-                let time = (tiers.done(&pieces[..n]) - self.now) + compute(blocks);
+                let load = tiers.done(&pieces[..n]) - self.now;
+                let time = load.max(ahead) + compute(blocks);
                 if time <= soonest {
                     (soonest, best) = (time, n);
                 }

@@ -201,7 +201,7 @@ impl Trtllm {
     /// are looked up and all its blocks allocated (T12).
     fn compute_chunk(&mut self, core: &mut Core, step: &mut FormedStep, id: SeqId, granted: u32) {
         let mut end = core.seqs[id].kv_tokens + granted;
-        if core.seqs[id].blocks.is_empty() && self.start(core, id) {
+        if core.seqs[id].blocks.is_empty() && self.start(core, step, id) {
             // Loaded first.
             return;
         }
@@ -229,7 +229,7 @@ impl Trtllm {
 
     /// Looks up a prompt's hits and allocates its blocks (T12). True if some of its
     /// KV is loaded from a lower tier first.
-    fn start(&mut self, core: &mut Core, id: SeqId) -> bool {
+    fn start(&mut self, core: &mut Core, step: &FormedStep, id: SeqId) -> bool {
         let block_size = core.config.block_size;
         if !core.config.prefix_caching {
             let seq = &mut core.seqs[id];
@@ -243,7 +243,7 @@ impl Trtllm {
             let seq = &core.seqs[id];
             let reusable = (seq.prompt_tokens - 1) / block_size;
             cached_blocks = self.cache.present_blocks(&seq.content, reusable);
-            load = core.plan_load(id, cached_blocks);
+            load = core.plan_load(id, cached_blocks, step);
             if let Some(tiers) = core.log.tiers_mut() {
                 tiers.touch(&core.seqs[id].content, reusable);
             }

@@ -231,7 +231,7 @@ impl Vllm {
                 self.await_kv(core, step, hit_blocks * block_size);
                 continue;
             }
-            let load = if own_blocks == 0 { core.plan_load(id, hit_blocks) } else { None };
+            let load = if own_blocks == 0 { core.plan_load(id, hit_blocks, step) } else { None };
             let load_blocks = load.as_ref().map_or(0, |load| load.blocks);
             let ready_tokens = (own_blocks + hit_blocks + load_blocks) * block_size;
             let new_tokens = (target - ready_tokens).min(*budget);

@@ -396,6 +396,54 @@ fn what_is_being_loaded_is_not_loaded_twice() {
     }
 }
 
+/// Texts one after another, each of them twice, and the times from sending to the first
+/// token; GPU memory has room for one of them only.
+fn twice(lengths: &[u32], bandwidth: f64) -> Vec<(f64, f64)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let model = Model::load(&folder.join("llama-3.1-8b-bf16-h100-vllm.toml")).expect("shipped");
+    let measure = |&tokens: &u32| {
+        let settings = format!(
+            "num_blocks = {}
+            max_model_len = {}
+            cuda_graph.mixed = true
+            tier = [{{ name = \"host\", capacity = \"500GB\", bandwidth = \"{bandwidth}GB/s\" }}]",
+            tokens / 16 + 20,
+            tokens + 100,
+        );
+        let settings: EngineSettings = toml::from_str(&settings).expect("settings");
+        let config = model.engine_config(&settings).expect("an engine");
+        let script = (0..).zip([0u64, 1, 0]).map(|(id, text)| {
+            let shared = BlockRun { first: BlockId(text << 20), len: tokens / 16 };
+            let content = Content::new([shared], super::rig::private_blocks(id));
+            let request = lone_request(id, tokens / 16 * 16 + 1, 1);
+            (at_ms(60_000 * u64::from(id)), kv_router_sim::request::Request { content, ..request })
+        });
+        let settings = RouterSettings::new("round_robin");
+        let run = play(&config, 1, Script::new(script), router(&settings, &config, 1), None);
+        assert_eq!(run.records[2].cached_tokens, tokens / 16 * 16);
+        let ttft = |at: usize| {
+            let record = &run.records[at];
+            (record.first_token.expect("served") - record.sent).as_secs() * 1e3
+        };
+        (ttft(0), ttft(2))
+    };
+    lengths.iter().map(measure).collect()
+}
+
+/// vLLM's measurement of its host memory offload on an H100 (Llama-3.1-8B, 50 GB/s
+/// one way; blog.vllm.ai of 8 January 2026): loading a prompt takes a half of the
+/// time to first token at 512 tokens, and down to one of 22 parts at longer ones
+/// (figure 1; the text names no length for that). Nothing here is fitted to it.
+#[test]
+fn loading_beats_computing_as_vllm_measured() {
+    let lengths = [512, 2_048, 8_192, 32_768, 102_400];
+    let times = twice(&lengths, 50.0);
+    let ratios: Vec<f64> = times.iter().map(|(computed, loaded)| computed / loaded).collect();
+    assert!(ratios.is_sorted(), "{ratios:?}");
+    assert!((1.8..2.2).contains(&ratios[0]), "{ratios:?}");
+    assert!((20.0..24.0).contains(&ratios[4]), "{ratios:?}");
+}
+
 fn resolved(toml: &str) -> Result<EngineConfig, String> {
     let settings: EngineSettings = toml::from_str(toml).map_err(|error| error.to_string())?;
     settings.resolve(None).map_err(|invalid| invalid.to_string())
