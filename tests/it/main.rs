@@ -4,6 +4,7 @@ mod accuracy;
 mod cache_size;
 mod calibrate;
 mod checks;
+mod disaggregated;
 mod errors;
 mod explain;
 mod fast_forward;

@@ -5,7 +5,7 @@ use kv_router_sim::driver::{Driver, Schedule};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::{Gauges, StepRecord};
 use kv_router_sim::event::{KvEvent, RejectReason, WorkerEvent};
-use kv_router_sim::fleet::{Fleet, SimulatedFleet, Truth};
+use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet, Truth};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::request::Request;
@@ -94,6 +94,8 @@ pub(crate) struct Run {
     pub(crate) events: Vec<(SimTime, WorkerEvent)>,
     /// Requests sent to workers, in order.
     pub(crate) submitted: Vec<(SimTime, WorkerId, RequestId)>,
+    /// Blocks held by requests at the end, by worker.
+    pub(crate) used_blocks: Vec<u32>,
     /// Of all workers, in order of end.
     pub(crate) steps: Vec<StepRecord>,
     /// Of the only level.
@@ -145,18 +147,44 @@ pub(crate) fn play_behind(
 ) -> Run {
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let config = Arc::new(config.clone());
-    let mut fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    let fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    let mut recorder = Recorder::new(workers, true);
+    if why {
+        recorder = recorder.measure_why(config.block_size);
+    }
+    play_on(fleet, recorder, 0, config.block_size, workload, front_ends, window)
+}
+
+/// As [`play_behind`], on workers that prefill and workers that decode.
+pub(crate) fn play_pools(
+    pools: &Pools,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+) -> Run {
+    let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
+    let fleet = SimulatedFleet::with_pools(pools, wants_kv_events);
+    let recorder = Recorder::new(pools.workers(), true).with_pools(pools.prefill_workers);
+    let block_size = pools.prefill.block_size;
+    play_on(fleet, recorder, pools.prefill_workers, block_size, workload, front_ends, None)
+}
+
+fn play_on(
+    mut fleet: SimulatedFleet,
+    recorder: Recorder,
+    prefill_workers: u32,
+    block_size: u32,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+    window: Option<SimDuration>,
+) -> Run {
     fleet.count_copies();
     fleet.record_steps();
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new() };
-    let mut recorder = Recorder::new(workers, true);
-    if why {
-        recorder = recorder.measure_why(config.block_size);
-    }
-    let mut driver = Driver::new(fleet, workload, front_ends, recorder, config.block_size);
+    let mut driver =
+        Driver::new(fleet, workload, front_ends, recorder, block_size).with_pools(prefill_workers);
     let schedule = Schedule {
         concurrency: vec![0],
         warmup: SimDuration::ZERO,
@@ -173,6 +201,13 @@ pub(crate) fn play_behind(
         records,
         events: watched.events,
         submitted: watched.submitted,
+        used_blocks: watched
+            .fleet
+            .workers()
+            .iter()
+            .map(|worker| worker.blocks())
+            .map(|(all, free)| all - free)
+            .collect(),
         steps: watched.fleet.take_steps(),
         metrics,
         digest,
