@@ -61,6 +61,17 @@ pub struct Decision {
     pub truth: Vec<WorkerTruth>,
 }
 
+impl Decision {
+    /// Forgets all but the first workers: the others were no choice.
+    fn keep_workers(&mut self, workers: usize) {
+        self.view.truncate(workers);
+        self.truth.truncate(workers);
+        if let Some(blocks) = &mut self.believed_blocks {
+            blocks.truncate(workers);
+        }
+    }
+}
+
 /// A run that stopped with requests that nobody will ever serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing can happen any more at {at:?}, but {unfinished} requests have not ended")]
@@ -267,7 +278,15 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let front_end = &mut self.front_ends[index];
         let view = RouteRequest { prefilled, ..request.route_view(self.block_size) };
         let verdict = front_end.route(now, &view);
-        self.decision = decision.map(|d| Decision { verdict, ..d }).or(self.decision.take());
+        let prefills = |worker: WorkerId| worker.0 < self.prefill_workers;
+        self.decision = decision
+            .map(|mut decision| {
+                if matches!(verdict, Verdict::Send(worker) if prefills(worker)) {
+                    decision.keep_workers(self.prefill_workers as usize);
+                }
+                Decision { verdict, ..decision }
+            })
+            .or(self.decision.take());
         match verdict {
             Verdict::Send(worker) => self.dispatch(now, worker, &request),
             Verdict::Hold => {

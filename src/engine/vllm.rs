@@ -88,7 +88,9 @@ impl Vllm {
         self.resume_prefill(core, step, &mut budget);
         self.head_blocked = false;
         self.passed_over = false;
-        if step.preempted.len() == preempted_before {
+        // Blocks for KV that is on its way can make the only sequence that runs
+        // preempt itself; the engine then has an empty step, and looks again.
+        if step.preempted.len() == preempted_before || self.running.is_empty() {
             self.admit(core, step, &mut budget);
         }
     }

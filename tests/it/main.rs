@@ -5,6 +5,7 @@ mod cache_size;
 mod calibrate;
 mod changes;
 mod checks;
+mod disaggregated;
 mod errors;
 mod explain;
 mod fast_forward;
