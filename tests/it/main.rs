@@ -4,6 +4,7 @@ mod accuracy;
 mod cache_size;
 mod calibrate;
 mod changes;
+mod changes_in_experiments;
 mod checks;
 mod disaggregated;
 mod errors;

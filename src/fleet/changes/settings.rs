@@ -5,6 +5,7 @@ use crate::settings::{Invalid, count, count_option};
 use crate::time::SimDuration;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One entry of `[[cluster.change]]`: what happens to a worker, and when.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -41,6 +42,12 @@ pub enum What {
     Start,
     /// Its GPU runs at another pace.
     Slow,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl What {

@@ -317,6 +317,9 @@ impl Policy for KvPolicy {
     fn worker_left(&mut self, worker: WorkerId) {
         self.absent.insert(worker);
         self.tracker.remove_worker(worker);
+        if let Some(marks) = &mut self.marks {
+            marks.remove_worker(worker);
+        }
         if let Some(index) = &mut self.index {
             index.remove_worker(worker);
         }
