@@ -191,9 +191,8 @@ pub(crate) fn play_fleet(
     if why {
         recorder = recorder.measure_why(config.block_size);
     }
-    let changes = |plan: &ChangePlan| {
-        Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs)
-    };
+    let changes =
+        |plan: &ChangePlan| Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs);
     let pools = (0, config.block_size);
     play_on(fleet, recorder, pools, plan.map(changes), workload, front_ends, window)
 }
