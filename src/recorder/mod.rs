@@ -168,10 +168,7 @@ impl Recorder {
         if let Some(changing) = &mut self.changing {
             changing.lose(lost);
         }
-        let record = self.record(lost.request);
-        if record.first_token.is_none() {
-            record.scheduled = None;
-        }
+        self.record(lost.request).scheduled = None;
     }
 
     /// A lost request goes on at another worker.
@@ -265,7 +262,7 @@ impl Recorder {
         self.inflight.restart(now);
         self.residence_ps = 0;
         if let Some(changing) = &mut self.changing {
-            changing.begin_window(now);
+            changing.begin_window();
         }
         if let Some(window) = &mut self.seen {
             debug_assert_eq!(window.level.begin, now);
@@ -341,9 +338,9 @@ impl Recorder {
         let record = self.record(event.request);
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
-                // Of one that goes on elsewhere after its first token the first time counts.
+                record.scheduled = Some(now);
+                // Of one that goes on elsewhere after its first token the first hits count.
                 if record.first_token.is_none() {
-                    record.scheduled = Some(now);
                     record.cached_tokens = cached_tokens;
                 }
                 let (id, prompt_tokens) = (record.request, record.prompt_tokens);

@@ -158,6 +158,11 @@ fn conserves(run: &Run, requests: usize) -> Result<(), TestCaseError> {
         let counted = rate * seconds.map_or(0.0, SimTime::as_secs);
         prop_assert!((counted - tokens).abs() < 1e-6 * tokens.max(1.0), "{counted} of {tokens}");
     }
+    for record in &run.records {
+        let at_worker = record.dispatched.map(|(at, _)| at).into_iter().chain(record.scheduled);
+        prop_assert!(at_worker.is_sorted(), "{record:?}");
+        prop_assert!(record.end.is_none_or(|(end, _)| Some(end) >= record.first_token));
+    }
     // A finished request has as many tokens as it asked for, wherever they were made.
     for record in &run.records {
         if let Some((_, End::Finished { output_tokens })) = record.end {
