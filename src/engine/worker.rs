@@ -17,7 +17,7 @@ use super::vllm::Vllm;
 use super::{Core, FormedStep};
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
-use crate::kv::{EventLog, TrtllmCache, VllmCache};
+use crate::kv::EventLog;
 use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
@@ -551,18 +551,6 @@ impl Core {
 }
 
 impl Scheduler {
-    /// With nothing in queue, batch and cache.
-    fn new(config: &EngineConfig) -> Self {
-        let EngineConfig { block_size, num_blocks, .. } = *config;
-        match config.rules {
-            Rules::Vllm => Self::Vllm(Vllm::new(VllmCache::new(block_size, num_blocks))),
-            Rules::Trtllm => {
-                let partial_reuse = config.trtllm.partial_reuse;
-                Self::Trtllm(Trtllm::new(TrtllmCache::new(block_size, num_blocks, partial_reuse)))
-            }
-        }
-    }
-
     /// The requests that have started, and those that wait, in order of arrival.
     pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
         match self {
