@@ -32,6 +32,9 @@ impl<F: Fleet> Driver<'_, F> {
     /// Everything that happens to workers up to and at `now`.
     pub(super) fn change(&mut self, now: SimTime) {
         while let Some(effect) = self.changes.as_mut().and_then(|changes| changes.take(now)) {
+            if self.changes.as_ref().is_some_and(|changes| changes.costs_cache(effect)) {
+                self.recorder.disturb(now);
+            }
             match effect {
                 Effect::Stop(worker) => self.stop(now, worker),
                 Effect::Serve(worker) => {
@@ -40,14 +43,11 @@ impl<F: Fleet> Driver<'_, F> {
                 }
                 Effect::Pace(worker, pace) => self.fleet.set_pace(now, worker, pace),
                 Effect::Left(worker) => {
-                    self.recorder.disturb(now);
                     self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
                 }
                 Effect::Joined(worker) => {
-                    self.recorder.disturb(now);
-                    self.front_ends
-                        .iter_mut()
-                        .for_each(|front_end| front_end.worker_joined(worker));
+                    let front_ends = self.front_ends.iter_mut();
+                    front_ends.for_each(|front_end| front_end.worker_joined(worker));
                 }
                 Effect::Lost(worker, request) => self.notice_loss(now, worker, request),
                 Effect::Look => {
@@ -67,7 +67,6 @@ impl<F: Fleet> Driver<'_, F> {
         if self.front_ends.iter().any(FrontEnd::wants_kv_events) {
             self.take_kv_events(now);
         }
-        self.recorder.disturb(now);
         for lost in self.fleet.stop(now, worker) {
             self.recorder.lose(now, worker, &lost);
             if let Some(changes) = &mut self.changes {

@@ -159,6 +159,18 @@ impl Changes {
         }
     }
 
+    /// True if `effect`, about to be done, takes a cache away from the router or
+    /// gives it an empty one.
+    pub fn costs_cache(&self, effect: Effect) -> bool {
+        let life = |worker: WorkerId| self.workers[worker.index()];
+        match effect {
+            Effect::Stop(worker) => !life(worker).is_known_to_leave,
+            Effect::Left(worker) => life(worker).phase == Phase::Draining,
+            Effect::Joined(_) => true,
+            _ => false,
+        }
+    }
+
     /// The planner looks at all workers.
     pub fn plan(&mut self, now: SimTime, gauges: &[Gauges]) {
         let phases = || self.workers.iter().map(|life| life.phase).enumerate();
@@ -356,7 +368,7 @@ impl Changes {
         if present.deaths != life || present.phase != Phase::Loading {
             return None;
         }
-        present.phase = Phase::Serving;
+        (present.phase, present.is_known_to_leave) = (Phase::Serving, false);
         self.enter(known, Entry::Word(Effect::Joined(worker), Some(life)));
         Some(Effect::Serve(worker))
     }

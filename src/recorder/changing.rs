@@ -42,12 +42,19 @@ struct Hits {
     prompt: u64,
 }
 
-/// Hits before the first change of the window, and in windows of equal length after it.
+/// Hits before the first change of the window, and after every one, in windows of
+/// equal length.
 #[derive(Debug, Default)]
 struct HitsOverTime {
-    disturbed: Option<SimTime>,
     before: Hits,
-    after: Vec<Hits>,
+    changes: Vec<AfterChange>,
+}
+
+/// From one change to the next.
+#[derive(Debug)]
+struct AfterChange {
+    since: SimTime,
+    windows: Vec<Hits>,
 }
 
 impl Hits {
@@ -62,7 +69,7 @@ impl Hits {
 }
 
 impl Changing {
-    pub(super) fn begin_window(&mut self, _now: SimTime) {
+    pub(super) fn begin_window(&mut self) {
         (self.migrations, self.recomputed_tokens) = (0, 0);
         self.gaps = Histogram::new();
         self.hits = HitsOverTime::default();
@@ -70,7 +77,9 @@ impl Changing {
 
     /// Caches are lost, or new ones are there.
     pub(super) fn disturb(&mut self, now: SimTime) {
-        self.hits.disturbed.get_or_insert(now);
+        if self.hits.changes.last().is_none_or(|last| last.since < now) {
+            self.hits.changes.push(AfterChange { since: now, windows: Vec::new() });
+        }
     }
 
     pub(super) fn lose(&mut self, lost: &Lost) {
@@ -141,42 +150,52 @@ impl Changing {
         insert("failed", Some(failed as f64));
         insert("migrations", Some(self.migrations as f64));
         insert("recomputed_tokens", Some(self.recomputed_tokens as f64));
-        insert("hit_ratio_lowest", self.hits.lowest().map(|(_, ratio)| ratio));
+        insert("hit_ratio_lowest", self.hits.lowest());
         insert("hit_recovery_s", self.hits.recovery_s());
     }
 }
 
 impl HitsOverTime {
     fn add(&mut self, now: SimTime, cached: u32, prompt: u32) {
-        let Some(disturbed) = self.disturbed else {
+        let Some(AfterChange { since, windows }) = self.changes.last_mut() else {
             self.before.add(cached, prompt);
             return;
         };
-        let index = (now.since(disturbed).as_ps() / RECOVERY_WINDOW.as_ps()) as usize;
-        if self.after.len() <= index {
-            self.after.resize(index + 1, Hits::default());
+        let index = (now.since(*since).as_ps() / RECOVERY_WINDOW.as_ps()) as usize;
+        if windows.len() <= index {
+            windows.resize(index + 1, Hits::default());
         }
-        self.after[index].add(cached, prompt);
+        windows[index].add(cached, prompt);
     }
 
-    /// The window after the change with the lowest ratio, and that.
-    fn lowest(&self) -> Option<(usize, f64)> {
-        let ratios = self.after.iter().enumerate();
-        let ratios = ratios.filter_map(|(index, hits)| Some((index, hits.ratio()?)));
-        ratios.min_by(|a, b| a.1.total_cmp(&b.1))
+    /// The lowest ratio of a window after a change.
+    fn lowest(&self) -> Option<f64> {
+        let windows = self.changes.iter().flat_map(|change| &change.windows);
+        windows.filter_map(Hits::ratio).min_by(f64::total_cmp)
     }
 
-    /// Seconds from the change to the end of the first window, from the lowest
-    /// one on, in which the hits are back; 0 if they never fell so far.
+    /// The longest time from a change until hits are back: until the first two
+    /// windows in a row with enough of them. Where another change comes before
+    /// that, the time goes on. `None` if they are not back at the end.
     fn recovery_s(&self) -> Option<f64> {
         let least = REGAINED * self.before.ratio()?;
-        let (lowest, ratio) = self.lowest()?;
-        if ratio >= least {
-            return Some(0.0);
+        // A window in which nothing was scheduled is as the one before.
+        let enough = |hits: &Hits| hits.ratio().is_none_or(|ratio| ratio >= least);
+        let mut longest = SimDuration::ZERO;
+        let mut fallen: Option<SimTime> = None;
+        for AfterChange { since, windows } in &self.changes {
+            let from = fallen.unwrap_or(*since);
+            let back = windows.windows(2).position(|pair| pair.iter().all(enough));
+            fallen = match back {
+                Some(index) => {
+                    let back_at = *since + RECOVERY_WINDOW * index as u64;
+                    longest = longest.max(back_at - from);
+                    None
+                }
+                None => Some(from),
+            };
         }
-        let back = |hits: &Hits| hits.ratio().is_some_and(|ratio| ratio >= least);
-        let windows = lowest + self.after[lowest..].iter().position(back)? + 1;
-        Some(windows as f64 * RECOVERY_WINDOW.as_secs())
+        (fallen.is_none() && !self.changes.is_empty()).then(|| longest.as_secs())
     }
 }
 
@@ -189,11 +208,12 @@ mod tests {
     }
 
     /// Requests of 100 tokens at these seconds with so many hit.
-    fn over_time(disturbed: u64, scheduled: &[(u64, u32)]) -> HitsOverTime {
+    fn over_time(changes: &[u64], scheduled: &[(u64, u32)]) -> HitsOverTime {
         let mut hits = HitsOverTime::default();
         for &(s, cached) in scheduled {
-            if s >= disturbed {
-                hits.disturbed.get_or_insert(at(disturbed));
+            let due = changes.get(hits.changes.len()).filter(|&&change| change <= s);
+            if let Some(&change) = due {
+                hits.changes.push(AfterChange { since: at(change), windows: Vec::new() });
             }
             hits.add(at(s), cached, 100);
         }
@@ -201,16 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn hits_are_back_after_the_lowest_window() {
-        // Windows from 20 s: 90, 40, 60 and 88 %.
-        let scheduled = [(5, 90), (20, 90), (31, 40), (42, 60), (53, 88), (54, 88)];
-        let hits = over_time(20, &scheduled);
-        assert_eq!(hits.lowest(), Some((1, 0.4)));
-        assert_eq!(hits.recovery_s(), Some(40.0));
-        let never = over_time(20, &[(5, 90), (20, 30), (31, 84)]);
+    fn hits_are_back_with_two_windows_in_a_row() {
+        // Windows from 20 s: 40, 88, 60, 86 and 90 %, of 90 % before.
+        let scheduled = [(5, 90), (20, 40), (31, 88), (42, 60), (53, 86), (64, 90)];
+        let hits = over_time(&[20], &scheduled);
+        assert_eq!(hits.lowest(), Some(0.4));
+        assert_eq!(hits.recovery_s(), Some(30.0));
+        // Not back before the next change: one time from the first on.
+        let twice = over_time(&[20, 40], &[(5, 90), (20, 30), (31, 90), (45, 90), (51, 90)]);
+        assert_eq!(twice.recovery_s(), Some(20.0));
+        let never = over_time(&[20], &[(5, 90), (20, 30), (31, 84), (45, 90)]);
         assert_eq!(never.recovery_s(), None);
-        let fine = over_time(20, &[(5, 90), (20, 86), (41, 90)]);
+        let fine = over_time(&[20], &[(5, 90), (20, 86), (41, 90)]);
         assert_eq!(fine.recovery_s(), Some(0.0));
-        assert_eq!(over_time(20, &[(25, 3)]).recovery_s(), None);
+        assert_eq!(over_time(&[20], &[(25, 3)]).recovery_s(), None);
     }
 }

@@ -198,10 +198,7 @@ impl Recorder {
         if let Some(changing) = &mut self.changing {
             changing.lose(lost);
         }
-        let record = self.record(lost.request);
-        if record.first_token.is_none() {
-            record.scheduled = None;
-        }
+        self.record(lost.request).scheduled = None;
     }
 
     /// A lost request goes on at another worker.
@@ -298,7 +295,7 @@ impl Recorder {
         self.inflight.restart(now);
         self.residence_ps = 0;
         if let Some(changing) = &mut self.changing {
-            changing.begin_window(now);
+            changing.begin_window();
         }
         if let Some(window) = &mut self.seen {
             debug_assert_eq!(window.level.begin, now);
@@ -397,14 +394,15 @@ impl Recorder {
         let record = self.record(event.request);
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
-                // Of one that goes on elsewhere after its first token the first time counts.
+                // Of one that goes on elsewhere after its first token the first hits count.
                 match &mut record.handover {
                     Some(handover) => handover.scheduled = Some(now),
-                    None if record.first_token.is_none() => {
+                    None => {
                         record.scheduled = Some(now);
-                        record.cached_tokens = cached_tokens;
+                        if record.first_token.is_none() {
+                            record.cached_tokens = cached_tokens;
+                        }
                     }
-                    None => {}
                 }
                 let (id, prompt_tokens) = (record.request, record.prompt_tokens);
                 if let Some(changing) = &mut self.changing {

@@ -102,7 +102,7 @@ use policies::oracle::Oracle;
 /// The facts about a fleet that a router is configured with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClusterSpec {
-    /// Number of workers, with ids `0..workers`.
+    /// Number of workers that there can ever be, with ids `0..workers`.
     pub workers: u32,
     /// Tokens in a KV block.
     pub block_size: u32,

@@ -132,5 +132,16 @@ fn a_wrong_change_is_one_line_with_its_place() {
     for message in &messages {
         assert!(!message.contains('\n'), "{message}");
     }
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    x.toml:10: cluster.change[0].worker = 7: must be from 0 to 3: the workers of the fleet (what = "start" adds one)
+    x.toml:16: cluster.change[1].worker = 5: must be from 0 to 3: the next new worker is 3
+    x.toml:14: cluster.change[1].at = "6s": must be before the end of the run, "6s"
+    x.toml:20: cluster.change[2].restart_after = given: must be left out unless what = "crash"
+    x.toml:22: cluster.change[2].factor = 0: must be from 0.01 to 100: times that a step takes as long
+    x.toml:19: cluster.change[2].at = "2.4s": must be a time at which worker 1 is not loading, for "slow"
+    x.toml:20: cluster.change[2].what = "explode": must be one of "crash", "drain", "start", "slow"
+    x.toml:26: unknown key cluster.failover.leese; did you mean lease?
+    x.toml:26: cluster.planner.min_workers = 0: must be from 1 to cluster.workers, 3
+    x.toml:15: cluster.change[1].what = "start": must be "crash" or "slow" where a planner starts and drains workers
+    "#);
 }

@@ -249,14 +249,15 @@ impl ChangePlan {
             let is_left = matches!(what, What::Crash | What::Slow);
             Invalid::unless(is_left, "what", format!("{:?}", what.name()), allowed)?;
         }
-        let new = if what == What::Start { self.new_workers() } else { 0 };
-        let slots = self.workers + new;
-        let mut allowed = format!("from 0 to {}", slots.saturating_sub(1));
-        if what != What::Start && self.new_workers() == 0 {
-            allowed += ": the workers of the fleet (what = \"start\" adds one)";
-        }
-        let known = change.worker < self.workers + self.new_workers();
-        Invalid::unless(known, "worker", change.worker, &allowed)
+        let next = self.workers + self.new_workers();
+        let allowed = match what {
+            What::Start => format!("from 0 to {next}: the next new worker is {next}"),
+            _ => format!(
+                "from 0 to {}: the workers of the fleet (what = \"start\" adds one)",
+                next - 1
+            ),
+        };
+        Invalid::unless(change.worker < next, "worker", change.worker, &allowed)
     }
 
     /// Workers that start beyond those at the start, as far as their numbers follow.

@@ -498,6 +498,7 @@ impl Policy for DynamoPolicy {
         if let Some(tree) = &mut self.tree {
             tree.remove_worker(id);
         }
+        self.lower.remove_worker(worker);
     }
 
     fn worker_joined(&mut self, worker: WorkerId) {

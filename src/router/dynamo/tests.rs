@@ -10,7 +10,7 @@ use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
 use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
@@ -313,7 +313,8 @@ fn hold_queue(
     };
     let mut queue = PolicyQueue::new(PolicyProfile::synthetic(Some(threshold), their_order));
     let mut theirs = DynamoPolicy::new(params, &fleet, 1);
-    let view = ClusterView { workers: &[] };
+    let workers = [WorkerView::default(); WORKERS as usize];
+    let view = ClusterView { workers: &workers };
     let mut history = History::new(texts, WORKERS);
     let mut requests = BTreeMap::new();
     for act in acts {

@@ -49,6 +49,11 @@ impl CachedBelow {
         self.0.apply(worker, event);
     }
 
+    /// `worker` is gone, and what it held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
+    }
+
     /// For each worker, what it holds of a prompt behind its overlap in GPU memory.
     pub(in crate::router) fn after(
         &self,

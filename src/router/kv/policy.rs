@@ -323,6 +323,7 @@ impl Policy for KvPolicy {
         if let Some(index) = &mut self.index {
             index.remove_worker(worker);
         }
+        self.lower.remove_worker(worker);
         if let Some(approximate) = &mut self.approximate {
             approximate.remove_worker(worker);
         }
