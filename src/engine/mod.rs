@@ -48,10 +48,10 @@ pub use outbox::{Outbox, StepRecord, Wake};
 pub use worker::Worker;
 
 use crate::kv::{EventLog, LowerTiers};
-use config::TierOptions;
-use config::EngineConfig;
-use decode_set::DecodeSet;
 use crate::time::SimTime;
+use config::EngineConfig;
+use config::TierOptions;
+use decode_set::DecodeSet;
 use seq::{SeqId, Seqs};
 use std::collections::BTreeSet;
 use std::sync::Arc;

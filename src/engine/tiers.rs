@@ -7,16 +7,16 @@
 //! `WAITING_FOR_REMOTE_KVS`; the asynchronous connectors of TensorRT-LLM).
 //! `[engine] load` says when it does: see [`LoadRule`].
 
-use super::worker::State;
-use super::{Core, FormedStep};
 use super::config::{EngineConfig, Rules};
 use super::hardware::Hardware;
 use super::memory;
 use super::seq::SeqId;
 use super::step_time::{PrefillChunk, StepWork};
+use super::worker::State;
+use super::{Core, FormedStep};
 use crate::event::Medium;
-pub use crate::kv::{Offload, TierSpec};
 use crate::kv::Piece;
+pub use crate::kv::{Offload, TierSpec};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use serde::de::{Deserializer, Error, Visitor};
@@ -85,7 +85,8 @@ pub enum Capacity {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bandwidth(pub f64);
 
-const CAPACITY: &str = "bytes with their unit, like \"200GiB\" or \"1TB\", or a number of KV blocks";
+const CAPACITY: &str =
+    "bytes with their unit, like \"200GiB\" or \"1TB\", or a number of KV blocks";
 const BANDWIDTH: &str =
     "bytes or bits per second, like \"50GB/s\" or \"400Gbit/s\", above 0, or \"unlimited\"";
 
@@ -212,9 +213,8 @@ pub(super) fn resolve(
         Rules::Vllm => Offload::Computed,
         Rules::Trtllm => Offload::Evicted,
     };
-    let of_hardware = |hardware: &Hardware| {
-        memory::kv_bytes_per_token(hardware) * f64::from(hardware.tp)
-    };
+    let of_hardware =
+        |hardware: &Hardware| memory::kv_bytes_per_token(hardware) * f64::from(hardware.tp);
     let per_token = bytes_per_token.map(f64::from).or(hardware.map(of_hardware));
     let block_bytes = per_token.map(|bytes| bytes * f64::from(block_size));
     let needed = |why: String| {
@@ -284,7 +284,9 @@ fn check_order(
         tier.name > before.name,
         &key("name"),
         format!("{name:?}"),
-        &format!("listed before {above:?}: tiers stand in the order \"host\", \"disk\", \"remote\""),
+        &format!(
+            "listed before {above:?}: tiers stand in the order \"host\", \"disk\", \"remote\""
+        ),
     )?;
     Invalid::unless(
         tier.bandwidth.0 <= before.bandwidth.0,

@@ -142,10 +142,10 @@ impl LowerTiers {
     /// When a load of `pieces` that is asked for now would be done.
     pub fn done(&self, pieces: &[Piece]) -> SimTime {
         let tiers = self.tiers.iter().enumerate();
-        tiers.filter_map(|(at, tier)| tier.load(at, pieces, self.now)).map(|load| load.1).fold(
-            self.now,
-            SimTime::max,
-        )
+        tiers
+            .filter_map(|(at, tier)| tier.load(at, pieces, self.now))
+            .map(|load| load.1)
+            .fold(self.now, SimTime::max)
     }
 
     /// Loads `pieces`, which were just found for `content`: gives the time when
@@ -158,16 +158,14 @@ impl LowerTiers {
             }
         }
         for piece in pieces.iter().rev() {
-            for run in content.range(piece.from, piece.from + piece.blocks) {
-                for id in ids(run).rev() {
-                    let tier = &mut self.tiers[piece.tier];
-                    if self.offload == Offload::Computed {
-                        tier.held.touch(id);
-                    } else {
-                        tier.held.remove(id);
-                        let medium = tier.medium;
-                        self.tell(medium, id, false);
-                    }
+            for id in (piece.from..piece.from + piece.blocks).rev().map(|at| content.block(at)) {
+                let tier = &mut self.tiers[piece.tier];
+                if self.offload == Offload::Computed {
+                    tier.held.touch(id);
+                } else {
+                    tier.held.remove(id);
+                    let medium = tier.medium;
+                    self.tell(medium, id, false);
                 }
             }
         }
@@ -228,8 +226,7 @@ impl LowerTiers {
         if tier.held.touch(id) {
             return;
         }
-        let displaced =
-            if tier.held.len() < tier.capacity { None } else { tier.held.pop_oldest() };
+        let displaced = if tier.held.len() < tier.capacity { None } else { tier.held.pop_oldest() };
         tier.written_until = tier.written_until.max(self.now) + tier.block_time;
         tier.held.insert(id, tier.written_until);
         let medium = tier.medium;

@@ -1,7 +1,7 @@
 //! What was loaded from tiers below GPU memory.
 
-use super::window::{Column, Level};
 use super::Metrics;
+use super::window::{Column, Level};
 use crate::event::Medium;
 use crate::id::RequestId;
 use crate::time::{SimDuration, SimTime};

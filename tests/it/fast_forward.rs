@@ -72,7 +72,11 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
 }
 
 /// Jumping and stepping show the same.
-pub(crate) fn hold(config: EngineConfig, draws: &[Draw], peek_every: usize) -> Result<(), TestCaseError> {
+pub(crate) fn hold(
+    config: EngineConfig,
+    draws: &[Draw],
+    peek_every: usize,
+) -> Result<(), TestCaseError> {
     let jumping = EngineConfig { fast_forward: true, ..config.clone() };
     let jumped = run(&jumping, draws, peek_every, false);
     let mut told = run(&jumping, draws, peek_every, true);

@@ -189,9 +189,8 @@ proptest! {
 /// Prompt tokens that each request hit, one after another.
 fn sequential_hits(config: &EngineConfig, requests: &[(u64, u32, u32, u32)]) -> Vec<u32> {
     let hour = SimDuration::from_secs(3_600).as_ps();
-    let draw = |&(text, shared, own, output): &(u64, u32, u32, u32)| {
-        (hour, text, shared, own, output)
-    };
+    let draw =
+        |&(text, shared, own, output): &(u64, u32, u32, u32)| (hour, text, shared, own, output);
     let draws: Vec<Draw> = requests.iter().map(draw).collect();
     let (events, ..) = serve(config, &draws);
     let hits = events.iter().filter_map(|(_, event)| match event.kind {
@@ -205,10 +204,8 @@ fn sequential_hits(config: &EngineConfig, requests: &[(u64, u32, u32, u32)]) -> 
 /// reuse of parts of blocks, which no tier keeps.
 fn small_engine(vllm: bool, num_blocks: u32) -> EngineConfig {
     let base = if vllm { vllm_config() } else { trtllm_config() };
-    let trtllm = kv_router_sim::engine::config::TrtllmOptions {
-        partial_reuse: false,
-        ..Default::default()
-    };
+    let trtllm =
+        kv_router_sim::engine::config::TrtllmOptions { partial_reuse: false, ..Default::default() };
     let model_len = 14 * 4;
     EngineConfig { block_size: 4, num_blocks, max_model_len: model_len, trtllm, ..base }
 }
@@ -334,7 +331,8 @@ fn a_load_takes_latency_and_bandwidth() {
         let run = play(&config, 1, Script::new(script), router(&settings, &config, 1), None);
         check(&run).unwrap();
         // Ten blocks of 3 ms and 1 ms; nine of them where the last is not lost yet.
-        let (tokens, time) = run.events.iter().find_map(|(_, event)| loaded(event)).expect("a load");
+        let (tokens, time) =
+            run.events.iter().find_map(|(_, event)| loaded(event)).expect("a load");
         let blocks = u64::from(tokens[0] / 16);
         assert_eq!(tokens, [u32::try_from(blocks).unwrap() * 16, 0, 0]);
         assert_eq!(time, SimDuration::from_millis(3 * blocks + 1), "{rules:?}");
@@ -351,7 +349,8 @@ fn others_go_on_during_a_load() {
     for rules in [Rules::Vllm, Rules::Trtllm] {
         let config = EngineConfig { num_blocks: 48, max_model_len: 700, ..slow_host(rules) };
         // Four texts displace the first two; both come back at once, with a new prompt.
-        let texts = [(0, 0u64), (500, 1), (1_000, 2), (1_500, 3), (2_000, 4), (2_500, 5), (3_000, 6)];
+        let texts =
+            [(0, 0u64), (500, 1), (1_000, 2), (1_500, 3), (2_000, 4), (2_500, 5), (3_000, 6)];
         let come_back = [(4_000, 0), (4_000, 1)];
         let script = (0..).zip(texts.into_iter().chain(come_back));
         let mut script: Vec<_> =
@@ -372,7 +371,9 @@ fn others_go_on_during_a_load() {
         assert_eq!(two, SimDuration::from_millis(61));
         assert_eq!(run.records[9].first_token, Some(at_ms(4_020)), "{rules:?}");
         assert!(run.records[7].first_token > run.records[9].first_token);
-        assert!(run.records.iter().all(|record| matches!(record.end, Some((_, End::Finished { .. })))));
+        assert!(
+            run.records.iter().all(|record| matches!(record.end, Some((_, End::Finished { .. }))))
+        );
     }
 }
 
@@ -488,8 +489,16 @@ fn tiers_that_cannot_be() {
         tier(&format!("tier = [{disk}, {host}]")),
         tier(&format!("tier = [{host}, {fast}]")),
         tier(&format!("tier = [{host}, {host}]")),
-        tier(&format!("tier = [{}]", host.replace("50GB/s", "1kB/s"))).lines().last().unwrap().into(),
-        tier(&format!("tier = [{}]", host.replace("50GB/s", "0GB/s"))).lines().last().unwrap().into(),
+        tier(&format!("tier = [{}]", host.replace("50GB/s", "1kB/s")))
+            .lines()
+            .last()
+            .unwrap()
+            .into(),
+        tier(&format!("tier = [{}]", host.replace("50GB/s", "0GB/s")))
+            .lines()
+            .last()
+            .unwrap()
+            .into(),
         tier(&format!("tier = [{}]", host.replace("50GB/s", "0.000001MB/s"))),
         tier(&format!("tier = [{}]", host.replace("= 9", "= 4294967295"))),
         tier(&format!("tier = [{}]", host.replace("= 9", "= -1"))).lines().last().unwrap().into(),
@@ -545,9 +554,14 @@ fn mistakes_about_tiers_are_one_line() {
 fn an_experiment_with_host_memory() {
     let place = Scratch::new();
     let small = EXPERIMENT
-        .replacen("num_blocks = \"4k\"", "num_blocks = 40\nkv_bytes_per_token = 1_000\nload = \"always\"", 1)
+        .replacen(
+            "num_blocks = \"4k\"",
+            "num_blocks = 40\nkv_bytes_per_token = 1_000\nload = \"always\"",
+            1,
+        )
         .replacen("concurrency\" = [2, 4]", "concurrency\" = [4]", 1);
-    let tiers = "[[engine.tier]]\nname = \"host\"\ncapacity = 500\nbandwidth = \"1GB/s\"\n[router]\n";
+    let tiers =
+        "[[engine.tier]]\nname = \"host\"\ncapacity = 500\nbandwidth = \"1GB/s\"\n[router]\n";
     place.write("plain.toml", &small);
     place.write("tiered.toml", small.replacen("[router]\n", tiers, 1));
     let value = |folder: &str, name: &str| {

@@ -1,9 +1,9 @@
 //! Our own policy against the production router.
 
 use super::DynamoPolicy;
-use crate::router::decider::Decider;
 use crate::event::KvEvent;
 use crate::id::{BlockId, WorkerId};
+use crate::router::decider::Decider;
 use crate::router::kv::{CachedBelow, KvParams, KvPolicy, Overload, Retention, Semantics};
 use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
@@ -13,9 +13,7 @@ use crate::router::testing::{Texts, any_texts, cluster};
 use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
-use dynamo_kv_router::indexer::{
-    LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask,
-};
+use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
 use dynamo_kv_router::protocols::{
     ExternalSequenceBlockHash, KvCacheEvent, LocalBlockHash, RouterEvent, StorageTier,
 };
@@ -46,7 +44,13 @@ fn any_params() -> impl Strategy<Value = KvParams> {
         (prop::option::weighted(0.15, 0.0..1.0), prop::option::weighted(0.15, 1u32..900));
     let ttl = prop::option::weighted(0.25, (1u64..5_000).prop_map(SimDuration::from_millis));
     (costs, outputs, temperature, overload, ttl).prop_map(
-        |(costs, (track_output_blocks, expected_output_tokens), (temperature, tiers), overload, ttl)| {
+        |(
+            costs,
+            (track_output_blocks, expected_output_tokens),
+            (temperature, tiers),
+            overload,
+            ttl,
+        )| {
             let (weight, credit, decay, per_request, active_blocks, prefill_tokens, reuse) = costs;
             let params = KvParams::with_weight(Semantics::V1_6, weight);
             KvParams {
