@@ -195,9 +195,7 @@ impl Worker {
                     self.pipeline.boundary = now;
                     due
                 }
-                State::Idle | State::Ready { .. } | State::Loading { .. } => {
-                    unreachable!("no step is running")
-                }
+                _ => unreachable!("no step is running"),
             };
         self.gauges.advance(now);
         for at in 0..self.late_tokens.len() {
