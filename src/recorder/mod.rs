@@ -11,7 +11,7 @@ mod spread;
 mod why;
 mod window;
 
-pub use handover::Handover;
+pub use handover::{Handover, Stay};
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
