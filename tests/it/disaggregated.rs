@@ -204,6 +204,7 @@ fn any_router() -> impl Strategy<Value = RouterSettings> {
         kv(|settings| settings.queue_threshold = Some(0.5)),
         kv(|settings| settings.active_decode_blocks_threshold = Some(0.4)),
         kv(|settings| settings.use_kv_events = false),
+        kv(|settings| settings.track_output_blocks = true),
         kv(|settings| {
             let conditional =
                 ConditionalDisaggregation { max_uncached_tokens: 60, max_uncached_ratio: 0.9 };
@@ -218,10 +219,13 @@ fn life_of(run: &Run, record: &RequestRecord) -> Vec<(SimTime, WorkerEvent)> {
 
 /// Prefilled on one side, received, decoded and finished on the other.
 fn check_life(pools: &Pools, run: &Run, record: &RequestRecord) -> Result<(), TestCaseError> {
-    use WorkerEventKind::{Finished, FirstToken, KvReceived, Preempted, Prefilled, Scheduled};
+    use WorkerEventKind::{
+        Finished, FirstToken, KvReceived, OutputBlock, Preempted, Prefilled, Scheduled,
+    };
     let life = life_of(run, record);
     let kinds: Vec<WorkerEventKind> = life.iter().map(|(_, event)| event.kind).collect();
-    let kinds: Vec<_> = kinds.into_iter().filter(|kind| *kind != Preempted).collect();
+    let between = |kind: &WorkerEventKind| matches!(kind, Preempted | OutputBlock { .. });
+    let kinds: Vec<_> = kinds.into_iter().filter(|kind| !between(kind)).collect();
     let prefills = |event: &WorkerEvent| event.worker.0 < pools.prefill_workers;
     let Some((end, how)) = record.end else {
         return Err(TestCaseError::fail(format!("{record:?} never ended")));
