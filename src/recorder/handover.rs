@@ -46,7 +46,37 @@ impl Handover {
     }
 }
 
+/// A request's time at one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay {
+    /// Where.
+    pub worker: WorkerId,
+    /// When the router sent it there.
+    pub dispatched: SimTime,
+    /// When it was first in a batch there.
+    pub scheduled: Option<SimTime>,
+    /// When the worker was done with it.
+    pub ended: Option<SimTime>,
+}
+
 impl RequestRecord {
+    /// Its times at workers: one, or two if one prefilled it and another decodes it.
+    pub fn stays(&self) -> impl Iterator<Item = Stay> {
+        let ended = self.end.map(|(at, _)| at);
+        let first_ended = self.handover.map_or(ended, |handover| Some(handover.prefilled));
+        let first = self.dispatched.map(|(dispatched, worker)| Stay {
+            worker,
+            dispatched,
+            scheduled: self.scheduled,
+            ended: first_ended,
+        });
+        let second = self.handover.and_then(|handover| {
+            let (dispatched, worker) = handover.dispatched?;
+            Some(Stay { worker, dispatched, scheduled: handover.scheduled, ended })
+        });
+        first.into_iter().chain(second)
+    }
+
     /// Since when it is, or was last, at a worker, and at which; `None` while the
     /// router has it.
     pub fn stay(&self) -> Option<(SimTime, WorkerId)> {

@@ -13,7 +13,7 @@ mod tiers;
 mod why;
 mod window;
 
-pub use handover::Handover;
+pub use handover::{Handover, Stay};
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};

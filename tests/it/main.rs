@@ -16,6 +16,7 @@ mod lives;
 mod model_files;
 mod one_worker;
 mod output_blocks;
+mod pools;
 mod prefix_oracle;
 mod program;
 mod queueing_theory;
