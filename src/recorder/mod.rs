@@ -6,6 +6,7 @@
 //! the values observed in it.
 
 mod changing;
+mod gauges;
 mod handover;
 mod spikes;
 mod spread;
@@ -19,13 +20,14 @@ pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
-use crate::event::{Lost, Medium, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
 use changing::Changing;
+use gauges::gauge_metrics;
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
@@ -169,68 +171,6 @@ impl Recorder {
     pub fn with_spike_window(mut self, window: SimDuration) -> Self {
         self.spike_window = window;
         self
-    }
-
-    /// Workers come and go, and those of `absent` are not there at the start.
-    pub fn follow_changes(&mut self, absent: impl IntoIterator<Item = WorkerId>) {
-        self.changing = Some(Changing::default());
-        for worker in absent {
-            self.inflight.set_present(SimTime::ZERO, worker, false);
-        }
-    }
-
-    /// `worker` takes requests from `now` on, or is gone.
-    pub fn set_present(&mut self, now: SimTime, worker: WorkerId, present: bool) {
-        self.inflight.set_present(now, worker, present);
-    }
-
-    /// Caches are lost, or new ones are there: the hit ratio may fall.
-    pub fn disturb(&mut self, now: SimTime) {
-        if let Some(changing) = &mut self.changing {
-            changing.disturb(now);
-        }
-    }
-
-    /// A request is at `worker` no more, as that is gone; it has not ended yet.
-    pub fn lose(&mut self, now: SimTime, worker: WorkerId, lost: &Lost) {
-        self.count_residence(now, lost.request);
-        self.inflight.change(now, worker, false);
-        if let Some(changing) = &mut self.changing {
-            changing.lose(lost);
-        }
-        self.record(lost.request).scheduled = None;
-    }
-
-    /// A lost request goes on at another worker.
-    pub fn migrate(&mut self, request: RequestId) {
-        self.record(request).dispatched = None;
-        if let Some(changing) = &mut self.changing {
-            changing.migrate(request);
-        }
-    }
-
-    /// A lost request has failed.
-    pub fn fail(&mut self, now: SimTime, request: RequestId) {
-        if let Some(why) = &mut self.why {
-            why.ended(request);
-        }
-        self.end(now, request, End::Failed);
-    }
-
-    /// True if the request is at a worker.
-    fn is_at_worker(&self, record: &RequestRecord) -> bool {
-        let lost = self.changing.as_ref().is_some_and(|changing| changing.is_lost(record.request));
-        record.end.is_none() && record.stay().is_some() && !lost
-    }
-
-    /// Counts the time of a request at its worker, in the window.
-    fn count_residence(&mut self, now: SimTime, request: RequestId) {
-        let Some(Window { level, start: Some(_), .. }) = &self.seen else { return };
-        let begin = level.begin;
-        let record = &self.open[(request.0 - self.first) as usize];
-        if let Some((dispatched, _)) = record.stay().filter(|_| self.is_at_worker(record)) {
-            self.residence_ps += u128::from((now - dispatched.max(begin)).as_ps());
-        }
     }
 
     /// True if it has to be told of what workers hold.
@@ -560,41 +500,6 @@ impl Recorder {
             self.digest.update(handover.digest_bytes());
         }
     }
-
-    /// Little's law without averages: the workers' request-seconds over the
-    /// window are the requests' seconds in it.
-    fn check_little(&self, begin: SimTime, now: SimTime, start: &[Gauges], end: &[Gauges]) {
-        let at = |gauges: &[Gauges]| -> u128 {
-            gauges.iter().map(|gauge| gauge.running_ps + gauge.waiting_ps).sum()
-        };
-        let open = self.open.iter().filter(|record| self.is_at_worker(record));
-        let still_open: u128 = open
-            .filter_map(RequestRecord::stay)
-            .map(|(dispatched, _)| u128::from((now - dispatched.max(begin)).as_ps()))
-            .sum();
-        let from_gauges = at(end) - at(start);
-        let from_requests = self.residence_ps + still_open;
-        assert_eq!(from_gauges, from_requests, "Little's law, window {begin:?} to {now:?}");
-    }
-}
-
-/// Means per worker over the window; names begin with `prefix`.
-fn gauge_metrics(
-    prefix: &str,
-    (start, end): (&[Gauges], &[Gauges]),
-    (elapsed_ps, workers): (u64, Option<f64>),
-    metrics: &mut Metrics,
-) {
-    let workers = workers.filter(|workers| *workers > 0.0 && elapsed_ps > 0);
-    let Some(workers) = workers else { return };
-    let mut mean = |name: &str, of: fn(&Gauges) -> u128| {
-        let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
-        let mean = total as f64 / elapsed_ps as f64 / workers;
-        metrics.insert(format!("{prefix}{name}"), Some(mean));
-    };
-    mean("running_mean", |gauges| gauges.running_ps);
-    mean("waiting_mean", |gauges| gauges.waiting_ps);
-    mean("kv_blocks_used_mean", |gauges| gauges.used_blocks_ps);
 }
 
 /// Milliseconds of a duration in picoseconds.
