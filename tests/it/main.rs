@@ -10,6 +10,7 @@ mod fast_forward;
 mod front_ends;
 mod little;
 mod lives;
+mod lru;
 mod model_files;
 mod one_worker;
 mod output_blocks;
