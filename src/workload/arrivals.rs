@@ -216,6 +216,7 @@ mod tests {
     }
 
     /// Counts in windows of a second: variance over mean, the index of dispersion.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few seconds")]
     fn dispersion(times: &[f64]) -> f64 {
         let mut counts = vec![0.0; times[times.len() - 1] as usize];
         for at in times {

@@ -46,7 +46,6 @@ pub struct ConversationSettings {
 }
 
 /// True for exponents that make no difference.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 pub(in crate::workload) fn is_zero(exponent: &f64) -> bool {
     *exponent == 0.0
 }

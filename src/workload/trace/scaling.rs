@@ -207,8 +207,16 @@ impl<'a> Renaming<'a> {
             return self.prompt(old).max(1);
         }
         let ids: Vec<u64> = trace.blocks(row).map(|block| block.0).collect();
-        let shared = ids.iter().take_while(|&&id| self.uses(id) > 1).count() as u64;
-        let whole = shared.min(old / block_tokens);
+        let is_whole = |depth: u64| (depth + 1) * block_tokens <= old;
+        let shared = (0..).zip(&ids).take_while(|&(_, &id)| self.uses(id) > 1);
+        let (mut whole, mut partial) = (0, None);
+        for (depth, &id) in shared {
+            if is_whole(depth) {
+                whole = depth + 1;
+            } else {
+                partial = Some(id);
+            }
+        }
         let root = self.root(row);
         for (depth, &id) in (0..whole).zip(&ids) {
             let (from, to) = (self.depth(depth), self.depth(depth + 1));
@@ -217,8 +225,8 @@ impl<'a> Renaming<'a> {
         }
         let mut tokens = self.depth(whole) * block_tokens;
         let rest = old - whole * block_tokens;
-        if whole < shared {
-            let first = self.rename(ids[whole as usize], root, 1);
+        if let Some(id) = partial {
+            let first = self.rename(id, root, 1);
             push(runs, of_row, first, 1);
             return tokens + rest;
         }

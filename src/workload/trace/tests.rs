@@ -203,6 +203,14 @@ fn public_traces_have_the_known_facts() {
     close(arxiv.requests_per_s.unwrap(), 5.6466);
     close(arxiv.hit_ratio, 0.379_915);
 
+    let (_, azure) = stats("azure-code-2023");
+    assert_eq!(
+        (azure.input_tokens.max, azure.output_tokens.min, azure.repeats_blocks),
+        (7_437, 6, 0)
+    );
+    let (_, azure) = stats("azure-conversation-2023");
+    close(azure.duration_s, 3_501.721);
+
     let (blocks, synthetic) = stats("mooncake-synthetic");
     assert_eq!((blocks[0], blocks[2], synthetic.duration_s), (121_877, 43_924, 1_022.025));
 }

@@ -21,6 +21,11 @@ fn common(trace: &Trace, a: usize, b: usize) -> usize {
     ids(trace, a).iter().zip(ids(trace, b)).take_while(|(a, b)| **a == *b).count()
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small lengths")]
+fn floor(length: f64) -> usize {
+    length as usize
+}
+
 proptest! {
     #[test]
     fn multipliers_of_one_change_nothing(rows in rows()) {
@@ -71,7 +76,7 @@ proptest! {
             trace.rows().iter().map(|row| (row.timestamp_ms, row.output_tokens)).collect()
         };
         prop_assert_eq!(times(&scaled), times(&trace));
-        let depth = |blocks: usize| (blocks as f64 * prefix) as usize;
+        let depth = |blocks: usize| floor(blocks as f64 * prefix);
         for (i, (blocks, input)) in rows.iter().enumerate() {
             let others = (0..rows.len()).filter(|&j| j != i);
             let shared = others.map(|j| common(&trace, i, j)).max().unwrap_or(0);
@@ -79,7 +84,7 @@ proptest! {
             let rest = input - u32::try_from(whole).unwrap() * SMALL_BLOCK;
             let tail = match shared == blocks.len() {
                 true => rest,
-                false => ((f64::from(rest) * prompt).round() as u32).max(1),
+                false => u32::try_from(floor((f64::from(rest) * prompt).round())).unwrap().max(1),
             };
             let expected = u32::try_from(depth(whole)).unwrap() * SMALL_BLOCK + tail;
             prop_assert_eq!(scaled.rows()[i].input_tokens, expected.max(1), "row {}", i);
@@ -202,5 +207,33 @@ fn unusable_scalings_are_named() {
     ] {
         let scaling: Scaling = toml::from_str(toml).unwrap();
         assert_eq!(scaling.validate().unwrap_err().key, key);
+    }
+}
+
+/// The look-alike that the project ships, if its original is on this machine.
+#[test]
+fn the_shipped_look_alike_is_near_its_original() {
+    let shipped = include_bytes!("../../../../traces/lookalike-conversation.jsonl.gz");
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(path.path(), shipped).unwrap();
+    let shipped = Trace::read(path.path(), None, 512, None).unwrap();
+    let reuse = ReuseDistances::of(&shipped);
+    assert_eq!((shipped.rows().len(), reuse.references_blocks), (2_000, 55_731));
+    let Some(folder) = std::env::var_os("SIM_TRACES") else {
+        eprintln!("skipped: SIM_TRACES does not name a folder with the public traces");
+        return;
+    };
+    let public = PublicTrace::named("mooncake-conversation").unwrap();
+    let path = public.find(&[PathBuf::from(folder)]).unwrap();
+    let original = Trace::read(&path, None, 512, Some(2_000)).unwrap();
+    assert_eq!(Lookalike::fit(&original).unwrap().draw(2_000, 1), shipped);
+    let (a, b) = (TraceStats::of(&original), TraceStats::of(&shipped));
+    let near = |a: f64, b: f64, most: f64| assert!((b / a - 1.0).abs() < most, "{b} for {a}");
+    near(a.requests_per_s.unwrap(), b.requests_per_s.unwrap(), 0.01);
+    near(a.input_tokens.mean, b.input_tokens.mean, 0.03);
+    near(a.output_tokens.mean, b.output_tokens.mean, 0.03);
+    near(a.prefix_tokens_mean, b.prefix_tokens_mean, 0.02);
+    for (a, b) in ReuseDistances::of(&original).lru.iter().zip(&reuse.lru) {
+        assert!((a.hit_ratio - b.hit_ratio).abs() < 0.02, "{a:?}, {b:?}");
     }
 }
