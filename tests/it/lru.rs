@@ -4,9 +4,8 @@
 
 use super::rig::{cases, vllm_config};
 use super::script::{play, router};
-use kv_router_sim::engine::config::{EngineConfig, StepTime};
+use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::trace::{ReuseDistances, Trace, TraceReplay};
 use proptest::prelude::*;
 use std::fmt::Write as _;
@@ -51,10 +50,6 @@ fn hits(trace: &Arc<Trace>, blocks: u32) -> u64 {
         num_blocks: blocks,
         max_num_batched_tokens: 100_000,
         max_model_len: blocks * BLOCK,
-        step_time: StepTime::Fixed {
-            prefill: SimDuration::from_millis(20),
-            decode: SimDuration::from_millis(10),
-        },
         ..vllm_config()
     };
     let replay = Box::new(TraceReplay::new(Arc::clone(trace), BLOCK, 1.0));
