@@ -26,6 +26,7 @@ mod script;
 mod source_rules;
 mod step_time;
 mod sweeps;
+mod traces;
 mod trtllm_cache;
 mod trtllm_timing;
 mod vllm_cache;

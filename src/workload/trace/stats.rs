@@ -15,9 +15,10 @@ use serde::Serialize;
 pub struct TraceStats {
     /// Requests.
     pub rows: u64,
-    /// From the first timestamp to the last, in seconds.
+    /// From the first timestamp to the last, in seconds. Turns that only wait for
+    /// the turn before have none.
     pub duration_s: f64,
-    /// Requests over duration; `None` if all arrive at once.
+    /// Requests with a timestamp over duration; `None` if all arrive at once.
     pub requests_per_s: Option<f64>,
     /// Sessions; as many as rows if none of them has a later turn.
     pub sessions: u64,
@@ -81,6 +82,7 @@ impl TraceStats {
         let duration_ms = last_ms - rows[0].timestamp_ms;
         let duration_s = duration_ms as f64 / 1_000.0;
         let count = rows.len() as u64;
+        let timed = rows.iter().filter(|row| row.turn == 0 || row.timestamp_ms > 0).count();
         let mut references = 0;
         let mut repeats = 0;
         let mut ratios = 0.0;
@@ -108,7 +110,7 @@ impl TraceStats {
         Self {
             rows: count,
             duration_s,
-            requests_per_s: (duration_ms > 0).then(|| count as f64 / duration_s),
+            requests_per_s: (duration_ms > 0).then(|| timed as f64 / duration_s),
             sessions: rows.iter().filter(|row| row.turn == 0).count() as u64,
             input_tokens: Lengths::of(rows.iter().map(|row| row.input_tokens)),
             output_tokens: Lengths::of(rows.iter().map(|row| row.output_tokens)),
