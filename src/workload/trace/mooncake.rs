@@ -46,11 +46,17 @@ pub(super) struct Line {
 /// Milliseconds, truncated to whole ones.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
 fn whole_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let number = Option::<f64>::deserialize(deserializer)?;
-    let is_time = |ms: &f64| ms.is_finite() && (0.0..1e18).contains(ms);
-    match number {
-        Some(ms) if !is_time(&ms) => Err(serde::de::Error::custom("no time")),
-        ms => Ok(ms.map(|ms| ms as u64)),
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Whole(u64),
+        Real(f64),
+    }
+    match Option::<Number>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Number::Whole(ms)) => Ok(Some(ms)),
+        Some(Number::Real(ms)) if (0.0..1e18).contains(&ms) => Ok(Some(ms as u64)),
+        Some(Number::Real(_)) => Err(serde::de::Error::custom("no time")),
     }
 }
 
