@@ -148,7 +148,8 @@ impl<'a> Replays<'a> {
             Distribution::Uniform { min, max: Tokens(longest) }
         };
         RequestSettings {
-            concurrency: run.concurrency,
+            concurrency: Some(run.concurrency),
+            arrivals: None,
             count: Some(run.concurrency.saturating_mul(self.assumed.requests_per_client)),
             prompt_tokens: lengths(run.prompt_tokens),
             output_tokens: lengths(run.output_tokens),

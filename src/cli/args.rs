@@ -1,5 +1,6 @@
 //! What can be typed. What it means is decided by the commands.
 
+use super::trace::TraceCommand;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -221,6 +222,10 @@ pub(crate) struct OutputArgs {
     /// Save one record per request too, as requests.csv; such a run cannot be resumed
     #[arg(long)]
     pub(crate) requests: bool,
+    /// Save the requests of every simulation as AIPerf would, in folders below
+    /// aiperf; such a run cannot be resumed
+    #[arg(long)]
+    pub(crate) aiperf: bool,
 }
 
 /// Say why a request went where it went, and what it met there
@@ -334,20 +339,4 @@ pub(crate) struct CalibrateArgs {
     /// Folder for files with the fitted values, laid out as models/
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TraceCommand {
-    /// Count what a trace holds: requests, tokens, shared blocks
-    #[command(after_help = "\
-Examples:
-  sim trace stats traces/fixtures/mooncake-small.jsonl
-  SIM_TRACES=~/traces sim trace stats mooncake-conversation
-
-Public traces are looked for by name in the folder that SIM_TRACES names.")]
-    Stats {
-        /// A file of Mooncake-format lines, or the name of a public trace
-        #[arg(value_name = "FILE|NAME")]
-        trace: String,
-    },
 }

@@ -14,7 +14,7 @@ mod progress;
 mod run;
 mod trace;
 
-use args::{Args, Command, TraceCommand};
+use args::{Args, Command};
 use clap::Parser;
 use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
@@ -86,9 +86,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
-        Command::Trace(TraceCommand::Stats { trace }) => {
-            trace::stats(&trace, traces.as_deref()).map(|()| true)
-        }
+        Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -10,13 +10,14 @@ use kv_router_sim::experiment::{
 };
 use kv_router_sim::plot::{self, Choice, Figure};
 use kv_router_sim::report::{
+    aiperf,
     compare::Comparison,
     fleet_over_time::fleets_over_time,
     over_time::OverTime,
     published::{Published, PublishedSettings},
     requests, save, table,
     tuning::Tuning,
-    view::View,
+    view::{self, View},
 };
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -96,7 +97,8 @@ fn execute(
     let folder = args.out.unwrap_or(default_folder);
     let store = Store::open(&folder, &experiment.config_hash, args.force)?;
     // The journal does not hold requests.
-    let journal = if args.requests { None } else { Some(Journal::open(&store, &build())?) };
+    let keep_requests = args.requests || args.aiperf;
+    let journal = if keep_requests { None } else { Some(Journal::open(&store, &build())?) };
     let found = journal.as_ref().map_or(0, Journal::found);
     if found > 0 {
         let all = experiment.runs.len() * experiment.seeds.len();
@@ -106,7 +108,7 @@ fn execute(
     let options = RunOptions {
         jobs: source.jobs.map(usize::from),
         progress: &bar,
-        keep_requests: args.requests,
+        keep_requests,
         journal: journal.as_ref(),
     };
     let outcome = experiment::run(experiment, options);
@@ -131,6 +133,9 @@ fn execute(
     if args.requests {
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
     }
+    if args.aiperf {
+        write_aiperf(&store, experiment, &simulations)?;
+    }
     store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
     let saved = SavedRuns {
         schema_version: SCHEMA_VERSION,
@@ -147,6 +152,32 @@ fn execute(
     say(&format!("saved in {}", store.folder().display()));
     warn_if_different(&store, &summary);
     Ok(summary)
+}
+
+/// A folder for every simulation, called by its number, parameters and seed.
+fn write_aiperf(
+    store: &Store,
+    experiment: &Experiment,
+    simulations: &[SimulationRequests],
+) -> Result<(), CliError> {
+    let runs = experiment.runs.iter().flat_map(|run| vec![run; experiment.seeds.len()]);
+    for (number, (simulation, run)) in (1..).zip(simulations.iter().zip(runs)) {
+        let values = simulation.params.values().map(view::plain).collect::<Vec<_>>().join("-");
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let values: String = values.chars().map(plain).take(80).collect();
+        let folder = format!("aiperf/{number:03}-{values}-seed{}", simulation.seed);
+        let warmup = run.settings.measure.warmup;
+        let (json, csv) = aiperf::summary(simulation, warmup);
+        let files = [
+            ("profile_export.jsonl", aiperf::records(simulation, warmup)),
+            ("profile_export_aiperf.json", json),
+            ("profile_export_aiperf.csv", csv),
+        ];
+        for (name, text) in files {
+            store.write(&format!("{folder}/{name}"), text.as_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 /// Moments of a simulation that a figure shows: about one per point of paper.

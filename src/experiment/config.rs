@@ -275,7 +275,7 @@ impl Resolver {
         let measure: MeasureSettings = document.section("measure")?;
         measure.validate().map_err(invalid("measure"))?;
         if measure.window.is_none() && workload.is_endless() {
-            let allowed = "given: a closed loop never ends by itself";
+            let allowed = "given: this workload never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
         }
         if let Some(pools) = &pools {

@@ -3,6 +3,7 @@
 //! Everything here is made from a saved [`Summary`](crate::experiment::results::Summary)
 //! alone, so that a report can be made again without running anything.
 
+pub mod aiperf;
 pub mod answer;
 pub mod baseline;
 pub mod change;

@@ -4,6 +4,7 @@
 //! requests end: an open loop (a trace) does not care, a closed loop
 //! (conversations) sends its next turn because of it.
 
+pub mod arrivals;
 pub mod conversations;
 pub mod distribution;
 pub mod prefix_ratio;

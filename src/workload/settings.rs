@@ -1,6 +1,7 @@
 //! The workloads that an experiment can ask for.
 
 use super::Workload;
+use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{ConversationSettings, Conversations};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 pub enum WorkloadSettings {
     /// A closed loop of multi-turn conversations.
     Conversations(ConversationSettings),
-    /// A closed loop of single requests.
+    /// A closed or open loop of single requests.
     Requests(RequestSettings),
     /// The prefix-ratio benchmark: single requests, of which some share a part.
     PrefixRatio(PrefixRatioSettings),
@@ -43,8 +44,8 @@ impl WorkloadSettings {
     pub fn concurrency(&self) -> Option<u32> {
         match self {
             Self::Conversations(settings) => Some(settings.concurrency),
-            Self::Requests(settings) => Some(settings.concurrency),
-            Self::PrefixRatio(settings) => Some(settings.concurrency),
+            Self::Requests(settings) => settings.concurrency,
+            Self::PrefixRatio(settings) => settings.concurrency,
             Self::Trace(_) => None,
         }
     }
@@ -80,7 +81,11 @@ impl WorkloadSettings {
                     .chain([experiment_folder.join("../traces")])
                     .collect();
                 let trace = Arc::new(settings.load(experiment_folder, &folders)?);
-                WorkloadSource::Trace { trace, speedup: settings.speedup }
+                WorkloadSource::Trace {
+                    trace,
+                    speedup: settings.speedup,
+                    arrivals: settings.arrivals,
+                }
             }
         })
     }
@@ -99,12 +104,14 @@ pub enum WorkloadSource {
         trace: Arc<Trace>,
         /// Timestamps are divided by this.
         speedup: f64,
+        /// What first turns come by, if not by their timestamps.
+        arrivals: Option<ArrivalSettings>,
     },
 }
 
 impl WorkloadSource {
     /// The workload from its start, for engines with blocks of `block_size`
-    /// tokens. A trace does not look at the seed.
+    /// tokens. A trace looks at the seed for `arrivals` only.
     ///
     /// # Panics
     /// If the settings do not [`validate`](WorkloadSettings::validate) for `block_size`.
@@ -114,8 +121,12 @@ impl WorkloadSource {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
             Self::Requests(settings) => Box::new(Requests::new(settings.clone(), block_size, seed)),
-            Self::Trace { trace, speedup } => {
-                Box::new(TraceReplay::new(Arc::clone(trace), block_size, *speedup))
+            Self::Trace { trace, speedup, arrivals } => {
+                let replay = TraceReplay::new(Arc::clone(trace), block_size, *speedup);
+                Box::new(match arrivals {
+                    Some(settings) => replay.with_arrivals(Arrivals::new(*settings, seed)),
+                    None => replay,
+                })
             }
         }
     }
