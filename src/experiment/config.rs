@@ -7,10 +7,11 @@ use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::router::PolicySpec;
-use crate::router::settings::RouterSettings;
-use crate::settings::{self, Invalid};
+use crate::router::settings::{PARAMETERS, RouterSettings};
+use crate::settings::{self, Count, Invalid};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{WorkloadSettings, WorkloadSource};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -25,7 +26,7 @@ const MAX_WORKERS: u32 = 100_000;
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
 
 /// The axis that is folded into one run when levels follow each other.
-const LEVEL_KEY: &str = "workload.concurrency";
+pub(super) const LEVEL_KEY: &str = "workload.concurrency";
 
 /// Dotted keys with the values that a point has there.
 pub type Params = BTreeMap<String, serde_json::Value>;
@@ -60,6 +61,9 @@ pub struct RunSpec {
     pub levels: Vec<u32>,
     /// For each level, its index in [`Experiment::points`].
     pub points: Vec<usize>,
+    /// An earlier run that differs only in what the policy does not look at: its
+    /// simulations are this one's too.
+    pub same_as: Option<usize>,
 }
 
 impl RunSpec {
@@ -93,11 +97,12 @@ pub struct Settings {
 }
 
 /// The `[cluster]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
     /// Number of workers.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub workers: u32,
     /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
     pub model: Option<String>,
@@ -152,9 +157,10 @@ impl Experiment {
         self.document.optional("published")
     }
 
-    /// The folder that paths in the experiment are relative to.
-    pub fn folder(&self) -> &Path {
-        self.document.folder()
+    /// The folder that the path at this key is relative to: that of the file that
+    /// gives it.
+    pub fn folder_of(&self, key: &str) -> &Path {
+        self.document.folder_of(key)
     }
 
     fn from_document(
@@ -194,6 +200,8 @@ impl Experiment {
         let level_axis = axes.iter().position(|axis| axis.key == LEVEL_KEY);
         // The run that the levels of one combination of all other axes belong to.
         let mut sequences: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+        // By run, what its first point's document says to its policy.
+        let mut seen: Vec<Option<[u8; 32]>> = Vec::new();
         for mut indices in sweep::combinations(axes) {
             let mut document = self.document.clone();
             let mut params = Params::new();
@@ -226,11 +234,25 @@ impl Experiment {
                     continue;
                 }
             }
-            let run = RunSpec { settings, levels: vec![level], points: vec![point] };
+            seen.push(seen_by_policy(&document, &settings.policy));
+            let (levels, points) = (vec![level], vec![point]);
+            let run = RunSpec { settings, levels, points, same_as: None };
             check_length(&document, &run)?;
             self.runs.push(run);
         }
+        let mut known: BTreeMap<(&[u8; 32], Vec<u32>), usize> = BTreeMap::new();
+        for (index, (run, seen)) in self.runs.iter_mut().zip(&seen).enumerate() {
+            let Some(seen) = seen else { continue };
+            let first = *known.entry((seen, run.levels.clone())).or_insert(index);
+            run.same_as = Some(first).filter(|first| *first < index);
+        }
         Ok(())
+    }
+
+    /// Simulations that a run of all takes: one per run and seed, unless it is
+    /// the same as another one.
+    pub fn simulations(&self) -> usize {
+        self.runs.iter().filter(|run| run.same_as.is_none()).count() * self.seeds.len()
     }
 
     /// Names the point, if the sweep is what makes the experiment wrong and the
@@ -253,6 +275,19 @@ impl Experiment {
     }
 }
 
+/// SHA-256 over what a point's document says to a blind policy; `None` of others,
+/// which see all that was swept.
+fn seen_by_policy(document: &Document, policy: &PolicySpec) -> Option<[u8; 32]> {
+    if !policy.is_blind() {
+        return None;
+    }
+    let mut settings = document.settings();
+    if let Some(router) = settings.get_mut("router").and_then(serde_json::Value::as_object_mut) {
+        router.retain(|key, _| !PARAMETERS.contains(&key.as_str()));
+    }
+    Some(Sha256::digest(settings.to_string()).into())
+}
+
 /// Parameters on one line.
 pub(super) fn show(params: &Params) -> String {
     // A key in quotes may hold line breaks; its value is shown escaped.
@@ -267,7 +302,8 @@ pub(super) fn show(params: &Params) -> String {
 struct Resolver {
     traces: Option<PathBuf>,
     policies: Vec<PolicySpec>,
-    models: BTreeMap<String, Arc<Model>>,
+    /// By the path as written, and where that leads.
+    models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
 }
@@ -307,15 +343,17 @@ impl Resolver {
     }
 
     fn model(&mut self, document: &Document, path: &str) -> Result<Arc<Model>, ExperimentError> {
-        if let Some(model) = self.models.get(path) {
+        let file = document.folder_of("cluster.model").join(path);
+        let key = (path.to_owned(), file);
+        if let Some(model) = self.models.get(&key) {
             return Ok(Arc::clone(model));
         }
-        let model = Model::load(&document.folder().join(path)).map_err(|error| {
+        let model = Model::load(&key.1).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             document.value_error("cluster.model", &toml::Value::String(path.to_owned()), &problem)
         })?;
         let model = Arc::new(model);
-        self.models.insert(path.to_owned(), Arc::clone(&model));
+        self.models.insert(key, Arc::clone(&model));
         Ok(model)
     }
 
@@ -327,7 +365,8 @@ impl Resolver {
         if let Some((_, source)) = self.sources.iter().find(|(known, _)| known == workload) {
             return Ok(source.clone());
         }
-        let source = workload.load(document.folder(), self.traces.as_deref()).map_err(|error| {
+        let folder = document.folder_of("workload.path");
+        let source = workload.load(folder, self.traces.as_deref()).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             ExperimentError::Workload { place: document.place("workload"), problem }
         })?;
@@ -338,12 +377,15 @@ impl Resolver {
         Ok(source)
     }
 
-    /// Covers the document and what the model files say, not only their names.
+    /// Covers the document, and what model files and traces say, not only their names.
     fn config_hash(&self, document: &Document) -> String {
         let mut hash = Sha256::new();
         hash.update(document.canonical().to_string());
-        for (path, model) in &self.models {
+        for ((path, _), model) in &self.models {
             hash.update(format!("\n{path}\n{model:?}"));
+        }
+        for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
+            hash.update(digest);
         }
         hex(&hash.finalize())
     }

@@ -11,27 +11,33 @@
 use super::conversations::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
 use super::requests::{RequestSettings, SharedPrefix};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an experiment says of the benchmark.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixRatioSettings {
     /// Requests in total.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub requests: u32,
     /// Requests at the same time.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub concurrency: u32,
     /// Shared texts, all equally likely.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub prefix_groups: u32,
     /// Mean prompt length in tokens, shared part included.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub input_tokens: u32,
     /// Mean answer length in tokens.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub output_tokens: u32,
     /// Share of the mean prompt that is shared, from 0 to 1.
     pub prefix_ratio: f64,

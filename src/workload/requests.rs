@@ -14,9 +14,10 @@ use super::{
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Use, stream};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimTime;
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,11 +26,12 @@ use std::collections::BinaryHeap;
 const MAX_GROUPS: u32 = 1_000_000;
 
 /// A closed loop of single requests.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestSettings {
     /// Clients, at first; all of them send at the start.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub concurrency: u32,
     /// Requests in all; without it the loop never ends.
     #[serde(
@@ -37,6 +39,7 @@ pub struct RequestSettings {
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub count: Option<u32>,
     /// Length of a prompt, after the shared text if there is one.
     pub prompt_tokens: Distribution<Tokens>,
@@ -51,11 +54,12 @@ pub struct RequestSettings {
 }
 
 /// Texts that prompts begin with, one for each group of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedPrefix {
     /// Groups; a request belongs to each with the same chance.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub groups: u32,
     /// Length of each text. 0 shares nothing.
     pub tokens: Tokens,

@@ -22,9 +22,11 @@ pub use stats::{Lengths, TraceStats};
 use super::{Arrival, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -36,7 +38,7 @@ pub const MOONCAKE_BLOCK_TOKENS: u32 = 512;
 const MAX_BLOCK_TOKENS: u32 = 1 << 11;
 
 /// A replay of a trace.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceSettings {
     /// A public trace by its name in the manifest; either this or `path`.
@@ -55,9 +57,11 @@ pub struct TraceSettings {
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub limit: Option<u32>,
     /// Tokens that an id of the trace stands for; 512, Mooncake's, unless given.
     #[serde(default = "mooncake_block", deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub trace_block_tokens: u32,
 }
 
@@ -263,6 +267,21 @@ impl Trace {
     pub fn runs(&self, row: usize) -> &[BlockRun] {
         let end = self.rows.get(row + 1).map_or(self.runs.len(), |next| next.first_run);
         &self.runs[self.rows[row].first_run..end]
+    }
+
+    /// SHA-256 over all requests, in order.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            hash.update(row.timestamp_ms.to_le_bytes());
+            hash.update(row.input_tokens.to_le_bytes());
+            hash.update(row.output_tokens.to_le_bytes());
+            for run in self.runs(index) {
+                hash.update(run.first.0.to_le_bytes());
+                hash.update(run.len.to_le_bytes());
+            }
+        }
+        hash.finalize().into()
     }
 
     /// Tokens that an id stands for.

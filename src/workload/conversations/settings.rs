@@ -1,24 +1,27 @@
 //! What an experiment says of its conversations.
 
 use crate::rng::Stream;
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{MAX_TOKENS, validate_concurrency};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Starters, each of which is kept with its length.
 const MAX_STARTERS: u32 = 1_000_000;
 
 /// A closed loop of conversations.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConversationSettings {
     /// Conversations at the same time, at first.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub concurrency: u32,
     /// Number of texts from which conversations start, all equally likely.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub starters: u32,
     /// Length of a starter; drawn once per starter and seed. 0: nothing is shared.
     pub starter_tokens: Distribution<Tokens>,
@@ -42,7 +45,7 @@ pub struct ConversationSettings {
 }
 
 /// Turns of a conversation: every number from `min` to `max` equally likely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Turns {
     /// Fewest; at least 1.
@@ -53,7 +56,7 @@ pub struct Turns {
 
 /// Time between a client's sending and the router's receiving: network, chat
 /// template, tokenising. Clients measure it as part of the time to the first token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Client {
     /// For every request.
