@@ -4,6 +4,7 @@
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
 use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -147,7 +148,9 @@ pub enum KvEvent {
 
 /// What KV memory below the GPU's is made of, fast to slow: the tiers that
 /// Dynamo's router tells apart (`StorageTier` of dynamo-kv-router 1.6.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Medium {
     /// Memory of the worker's machine. Dynamo: `HostPinned`, vLLM: `CPU`.

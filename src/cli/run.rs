@@ -1,7 +1,9 @@
 //! `sim run` and `sim sweep`: the same runs, told in two ways.
 
 use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
+use super::interrupt::Interrupt;
 use super::progress::Bar;
+use super::talk::{detail, warn};
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
     self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, RunSpec, SUMMARY_FILE,
@@ -14,24 +16,21 @@ use kv_router_sim::report::{
     compare::Comparison,
     fleet_over_time::fleets_over_time,
     over_time::OverTime,
-    published::{Published, PublishedSettings},
+    published::Published,
     requests, save, table,
     tuning::Tuning,
     view::{self, View},
 };
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::time::{SimDuration, SimTime};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 /// Runs an experiment, prints its table and digest, saves everything.
 pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
-    let published = match experiment.published::<PublishedSettings>()? {
-        Some(settings) => Some(Published::read(&settings, experiment.folder())?),
-        None => None,
-    };
+    let published = Published::of(&experiment)?;
     let folder = Store::default_folder(&experiment.name);
     let draw = |summary: &Summary| plot::figures(summary, published.as_ref(), &Choice::default());
     let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, draw)?;
@@ -95,16 +94,24 @@ fn execute(
     draw: impl FnOnce(&Summary) -> Result<Vec<Figure>, Invalid>,
 ) -> Result<Summary, CliError> {
     let folder = args.out.unwrap_or(default_folder);
+    detail(&format!(
+        "{}: {} points, {} seeds, configuration {}",
+        source.file.display(),
+        experiment.points.len(),
+        experiment.seeds.len(),
+        experiment.config_hash
+    ));
     let store = Store::open(&folder, &experiment.config_hash, args.force)?;
     // The journal does not hold requests.
     let keep_requests = args.requests || args.aiperf;
     let journal = if keep_requests { None } else { Some(Journal::open(&store, &build())?) };
     let found = journal.as_ref().map_or(0, Journal::found);
     if found > 0 {
-        let all = experiment.runs.len() * experiment.seeds.len();
+        let all = experiment.simulations();
         say(&format!("going on: {found} of {all} simulations were done before"));
     }
     let bar = Bar::new();
+    let interrupt = Interrupt::listen(farewell(&bar, journal.is_some(), store.folder()));
     let options = RunOptions {
         jobs: source.jobs.map(usize::from),
         progress: &bar,
@@ -113,6 +120,9 @@ fn execute(
     };
     let outcome = experiment::run(experiment, options);
     bar.clear();
+    let (_, all) = bar.count();
+    detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
+    let _writing = interrupt.hold();
     if let (Err(experiment::RunError::Simulation { .. }), Some(journal)) = (&outcome, &journal) {
         // It would fail again.
         journal.remove()?;
@@ -180,6 +190,23 @@ fn write_aiperf(
     Ok(())
 }
 
+/// What Ctrl-C has to say of a run.
+fn farewell(bar: &Bar, is_kept: bool, folder: &Path) -> impl Fn() -> String + Send + 'static {
+    let (bar, folder) = (bar.clone(), folder.display().to_string());
+    move || {
+        bar.clear();
+        let (done, all) = bar.count();
+        if is_kept {
+            format!(
+                "{done} of {all} simulations are done and kept in {folder}; the same command goes on \
+                 from there"
+            )
+        } else {
+            "nothing is kept of a run with --requests or --aiperf".to_owned()
+        }
+    }
+}
+
 /// Moments of a simulation that a figure shows: about one per point of paper.
 const MOMENTS: u32 = 421;
 
@@ -245,8 +272,8 @@ fn warn_if_different(store: &Store, summary: &Summary) {
         return;
     };
     if before.digest != now.digest {
-        say(&format!(
-            "warning: version {} gave other results before (digest {}): built from other code, or \
+        warn(&format!(
+            "version {} gave other results before (digest {}): built from other code, or \
              on another platform",
             now.version, before.digest
         ));

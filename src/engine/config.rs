@@ -5,6 +5,7 @@ use crate::engine::step_time::StepTime;
 pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most sequences in a batch: 16 times what any engine ships with, so that
@@ -24,7 +25,7 @@ pub(crate) fn bounded(key: &str, value: u32, max: u32) -> Result<(), Invalid> {
 const LONGEST_STEP_S: f64 = 864_000.0;
 
 /// Whose scheduling rules a worker follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rules {
     /// vLLM V1: optimistic admission, block by block, preemption of the newest.
@@ -35,7 +36,7 @@ pub enum Rules {
 }
 
 /// When TensorRT-LLM offers a chunked prompt's blocks for reuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreContext {
     /// After its first chunk, blocks still to be computed included: what the engine does.

@@ -15,21 +15,24 @@ use crate::engine::memory;
 use crate::engine::step_time::{StepTime, faster};
 use crate::engine::tiers;
 pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
-use crate::settings::{Invalid, count_option};
+use crate::settings::{Count, Invalid, count_option};
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The `[engine]` section of a model file or an experiment; every key may be absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
     /// `"vllm"` or `"trtllm"`. Needed.
     pub rules: Option<Rules>,
     /// Tokens in a KV block. Default: 16 (vLLM), 32 (TensorRT-LLM).
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub block_size: Option<u32>,
     /// KV blocks that requests can use. Default: computed from the hardware.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub num_blocks: Option<u32>,
     /// Share of GPU memory for the KV pool, in the engine's own meaning (see
     /// [`memory`]). Default 0.9. Not looked at if `num_blocks` is given.
@@ -39,13 +42,16 @@ pub struct EngineSettings {
     pub activation_gib: Option<f64>,
     /// Sequences that run at once. Needed.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub max_num_seqs: Option<u32>,
     /// Tokens computed in one step. Needed.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub max_num_batched_tokens: Option<u32>,
     /// Longest prompt plus answer, in tokens. Default: the model's context;
     /// without a model, all that the pool holds.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub max_model_len: Option<u32>,
     /// Default true.
     pub chunked_prefill: Option<bool>,
@@ -83,7 +89,7 @@ pub struct EngineSettings {
 }
 
 /// `step_time = { kind = ... }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum StepTimeSettings {
     /// The compact formula, from the hardware's peaks and efficiencies.
@@ -102,7 +108,7 @@ pub enum StepTimeSettings {
 }
 
 /// `[engine.host]`; every key defaults to no time. See [`HostTime`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostSettings {
     /// Before anything of a step can run on the GPU.
@@ -116,7 +122,7 @@ pub struct HostSettings {
 }
 
 /// `[engine.cuda_graph]`. See [`CudaGraph`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CudaGraphSettings {
     /// Captured batch sizes; those above `max_num_seqs` are left out. `[]`: all
@@ -129,7 +135,7 @@ pub struct CudaGraphSettings {
 }
 
 /// `[engine.trtllm]`. See [`TrtllmOptions`] for meaning and defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrtllmSettings {
     /// See [`TrtllmOptions::partial_reuse`].

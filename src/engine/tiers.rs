@@ -19,8 +19,10 @@ use crate::kv::Piece;
 pub use crate::kv::{Offload, TierSpec};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 
 /// Most blocks in a tier: as many as 2^32 of 16 tokens would be 68 thousand
@@ -41,7 +43,7 @@ pub struct TierOptions {
 }
 
 /// When blocks in lower tiers are loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadRule {
     /// If the prompt would be computed sooner: the time until the load is done,
@@ -58,7 +60,7 @@ pub enum LoadRule {
 }
 
 /// One `[[engine.tier]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TierSettings {
     /// `"host"`, `"disk"` or `"remote"`.
@@ -89,6 +91,36 @@ const CAPACITY: &str =
     "bytes with their unit, like \"200GiB\" or \"1TB\", or a number of KV blocks";
 const BANDWIDTH: &str =
     "bytes or bits per second, like \"50GB/s\" or \"400Gbit/s\", above 0, or \"unlimited\"";
+
+impl JsonSchema for Capacity {
+    fn schema_name() -> Cow<'static, str> {
+        "Capacity".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": CAPACITY,
+            "anyOf": [
+                { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+                { "type": "string", "pattern": r"^\s*[0-9_.]+\s*[MGT]i?B\s*$" },
+            ]
+        })
+    }
+}
+
+impl JsonSchema for Bandwidth {
+    fn schema_name() -> Cow<'static, str> {
+        "Bandwidth".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": BANDWIDTH,
+            "type": "string",
+            "pattern": r"^\s*([0-9_.]+\s*([MGT]i?B/s|[MG]bit/s)|unlimited)\s*$",
+        })
+    }
+}
 
 /// Splits `"200GiB"` into number and unit.
 fn quantity(text: &str) -> Option<(f64, &str)> {

@@ -11,17 +11,19 @@ use crate::fleet::changes::{
     ChangePlan, ChangeSettings, FailoverSettings, MOST_WORKERS, PlannerSettings,
 };
 use crate::router::PolicySpec;
-use crate::settings::{Invalid, count, count_option};
+use crate::settings::{Count, Invalid, count, count_option};
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The `[cluster]` section. Its parts that describe pools have an effect only
 /// where `prefill.workers` is given, so that it can be swept.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
     /// Number of workers, at the start.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub workers: u32,
     /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
     pub model: Option<String>,
@@ -53,11 +55,12 @@ fn load_time() -> SimDuration {
 }
 
 /// The `[cluster.prefill]` section.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PrefillSettings {
     /// How many of the workers prefill; the others decode. Default: all do both.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub workers: Option<u32>,
     /// Their model file. Default: `cluster.model`.
     pub model: Option<String>,
@@ -66,7 +69,7 @@ pub struct PrefillSettings {
 }
 
 /// The `[cluster.decode]` section.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecodeSettings {
     /// Their model file. Default: `cluster.model`.
@@ -76,7 +79,7 @@ pub struct DecodeSettings {
 }
 
 /// The `[cluster.network]` section: one NIC per worker.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkSettings {
     /// Bandwidth of a NIC in each direction, in Gbit/s; `inf` for any. Default 400

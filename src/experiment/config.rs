@@ -10,7 +10,7 @@ use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::fleet::Pools;
 use crate::router::PolicySpec;
-use crate::router::settings::RouterSettings;
+use crate::router::settings::{PARAMETERS, RouterSettings};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{WorkloadSettings, WorkloadSource};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
 
 /// The axis that is folded into one run when levels follow each other.
-const LEVEL_KEY: &str = "workload.concurrency";
+pub(super) const LEVEL_KEY: &str = "workload.concurrency";
 
 /// Dotted keys with the values that a point has there.
 pub type Params = BTreeMap<String, serde_json::Value>;
@@ -59,6 +59,9 @@ pub struct RunSpec {
     pub levels: Vec<u32>,
     /// For each level, its index in [`Experiment::points`].
     pub points: Vec<usize>,
+    /// An earlier run that differs only in what the policy does not look at: its
+    /// simulations are this one's too.
+    pub same_as: Option<usize>,
 }
 
 impl RunSpec {
@@ -130,9 +133,10 @@ impl Experiment {
         self.document.optional("published")
     }
 
-    /// The folder that paths in the experiment are relative to.
-    pub fn folder(&self) -> &Path {
-        self.document.folder()
+    /// The folder that the path at this key is relative to: that of the file that
+    /// gives it.
+    pub fn folder_of(&self, key: &str) -> &Path {
+        self.document.folder_of(key)
     }
 
     fn from_document(
@@ -172,6 +176,8 @@ impl Experiment {
         let level_axis = axes.iter().position(|axis| axis.key == LEVEL_KEY);
         // The run that the levels of one combination of all other axes belong to.
         let mut sequences: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+        // By run, what its first point's document says to its policy.
+        let mut seen: Vec<Option<[u8; 32]>> = Vec::new();
         for mut indices in sweep::combinations(axes) {
             let mut document = self.document.clone();
             let mut params = Params::new();
@@ -204,11 +210,25 @@ impl Experiment {
                     continue;
                 }
             }
-            let run = RunSpec { settings, levels: vec![level], points: vec![point] };
+            seen.push(seen_by_policy(&document, &settings.policy));
+            let (levels, points) = (vec![level], vec![point]);
+            let run = RunSpec { settings, levels, points, same_as: None };
             check_length(&document, &run)?;
             self.runs.push(run);
         }
+        let mut known: BTreeMap<(&[u8; 32], Vec<u32>), usize> = BTreeMap::new();
+        for (index, (run, seen)) in self.runs.iter_mut().zip(&seen).enumerate() {
+            let Some(seen) = seen else { continue };
+            let first = *known.entry((seen, run.levels.clone())).or_insert(index);
+            run.same_as = Some(first).filter(|first| *first < index);
+        }
         Ok(())
+    }
+
+    /// Simulations that a run of all takes: one per run and seed, unless it is
+    /// the same as another one.
+    pub fn simulations(&self) -> usize {
+        self.runs.iter().filter(|run| run.same_as.is_none()).count() * self.seeds.len()
     }
 
     /// Names the point, if the sweep is what makes the experiment wrong and the
@@ -231,6 +251,19 @@ impl Experiment {
     }
 }
 
+/// SHA-256 over what a point's document says to a blind policy; `None` of others,
+/// which see all that was swept.
+fn seen_by_policy(document: &Document, policy: &PolicySpec) -> Option<[u8; 32]> {
+    if !policy.is_blind() {
+        return None;
+    }
+    let mut settings = document.settings();
+    if let Some(router) = settings.get_mut("router").and_then(serde_json::Value::as_object_mut) {
+        router.retain(|key, _| !PARAMETERS.contains(&key.as_str()));
+    }
+    Some(Sha256::digest(settings.to_string()).into())
+}
+
 /// Parameters on one line.
 pub(super) fn show(params: &Params) -> String {
     // A key in quotes may hold line breaks; its value is shown escaped.
@@ -245,7 +278,8 @@ pub(super) fn show(params: &Params) -> String {
 struct Resolver {
     traces: Option<PathBuf>,
     policies: Vec<PolicySpec>,
-    models: BTreeMap<String, Arc<Model>>,
+    /// By the path as written, and where that leads.
+    models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
 }
@@ -341,15 +375,17 @@ impl Resolver {
         path: &str,
         key: &str,
     ) -> Result<Arc<Model>, ExperimentError> {
-        if let Some(model) = self.models.get(path) {
+        let file = document.folder_of(key).join(path);
+        let name = (path.to_owned(), file);
+        if let Some(model) = self.models.get(&name) {
             return Ok(Arc::clone(model));
         }
-        let model = Model::load(&document.folder().join(path)).map_err(|error| {
+        let model = Model::load(&name.1).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             document.value_error(key, &toml::Value::String(path.to_owned()), &problem)
         })?;
         let model = Arc::new(model);
-        self.models.insert(path.to_owned(), Arc::clone(&model));
+        self.models.insert(name, Arc::clone(&model));
         Ok(model)
     }
 
@@ -361,7 +397,8 @@ impl Resolver {
         if let Some((_, source)) = self.sources.iter().find(|(known, _)| known == workload) {
             return Ok(source.clone());
         }
-        let source = workload.load(document.folder(), self.traces.as_deref()).map_err(|error| {
+        let folder = document.folder_of("workload.path");
+        let source = workload.load(folder, self.traces.as_deref()).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             ExperimentError::Workload { place: document.place("workload"), problem }
         })?;
@@ -372,12 +409,15 @@ impl Resolver {
         Ok(source)
     }
 
-    /// Covers the document and what the model files say, not only their names.
+    /// Covers the document, and what model files and traces say, not only their names.
     fn config_hash(&self, document: &Document) -> String {
         let mut hash = Sha256::new();
         hash.update(document.canonical().to_string());
-        for (path, model) in &self.models {
+        for ((path, _), model) in &self.models {
             hash.update(format!("\n{path}\n{model:?}"));
+        }
+        for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
+            hash.update(digest);
         }
         hex(&hash.finalize())
     }

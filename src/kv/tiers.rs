@@ -28,6 +28,7 @@ use crate::event::{KvEvent, Medium};
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
 use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A tier as an engine is configured with it.
@@ -44,7 +45,7 @@ pub struct TierSpec {
 }
 
 /// When blocks enter the first tier below GPU memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Offload {
     /// When GPU memory loses them. What is loaded back leaves its tier.

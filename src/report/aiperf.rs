@@ -200,16 +200,18 @@ fn line(record: &RequestRecord, warmup: SimDuration) -> Option<Line> {
             BTreeMap::from([("error_isl", value)])
         }
     };
-    let error = match how {
-        End::Finished { .. } => None,
-        End::Rejected(reason) => Some(error(&reason.to_string())),
-    };
+    let error = error(how);
     Some(Line { metadata, metrics, error })
 }
 
-/// A server's answer to what it cannot serve.
-fn error(message: &str) -> Value {
-    json!({ "code": 400, "type": "RequestRejected", "message": message })
+/// A front end's answer in place of one from the server.
+fn error(end: End) -> Option<Value> {
+    let (code, kind, message) = match end {
+        End::Finished { .. } => return None,
+        End::Rejected(reason) => (400, "RequestRejected", reason.to_string()),
+        End::Failed => (502, "WorkerLost", "its worker died".to_owned()),
+    };
+    Some(json!({ "code": code, "type": kind, "message": message }))
 }
 
 fn is_measured(record: &RequestRecord, warmup: SimDuration) -> bool {
@@ -305,18 +307,17 @@ fn distribution(values: &mut [f64]) -> Option<BTreeMap<&'static str, f64>> {
 
 /// How often each error came, the most frequent first.
 fn errors(measured: &[&RequestRecord]) -> Value {
-    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-    for record in measured {
-        if let Some((_, End::Rejected(reason))) = record.end {
-            *counts.entry(reason.to_string()).or_default() += 1;
+    let mut counts: Vec<(Value, u32)> = Vec::new();
+    let ends = measured.iter().filter_map(|record| record.end);
+    for error in ends.filter_map(|(_, end)| error(end)) {
+        match counts.iter_mut().find(|(seen, _)| *seen == error) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((error, 1)),
         }
     }
-    let mut counts: Vec<(String, u32)> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let counts = counts.iter();
-    counts
-        .map(|(message, count)| json!({ "error_details": error(message), "count": count }))
-        .collect()
+    counts.map(|(error, count)| json!({ "error_details": error, "count": count })).collect()
 }
 
 /// Two tables, one below the other: metrics with a distribution, then scalars.
@@ -375,6 +376,7 @@ mod tests {
                 end: end.map(|end| (at(sent + 120), end)),
                 preemptions: 0,
                 why: None,
+                handover: None,
             }
         };
         let finished = |output_tokens| Some(End::Finished { output_tokens });

@@ -46,7 +46,7 @@ pub fn report(explained: &Explained, width: usize) -> String {
 }
 
 /// A row per worker: cost, its parts, what the front end counted, what was true.
-fn workers(explained: &Explained) -> comfy_table::Table {
+fn workers(explained: &Explained) -> String {
     let decision = &explained.decision;
     let chosen = sent_to(explained);
     let name = |at: usize| {

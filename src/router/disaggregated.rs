@@ -13,17 +13,19 @@ use super::{ClusterSpec, ClusterView, CostParts, Policy, Release, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
-use crate::settings::{Invalid, count};
+use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[router.conditional_disaggregation]`: short prompts are prefilled where they
 /// are decoded. The defaults are those of Dynamo 1.6's `isl_bounding`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConditionalDisaggregation {
     /// Fewer prompt tokens than this are to be computed. Default 2,048.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub max_uncached_tokens: u32,
     /// And they are a smaller share of the prompt than this, 0 to 1. Default 0.7.
     pub max_uncached_ratio: f64,

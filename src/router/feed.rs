@@ -18,11 +18,12 @@ use crate::rng::{self, Stream, Use};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// `[router.feed]`: what happens to KV events on their way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeedSettings {
     /// Time from publication to visibility, at least. Default 2 ms: transport
@@ -86,7 +87,7 @@ impl FeedSettings {
 }
 
 /// `[router.restart]`: the front ends lose what they know and start anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartSettings {
     /// When, counted from the start of the simulation.

@@ -13,12 +13,13 @@ use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Who goes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueOrder {
     /// First come, first served.

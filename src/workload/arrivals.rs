@@ -5,11 +5,12 @@ use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A stationary process of arrivals; `rate` is the mean number a second of all
 /// of them. The first request comes after the first gap.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ArrivalSettings {
     /// All gaps are equal.

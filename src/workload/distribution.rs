@@ -1,17 +1,24 @@
 //! Random lengths and times, as experiment files write them.
 
 use crate::rng::Stream;
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma, LogNormal, Normal, Zipf};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A length in tokens; written `3500`, `3_500` or, with a unit, `"16k"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
+)]
 #[serde(transparent)]
-pub struct Tokens(#[serde(deserialize_with = "settings::count")] pub u32);
+pub struct Tokens(
+    #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
+    pub u32,
+);
 
 impl fmt::Display for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,7 +87,7 @@ impl Quantity for SimDuration {
 /// The unbounded forms are *clamped*: a draw outside `min` to `max` becomes the
 /// bound itself, as a request that reaches its `max_tokens` does. So the bounds
 /// gather probability, and the mean of the draws is not quite `mean`.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Distribution<T> {
     /// Always the same.

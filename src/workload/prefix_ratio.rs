@@ -12,15 +12,17 @@ use super::arrivals::ArrivalSettings;
 use super::conversations::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
 use super::requests::{RequestSettings, SharedPrefix};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an experiment says of the benchmark.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixRatioSettings {
     /// Requests in total.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub requests: u32,
     /// Requests at the same time; either this or `arrivals`.
     #[serde(
@@ -28,18 +30,22 @@ pub struct PrefixRatioSettings {
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub concurrency: Option<u32>,
     /// When requests are sent, in place of `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<ArrivalSettings>,
     /// Shared texts, all equally likely.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub prefix_groups: u32,
     /// Mean prompt length in tokens, shared part included.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub input_tokens: u32,
     /// Mean answer length in tokens.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub output_tokens: u32,
     /// Share of the mean prompt that is shared, from 0 to 1.
     pub prefix_ratio: f64,

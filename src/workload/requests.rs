@@ -15,8 +15,9 @@ use super::{
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Use, stream};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimTime;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,7 +26,7 @@ use std::collections::BinaryHeap;
 const MAX_GROUPS: u32 = 1_000_000;
 
 /// A closed or open loop of single requests.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestSettings {
     /// Clients of a closed loop, at first; all of them send at the start. Either
@@ -35,6 +36,7 @@ pub struct RequestSettings {
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub concurrency: Option<u32>,
     /// When requests of an open loop are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +47,7 @@ pub struct RequestSettings {
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub count: Option<u32>,
     /// Length of a prompt, after the shared text if there is one.
     pub prompt_tokens: Distribution<Tokens>,
@@ -59,11 +62,12 @@ pub struct RequestSettings {
 }
 
 /// Texts that prompts begin with, one for each group of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedPrefix {
     /// Groups; a request belongs to one of them.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub groups: u32,
     /// Length of each text. 0 shares nothing.
     pub tokens: Tokens,

@@ -7,12 +7,13 @@ use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use crate::settings::Invalid;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The section `[workload]` of an experiment; `kind` names the variant.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum WorkloadSettings {
     /// A closed loop of multi-turn conversations.
@@ -128,6 +129,16 @@ impl WorkloadSource {
                     None => replay,
                 })
             }
+        }
+    }
+}
+
+impl WorkloadSource {
+    /// SHA-256 over what was read from files; `None` if nothing was.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Trace { trace, .. } => Some(trace.digest()),
+            Self::Conversations(_) | Self::Requests(_) => None,
         }
     }
 }

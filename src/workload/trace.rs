@@ -42,7 +42,9 @@ use super::private_run;
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
 use crate::settings::Invalid;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// Tokens of a block in Mooncake's traces.
@@ -53,7 +55,7 @@ const MAX_BLOCK_TOKENS: u32 = 1 << 11;
 const MAX_TIMESTAMP_MS: u64 = 100 * 86_400_000;
 
 /// How the rows of a trace are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TraceFormat {
     /// Mooncake's JSON lines; a later turn of a session has its whole prompt.
@@ -132,6 +134,24 @@ impl Trace {
     pub fn runs(&self, row: usize) -> &[BlockRun] {
         let end = self.rows.get(row + 1).map_or(self.runs.len(), |next| next.first_run);
         &self.runs[self.rows[row].first_run..end]
+    }
+
+    /// SHA-256 over all requests, in order.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for (index, row) in self.rows.iter().enumerate() {
+            hash.update(row.timestamp_ms.to_le_bytes());
+            hash.update(row.delay_ms.to_le_bytes());
+            hash.update(row.session.to_le_bytes());
+            hash.update(row.turn.to_le_bytes());
+            hash.update(row.input_tokens.to_le_bytes());
+            hash.update(row.output_tokens.to_le_bytes());
+            for run in self.runs(index) {
+                hash.update(run.first.0.to_le_bytes());
+                hash.update(run.len.to_le_bytes());
+            }
+        }
+        hash.finalize().into()
     }
 
     /// Tokens that an id stands for.

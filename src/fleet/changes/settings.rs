@@ -1,20 +1,22 @@
 //! `[[cluster.change]]`, `[cluster.failover]` and `[cluster.planner]`.
 
 use crate::engine::Pace;
-use crate::settings::{Invalid, count, count_option};
+use crate::settings::{Count, Invalid, count, count_option};
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// One entry of `[[cluster.change]]`: what happens to a worker, and when.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeSettings {
     /// When, counted from the start of the simulation.
     pub at: SimDuration,
     /// To which worker; a new one has the next number.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub worker: u32,
     /// What.
     pub what: What,
@@ -31,7 +33,7 @@ pub struct ChangeSettings {
 }
 
 /// What happens to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
     /// It dies, with its requests and its cache.
@@ -63,7 +65,7 @@ impl What {
 
 /// `[cluster.failover]`: when routers learn of changes, and what becomes of
 /// requests whose worker is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FailoverSettings {
     /// Time until a front end sees the connections to a dead worker break.
@@ -82,9 +84,11 @@ pub struct FailoverSettings {
     /// How often a request may go on at another worker, with the tokens it has:
     /// Dynamo's `--migration-limit`. Default 0: it fails.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub migrations: u32,
     /// How often a client sends a failed request again. Default 0: it moves on.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub retries: u32,
     /// How long it waits before that. Default 1 s (assumed).
     pub retry_pause: SimDuration,
@@ -107,14 +111,16 @@ impl Default for FailoverSettings {
 /// `[cluster.planner]`: workers are added and removed on load. The rules and the
 /// defaults are those of Dynamo's load-based planner: one worker at a time, none
 /// while one loads or drains, none removed for some time after one was added.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlannerSettings {
     /// Fewest workers, at least 1.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub min_workers: u32,
     /// Most workers.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub max_workers: u32,
     /// What it looks at. Default `"kv_blocks"`.
     #[serde(default)]
@@ -131,6 +137,7 @@ pub struct PlannerSettings {
     pub scale_down_below: f64,
     /// Looks after an addition at which none is removed. Default 3.
     #[serde(default, deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub grace_intervals: Option<u32>,
 }
 
@@ -147,7 +154,7 @@ fn scale_down_below() -> f64 {
 }
 
 /// What a planner calls load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PlannerLoad {
     /// Blocks held by requests, over the pool.

@@ -2,10 +2,11 @@
 
 use super::active::WorkerLoad;
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which version's rules hold, where they differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Semantics {
     /// Dynamo 0.9.0: overlap counts all held blocks on the path; equal costs go
     /// to the worker with the smaller index among those with any overlap.

@@ -8,7 +8,7 @@ use crate::time::SimTime;
 
 /// See [`LeastLoaded`].
 pub const POLICY: PolicySpec =
-    PolicySpec::new("least_loaded", |_, _, seed| Box::new(LeastLoaded::new(seed)));
+    PolicySpec::new("least_loaded", |_, _, seed| Box::new(LeastLoaded::new(seed))).blind();
 
 /// The worker with the fewest requests in flight from this front end; among
 /// equals one drawn uniformly.

@@ -9,7 +9,7 @@ use rand::RngExt;
 
 /// See [`PowerOfTwo`].
 pub const POLICY: PolicySpec =
-    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed)));
+    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed))).blind();
 
 /// The less loaded of two different workers drawn uniformly, by requests in
 /// flight; the first drawn if they are equal.

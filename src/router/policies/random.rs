@@ -6,7 +6,8 @@ use crate::time::SimTime;
 use rand::RngExt;
 
 /// See [`Random`].
-pub const POLICY: PolicySpec = PolicySpec::new("random", |_, _, seed| Box::new(Random::new(seed)));
+pub const POLICY: PolicySpec =
+    PolicySpec::new("random", |_, _, seed| Box::new(Random::new(seed))).blind();
 
 /// A worker drawn uniformly for every request.
 #[derive(Debug)]

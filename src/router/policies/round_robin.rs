@@ -6,7 +6,7 @@ use crate::time::SimTime;
 
 /// See [`RoundRobin`].
 pub const POLICY: PolicySpec =
-    PolicySpec::new("round_robin", |_, _, _| Box::new(RoundRobin::default()));
+    PolicySpec::new("round_robin", |_, _, _| Box::new(RoundRobin::default())).blind();
 
 /// Workers in turn, in order of id, from worker 0.
 ///

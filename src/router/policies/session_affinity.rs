@@ -8,6 +8,7 @@ use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use hashbrown::HashTable;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// See [`SessionAffinity`].
@@ -21,7 +22,7 @@ pub const POLICY: PolicySpec = PolicySpec::new("session_affinity", |settings, _,
 });
 
 /// What a session does when its worker is busy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Affinity {
     /// Stays.

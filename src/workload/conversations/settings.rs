@@ -1,24 +1,27 @@
 //! What an experiment says of its conversations.
 
 use crate::rng::Stream;
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::distribution::{Distribution, Tokens, validate_exponent};
 use crate::workload::{MAX_TOKENS, validate_concurrency};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Starters, each of which is kept with its length.
 const MAX_STARTERS: u32 = 1_000_000;
 
 /// A closed loop of conversations.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConversationSettings {
     /// Conversations at the same time, at first.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub concurrency: u32,
     /// Number of texts from which conversations start.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub starters: u32,
     /// Makes the first starters more popular: the `k`-th is drawn in proportion
     /// to `k ^ -starter_exponent` (Zipf). 0, all equally likely, unless given.
@@ -51,7 +54,7 @@ pub(in crate::workload) fn is_zero(exponent: &f64) -> bool {
 }
 
 /// Turns of a conversation: every number from `min` to `max` equally likely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Turns {
     /// Fewest; at least 1.
@@ -62,7 +65,7 @@ pub struct Turns {
 
 /// Time between a client's sending and the router's receiving: network, chat
 /// template, tokenising. Clients measure it as part of the time to the first token.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Client {
     /// For every request.

@@ -19,10 +19,11 @@ use super::{NO_ROW, Trace, TraceRow, row_number};
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::rng::{Use, mix, stream};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::workload::MAX_TOKENS;
 use hashbrown::HashTable;
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The most copies of the prefixes, and the largest multiplier of lengths
@@ -30,18 +31,20 @@ use serde::{Deserialize, Serialize};
 const MOST: u32 = 1_000;
 
 /// What is changed in a trace; nothing unless told.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scaling {
     /// Times the blocks of every shared prefix.
     pub prefix_len_multiplier: f64,
     /// Copies of the shared prefixes.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub prefix_root_multiplier: u32,
     /// Times the tokens of a prompt after its shared prefix.
     pub prompt_len_multiplier: f64,
     /// Rows with longer prompts are left out.
     #[serde(deserialize_with = "settings::count_option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Count>")]
     pub max_isl: Option<u32>,
 }
 

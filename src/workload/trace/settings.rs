@@ -4,13 +4,14 @@ use super::{
     MAX_BLOCK_TOKENS, MOONCAKE_BLOCK_TOKENS, PublicTrace, Scaling, Trace, TraceError, TraceFormat,
     validate_speedup,
 };
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::workload::arrivals::ArrivalSettings;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// A replay of a trace.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceSettings {
     /// A public trace by its name in the manifest; either this or `path`.
@@ -33,9 +34,11 @@ pub struct TraceSettings {
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub limit: Option<u32>,
     /// Tokens that an id of the trace stands for; 512, Mooncake's, unless given.
     #[serde(default = "mooncake_block", deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub trace_block_tokens: u32,
     /// What is changed in the trace; nothing unless given.
     #[serde(default)]
