@@ -404,6 +404,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 self.workload.observe_end(now, event.request, served);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::FirstToken
             | WorkerEventKind::OutputBlock { .. } => {}

@@ -25,6 +25,12 @@ pub enum WorkerEventKind {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
     },
+    /// It tells how much of the prompt it found in its cache. Servers say so with
+    /// the last token; simulated workers when they [schedule](Self::Scheduled).
+    CacheHit {
+        /// Prompt tokens that needed no computing.
+        cached_tokens: u32,
+    },
     /// It lost its blocks and waits again, to be recomputed (vLLM only).
     Preempted,
     /// Its first output token left the worker.
@@ -54,6 +60,8 @@ pub enum RejectReason {
     KvPool,
     /// The router's policy turned it away.
     Policy,
+    /// A real server did not answer it, or not to the end.
+    Failed,
 }
 
 impl fmt::Display for RejectReason {
@@ -62,6 +70,7 @@ impl fmt::Display for RejectReason {
             Self::ContextLimit => "longer than the context limit",
             Self::KvPool => "larger than the KV pool",
             Self::Policy => "turned away by the router",
+            Self::Failed => "failed at its server",
         })
     }
 }

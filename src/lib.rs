@@ -45,6 +45,8 @@ pub mod fleet;
 pub mod frontier;
 pub mod id;
 pub mod kv;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod plot;
 pub mod queue;
 pub mod recorder;

@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     Frontier(FrontierArgs),
     Compare(CompareArgs),
+    #[cfg(feature = "live")]
+    Live(super::live::LiveArgs),
     Check(CheckArgs),
     Accuracy(AccuracyArgs),
     Calibrate(CalibrateArgs),

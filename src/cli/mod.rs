@@ -10,6 +10,8 @@ mod check;
 mod compare;
 mod explain;
 mod frontier;
+#[cfg(feature = "live")]
+mod live;
 mod progress;
 mod run;
 mod trace;
@@ -36,6 +38,10 @@ const INPUT_ERROR: u8 = 2;
 
 /// Names the folder of public traces.
 const TRACES_VARIABLE: &str = "SIM_TRACES";
+
+/// Holds the key that servers ask for; it is sent to them and shown nowhere.
+#[cfg(feature = "live")]
+const API_KEY_VARIABLE: &str = "SIM_API_KEY";
 
 /// Why a command gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +74,15 @@ enum CliError {
     Baseline(#[from] BaselineError),
     #[error("{}: cannot be read: {reason}{hint}", file.display())]
     Unreadable { file: PathBuf, reason: String, hint: &'static str },
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Live(#[from] kv_router_sim::live::LiveError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
 
 /// Does what the arguments say.
 pub(crate) fn main() -> ExitCode {
-    // The only place that reads the environment.
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     // False if a declared check failed.
     let result = match Args::parse().command {
@@ -84,6 +92,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args, traces).map(|()| true),
         Command::Sweep(args) => run::sweep(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
+        #[cfg(feature = "live")]
+        Command::Live(args) => live::live(args, traces, api_key()).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(TraceCommand::Stats { trace }) => {
@@ -100,6 +110,12 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(INPUT_ERROR)
         }
     }
+}
+
+/// The key that servers ask for, if there is one.
+#[cfg(feature = "live")]
+fn api_key() -> Option<String> {
+    std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty())
 }
 
 /// A line for people, on stderr; nobody need be listening.

@@ -3,14 +3,15 @@
 use super::config::{ClusterSettings, Settings};
 use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
-use crate::fleet::SimulatedFleet;
+use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::RequestId;
 use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
-use crate::router::ClusterSpec;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
+use crate::router::{ClusterSpec, Policy};
 use crate::time::SimTime;
+use crate::workload::Workload;
 use std::sync::Arc;
 
 /// What one simulation found.
@@ -47,9 +48,15 @@ pub fn simulate(
     seed: u64,
     watch: Watch,
 ) -> Result<RunOutcome, Stuck> {
+    let front_ends = front_ends(settings, seed, |policy| policy);
+    let fleet = simulated_fleet(settings, &front_ends);
+    let workload = settings.source.build(settings.engine.block_size, seed);
+    play(settings, levels, (fleet, workload, front_ends), watch).map(|(outcome, _)| outcome)
+}
+
+/// The simulated workers of `settings`, telling what `front_ends` want to hear.
+pub(crate) fn simulated_fleet(settings: &Settings, front_ends: &[FrontEnd]) -> SimulatedFleet {
     let engine = Arc::new(settings.engine.clone());
-    let measure = &settings.measure;
-    let front_ends = front_ends(settings, seed);
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let mut fleet = SimulatedFleet::new(settings.cluster.workers, &engine, wants_kv_events);
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
@@ -58,13 +65,27 @@ pub fn simulate(
     if settings.router.feed().count_copies.unwrap_or(true) {
         fleet.count_copies();
     }
-    let workload = settings.source.build(engine.block_size, seed);
+    fleet
+}
+
+/// Drives `fleet` with `workload` through `front_ends`, as `settings` measure it.
+///
+/// # Errors
+/// If the workload cannot come to its end.
+pub(crate) fn play<F: Fleet>(
+    settings: &Settings,
+    levels: &[u32],
+    (fleet, workload, front_ends): (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
+    watch: Watch,
+) -> Result<(RunOutcome, F), Stuck> {
+    let measure = &settings.measure;
+    let block_size = settings.engine.block_size;
     let mut recorder = Recorder::new(settings.cluster.workers, watch.requests)
         .with_spike_window(measure.spike_window);
     if measure.why || watch.why {
-        recorder = recorder.measure_why(engine.block_size);
+        recorder = recorder.measure_why(block_size);
     }
-    let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
+    let mut driver = Driver::new(fleet, workload, front_ends, recorder, block_size)
         .spread(settings.router.spread);
     if let Some(request) = watch.decision_of {
         driver = driver.explain(request);
@@ -86,13 +107,18 @@ pub fn simulate(
     };
     let levels = driver.run(&schedule)?;
     let decision = driver.decision().cloned();
-    let (recorder, _) = driver.into_parts();
+    let (recorder, fleet) = driver.into_parts();
     let digest = recorder.digest();
-    Ok(RunOutcome { levels, digest, requests: recorder.into_requests(), decision })
+    let outcome = RunOutcome { levels, digest, requests: recorder.into_requests(), decision };
+    Ok((outcome, fleet))
 }
 
-/// The routers in front of the fleet.
-fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
+/// The routers in front of the fleet, each policy as `wrap` gives it back.
+pub(crate) fn front_ends(
+    settings: &Settings,
+    seed: u64,
+    wrap: impl Fn(Box<dyn Policy>) -> Box<dyn Policy>,
+) -> Vec<FrontEnd> {
     let Settings { cluster: ClusterSettings { workers, .. }, engine, router, policy, .. } =
         settings;
     let cluster = ClusterSpec {
@@ -106,7 +132,7 @@ fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
     let front_end = |index: u32| {
         // Replicas must not share their random choices.
         let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
-        let build = || policy.build(router, &cluster, seed_of(Use::Policy));
+        let build = || wrap(policy.build(router, &cluster, seed_of(Use::Policy)));
         let mut front_end = FrontEnd::new(build(), *workers, &feed, seed_of(Use::Feed));
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);

@@ -3,6 +3,8 @@
 //! The clock lives inside the fleet: a simulated fleet jumps to the next event,
 //! a live one waits for it. So one short loop (the driver) serves both.
 
+#[cfg(feature = "live")]
+pub mod live;
 mod simulated;
 
 pub use simulated::SimulatedFleet;

@@ -255,6 +255,7 @@ impl Recorder {
                 record.scheduled = Some(now);
                 record.cached_tokens = cached_tokens;
             }
+            WorkerEventKind::CacheHit { cached_tokens } => record.cached_tokens = cached_tokens,
             WorkerEventKind::Preempted => record.preemptions += 1,
             WorkerEventKind::OutputBlock { .. } => {}
             WorkerEventKind::FirstToken => {
@@ -286,6 +287,7 @@ impl Recorder {
             }
             WorkerEventKind::Rejected(_) => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
         }

@@ -56,6 +56,7 @@ fn a_life_in_order(
                 prop_assert!(first_token.is_some(), "{life:?}");
                 finished = Some(at);
             }
+            WorkerEventKind::CacheHit { .. } => prop_assert!(false, "servers only: {life:?}"),
             Rejected(_) => prop_assert!(false, "workers refuse at once: {life:?}"),
         }
     }

@@ -9,6 +9,8 @@ mod explain;
 mod fast_forward;
 mod front_ends;
 mod little;
+#[cfg(feature = "live")]
+mod live;
 mod lives;
 mod model_files;
 mod one_worker;

@@ -140,7 +140,9 @@ impl Replay {
                 WorkerEventKind::Preempted => preemptions += 1,
                 WorkerEventKind::OutputBlock { .. } => {}
                 WorkerEventKind::Finished { .. } => finished += 1,
-                WorkerEventKind::FirstToken | WorkerEventKind::Rejected(_) => {}
+                WorkerEventKind::FirstToken
+                | WorkerEventKind::CacheHit { .. }
+                | WorkerEventKind::Rejected(_) => {}
             }
         }
         let mut events = Vec::new();

@@ -229,7 +229,9 @@ impl ActiveTracker {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 self.free(event.request);
             }
-            WorkerEventKind::Scheduled { .. } | WorkerEventKind::Preempted => {}
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
+            | WorkerEventKind::Preempted => {}
         }
     }
 
