@@ -54,6 +54,8 @@ pub mod report;
 pub mod request;
 pub mod rng;
 pub mod router;
+#[cfg(feature = "live")]
+pub mod serve;
 pub mod settings;
 pub mod stats;
 pub mod time;

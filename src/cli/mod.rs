@@ -14,6 +14,8 @@ mod frontier;
 mod live;
 mod progress;
 mod run;
+#[cfg(feature = "live")]
+mod serve;
 mod trace;
 
 use args::{Args, Command, TraceCommand};
@@ -77,6 +79,12 @@ enum CliError {
     #[cfg(feature = "live")]
     #[error(transparent)]
     Live(#[from] kv_router_sim::live::LiveError),
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Serve(#[from] kv_router_sim::serve::ServeError),
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Server(#[from] kv_router_sim::fleet::live::ServerError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -95,6 +103,12 @@ pub(crate) fn main() -> ExitCode {
         #[cfg(feature = "live")]
         Command::Live(args) => live::live(args, traces, api_key()).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),
+        #[cfg(feature = "live")]
+        Command::Serve(args) => serve::run(args, traces).map(|()| true),
+        #[cfg(feature = "live")]
+        Command::Calibrate(args) if args.live.is_some() => {
+            calibrate::live(&args, api_key()).map(|()| true)
+        }
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(TraceCommand::Stats { trace }) => {
             trace::stats(&trace, traces.as_deref()).map(|()| true)

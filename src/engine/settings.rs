@@ -12,7 +12,7 @@ pub use crate::engine::config::{
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
-use crate::engine::step_time::StepTime;
+use crate::engine::step_time::{Linear, StepTime};
 use crate::settings::{Invalid, count_option};
 use crate::time::SimDuration;
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,8 @@ pub enum StepTimeSettings {
         /// Added if a step holds decodes.
         decode: SimDuration,
     },
+    /// Sums of constant costs.
+    Linear(Linear),
     /// No time.
     Instant {},
 }
@@ -289,8 +291,8 @@ impl EngineSettings {
         max_num_seqs: u32,
         hardware: Option<&Hardware>,
     ) -> Result<StepTime, Invalid> {
-        let without = "{ kind = \"fixed\", prefill = .., decode = .. } or { kind = \"instant\" }, \
-                       as there is no model file with GPUs";
+        let without = "{ kind = \"fixed\", prefill = .., decode = .. }, { kind = \"linear\", .. } or \
+                       { kind = \"instant\" }, as there is no model file with GPUs";
         let kind = match (self.step_time, hardware) {
             (Some(kind), _) => kind,
             (None, Some(_)) => StepTimeSettings::Roofline {},
@@ -298,6 +300,7 @@ impl EngineSettings {
         };
         Ok(match kind {
             StepTimeSettings::Fixed { prefill, decode } => StepTime::Fixed { prefill, decode },
+            StepTimeSettings::Linear(linear) => StepTime::Linear(linear),
             StepTimeSettings::Instant {} => StepTime::Instant,
             StepTimeSettings::Roofline {} => {
                 let hardware = needed_for("roofline", hardware, without)?;

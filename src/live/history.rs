@@ -7,7 +7,7 @@ use crate::id::{RequestId, WorkerId};
 use crate::recorder::{End, RequestRecord};
 use crate::request::Request;
 use crate::stats::Histogram;
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 use crate::workload::{Arrival, Workload};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -157,8 +157,13 @@ pub(super) struct Sent {
 
 impl Script {
     /// The requests of a run with these `records`, those that failed only if
-    /// `with_failed`.
-    pub(super) fn new(arrivals: &[Arrival], records: &[RequestRecord], with_failed: bool) -> Self {
+    /// `with_failed`; each takes `way` to its worker.
+    pub(super) fn new(
+        arrivals: &[Arrival],
+        records: &[RequestRecord],
+        with_failed: bool,
+        way: SimDuration,
+    ) -> Self {
         let sent = |record: &RequestRecord| {
             let (at, worker) = record.dispatched?;
             let mut request = arrivals[record.request.index()].request.clone();
@@ -168,7 +173,7 @@ impl Script {
                 Some((_, End::Finished { output_tokens })) => request.output_tokens = output_tokens,
                 _ => {}
             }
-            let arrival = Arrival { at, sent: record.sent, request };
+            let arrival = Arrival { at: at + way, sent: record.sent, request };
             Some(Sent { original: record.request, worker, arrival })
         };
         let mut requests: Vec<Sent> = records.iter().filter_map(sent).collect();

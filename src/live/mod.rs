@@ -28,6 +28,7 @@ use crate::recorder::RequestRecord;
 use crate::router::feed::FeedSettings;
 use crate::router::front_end::FrontEnd;
 use crate::settings::Invalid;
+use crate::time::SimDuration;
 use crate::workload::Arrival;
 use follow::{Followed, Tally, tallied};
 use history::{History, Observed, Retold, Script, Taken};
@@ -182,7 +183,9 @@ fn run_once(
     let mut fleet = connect(settings, seed, options, &ends)?;
     let before = fleet.counters();
     let mut arrivals = Vec::new();
-    let workload = settings.source.build(block_size, seed);
+    // Real requests take their own time on their way.
+    let (source, way) = settings.source.without_client(spec.levels[0]);
+    let workload = source.build(block_size, seed);
     let workload = Box::new(Taken { workload, arrivals: &mut arrivals });
     fleet.start();
     let observed = Observed { fleet, history: History::default() };
@@ -195,13 +198,13 @@ fn run_once(
     let records = &mut real.requests;
     records.sort_by_key(|record| record.request);
 
-    let all = Script::new(&arrivals, records, true);
+    let all = Script::new(&arrivals, records, true, SimDuration::ZERO);
     let on_history = follow(&direct, seed, &all, |ends| {
         let retold = Retold::new(history, &all, settings.cluster.workers);
         play(&direct, &spec.levels, (retold, all.play(), ends), Watch::default()).map(drop)
     })?;
 
-    let script = Script::new(&arrivals, records, false);
+    let script = Script::new(&arrivals, records, false, way);
     let (mut same, mut simulated_steps) = (None, vec![0; settings.cluster.workers as usize]);
     let on_simulation = follow(settings, seed, &script, |ends| {
         let mut fleet = simulated_fleet(settings, &ends);

@@ -45,8 +45,10 @@ mod tests {
 
     #[test]
     fn a_recorded_run_replays_with_the_same_lengths_and_shared_blocks() {
-        let toml = "concurrency = 5\nstarters = 2\nstarter_tokens = 40\nturns = { min = 2, max = 3 }\n\
-                    question_tokens = 21\noutput_tokens = 9\nclient.overhead = '3ms'";
+        let toml = "concurrency = 5\nstarters = 2\nturns = { min = 2, max = 3 }\n\
+                    starter_tokens = { kind = 'constant', value = 40 }\n\
+                    question_tokens = { kind = 'constant', value = 21 }\n\
+                    output_tokens = { kind = 'constant', value = 9 }\nclient.overhead = '3ms'";
         let mut conversations = Conversations::new(toml::from_str(toml).unwrap(), 16, 1);
         let mut arrivals = Vec::new();
         for _ in 0..30 {

@@ -1,11 +1,12 @@
 //! The workloads that an experiment can ask for.
 
 use super::Workload;
-use super::conversations::{ConversationSettings, Conversations};
+use super::conversations::{Client, ConversationSettings, Conversations};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use crate::settings::Invalid;
+use crate::time::SimDuration;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,6 +104,19 @@ pub enum WorkloadSource {
 }
 
 impl WorkloadSource {
+    /// The same without the time that requests take from their clients to the
+    /// router, and what that is at `concurrency`, jitter apart.
+    pub fn without_client(&self, concurrency: u32) -> (Self, SimDuration) {
+        let mut source = self.clone();
+        let client = match &mut source {
+            Self::Conversations(settings) => std::mem::take(&mut settings.client),
+            Self::Requests(settings) => std::mem::take(&mut settings.client),
+            Self::Trace { .. } => Client::default(),
+        };
+        let way = client.overhead + client.overhead_per_inflight * u64::from(concurrency);
+        (source, way)
+    }
+
     /// The workload from its start, for engines with blocks of `block_size`
     /// tokens. A trace does not look at the seed.
     ///

@@ -92,7 +92,7 @@ impl Failure {
 }
 
 /// A pool of connections.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Http {
     client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     authorization: Option<HeaderValue>,

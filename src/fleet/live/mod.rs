@@ -13,11 +13,13 @@ mod events;
 mod http;
 mod metrics;
 mod probe;
+mod prober;
 mod text;
 
 pub use events::EventSource;
 pub use http::{Failure, Limits};
 pub use probe::{ServerError, ServerFacts};
+pub use prober::{Prober, Timing};
 pub(crate) use text::{BlockNames, TOKENS};
 
 use super::Fleet;

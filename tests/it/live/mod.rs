@@ -1,6 +1,7 @@
 //! The fleet of real servers, against servers that misbehave: whatever they do,
 //! every request ends, with a reason where it was not served.
 
+mod served;
 mod server;
 
 use super::rig::vllm_config;
@@ -50,7 +51,7 @@ fn send(
     let workers = u32::try_from(servers.len()).expect("few");
     let toml = format!(
         "concurrency = {concurrency}\ncount = {count}\n
-         prompt_tokens = {{ kind = 'uniform', min = 20, max = 900 }}\noutput_tokens = 8"
+         prompt_tokens = {{ kind = 'uniform', min = 20, max = 900 }}\noutput_tokens = {{ kind = 'constant', value = 8 }}"
     );
     let requests: RequestSettings = toml::from_str(&toml).expect("settings");
     let workload = Requests::new(requests, config.block_size, 3);
