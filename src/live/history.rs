@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// Everything that came from a fleet, in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
-    lives: VecDeque<(SimTime, WorkerEvent)>,
+    /// With the number of requests sent before: what came late is of a moment at
+    /// which more had been sent than when it happened.
+    lives: VecDeque<(SimTime, WorkerEvent, usize)>,
     /// With the moment up to which somebody asked when it was handed over.
     kv: VecDeque<(SimTime, WorkerId, SimTime, KvEvent)>,
 }
@@ -23,6 +25,13 @@ pub(super) struct History {
 pub(super) struct Observed<F> {
     pub(super) fleet: F,
     pub(super) history: History,
+    sent: usize,
+}
+
+impl<F> Observed<F> {
+    pub(super) fn new(fleet: F) -> Self {
+        Self { fleet, history: History::default(), sent: 0 }
+    }
 }
 
 impl<F: Fleet> Fleet for Observed<F> {
@@ -32,12 +41,13 @@ impl<F: Fleet> Fleet for Observed<F> {
         worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason> {
+        self.sent += 1;
         self.fleet.submit(now, worker, request)
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         let event = self.fleet.next_event(deadline);
-        self.history.lives.extend(event);
+        self.history.lives.extend(event.map(|(at, event)| (at, event, self.sent)));
         event
     }
 
@@ -61,6 +71,7 @@ impl<F: Fleet> Fleet for Observed<F> {
 /// Workers that say again what was said before, whatever is sent to them.
 pub(super) struct Retold {
     history: History,
+    sent: usize,
     gauges: Vec<Gauges>,
 }
 
@@ -70,17 +81,18 @@ impl Retold {
     pub(super) fn new(mut history: History, script: &Script, workers: u32) -> Self {
         let numbers: BTreeMap<RequestId, RequestId> =
             script.requests.iter().map(|sent| sent.original).zip((0..).map(RequestId)).collect();
-        history.lives.retain_mut(|(_, event)| {
+        history.lives.retain_mut(|(_, event, _)| {
             let number = numbers.get(&event.request);
             event.request = number.copied().unwrap_or_default();
             number.is_some()
         });
-        Self { history, gauges: vec![Gauges::default(); workers as usize] }
+        Self { history, sent: 0, gauges: vec![Gauges::default(); workers as usize] }
     }
 }
 
 impl Fleet for Retold {
     fn submit(&mut self, now: SimTime, worker: WorkerId, _: &Request) -> Result<(), RejectReason> {
+        self.sent += 1;
         let gauges = &mut self.gauges[worker.index()];
         gauges.advance(now);
         gauges.running += 1;
@@ -88,7 +100,10 @@ impl Fleet for Retold {
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
-        let (at, event) = self.history.lives.pop_front_if(|(at, _)| *at <= deadline)?;
+        let is_due = |(at, _, sent): &mut (SimTime, WorkerEvent, usize)| {
+            *at <= deadline && *sent <= self.sent
+        };
+        let (at, event, _) = self.history.lives.pop_front_if(is_due)?;
         if matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_)) {
             let gauges = &mut self.gauges[event.worker.index()];
             gauges.advance(at);

@@ -31,7 +31,7 @@ use crate::settings::Invalid;
 use crate::time::SimDuration;
 use crate::workload::Arrival;
 use follow::{Followed, Tally, tallied};
-use history::{History, Observed, Retold, Script, Taken};
+use history::{Observed, Retold, Script, Taken};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -188,8 +188,8 @@ fn run_once(
     let workload = source.build(block_size, seed);
     let workload = Box::new(Taken { workload, arrivals: &mut arrivals });
     fleet.start();
-    let observed = Observed { fleet, history: History::default() };
-    let (mut real, Observed { fleet, history }) =
+    let observed = Observed::new(fleet);
+    let (mut real, Observed { fleet, history, .. }) =
         play(&direct, &spec.levels, (observed, workload, ends), watch)?;
     // Servers do not say when they schedule a request.
     for level in &mut real.levels {

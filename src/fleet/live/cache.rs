@@ -10,7 +10,9 @@ use crate::event::KvEvent;
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A change of a server's cache in its own words; fields that nobody needs are
 /// passed over.
@@ -32,12 +34,32 @@ pub(super) enum ServerEvent {
 }
 
 /// vLLM's name of a block: a number, or the bytes of the whole hash.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum BlockHash {
     Number(u64),
-    Signed(i64),
     Bytes(Vec<u8>),
+}
+
+impl<'de> Deserialize<'de> for BlockHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Hash;
+        impl Visitor<'_> for Hash {
+            type Value = BlockHash;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a block hash: a number or bytes")
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<BlockHash, E> {
+                Ok(BlockHash::Number(number))
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<BlockHash, E> {
+                Ok(BlockHash::Number(number.cast_unsigned()))
+            }
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<BlockHash, E> {
+                Ok(BlockHash::Bytes(bytes.to_vec()))
+            }
+        }
+        deserializer.deserialize_any(Hash)
+    }
 }
 
 /// Blocks that wait for a name, at most; older ones are forgotten (assumed: far

@@ -273,3 +273,159 @@ fn decode(payload: &[u8]) -> Result<Vec<ServerEvent>, String> {
         .map_err(|error| format!("{error} in a batch of {} bytes", payload.len()))?;
     Ok(events)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex, mpsc};
+    use tokio::runtime::{Builder, Runtime};
+    use zeromq::{PubSocket, RouterSocket};
+
+    /// A publisher with a replay socket, and a listener.
+    struct Rig {
+        runtime: Runtime,
+        socket: PubSocket,
+        kept: Arc<Mutex<Vec<Batch>>>,
+        heard: mpsc::Receiver<Heard>,
+    }
+
+    impl Rig {
+        fn new(with_replay: bool) -> Self {
+            let runtime =
+                Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let kept = Arc::<Mutex<Vec<Batch>>>::default();
+            let (tell, heard) = mpsc::channel();
+            let socket = runtime.block_on(async {
+                let mut socket = PubSocket::new();
+                let endpoint = socket.bind("tcp://127.0.0.1:0").await.unwrap().to_string();
+                let mut router = RouterSocket::new();
+                let replay = router.bind("tcp://127.0.0.1:0").await.unwrap().to_string();
+                tokio::spawn(say_again(router, Arc::clone(&kept)));
+                let replay = with_replay.then_some(replay);
+                let source = EventSource { endpoint, replay, bind: false };
+                let (listener, sub) = Listener::connect(WorkerId(0), source, tell).await.unwrap();
+                tokio::spawn(listener.listen(sub));
+                socket
+            });
+            let mut rig = Self { runtime, socket, kept, heard };
+            // A subscription takes its time to arrive.
+            while rig.heard.try_recv().is_err() {
+                rig.send(0, &[0xc1]);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            while rig.heard.try_recv().is_ok() {}
+            rig
+        }
+
+        fn frames(&mut self, frames: &[&[u8]]) {
+            let frames: Vec<Bytes> =
+                frames.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();
+            let message = ZmqMessage::try_from(frames).unwrap();
+            self.runtime.block_on(self.socket.send(message)).unwrap();
+        }
+
+        fn send(&mut self, number: u64, payload: &[u8]) {
+            self.frames(&[b"kv", &number.to_be_bytes(), payload]);
+        }
+
+        /// What is heard next, in short.
+        fn next(&self) -> String {
+            match self.heard.recv_timeout(Duration::from_secs(10)).unwrap().what {
+                News::Events(events) => format!("{} events", events.len()),
+                News::Broken(_) => "broken".to_owned(),
+                other => format!("{other:?}"),
+            }
+        }
+    }
+
+    async fn say_again(mut socket: RouterSocket, kept: Arc<Mutex<Vec<Batch>>>) {
+        while let Ok(question) = socket.recv().await {
+            let frames = question.into_vec();
+            let from = number_of(&frames[frames.len() - 1]).unwrap();
+            let kept = kept.lock().unwrap().clone();
+            let batches = kept.into_iter().filter(|(number, _)| *number >= from);
+            let batches = batches.map(|(number, payload)| (number.to_be_bytes(), payload));
+            for (number, payload) in batches.chain([(END, Bytes::new())]) {
+                let number = Bytes::copy_from_slice(&number);
+                let answer = [frames[0].clone(), Bytes::new(), Bytes::new(), number, payload];
+                socket.send(ZmqMessage::try_from(answer.to_vec()).unwrap()).await.unwrap();
+            }
+        }
+    }
+
+    /// A batch as vLLM sends it, with fields that nobody here knows.
+    fn batch(blocks: u64) -> Vec<u8> {
+        #[derive(serde::Serialize)]
+        struct Stored<'a> {
+            r#type: &'a str,
+            block_hashes: Vec<u64>,
+            parent_block_hash: Option<u64>,
+            token_ids: Vec<u32>,
+            block_size: u32,
+            medium: &'a str,
+            extra_keys: Option<u8>,
+        }
+        let event = |hash| Stored {
+            r#type: "BlockStored",
+            block_hashes: vec![hash | 1 << 63],
+            parent_block_hash: None,
+            token_ids: vec![1, 2],
+            block_size: 2,
+            medium: "GPU",
+            extra_keys: None,
+        };
+        let events: Vec<Stored<'_>> = (0..blocks).map(event).collect();
+        rmp_serde::to_vec_named(&(1.5, events, 0)).unwrap()
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_and_what_nobody_has_is_told() {
+        let mut rig = Rig::new(true);
+        rig.send(1, &batch(1));
+        rig.kept.lock().unwrap().extend([(2, batch(2).into()), (3, batch(3).into())]);
+        rig.send(4, &batch(4));
+        rig.send(6, &batch(6));
+        let heard: Vec<String> = (0..7).map(|_| rig.next()).collect();
+        let expected =
+            ["1 events", "Recovered(2)", "2 events", "3 events", "4 events", "Lost(1)", "6 events"];
+        assert_eq!(heard, expected);
+    }
+
+    #[test]
+    fn without_a_replay_socket_a_gap_is_a_loss() {
+        let mut rig = Rig::new(false);
+        rig.send(1, &batch(1));
+        rig.send(5, &batch(2));
+        assert_eq!([rig.next(), rig.next(), rig.next()], ["1 events", "Lost(3)", "2 events"]);
+    }
+
+    #[test]
+    fn nonsense_is_told_and_the_next_batch_heard() {
+        let mut rig = Rig::new(true);
+        rig.send(1, b"no msgpack");
+        rig.frames(&[b"two", b"frames"]);
+        rig.frames(&[b"kv", b"short", b""]);
+        rig.send(2, &rmp_serde::to_vec_named(&(0.0, [("type", "Unheard of")], 0)).unwrap());
+        rig.send(3, &batch(1));
+        let heard: Vec<String> = (0..5).map(|_| rig.next()).collect();
+        assert_eq!(heard, ["broken", "broken", "broken", "broken", "1 events"]);
+    }
+
+    #[test]
+    fn a_server_that_counts_from_the_start_has_begun_anew() {
+        let mut rig = Rig::new(true);
+        rig.send(1, &batch(1));
+        rig.send(0, &batch(2));
+        assert_eq!([rig.next(), rig.next(), rig.next()], ["1 events", "Restarted", "2 events"]);
+    }
+
+    #[test]
+    fn places_are_read_as_vllm_reads_them() {
+        let source = |endpoint| EventSource::of_setting(endpoint, None);
+        assert!(!source("ipc:///run/kv.ipc").bind);
+        assert!(source("tcp://127.0.0.1:5557").bind);
+        let EventSource { endpoint, bind, .. } = source("tcp://*:5557");
+        assert_eq!((endpoint.as_str(), bind), ("tcp://127.0.0.1:5557", false));
+    }
+}

@@ -50,6 +50,11 @@ const MOST_AT_ONCE: usize = 1024;
 /// milliseconds (assumed).
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a server is asked to empty its cache, and the pause before it is
+/// asked again: 5 s in all (assumed: an engine gives up requests within steps).
+const RESETS: u32 = 20;
+const RESET_PAUSE: Duration = Duration::from_millis(250);
+
 /// What to connect to, and how.
 #[derive(Clone, Debug, Default)]
 pub struct LiveSettings {
@@ -274,20 +279,27 @@ impl LiveFleet {
     }
 
     /// Empties the servers' prefix caches, which only servers in development mode
-    /// allow; why not, if one did not.
+    /// allow.
+    ///
+    /// # Errors
+    /// If one did not.
     pub fn reset_caches(&self) -> Result<(), ServerError> {
-        for server in &self.servers {
-            let path = "/reset_prefix_cache";
-            let uri = probe::address(&server.url, path)?;
-            let failed = |failure| ServerError::Request { url: server.url.clone(), path, failure };
-            let said = self.runtime().block_on(self.http.post(&uri)).map_err(failed)?;
-            if said.contains("false") {
-                return Err(failed(Failure::Malformed(
-                    "the cache is in use: something else sends requests there".to_owned(),
-                )));
+        self.servers.iter().try_for_each(|server| self.runtime().block_on(self.reset_cache(server)))
+    }
+
+    async fn reset_cache(&self, server: &Server) -> Result<(), ServerError> {
+        let path = "/reset_prefix_cache";
+        let uri = probe::address(&server.url, path)?;
+        let failed = |failure| ServerError::Request { url: server.url.clone(), path, failure };
+        for _ in 0..RESETS {
+            if !self.http.post(&uri).await.map_err(failed)?.contains("false") {
+                return Ok(());
             }
+            // Requests that were given up may still hold blocks.
+            tokio::time::sleep(RESET_PAUSE).await;
         }
-        Ok(())
+        let busy = "the cache stays in use: something else sends requests there".to_owned();
+        Err(failed(Failure::Malformed(busy)))
     }
 
     /// The clock starts now.

@@ -203,15 +203,37 @@ fn a_server_that_is_not_the_experiments_is_refused_with_both_values() {
         error.to_string().replace(url, "URL")
     };
     let url = server.url.as_str();
-    insta::assert_snapshot!([
-        refused(url, None, &EngineConfig { block_size: 32, ..config.clone() }),
-        refused(url, None, &EngineConfig { num_blocks: 999, ..config.clone() }),
-        refused(url, None, &EngineConfig { max_model_len: 8192, ..config.clone() }),
-        refused(url, None, &EngineConfig { prefix_caching: false, ..config.clone() }),
-        refused(url, Some("llama"), &config),
-        refused("ftp://x", None, &config),
-        refused("http://127.0.0.1:1", None, &config),
-    ].join("\n"), @"");
+    for (refusal, parts) in [
+        (
+            refused(url, None, &EngineConfig { block_size: 32, ..config.clone() }),
+            "worker URL: block_size is 16 there and 32 in the experiment: start the server anew, or \
+             --set engine.block_size=16",
+        ),
+        (
+            refused(url, None, &EngineConfig { num_blocks: 999, ..config.clone() }),
+            "the number of usable KV blocks is 1000 there and 999 in the experiment",
+        ),
+        (
+            refused(url, None, &EngineConfig { max_model_len: 8192, ..config.clone() }),
+            "max_model_len is 4096 there and 8192 in the experiment",
+        ),
+        (
+            refused(url, None, &EngineConfig { prefix_caching: false, ..config.clone() }),
+            "prefix_caching is true there and false in the experiment",
+        ),
+        (
+            refused(url, Some("llama"), &config),
+            "the model is tiny there and llama in the experiment: name one that it serves with --model",
+        ),
+        (
+            refused("ftp://x", None, &config),
+            "not an address of a server; like http://127.0.0.1:8000",
+        ),
+        (refused("http://127.0.0.1:1", None, &config), "worker URL: /version: no answer: "),
+    ] {
+        assert!(refusal.contains(parts), "{refusal}");
+        assert_eq!(refusal.lines().count(), 1, "{refusal}");
+    }
     let settings = settings(&[server]);
     let error = LiveFleet::connect(&settings, &config, None, true).expect_err("no KV events");
     assert!(error.to_string().contains("--kv-events-config"), "{error}");
