@@ -312,7 +312,8 @@ impl Engine {
             WorkerEventKind::FirstToken => {
                 open.first_token = Some(at);
                 counters.first_token(at - open.asked);
-                1
+                // An only token goes out as the last one.
+                u32::from(open.answer.len() > 1)
             }
             WorkerEventKind::OutputBlock { output_tokens }
             | WorkerEventKind::Finished { output_tokens } => output_tokens,
