@@ -100,10 +100,11 @@ impl Fleet for Retold {
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
-        let is_due = |(at, _, sent): &mut (SimTime, WorkerEvent, usize)| {
-            *at <= deadline && *sent <= self.sent
-        };
-        let (at, event, _) = self.history.lives.pop_front_if(is_due)?;
+        let &(at, event, sent) = self.history.lives.front()?;
+        if at > deadline || sent > self.sent {
+            return None;
+        }
+        self.history.lives.pop_front();
         if matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_)) {
             let gauges = &mut self.gauges[event.worker.index()];
             gauges.advance(at);
@@ -114,9 +115,8 @@ impl Fleet for Retold {
 
     fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         let kv = &mut self.history.kv;
-        while let Some((_, worker, at, event)) = kv.pop_front_if(|(asked, ..)| *asked <= until) {
-            sink(worker, at, event);
-        }
+        let due = kv.partition_point(|(asked, ..)| *asked <= until);
+        kv.drain(..due).for_each(|(_, worker, at, event)| sink(worker, at, event));
     }
 
     fn gauges(&mut self, now: SimTime) -> Vec<Gauges> {

@@ -124,7 +124,9 @@ mod tests {
     #[test]
     fn buckets_hold_all_that_is_not_above_their_bound() {
         let mut times = Times::default();
-        [0.001, 0.5, 0.50001, 9999.0].map(|seconds| times.add(&TTFT_BUCKETS, seconds));
+        for seconds in [0.001, 0.5, 0.50001, 9999.0] {
+            times.add(&TTFT_BUCKETS, seconds);
+        }
         let mut text = String::new();
         times.write(&mut text, "x", "a=\"b\"", &TTFT_BUCKETS);
         for line in [

@@ -72,7 +72,7 @@ mod tests {
         let (short, long) = (tokens("The quick brown"), tokens("The quick brown foxes jump"));
         assert_eq!(short, long[..short.len()]);
         assert_eq!(tokens(" a  b").len(), 3);
-        assert_eq!(tokens(""), []);
+        assert!(tokens("").is_empty());
         assert!(tokens("ünïcödé — ok").iter().all(|token| TOKENS.contains(token)));
     }
 }

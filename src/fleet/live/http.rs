@@ -145,10 +145,9 @@ impl Http {
             builder.with_safe_default_protocol_versions().expect("ring has the default versions")
         };
         // Where the system has no certificates, only https fails.
-        let tls = tls().with_native_roots().map_or_else(
-            |_| tls().with_root_certificates(rustls::RootCertStore::empty()),
-            |builder| builder,
-        );
+        let tls = tls()
+            .with_native_roots()
+            .unwrap_or_else(|_| tls().with_root_certificates(rustls::RootCertStore::empty()));
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(limits.connect));
         connector.set_nodelay(true);

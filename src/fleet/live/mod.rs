@@ -540,9 +540,8 @@ impl Fleet for LiveFleet {
     fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         self.hear();
         for (id, server) in (0..).map(WorkerId).zip(&mut self.servers) {
-            while let Some((at, event)) = server.changes.pop_front_if(|(at, _)| *at <= until) {
-                sink(id, at, event);
-            }
+            let due = server.changes.partition_point(|(at, _)| *at <= until);
+            server.changes.drain(..due).for_each(|(at, event)| sink(id, at, event));
         }
     }
 

@@ -86,7 +86,7 @@ fn a_live_run_on_simulated_workers_is_their_simulation() {
     let told = run.on_history.as_ref().expect("kv can be asked");
     assert_eq!(told.differences, [], "the same history, the same decisions");
     assert_eq!(told.agreed + told.tied, told.decisions);
-    assert_eq!(told.decisions as usize, run.requests.len());
+    assert_eq!(usize::try_from(told.decisions), Ok(run.requests.len()));
 
     // On a busy machine tokens come late, never early.
     let mean = |summary: &kv_router_sim::experiment::results::Summary, name: &str| {
