@@ -196,7 +196,7 @@ impl Engine {
             if publish.is_some() {
                 let batch = publications.entry((at, worker));
                 let batch = batch.or_insert_with(|| Publication { worker, events: Vec::new() });
-                batch.events.push(spelled(event, texts, *block_size));
+                batch.events.extend(spelled(event, texts, *block_size));
             }
         });
         // One batch for each step, in order of time.
@@ -321,7 +321,12 @@ impl Engine {
                 counters.preemptions += 1;
                 0
             }
-            WorkerEventKind::CacheHit { .. } | WorkerEventKind::Rejected(_) => 0,
+            WorkerEventKind::CacheHit { .. }
+            | WorkerEventKind::Loaded { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => 0,
         };
         let fresh = up_to.saturating_sub(open.told);
         if fresh > 0 {
@@ -394,9 +399,9 @@ fn answer(prompt: &[u32], tokens: u32) -> Vec<u32> {
 }
 
 /// An event with what its blocks say.
-fn spelled(event: KvEvent, texts: &BTreeMap<BlockId, Vec<u32>>, block_size: u32) -> Event {
+fn spelled(event: KvEvent, texts: &BTreeMap<BlockId, Vec<u32>>, block_size: u32) -> Option<Event> {
     let name = |block: BlockId| mix(block.0);
-    match event {
+    Some(match event {
         KvEvent::Stored { parent, run } => Event::BlockStored {
             block_hashes: (0..run.len).map(|at| name(run.first.offset(at))).collect(),
             parent_block_hash: parent.map(name),
@@ -412,7 +417,9 @@ fn spelled(event: KvEvent, texts: &BTreeMap<BlockId, Vec<u32>>, block_size: u32)
             block_hashes: (0..run.len).rev().map(|at| name(run.first.offset(at))).collect(),
             medium: "GPU",
         },
-    }
+        // What lies below GPU memory is not published here.
+        KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => return None,
+    })
 }
 
 /// The text of tokens.

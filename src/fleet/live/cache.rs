@@ -269,7 +269,7 @@ mod tests {
             .iter()
             .map(|event| match event {
                 KvEvent::Removed { run } => run.first.0,
-                KvEvent::Stored { .. } => panic!("{event:?}"),
+                other => panic!("{other:?}"),
             })
             .collect();
         assert_eq!(lost, BTreeSet::from([10, 20, 21]));

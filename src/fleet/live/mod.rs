@@ -416,7 +416,7 @@ impl LiveFleet {
                 self.texts.hear(request.conversation, text);
             }
             Life::Ended(Err(failure)) => {
-                tell(WorkerEventKind::Rejected(RejectReason::Failed));
+                tell(WorkerEventKind::Rejected(RejectReason::Server));
                 self.open.remove(&request);
                 self.failed.push(FailedRequest { request, worker, at, failure });
             }

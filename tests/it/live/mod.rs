@@ -68,7 +68,7 @@ fn send(
     assert_eq!(records.len(), count as usize);
     let rejected = records
         .iter()
-        .filter(|record| matches!(record.end, Some((_, End::Rejected(RejectReason::Failed)))));
+        .filter(|record| matches!(record.end, Some((_, End::Rejected(RejectReason::Server)))));
     let rejected: Vec<u32> = rejected.map(|record| record.request.0).collect();
     let told: Vec<u32> = failed.iter().map(|failed| failed.request.0).collect();
     assert_eq!(rejected, told, "a reason for every request that was not served");
