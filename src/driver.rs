@@ -481,6 +481,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 self.route(now, request.expect("a request that is prefilled was sent to be"));
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::KvReceived { .. }

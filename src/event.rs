@@ -29,6 +29,12 @@ pub enum WorkerEventKind {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
     },
+    /// It tells how much of the prompt it found in its cache. Servers say so with
+    /// the last token; simulated workers when they [schedule](Self::Scheduled).
+    CacheHit {
+        /// Prompt tokens that needed no computing.
+        cached_tokens: u32,
+    },
     /// Its prompt is computed, by a worker of a pool that does no more; the worker
     /// keeps the KV until another one has it. The token sampled there is not used.
     Prefilled,
@@ -97,6 +103,8 @@ pub enum RejectReason {
     Policy,
     /// The router knows of no worker that takes requests.
     NoWorker,
+    /// A real server did not answer it, or not to the end.
+    Server,
 }
 
 impl fmt::Display for RejectReason {
@@ -106,6 +114,7 @@ impl fmt::Display for RejectReason {
             Self::KvPool => "larger than the KV pool",
             Self::Policy => "turned away by the router",
             Self::NoWorker => "no worker takes requests",
+            Self::Server => "failed at its server",
         })
     }
 }

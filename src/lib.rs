@@ -45,6 +45,8 @@ pub mod fleet;
 pub mod frontier;
 pub mod id;
 pub mod kv;
+#[cfg(feature = "live")]
+pub mod live;
 pub mod plot;
 pub mod queue;
 pub mod recorder;
@@ -52,6 +54,8 @@ pub mod report;
 pub mod request;
 pub mod rng;
 pub mod router;
+#[cfg(feature = "live")]
+pub mod serve;
 pub mod settings;
 pub mod stats;
 pub mod time;

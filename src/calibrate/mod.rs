@@ -8,6 +8,8 @@
 
 mod host;
 mod least_squares;
+#[cfg(feature = "live")]
+pub mod live;
 mod peaks;
 mod rewrite;
 

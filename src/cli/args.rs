@@ -39,6 +39,10 @@ pub(crate) enum Command {
     Sweep(SweepArgs),
     Frontier(FrontierArgs),
     Compare(CompareArgs),
+    #[cfg(feature = "live")]
+    Live(super::live::LiveArgs),
+    #[cfg(feature = "live")]
+    Serve(super::serve::ServeArgs),
     Check(CheckArgs),
     Accuracy(AccuracyArgs),
     Calibrate(CalibrateArgs),
@@ -346,6 +350,7 @@ Examples:
   sim calibrate                              fit everything, print, write nothing
   sim calibrate --only h200-vllm --out new   write new/efficiencies/h200-vllm.toml
   sim calibrate --only vllm --runs mine.csv  host time of vLLM from other runs
+  sim calibrate --live http://127.0.0.1:8000 steps of a real server, from a probe of a minute
 
 What is fitted starts from the file in the library; a new GPU or engine needs a
 copy of another one's there first.
@@ -364,6 +369,14 @@ pub(crate) struct CalibrateArgs {
     /// Serving runs, CSV, instead of those that the settings name
     #[arg(long, value_name = "FILE")]
     pub(crate) runs: Option<PathBuf>,
+    /// Measure a real vLLM server instead, and fit the time of its steps
+    #[cfg(feature = "live")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["only", "steps", "runs", "out"])]
+    pub(crate) live: Option<String>,
+    /// With --live: how often everything is measured
+    #[cfg(feature = "live")]
+    #[arg(long, value_name = "N", requires = "live", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) repeats: u16,
     /// Folder for files with the fitted values, laid out as models/
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -89,6 +89,39 @@ pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Measures a server and prints the settings that fit it.
+#[cfg(feature = "live")]
+pub(super) fn live(args: &CalibrateArgs, api_key: Option<String>) -> Result<(), CliError> {
+    use kv_router_sim::calibrate::live::{LiveFit, Measured, measure};
+    use kv_router_sim::fleet::live::{Limits, Prober};
+    let Some(url) = &args.live else { return Ok(()) };
+    let mut prober = Prober::connect(url, None, api_key.as_deref(), Limits::default())?;
+    let facts = prober.facts();
+    say(&format!("measuring {url}: vLLM {}, model {}", facts.version, facts.model));
+    let measured = measure(&mut prober, usize::from(args.repeats))?;
+    let fit = LiveFit::new(&measured)?;
+    let mut text = String::new();
+    for (row, fitted) in &fit.rows {
+        let (what, ms) = match *row {
+            Measured::Prompt { tokens, ms } => (format!("first token of {tokens} tokens"), ms),
+            Measured::Decode { seqs, context, ms } => {
+                (format!("token of {seqs} with {context} tokens each"), ms)
+            }
+        };
+        let error = 100.0 * (fitted / ms - 1.0);
+        let _ = writeln!(text, "{what:<36}{ms:>10.2} ms{fitted:>10.2} ms fitted{error:>+8.1} %");
+    }
+    let title = format!(
+        "\n{url}: mean error {:.1} %; milliseconds, prefill_pair and decode_token nanoseconds",
+        fit.error_percent()
+    );
+    text += &table(&title, &fit.parameters);
+    for setting in fit.settings() {
+        let _ = writeln!(text, "--set '{setting}'");
+    }
+    print(&text)
+}
+
 /// A file of the library with fitted values in it.
 fn changed(
     models: &Path,

@@ -13,10 +13,14 @@ mod explain;
 mod frontier;
 mod init;
 mod interrupt;
+#[cfg(feature = "live")]
+mod live;
 mod man;
 mod progress;
 mod run;
 mod schema;
+#[cfg(feature = "live")]
+mod serve;
 mod talk;
 mod trace;
 
@@ -43,6 +47,10 @@ const INPUT_ERROR: u8 = 2;
 
 /// Names the folder of public traces.
 const TRACES_VARIABLE: &str = "SIM_TRACES";
+
+/// Holds the key that servers ask for; it is sent to them and shown nowhere.
+#[cfg(feature = "live")]
+const API_KEY_VARIABLE: &str = "SIM_API_KEY";
 
 /// Why a command gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +83,21 @@ enum CliError {
     Baseline(#[from] BaselineError),
     #[error("{}: cannot be read: {reason}{hint}", file.display())]
     Unreadable { file: PathBuf, reason: String, hint: &'static str },
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Live(#[from] kv_router_sim::live::LiveError),
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Serve(#[from] kv_router_sim::serve::ServeError),
+    #[cfg(feature = "live")]
+    #[error(transparent)]
+    Server(#[from] kv_router_sim::fleet::live::ServerError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
 
 /// Does what the arguments say.
 pub(crate) fn main() -> ExitCode {
-    // The only place that reads the environment.
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     // False if a declared check failed.
     let Args { command, quiet, verbose } = Args::parse();
@@ -97,7 +113,15 @@ pub(crate) fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args, traces).map(|()| true),
         Command::Sweep(args) => run::sweep(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
+        #[cfg(feature = "live")]
+        Command::Live(args) => live::live(args, traces, api_key()).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),
+        #[cfg(feature = "live")]
+        Command::Serve(args) => serve::run(args, traces).map(|()| true),
+        #[cfg(feature = "live")]
+        Command::Calibrate(args) if args.live.is_some() => {
+            calibrate::live(&args, api_key()).map(|()| true)
+        }
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
         Command::Init(args) => init::run(&args).map(|()| true),
@@ -115,4 +139,10 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(INPUT_ERROR)
         }
     }
+}
+
+/// The key that servers ask for, if there is one.
+#[cfg(feature = "live")]
+fn api_key() -> Option<String> {
+    std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty())
 }

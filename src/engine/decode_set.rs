@@ -139,6 +139,11 @@ impl DecodeSet {
         }
     }
 
+    /// All sequences, those that take a block in the same step together.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.buckets.iter().flatten()
+    }
+
     /// Sequences that take a block in step `step`, in order of admission.
     pub(super) fn takers(&self, step: u64) -> &[Member] {
         &self.buckets[index(step % u64::from(self.block_size))]

@@ -17,6 +17,9 @@ pub struct Outbox {
     pub gaps: Histogram,
     /// Whether somebody wants to hear of every block that an output grows into.
     pub output_blocks: bool,
+    /// Whether somebody wants to hear of every token of an output, as of one that
+    /// begins a block; only where steps are gone through one by one.
+    pub output_tokens: bool,
     /// The steps that ran, if somebody wants them.
     pub steps: Option<Vec<StepRecord>>,
 }

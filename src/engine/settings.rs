@@ -12,7 +12,7 @@ pub use crate::engine::config::{
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
-use crate::engine::step_time::{StepTime, faster};
+use crate::engine::step_time::{Linear, StepTime, faster};
 use crate::engine::tiers;
 pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
 use crate::settings::{Count, Invalid, count_option};
@@ -103,6 +103,8 @@ pub enum StepTimeSettings {
         /// Added if a step holds decodes.
         decode: SimDuration,
     },
+    /// Sums of constant costs.
+    Linear(Linear),
     /// No time.
     Instant {},
 }
@@ -329,8 +331,8 @@ impl EngineSettings {
         max_num_seqs: u32,
         hardware: Option<&Hardware>,
     ) -> Result<StepTime, Invalid> {
-        let without = "{ kind = \"fixed\", prefill = .., decode = .. } or { kind = \"instant\" }, \
-                       as there is no model file with GPUs";
+        let without = "{ kind = \"fixed\", prefill = .., decode = .. }, { kind = \"linear\", .. } or \
+                       { kind = \"instant\" }, as there is no model file with GPUs";
         let ratio = self.speedup_ratio.unwrap_or(1.0);
         let usable = ratio > 0.0 && ratio.is_finite();
         Invalid::unless(usable, "speedup_ratio", ratio, "above 0 and finite")?;
@@ -341,6 +343,7 @@ impl EngineSettings {
         };
         let model = match kind {
             StepTimeSettings::Fixed { prefill, decode } => StepTime::Fixed { prefill, decode },
+            StepTimeSettings::Linear(linear) => StepTime::Linear(linear),
             StepTimeSettings::Instant {} => StepTime::Instant,
             StepTimeSettings::Roofline {} => {
                 let hardware = needed_for("roofline", hardware, without)?;

@@ -3,6 +3,8 @@
 use crate::engine::roofline::Roofline;
 use crate::engine::table::Table;
 use crate::time::SimDuration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// A piece of prompt computed in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,40 @@ impl AffinePiece {
     }
 }
 
+/// What a step costs, as a sum; what `sim calibrate --live` fits. Attention over a
+/// prompt costs a constant for each pair of a new token and one that it attends
+/// to, of which there are as many as `PrefillChunk`s say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Linear {
+    /// Every step.
+    pub step: SimDuration,
+    /// Every prompt token computed.
+    pub prefill_token: SimDuration,
+    /// Every pair of a prompt token computed and one that it attends to.
+    #[serde(default)]
+    pub prefill_pair: SimDuration,
+    /// Every sequence that decodes.
+    pub decode_seq: SimDuration,
+    /// Every token that those attend to.
+    #[serde(default)]
+    pub decode_token: SimDuration,
+}
+
+impl Linear {
+    fn step(&self, work: &StepWork<'_>) -> SimDuration {
+        let prompts = work.prefill.iter().map(|chunk| {
+            let (new, cached) = (u64::from(chunk.new_tokens), u64::from(chunk.cached_tokens));
+            // Each new token attends to itself and all before it.
+            let pairs = new * cached + new * (new + 1) / 2;
+            self.prefill_token * new + self.prefill_pair * pairs
+        });
+        let decodes =
+            self.decode_seq * u64::from(work.decode_seqs) + self.decode_token * work.decode_context;
+        prompts.fold(self.step + decodes, |sum, prompt| sum + prompt)
+    }
+}
+
 /// A model of the time that a step takes on the GPU.
 ///
 /// An enum and not a trait object, since it is asked once per step.
@@ -70,6 +106,8 @@ pub enum StepTime {
     Roofline(Roofline),
     /// Interpolated measurements.
     Table(Table),
+    /// Sums of constant costs, for engines on any hardware.
+    Linear(Linear),
     /// No time at all, for tests of what does not depend on it.
     Instant,
     /// Another model, faster: every time divided by a ratio above 0.
@@ -88,6 +126,7 @@ impl StepTime {
             }
             Self::Roofline(roofline) => roofline.step(work),
             Self::Table(table) => table.step(work),
+            Self::Linear(linear) => linear.step(work),
             Self::Instant => SimDuration::ZERO,
             Self::Faster(model, ratio) if !work.prefill.is_empty() => {
                 faster(model.step(work), *ratio)
@@ -127,6 +166,11 @@ impl StepTime {
             Self::Fixed { decode, .. } => AffinePiece::flat(*decode),
             Self::Roofline(roofline) => roofline.decode_piece(padded_seqs),
             Self::Table(table) => table.decode_piece(seqs, padded_seqs, context),
+            Self::Linear(linear) => AffinePiece {
+                base_ps: (linear.step + linear.decode_seq * u64::from(seqs)).as_ps(),
+                per_token_ps: linear.decode_token.as_ps(),
+                context_end: u64::MAX,
+            },
             Self::Instant => AffinePiece::flat(SimDuration::ZERO),
             Self::Faster(model, ratio) => {
                 let piece = model.decode_piece(seqs, padded_seqs, context);

@@ -30,9 +30,13 @@ pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Sett
 pub use error::{ExperimentError, Place};
 pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
+#[cfg(feature = "live")]
+pub(crate) use run::summarise;
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
 pub use schema::schema;
 pub use simulate::{RunOutcome, Watch, simulate};
+#[cfg(feature = "live")]
+pub(crate) use simulate::{front_ends, play, simulated_fleet};
 pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file};
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ fn pool(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadPool, RunError>
 }
 
 /// `outcomes` are in order of jobs: run by run, seed by seed.
-fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Summary {
+pub(crate) fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Summary {
     let mut digest = Sha256::new();
     for outcome in outcomes {
         digest.update(outcome.digest);

@@ -4,8 +4,8 @@ use super::config::Settings;
 use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
 use crate::engine::config::EngineConfig;
-use crate::fleet::SimulatedFleet;
 use crate::fleet::changes::{Changes, FailoverSettings};
+use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::RequestId;
 use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
@@ -14,7 +14,7 @@ use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
 use crate::router::{ClusterSpec, Policy};
 use crate::time::SimTime;
-use crate::workload::Retries;
+use crate::workload::{Retries, Workload};
 use std::sync::Arc;
 
 /// What one simulation found.
@@ -51,9 +51,15 @@ pub fn simulate(
     seed: u64,
     watch: Watch,
 ) -> Result<RunOutcome, Stuck> {
+    let front_ends = front_ends(settings, seed, |policy| policy);
+    let fleet = simulated_fleet(settings, &front_ends);
+    let workload = settings.source.build(settings.engine.block_size, seed);
+    play(settings, levels, (fleet, workload, front_ends), watch).map(|(outcome, _)| outcome)
+}
+
+/// The simulated workers of `settings`, telling what `front_ends` want to hear.
+pub(crate) fn simulated_fleet(settings: &Settings, front_ends: &[FrontEnd]) -> SimulatedFleet {
     let engine = Arc::new(settings.engine.clone());
-    let measure = &settings.measure;
-    let front_ends = front_ends(settings, seed);
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let plan = settings.cluster.plan();
     let slots = plan.slots();
@@ -61,14 +67,31 @@ pub fn simulate(
         Some(pools) => SimulatedFleet::with_pools(pools, wants_kv_events),
         None => SimulatedFleet::new(slots, &engine, wants_kv_events),
     };
-    let prefill_workers = settings.pools.as_ref().map_or(0, |pools| pools.prefill_workers);
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     if settings.router.feed().count_copies.unwrap_or(true) {
         fleet.count_copies();
     }
-    let mut workload = settings.source.build(engine.block_size, seed);
+    fleet
+}
+
+/// Drives `fleet` with `workload` through `front_ends`, as `settings` measure it.
+///
+/// # Errors
+/// If the workload cannot come to its end.
+pub(crate) fn play<F: Fleet>(
+    settings: &Settings,
+    levels: &[u32],
+    (fleet, workload, front_ends): (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
+    watch: Watch,
+) -> Result<(RunOutcome, F), Stuck> {
+    let measure = &settings.measure;
+    let plan = settings.cluster.plan();
+    let slots = plan.slots();
+    let prefill_workers = settings.pools.as_ref().map_or(0, |pools| pools.prefill_workers);
+    let engine = &settings.engine;
+    let mut workload = workload;
     if plan.failover.retries > 0 && !plan.is_empty() {
         let FailoverSettings { retries, retry_pause, .. } = plan.failover;
         workload = Box::new(Retries::new(workload, retries, retry_pause));
@@ -111,20 +134,25 @@ pub fn simulate(
     };
     let levels = driver.run(&schedule)?;
     let decision = driver.decision().cloned();
-    let (recorder, _) = driver.into_parts();
+    let (recorder, fleet) = driver.into_parts();
     let digest = recorder.digest();
-    Ok(RunOutcome { levels, digest, requests: recorder.into_requests(), decision })
+    let outcome = RunOutcome { levels, digest, requests: recorder.into_requests(), decision };
+    Ok((outcome, fleet))
 }
 
-/// The routers in front of the fleet.
-fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
+/// The routers in front of the fleet, each policy as `wrap` gives it back.
+pub(crate) fn front_ends(
+    settings: &Settings,
+    seed: u64,
+    wrap: impl Fn(Box<dyn Policy>) -> Box<dyn Policy>,
+) -> Vec<FrontEnd> {
     let router = &settings.router;
     let workers = settings.cluster.slots();
     let feed = router.feed();
     let front_end = |index: u32| {
         // Replicas must not share their random choices.
         let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
-        let build = || policy(settings, seed_of(Use::Policy));
+        let build = || wrap(policy(settings, seed_of(Use::Policy)));
         let mut front_end = FrontEnd::new(build(), workers, &feed, seed_of(Use::Feed));
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);

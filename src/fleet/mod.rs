@@ -4,6 +4,8 @@
 //! a live one waits for it. So one short loop (the driver) serves both.
 
 pub mod changes;
+#[cfg(feature = "live")]
+pub mod live;
 mod network;
 mod pools;
 mod simulated;

@@ -68,6 +68,17 @@ impl SimulatedFleet {
         self.out.output_blocks = true;
     }
 
+    /// Tells of every token from now on; workers must not fast-forward.
+    pub fn tell_output_tokens(&mut self) {
+        self.out.output_tokens = true;
+    }
+
+    /// When something happens next if nothing is submitted.
+    pub fn next_at(&mut self) -> Option<SimTime> {
+        let ready = self.out.events.front().map(|(at, _)| *at);
+        ready.or_else(|| self.queue.peek().map(|(_, due)| due.at))
+    }
+
     /// Workers report losses of blocks only when their last copy goes, as
     /// publishers do that count copies.
     pub fn count_copies(&mut self) {

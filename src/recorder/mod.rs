@@ -358,6 +358,7 @@ impl Recorder {
                     handover.transfer = Some(transfer);
                 }
             }
+            WorkerEventKind::CacheHit { cached_tokens } => record.cached_tokens = cached_tokens,
             WorkerEventKind::Preempted => record.preemptions += 1,
             WorkerEventKind::Loaded { tokens, time } => {
                 let first = record.scheduled.is_none();
@@ -406,6 +407,7 @@ impl Recorder {
             }
             WorkerEventKind::Rejected(_) => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }

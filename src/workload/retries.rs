@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// A workload whose clients send a request that failed again, some time later and
 /// up to so many times. What is sent again is a request of its own, with a new
 /// number, sent at its own time; the workload behind hears of the last one's end.
-pub struct Retries {
-    inner: Box<dyn Workload>,
+pub struct Retries<'a> {
+    inner: Box<dyn Workload + 'a>,
     most: u32,
     pause: SimDuration,
     taken: u32,
@@ -29,9 +29,9 @@ struct Attempt {
     failures: u32,
 }
 
-impl Retries {
+impl<'a> Retries<'a> {
     /// `inner` with clients that send up to `most` times again, `pause` after each failure.
-    pub fn new(inner: Box<dyn Workload>, most: u32, pause: SimDuration) -> Self {
+    pub fn new(inner: Box<dyn Workload + 'a>, most: u32, pause: SimDuration) -> Self {
         Self {
             inner,
             most,
@@ -48,7 +48,7 @@ impl Retries {
     }
 }
 
-impl Workload for Retries {
+impl Workload for Retries<'_> {
     fn next_arrival(&self) -> Option<SimTime> {
         let again = self.waiting.front().map(|(at, _)| *at);
         self.inner.next_arrival().into_iter().chain(again).min()

@@ -2,11 +2,12 @@
 
 use super::Workload;
 use super::arrivals::{ArrivalSettings, Arrivals};
-use super::conversations::{ConversationSettings, Conversations};
+use super::conversations::{Client, ConversationSettings, Conversations};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use crate::settings::Invalid;
+use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -111,6 +112,19 @@ pub enum WorkloadSource {
 }
 
 impl WorkloadSource {
+    /// The same without the time that requests take from their clients to the
+    /// router, and what that is at `concurrency`, jitter apart.
+    pub fn without_client(&self, concurrency: u32) -> (Self, SimDuration) {
+        let mut source = self.clone();
+        let client = match &mut source {
+            Self::Conversations(settings) => std::mem::take(&mut settings.client),
+            Self::Requests(settings) => std::mem::take(&mut settings.client),
+            Self::Trace { .. } => Client::default(),
+        };
+        let way = client.overhead + client.overhead_per_inflight * u64::from(concurrency);
+        (source, way)
+    }
+
     /// The workload from its start, for engines with blocks of `block_size`
     /// tokens. A trace looks at the seed for `arrivals` only.
     ///

@@ -63,6 +63,7 @@ fn a_life_in_order(
                 prop_assert!(first_token.is_some(), "{life:?}");
                 finished = Some(at);
             }
+            WorkerEventKind::CacheHit { .. } => prop_assert!(false, "servers only: {life:?}"),
             Rejected(_) => prop_assert!(false, "workers refuse at once: {life:?}"),
             Prefilled | KvReceived { .. } => prop_assert!(false, "one pool: {life:?}"),
             WorkerEventKind::Failed => prop_assert!(false, "no worker died: {life:?}"),

@@ -15,6 +15,8 @@ mod fast_forward;
 mod front_ends;
 mod incidents;
 mod little;
+#[cfg(feature = "live")]
+mod live;
 mod lives;
 mod lru;
 mod model_files;

@@ -277,7 +277,7 @@ fn refusals_name_key_value_and_way_out() {
     max_num_batched_tokens = 2000: must be at least block_size (4096) under TensorRT-LLM's rules
     watermark = 1: must be at least 0 and below 1
     watermark = NaN: must be at least 0 and below 1
-    step_time.kind = "roofline": must be { kind = "fixed", prefill = .., decode = .. } or { kind = "instant" }, as there is no model file with GPUs
+    step_time.kind = "roofline": must be { kind = "fixed", prefill = .., decode = .. }, { kind = "linear", .. } or { kind = "instant" }, as there is no model file with GPUs
     cuda_graph.sizes = 0: must be batch sizes of at least 1; [] for none
     step_time = 7200000 s for the longest step: must be below 10 days: check times given, and the hardware's peaks and ratios
     host = 4608000 s for the longest step: must be below 10 days
@@ -300,7 +300,7 @@ fn missing_keys_are_named() {
     num_blocks = nothing: must be given, as there is no model file with GPUs
     max_num_seqs = nothing: must be given: sequences that run at once
     max_num_batched_tokens = nothing: must be given: tokens computed in one step
-    step_time = nothing: must be { kind = "fixed", prefill = .., decode = .. } or { kind = "instant" }, as there is no model file with GPUs
+    step_time = nothing: must be { kind = "fixed", prefill = .., decode = .. }, { kind = "linear", .. } or { kind = "instant" }, as there is no model file with GPUs
     "#);
 }
 

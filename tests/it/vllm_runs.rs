@@ -141,6 +141,7 @@ impl Replay {
                 WorkerEventKind::OutputBlock { .. } => {}
                 WorkerEventKind::Finished { .. } => finished += 1,
                 WorkerEventKind::Loaded { .. }
+                | WorkerEventKind::CacheHit { .. }
                 | WorkerEventKind::FirstToken
                 | WorkerEventKind::Prefilled
                 | WorkerEventKind::KvReceived { .. }

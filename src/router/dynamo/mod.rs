@@ -478,6 +478,7 @@ impl Policy for DynamoPolicy {
                 let _unknown = self.tracker.free(&request, self.now);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }

@@ -41,6 +41,7 @@ impl OutputTracking {
                 return Vec::new();
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }

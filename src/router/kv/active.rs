@@ -232,6 +232,7 @@ impl ActiveTracker {
                 self.free(event.request);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }

@@ -1,0 +1,117 @@
+//! `sim live`.
+
+use super::args::ExperimentArgs;
+use super::{CliError, print, run, say};
+use kv_router_sim::experiment::results::Summary;
+use kv_router_sim::experiment::{SUMMARY_FILE, Store, write_file};
+use kv_router_sim::fleet::live::{EventSource, Limits, LiveSettings};
+use kv_router_sim::live::{self, LiveOptions, record};
+use kv_router_sim::report::{save, table};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Run an experiment on real vLLM servers, and put reality beside the simulation
+///
+/// Each server is checked against the experiment first. Then the workload runs in
+/// real time, and its requests are simulated: sent where they were sent, and by
+/// the simulated router's own choice.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim live experiments/live/tiny-3w.toml --worker http://127.0.0.1:8200 \\
+      --worker http://127.0.0.1:8201 --worker http://127.0.0.1:8202
+  sim live my.toml --worker http://127.0.0.1:8000 --events ipc:///run/kv.ipc --record run.jsonl
+  sim compare plots/NAME-live/simulated plots/NAME-live/servers
+
+Servers need --enable-prompt-tokens-details, and VLLM_SERVER_DEV_MODE=1 to have their caches emptied
+(or --keep-caches). An API key is taken from the variable SIM_API_KEY.
+
+Exit codes: 0 done, 2 usage or input error.")]
+pub(crate) struct LiveArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    /// Address of a server, worker 0 first; as many as cluster.workers
+    #[arg(long = "worker", required = true, value_name = "URL")]
+    pub(crate) workers: Vec<String>,
+    /// The model to ask for [default: each server's first]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// ZMQ address of a server's KV events as in its --kv-events-config, one per worker in order
+    /// [default: where the server says]
+    #[arg(long, value_name = "ENDPOINT")]
+    pub(crate) events: Vec<String>,
+    /// ZMQ address of its replay socket, one per worker in order
+    #[arg(long, value_name = "ENDPOINT", requires = "events")]
+    pub(crate) replay: Vec<String>,
+    /// Give a request up if nothing comes for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) silence: u64,
+    /// Go on where the servers' prefix caches cannot be emptied
+    #[arg(long)]
+    pub(crate) keep_caches: bool,
+    /// Write the requests as a trace that the simulator replays (one run only)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// Folder for the results [default: plots/NAME-live, by the experiment's name]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Replace results of another configuration in that folder
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Runs an experiment on servers, prints and saves what came of it.
+pub(super) fn live(
+    args: LiveArgs,
+    traces: Option<PathBuf>,
+    api_key: Option<String>,
+) -> Result<(), CliError> {
+    let overrides = run::overrides(&args.experiment, Vec::new());
+    let experiment = run::load(&args.experiment, overrides, traces)?;
+    let folder = args.out.clone();
+    let folder =
+        folder.unwrap_or_else(|| Store::default_folder(&format!("{}-live", experiment.name)));
+    let open = |part: &str| Store::open(&folder.join(part), &experiment.config_hash, args.force);
+    let stores = [open("servers")?, open("simulated")?, open("simulated-alone")?];
+    let options = LiveOptions { servers: servers(&args), api_key, keep_caches: args.keep_caches };
+    let outcome = live::run(&experiment, &options, |params, seed| {
+        let params: Vec<String> =
+            params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        say(&format!("running {}, seed {seed}", params.join(", ")));
+    })?;
+    for (store, summary) in stores.iter().zip([&outcome.real, &outcome.same, &outcome.own]) {
+        save(store, summary)?;
+    }
+    write_file(&folder.join("requests.csv"), live::requests_csv(&outcome).as_bytes())?;
+    if let Some(file) = &args.record {
+        let first = &outcome.runs[0];
+        let block_size = experiment.runs[0].settings.engine.block_size;
+        write_file(file, record::trace(&first.arrivals, block_size).as_bytes())?;
+        say(&format!(
+            "wrote {}: replay it with workload.path and trace_block_tokens = {block_size}",
+            file.display()
+        ));
+    }
+    let text = live::report(&experiment, &outcome);
+    write_file(&folder.join("report.txt"), text.as_bytes())?;
+    say(&format!("saved in {}", folder.display()));
+    print(&table::head(&outcome.real))?;
+    print(&text)
+}
+
+fn servers(args: &LiveArgs) -> LiveSettings {
+    let replay = |at: usize| args.replay.get(at).map(String::as_str);
+    let events = args.events.iter().enumerate();
+    LiveSettings {
+        urls: args.workers.clone(),
+        model: args.model.clone(),
+        events: events.map(|(at, place)| EventSource::of_setting(place, replay(at))).collect(),
+        limits: Limits { silence: Duration::from_secs(args.silence), ..Limits::default() },
+        text_key: 0,
+    }
+}
+
+fn save(store: &Store, summary: &Summary) -> Result<(), CliError> {
+    store.write("summary.csv", save::to_csv(summary).as_bytes())?;
+    Ok(store.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?)
+}

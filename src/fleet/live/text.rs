@@ -1,0 +1,155 @@
+//! What prompts say. The simulation knows which blocks texts share; a real server
+//! wants tokens.
+
+use crate::id::{BlockId, ConversationId};
+use crate::request::Request;
+use crate::rng::mix;
+use std::collections::BTreeMap;
+
+/// The token ids that made-up text is drawn from: no vocabulary is smaller, and
+/// what lies below is special in many of them (assumed).
+pub(crate) const TOKENS: std::ops::Range<u32> = 16..4096;
+
+/// Text that sequences with the same shared blocks have in common after them.
+const FORK: u64 = 0xF0_4B;
+
+/// Writes prompts: the same block has the same text wherever it stands, and a
+/// turn repeats what its conversation has said so far, real answers included.
+#[derive(Debug)]
+pub(super) struct Texts {
+    block_size: u32,
+    /// Makes texts of one run different from another's.
+    key: u64,
+    /// Prompt and answer of the last turn of conversations that may go on.
+    said: BTreeMap<ConversationId, Vec<u32>>,
+}
+
+impl Texts {
+    pub(super) fn new(block_size: u32, key: u64) -> Self {
+        Self { block_size, key, said: BTreeMap::new() }
+    }
+
+    /// The prompt of `request`.
+    pub(super) fn prompt(&mut self, request: &Request) -> Vec<u32> {
+        let mut prompt = match request.turn {
+            0 => Vec::new(),
+            _ => self.said.remove(&request.conversation).unwrap_or_default(),
+        };
+        let length = request.prompt_tokens as usize;
+        prompt.truncate(length);
+        let from = u32::try_from(prompt.len()).expect("no longer than prompt_tokens");
+        prompt.extend((from..request.prompt_tokens).map(|at| self.token(request, at)));
+        prompt
+    }
+
+    /// The conversation has said `text`, prompt and answer.
+    pub(super) fn hear(&mut self, conversation: ConversationId, text: Vec<u32>) {
+        self.said.insert(conversation, text);
+    }
+
+    fn token(&self, request: &Request, at: u32) -> u32 {
+        let content = &request.content;
+        let (index, offset) = (at / self.block_size, at % self.block_size);
+        let shared = content.shared_blocks();
+        let BlockId(block) = match shared.checked_sub(1) {
+            Some(last) if index == shared && offset < content.fork_tokens() => {
+                BlockId(content.block(last).0 ^ FORK << 32)
+            }
+            _ => content.block(index),
+        };
+        let drawn = mix(mix(self.key ^ block).wrapping_add(u64::from(offset)));
+        let span = u64::from(TOKENS.end - TOKENS.start);
+        TOKENS.start + u32::try_from(drawn % span).expect("less than a u32")
+    }
+}
+
+/// Which block a text is: the simulation's ids for what servers name otherwise.
+#[derive(Debug, Default)]
+pub(crate) struct BlockNames {
+    by_text: BTreeMap<(Option<BlockId>, u64), BlockId>,
+}
+
+impl BlockNames {
+    /// The block with `tokens` after `parent`, if it has a name.
+    pub(crate) fn find(&self, parent: Option<BlockId>, tokens: &[u32]) -> Option<BlockId> {
+        self.by_text.get(&(parent, digest(tokens))).copied()
+    }
+
+    /// Names the block with `tokens` after `parent`; the first name stays.
+    pub(crate) fn name(
+        &mut self,
+        parent: Option<BlockId>,
+        tokens: &[u32],
+        block: BlockId,
+    ) -> BlockId {
+        *self.by_text.entry((parent, digest(tokens))).or_insert(block)
+    }
+
+    /// Names the full blocks of `text` as `request` does.
+    pub(super) fn name_all(&mut self, request: &Request, text: &[u32], block_size: u32) {
+        let mut parent = None;
+        for (index, tokens) in (0..).zip(text.chunks_exact(block_size as usize)) {
+            parent = Some(self.name(parent, tokens, request.content.block(index)));
+        }
+    }
+}
+
+/// Of a block's tokens; 64 bits are enough for blocks with one parent.
+fn digest(tokens: &[u32]) -> u64 {
+    tokens.iter().fold(0, |state, &token| mix(state ^ u64::from(token)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RequestId;
+    use crate::request::{BlockRun, Content};
+
+    fn request(conversation: u32, turn: u32, prompt_tokens: u32, fork: u32) -> Request {
+        let shared = BlockRun { first: BlockId(7), len: 2 };
+        let private = BlockId(1 << 63 | u64::from(conversation) << 31);
+        Request {
+            id: RequestId(0),
+            conversation: ConversationId(conversation),
+            turn,
+            prompt_tokens,
+            output_tokens: 3,
+            max_tokens: 3,
+            content: Content::new([shared], private).with_fork_tokens(fork),
+        }
+    }
+
+    #[test]
+    fn texts_share_what_their_blocks_share_and_nothing_else() {
+        let mut texts = Texts::new(8, 1);
+        let [one, two] = [1, 2].map(|conversation| texts.prompt(&request(conversation, 0, 40, 3)));
+        assert_eq!(one[..19], two[..19]);
+        assert!((19..40).filter(|&at| one[at] == two[at]).count() < 3);
+        assert!(one.iter().all(|token| TOKENS.contains(token)));
+    }
+
+    #[test]
+    fn a_turn_repeats_what_was_said() {
+        let mut texts = Texts::new(8, 1);
+        let mut said = texts.prompt(&request(1, 0, 20, 0));
+        said.extend([5, 6, 7]);
+        texts.hear(ConversationId(1), said.clone());
+        let next = texts.prompt(&request(1, 1, 40, 0));
+        assert_eq!((&next[..23], next.len()), (&said[..], 40));
+    }
+
+    #[test]
+    fn a_block_is_its_text_and_all_before_it() {
+        let (mut texts, mut names) = (Texts::new(8, 1), BlockNames::default());
+        let request = request(1, 0, 40, 0);
+        let text = texts.prompt(&request);
+        names.name_all(&request, &text, 8);
+        let mut parent = None;
+        for (index, tokens) in (0..).zip(text.chunks_exact(8)) {
+            let found = names.find(parent, tokens);
+            assert_eq!(found, Some(request.content.block(index)));
+            assert_eq!(names.find(Some(BlockId(999)), tokens), None);
+            parent = found;
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! The same experiment on real servers, beside the simulation.
+//!
+//! A live run is driven by the loop, the policy and the workload of a simulation.
+//! What came of it is then held against three tellings of the same requests:
+//! the router's own history, told to the policy again; simulated workers that
+//! are sent what the servers were sent; and simulated workers behind a router
+//! that decides for itself.
+
+mod follow;
+mod history;
+pub mod record;
+mod report;
+
+pub use follow::{Agreement, Difference};
+pub use report::{report, requests_csv};
+
+use crate::driver::Stuck;
+use crate::experiment::results::Summary;
+use crate::experiment::{
+    Experiment, Params, RunOutcome, RunSpec, Settings, Watch, front_ends, play, simulate,
+    simulated_fleet, summarise,
+};
+use crate::fleet::live::{
+    EventFaults, FailedRequest, LiveFleet, LiveSettings, ServerCounters, ServerError, ServerFacts,
+};
+use crate::id::{RequestId, WorkerId};
+use crate::recorder::RequestRecord;
+use crate::router::feed::FeedSettings;
+use crate::router::front_end::FrontEnd;
+use crate::settings::Invalid;
+use crate::time::SimDuration;
+use crate::workload::Arrival;
+use follow::{Followed, Tally, tallied};
+use history::{Observed, Retold, Script, Taken};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Policies that can be asked what they would have done: they compare costs, and
+/// can be told of a decision that was not theirs.
+const FOLLOWED: [&str; 2] = ["kv", "dynamo"];
+
+/// How a live run begins.
+#[derive(Clone, Debug, Default)]
+pub struct LiveOptions {
+    /// The servers.
+    pub servers: LiveSettings,
+    /// Sent to all of them; shown nowhere.
+    pub api_key: Option<String>,
+    /// Whether to go on where the servers' caches could not be emptied.
+    pub keep_caches: bool,
+}
+
+/// A live run that gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// A server cannot be used.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The experiment cannot be carried out.
+    #[error(transparent)]
+    Setting(#[from] Invalid),
+    /// Caches are as others left them.
+    #[error(
+        "{0}; start the servers with VLLM_SERVER_DEV_MODE=1, or start them anew and give \
+         --keep-caches"
+    )]
+    Caches(ServerError),
+    /// The workload cannot come to its end.
+    #[error("{0}")]
+    Stuck(#[from] Stuck),
+}
+
+/// Everything that live runs of an experiment gave.
+#[derive(Clone, Debug)]
+pub struct LiveOutcome {
+    /// What the servers did.
+    pub real: Summary,
+    /// What simulated workers do with the same requests, sent where the servers' went.
+    pub same: Summary,
+    /// What the simulation says by itself.
+    pub own: Summary,
+    /// Run by run, for each seed by seed.
+    pub runs: Vec<LiveRun>,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct LiveRun {
+    /// Parameters of its first level.
+    pub params: Params,
+    /// The seed of its workload.
+    pub seed: u64,
+    /// Every request that came, in order of arrival.
+    pub requests: Vec<LiveRequest>,
+    /// Requests as they came, for a trace.
+    pub arrivals: Vec<Arrival>,
+    /// What the policy says of the decisions, told what the router was told;
+    /// only of policies that can be asked.
+    pub on_history: Option<Agreement>,
+    /// The same where simulated workers told it.
+    pub on_simulation: Option<Agreement>,
+    /// Requests that the policy sends to the same worker by itself, of so many.
+    pub same_worker: (u64, u64),
+    /// What was wrong with KV events, by server.
+    pub event_faults: Vec<EventFaults>,
+    /// What the servers say of themselves.
+    pub facts: Vec<ServerFacts>,
+    /// What each counted during the run, as far as it says.
+    pub counted: Vec<Option<ServerCounters>>,
+    /// Steps of each simulated worker that was sent the same.
+    pub simulated_steps: Vec<u64>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct LiveRequest {
+    /// What the servers did.
+    pub real: RequestRecord,
+    /// What simulated workers did that were sent the same; nothing for requests
+    /// that failed.
+    pub simulated: Option<RequestRecord>,
+    /// Why it was not served.
+    pub failed: Option<FailedRequest>,
+}
+
+/// Runs `experiment` on servers, one run after another, and simulates it.
+/// `progress` hears of every run before it starts.
+///
+/// # Errors
+/// If a server cannot be used, or a run not be carried out.
+pub fn run(
+    experiment: &Experiment,
+    options: &LiveOptions,
+    mut progress: impl FnMut(&Params, u64),
+) -> Result<LiveOutcome, LiveError> {
+    let mut outcomes: [Vec<RunOutcome>; 3] = Default::default();
+    let mut runs = Vec::new();
+    for spec in &experiment.runs {
+        check(&spec.settings, options)?;
+    }
+    for spec in &experiment.runs {
+        for &seed in &experiment.seeds {
+            let params = &experiment.points[spec.points[0]];
+            progress(params, seed);
+            let (run, [real, same, own]) = run_once(spec, params, seed, options)?;
+            runs.push(run);
+            outcomes[0].push(real);
+            outcomes[1].push(same);
+            outcomes[2].push(own);
+        }
+    }
+    let [real, same, own] = outcomes.map(|outcomes| summarise(experiment, &outcomes));
+    Ok(LiveOutcome { real, same, own, runs })
+}
+
+fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
+    let (workers, servers) = (settings.cluster.workers, options.servers.urls.len());
+    let allowed = format!("{servers}, the number of --worker given");
+    Invalid::unless(workers as usize == servers, "cluster.workers", workers, &allowed)?;
+    let policy = settings.policy.name();
+    let allowed = "any other policy: nobody can see the truth of real servers";
+    Invalid::unless(policy != "oracle", "router.policy", format!("{policy:?}"), allowed)?;
+    let pools = if settings.pools.is_some() { "pools" } else { "changes" };
+    let is_plain = settings.pools.is_none() && settings.cluster.plan().is_empty();
+    let allowed = "absent: real servers stay as they are, and each does all the work";
+    Invalid::unless(is_plain, "cluster", pools, allowed)?;
+    let allowed = "false: nobody can see what choices gave away on real servers";
+    Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
+    Ok(())
+}
+
+fn run_once(
+    spec: &RunSpec,
+    params: &Params,
+    seed: u64,
+    options: &LiveOptions,
+) -> Result<(LiveRun, [RunOutcome; 3]), LiveError> {
+    let settings = &spec.settings;
+    let block_size = settings.engine.block_size;
+    let watch = Watch { requests: true, ..Watch::default() };
+    // The wires between servers and router have a delay of their own.
+    let count_copies = settings.router.feed().count_copies;
+    let feed = FeedSettings { count_copies, ..FeedSettings::instant() };
+    let direct = Settings { router: settings.router.clone().with_feed(feed), ..settings.clone() };
+
+    let ends = front_ends(&direct, seed, |policy| policy);
+    let mut fleet = connect(settings, seed, options, &ends)?;
+    let before = fleet.counters();
+    let mut arrivals = Vec::new();
+    // Real requests take their own time on their way.
+    let (source, way) = settings.source.without_client(spec.levels[0]);
+    let workload = source.build(block_size, seed);
+    let workload = Box::new(Taken { workload, arrivals: &mut arrivals });
+    fleet.start();
+    let observed = Observed::new(fleet);
+    let (mut real, Observed { fleet, history, .. }) =
+        play(&direct, &spec.levels, (observed, workload, ends), watch)?;
+    // Servers do not say when they schedule a request.
+    for level in &mut real.levels {
+        level.retain(|name, _| !name.starts_with("queue_"));
+    }
+    let records = &mut real.requests;
+    records.sort_by_key(|record| record.request);
+
+    let all = Script::new(&arrivals, records, true, SimDuration::ZERO);
+    let on_history = follow(&direct, seed, &all, |ends| {
+        let retold = Retold::new(history, &all, settings.cluster.workers);
+        play(&direct, &spec.levels, (retold, all.play(), ends), Watch::default()).map(drop)
+    })?;
+
+    let script = Script::new(&arrivals, records, false, way);
+    let (mut same, mut simulated_steps) = (None, vec![0; settings.cluster.workers as usize]);
+    let on_simulation = follow(settings, seed, &script, |ends| {
+        let mut fleet = simulated_fleet(settings, &ends);
+        fleet.record_steps();
+        let (outcome, mut fleet) =
+            play(settings, &spec.levels, (fleet, script.play(), ends), watch)?;
+        for step in fleet.take_steps() {
+            simulated_steps[step.worker.index()] += step.steps;
+        }
+        same = Some(outcome);
+        Ok(())
+    })?;
+    let same = same.expect("it was played");
+    let own = simulate(settings, &spec.levels, seed, Watch::default())?;
+
+    let original = |id: RequestId| script.requests[id.index()].original;
+    let mut simulated: BTreeMap<RequestId, &RequestRecord> =
+        same.requests.iter().map(|record| (original(record.request), record)).collect();
+    let mut failed: BTreeMap<RequestId, &FailedRequest> =
+        fleet.failed().iter().map(|failed| (failed.request, failed)).collect();
+    let requests = records.iter().map(|real| LiveRequest {
+        real: *real,
+        simulated: simulated.remove(&real.request).copied(),
+        failed: failed.remove(&real.request).cloned(),
+    });
+    let counted = before.into_iter().zip(fleet.counters());
+    let run = LiveRun {
+        params: params.clone(),
+        seed,
+        requests: requests.collect(),
+        on_history,
+        on_simulation,
+        same_worker: same_worker(settings, spec, seed, &script)?,
+        event_faults: fleet.event_faults().cloned().collect(),
+        facts: fleet.facts().cloned().collect(),
+        counted: counted.map(|(before, after)| Some(after?.since(&before?))).collect(),
+        simulated_steps,
+        arrivals,
+    };
+    Ok((run, [real, same, own]))
+}
+
+/// The servers, with empty caches.
+fn connect(
+    settings: &Settings,
+    seed: u64,
+    options: &LiveOptions,
+    ends: &[FrontEnd],
+) -> Result<LiveFleet, LiveError> {
+    let mut servers = options.servers.clone();
+    servers.text_key = servers.text_key.wrapping_add(seed);
+    let wants_kv_events = ends.iter().any(FrontEnd::wants_kv_events);
+    let api_key = options.api_key.as_deref();
+    let mut fleet = LiveFleet::connect(&servers, &settings.engine, api_key, wants_kv_events)?;
+    match fleet.reset_caches() {
+        Err(error) if !options.keep_caches => return Err(LiveError::Caches(error)),
+        _ => {}
+    }
+    if ends.iter().any(FrontEnd::wants_output_blocks) {
+        fleet.tell_output_blocks();
+    }
+    Ok(fleet)
+}
+
+/// Plays a script with front ends that follow it; what the policy says to it, if
+/// it can be asked.
+fn follow(
+    settings: &Settings,
+    seed: u64,
+    script: &Script,
+    play: impl FnOnce(Vec<FrontEnd>) -> Result<(), Stuck>,
+) -> Result<Option<Agreement>, Stuck> {
+    let is_asked = FOLLOWED.contains(&settings.policy.name());
+    let tally = Tally::default();
+    let taken: Arc<[(RequestId, WorkerId)]> =
+        script.requests.iter().map(|sent| (sent.original, sent.worker)).collect();
+    play(front_ends(settings, seed, |policy| {
+        let (taken, tally) = (Arc::clone(&taken), Arc::clone(&tally));
+        Box::new(Followed { policy: is_asked.then_some(policy), taken, tally })
+    }))?;
+    Ok(is_asked.then(|| tallied(&tally)))
+}
+
+/// How many requests of `script` the policy sends to the same worker by itself,
+/// in front of simulated workers; and of how many.
+fn same_worker(
+    settings: &Settings,
+    spec: &RunSpec,
+    seed: u64,
+    script: &Script,
+) -> Result<(u64, u64), Stuck> {
+    let ends = front_ends(settings, seed, |policy| policy);
+    let fleet = simulated_fleet(settings, &ends);
+    let watch = Watch { requests: true, ..Watch::default() };
+    let (alone, _) = play(settings, &spec.levels, (fleet, script.play(), ends), watch)?;
+    let sent =
+        alone.requests.iter().filter_map(|record| Some((record.request, record.dispatched?.1)));
+    let same = sent.filter(|(id, worker)| script.requests[id.index()].worker == *worker).count();
+    Ok((same as u64, script.requests.len() as u64))
+}

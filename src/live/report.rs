@@ -1,0 +1,412 @@
+//! What a live run says, for people; and every request of it, as a table.
+
+use super::follow::{Agreement, Difference};
+use super::{LiveOutcome, LiveRequest, LiveRun};
+use crate::engine::config::EngineConfig;
+use crate::experiment::Experiment;
+use crate::experiment::results::{Point, Summary};
+use crate::id::RequestId;
+use crate::recorder::{End, RequestRecord};
+use crate::report::metric::{Metric, short, signed};
+use crate::request::Content;
+use crate::time::{SimDuration, SimTime};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+/// What is compared.
+const METRICS: [&str; 13] = [
+    "ttft_ms_mean",
+    "ttft_ms_p50",
+    "ttft_ms_p95",
+    "itl_ms_mean",
+    "itl_ms_p50",
+    "itl_ms_p95",
+    "e2e_ms_mean",
+    "e2e_ms_p50",
+    "e2e_ms_p95",
+    "hit_ratio",
+    "output_tokens_per_s",
+    "requests_per_s",
+    "error_ratio",
+];
+
+/// Differences that are written out, of each kind.
+const SHOWN: usize = 5;
+
+/// All that is to be said about a live run of `experiment`.
+pub fn report(experiment: &Experiment, outcome: &LiveOutcome) -> String {
+    let mut text = String::new();
+    for (at, real) in outcome.real.points.iter().enumerate() {
+        let of = |summary: &Summary| summary.points[at].clone();
+        text += &table(real, &of(&outcome.same), &of(&outcome.own));
+    }
+    let specs = experiment.runs.iter().flat_map(|spec| experiment.seeds.iter().map(move |_| spec));
+    for (run, spec) in outcome.runs.iter().zip(specs) {
+        let params: Vec<String> =
+            run.params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let _ = writeln!(text, "{}, seed {}:", params.join(", "), run.seed);
+        text += &fates(run);
+        text += &cached(run, &spec.settings.engine);
+        text += &decisions(run);
+        text += &steps(run);
+        text += &events(run);
+        text.push('\n');
+    }
+    text
+}
+
+fn table(real: &Point, same: &Point, own: &Point) -> String {
+    let params: Vec<String> =
+        real.params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    let mut text = format!(
+        "{}\n {:<24}{:>10}{:>18}{:>10}{:>14}{:>10}\n",
+        params.join(", "),
+        "",
+        "servers",
+        "simulated: sent",
+        "error",
+        "by itself",
+        "error"
+    );
+    let _ = writeln!(text, "{:-<87}", "");
+    for name in METRICS {
+        let of = |point: &Point| point.metrics.get(name).and_then(|metric| metric.mean);
+        let metric = Metric::of(name);
+        let value =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| short(metric.shown(value)));
+        let error = |point: &Point| {
+            let error = of(real).zip(of(point)).and_then(|(real, of)| metric.difference(of, real));
+            error.map_or("-".to_owned(), |error| {
+                format!("{} {}", signed(error), metric.difference_unit())
+            })
+        };
+        let _ = writeln!(
+            text,
+            " {:<24}{:>10}{:>18}{:>10}{:>14}{:>10}",
+            metric.with_unit(),
+            value(of(real)),
+            value(of(same)),
+            error(same),
+            value(of(own)),
+            error(own)
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// What became of every request.
+fn fates(run: &LiveRun) -> String {
+    let ended = |test: fn(&End) -> bool| {
+        let end = |request: &&LiveRequest| request.real.end.is_some_and(|(_, end)| test(&end));
+        run.requests.iter().filter(end).count()
+    };
+    let finished = ended(|end| matches!(end, End::Finished { .. }));
+    let failed: Vec<_> =
+        run.requests.iter().filter_map(|request| request.failed.as_ref()).collect();
+    let turned_away = ended(|end| matches!(end, End::Rejected(_))) - failed.len();
+    let open = run.requests.iter().filter(|request| request.real.end.is_none()).count();
+    let mut text = format!(
+        "  {} requests: {finished} finished, {} failed, {turned_away} turned away by the router, {open} open when \
+         the run was over\n",
+        run.requests.len(),
+        failed.len(),
+    );
+    for failed in failed.iter().take(SHOWN) {
+        let _ = writeln!(
+            text,
+            "    request {} at worker {}: {}",
+            failed.request, failed.worker, failed.failure
+        );
+    }
+    if failed.len() > SHOWN {
+        let _ = writeln!(text, "    and {} more: requests.csv has them", failed.len() - SHOWN);
+    }
+    text
+}
+
+/// Whether servers and simulation found the same in their caches.
+fn cached(run: &LiveRun, engine: &EngineConfig) -> String {
+    let finished = |record: &RequestRecord| matches!(record.end, Some((_, End::Finished { .. })));
+    let both: Vec<(&RequestRecord, &RequestRecord)> = run
+        .requests
+        .iter()
+        .filter_map(|request| Some((&request.real, request.simulated.as_ref()?)))
+        .filter(|(real, simulated)| finished(real) && finished(simulated))
+        .collect();
+    let differ: Vec<_> =
+        both.iter().filter(|(real, own)| real.cached_tokens != own.cached_tokens).collect();
+    let equal = both.len() - differ.len();
+    let mut text = format!("  cached tokens: equal for {equal} of {} requests\n", both.len());
+    let reasons: Vec<Reason> = differ.iter().map(|(real, _)| reason(run, engine, real)).collect();
+    for (what, count) in Reason::ALL
+        .map(|kind| (kind, reasons.iter().filter(|reason| reason.kind() == kind).count()))
+    {
+        if count > 0 {
+            let _ = writeln!(text, "    {count} {what}");
+        }
+    }
+    for ((real, simulated), reason) in differ.iter().zip(&reasons).take(SHOWN) {
+        let _ = writeln!(
+            text,
+            "    request {} (turn {}, worker {}): {} at the server, {} simulated, of {} tokens; {}",
+            real.request,
+            real.turn,
+            real.dispatched.map_or(String::new(), |(_, worker)| worker.to_string()),
+            real.cached_tokens,
+            simulated.cached_tokens,
+            real.prompt_tokens,
+            reason.text(),
+        );
+    }
+    text
+}
+
+/// Why the cached tokens of a request may differ.
+#[derive(Clone, Copy, Debug)]
+enum Reason {
+    /// This request was at the same worker at the same time and has so many more
+    /// of its leading blocks: which of the two is scheduled first decides.
+    Beside(RequestId, u32),
+    /// The worker had been sent more blocks than it can hold: which of them went
+    /// depends on when requests ended.
+    Evicted,
+    /// Neither.
+    Unknown,
+}
+
+impl Reason {
+    const ALL: [&str; 3] = [
+        "beside a request that shares blocks with it (the order of scheduling decides)",
+        "where blocks had to be evicted (the order of ends decides)",
+        "for a reason unknown",
+    ];
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Beside(..) => Self::ALL[0],
+            Self::Evicted => Self::ALL[1],
+            Self::Unknown => Self::ALL[2],
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::Beside(other, blocks) => {
+                format!("beside request {other}, {blocks} blocks shared")
+            }
+            Self::Evicted => "blocks had been evicted".to_owned(),
+            Self::Unknown => "unknown".to_owned(),
+        }
+    }
+}
+
+fn reason(run: &LiveRun, engine: &EngineConfig, real: &RequestRecord) -> Reason {
+    let Some((sent, worker)) = real.dispatched else { return Reason::Unknown };
+    let content = |id: RequestId| &run.arrivals[id.index()].request.content;
+    let own = content(real.request);
+    let full = |record: &RequestRecord| record.prompt_tokens / engine.block_size;
+    let first_token = real.first_token.unwrap_or(SimTime::MAX);
+    let there = || {
+        run.requests.iter().map(|request| &request.real).filter(move |other| {
+            other.dispatched.is_some_and(|(_, at)| at == worker) && other.request != real.request
+        })
+    };
+    let beside = there().filter(|other| {
+        let began = other.dispatched.is_some_and(|(at, _)| at <= first_token);
+        // An answer of this very moment may or may not have gone before.
+        began && other.end.is_none_or(|(at, _)| at + AT_ONCE >= sent)
+    });
+    let shared = beside.map(|other| {
+        let most = full(real).min(full(other));
+        (common(own, content(other.request), most), other.request)
+    });
+    if let Some((blocks, other)) = shared.max().filter(|(blocks, _)| *blocks > 0) {
+        return Reason::Beside(other, blocks);
+    }
+    let mut blocks = BTreeSet::new();
+    for other in there().filter(|other| other.dispatched.is_some_and(|(at, _)| at <= sent)) {
+        let tokens =
+            other.prompt_tokens + run.arrivals[other.request.index()].request.output_tokens;
+        blocks.extend(content(other.request).blocks(tokens.div_ceil(engine.block_size)));
+    }
+    blocks.extend(own.blocks(full(real) + 1));
+    if blocks.len() > engine.num_blocks as usize { Reason::Evicted } else { Reason::Unknown }
+}
+
+/// Requests this close may meet in one step.
+const AT_ONCE: SimDuration = SimDuration::from_millis(100);
+
+/// Leading blocks that two texts share, up to `most`.
+fn common(one: &Content, other: &Content, most: u32) -> u32 {
+    let pairs = one.blocks(most).zip(other.blocks(most));
+    let same = pairs.take_while(|(a, b)| a == b).count();
+    u32::try_from(same).expect("at most `most`")
+}
+
+fn decisions(run: &LiveRun) -> String {
+    let mut text = String::new();
+    for (agreement, told) in [
+        (&run.on_history, "told what the router was told"),
+        (&run.on_simulation, "told by simulated workers"),
+    ] {
+        let Some(agreement) = agreement else { continue };
+        let Agreement { decisions, agreed, tied, differences } = agreement;
+        let ratio =
+            agreement.ratio().map_or("-".to_owned(), |ratio| format!("{:.1} %", 100.0 * ratio));
+        let _ = writeln!(
+            text,
+            "  decisions, {told}: {ratio} the same ({agreed} of {}; {tied} exact ties apart)",
+            decisions - tied,
+        );
+        for Difference { request, taken, preferred, costs } in differences.iter().take(SHOWN) {
+            let of = |worker| costs.iter().find(|parts| parts.worker == worker);
+            let [own, best] = [*taken, *preferred].map(of);
+            let (Some(own), Some(best)) = (own, best) else { continue };
+            let apart = own.parts.iter().zip(&best.parts);
+            let apart =
+                apart.max_by(|(a, b), (c, d)| (a.1 - b.1).abs().total_cmp(&(c.1 - d.1).abs()));
+            let why = apart.map_or(String::new(), |((name, a), (_, b))| {
+                format!(", mostly by {name}: {} against {}", short(*a), short(*b))
+            });
+            let _ = writeln!(
+                text,
+                "    request {request}: went to worker {taken} ({}), worker {preferred} has {}{why}",
+                short(own.cost),
+                short(best.cost),
+            );
+        }
+    }
+    let (same, all) = run.same_worker;
+    let _ = writeln!(
+        text,
+        "  by itself, on the same requests, the simulated router sends {same} of {all} to the same worker"
+    );
+    text
+}
+
+fn steps(run: &LiveRun) -> String {
+    let mut text = String::new();
+    for ((worker, counted), simulated) in run.counted.iter().enumerate().zip(&run.simulated_steps) {
+        let Some(counted) = counted else { continue };
+        let _ = writeln!(
+            text,
+            "  worker {worker}: {} steps, {} preemptions, {} of {} prompt tokens hit by its own count; {simulated} \
+             steps simulated",
+            counted.steps, counted.preemptions, counted.hit_tokens, counted.queried_tokens,
+        );
+    }
+    text
+}
+
+fn events(run: &LiveRun) -> String {
+    let mut text = String::new();
+    for (worker, faults) in run.event_faults.iter().enumerate() {
+        if *faults == Default::default() {
+            continue;
+        }
+        let _ = writeln!(
+            text,
+            "  KV events of worker {worker}: {} batches missed and recovered, {} lost, {} restarts, {} broken{}",
+            faults.recovered,
+            faults.lost,
+            faults.restarts,
+            faults.broken,
+            faults
+                .first_broken
+                .as_ref()
+                .map_or(String::new(), |first| format!(" (the first: {first})")),
+        );
+    }
+    text
+}
+
+const COLUMNS: [&str; 16] = [
+    "request",
+    "conversation",
+    "turn",
+    "worker",
+    "end",
+    "failure",
+    "prompt_tokens",
+    "cached_tokens",
+    "cached_tokens_simulated",
+    "sent_ms",
+    "ttft_ms",
+    "ttft_ms_simulated",
+    "itl_ms",
+    "itl_ms_simulated",
+    "e2e_ms",
+    "e2e_ms_simulated",
+];
+
+/// Every request, servers and simulation side by side; times in milliseconds,
+/// what did not happen is empty.
+pub fn requests_csv(outcome: &LiveOutcome) -> String {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let params: BTreeSet<&String> = outcome.runs.iter().flat_map(|run| run.params.keys()).collect();
+    let names = params.iter().map(|key| key.as_str()).chain(["seed"]).chain(COLUMNS);
+    writer.write_record(names).expect("memory takes every byte");
+    for run in &outcome.runs {
+        let plain =
+            |key: &&String| run.params.get(*key).map(ToString::to_string).unwrap_or_default();
+        let values: Vec<String> = params.iter().map(plain).chain([run.seed.to_string()]).collect();
+        for request in &run.requests {
+            let row = values.iter().cloned().chain(cells(request));
+            writer.write_record(row).expect("rows of equal length into memory");
+        }
+    }
+    let bytes = writer.into_inner().expect("memory takes every byte");
+    String::from_utf8(bytes).expect("made from text")
+}
+
+fn cells(request: &LiveRequest) -> [String; 16] {
+    let real = &request.real;
+    let simulated = request.simulated.as_ref();
+    let ms =
+        |time: Option<SimDuration>| time.map(|t| t.as_millis().to_string()).unwrap_or_default();
+    let end = match real.end {
+        None => "unfinished",
+        Some((_, End::Finished { .. })) => "finished",
+        Some((_, End::Rejected(_))) => "rejected",
+        Some((_, End::Failed)) => "failed",
+    };
+    [
+        real.request.to_string(),
+        real.conversation.to_string(),
+        real.turn.to_string(),
+        real.dispatched.map(|(_, worker)| worker.to_string()).unwrap_or_default(),
+        end.to_owned(),
+        request.failed.as_ref().map(|failed| failed.failure.to_string()).unwrap_or_default(),
+        real.prompt_tokens.to_string(),
+        real.cached_tokens.to_string(),
+        simulated.map(|record| record.cached_tokens.to_string()).unwrap_or_default(),
+        real.sent.as_millis().to_string(),
+        ms(ttft(real)),
+        ms(simulated.and_then(ttft)),
+        ms(itl(real)),
+        ms(simulated.and_then(itl)),
+        ms(e2e(real)),
+        ms(simulated.and_then(e2e)),
+    ]
+}
+
+fn ttft(record: &RequestRecord) -> Option<SimDuration> {
+    Some(record.first_token? - record.sent)
+}
+
+fn e2e(record: &RequestRecord) -> Option<SimDuration> {
+    match record.end? {
+        (at, End::Finished { .. }) => Some(at - record.sent),
+        _ => None,
+    }
+}
+
+fn itl(record: &RequestRecord) -> Option<SimDuration> {
+    match record.end? {
+        (at, End::Finished { output_tokens }) if output_tokens > 1 => {
+            Some((at - record.first_token?) / u64::from(output_tokens - 1))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,220 @@
+//! Simulated workers behind vLLM's HTTP interface, in real time: a client or a
+//! router that speaks to vLLM can be tried out without a GPU.
+//!
+//! One thread owns the workers and lives on the clock of the wall
+//! (`engine`); HTTP and ZMQ are tasks around it. A prompt is its tokens, so
+//! prefixes are shared as they would be; answers are words without meaning, the
+//! same for the same prompt.
+
+// The wall clock is what this is about.
+#![allow(clippy::disallowed_methods)]
+
+mod engine;
+mod metrics;
+mod publisher;
+mod routes;
+mod words;
+
+use crate::experiment::{Settings, front_ends, simulated_fleet};
+use crate::fleet::SimulatedFleet;
+use crate::id::WorkerId;
+use crate::settings::Invalid;
+use engine::{Ask, Clock, Engine};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use publisher::{Publication, Publisher, publish_all};
+use routes::Routes;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, mpsc};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// KV events of the worker on port p are on port p + this; and, again as much
+/// further, its replay socket.
+const EVENTS_APART: u16 = 1000;
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// The address to listen on.
+    pub host: IpAddr,
+    /// The port of worker 0, the others follow; or of the router. 0: any that are free.
+    pub port: u16,
+    /// One port, behind the experiment's router, in place of one per worker.
+    pub behind_router: bool,
+    /// Simulated seconds in one of the wall's.
+    pub speed: f64,
+    /// The name of the model.
+    pub model: String,
+    /// Whether to publish KV events; not behind the router.
+    pub events: bool,
+    /// Seed of the router.
+    pub seed: u64,
+}
+
+/// What cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A setting will not do.
+    #[error(transparent)]
+    Setting(#[from] Invalid),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {reason}; choose another with --host or --port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// KV events cannot be published.
+    #[error("{0}; choose another port with --port, or leave --events out")]
+    Events(String),
+    /// The operating system gives no threads.
+    #[error("cannot start: {0}")]
+    Start(String),
+}
+
+/// Simulated workers that are being served, until this is dropped.
+#[derive(Debug)]
+pub struct Served {
+    addresses: Vec<SocketAddr>,
+    runtime: Option<Runtime>,
+}
+
+impl Served {
+    /// Where they listen: in order of workers, or the one of the router.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Serves the workers of `settings`.
+///
+/// # Errors
+/// If a setting will not do, or an address is taken.
+pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, ServeError> {
+    let ServeOptions { speed, behind_router, events, .. } = *options;
+    Invalid::unless(speed.is_finite() && speed > 0.0, "--speed", speed, "a finite number above 0")?;
+    let policy = settings.policy.name();
+    let allowed = "any other policy: this router is shown no truth";
+    let is_oracle = behind_router && policy == "oracle";
+    Invalid::unless(!is_oracle, "router.policy", format!("{policy:?}"), allowed)?;
+    let replicas = settings.router.replicas;
+    let allowed = "1: all requests reach one front end here";
+    Invalid::unless(!behind_router || replicas == 1, "router.replicas", replicas, allowed)?;
+
+    let start = |error: std::io::Error| ServeError::Start(error.to_string());
+    let runtime =
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(start)?;
+    // Tokens are told one by one.
+    let mut settings = settings.clone();
+    settings.engine.fast_forward = false;
+    let (ask, asks) = mpsc::channel();
+    let listeners = runtime.block_on(listen(options, settings.cluster.workers))?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
+    let publish = events.then(|| runtime.block_on(publish(&addresses))).transpose()?;
+    let clock = Clock::new(speed);
+    let thread = std::thread::Builder::new().name("sim-engine".to_owned());
+    let (of_thread, seed) = (settings.clone(), options.seed);
+    // Policies need not be Send, so the thread makes its own.
+    let engine = move || engine(&of_thread, (behind_router, seed), clock, asks, publish).run();
+    thread.spawn(engine).map_err(start)?;
+    for (id, (address, listener)) in (0..).map(WorkerId).zip(listeners) {
+        let events = events.then(|| endpoints(address));
+        let worker = (!behind_router).then_some(id);
+        let routes = Routes::new(&settings.engine, &options.model, worker, events, ask.clone());
+        runtime.spawn(accept(listener, Arc::new(routes)));
+    }
+    Ok(Served { addresses, runtime: Some(runtime) })
+}
+
+/// The workers of `settings`, and their router if there is to be one.
+fn engine(
+    settings: &Settings,
+    (behind_router, seed): (bool, u64),
+    clock: Clock,
+    asks: mpsc::Receiver<Ask>,
+    publish: Option<UnboundedSender<Publication>>,
+) -> Engine {
+    let ends = if behind_router { front_ends(settings, seed, |policy| policy) } else { Vec::new() };
+    let workers = settings.cluster.workers;
+    let config = Arc::new(settings.engine.clone());
+    let fleet = match publish {
+        Some(_) => SimulatedFleet::new(workers, &config, true),
+        None => simulated_fleet(settings, &ends),
+    };
+    let block_size = settings.engine.block_size;
+    Engine::new((fleet, workers), ends.into_iter().next(), (clock, block_size), asks, publish)
+}
+
+async fn listen(
+    options: &ServeOptions,
+    workers: u32,
+) -> Result<Vec<(SocketAddr, TcpListener)>, ServeError> {
+    let count = if options.behind_router { 1 } else { workers };
+    let mut listeners = Vec::new();
+    for at in 0..count {
+        let port = if options.port == 0 { Some(0) } else { u16::try_from(at).ok() };
+        let port = port.and_then(|at| options.port.checked_add(at));
+        let allowed = format!("so low that {count} ports from there exist");
+        let port = port.ok_or_else(|| Invalid::new("--port", options.port, allowed))?;
+        let address = SocketAddr::new(options.host, port);
+        let wrong =
+            |error: std::io::Error| ServeError::Listen { address, reason: error.to_string() };
+        let listener = TcpListener::bind(address).await.map_err(wrong)?;
+        listeners.push((listener.local_addr().map_err(wrong)?, listener));
+    }
+    Ok(listeners)
+}
+
+/// Where the worker at `address` publishes, and says it again.
+fn endpoints(address: SocketAddr) -> [String; 2] {
+    [1, 2].map(|times| {
+        let port = address.port().wrapping_add(EVENTS_APART * times);
+        format!("tcp://{}", SocketAddr::new(address.ip(), port))
+    })
+}
+
+/// Publishers of all workers; what is given to the sender is published.
+async fn publish(addresses: &[SocketAddr]) -> Result<UnboundedSender<Publication>, ServeError> {
+    let mut publishers = Vec::new();
+    for (id, &address) in (0..).map(WorkerId).zip(addresses) {
+        let publisher = Publisher::bind(id, endpoints(address)).await;
+        publishers.push(publisher.map_err(ServeError::Events)?);
+    }
+    let (publish, publications) = unbounded_channel();
+    tokio::spawn(publish_all(publishers, publications));
+    Ok(publish)
+}
+
+/// Takes connections as long as there are any.
+async fn accept(listener: TcpListener, routes: Arc<Routes>) {
+    loop {
+        // Out of files, most likely: connections that end will free some.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let routes = Arc::clone(&routes);
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| {
+                let routes = Arc::clone(&routes);
+                async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
+            });
+            // A client that breaks off hears nothing more.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+        });
+    }
+}

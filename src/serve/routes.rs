@@ -1,0 +1,467 @@
+//! vLLM's HTTP interface: what is asked for, and how it is answered.
+
+use super::engine::{Ask, Completion, Said, text};
+use super::words;
+use crate::engine::config::EngineConfig;
+use crate::event::RejectReason;
+use crate::id::WorkerId;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
+
+/// Longer requests are refused.
+const MOST_BYTES: usize = 64 << 20;
+/// The version of vLLM whose interface this is.
+const VERSION: &str = "0.32.0";
+/// Tokens of an answer whose request names no number: vLLM's default for
+/// completions; for chats, where vLLM would fill the context, assumed.
+const DEFAULT_TOKENS: u32 = 16;
+const DEFAULT_CHAT_TOKENS: u32 = 256;
+/// Names whoever is to be routed alike.
+const SESSION_HEADER: &str = "x-session-id";
+/// Says which worker answered.
+const WORKER_HEADER: &str = "x-sim-worker";
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Answers the requests to one port.
+pub(super) struct Routes {
+    engine: EngineConfig,
+    model: String,
+    /// `None`: behind the router.
+    worker: Option<WorkerId>,
+    events: Option<[String; 2]>,
+    ask: Sender<Ask>,
+    answers: AtomicU64,
+}
+
+/// The body of a request for a completion, of both kinds; fields that change
+/// nothing here are passed over.
+#[derive(Deserialize)]
+struct Wanted {
+    model: Option<String>,
+    prompt: Option<Prompt>,
+    messages: Option<Vec<Message>>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    #[serde(default)]
+    stream: bool,
+    stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    return_token_ids: bool,
+    n: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    Tokens(Vec<u32>),
+    Text(String),
+    /// One prompt in a list.
+    Lists(Vec<Vec<u32>>),
+    Texts(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    #[serde(default)]
+    content: Option<MessageContent>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum MessageContent {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+/// How the answer to a request is to look.
+struct Form {
+    id: String,
+    model: String,
+    created: u64,
+    is_chat: bool,
+    with_usage: bool,
+    with_token_ids: bool,
+    prompt: Vec<u32>,
+}
+
+/// Why a request is refused.
+struct Refusal(StatusCode, &'static str, String);
+
+impl Routes {
+    pub(super) fn new(
+        engine: &EngineConfig,
+        model: &str,
+        worker: Option<WorkerId>,
+        events: Option<[String; 2]>,
+        ask: Sender<Ask>,
+    ) -> Self {
+        let (engine, model) = (engine.clone(), model.to_owned());
+        Self { engine, model, worker, events, ask, answers: AtomicU64::new(0) }
+    }
+
+    /// Answers a request, whatever it is.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answered = match (&method, path.as_str()) {
+            (&Method::GET, "/health" | "/ping") => Ok(plain(StatusCode::OK, String::new())),
+            (&Method::GET, "/version") => Ok(in_json(&json!({ "version": VERSION }))),
+            (&Method::GET, "/v1/models") => Ok(in_json(&self.models())),
+            (&Method::GET, "/metrics") => self.metrics().await,
+            (&Method::GET, "/kv_event_sources") if self.events.is_some() => {
+                Ok(in_json(&self.sources()))
+            }
+            (&Method::POST, "/v1/completions") => self.complete(request, false).await,
+            (&Method::POST, "/v1/chat/completions") => self.complete(request, true).await,
+            (_, "/v1/completions" | "/v1/chat/completions") => Err(Refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "BadRequestError",
+                "Method Not Allowed".to_owned(),
+            )),
+            _ => Err(Refusal(StatusCode::NOT_FOUND, "NotFoundError", "Not Found".to_owned())),
+        };
+        answered.unwrap_or_else(|Refusal(status, kind, message)| {
+            let code = status.as_u16();
+            let error = json!({ "message": message, "type": kind, "param": null, "code": code });
+            let mut response = in_json(&json!({ "error": error }));
+            *response.status_mut() = status;
+            response
+        })
+    }
+
+    fn models(&self) -> Value {
+        json!({ "object": "list", "data": [{
+            "id": self.model, "object": "model", "created": seconds(), "owned_by": "sim",
+            "root": self.model, "max_model_len": self.engine.max_model_len,
+        }]})
+    }
+
+    /// As vLLM says it: an address with a star is one where the publisher binds.
+    fn sources(&self) -> Value {
+        let starred = |place: &String| {
+            let port = place.rsplit(':').next().unwrap_or_default();
+            format!("tcp://*:{port}")
+        };
+        let [endpoint, replay] = self.events.clone().unwrap_or_default();
+        json!({ "0": {
+            "enable_kv_cache_events": true, "publisher": "zmq",
+            "endpoint": starred(&endpoint), "replay_endpoint": starred(&replay),
+        }})
+    }
+
+    async fn metrics(&self) -> Result<Response<Body>, Refusal> {
+        let worker = self.worker.unwrap_or_default();
+        let (reply, counted) = oneshot::channel();
+        self.ask.send(Ask::Count(worker, reply)).map_err(|_| ended())?;
+        let (counters, gauges) = counted.await.map_err(|_| ended())?;
+        Ok(plain(StatusCode::OK, counters.text(&gauges, &self.engine, &self.model)))
+    }
+
+    async fn complete(
+        &self,
+        request: Request<Incoming>,
+        is_chat: bool,
+    ) -> Result<Response<Body>, Refusal> {
+        let session = request.headers().get(SESSION_HEADER).and_then(|value| value.to_str().ok());
+        let session = session.map(str::to_owned);
+        let body = Limited::new(request.into_body(), MOST_BYTES).collect().await;
+        let body = body.map_err(|error| bad(format!("the body cannot be read: {error}")))?;
+        let wanted: Wanted = serde_json::from_slice(&body.to_bytes())
+            .map_err(|error| bad(format!("the body is not as it should be: {error}")))?;
+        let streamed = wanted.stream;
+        let (form, max_tokens) = self.form(wanted, is_chat)?;
+        let (say, mut said) = unbounded_channel();
+        let prompt = form.prompt.clone();
+        let completion = Completion { worker: self.worker, prompt, max_tokens, session, say };
+        self.ask.send(Ask::Complete(completion)).map_err(|_| ended())?;
+        // Refusals have a status of their own, so the first word is waited for.
+        let worker = match said.recv().await {
+            Some(Said::Accepted(worker)) => worker,
+            Some(Said::Refused(reason)) => return Err(refused(reason)),
+            _ => return Err(ended()),
+        };
+        let mut response = if streamed {
+            let events = StreamBody::new(form.events(said).map(|event| Ok(Frame::data(event))));
+            let mut response = Response::new(BodyExt::boxed_unsync(events));
+            let headers = response.headers_mut();
+            headers
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            response
+        } else {
+            in_json(&form.whole(said).await?)
+        };
+        response.headers_mut().insert(WORKER_HEADER, HeaderValue::from(worker.0));
+        Ok(response)
+    }
+
+    /// What is wanted, checked as vLLM checks it; and how many tokens.
+    fn form(&self, wanted: Wanted, is_chat: bool) -> Result<(Form, u32), Refusal> {
+        if let Some(model) = wanted.model.as_ref().filter(|model| **model != self.model) {
+            let message = format!("The model `{model}` does not exist.");
+            return Err(Refusal(StatusCode::NOT_FOUND, "NotFoundError", message));
+        }
+        if wanted.n.is_some_and(|n| n != 1) {
+            return Err(bad("n must be 1: one answer per request".to_owned()));
+        }
+        let prompt = if is_chat { chat(wanted.messages)? } else { prompt(wanted.prompt)? };
+        if prompt.is_empty() {
+            return Err(bad("the prompt is empty".to_owned()));
+        }
+        let limit = self.engine.max_model_len;
+        let room = u32::try_from(prompt.len()).ok().and_then(|length| limit.checked_sub(length));
+        let Some(room) = room.filter(|room| *room > 0) else {
+            let length = prompt.len();
+            return Err(bad(format!(
+                "This model's maximum context length is {limit} tokens. However, your prompt has {length} tokens."
+            )));
+        };
+        let default = if is_chat { DEFAULT_CHAT_TOKENS } else { DEFAULT_TOKENS };
+        let max_tokens = wanted.max_completion_tokens.or(wanted.max_tokens).unwrap_or(default);
+        if max_tokens == 0 {
+            return Err(bad("max_tokens must be at least 1".to_owned()));
+        }
+        let number = self.answers.fetch_add(1, Ordering::Relaxed);
+        let kind = if is_chat { "chatcmpl" } else { "cmpl" };
+        let form = Form {
+            id: format!("{kind}-{number:016x}"),
+            model: self.model.clone(),
+            created: seconds(),
+            is_chat,
+            with_usage: wanted.stream_options.is_some_and(|options| options.include_usage),
+            with_token_ids: wanted.return_token_ids,
+            prompt,
+        };
+        // vLLM cuts what does not fit; it is no error.
+        Ok((form, max_tokens.min(room)))
+    }
+}
+
+impl Form {
+    /// One event per step, then the usage if it is wanted, then the end.
+    fn events(self, said: UnboundedReceiver<Said>) -> impl Stream<Item = Bytes> {
+        let first = self.is_chat.then(|| {
+            let delta = json!({ "role": "assistant", "content": "" });
+            let choice = json!({ "index": 0, "delta": delta, "finish_reason": null });
+            Bytes::from(self.event(&json!([choice]), None))
+        });
+        let state = Some((self, said, Progress::default()));
+        let rest = stream::unfold(state, |state| async move {
+            let (form, mut said, mut progress) = state?;
+            loop {
+                match said.recv().await? {
+                    Said::Accepted(_) => {}
+                    Said::Scheduled(cached_tokens) => progress.cached_tokens = cached_tokens,
+                    Said::Tokens { tokens, last } => {
+                        let event = form.tokens(&tokens, last, &mut progress);
+                        let state = (!last).then_some((form, said, progress));
+                        return Some((Bytes::from(event), state));
+                    }
+                    Said::Refused(reason) => {
+                        let error = json!({ "message": reason.to_string(), "code": 500 });
+                        let event = format!("data: {}\n\n{END}", json!({ "error": error }));
+                        return Some((Bytes::from(event), None));
+                    }
+                }
+            }
+        });
+        stream::iter(first).chain(rest)
+    }
+
+    /// The event of some tokens; with the last of them, all that follows.
+    fn tokens(&self, tokens: &[u32], last: bool, progress: &mut Progress) -> String {
+        let reason = last.then_some("length");
+        let mut choice = json!({ "index": 0, "finish_reason": reason, "logprobs": null });
+        if self.is_chat {
+            choice["delta"] = json!({ "content": text(tokens) });
+        } else {
+            choice["text"] = json!(text(tokens));
+        }
+        if self.with_token_ids {
+            choice["token_ids"] = json!(tokens);
+            if progress.tokens == 0 {
+                choice["prompt_token_ids"] = json!(self.prompt);
+            }
+        }
+        progress.tokens += tokens.len();
+        let mut event = self.event(&json!([choice]), None);
+        if last {
+            if self.with_usage {
+                event += &self.event(&json!([]), Some(&self.usage(progress)));
+            }
+            event += END;
+        }
+        event
+    }
+
+    fn event(&self, choices: &Value, usage: Option<&Value>) -> String {
+        let object = if self.is_chat { "chat.completion.chunk" } else { "text_completion" };
+        format!("data: {}\n\n", self.object(object, choices, usage))
+    }
+
+    fn object(&self, object: &str, choices: &Value, usage: Option<&Value>) -> Value {
+        let mut value = json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model,
+            "choices": choices,
+        });
+        if let Some(usage) = usage {
+            value["usage"] = usage.clone();
+        }
+        value
+    }
+
+    fn usage(&self, progress: &Progress) -> Value {
+        let (prompt, tokens) = (self.prompt.len(), progress.tokens);
+        json!({
+            "prompt_tokens": prompt,
+            "completion_tokens": tokens,
+            "total_tokens": prompt + tokens,
+            "prompt_tokens_details": { "cached_tokens": progress.cached_tokens },
+        })
+    }
+
+    /// The whole answer at once.
+    async fn whole(self, mut said: UnboundedReceiver<Said>) -> Result<Value, Refusal> {
+        let mut progress = Progress::default();
+        let mut answer = Vec::new();
+        loop {
+            match said.recv().await.ok_or_else(ended)? {
+                Said::Accepted(_) => {}
+                Said::Scheduled(cached_tokens) => progress.cached_tokens = cached_tokens,
+                Said::Refused(reason) => return Err(refused(reason)),
+                Said::Tokens { tokens, last } => {
+                    progress.tokens += tokens.len();
+                    answer.extend(tokens);
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        let mut choice = json!({ "index": 0, "finish_reason": "length", "logprobs": null });
+        if self.is_chat {
+            choice["message"] = json!({ "role": "assistant", "content": text(&answer) });
+        } else {
+            choice["text"] = json!(text(&answer));
+        }
+        if self.with_token_ids {
+            choice["token_ids"] = json!(answer);
+            choice["prompt_token_ids"] = json!(self.prompt);
+        }
+        let object = if self.is_chat { "chat.completion" } else { "text_completion" };
+        Ok(self.object(object, &json!([choice]), Some(&self.usage(&progress))))
+    }
+}
+
+/// What ends a stream of events.
+const END: &str = "data: [DONE]\n\n";
+
+/// How far an answer has come.
+#[derive(Debug, Default)]
+struct Progress {
+    tokens: usize,
+    cached_tokens: u32,
+}
+
+/// The tokens of a prompt.
+fn prompt(prompt: Option<Prompt>) -> Result<Vec<u32>, Refusal> {
+    let one = || bad("prompt must be one text or one list of token ids".to_owned());
+    match prompt.ok_or_else(|| bad("prompt is missing".to_owned()))? {
+        Prompt::Tokens(tokens) => Ok(tokens),
+        Prompt::Text(text) => Ok(words::tokens(&text)),
+        Prompt::Lists(lists) => match <[_; 1]>::try_from(lists) {
+            Ok([tokens]) => Ok(tokens),
+            Err(_) => Err(one()),
+        },
+        Prompt::Texts(texts) => match &texts[..] {
+            [text] => Ok(words::tokens(text)),
+            _ => Err(one()),
+        },
+    }
+}
+
+/// The tokens of a chat, each turn after the name of who said it.
+fn chat(messages: Option<Vec<Message>>) -> Result<Vec<u32>, Refusal> {
+    let messages = messages.ok_or_else(|| bad("messages are missing".to_owned()))?;
+    let mut tokens = Vec::new();
+    for Message { role, content } in messages {
+        tokens.extend(words::tokens(&format!("\n[{role}]")));
+        match content {
+            None => {}
+            Some(MessageContent::Text(text)) => tokens.extend(words::tokens(&text)),
+            Some(MessageContent::Parts(parts)) => {
+                parts.iter().for_each(|part| tokens.extend(words::tokens(&part.text)));
+            }
+        }
+    }
+    tokens.extend(words::tokens("\n[assistant]"));
+    Ok(tokens)
+}
+
+fn bad(message: String) -> Refusal {
+    Refusal(StatusCode::BAD_REQUEST, "BadRequestError", message)
+}
+
+fn refused(reason: RejectReason) -> Refusal {
+    let message = format!("the request is {reason}");
+    match reason {
+        RejectReason::Policy => {
+            Refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableError", message)
+        }
+        _ => bad(message),
+    }
+}
+
+/// The workers are gone, because the program ends.
+fn ended() -> Refusal {
+    Refusal(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalServerError",
+        "no worker answers".to_owned(),
+    )
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn in_json(value: &Value) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(value.to_string())).boxed_unsync());
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,166 @@
+//! Simulated workers behind vLLM's HTTP interface, asked by the fleet of real
+//! servers: what goes over the wire is what was simulated.
+
+use kv_router_sim::experiment::{Experiment, LoadOptions};
+use kv_router_sim::fleet::live::{LiveSettings, ServerError};
+use kv_router_sim::live::{self, LiveError, LiveOptions, LiveOutcome};
+use kv_router_sim::serve::{ServeOptions, Served, serve};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::path::Path;
+
+const EXPERIMENT: &str = r#"
+name = "served"
+[cluster]
+workers = 2
+[engine]
+rules = "vllm"
+block_size = 16
+num_blocks = 400
+max_num_seqs = 8
+max_num_batched_tokens = 512
+step_time = { kind = "fixed", prefill = "10ms", decode = "4ms" }
+[router]
+policy = "kv"
+[workload]
+kind = "conversations"
+concurrency = 2
+starters = 2
+starter_tokens = { kind = "uniform", min = 60, max = 200 }
+turns = { min = 2, max = 3 }
+question_tokens = { kind = "uniform", min = 5, max = 60 }
+output_tokens = { kind = "uniform", min = 2, max = 12 }
+think_time = { kind = "constant", value = "40ms" }
+start_spread = "100ms"
+[measure]
+window = "2500ms"
+"#;
+
+fn experiment(changes: &[&str]) -> Experiment {
+    let overrides = changes.iter().map(|&change| change.to_owned()).collect();
+    let options = LoadOptions { overrides, ..LoadOptions::default() };
+    Experiment::parse(Path::new("served.toml"), EXPERIMENT, &options).expect("a good experiment")
+}
+
+fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
+    let options = ServeOptions {
+        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 0,
+        behind_router,
+        speed: 1.0,
+        model: "sim".to_owned(),
+        events,
+        seed: 1,
+    };
+    serve(&experiment.runs[0].settings, &options).expect("free ports")
+}
+
+fn run(experiment: &Experiment, served: &Served) -> Result<LiveOutcome, LiveError> {
+    let urls = served.addresses().iter().map(|address| format!("http://{address}")).collect();
+    let servers = LiveSettings { urls, ..LiveSettings::default() };
+    let options = LiveOptions { servers, api_key: None, keep_caches: true };
+    live::run(experiment, &options, |_, _| ())
+}
+
+/// Everything at once: HTTP, streams, KV events over ZMQ, their translation, the
+/// policy, and the simulations beside it.
+#[test]
+fn a_live_run_on_simulated_workers_is_their_simulation() {
+    let experiment = experiment(&[]);
+    let served = start(&experiment, true, false);
+    let outcome = run(&experiment, &served).expect("a run");
+    let run = &outcome.runs[0];
+    assert!(run.requests.len() > 20, "{}", run.requests.len());
+    assert!(run.requests.iter().all(|request| request.failed.is_none()));
+    assert!(run.event_faults.iter().all(|faults| *faults == Default::default()), "{run:?}");
+
+    let both = run.requests.iter().filter(|request| request.real.end.is_some());
+    let both: Vec<_> =
+        both.filter_map(|request| Some((request.real, request.simulated?))).collect();
+    let hits = both.iter().filter(|(real, _)| real.cached_tokens > 0).count();
+    let equal = both.iter().filter(|(real, own)| real.cached_tokens == own.cached_tokens).count();
+    assert!(hits * 3 > both.len(), "{hits} of {} hit", both.len());
+    // Two conversations that begin with one text may meet in either order.
+    assert!(equal * 10 >= both.len() * 9, "{equal} of {} equal", both.len());
+
+    let told = run.on_history.as_ref().expect("kv can be asked");
+    assert_eq!(told.differences, [], "the same history, the same decisions");
+    assert_eq!(told.agreed + told.tied, told.decisions);
+    assert_eq!(usize::try_from(told.decisions), Ok(run.requests.len()));
+
+    // On a busy machine tokens come late, never early.
+    let mean = |summary: &kv_router_sim::experiment::results::Summary, name: &str| {
+        summary.points[0].metrics[name].mean.expect("measured")
+    };
+    for name in ["ttft_ms_mean", "itl_ms_mean"] {
+        let (real, simulated) = (mean(&outcome.real, name), mean(&outcome.same, name));
+        assert!(real > 0.8 * simulated, "{name}: {real} against {simulated}");
+    }
+    let report = live::report(&experiment, &outcome);
+    assert!(report.contains("cached tokens: equal for"), "{report}");
+    assert_eq!(live::requests_csv(&outcome).lines().count(), run.requests.len() + 1);
+}
+
+#[test]
+fn a_fleet_of_another_size_is_refused_before_anything_is_sent() {
+    let experiment = experiment(&["cluster.workers=1"]);
+    let served = start(&experiment, false, false);
+    let larger = self::experiment(&[]);
+    let refused = run(&larger, &served).expect_err("two workers, one server");
+    assert!(refused.to_string().contains("cluster.workers"), "{refused}");
+    let without_events = run(&experiment, &served).expect_err("kv needs events");
+    assert!(
+        matches!(without_events, LiveError::Server(ServerError::Events { .. })),
+        "{without_events}"
+    );
+}
+
+/// Status and body of a request.
+fn ask(served: &Served, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(served.addresses()[0]).expect("it listens");
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, answer)
+}
+
+#[test]
+fn chats_and_whole_answers_have_vllms_shape_behind_the_router_too() {
+    let experiment = experiment(&[]);
+    for behind_router in [false, true] {
+        let served = start(&experiment, false, behind_router);
+        assert_eq!(served.addresses().len(), if behind_router { 1 } else { 2 });
+        let chat = r#"{"model":"sim","messages":[{"role":"user","content":"Hello there, my friend"}],
+                       "max_tokens":5,"stream":true,"stream_options":{"include_usage":true}}"#;
+        let (status, answer) = ask(&served, "POST", "/v1/chat/completions", chat);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer.matches("\"content\":\" ").count(), 5, "{answer}");
+        assert!(answer.contains("\"finish_reason\":\"length\"") && answer.contains("data: [DONE]"));
+        assert!(answer.contains("\"completion_tokens\":5"), "{answer}");
+        let whole = r#"{"prompt":"one two three","max_tokens":3}"#;
+        let (status, answer) = ask(&served, "POST", "/v1/completions", whole);
+        assert_eq!(status, 200, "{answer}");
+        assert!(answer.contains("\"total_tokens\":7"), "{answer}");
+        for (path, body, expected) in [
+            ("/v1/completions", r#"{"model":"other","prompt":"x"}"#, 404),
+            ("/v1/completions", r#"{"prompt":"#, 400),
+            ("/v1/completions", r#"{"prompt":["a","b"]}"#, 400),
+            ("/v1/completions", r#"{"prompt":"x","max_tokens":0}"#, 400),
+            ("/v1/chat/completions", r#"{"prompt":"x"}"#, 400),
+            ("/v1/elsewhere", "{}", 404),
+        ] {
+            let (status, answer) = ask(&served, "POST", path, body);
+            assert_eq!(status, expected, "{path} {body}: {answer}");
+            assert!(answer.contains("\"message\":"), "{answer}");
+        }
+        let (_, metrics) = ask(&served, "GET", "/metrics", "");
+        assert!(metrics.contains("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"sim\"} 0"));
+        assert!(metrics.contains("vllm:time_to_first_token_seconds_bucket"), "{metrics}");
+        assert_eq!(ask(&served, "GET", "/health", "").0, 200);
+    }
+}
