@@ -375,17 +375,16 @@ impl Resolver {
         path: &str,
         key: &str,
     ) -> Result<Arc<Model>, ExperimentError> {
-        let file = document.folder_of(key).join(path);
-        let name = (path.to_owned(), file);
-        if let Some(model) = self.models.get(&name) {
+        let known = (path.to_owned(), document.folder_of(key).join(path));
+        if let Some(model) = self.models.get(&known) {
             return Ok(Arc::clone(model));
         }
-        let model = Model::load(&name.1).map_err(|error| {
+        let model = Model::load(&known.1).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             document.value_error(key, &toml::Value::String(path.to_owned()), &problem)
         })?;
         let model = Arc::new(model);
-        self.models.insert(name, Arc::clone(&model));
+        self.models.insert(known, Arc::clone(&model));
         Ok(model)
     }
 
