@@ -200,16 +200,17 @@ fn line(record: &RequestRecord, warmup: SimDuration) -> Option<Line> {
             BTreeMap::from([("error_isl", value)])
         }
     };
-    let error = match how {
-        End::Finished { .. } => None,
-        End::Rejected(reason) => Some(error(&reason.to_string())),
-    };
-    Some(Line { metadata, metrics, error })
+    Some(Line { metadata, metrics, error: error(how) })
 }
 
-/// A server's answer to what it cannot serve.
-fn error(message: &str) -> Value {
-    json!({ "code": 400, "type": "RequestRejected", "message": message })
+/// A server's answer to what it does not serve; none to what it does.
+fn error(end: End) -> Option<Value> {
+    let (code, kind, message) = match end {
+        End::Finished { .. } => return None,
+        End::Rejected(reason) => (400, "RequestRejected", reason.to_string()),
+        End::Failed => (503, "RequestFailed", "lost with its worker".to_owned()),
+    };
+    Some(json!({ "code": code, "type": kind, "message": message }))
 }
 
 fn is_measured(record: &RequestRecord, warmup: SimDuration) -> bool {
@@ -305,18 +306,16 @@ fn distribution(values: &mut [f64]) -> Option<BTreeMap<&'static str, f64>> {
 
 /// How often each error came, the most frequent first.
 fn errors(measured: &[&RequestRecord]) -> Value {
-    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-    for record in measured {
-        if let Some((_, End::Rejected(reason))) = record.end {
-            *counts.entry(reason.to_string()).or_default() += 1;
+    let mut counts: Vec<(Value, u32)> = Vec::new();
+    for error in measured.iter().filter_map(|record| error(record.end?.1)) {
+        match counts.iter_mut().find(|(known, _)| *known == error) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((error, 1)),
         }
     }
-    let mut counts: Vec<(String, u32)> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let counts = counts.iter();
-    counts
-        .map(|(message, count)| json!({ "error_details": error(message), "count": count }))
-        .collect()
+    counts.map(|(error, count)| json!({ "error_details": error, "count": count })).collect()
 }
 
 /// Two tables, one below the other: metrics with a distribution, then scalars.
@@ -371,6 +370,7 @@ mod tests {
                 dispatched: Some((at(sent + 1), WorkerId(3))),
                 scheduled: Some(at(sent + 2)),
                 cached_tokens: 64,
+                handover: None,
                 first_token: Some(at(sent + 20)),
                 end: end.map(|end| (at(sent + 120), end)),
                 preemptions: 0,
