@@ -200,16 +200,15 @@ fn line(record: &RequestRecord, warmup: SimDuration) -> Option<Line> {
             BTreeMap::from([("error_isl", value)])
         }
     };
-    let error = error(how);
-    Some(Line { metadata, metrics, error })
+    Some(Line { metadata, metrics, error: error(how) })
 }
 
-/// A front end's answer in place of one from the server.
+/// A server's answer to what it does not serve; none to what it does.
 fn error(end: End) -> Option<Value> {
     let (code, kind, message) = match end {
         End::Finished { .. } => return None,
         End::Rejected(reason) => (400, "RequestRejected", reason.to_string()),
-        End::Failed => (502, "WorkerLost", "its worker died".to_owned()),
+        End::Failed => (503, "RequestFailed", "lost with its worker".to_owned()),
     };
     Some(json!({ "code": code, "type": kind, "message": message }))
 }
@@ -308,9 +307,8 @@ fn distribution(values: &mut [f64]) -> Option<BTreeMap<&'static str, f64>> {
 /// How often each error came, the most frequent first.
 fn errors(measured: &[&RequestRecord]) -> Value {
     let mut counts: Vec<(Value, u32)> = Vec::new();
-    let ends = measured.iter().filter_map(|record| record.end);
-    for error in ends.filter_map(|(_, end)| error(end)) {
-        match counts.iter_mut().find(|(seen, _)| *seen == error) {
+    for error in measured.iter().filter_map(|record| error(record.end?.1)) {
+        match counts.iter_mut().find(|(known, _)| *known == error) {
             Some((_, count)) => *count += 1,
             None => counts.push((error, 1)),
         }
@@ -372,11 +370,11 @@ mod tests {
                 dispatched: Some((at(sent + 1), WorkerId(3))),
                 scheduled: Some(at(sent + 2)),
                 cached_tokens: 64,
+                handover: None,
                 first_token: Some(at(sent + 20)),
                 end: end.map(|end| (at(sent + 120), end)),
                 preemptions: 0,
                 why: None,
-                handover: None,
             }
         };
         let finished = |output_tokens| Some(End::Finished { output_tokens });
