@@ -4,9 +4,12 @@
 //! asks the fleet for the next event up to the next moment at which it has
 //! something to do itself.
 
+mod changes;
+
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
+use crate::fleet::changes::Changes;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
 use crate::request::{Request, RouteRequest};
@@ -101,6 +104,8 @@ pub struct Driver<'a, F> {
     /// The request whose routing is to be taken apart.
     explained: Option<RequestId>,
     decision: Option<Decision>,
+    /// What happens to the workers, if anything does.
+    changes: Option<Box<Changes>>,
 }
 
 impl<F: fmt::Debug> fmt::Debug for Driver<'_, F> {
@@ -134,6 +139,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
             prefilling: BTreeMap::new(),
             explained: None,
             decision: None,
+            changes: None,
         }
     }
 
@@ -185,6 +191,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let gauges = self.fleet.gauges(begin);
         self.fleet.take_token_gaps(begin);
         self.recorder.begin_window(begin, gauges);
+        let sent_again = self.workload.sent_again();
         match schedule.window {
             Some(window) => {
                 self.run_until(begin + window);
@@ -201,7 +208,12 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let gauges = self.fleet.gauges(self.now);
         let gaps = self.fleet.take_token_gaps(self.now);
         let mut metrics = self.recorder.end_window(self.now, &gauges, &gaps);
-        for (name, count) in self.front_ends.iter().flat_map(FrontEnd::notes) {
+        if let (Some(before), Some(after)) = (sent_again, self.workload.sent_again()) {
+            metrics.insert("retries".to_owned(), Some((after - before) as f64));
+        }
+        let changes = self.changes.iter().flat_map(|changes| changes.notes());
+        let notes = self.front_ends.iter().flat_map(FrontEnd::notes);
+        for (name, count) in notes.chain(changes) {
             let sum = metrics.entry(name.to_owned()).or_insert(Some(0.0));
             *sum = sum.map(|sum| sum + count);
         }
@@ -219,7 +231,8 @@ impl<'a, F: Fleet> Driver<'a, F> {
             let wake = reports.chain(wake).min().unwrap_or(SimTime::MAX).max(self.now);
             let restart = self.front_ends.iter().filter_map(FrontEnd::restart_due).min();
             let restart = restart.unwrap_or(SimTime::MAX);
-            let next = arrival.min(wake).min(restart).min(end);
+            let change = self.change_due(arrival).max(self.now);
+            let next = arrival.min(wake).min(restart).min(change).min(end);
             if let Some((at, event)) = self.fleet.next_event(next) {
                 self.now = at;
                 self.handle(at, &event);
@@ -227,7 +240,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 return;
             } else {
                 self.now = next;
-                if restart == next {
+                if change == next {
+                    self.change(next);
+                } else if restart == next {
                     self.restart(next);
                 } else if arrival == next {
                     self.arrive(next);
@@ -287,7 +302,14 @@ impl<'a, F: Fleet> Driver<'a, F> {
             self.fleet.give_up(now, request);
         }
         self.recorder.turn_away(now, request, reason);
-        self.workload.observe_end(now, request, false);
+        if let Some(changes) = &mut self.changes {
+            changes.forget(request);
+        }
+        if reason == RejectReason::NoWorker {
+            self.workload.observe_failure(now, request);
+        } else {
+            self.workload.observe_end(now, request, false);
+        }
     }
 
     /// The decision about `request` before it is made.
@@ -339,9 +361,13 @@ impl<'a, F: Fleet> Driver<'a, F> {
     /// Tells the front ends which cache changes may be visible to them now.
     fn deliver_kv_events(&mut self, now: SimTime) {
         let interested = self.front_ends.iter().filter(|front_end| front_end.wants_kv_events());
-        let Some(until) = interested.map(|front_end| front_end.kv_horizon(now)).max() else {
-            return;
-        };
+        if let Some(until) = interested.map(|front_end| front_end.kv_horizon(now)).max() {
+            self.take_kv_events(until);
+        }
+    }
+
+    /// Hands the front ends what workers published up to `until`.
+    fn take_kv_events(&mut self, until: SimTime) {
         let front_ends = &mut self.front_ends;
         self.fleet.take_kv_events(until, &mut |worker, at, event| {
             for front_end in &mut *front_ends {
@@ -355,6 +381,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
         self.note_choice(now, index, worker, request);
         self.tell_peers_of_booking(now, index, worker, request);
         self.recorder.dispatch(now, request.id, worker);
+        if self.is_lost_on_arrival(now, worker, request) {
+            return;
+        }
         if worker.0 < self.prefill_workers {
             self.prefilling.insert(request.id, request.clone());
         }
@@ -439,6 +468,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
         match event.kind {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 let served = matches!(event.kind, WorkerEventKind::Finished { .. });
+                if let Some(changes) = &mut self.changes {
+                    changes.ended(now, event.worker, event.request);
+                }
                 self.open -= 1;
                 self.prefilling.remove(&event.request);
                 self.workload.observe_end(now, event.request, served);
@@ -449,9 +481,11 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 self.route(now, request.expect("a request that is prefilled was sent to be"));
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::FirstToken
+            | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
         self.release(now);

@@ -110,7 +110,7 @@ impl<'a> Replays<'a> {
             .map_err(|invalid| AccuracyError::Engine { deployment: run.to_string(), invalid })?;
         let workload = self.workload(run);
         let settings = Settings {
-            cluster: ClusterSettings { workers: 1, ..ClusterSettings::default() },
+            cluster: ClusterSettings::new(1),
             engine,
             pools: None,
             router: RouterSettings::new(round_robin::POLICY.name()),

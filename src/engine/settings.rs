@@ -8,11 +8,13 @@
 use crate::engine::config::bounded;
 pub use crate::engine::config::{
     CudaGraph, EngineConfig, HostTime, MAX_BLOCK_SIZE, MAX_NUM_BLOCKS, MAX_NUM_SEQS, Rules,
-    StoreContext, TrtllmOptions,
+    StoreContext, TierOptions, TrtllmOptions,
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
 use crate::engine::step_time::{StepTime, faster};
+use crate::engine::tiers;
+pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
 use crate::settings::{Invalid, count_option};
 use crate::time::SimDuration;
 use serde::{Deserialize, Serialize};
@@ -67,6 +69,17 @@ pub struct EngineSettings {
     pub cuda_graph: CudaGraphSettings,
     /// What only TensorRT-LLM's rules look at.
     pub trtllm: TrtllmSettings,
+    /// KV memory below the GPU's, fast to slow. Default: none.
+    pub tier: Option<Vec<TierSettings>>,
+    /// When blocks enter it. Default: `"computed"` for vLLM, `"evicted"` for
+    /// TensorRT-LLM.
+    pub offload: Option<Offload>,
+    /// When blocks are loaded from it. Default `"auto"`.
+    pub load: Option<LoadRule>,
+    /// Bytes that one token of KV takes, all GPUs of a worker together. Only
+    /// tiers look at it. Default: by the hardware.
+    #[serde(deserialize_with = "count_option")]
+    pub kv_bytes_per_token: Option<u32>,
 }
 
 /// `step_time = { kind = ... }`.
@@ -162,6 +175,10 @@ impl EngineSettings {
                 mixed: self.cuda_graph.mixed.or(base.cuda_graph.mixed),
             },
             trtllm: self.trtllm.over(base.trtllm),
+            tier: self.tier.or(base.tier),
+            offload: self.offload.or(base.offload),
+            load: self.load.or(base.load),
+            kv_bytes_per_token: self.kv_bytes_per_token.or(base.kv_bytes_per_token),
         }
     }
 
@@ -206,9 +223,22 @@ impl EngineSettings {
             host: self.host.resolve(self.speedup_ratio.unwrap_or(1.0)),
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             trtllm: self.trtllm.resolve(),
+            tiers: self.tiers(rules, block_size, hardware)?,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    fn tiers(
+        &self,
+        rules: Rules,
+        block_size: u32,
+        hardware: Option<&Hardware>,
+    ) -> Result<TierOptions, Invalid> {
+        let tiers = self.tier.as_deref().unwrap_or_default();
+        let (offload, load) = (self.offload, self.load);
+        let bytes = self.kv_bytes_per_token;
+        tiers::resolve(tiers, offload, load, bytes, (rules, block_size), hardware)
     }
 
     fn computed_blocks(

@@ -2,24 +2,25 @@
 
 use super::document::NOTHING;
 use super::measure::MeasureSettings;
+use crate::engine::config::EngineConfig;
 use crate::engine::memory;
 use crate::engine::model::Model;
 use crate::engine::settings::EngineSettings;
 use crate::fleet::Link;
+use crate::fleet::changes::{
+    ChangePlan, ChangeSettings, FailoverSettings, MOST_WORKERS, PlannerSettings,
+};
 use crate::router::PolicySpec;
 use crate::settings::{Invalid, count, count_option};
 use crate::time::SimDuration;
 use serde::Deserialize;
 
-/// The most workers of a fleet (assumed: far above any fleet behind one router).
-const MAX_WORKERS: u32 = 100_000;
-
 /// The `[cluster]` section. Its parts that describe pools have an effect only
 /// where `prefill.workers` is given, so that it can be swept.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
-    /// Number of workers.
+    /// Number of workers, at the start.
     #[serde(deserialize_with = "count")]
     pub workers: u32,
     /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
@@ -33,6 +34,22 @@ pub struct ClusterSettings {
     /// What joins them.
     #[serde(default)]
     pub network: NetworkSettings,
+    /// Time that a worker takes from its start until it serves: weights, graphs,
+    /// warm-up. Default 60 s (assumed).
+    #[serde(default = "load_time")]
+    pub load_time: SimDuration,
+    /// What happens to workers.
+    #[serde(default)]
+    pub change: Vec<ChangeSettings>,
+    /// What routers and clients make of it.
+    #[serde(default)]
+    pub failover: FailoverSettings,
+    /// Who adds and removes workers, if anybody.
+    pub planner: Option<PlannerSettings>,
+}
+
+fn load_time() -> SimDuration {
+    SimDuration::from_secs(60)
 }
 
 /// The `[cluster.prefill]` section.
@@ -86,16 +103,53 @@ impl NetworkSettings {
 }
 
 impl ClusterSettings {
+    /// So many workers, to which nothing happens.
+    pub fn new(workers: u32) -> Self {
+        Self {
+            workers,
+            model: None,
+            prefill: PrefillSettings::default(),
+            decode: DecodeSettings::default(),
+            network: NetworkSettings::default(),
+            load_time: load_time(),
+            change: Vec::new(),
+            failover: FailoverSettings::default(),
+            planner: None,
+        }
+    }
+
+    /// Everything that happens to the workers.
+    pub fn plan(&self) -> ChangePlan {
+        ChangePlan {
+            workers: self.workers,
+            load_time: self.load_time,
+            changes: self.change.clone(),
+            failover: self.failover,
+            planner: self.planner,
+        }
+    }
+
+    /// Workers that there can ever be: ids are below.
+    pub fn slots(&self) -> u32 {
+        self.plan().slots()
+    }
+
     /// Checks what does not depend on models; keys in the error are relative to `[cluster]`.
     pub(super) fn validate(&self) -> Result<(), Invalid> {
-        let allowed = format!("from 1 to {MAX_WORKERS}");
+        let allowed = format!("from 1 to {MOST_WORKERS}");
         Invalid::unless(
-            (1..=MAX_WORKERS).contains(&self.workers),
+            (1..=MOST_WORKERS).contains(&self.workers),
             "workers",
             self.workers,
             &allowed,
         )?;
+        self.plan().validate()?;
         let Some(prefill) = self.prefill.workers else { return Ok(()) };
+        if !self.plan().is_empty() {
+            let allowed = "left out where workers change (cluster.change, cluster.planner): that \
+                           is defined for one pool";
+            return Err(Invalid::new("prefill.workers", prefill, allowed));
+        }
         let allowed = match self.workers {
             1 => "left out: one worker cannot be two pools".to_owned(),
             workers => format!(
@@ -138,11 +192,17 @@ impl ClusterSettings {
 pub(super) fn check_pooled(
     policy: &PolicySpec,
     measure: &MeasureSettings,
+    engine: &EngineConfig,
 ) -> Result<(), (&'static str, Invalid)> {
     if policy.name() == "oracle" {
         let allowed = "another policy where cluster.prefill.workers is given: the oracle knows one \
                        pool";
         return Err(("router", Invalid::new("policy", "\"oracle\"", allowed)));
+    }
+    if !engine.tiers.tiers.is_empty() {
+        let allowed = "left out where cluster.prefill.workers is given: tiers below GPU memory are \
+                       defined for one pool";
+        return Err(("engine", Invalid::new("tier", engine.tiers.tiers.len(), allowed)));
     }
     if measure.why {
         let allowed = "false where cluster.prefill.workers is given: what a choice gave away is \

@@ -263,7 +263,7 @@ impl Resolver {
         let engine = resolve(model.as_deref(), common.clone()).map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
         let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
-        router.validate_for(cluster.workers).map_err(invalid("router"))?;
+        router.validate_for(cluster.slots()).map_err(invalid("router"))?;
         let pools = match cluster.prefill.workers {
             Some(workers) => {
                 Some(self.pools(document, &cluster, workers, &common, model.as_ref())?)
@@ -283,8 +283,10 @@ impl Resolver {
             let allowed = format!("engine.block_size, {}", engine.block_size);
             Invalid::unless(same, "prefill.engine.block_size", pools.prefill.block_size, &allowed)
                 .map_err(invalid("cluster"))?;
-            check_pooled(&policy, &measure)
-                .map_err(|(section, wrong)| document.invalid(section, wrong))?;
+            for engine in [&pools.prefill, &pools.decode] {
+                check_pooled(&policy, &measure, engine)
+                    .map_err(|(section, wrong)| document.invalid(section, wrong))?;
+            }
         }
         let slo: Option<SloSettings> = document.optional("slo")?;
         if let Some(slo) = &slo {
@@ -399,6 +401,16 @@ fn check_length(document: &Document, run: &RunSpec) -> Result<(), ExperimentErro
     let measure = &run.settings.measure;
     let Some(window) = measure.window else { return Ok(()) };
     let levels = run.levels.len() as u64;
+    let end = (measure.warmup + window) * levels;
+    let changes = &run.settings.cluster.change;
+    let late = changes.iter().position(|change| change.at >= end);
+    // Of levels in sequence a later one may still reach it.
+    if let Some(index) = late.filter(|_| measure.levels == Levels::Independent) {
+        let allowed = format!("before the end of the run, {}", Shown(end));
+        let at = Shown(changes[index].at);
+        let invalid = Invalid::new(format!("change[{index}].at"), at, allowed);
+        return Err(document.invalid("cluster", invalid));
+    }
     if (measure.warmup + window) * levels <= MAX_RUN {
         return Ok(());
     }

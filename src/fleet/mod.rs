@@ -3,6 +3,7 @@
 //! The clock lives inside the fleet: a simulated fleet jumps to the next event,
 //! a live one waits for it. So one short loop (the driver) serves both.
 
+pub mod changes;
 mod network;
 mod pools;
 mod simulated;
@@ -11,8 +12,8 @@ pub use network::{Arrived, Link, Network, Transfer};
 pub use pools::Pools;
 pub use simulated::SimulatedFleet;
 
-use crate::engine::Gauges;
-use crate::event::{KvEvent, RejectReason, WorkerEvent};
+use crate::engine::{Gauges, Pace};
+use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
@@ -58,13 +59,26 @@ pub trait Fleet {
     /// Every gap between two tokens of a request since the last call, in
     /// picoseconds, up to `now`.
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram;
+
+    /// `worker` dies at `now`, with its requests and its cache: gives what was
+    /// lost, in order of request. A fleet that is not told what happens to its
+    /// workers does nothing here, nor in the next two.
+    fn stop(&mut self, _now: SimTime, _worker: WorkerId) -> Vec<Lost> {
+        Vec::new()
+    }
+
+    /// `worker` takes requests from now on, with an empty cache.
+    fn start(&mut self, _worker: WorkerId) {}
+
+    /// Steps that `worker` forms from `now` on run at `pace`.
+    fn set_pace(&mut self, _now: SimTime, _worker: WorkerId, _pace: Pace) {}
 }
 
 /// The true state of a fleet at one moment, for the oracle and for the recorder:
 /// no router is given this.
 pub trait Truth {
     /// For each worker in order of id: leading full blocks of the prompt of
-    /// `request` in its cache.
+    /// `request` that it holds, in GPU memory or in tiers below.
     fn cached_blocks(&self, request: &Request) -> Vec<u32>;
 
     /// For each worker in order of id: what `request` would find there.

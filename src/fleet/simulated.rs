@@ -4,8 +4,8 @@ use super::network::{Arrived, Transfer};
 use super::pools::{Handovers, Pools};
 use super::{Fleet, Truth};
 use crate::engine::config::EngineConfig;
-use crate::engine::{Gauges, Outbox, StepRecord, Wake, Worker};
-use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
+use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
 use crate::queue::{EventQueue, Rank};
 use crate::request::{Phase, Request};
@@ -226,6 +226,21 @@ impl Fleet for SimulatedFleet {
         std::mem::take(&mut self.out.gaps)
     }
 
+    fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
+        let lost = self.workers[worker.index()].die(now, &mut self.out);
+        self.reschedule(worker);
+        lost
+    }
+
+    fn start(&mut self, worker: WorkerId) {
+        self.workers[worker.index()].come_back();
+    }
+
+    fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
+        self.workers[worker.index()].set_pace(now, pace);
+        self.reschedule(worker);
+    }
+
     fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {
         // Boundaries of this moment are half passed: their steps are not formed.
         let before = SimTime::from_ps(now.as_ps().saturating_sub(1));
@@ -239,7 +254,7 @@ impl Fleet for SimulatedFleet {
 
 impl Truth for SimulatedFleet {
     fn cached_blocks(&self, request: &Request) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.cached_blocks(request)).collect()
+        self.workers.iter().map(|worker| worker.reachable_blocks(request)).collect()
     }
 
     fn workers(&self, request: &Request) -> Vec<WorkerTruth> {

@@ -42,7 +42,7 @@ pub struct Slo {
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
-struct Column {
+pub(super) struct Column {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
@@ -63,6 +63,7 @@ pub(super) struct Observations {
     finished: u64,
     good: u64,
     rejected: u64,
+    failed: u64,
     preemptions: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
@@ -92,7 +93,7 @@ impl WhySums {
 }
 
 impl Column {
-    fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
+    pub(super) fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
         if let Quantiles::Snapshots { .. } = level.quantiles {
             self.at.push(now);
         } else if now < level.begin {
@@ -120,7 +121,7 @@ impl Column {
         }
     }
 
-    fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
         let summaries = self.summaries(level, end);
         let mut insert = |suffix: &str, values: Vec<f64>| {
             metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
@@ -168,6 +169,7 @@ impl Observations {
             finished: 0,
             good: 0,
             rejected: 0,
+            failed: 0,
             preemptions: 0,
             prompt_tokens: 0,
             cached_tokens: 0,
@@ -209,6 +211,10 @@ impl Observations {
                 self.rejected += u64::from(in_window);
                 return;
             }
+            End::Failed => {
+                self.failed += u64::from(in_window);
+                return;
+            }
         };
         let first_token = record.first_token.expect("a finished request has a first token");
         let gaps = u64::from(output_tokens - 1);
@@ -235,6 +241,16 @@ impl Observations {
         let good = meets(level.slo.ttft, first_token - record.sent)
             && itl.is_none_or(|itl| meets(level.slo.itl, itl));
         self.good += u64::from(good);
+    }
+
+    /// Requests lost with their workers.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// Prompt tokens of requests that finished in the window.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
     }
 
     pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
@@ -268,11 +284,12 @@ impl Observations {
         insert("finished", Some(finished));
         insert("rejected", Some(self.rejected as f64));
         insert("preemptions", Some(self.preemptions as f64));
-        insert("error_ratio", ratio(self.rejected as f64, finished + self.rejected as f64));
+        let unserved = (self.rejected + self.failed) as f64;
+        insert("error_ratio", ratio(unserved, finished + unserved));
         insert("hit_ratio", ratio(self.cached_tokens as f64, self.prompt_tokens as f64));
         insert("hit_ratio_request_mean", ratio(self.hit_ratio_sum, finished));
         if level.slo != Slo::default() {
-            insert("slo_attainment", ratio(self.good as f64, finished + self.rejected as f64));
+            insert("slo_attainment", ratio(self.good as f64, finished + unserved));
             insert("goodput_per_s", ratio(self.good as f64, seconds));
         }
         if let Some(why) = &self.why {

@@ -263,6 +263,7 @@ fn end(record: &RequestRecord) -> String {
             let total = short((at - record.sent).as_millis());
             format!("Its {output_tokens} tokens were out after {total} ms.")
         }
+        Some((_, End::Failed)) => "It failed: its worker was gone.".to_owned(),
         Some((_, End::Rejected(reason))) => format!("It was refused: {reason}."),
     }
 }

@@ -3,6 +3,8 @@
 mod accuracy;
 mod cache_size;
 mod calibrate;
+mod changes;
+mod changes_in_experiments;
 mod checks;
 mod disaggregated;
 mod errors;
@@ -27,6 +29,7 @@ mod script;
 mod source_rules;
 mod step_time;
 mod sweeps;
+mod tiers;
 mod trtllm_cache;
 mod trtllm_timing;
 mod vllm_cache;

@@ -45,6 +45,7 @@ impl Worker {
         match &mut self.state {
             State::Idle => self.state = State::Ready { at: now, from_idle: true },
             State::Running(plan) => plan.cut(self.pipeline, now),
+            State::Loading { until } => *until = now,
             State::Ready { .. } | State::Draining { .. } => {}
         }
         self.settle(now, out);

@@ -2,10 +2,26 @@
 
 use super::Scheduler;
 use crate::engine::Core;
+use crate::engine::config::{EngineConfig, Rules};
 use crate::engine::decode_set::DecodeSet;
 use crate::engine::seq::SeqId;
+use crate::engine::trtllm::Trtllm;
+use crate::engine::vllm::Vllm;
+use crate::kv::{TrtllmCache, VllmCache};
 
 impl Scheduler {
+    /// With nothing in queue, batch and cache.
+    pub(super) fn new(config: &EngineConfig) -> Self {
+        let EngineConfig { block_size, num_blocks, .. } = *config;
+        match config.rules {
+            Rules::Vllm => Self::Vllm(Vllm::new(VllmCache::new(block_size, num_blocks))),
+            Rules::Trtllm => {
+                let partial_reuse = config.trtllm.partial_reuse;
+                Self::Trtllm(Trtllm::new(TrtllmCache::new(block_size, num_blocks, partial_reuse)))
+            }
+        }
+    }
+
     /// The requests that have started, and those that wait, in order of arrival.
     pub(in crate::engine) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
         match self {
