@@ -48,7 +48,8 @@ static MODELS: LazyLock<Vec<StepTime>> = LazyLock::new(|| {
         models.extend([roofline(&hardware), table(&hardware)]);
     }
     let faster = |model: &StepTime| StepTime::Faster(Box::new(model.clone()), 1.7);
-    models.extend([faster(&models[1]), faster(&models[2]), faster(&models[3])]);
+    // Constant times, and the first formula.
+    models.extend([faster(&models[1]), faster(&models[2])]);
     models
 });
 
