@@ -3,7 +3,7 @@
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
-use crate::time::SimDuration;
+use crate::time::{SimDuration, SimTime};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -18,7 +18,8 @@ pub struct WorkerEvent {
     pub kind: WorkerEventKind,
 }
 
-/// See [`WorkerEvent`]. Every request ends with exactly one of `Finished` and `Rejected`.
+/// See [`WorkerEvent`]. Every stay of a request at a worker ends with exactly one
+/// of `Prefilled`, `Finished`, `Rejected` and `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
@@ -26,6 +27,14 @@ pub enum WorkerEventKind {
     Scheduled {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
+    },
+    /// Its prompt is computed, by a worker of a pool that does no more; the worker
+    /// keeps the KV until another one has it. The token sampled there is not used.
+    Prefilled,
+    /// Its KV has come over the network to the worker that will decode it.
+    KvReceived {
+        /// How long that took, from the first byte asked for to the last one there.
+        transfer: SimDuration,
     },
     /// A part of its KV was loaded from tiers below GPU memory before it enters a
     /// batch; told just before that.
@@ -53,6 +62,27 @@ pub enum WorkerEventKind {
     },
     /// The worker will not run it.
     Rejected(RejectReason),
+    /// The worker is gone and the request with it. Told by the fleet's front, when
+    /// the connection breaks; the request may go on elsewhere.
+    Failed,
+}
+
+impl WorkerEventKind {
+    /// True if the request is at the worker no more.
+    pub fn ends_stay(&self) -> bool {
+        matches!(self, Self::Prefilled | Self::Finished { .. } | Self::Rejected(_) | Self::Failed)
+    }
+}
+
+/// A request that was at a worker when that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The request.
+    pub request: RequestId,
+    /// Output tokens that had left the worker.
+    pub output_tokens: u32,
+    /// When the last of them did; means nothing where there is none.
+    pub last_token_at: SimTime,
 }
 
 /// Why a request was not served.
@@ -64,6 +94,8 @@ pub enum RejectReason {
     KvPool,
     /// The router's policy turned it away.
     Policy,
+    /// The router knows of no worker that takes requests.
+    NoWorker,
 }
 
 impl fmt::Display for RejectReason {
@@ -72,6 +104,7 @@ impl fmt::Display for RejectReason {
             Self::ContextLimit => "longer than the context limit",
             Self::KvPool => "larger than the KV pool",
             Self::Policy => "turned away by the router",
+            Self::NoWorker => "no worker takes requests",
         })
     }
 }

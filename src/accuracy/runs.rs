@@ -110,8 +110,9 @@ impl<'a> Replays<'a> {
             .map_err(|invalid| AccuracyError::Engine { deployment: run.to_string(), invalid })?;
         let workload = self.workload(run);
         let settings = Settings {
-            cluster: ClusterSettings { workers: 1, model: None },
+            cluster: ClusterSettings::new(1),
             engine,
+            pools: None,
             router: RouterSettings::new(round_robin::POLICY.name()),
             policy: round_robin::POLICY,
             source: WorkloadSource::Requests(workload.clone()),

@@ -4,13 +4,14 @@ use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::progress::Bar;
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
-    self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, SUMMARY_FILE,
+    self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, RunSpec, SUMMARY_FILE,
     SimulationRequests, Store,
     results::{SCHEMA_VERSION, SavedRuns, Summary},
 };
 use kv_router_sim::plot::{self, Choice, Figure};
 use kv_router_sim::report::{
     compare::Comparison,
+    fleet_over_time::fleets_over_time,
     over_time::OverTime,
     published::{Published, PublishedSettings},
     requests, save, table,
@@ -18,7 +19,7 @@ use kv_router_sim::report::{
     view::View,
 };
 use kv_router_sim::settings::Invalid;
-use kv_router_sim::time::SimTime;
+use kv_router_sim::time::{SimDuration, SimTime};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
@@ -120,6 +121,7 @@ fn execute(
         let mut figures = draw(&summary)?;
         if args.requests {
             figures.push(workers_over_time(experiment, &summary, &simulations));
+            figures.extend(fleet_over_time(experiment, &summary, &simulations));
         }
         for figure in figures {
             store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
@@ -161,7 +163,7 @@ fn workers_over_time(
     let rows: Vec<OverTime> = shown
         .zip(&experiment.runs)
         .map(|(simulation, run)| {
-            let workers = run.settings.cluster.workers;
+            let workers = run.settings.cluster.slots();
             let until = run.duration().unwrap_or_else(|| simulation.last_end());
             let begin = SimTime::ZERO + run.settings.measure.warmup;
             OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS)
@@ -169,6 +171,29 @@ fn workers_over_time(
         .collect();
     let limit = experiment.runs.iter().map(|run| run.settings.engine.max_num_seqs).max();
     plot::workers_over_time(&summary.provenance, &rows, limit.unwrap_or_default())
+}
+
+/// Time over which the figure of a fleet that changes takes its values.
+const INTERVAL: SimDuration = SimDuration::from_secs(10);
+
+/// How a fleet served while it changed; none if it does not.
+fn fleet_over_time(
+    experiment: &Experiment,
+    summary: &Summary,
+    simulations: &[SimulationRequests],
+) -> Option<Figure> {
+    let changes = |run: &RunSpec| run.settings.cluster.plan();
+    let run = experiment.runs.iter().find(|run| !changes(run).is_empty())?;
+    let last = || simulations.iter().map(SimulationRequests::last_end).max();
+    let until = run.duration().or_else(last).unwrap_or(SimTime::ZERO);
+    let begin = SimTime::ZERO + run.settings.measure.warmup;
+    let lines = fleets_over_time(simulations, (begin, until.max(begin)), INTERVAL);
+    let marks: Vec<(f64, String)> = changes(run)
+        .changes
+        .iter()
+        .map(|change| (change.at.as_secs(), format!("{} of {}", change.what, change.worker)))
+        .collect();
+    Some(plot::fleet_over_time(&summary.provenance, &lines, &marks))
 }
 
 /// Tells this program from others of its version: what another one began, this

@@ -30,6 +30,7 @@ mod hardware;
 pub mod memory;
 pub mod model;
 mod outbox;
+mod pace;
 mod pipeline;
 mod plan;
 pub mod roofline;
@@ -45,6 +46,7 @@ mod worker;
 
 pub use gauges::Gauges;
 pub use outbox::{Outbox, StepRecord, Wake};
+pub use pace::Pace;
 pub use worker::Worker;
 
 use crate::kv::{EventLog, LowerTiers};
@@ -72,20 +74,29 @@ struct Core {
 
 impl Core {
     fn new(config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
-        let mut log = EventLog::new(wants_kv_events);
-        let TierOptions { tiers, offload, .. } = &config.tiers;
-        if config.prefix_caching && !tiers.is_empty() {
-            log = log.with_tiers(LowerTiers::new(tiers, *offload));
-        }
         Self {
             seqs: Seqs::default(),
             decode: DecodeSet::new(config.block_size),
-            log,
+            log: EventLog::new(wants_kv_events).with_tiers(lower_tiers(&config)),
             now: SimTime::ZERO,
             loads: BTreeSet::new(),
             config,
         }
     }
+
+    /// The worker dies, and with it its host's memory and all that is not published.
+    fn lose_all(&mut self) {
+        self.seqs = Seqs::default();
+        self.decode = DecodeSet::new(self.config.block_size);
+        self.log.lose_all(lower_tiers(&self.config));
+        self.loads.clear();
+    }
+}
+
+fn lower_tiers(config: &EngineConfig) -> Option<LowerTiers> {
+    let TierOptions { tiers, offload, .. } = &config.tiers;
+    let has_tiers = config.prefix_caching && !tiers.is_empty();
+    has_tiers.then(|| LowerTiers::new(tiers, *offload))
 }
 
 /// A step as the scheduling rules form it, decodes apart.
@@ -99,6 +110,10 @@ struct FormedStep {
     loaded: Vec<SeqId>,
     /// Sequences that lost their blocks while the step was formed.
     preempted: Vec<SeqId>,
+    /// Requests that were given blocks for KV from another worker, with the tokens to come.
+    awaited: Vec<(SeqId, u32)>,
+    /// Requests whose KV came, and that decode their first token. They are among the decodes.
+    joined: Vec<SeqId>,
 }
 
 impl FormedStep {
@@ -107,5 +122,7 @@ impl FormedStep {
         self.admitted.clear();
         self.loaded.clear();
         self.preempted.clear();
+        self.awaited.clear();
+        self.joined.clear();
     }
 }

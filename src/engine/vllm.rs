@@ -6,10 +6,13 @@
 //! while budget, places and free blocks last. Memory is not reserved: when a
 //! running sequence finds no free block, the last admitted one is preempted.
 
+mod handover;
+
 use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
 use crate::kv::{Hits, VllmCache};
+use crate::request::Phase;
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -26,6 +29,12 @@ pub(super) struct Vllm {
     passed_over: bool,
     /// The request at the head waits for memory.
     head_blocked: bool,
+    /// Requests with blocks for KV that is on its way.
+    awaiting: Vec<SeqId>,
+    /// Requests whose KV came, in this order; not in a batch yet.
+    received: VecDeque<SeqId>,
+    /// Prefilled requests whose blocks are kept for the worker that will decode them.
+    kept: Vec<SeqId>,
 }
 
 impl Vllm {
@@ -38,6 +47,9 @@ impl Vllm {
             hits: Hits::default(),
             passed_over: false,
             head_blocked: false,
+            awaiting: Vec::new(),
+            received: VecDeque::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -55,7 +67,7 @@ impl Vllm {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.len() + self.loading.len()
+        self.waiting.len() + self.loading.len() + self.awaiting.len() + self.received.len()
     }
 
     /// Those in the batch, and those that wait.
@@ -76,7 +88,9 @@ impl Vllm {
         self.resume_prefill(core, step, &mut budget);
         self.head_blocked = false;
         self.passed_over = false;
-        if step.preempted.len() == preempted_before {
+        // Blocks for KV that is on its way can make the only sequence that runs
+        // preempt itself; the engine then has an empty step, and looks again.
+        if step.preempted.len() == preempted_before || self.running.is_empty() {
             self.admit(core, step, &mut budget);
         }
     }
@@ -186,6 +200,7 @@ impl Vllm {
     /// blocks, the first that does not fit ends admission.
     fn admit(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
         let places = core.config.max_num_seqs as usize;
+        self.join_received(core, step, budget, places);
         let block_size = core.config.block_size;
         let mut at = 0;
         while *budget > 0 && self.running.len() < places {
@@ -213,6 +228,10 @@ impl Vllm {
                 }
                 self.head_blocked = true;
                 return;
+            }
+            if seq.phase == Phase::Decode {
+                self.await_kv(core, step, hit_blocks * block_size);
+                continue;
             }
             let load = if own_blocks == 0 { core.plan_load(id, hit_blocks, step) } else { None };
             let load_blocks = load.as_ref().map_or(0, |load| load.blocks);
@@ -327,6 +346,10 @@ impl Vllm {
         let seq = &mut core.seqs[id];
         seq.kv_tokens = 0;
         seq.preempted = true;
+        if seq.phase == Phase::Decode {
+            // What was received is lost, and computed here like any prompt.
+            seq.phase = Phase::Whole;
+        }
         self.waiting.push_front(id);
         step.preempted.push(id);
         id
@@ -355,6 +378,10 @@ impl Vllm {
     /// Ends a sequence whose last token has left: its blocks are freed.
     pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
         self.release(core, id);
+        self.leave_batch(id);
+    }
+
+    fn leave_batch(&mut self, id: SeqId) {
         let at = self.running.iter().position(|&other| other == id);
         self.running.remove(at.expect("an ending sequence is running"));
     }

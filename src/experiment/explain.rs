@@ -298,7 +298,7 @@ impl Latency {
             }
             Self::EndToEnd => match record.end? {
                 (at, End::Finished { .. }) => Some((at, at - record.sent)),
-                (_, End::Rejected(_)) => None,
+                (_, End::Rejected(_) | End::Failed) => None,
             },
         }
     }

@@ -42,9 +42,9 @@ impl EventLog {
         }
     }
 
-    /// Hands changes on to tiers below GPU memory, too.
-    pub fn with_tiers(mut self, tiers: LowerTiers) -> Self {
-        self.tiers = Some(Box::new(tiers));
+    /// Hands changes on to tiers below GPU memory, too, if there are any.
+    pub fn with_tiers(mut self, tiers: Option<LowerTiers>) -> Self {
+        self.tiers = tiers.map(Box::new);
         self
     }
 
@@ -119,6 +119,14 @@ impl EventLog {
             let events = tiers.take_events().filter(|_| self.on);
             self.published.extend(events.map(|event| (now, event)));
         }
+    }
+
+    /// Forgets what was not published: its engine is gone, and what the tiers below
+    /// held; `tiers` take their place.
+    pub fn lose_all(&mut self, tiers: Option<LowerTiers>) {
+        self.batch.clear();
+        self.continues = false;
+        self.tiers = tiers.map(Box::new);
     }
 
     /// Published events not yet taken, in order.

@@ -13,6 +13,7 @@ pub mod compared;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod explain;
+pub mod fleet_over_time;
 pub mod metric;
 pub mod over_time;
 pub mod published;

@@ -5,6 +5,7 @@
 //! accepted, and used only by the policies whose doc comment names it; a key
 //! that no policy knows is an error.
 
+use super::disaggregated::ConditionalDisaggregation;
 use super::feed::{FeedSettings, RestartSettings};
 use super::kv::Semantics;
 use super::policies::POLICIES;
@@ -45,6 +46,10 @@ pub struct RouterSettings {
     /// Parameters of a policy that has none of the keys here; see [`Self::own`].
     #[serde(skip_serializing_if = "toml::Table::is_empty", default)]
     pub(super) own: toml::Table,
+    /// (kv with "1.6", dynamo; where prefill and decode have workers of their own)
+    /// Which requests skip the prefill workers. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditional_disaggregation: Option<ConditionalDisaggregation>,
     /// How KV events reach the router.
     #[serde(default)]
     pub(super) feed: FeedSettings,
@@ -356,6 +361,10 @@ impl RouterSettings {
             let known = self.semantics == Semantics::V1_6;
             let allowed = "left out where semantics = \"0.9\", which has no queue";
             Invalid::unless(known, "queue_threshold", threshold, allowed)?;
+        }
+        if let Some(conditional) = &self.conditional_disaggregation {
+            let within = |invalid: Invalid| invalid.within("conditional_disaggregation");
+            conditional.validate(self.semantics).map_err(within)?;
         }
         let ttl = !self.approximate_ttl.is_zero();
         Invalid::unless(ttl, "approximate_ttl", "0s", "more than no time")?;

@@ -34,7 +34,8 @@ fn a_life_in_order(
     life: &[(SimTime, WorkerEvent)],
 ) -> Result<(), TestCaseError> {
     use WorkerEventKind::{
-        Finished, FirstToken, Loaded, OutputBlock, Preempted, Rejected, Scheduled,
+        Finished, FirstToken, KvReceived, Loaded, OutputBlock, Preempted, Prefilled, Rejected,
+        Scheduled,
     };
     let (mut scheduled, mut first_token, mut finished, mut preemptions) = (None, None, None, 0);
     for &(at, event) in life {
@@ -63,6 +64,8 @@ fn a_life_in_order(
                 finished = Some(at);
             }
             Rejected(_) => prop_assert!(false, "workers refuse at once: {life:?}"),
+            Prefilled | KvReceived { .. } => prop_assert!(false, "one pool: {life:?}"),
+            WorkerEventKind::Failed => prop_assert!(false, "no worker died: {life:?}"),
         }
     }
     prop_assert_eq!(record.scheduled, scheduled);
@@ -75,6 +78,7 @@ fn a_life_in_order(
             prop_assert!(record.cached_tokens < record.prompt_tokens);
         }
         Some((_, End::Rejected(_))) => prop_assert!(life.is_empty(), "{life:?}"),
+        Some((_, End::Failed)) => prop_assert!(false, "no worker died: {record:?}"),
         None => prop_assert!(finished.is_none()),
     }
     Ok(())
@@ -128,7 +132,7 @@ proptest! {
                     let room = config.max_model_len - record.prompt_tokens;
                     prop_assert_eq!(output_tokens, asked.min(room));
                 }
-                Some((_, End::Rejected(_))) => {}
+                Some((_, End::Rejected(_) | End::Failed)) => {}
                 None => prop_assert!(false, "{:?} never ended", record),
             }
         }

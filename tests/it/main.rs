@@ -3,7 +3,10 @@
 mod accuracy;
 mod cache_size;
 mod calibrate;
+mod changes;
+mod changes_in_experiments;
 mod checks;
+mod disaggregated;
 mod errors;
 mod explain;
 mod fast_forward;
@@ -13,6 +16,7 @@ mod lives;
 mod model_files;
 mod one_worker;
 mod output_blocks;
+mod pools;
 mod prefix_oracle;
 mod program;
 mod queueing_theory;

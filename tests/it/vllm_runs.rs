@@ -142,7 +142,10 @@ impl Replay {
                 WorkerEventKind::Finished { .. } => finished += 1,
                 WorkerEventKind::Loaded { .. }
                 | WorkerEventKind::FirstToken
-                | WorkerEventKind::Rejected(_) => {}
+                | WorkerEventKind::Prefilled
+                | WorkerEventKind::KvReceived { .. }
+                | WorkerEventKind::Rejected(_)
+                | WorkerEventKind::Failed => {}
             }
         }
         let mut events = Vec::new();

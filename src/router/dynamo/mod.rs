@@ -36,6 +36,7 @@ use dynamo_kv_router::protocols::{
 use dynamo_kv_router::scheduling::{
     KvSchedulerError, OverlapSignals, ScheduleMode, effective_prefill_tokens,
 };
+use dynamo_kv_router::sequences::topology::WorkerDpRange;
 use dynamo_kv_router::{
     ActiveSequencesMultiWorker, DefaultWorkerSelector, KvRouterConfig, NoopSequencePublisher,
     RadixTree, SchedulingRequest, SequenceRequest, WorkerSelectionInput, WorkerSelector,
@@ -74,6 +75,9 @@ pub struct DynamoPolicy {
     params: KvParams,
     block_size: u32,
     blocks_per_worker: u32,
+    /// Worker ids are below this.
+    slots: u32,
+    /// The workers that take requests.
     workers: HashMap<u64, Worker>,
     tree: Option<RadixTree>,
     /// Its own index of lower tiers needs threads; ours is held to it by a test.
@@ -142,6 +146,7 @@ impl DynamoPolicy {
             params,
             block_size: cluster.block_size,
             blocks_per_worker: cluster.blocks_per_worker,
+            slots: cluster.workers,
             workers: (0..u64::from(cluster.workers)).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
             lower: CachedBelow::default(),
@@ -190,7 +195,7 @@ impl DynamoPolicy {
     }
 
     fn overlaps(&self, prompt: &[u64]) -> Vec<u32> {
-        let mut overlap_blocks = vec![0; self.workers.len()];
+        let mut overlap_blocks = vec![0; self.slots as usize];
         if let Some(tree) = &self.tree {
             let hashes = prompt.iter().map(|id| LocalBlockHash(*id)).collect();
             let scores = tree.find_matches(hashes, false).scores;
@@ -233,9 +238,15 @@ impl DynamoPolicy {
                 requests: 0,
             }
         };
-        let ids = 0..u32::try_from(self.workers.len()).expect("worker ids are u32");
+        let ids = self.available().map(|worker| worker.0);
         let overload = self.params.overload;
         ids.filter(|&id| overload.holds(&load(id), self.blocks_per_worker)).map(u64::from).collect()
+    }
+
+    /// The workers that take requests, in order of id.
+    fn available(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        let ids = (0..self.slots).map(WorkerId);
+        ids.filter(|worker| self.workers.contains_key(&u64::from(worker.0)))
     }
 
     /// The crate's form of `asked`, to be answered by one of `allowed` or by any worker.
@@ -337,11 +348,14 @@ impl DynamoPolicy {
     fn cost_parts(&self, asked: &Asked) -> Vec<CostParts> {
         let request = self.scheduling_request(asked, None);
         let loads = &request.worker_loads;
-        let least = (0..self.workers.len())
-            .min_by_key(|at| loads[&rank(worker_at(*at))].active_prefill_tokens);
-        let least = worker_at(least.expect("a fleet has workers"));
-        let parts = |index: usize| {
-            let worker = worker_at(index);
+        let least = self
+            .available()
+            .min_by_key(|worker| loads[&rank(*worker)].active_prefill_tokens)
+            .expect("a worker is available");
+        let parts = |worker: WorkerId| {
+            if !self.workers.contains_key(&u64::from(worker.0)) {
+                return CostParts { worker, cost: f64::INFINITY, parts: Vec::new() };
+            }
             let load = loads[&rank(worker)];
             // The least busy worker is among the allowed, as the credit's decay looks at it.
             let allowed = HashSet::from([u64::from(worker.0), u64::from(least.0)]);
@@ -352,14 +366,14 @@ impl DynamoPolicy {
                 worker,
                 cost,
                 parts: vec![
-                    ("overlap_blocks", f64::from(asked.overlap_blocks[index])),
+                    ("overlap_blocks", f64::from(asked.overlap_blocks[worker.index()])),
                     ("prefill_tokens", load.active_prefill_tokens as f64),
                     ("active_blocks", load.active_decode_blocks as f64),
                     ("additional_blocks", load.additional_active_blocks as f64),
                 ],
             }
         };
-        (0..self.workers.len()).map(parts).collect()
+        (0..self.slots).map(WorkerId).map(parts).collect()
     }
 
     /// Counts `asked` as in flight on `worker`.
@@ -436,8 +450,8 @@ impl Decider for DynamoPolicy {
 
     fn least_prefill_tokens(&self) -> u64 {
         let tokens = self.tracker.active_tokens(self.now);
-        let of = |index| tokens.get(&rank(worker_at(index))).copied().unwrap_or(0);
-        (0..self.workers.len()).map(of).min().unwrap_or(0) as u64
+        let of = |worker| tokens.get(&rank(worker)).copied().unwrap_or(0);
+        self.available().map(of).min().unwrap_or(0) as u64
     }
 }
 impl Policy for DynamoPolicy {
@@ -458,10 +472,14 @@ impl Policy for DynamoPolicy {
             WorkerEventKind::FirstToken => {
                 let _unknown = self.tracker.mark_prefill_completed(&request, self.now);
             }
-            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
+            WorkerEventKind::Finished { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => {
                 let _unknown = self.tracker.free(&request, self.now);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
@@ -470,6 +488,24 @@ impl Policy for DynamoPolicy {
 
     fn wants_kv_events(&self) -> bool {
         self.tree.is_some() && self.guesses.is_none()
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        let id = u64::from(worker.0);
+        self.workers.remove(&id);
+        let left = self.tracker.unregister_worker(id);
+        left.unwrap_or_else(|error| panic!("{worker:?} cannot leave: {error}"));
+        if let Some(tree) = &mut self.tree {
+            tree.remove_worker(id);
+        }
+        self.lower.remove_worker(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        let id = u64::from(worker.0);
+        self.workers.insert(id, Worker);
+        let joined = self.tracker.register_worker(WorkerDpRange::new(id, 0, 1));
+        joined.unwrap_or_else(|error| panic!("{worker:?} cannot join: {error}"));
     }
 
     fn wants_output_blocks(&self) -> bool {

@@ -34,11 +34,15 @@ impl OutputTracking {
         let output_tokens = match event.kind {
             WorkerEventKind::FirstToken => 1,
             WorkerEventKind::OutputBlock { output_tokens } => output_tokens,
-            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
+            WorkerEventKind::Finished { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => {
                 self.requests.remove(&event.request);
                 return Vec::new();
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted => return Vec::new(),
         };

@@ -8,9 +8,9 @@ use crate::router::kv::{CachedBelow, KvParams, KvPolicy, Overload, Retention, Se
 use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
-use crate::router::testing::history::{Act, BLOCK_SIZE, History, any_acts};
+use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
 use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
@@ -21,7 +21,7 @@ use dynamo_kv_router::scheduling::policy_config::PolicyProfile;
 use dynamo_kv_router::scheduling::{PolicyQueue, QueueSnapshot, WorkerPlacement};
 use proptest::prelude::*;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const WORKERS: u32 = 4;
 
@@ -76,12 +76,13 @@ fn any_params() -> impl Strategy<Value = KvParams> {
     )
 }
 
-/// Plays `acts` to both, and holds every decision of ours to theirs: the same
+/// Plays `acts` to both, where at each of `turns` a worker leaves or comes back,
+/// and holds every decision of ours to theirs: the same
 /// costs to 1e-9; without temperature a worker that is among their cheapest; and
 /// nobody where they have nobody.
 fn hold(
     texts: &Texts,
-    acts: &[Act],
+    (acts, turns): (&[Act], &[(usize, WorkerId)]),
     params: KvParams,
     seed: u64,
 ) -> Result<(KvPolicy, DynamoPolicy), TestCaseError> {
@@ -90,10 +91,22 @@ fn hold(
     let wants_kv_events = ours.wants_kv_events();
     prop_assert_eq!(wants_kv_events, theirs.wants_kv_events());
     let mut history = History::new(texts, WORKERS);
-    for act in acts {
+    let mut absent = BTreeSet::new();
+    for (at, act) in acts.iter().enumerate() {
+        for &(_, worker) in turns.iter().filter(|turn| turn.0 == at) {
+            if absent.remove(&worker) {
+                ours.worker_joined(worker);
+                theirs.worker_joined(worker);
+            } else if absent.len() + 1 < WORKERS as usize {
+                absent.insert(worker);
+                ours.worker_left(worker);
+                theirs.worker_left(worker);
+            }
+        }
         let now = history.now();
         let request = history.play(act, |heard| {
-            if heard.is_life() || wants_kv_events {
+            let of_absent = matches!(heard, Heard::Kv(worker, _) if absent.contains(&worker));
+            if heard.is_life() || wants_kv_events && !of_absent {
                 heard.tell(now, &mut ours);
                 heard.tell(now, &mut theirs);
             }
@@ -103,12 +116,14 @@ fn hold(
         let (asked, their_asked) = (ours.look_up(now, &view), theirs.look_up(now, &view));
         let (costs, their_costs) = (ours.costs(&asked), theirs.costs(&their_asked));
         for (cost, their) in costs.iter().zip(&their_costs) {
-            prop_assert!((cost - their).abs() < 1e-9, "{costs:?} and {their_costs:?}");
+            let same = cost == their || (cost - their).abs() < 1e-9;
+            prop_assert!(same, "{costs:?} and {their_costs:?}");
         }
         prop_assert_eq!(ours.least_prefill_tokens(), theirs.least_prefill_tokens());
         let (mine, their) = (ours.choose(&asked), theirs.choose(&their_asked));
         prop_assert_eq!(mine.is_some(), their.is_some());
         let (Some(mine), Some(their)) = (mine, their) else { continue };
+        prop_assert!(!absent.contains(&mine) && !absent.contains(&their));
         if params.temperature == 0.0 {
             prop_assert_eq!(their_costs[mine.index()], their_costs[their.index()]);
             if params.overload == Overload::default() {
@@ -131,7 +146,17 @@ proptest! {
     fn decisions_are_theirs_but_for_ties_and_draws(
         texts in any_texts(), acts in any_acts(WORKERS, 120), params in any_params(), seed: u64,
     ) {
-        hold(&texts, &acts, params, seed)?;
+        hold(&texts, (&acts, &[]), params, seed)?;
+    }
+
+    /// While workers come and go, too.
+    #[test]
+    fn decisions_are_theirs_while_workers_come_and_go(
+        texts in any_texts(), acts in any_acts(WORKERS, 120), params in any_params(), seed: u64,
+        turns in prop::collection::vec((0usize..120, 0..WORKERS), 0..12),
+    ) {
+        let turns: Vec<_> = turns.into_iter().map(|(at, id)| (at, WorkerId(id))).collect();
+        hold(&texts, (&acts, &turns), params, seed)?;
     }
 
     /// Whoever drives.
@@ -161,7 +186,7 @@ proptest! {
     fn long_histories_are_theirs_too(
         texts in any_texts(), acts in any_acts(WORKERS, 2_500), params in any_params(), seed: u64,
     ) {
-        hold(&texts, &acts, params, seed)?;
+        hold(&texts, (&acts, &[]), params, seed)?;
     }
 }
 
@@ -288,7 +313,8 @@ fn hold_queue(
     };
     let mut queue = PolicyQueue::new(PolicyProfile::synthetic(Some(threshold), their_order));
     let mut theirs = DynamoPolicy::new(params, &fleet, 1);
-    let view = ClusterView { workers: &[] };
+    let workers = [WorkerView::default(); WORKERS as usize];
+    let view = ClusterView { workers: &workers };
     let mut history = History::new(texts, WORKERS);
     let mut requests = BTreeMap::new();
     for act in acts {
@@ -397,7 +423,7 @@ proptest! {
     ) {
         const DRAWS: usize = 4_000;
         let params = KvParams { temperature, overload: Overload::default(), ..params };
-        let (mut ours, mut theirs) = hold(&texts, &acts, params, seed)?;
+        let (mut ours, mut theirs) = hold(&texts, (&acts, &[]), params, seed)?;
         let request = texts.request(1 << 20, 0, tokens, BLOCK_SIZE);
         let (now, view) = (SimTime::ZERO + SimDuration::from_secs(600), request.route_view(BLOCK_SIZE));
         let (asked, their_asked) = (ours.look_up(now, &view), theirs.look_up(now, &view));

@@ -45,6 +45,13 @@ impl LowerIndex {
         if stored { runs.add(run) } else { runs.remove(run) }
     }
 
+    /// `worker` is gone, and what it held.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        if let Some(held) = self.held.get_mut(worker.index()) {
+            *held = Default::default();
+        }
+    }
+
     /// For each worker, what it holds of `prompt` behind its overlap in GPU memory;
     /// nothing as long as nobody told of a tier.
     pub(super) fn after_each(&self, prompt: &Path, overlap_blocks: &[u32]) -> Vec<BlocksBelow> {

@@ -144,6 +144,11 @@ impl CoverageIndex {
         }
     }
 
+    /// Forgets what `worker` held.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        (0..self.nodes.len()).for_each(|id| self.truncate(worker, id, 0));
+    }
+
     /// `worker` holds the blocks of `run`, which come after `parent`.
     fn store(&mut self, worker: WorkerId, parent: Option<BlockId>, mut run: BlockRun) {
         let mut above = None;

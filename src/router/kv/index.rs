@@ -30,6 +30,14 @@ impl Index {
         }
     }
 
+    /// Forgets what `worker` held.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        match self {
+            Self::V0_9(index) => index.remove_worker(worker),
+            Self::V1_6(index) => index.remove_worker(worker),
+        }
+    }
+
     /// Sets `overlap_blocks[w]` to the overlap of `prompt` with what worker `w`
     /// holds; all entries must be 0 before.
     pub(super) fn overlaps(&self, prompt: &Path, overlap_blocks: &mut [u32]) {

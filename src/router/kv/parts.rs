@@ -20,6 +20,11 @@ impl CachedPrefixes {
         self.0.apply(worker, event);
     }
 
+    /// Forgets what `worker` held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
+    }
+
     /// For each worker, how many leading blocks of the prompt it holds.
     pub(in crate::router) fn overlaps(
         &self,
@@ -42,6 +47,11 @@ impl CachedBelow {
     /// Takes note of what `worker` stored in a tier or lost there.
     pub(in crate::router) fn apply(&mut self, worker: WorkerId, event: &KvEvent) {
         self.0.apply(worker, event);
+    }
+
+    /// `worker` is gone, and what it held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
     }
 
     /// For each worker, what it holds of a prompt behind its overlap in GPU memory.
@@ -86,6 +96,11 @@ impl Bookings {
             shared: true,
         };
         self.0.book(worker, &order);
+    }
+
+    /// Forgets what is in flight on `worker`.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
     }
 
     /// Hears of first tokens and ends.

@@ -6,6 +6,7 @@ use super::index::Index;
 use super::params::{KvParams, Semantics};
 use super::path::Path;
 use super::stale::Marks;
+use super::worker_set::WorkerSet;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
@@ -33,6 +34,8 @@ pub struct KvPolicy {
     approximate: Option<Approximate>,
     tracker: ActiveTracker,
     marks: Option<Marks>,
+    /// Workers that must not be chosen.
+    absent: WorkerSet,
     draws: Stream,
     nothing: Path,
     scratch: Scratch,
@@ -88,6 +91,7 @@ impl KvPolicy {
                 .map(|retention| Approximate::new(semantics, retention)),
             tracker,
             marks: (semantics == Semantics::V0_9).then(|| Marks::new(workers)),
+            absent: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
             nothing: Path::default(),
             scratch: Scratch::default(),
@@ -160,6 +164,10 @@ impl KvPolicy {
         self.tracker.book(worker, &order);
     }
 
+    fn is_available(&self, index: usize) -> bool {
+        self.absent.is_empty() || !self.absent.contains(worker_at(index))
+    }
+
     fn overloaded(&self, index: usize) -> bool {
         self.params.overload.holds(&self.tracker.loads()[index], self.blocks_per_worker)
     }
@@ -175,7 +183,7 @@ impl KvPolicy {
         // 0.9 turns away if all are overloaded, and else steers nobody around.
         let KvParams { semantics, temperature, .. } = self.params;
         let steers = self.params.overload.is_on() && semantics == Semantics::V1_6;
-        let may_be = |at: usize| !(steers && self.overloaded(at));
+        let may_be = |at: usize| !(steers && self.overloaded(at)) && self.is_available(at);
         let chosen = if temperature > 0.0 {
             workers.clear();
             workers.extend((0..costs.len()).filter(|&at| may_be(at)));
@@ -185,6 +193,9 @@ impl KvPolicy {
         } else if let Some(index) = self.index.as_ref().filter(|_| semantics == Semantics::V0_9) {
             let mut lowest = Ties::default();
             for (at, (&cost, &overlap)) in costs.iter().zip(&asked.overlap_blocks).enumerate() {
+                if !self.is_available(at) {
+                    continue;
+                }
                 lowest.offer(at, (cost, index.tree_blocks(worker_at(at), overlap)), &mut draws);
             }
             lowest.chosen_if_any()
@@ -235,7 +246,8 @@ impl Decider for KvPolicy {
     }
 
     fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
-        let all_overloaded = || (0..self.workers()).all(|at| self.overloaded(at));
+        let all_overloaded =
+            || (0..self.workers()).all(|at| self.overloaded(at) || !self.is_available(at));
         if self.params.overload.is_on() && all_overloaded() {
             return None;
         }
@@ -247,6 +259,9 @@ impl Decider for KvPolicy {
         self.find_shared(asked, &mut shared_blocks);
         let mut costs = Vec::new();
         totals(&self.params, &self.ask(asked), self.candidates(asked, &shared_blocks), &mut costs);
+        for worker in self.absent.iter() {
+            costs[worker.index()] = f64::INFINITY;
+        }
         costs
     }
 
@@ -273,7 +288,9 @@ impl Decider for KvPolicy {
     }
 
     fn least_prefill_tokens(&self) -> u64 {
-        self.tracker.loads().iter().map(|load| load.prefill_tokens).min().unwrap_or(0)
+        let loads = self.tracker.loads().iter().enumerate();
+        let available = loads.filter(|(at, _)| self.is_available(*at));
+        available.map(|(_, load)| load.prefill_tokens).min().unwrap_or(0)
     }
 }
 
@@ -295,6 +312,25 @@ impl Policy for KvPolicy {
             index.apply(worker, event);
             self.lower.apply(worker, event);
         }
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.absent.insert(worker);
+        self.tracker.remove_worker(worker);
+        if let Some(marks) = &mut self.marks {
+            marks.remove_worker(worker);
+        }
+        if let Some(index) = &mut self.index {
+            index.remove_worker(worker);
+        }
+        self.lower.remove_worker(worker);
+        if let Some(approximate) = &mut self.approximate {
+            approximate.remove_worker(worker);
+        }
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.absent.remove(worker);
     }
 
     fn wants_output_blocks(&self) -> bool {

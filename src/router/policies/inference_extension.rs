@@ -83,8 +83,9 @@ impl InferenceExtension {
             let beyond_batch = worker.inflight.saturating_sub(self.cluster.max_num_seqs);
             worker.reported.map_or(beyond_batch, |reported| reported.waiting)
         };
-        let shortest = (0..workers).map(waiting).min().unwrap_or(0);
-        let longest = (0..workers).map(waiting).max().unwrap_or(0);
+        let available = || view.available().map(|(at, _)| at);
+        let shortest = available().map(waiting).min().unwrap_or(0);
+        let longest = available().map(waiting).max().unwrap_or(0);
         let score = |at: usize| {
             let active_blocks = self.bookings.loads()[at].active_blocks as f64;
             let booked = active_blocks / f64::from(self.cluster.blocks_per_worker.max(1));
@@ -94,7 +95,7 @@ impl InferenceExtension {
             let queue = if longest == shortest {
                 1.0
             } else {
-                f64::from(longest - waiting(at)) / f64::from(longest - shortest)
+                f64::from(longest.saturating_sub(waiting(at))) / f64::from(longest - shortest)
             };
             [f64::from(matched[at]) / f64::from(total), 1.0 - usage, queue]
         };
@@ -111,7 +112,8 @@ impl Policy for InferenceExtension {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let scores = self.scores(request, view);
         let mut highest = Ties::default();
-        for (at, scores) in scores.iter().enumerate() {
+        for (at, scores) in scores.iter().enumerate().filter(|(at, _)| view.workers[*at].available)
+        {
             highest.offer(at, -self.sum(scores), &mut self.draws);
         }
         let worker = worker_at(highest.chosen());
@@ -128,6 +130,11 @@ impl Policy for InferenceExtension {
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
         self.bookings.observe(event);
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.sent.remove_worker(worker);
+        self.bookings.remove_worker(worker);
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, _: u32) {

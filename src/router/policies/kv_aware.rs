@@ -51,13 +51,13 @@ impl KvAware {
         blocks > 0 && left <= u64::from(self.threshold_tokens)
     }
 
-    fn least_recently_busy(&mut self, now: SimTime) -> usize {
+    fn least_recently_busy(&mut self, now: SimTime, view: &ClusterView<'_>) -> usize {
         for sent in &mut self.sent {
             while sent.front().is_some_and(|at| now.since(*at) > WINDOW) {
                 sent.pop_front();
             }
         }
-        let counts = self.sent.iter().map(VecDeque::len).enumerate();
+        let counts = view.available().map(|(at, _)| (at, self.sent[at].len()));
         counts.min_by_key(|(_, count)| *count).map_or(0, |(at, _)| at)
     }
 }
@@ -70,15 +70,22 @@ impl Policy for KvAware {
         view: &ClusterView<'_>,
     ) -> Verdict {
         let overlaps = self.cached.overlaps(request, view.workers.len());
-        let best = overlaps.iter().copied().enumerate().max_by_key(|(at, b)| (*b, usize::MAX - at));
+        let held = view.available().map(|(at, _)| (at, overlaps[at]));
+        let best = held.max_by_key(|(at, blocks)| (*blocks, usize::MAX - at));
         let (at, blocks) = best.expect("a fleet has workers");
-        let chosen = if self.counts(request, blocks) { at } else { self.least_recently_busy(now) };
+        let chosen =
+            if self.counts(request, blocks) { at } else { self.least_recently_busy(now, view) };
         self.sent[chosen].push_back(now);
         Verdict::Send(worker_at(chosen))
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         Some(self.cached.overlaps(request, self.sent.len()))
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.cached.remove_worker(worker);
+        self.sent[worker.index()].clear();
     }
 
     fn wants_kv_events(&self) -> bool {

@@ -30,7 +30,7 @@ impl LeastLoaded {
 impl Policy for LeastLoaded {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let mut least = Ties::default();
-        for (index, worker) in view.workers.iter().enumerate() {
+        for (index, worker) in view.available() {
             least.offer(index, f64::from(worker.inflight), &mut self.ties);
         }
         Verdict::Send(worker_at(least.chosen()))

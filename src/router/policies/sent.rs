@@ -91,6 +91,15 @@ impl SentPrompts {
         }
     }
 
+    /// Forgets what was sent to `worker`.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        self.workers[worker.index()] = Recency::default();
+        self.blocks.retain(|block| {
+            block.holders.retain(|(holder, _)| *holder != worker);
+            !block.holders.is_empty()
+        });
+    }
+
     /// How many blocks were sent to `worker` and not forgotten.
     pub(super) fn held_blocks(&self, worker: WorkerId) -> u32 {
         self.workers[worker.index()].held_blocks

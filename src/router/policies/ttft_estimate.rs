@@ -91,7 +91,8 @@ impl Policy for TtftEstimate {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let overlaps = self.cached.overlaps(request, view.workers.len());
         let mut soonest = Ties::default();
-        for (at, &overlap) in overlaps.iter().enumerate() {
+        for (at, _) in view.available() {
+            let overlap = overlaps[at];
             let estimate = self.estimate(request, at, overlap);
             soonest.offer(at, estimate.total_s(), &mut self.draws);
         }
@@ -111,6 +112,12 @@ impl Policy for TtftEstimate {
                 ends.mean_gap_s = old + NEWEST * (gap_s - old);
             }
         }
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.cached.remove_worker(worker);
+        self.bookings.remove_worker(worker);
+        self.ends[worker.index()] = Ends::default();
     }
 
     fn wants_kv_events(&self) -> bool {
