@@ -159,14 +159,16 @@ impl LowerTiers {
             }
         }
         for piece in pieces.iter().rev() {
-            for id in (piece.from..piece.from + piece.blocks).rev().map(|at| content.block(at)) {
-                let tier = &mut self.tiers[piece.tier];
-                if self.offload == Offload::Computed {
-                    tier.held.touch(id);
-                } else {
-                    tier.held.remove(id);
-                    let medium = tier.medium;
-                    self.tell(medium, id, false);
+            for run in content.range(piece.from, piece.from + piece.blocks) {
+                for id in ids(run).rev() {
+                    let tier = &mut self.tiers[piece.tier];
+                    if self.offload == Offload::Computed {
+                        tier.held.touch(id);
+                    } else {
+                        tier.held.remove(id);
+                        let medium = tier.medium;
+                        self.tell(medium, id, false);
+                    }
                 }
             }
         }

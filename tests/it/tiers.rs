@@ -468,14 +468,14 @@ fn a_tier_of_no_capacity_is_no_tier() {
     assert_eq!(tier("7").unwrap().tiers.tiers[0].block_time, SimDuration::from_micros(16));
 }
 
-/// A worker of two GPUs has what both need: 320 KiB a token for Llama-3.1-70B at 16 bits.
+/// A worker of two GPUs has what both need: 160 KiB a token for Llama-3.1-70B at 8 bits.
 #[test]
 fn a_block_has_the_bytes_of_all_gpus() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    for (file, bytes) in [("llama-3.1-70b-fp8-h200-trtllm.toml", 32 * 163_840u64)] {
+    for file in ["llama-3.1-70b-fp8-h200-trtllm.toml", "llama-3.1-70b-fp8-h100-tp2-trtllm.toml"] {
         let model = Model::load(&folder.join(file)).expect("a shipped model");
         let config = model.engine_config(&EngineSettings::default()).unwrap();
-        assert_eq!(config.tiers.block_bytes, bytes, "{file}");
+        assert_eq!(config.tiers.block_bytes, 32 * 163_840, "{file}");
     }
 }
 
