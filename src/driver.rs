@@ -12,7 +12,7 @@ use crate::fleet::Fleet;
 use crate::fleet::changes::Changes;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
-use crate::request::Request;
+use crate::request::{Request, RouteRequest};
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
 use crate::router::{CostParts, Reported, Verdict, WorkerView};
@@ -61,6 +61,17 @@ pub struct Decision {
     pub truth: Vec<WorkerTruth>,
 }
 
+impl Decision {
+    /// Forgets all but the first workers: the others were no choice.
+    fn keep_workers(&mut self, workers: usize) {
+        self.view.truncate(workers);
+        self.truth.truncate(workers);
+        if let Some(blocks) = &mut self.believed_blocks {
+            blocks.truncate(workers);
+        }
+    }
+}
+
 /// A run that stopped with requests that nobody will ever serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing can happen any more at {at:?}, but {unfinished} requests have not ended")]
@@ -86,6 +97,10 @@ pub struct Driver<'a, F> {
     spread: Spread,
     /// Requests at workers that front ends which started anew know nothing of.
     forgotten: BTreeSet<RequestId>,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
+    /// Requests at those workers.
+    prefilling: BTreeMap<RequestId, Request>,
     /// The request whose routing is to be taken apart.
     explained: Option<RequestId>,
     decision: Option<Decision>,
@@ -120,6 +135,8 @@ impl<'a, F: Fleet> Driver<'a, F> {
             open: 0,
             spread: Spread::InTurn,
             forgotten: BTreeSet::new(),
+            prefill_workers: 0,
+            prefilling: BTreeMap::new(),
             explained: None,
             decision: None,
             changes: None,
@@ -129,6 +146,13 @@ impl<'a, F: Fleet> Driver<'a, F> {
     /// Which front end a request reaches.
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
+        self
+    }
+
+    /// The first `prefill_workers` workers only prefill: what they are done with is
+    /// routed again, to a worker that decodes.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
         self
     }
 
@@ -248,10 +272,21 @@ impl<'a, F: Fleet> Driver<'a, F> {
         {
             oracle.see(truth.workers(&request));
         }
-        let decision = (self.explained == Some(request.id)).then(|| self.look(now, &request));
+        let prefilled = self.recorder.is_prefilled(request.id);
+        let explained = self.explained == Some(request.id) && !prefilled;
+        let decision = explained.then(|| self.look(now, &request));
         let front_end = &mut self.front_ends[index];
-        let verdict = front_end.route(now, &request.route_view(self.block_size));
-        self.decision = decision.map(|d| Decision { verdict, ..d }).or(self.decision.take());
+        let view = RouteRequest { prefilled, ..request.route_view(self.block_size) };
+        let verdict = front_end.route(now, &view);
+        let prefills = |worker: WorkerId| worker.0 < self.prefill_workers;
+        self.decision = decision
+            .map(|mut decision| {
+                if matches!(verdict, Verdict::Send(worker) if prefills(worker)) {
+                    decision.keep_workers(self.prefill_workers as usize);
+                }
+                Decision { verdict, ..decision }
+            })
+            .or(self.decision.take());
         match verdict {
             Verdict::Send(worker) => self.dispatch(now, worker, &request),
             Verdict::Hold => {
@@ -263,6 +298,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
 
     fn turn_away(&mut self, now: SimTime, request: RequestId, reason: RejectReason) {
         self.open -= 1;
+        if self.recorder.is_prefilled(request) {
+            self.fleet.give_up(now, request);
+        }
         self.recorder.turn_away(now, request, reason);
         if let Some(changes) = &mut self.changes {
             changes.forget(request);
@@ -345,6 +383,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
         self.recorder.dispatch(now, request.id, worker);
         if self.is_lost_on_arrival(now, worker, request) {
             return;
+        }
+        if worker.0 < self.prefill_workers {
+            self.prefilling.insert(request.id, request.clone());
         }
         if let Err(reason) = self.fleet.submit(now, worker, request) {
             self.reject(now, worker, request.id, reason);
@@ -431,10 +472,18 @@ impl<'a, F: Fleet> Driver<'a, F> {
                     changes.ended(now, event.worker, event.request);
                 }
                 self.open -= 1;
+                self.prefilling.remove(&event.request);
                 self.workload.observe_end(now, event.request, served);
             }
+            WorkerEventKind::Prefilled => {
+                let request = self.prefilling.remove(&event.request);
+                self.deliver_kv_events(now);
+                self.route(now, request.expect("a request that is prefilled was sent to be"));
+            }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::FirstToken
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}

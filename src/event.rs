@@ -3,7 +3,8 @@
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A change in the life of a request that its worker makes visible.
@@ -18,7 +19,7 @@ pub struct WorkerEvent {
 }
 
 /// See [`WorkerEvent`]. Every stay of a request at a worker ends with exactly one
-/// of `Finished`, `Rejected` and `Failed`.
+/// of `Prefilled`, `Finished`, `Rejected` and `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
@@ -26,6 +27,22 @@ pub enum WorkerEventKind {
     Scheduled {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
+    },
+    /// Its prompt is computed, by a worker of a pool that does no more; the worker
+    /// keeps the KV until another one has it. The token sampled there is not used.
+    Prefilled,
+    /// Its KV has come over the network to the worker that will decode it.
+    KvReceived {
+        /// How long that took, from the first byte asked for to the last one there.
+        transfer: SimDuration,
+    },
+    /// A part of its KV was loaded from tiers below GPU memory before it enters a
+    /// batch; told just before that.
+    Loaded {
+        /// Tokens from each medium, in the order of [`Medium::ALL`].
+        tokens: [u32; Medium::ALL.len()],
+        /// From the moment when the load was asked for until it was done.
+        time: SimDuration,
     },
     /// It lost its blocks and waits again, to be recomputed (vLLM only).
     Preempted,
@@ -53,7 +70,7 @@ pub enum WorkerEventKind {
 impl WorkerEventKind {
     /// True if the request is at the worker no more.
     pub fn ends_stay(&self) -> bool {
-        matches!(self, Self::Finished { .. } | Self::Rejected(_) | Self::Failed)
+        matches!(self, Self::Prefilled | Self::Finished { .. } | Self::Rejected(_) | Self::Failed)
     }
 }
 
@@ -111,4 +128,46 @@ pub enum KvEvent {
         /// What was lost.
         run: BlockRun,
     },
+    /// A tier below GPU memory holds the blocks of `run` from now on. (Dynamo and
+    /// vLLM: the same event with another `medium`.)
+    StoredBelow {
+        /// Which tier.
+        medium: Medium,
+        /// What was stored.
+        run: BlockRun,
+    },
+    /// A tier below GPU memory lost the blocks of `run`.
+    RemovedBelow {
+        /// Which tier.
+        medium: Medium,
+        /// What was lost.
+        run: BlockRun,
+    },
+}
+
+/// What KV memory below the GPU's is made of, fast to slow: the tiers that
+/// Dynamo's router tells apart (`StorageTier` of dynamo-kv-router 1.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Medium {
+    /// Memory of the worker's machine. Dynamo: `HostPinned`, vLLM: `CPU`.
+    Host,
+    /// A disk in it. Dynamo: `Disk`, vLLM: `STORAGE`.
+    Disk,
+    /// Storage elsewhere. Dynamo: `External`.
+    Remote,
+}
+
+impl Medium {
+    /// All of them, fast to slow.
+    pub const ALL: [Self; 3] = [Self::Host, Self::Disk, Self::Remote];
+
+    /// Its name in settings and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Disk => "disk",
+            Self::Remote => "remote",
+        }
+    }
 }

@@ -112,6 +112,7 @@ impl<'a> Replays<'a> {
         let settings = Settings {
             cluster: ClusterSettings::new(1),
             engine,
+            pools: None,
             router: RouterSettings::new(round_robin::POLICY.name()),
             policy: round_robin::POLICY,
             source: WorkloadSource::Requests(workload.clone()),

@@ -2,6 +2,7 @@
 //! [`settings`](crate::engine::settings) for how people write it.
 
 use crate::engine::step_time::StepTime;
+pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,8 @@ pub struct EngineConfig {
     pub cuda_graph: CudaGraph,
     /// What only TensorRT-LLM's rules look at.
     pub trtllm: TrtllmOptions,
+    /// KV memory below the GPU's.
+    pub tiers: TierOptions,
 }
 
 /// Host time of a step.

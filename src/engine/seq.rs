@@ -1,8 +1,9 @@
 //! Sequences: the requests as a worker sees them.
 
+use super::tiers::Loaded;
 use crate::id::RequestId;
 use crate::kv::{Held, Slot};
-use crate::request::{Content, Request};
+use crate::request::{Content, Phase, Request};
 use crate::time::SimTime;
 use std::ops::{Index, IndexMut};
 
@@ -13,6 +14,8 @@ pub(super) type SeqId = u32;
 #[derive(Debug)]
 pub(super) struct Seq {
     pub(super) request: RequestId,
+    /// `Decode` only until its KV is there, or lost to a preemption.
+    pub(super) phase: Phase,
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
     /// What the client allowed; TensorRT-LLM reserves memory for it.
@@ -40,12 +43,19 @@ pub(super) struct Seq {
     /// Number of the first token that it sampled since it was last admitted;
     /// `u32::MAX` until it has.
     pub(super) first_since_admission: u32,
+    /// It was in a batch (TensorRT-LLM).
+    pub(super) started: bool,
+    /// A part of its KV is on its way from a lower tier; it holds the blocks.
+    pub(super) loading: bool,
+    /// That part, until it enters a batch.
+    pub(super) loaded: Option<Loaded>,
 }
 
 impl Seq {
     pub(super) fn new(request: &Request) -> Self {
         Self {
             request: request.id,
+            phase: Phase::Whole,
             prompt_tokens: request.prompt_tokens,
             output_tokens: request.output_tokens,
             max_tokens: request.max_tokens,
@@ -60,6 +70,9 @@ impl Seq {
             ending: false,
             last_token_at: SimTime::ZERO,
             first_since_admission: u32::MAX,
+            started: false,
+            loading: false,
+            loaded: None,
         }
     }
 

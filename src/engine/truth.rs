@@ -19,7 +19,17 @@ impl Worker {
         self.present_blocks(&request.content, request.prompt_tokens)
     }
 
-    /// The worker as `request` would find it at `now`.
+    /// Leading full blocks of the prompt of `request` that it holds in GPU memory or,
+    /// where that ends, in tiers below.
+    pub fn reachable_blocks(&self, request: &Request) -> u32 {
+        let cached_blocks = self.cached_blocks(request);
+        let Some(tiers) = self.core.log.tiers() else { return cached_blocks };
+        let limit = (request.prompt_tokens - 1) / self.core.config.block_size;
+        let below = tiers.find(&request.content, cached_blocks, limit);
+        cached_blocks + below.iter().map(|piece| piece.blocks).sum::<u32>()
+    }
+
+    /// The worker as `request` would find it at `now`, tiers below GPU memory apart.
     pub fn truth(&self, now: SimTime, request: &Request) -> WorkerTruth {
         let block_size = self.core.config.block_size;
         let cached_blocks = self.cached_blocks(request);
@@ -72,7 +82,7 @@ impl Worker {
         let boundary = match &self.state {
             State::Idle => now,
             State::Ready { at, .. } => *at,
-            State::Draining { until } => *until,
+            State::Draining { until } | State::Loading { until } => *until,
             State::Running(plan) => {
                 let mut next: Pipeline = self.pipeline;
                 next.step(&plan.cadence);

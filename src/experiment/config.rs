@@ -1,20 +1,19 @@
 //! From the text of an experiment to validated runs.
 
+pub use super::cluster::ClusterSettings;
+use super::cluster::check_pooled;
 use super::document::{Document, NOTHING};
 use super::error::{ExperimentError, Place};
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
-use crate::fleet::changes::{
-    ChangePlan, ChangeSettings, FailoverSettings, MOST_WORKERS, PlannerSettings,
-};
+use crate::fleet::Pools;
 use crate::router::PolicySpec;
 use crate::router::settings::RouterSettings;
-use crate::settings::{self, Invalid};
+use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{WorkloadSettings, WorkloadSource};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -76,8 +75,10 @@ impl RunSpec {
 pub struct Settings {
     /// The fleet.
     pub cluster: ClusterSettings,
-    /// Each of its workers.
+    /// Each of its workers; with `pools`, what they have in common.
     pub engine: EngineConfig,
+    /// If prefill and decode have workers of their own.
+    pub pools: Option<Pools>,
     /// The router in front of it.
     pub router: RouterSettings,
     /// The policy that it names.
@@ -90,74 +91,6 @@ pub struct Settings {
     pub slo: Option<SloSettings>,
     /// What `workload` needs from files, in memory.
     pub source: WorkloadSource,
-}
-
-/// The `[cluster]` section.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterSettings {
-    /// Number of workers, at the start.
-    #[serde(deserialize_with = "settings::count")]
-    pub workers: u32,
-    /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
-    pub model: Option<String>,
-    /// Time that a worker takes from its start until it serves: weights, graphs,
-    /// warm-up. Default 60 s (assumed).
-    #[serde(default = "load_time")]
-    pub load_time: SimDuration,
-    /// What happens to workers.
-    #[serde(default)]
-    pub change: Vec<ChangeSettings>,
-    /// What routers and clients make of it.
-    #[serde(default)]
-    pub failover: FailoverSettings,
-    /// Who adds and removes workers, if anybody.
-    pub planner: Option<PlannerSettings>,
-}
-
-fn load_time() -> SimDuration {
-    SimDuration::from_secs(60)
-}
-
-impl ClusterSettings {
-    /// So many workers, to which nothing happens.
-    pub fn new(workers: u32) -> Self {
-        Self {
-            workers,
-            model: None,
-            load_time: load_time(),
-            change: Vec::new(),
-            failover: FailoverSettings::default(),
-            planner: None,
-        }
-    }
-
-    fn validate(&self) -> Result<(), Invalid> {
-        let allowed = format!("from 1 to {MOST_WORKERS}");
-        Invalid::unless(
-            (1..=MOST_WORKERS).contains(&self.workers),
-            "workers",
-            self.workers,
-            &allowed,
-        )?;
-        self.plan().validate()
-    }
-
-    /// Everything that happens to the workers.
-    pub fn plan(&self) -> ChangePlan {
-        ChangePlan {
-            workers: self.workers,
-            load_time: self.load_time,
-            changes: self.change.clone(),
-            failover: self.failover,
-            planner: self.planner,
-        }
-    }
-
-    /// Workers that there can ever be: ids are below.
-    pub fn slots(&self) -> u32 {
-        self.plan().slots()
-    }
 }
 
 /// What the command line adds to an experiment file.
@@ -323,18 +256,20 @@ impl Resolver {
         let cluster: ClusterSettings = document.section("cluster")?;
         cluster.validate().map_err(invalid("cluster"))?;
         let model = match &cluster.model {
-            Some(path) => Some(self.model(document, path)?),
+            Some(path) => Some(self.model(document, path, "cluster.model")?),
             None => None,
         };
-        let engine: EngineSettings = document.section("engine")?;
-        let engine = match &model {
-            Some(model) => model.engine_config(&engine),
-            None => engine.resolve(None),
-        }
-        .map_err(invalid("engine"))?;
+        let common: EngineSettings = document.section("engine")?;
+        let engine = resolve(model.as_deref(), common.clone()).map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
         let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
         router.validate_for(cluster.slots()).map_err(invalid("router"))?;
+        let pools = match cluster.prefill.workers {
+            Some(workers) => {
+                Some(self.pools(document, &cluster, workers, &common, model.as_ref())?)
+            }
+            None => None,
+        };
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
@@ -343,21 +278,75 @@ impl Resolver {
             let allowed = "given: a closed loop never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
         }
+        if let Some(pools) = &pools {
+            let same = pools.prefill.block_size == engine.block_size;
+            let allowed = format!("engine.block_size, {}", engine.block_size);
+            Invalid::unless(same, "prefill.engine.block_size", pools.prefill.block_size, &allowed)
+                .map_err(invalid("cluster"))?;
+            for engine in [&pools.prefill, &pools.decode] {
+                check_pooled(&policy, &measure, engine)
+                    .map_err(|(section, wrong)| document.invalid(section, wrong))?;
+            }
+        }
         let slo: Option<SloSettings> = document.optional("slo")?;
         if let Some(slo) = &slo {
             slo.validate().map_err(invalid("slo"))?;
         }
         let source = self.source(document, &workload)?;
-        Ok(Settings { cluster, engine, router, policy, workload, source, measure, slo })
+        Ok(Settings { cluster, engine, pools, router, policy, workload, source, measure, slo })
     }
 
-    fn model(&mut self, document: &Document, path: &str) -> Result<Arc<Model>, ExperimentError> {
+    /// The two pools of which `prefill_workers` workers are the first.
+    fn pools(
+        &mut self,
+        document: &Document,
+        cluster: &ClusterSettings,
+        prefill_workers: u32,
+        common: &EngineSettings,
+        common_model: Option<&Arc<Model>>,
+    ) -> Result<Pools, ExperimentError> {
+        let mut pool = |name: &str, own: &EngineSettings, model: Option<&String>| {
+            let model = match model {
+                Some(path) => Some(self.model(document, path, &format!("cluster.{name}.model"))?),
+                None => common_model.cloned(),
+            };
+            let settings = own.clone().over(common.clone());
+            let config = resolve(model.as_deref(), settings)
+                .map_err(|wrong| document.invalid(&format!("cluster.{name}.engine"), wrong))?;
+            Ok((Arc::new(config), model))
+        };
+        let (prefill, model) =
+            pool("prefill", &cluster.prefill.engine, cluster.prefill.model.as_ref())?;
+        let (decode, decode_model) =
+            pool("decode", &cluster.decode.engine, cluster.decode.model.as_ref())?;
+        let invalid = |wrong| document.invalid("cluster", wrong);
+        let kv_bytes_per_token = cluster
+            .kv_bytes_per_token(model.as_deref(), decode_model.as_deref())
+            .map_err(invalid)?;
+        let pools = Pools {
+            prefill_workers,
+            decode_workers: cluster.workers - prefill_workers,
+            prefill,
+            decode,
+            link: cluster.network.link(),
+            kv_bytes_per_token,
+        };
+        pools.validate().map_err(invalid)?;
+        Ok(pools)
+    }
+
+    fn model(
+        &mut self,
+        document: &Document,
+        path: &str,
+        key: &str,
+    ) -> Result<Arc<Model>, ExperimentError> {
         if let Some(model) = self.models.get(path) {
             return Ok(Arc::clone(model));
         }
         let model = Model::load(&document.folder().join(path)).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
-            document.value_error("cluster.model", &toml::Value::String(path.to_owned()), &problem)
+            document.value_error(key, &toml::Value::String(path.to_owned()), &problem)
         })?;
         let model = Arc::new(model);
         self.models.insert(path.to_owned(), Arc::clone(&model));
@@ -391,6 +380,14 @@ impl Resolver {
             hash.update(format!("\n{path}\n{model:?}"));
         }
         hex(&hash.finalize())
+    }
+}
+
+/// A worker's configuration: `engine` over what its model file says.
+fn resolve(model: Option<&Model>, engine: EngineSettings) -> Result<EngineConfig, Invalid> {
+    match model {
+        Some(model) => model.engine_config(&engine),
+        None => engine.resolve(None),
     }
 }
 

@@ -11,6 +11,7 @@
 //! it. So any key can be swept or overridden, with one set of checks, and every
 //! message can name the line, the axis or the argument that a value came from.
 
+mod cluster;
 mod config;
 mod document;
 mod error;

@@ -1,9 +1,9 @@
 //! What a run costs in which workers come and go: requests that went on
 //! elsewhere, tokens computed again, and the time until hits are back.
 
-use super::Metrics;
+use super::{End, Metrics, Recorder, RequestRecord, Window};
 use crate::event::Lost;
-use crate::id::RequestId;
+use crate::id::{RequestId, WorkerId};
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
@@ -197,6 +197,70 @@ impl HitsOverTime {
             };
         }
         (fallen.is_none() && !self.changes.is_empty()).then(|| longest.as_secs())
+    }
+}
+
+impl Recorder {
+    /// Workers come and go, and those of `absent` are not there at the start.
+    pub fn follow_changes(&mut self, absent: impl IntoIterator<Item = WorkerId>) {
+        self.changing = Some(Changing::default());
+        for worker in absent {
+            self.inflight.set_present(SimTime::ZERO, worker, false);
+        }
+    }
+
+    /// `worker` takes requests from `now` on, or is gone.
+    pub fn set_present(&mut self, now: SimTime, worker: WorkerId, present: bool) {
+        self.inflight.set_present(now, worker, present);
+    }
+
+    /// Caches are lost, or new ones are there: the hit ratio may fall.
+    pub fn disturb(&mut self, now: SimTime) {
+        if let Some(changing) = &mut self.changing {
+            changing.disturb(now);
+        }
+    }
+
+    /// A request is at `worker` no more, as that is gone; it has not ended yet.
+    pub fn lose(&mut self, now: SimTime, worker: WorkerId, lost: &Lost) {
+        self.count_residence(now, lost.request);
+        self.inflight.change(now, worker, false);
+        if let Some(changing) = &mut self.changing {
+            changing.lose(lost);
+        }
+        self.record(lost.request).scheduled = None;
+    }
+
+    /// A lost request goes on at another worker.
+    pub fn migrate(&mut self, request: RequestId) {
+        self.record(request).dispatched = None;
+        if let Some(changing) = &mut self.changing {
+            changing.migrate(request);
+        }
+    }
+
+    /// A lost request has failed.
+    pub fn fail(&mut self, now: SimTime, request: RequestId) {
+        if let Some(why) = &mut self.why {
+            why.ended(request);
+        }
+        self.end(now, request, End::Failed);
+    }
+
+    /// True if the request is at a worker.
+    pub(super) fn is_at_worker(&self, record: &RequestRecord) -> bool {
+        let lost = self.changing.as_ref().is_some_and(|changing| changing.is_lost(record.request));
+        record.end.is_none() && record.stay().is_some() && !lost
+    }
+
+    /// Counts the time of a request at its worker, in the window.
+    pub(super) fn count_residence(&mut self, now: SimTime, request: RequestId) {
+        let Some(Window { level, start: Some(_), .. }) = &self.seen else { return };
+        let begin = level.begin;
+        let record = &self.open[(request.0 - self.first) as usize];
+        if let Some((dispatched, _)) = record.stay().filter(|_| self.is_at_worker(record)) {
+            self.residence_ps += u128::from((now - dispatched.max(begin)).as_ps());
+        }
     }
 }
 

@@ -6,26 +6,32 @@
 //! the values observed in it.
 
 mod changing;
+mod gauges;
+mod handover;
 mod spikes;
 mod spread;
+mod tiers;
 mod why;
 mod window;
 
+pub use handover::{Handover, Stay};
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
-use crate::event::{Lost, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
 use changing::Changing;
+use gauges::gauge_metrics;
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
+use tiers::Loads;
 use why::Why;
 use window::Observations;
 
@@ -57,6 +63,8 @@ pub struct RequestRecord {
     pub scheduled: Option<SimTime>,
     /// Prompt tokens found in the cache then.
     pub cached_tokens: u32,
+    /// Its way to a second worker, if one prefilled it and another decodes it.
+    pub handover: Option<Handover>,
     /// When its first token left the worker.
     pub first_token: Option<SimTime>,
     /// How it ended, and when.
@@ -96,7 +104,10 @@ pub struct Recorder {
     ended: u64,
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
+    loads: Option<Loads>,
     spike_window: SimDuration,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
     /// Where workers come and go.
     changing: Option<Changing>,
 }
@@ -123,9 +134,23 @@ impl Recorder {
             ended: 0,
             kept: keep_requests.then(Vec::new),
             why: None,
+            loads: None,
             spike_window: SPIKE_WINDOW,
+            prefill_workers: 0,
             changing: None,
         }
+    }
+
+    /// The first `prefill_workers` workers only prefill, the others decode: gauges
+    /// are told apart.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
+        self
+    }
+
+    /// True if a worker has prefilled the request and another one is to decode it.
+    pub fn is_prefilled(&self, request: RequestId) -> bool {
+        self.open[(request.0 - self.first) as usize].handover.is_some()
     }
 
     /// Measures what every choice of a worker gave away; see [`RequestWhy`].
@@ -135,72 +160,17 @@ impl Recorder {
         self
     }
 
+    /// Measures what is loaded from tiers of these `media`, where a token takes
+    /// `token_bytes`.
+    pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: f64) -> Self {
+        self.loads = Some(Loads::new(media, token_bytes));
+        self
+    }
+
     /// Takes the height of queue spikes over this time; [`SPIKE_WINDOW`] unless told.
     pub fn with_spike_window(mut self, window: SimDuration) -> Self {
         self.spike_window = window;
         self
-    }
-
-    /// Workers come and go, and those of `absent` are not there at the start.
-    pub fn follow_changes(&mut self, absent: impl IntoIterator<Item = WorkerId>) {
-        self.changing = Some(Changing::default());
-        for worker in absent {
-            self.inflight.set_present(SimTime::ZERO, worker, false);
-        }
-    }
-
-    /// `worker` takes requests from `now` on, or is gone.
-    pub fn set_present(&mut self, now: SimTime, worker: WorkerId, present: bool) {
-        self.inflight.set_present(now, worker, present);
-    }
-
-    /// Caches are lost, or new ones are there: the hit ratio may fall.
-    pub fn disturb(&mut self, now: SimTime) {
-        if let Some(changing) = &mut self.changing {
-            changing.disturb(now);
-        }
-    }
-
-    /// A request is at `worker` no more, as that is gone; it has not ended yet.
-    pub fn lose(&mut self, now: SimTime, worker: WorkerId, lost: &Lost) {
-        self.count_residence(now, lost.request);
-        self.inflight.change(now, worker, false);
-        if let Some(changing) = &mut self.changing {
-            changing.lose(lost);
-        }
-        self.record(lost.request).scheduled = None;
-    }
-
-    /// A lost request goes on at another worker.
-    pub fn migrate(&mut self, request: RequestId) {
-        self.record(request).dispatched = None;
-        if let Some(changing) = &mut self.changing {
-            changing.migrate(request);
-        }
-    }
-
-    /// A lost request has failed.
-    pub fn fail(&mut self, now: SimTime, request: RequestId) {
-        if let Some(why) = &mut self.why {
-            why.ended(request);
-        }
-        self.end(now, request, End::Failed);
-    }
-
-    /// True if the request is at a worker.
-    fn is_at_worker(&self, record: &RequestRecord) -> bool {
-        let lost = self.changing.as_ref().is_some_and(|changing| changing.is_lost(record.request));
-        record.end.is_none() && record.dispatched.is_some() && !lost
-    }
-
-    /// Counts the time of a request at its worker, in the window.
-    fn count_residence(&mut self, now: SimTime, request: RequestId) {
-        let Some(Window { level, start: Some(_), .. }) = &self.seen else { return };
-        let begin = level.begin;
-        let record = &self.open[(request.0 - self.first) as usize];
-        if let Some((dispatched, _)) = record.dispatched.filter(|_| self.is_at_worker(record)) {
-            self.residence_ps += u128::from((now - dispatched.max(begin)).as_ps());
-        }
     }
 
     /// True if it has to be told of what workers hold.
@@ -255,6 +225,9 @@ impl Recorder {
         let spikes = QueueSpikes::new(self.inflight.workers(), self.spike_window);
         let observations = Observations::new(self.inflight.workers(), spikes, self.why.is_some());
         self.seen = Some(Window { level, observations, start: None });
+        if let Some(loads) = &mut self.loads {
+            loads.begin_level();
+        }
     }
 
     /// The level's warm-up is over: its window begins at `now`.
@@ -280,6 +253,7 @@ impl Recorder {
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
+        let prompt_tokens = window.observations.prompt_tokens();
         let mut metrics = match &self.changing {
             None => window.observations.metrics(&window.level, now, gaps),
             Some(changing) => {
@@ -292,10 +266,24 @@ impl Recorder {
                 metrics
             }
         };
+        if let Some(loads) = &mut self.loads {
+            loads.metrics(&window.level, now, prompt_tokens, &mut metrics);
+        }
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         let workers = self.inflight.workers_mean(now);
-        gauge_metrics(&start, gauges, (elapsed, workers), &mut metrics);
+        gauge_metrics("", (&start, gauges), (elapsed, workers), &mut metrics);
+        if self.prefill_workers > 0 {
+            let at = self.prefill_workers as usize;
+            let ((prefill, decode), (prefill_now, decode_now)) =
+                (start.split_at(at), gauges.split_at(at));
+            let mut of_pool = |prefix: &str, start: &[Gauges], end: &[Gauges]| {
+                let workers = Some(end.len() as f64);
+                gauge_metrics(prefix, (start, end), (elapsed, workers), &mut metrics);
+            };
+            of_pool("prefill_", prefill, prefill_now);
+            of_pool("decode_", decode, decode_now);
+        }
         metrics
     }
 
@@ -314,6 +302,7 @@ impl Recorder {
             dispatched: None,
             scheduled: None,
             cached_tokens: 0,
+            handover: None,
             first_token: None,
             end: None,
             preemptions: 0,
@@ -323,7 +312,11 @@ impl Recorder {
 
     /// The router sent a request to a worker.
     pub fn dispatch(&mut self, now: SimTime, request: RequestId, worker: WorkerId) {
-        self.record(request).dispatched = Some((now, worker));
+        let record = self.record(request);
+        match &mut record.handover {
+            Some(handover) => handover.dispatched = Some((now, worker)),
+            None => record.dispatched = Some((now, worker)),
+        }
         self.inflight.change(now, worker, true);
     }
 
@@ -335,20 +328,44 @@ impl Recorder {
     /// Something happened to a request at its worker.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.observe_why(event);
+        if event.kind == WorkerEventKind::Prefilled {
+            self.count_residence(now, event.request);
+        }
         let record = self.record(event.request);
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
-                record.scheduled = Some(now);
                 // Of one that goes on elsewhere after its first token the first hits count.
-                if record.first_token.is_none() {
-                    record.cached_tokens = cached_tokens;
+                match &mut record.handover {
+                    Some(handover) => handover.scheduled = Some(now),
+                    None => {
+                        record.scheduled = Some(now);
+                        if record.first_token.is_none() {
+                            record.cached_tokens = cached_tokens;
+                        }
+                    }
                 }
                 let (id, prompt_tokens) = (record.request, record.prompt_tokens);
                 if let Some(changing) = &mut self.changing {
                     changing.schedule(now, id, prompt_tokens, cached_tokens);
                 }
             }
+            WorkerEventKind::Prefilled => {
+                record.handover = Some(Handover::at(now));
+                self.inflight.change(now, event.worker, false);
+            }
+            WorkerEventKind::KvReceived { transfer } => {
+                if let Some(handover) = &mut record.handover {
+                    handover.transfer = Some(transfer);
+                }
+            }
             WorkerEventKind::Preempted => record.preemptions += 1,
+            WorkerEventKind::Loaded { tokens, time } => {
+                let first = record.scheduled.is_none();
+                let level = self.seen.as_ref().map(|window| &window.level);
+                if let Some(loads) = &mut self.loads {
+                    loads.loaded(now, level, event.request, (tokens, time), first);
+                }
+            }
             WorkerEventKind::OutputBlock { .. } => {}
             WorkerEventKind::FirstToken if record.first_token.is_some() => {
                 if let Some(changing) = &mut self.changing {
@@ -389,6 +406,9 @@ impl Recorder {
             }
             WorkerEventKind::Rejected(_) => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
@@ -437,6 +457,10 @@ impl Recorder {
         if let Some(kept) = &mut self.kept {
             kept.push(record);
         }
+        if let Some(loads) = &mut self.loads {
+            let begun = self.seen.as_ref().is_some_and(|window| now >= window.level.begin);
+            loads.ended(request, begun && matches!(end, End::Finished { .. }));
+        }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);
         }
@@ -472,39 +496,10 @@ impl Recorder {
             place.copy_from_slice(&word.to_le_bytes());
         }
         self.digest.update(bytes);
+        if let Some(handover) = record.handover {
+            self.digest.update(handover.digest_bytes());
+        }
     }
-
-    /// Little's law without averages: the workers' request-seconds over the
-    /// window are the requests' seconds in it.
-    fn check_little(&self, begin: SimTime, now: SimTime, start: &[Gauges], end: &[Gauges]) {
-        let at = |gauges: &[Gauges]| -> u128 {
-            gauges.iter().map(|gauge| gauge.running_ps + gauge.waiting_ps).sum()
-        };
-        let open = self.open.iter().filter(|record| self.is_at_worker(record));
-        let still_open: u128 = open
-            .filter_map(|record| record.dispatched)
-            .map(|(dispatched, _)| u128::from((now - dispatched.max(begin)).as_ps()))
-            .sum();
-        let from_gauges = at(end) - at(start);
-        let from_requests = self.residence_ps + still_open;
-        assert_eq!(from_gauges, from_requests, "Little's law, window {begin:?} to {now:?}");
-    }
-}
-
-fn gauge_metrics(
-    start: &[Gauges],
-    end: &[Gauges],
-    (elapsed_ps, workers): (u64, Option<f64>),
-    metrics: &mut Metrics,
-) {
-    let Some(workers) = workers.filter(|workers| *workers > 0.0) else { return };
-    let mean = |of: fn(&Gauges) -> u128| {
-        let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
-        Some(total as f64 / elapsed_ps as f64 / workers)
-    };
-    metrics.insert("running_mean".into(), mean(|gauges| gauges.running_ps));
-    metrics.insert("waiting_mean".into(), mean(|gauges| gauges.waiting_ps));
-    metrics.insert("kv_blocks_used_mean".into(), mean(|gauges| gauges.used_blocks_ps));
 }
 
 /// Milliseconds of a duration in picoseconds.

@@ -42,7 +42,7 @@ pub struct Slo {
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
-struct Column {
+pub(super) struct Column {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
@@ -55,6 +55,8 @@ pub(super) struct Observations {
     engine_ttft: Column,
     queue: Column,
     router_queue: Column,
+    transfer: Column,
+    decode_queue: Column,
     itl: Column,
     e2e: Column,
     first_tokens: u64,
@@ -91,7 +93,7 @@ impl WhySums {
 }
 
 impl Column {
-    fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
+    pub(super) fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
         if let Quantiles::Snapshots { .. } = level.quantiles {
             self.at.push(now);
         } else if now < level.begin {
@@ -119,7 +121,7 @@ impl Column {
         }
     }
 
-    fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
         let summaries = self.summaries(level, end);
         let mut insert = |suffix: &str, values: Vec<f64>| {
             metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
@@ -159,6 +161,8 @@ impl Observations {
             engine_ttft: Column::default(),
             queue: Column::default(),
             router_queue: Column::default(),
+            transfer: Column::default(),
+            decode_queue: Column::default(),
             itl: Column::default(),
             e2e: Column::default(),
             first_tokens: 0,
@@ -184,6 +188,12 @@ impl Observations {
         self.engine_ttft.push(now, level, now - dispatched);
         self.queue.push(now, level, queued);
         self.router_queue.push(now, level, dispatched - record.arrived);
+        if let Some(handover) = record.handover
+            && let (Some(transfer), Some(queued)) = (handover.transfer, handover.queued())
+        {
+            self.transfer.push(now, level, transfer);
+            self.decode_queue.push(now, level, queued);
+        }
         if now >= level.begin {
             self.first_tokens += 1;
             let (sum, count) = &mut self.queue_by_worker[worker.index()];
@@ -238,6 +248,11 @@ impl Observations {
         self.failed
     }
 
+    /// Prompt tokens of requests that finished in the window.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
+    }
+
     pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
         let mut metrics = Metrics::new();
         metrics.insert("queue_skew".to_owned(), self.queue_skew());
@@ -245,6 +260,10 @@ impl Observations {
         self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
         self.queue.metrics("queue_ms", level, end, &mut metrics);
         self.router_queue.metrics("router_queue_ms", level, end, &mut metrics);
+        if !self.transfer.values.is_empty() {
+            self.transfer.metrics("transfer_ms", level, end, &mut metrics);
+            self.decode_queue.metrics("decode_queue_ms", level, end, &mut metrics);
+        }
         self.itl.metrics("itl_ms", level, end, &mut metrics);
         self.e2e.metrics("e2e_ms", level, end, &mut metrics);
         let mut insert = |name: &str, value: Option<f64>| {

@@ -233,6 +233,16 @@ fn met(explained: &Explained) -> String {
         let parts: Vec<String> = parts.map(|(n, how)| format!("{n} {how}")).collect();
         let _ = write!(text, " (lost: {})", parts.join(", "));
     }
+    if let Some(handover) = record.handover
+        && let (Some(transfer), Some((_, to))) = (handover.transfer, handover.dispatched)
+    {
+        let prefilled = ms(handover.prefilled - record.sent);
+        let _ = write!(
+            text,
+            ", was prefilled {prefilled} after the client sent it, moved to worker {to} in {}",
+            ms(transfer)
+        );
+    }
     if let Some(first_token) = record.first_token {
         let _ = write!(
             text,

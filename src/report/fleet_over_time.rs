@@ -128,6 +128,7 @@ mod tests {
             first_token: Some(at(sent + 30)),
             end: end.map(|(ms, end)| (at(ms), end)),
             preemptions: 0,
+            handover: None,
             why: None,
         }
     }

@@ -103,6 +103,7 @@ mod tests {
             arrived: at(2),
             dispatched: Some((at(2), WorkerId(1))),
             scheduled: Some(at(3)),
+            handover: None,
             cached_tokens: 64,
             first_token: Some(at(5)),
             end: Some((at(9), End::Finished { output_tokens: 7 })),

@@ -73,6 +73,7 @@
 //! `policies/`, and its name is one line in the list there.
 
 pub mod decider;
+pub mod disaggregated;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
 pub mod feed;

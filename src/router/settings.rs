@@ -5,6 +5,7 @@
 //! accepted, and used only by the policies whose doc comment names it; a key
 //! that no policy knows is an error.
 
+use super::disaggregated::ConditionalDisaggregation;
 use super::feed::{FeedSettings, RestartSettings};
 use super::kv::Semantics;
 use super::policies::POLICIES;
@@ -45,6 +46,10 @@ pub struct RouterSettings {
     /// Parameters of a policy that has none of the keys here; see [`Self::own`].
     #[serde(skip_serializing_if = "toml::Table::is_empty", default)]
     pub(super) own: toml::Table,
+    /// (kv with "1.6", dynamo; where prefill and decode have workers of their own)
+    /// Which requests skip the prefill workers. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditional_disaggregation: Option<ConditionalDisaggregation>,
     /// How KV events reach the router.
     #[serde(default)]
     pub(super) feed: FeedSettings,
@@ -70,6 +75,14 @@ pub struct RouterSettings {
     /// (dynamo, kv with "1.6") Cost in blocks of each request in flight. Default 0.
     #[serde(default)]
     pub decode_active_request_weight: f64,
+    /// (dynamo, kv with "1.6") Worth of a block of the prompt in a worker's host
+    /// memory, of one in its GPU memory, 0 to 1. Default 0.75.
+    #[serde(default = "default::host_weight")]
+    pub host_cache_hit_weight: f64,
+    /// (dynamo, kv with "1.6") The same for blocks on its disk or in remote storage.
+    /// Default 0.25.
+    #[serde(default = "default::disk_weight")]
+    pub disk_cache_hit_weight: f64,
     /// (kv, dynamo) Count the blocks of requests in flight. Default true.
     #[serde(default = "default::yes")]
     pub track_active_blocks: bool,
@@ -222,6 +235,8 @@ mod default {
     defaults! {
         replicas: u32 = 1;
         overlap_weight: f64 = 1.0;
+        host_weight: f64 = 0.75;
+        disk_weight: f64 = 0.25;
         yes: bool = true;
         approximate_ttl: SimDuration = SimDuration::from_secs(120);
         approximate_max_blocks: u32 = 1 << 20;
@@ -347,11 +362,17 @@ impl RouterSettings {
             let allowed = "left out where semantics = \"0.9\", which has no queue";
             Invalid::unless(known, "queue_threshold", threshold, allowed)?;
         }
+        if let Some(conditional) = &self.conditional_disaggregation {
+            let within = |invalid: Invalid| invalid.within("conditional_disaggregation");
+            conditional.validate(self.semantics).map_err(within)?;
+        }
         let ttl = !self.approximate_ttl.is_zero();
         Invalid::unless(ttl, "approximate_ttl", "0s", "more than no time")?;
         for (key, share) in [
             ("active_decode_blocks_threshold", self.active_decode_blocks_threshold.unwrap_or(0.0)),
             ("approximate_prune_target_ratio", self.approximate_prune_target_ratio),
+            ("host_cache_hit_weight", self.host_cache_hit_weight),
+            ("disk_cache_hit_weight", self.disk_cache_hit_weight),
         ] {
             let is_share = (0.0..=1.0).contains(&share);
             Invalid::unless(is_share, key, share, "a share between 0 and 1")?;

@@ -71,7 +71,12 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
     seen
 }
 
-fn hold(config: EngineConfig, draws: &[Draw], peek_every: usize) -> Result<(), TestCaseError> {
+/// Jumping and stepping show the same.
+pub(crate) fn hold(
+    config: EngineConfig,
+    draws: &[Draw],
+    peek_every: usize,
+) -> Result<(), TestCaseError> {
     let jumping = EngineConfig { fast_forward: true, ..config.clone() };
     let jumped = run(&jumping, draws, peek_every, false);
     let mut told = run(&jumping, draws, peek_every, true);

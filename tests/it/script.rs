@@ -6,7 +6,7 @@ use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::{Gauges, Pace, StepRecord, Worker};
 use kv_router_sim::event::{KvEvent, Lost, RejectReason, WorkerEvent};
 use kv_router_sim::fleet::changes::{ChangePlan, Changes};
-use kv_router_sim::fleet::{Fleet, SimulatedFleet, Truth};
+use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet, Truth};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::request::Request;
@@ -61,6 +61,10 @@ impl Fleet for Watched {
         self.fleet.submit(now, worker, request)
     }
 
+    fn give_up(&mut self, now: SimTime, request: RequestId) {
+        self.fleet.give_up(now, request);
+    }
+
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         let event = self.fleet.next_event(deadline)?;
         self.events.push(event);
@@ -106,6 +110,8 @@ pub(crate) struct Run {
     pub(crate) events: Vec<(SimTime, WorkerEvent)>,
     /// Requests sent to workers, in order.
     pub(crate) submitted: Vec<(SimTime, WorkerId, RequestId)>,
+    /// Blocks held by requests at the end, by worker.
+    pub(crate) used_blocks: Vec<u32>,
     /// Of all workers, in order of end.
     pub(crate) steps: Vec<StepRecord>,
     /// Of the only level.
@@ -180,20 +186,49 @@ pub(crate) fn play_fleet(
 ) -> Run {
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let config = Arc::new(config.clone());
-    let mut fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    let fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    let mut recorder = Recorder::new(workers, true);
+    if why {
+        recorder = recorder.measure_why(config.block_size);
+    }
+    let changes =
+        |plan: &ChangePlan| Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs);
+    let pools = (0, config.block_size);
+    play_on(fleet, recorder, pools, plan.map(changes), workload, front_ends, window)
+}
+
+/// As [`play_behind`], on workers that prefill and workers that decode.
+pub(crate) fn play_pools(
+    pools: &Pools,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+) -> Run {
+    let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
+    let fleet = SimulatedFleet::with_pools(pools, wants_kv_events);
+    let recorder = Recorder::new(pools.workers(), true).with_pools(pools.prefill_workers);
+    let pools = (pools.prefill_workers, pools.prefill.block_size);
+    play_on(fleet, recorder, pools, None, workload, front_ends, None)
+}
+
+fn play_on(
+    mut fleet: SimulatedFleet,
+    recorder: Recorder,
+    (prefill_workers, block_size): (u32, u32),
+    changes: Option<Changes>,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+    window: Option<SimDuration>,
+) -> Run {
     fleet.count_copies();
     fleet.record_steps();
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new(), lost: Vec::new() };
-    let mut recorder = Recorder::new(workers, true);
-    if why {
-        recorder = recorder.measure_why(config.block_size);
-    }
-    let mut driver = Driver::new(fleet, workload, front_ends, recorder, config.block_size);
-    if let Some(plan) = plan {
-        driver = driver.changes(Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs));
+    let mut driver =
+        Driver::new(fleet, workload, front_ends, recorder, block_size).with_pools(prefill_workers);
+    if let Some(changes) = changes {
+        driver = driver.changes(changes);
     }
     let schedule = Schedule {
         concurrency: vec![0],
@@ -211,6 +246,13 @@ pub(crate) fn play_fleet(
         records,
         events: watched.events,
         submitted: watched.submitted,
+        used_blocks: watched
+            .fleet
+            .workers()
+            .iter()
+            .map(|worker| worker.blocks())
+            .map(|(all, free)| all - free)
+            .collect(),
         steps: watched.fleet.take_steps(),
         metrics,
         digest,

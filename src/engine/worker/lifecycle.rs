@@ -1,16 +1,11 @@
 //! What becomes of a worker that dies, comes back or changes its pace.
 
 use super::{Scheduler, State, Worker};
-use crate::engine::config::{EngineConfig, Rules};
-use crate::engine::decode_set::DecodeSet;
 use crate::engine::outbox::Outbox;
 use crate::engine::pace::Pace;
 use crate::engine::pipeline::Pipeline;
-use crate::engine::seq::{SeqId, Seqs};
-use crate::engine::trtllm::Trtllm;
-use crate::engine::vllm::Vllm;
+use crate::engine::seq::SeqId;
 use crate::event::Lost;
-use crate::kv::{TrtllmCache, VllmCache};
 use crate::time::SimTime;
 use std::sync::Arc;
 
@@ -30,9 +25,7 @@ impl Worker {
         lost.sort_unstable_by_key(|lost| lost.request);
         let config = Arc::clone(&self.core.config);
         self.rules = Scheduler::new(&config);
-        self.core.seqs = Seqs::default();
-        self.core.decode = DecodeSet::new(config.block_size);
-        self.core.log.drop_unpublished();
+        self.core.lose_all();
         self.pipeline = Pipeline::default();
         self.state = State::Idle;
         self.in_flight = None;
@@ -83,19 +76,5 @@ impl Worker {
         let last_token_at =
             if left_at_boundary { self.pipeline.boundary } else { seq.last_token_at };
         Lost { request: seq.request, output_tokens, last_token_at }
-    }
-}
-
-impl Scheduler {
-    /// With nothing in queue, batch and cache.
-    pub(super) fn new(config: &EngineConfig) -> Self {
-        let EngineConfig { block_size, num_blocks, .. } = *config;
-        match config.rules {
-            Rules::Vllm => Self::Vllm(Vllm::new(VllmCache::new(block_size, num_blocks))),
-            Rules::Trtllm => {
-                let partial_reuse = config.trtllm.partial_reuse;
-                Self::Trtllm(Trtllm::new(TrtllmCache::new(block_size, num_blocks, partial_reuse)))
-            }
-        }
     }
 }

@@ -20,11 +20,11 @@ mod retention;
 mod tests;
 
 use super::decider::Decider;
-use super::kv::{KvParams, WorkerLoad};
+use super::kv::{BlocksBelow, CachedBelow, KvParams, WorkerLoad};
 use super::policies::worker_at;
 use super::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use crate::id::{RequestId, WorkerId};
+use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::{BlockRun, RouteRequest};
 use crate::time::SimTime;
 use costs::LoggedCosts;
@@ -80,6 +80,8 @@ pub struct DynamoPolicy {
     /// The workers that take requests.
     workers: HashMap<u64, Worker>,
     tree: Option<RadixTree>,
+    /// Its own index of lower tiers needs threads; ours is held to it by a test.
+    lower: CachedBelow,
     guesses: Option<Guesses>,
     outputs: Option<OutputTracking>,
     tracker: ActiveSequencesMultiWorker<NoopSequencePublisher>,
@@ -101,6 +103,15 @@ pub struct Asked {
     /// The blocks to be counted as in flight, if any are.
     counted: Option<Vec<u64>>,
     overlap_blocks: Vec<u32>,
+    /// Behind them, in tiers below; empty if nobody has any.
+    below: Vec<BlocksBelow>,
+}
+
+impl Asked {
+    /// What the worker at `index` holds in lower tiers.
+    fn below(&self, index: usize) -> BlocksBelow {
+        self.below.get(index).copied().unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for DynamoPolicy {
@@ -118,6 +129,8 @@ impl DynamoPolicy {
             overlap_score_credit_decay: params.overlap_score_credit_decay,
             prefill_load_scale: params.prefill_load_scale,
             decode_active_request_weight: params.decode_active_request_weight,
+            host_cache_hit_weight: params.host_cache_hit_weight,
+            disk_cache_hit_weight: params.disk_cache_hit_weight,
             router_temperature: params.temperature,
             router_track_active_blocks: params.track_active_blocks,
             router_track_prefill_tokens: params.track_prefill_tokens,
@@ -136,6 +149,7 @@ impl DynamoPolicy {
             slots: cluster.workers,
             workers: (0..u64::from(cluster.workers)).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
+            lower: CachedBelow::default(),
             guesses,
             outputs: params
                 .track_output_blocks
@@ -169,11 +183,13 @@ impl DynamoPolicy {
             let first = 1 << 63 | u64::from(request.id.0) << 32;
             (first..).take(prompt.len()).collect()
         };
+        let overlap_blocks = self.overlaps(&prompt);
         Asked {
             request: request.id,
             prompt_tokens: request.prompt_tokens as usize,
             counted: self.params.track_active_blocks.then_some(counted),
-            overlap_blocks: self.overlaps(&prompt),
+            below: self.below(&prompt, &overlap_blocks),
+            overlap_blocks,
             prompt,
         }
     }
@@ -188,6 +204,11 @@ impl DynamoPolicy {
             }
         }
         overlap_blocks
+    }
+
+    fn below(&self, prompt: &[u64], overlap_blocks: &[u32]) -> Vec<BlocksBelow> {
+        let runs = prompt.iter().map(|&id| BlockRun { first: BlockId(id), len: 1 });
+        self.lower.after(runs, overlap_blocks)
     }
 
     /// Forgets what the router guessed too long ago.
@@ -235,11 +256,25 @@ impl DynamoPolicy {
         allowed: Option<HashSet<u64>>,
     ) -> SchedulingRequest {
         let mut overlap = OverlapSignals::default();
-        for (index, &blocks) in asked.overlap_blocks.iter().enumerate().filter(|(_, b)| **b > 0) {
+        for (index, &blocks) in asked.overlap_blocks.iter().enumerate() {
             let worker = rank(worker_at(index));
-            overlap.tier_overlap_blocks.device.insert(worker, blocks as usize);
-            overlap.effective_overlap_blocks.insert(worker, f64::from(blocks));
-            overlap.effective_cached_tokens.insert(worker, self.cached_tokens(blocks));
+            let effective = self.effective_blocks(asked, index);
+            if effective > 0.0 {
+                let BlocksBelow { host, disk } = asked.below(index);
+                let tiers = &mut overlap.tier_overlap_blocks;
+                for (tier, blocks) in [
+                    (&mut tiers.device, blocks),
+                    (&mut tiers.host_pinned, host),
+                    (&mut tiers.disk, disk),
+                ] {
+                    if blocks > 0 {
+                        tier.insert(worker, blocks as usize);
+                    }
+                }
+                overlap.effective_overlap_blocks.insert(worker, effective);
+                let tokens = self.effective_tokens(asked, index);
+                overlap.effective_cached_tokens.insert(worker, tokens);
+            }
         }
         SchedulingRequest {
             mode: ScheduleMode::QueryOnly { request_id: None },
@@ -288,6 +323,24 @@ impl DynamoPolicy {
         Some(WorkerId(id))
     }
 
+    /// Blocks that a worker holds of the prompt, those in lower tiers by their weight:
+    /// what the production front end makes of its indexes' answers.
+    fn effective_blocks(&self, asked: &Asked, index: usize) -> f64 {
+        let BlocksBelow { host, disk } = asked.below(index);
+        f64::from(asked.overlap_blocks[index])
+            + f64::from(host) * self.params.host_cache_hit_weight
+            + f64::from(disk) * self.params.disk_cache_hit_weight
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and at most the tokens of a prompt"
+    )]
+    fn effective_tokens(&self, asked: &Asked, index: usize) -> usize {
+        (self.effective_blocks(asked, index) * f64::from(self.block_size)).round() as usize
+    }
+
     fn cached_tokens(&self, overlap_blocks: u32) -> usize {
         overlap_blocks as usize * self.block_size as usize
     }
@@ -325,7 +378,7 @@ impl DynamoPolicy {
 
     /// Counts `asked` as in flight on `worker`.
     fn add(&mut self, asked: Asked, worker: WorkerId) {
-        let cached = self.cached_tokens(asked.overlap_blocks[worker.index()]);
+        let cached = self.effective_tokens(&asked, worker.index());
         let booking = SequenceRequest {
             request_id: asked.request.to_string(),
             token_sequence: asked.counted,
@@ -359,10 +412,15 @@ impl Decider for DynamoPolicy {
         self.set_clock(now);
         self.expire();
         asked.overlap_blocks = self.overlaps(&asked.prompt);
+        asked.below = self.below(&asked.prompt, &asked.overlap_blocks);
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let most = asked.overlap_blocks.iter().copied().max().unwrap_or(0);
+        let blocks = |(at, overlap): (usize, &u32)| {
+            let BlocksBelow { host, disk } = asked.below(at);
+            overlap + host + disk
+        };
+        let most = asked.overlap_blocks.iter().enumerate().map(blocks).max().unwrap_or(0);
         effective_prefill_tokens(asked.prompt_tokens, self.cached_tokens(most)) as u64
     }
 
@@ -420,6 +478,9 @@ impl Policy for DynamoPolicy {
                 let _unknown = self.tracker.free(&request, self.now);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
         }
@@ -437,6 +498,7 @@ impl Policy for DynamoPolicy {
         if let Some(tree) = &mut self.tree {
             tree.remove_worker(id);
         }
+        self.lower.remove_worker(worker);
     }
 
     fn worker_joined(&mut self, worker: WorkerId) {
@@ -454,6 +516,10 @@ impl Policy for DynamoPolicy {
         let data = match *event {
             KvEvent::Stored { parent, run } => stored(parent.map(|block| block.0), ids(run)),
             KvEvent::Removed { run } => removed(ids(run).rev()),
+            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {
+                self.lower.apply(worker, event);
+                return;
+            }
         };
         self.apply(worker, data);
     }

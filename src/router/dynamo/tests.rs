@@ -1,9 +1,10 @@
 //! Our own policy against the production router.
 
 use super::DynamoPolicy;
-use crate::id::WorkerId;
+use crate::event::KvEvent;
+use crate::id::{BlockId, WorkerId};
 use crate::router::decider::Decider;
-use crate::router::kv::{KvParams, KvPolicy, Overload, Retention, Semantics};
+use crate::router::kv::{CachedBelow, KvParams, KvPolicy, Overload, Retention, Semantics};
 use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
@@ -12,11 +13,15 @@ use crate::router::testing::{Texts, any_texts, cluster};
 use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
+use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
+use dynamo_kv_router::protocols::{
+    ExternalSequenceBlockHash, KvCacheEvent, LocalBlockHash, RouterEvent, StorageTier,
+};
 use dynamo_kv_router::scheduling::policy_config::PolicyProfile;
 use dynamo_kv_router::scheduling::{PolicyQueue, QueueSnapshot, WorkerPlacement};
 use proptest::prelude::*;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const WORKERS: u32 = 4;
 
@@ -33,18 +38,27 @@ fn any_params() -> impl Strategy<Value = KvParams> {
     let mostly = || prop::bool::weighted(0.85);
     let costs = (weight, credit, seldom(), seldom(), mostly(), mostly(), mostly());
     let outputs = (any::<bool>(), prop::option::of(Just(64u32)));
-    let temperature = prop_oneof![3 => Just(0.0), 1 => 0.01..2.0];
+    let tiers = (prop_oneof![Just(0.75), 0.0..1.0], prop_oneof![Just(0.25), 0.0..1.0]);
+    let temperature = (prop_oneof![3 => Just(0.0), 1 => 0.01..2.0], tiers);
     let overload =
         (prop::option::weighted(0.15, 0.0..1.0), prop::option::weighted(0.15, 1u32..900));
     let ttl = prop::option::weighted(0.25, (1u64..5_000).prop_map(SimDuration::from_millis));
     (costs, outputs, temperature, overload, ttl).prop_map(
-        |(costs, (track_output_blocks, expected_output_tokens), temperature, overload, ttl)| {
+        |(
+            costs,
+            (track_output_blocks, expected_output_tokens),
+            (temperature, tiers),
+            overload,
+            ttl,
+        )| {
             let (weight, credit, decay, per_request, active_blocks, prefill_tokens, reuse) = costs;
             let params = KvParams::with_weight(Semantics::V1_6, weight);
             KvParams {
                 overlap_score_credit: credit.unwrap_or(params.overlap_score_credit),
                 overlap_score_credit_decay: decay,
                 decode_active_request_weight: per_request,
+                host_cache_hit_weight: tiers.0,
+                disk_cache_hit_weight: tiers.1,
                 track_active_blocks: active_blocks,
                 track_prefill_tokens: prefill_tokens,
                 assume_kv_reuse: reuse,
@@ -173,6 +187,85 @@ proptest! {
         texts in any_texts(), acts in any_acts(WORKERS, 2_500), params in any_params(), seed: u64,
     ) {
         hold(&texts, (&acts, &[]), params, seed)?;
+    }
+}
+
+/// What `worker` holds of the prompt behind its overlap in GPU memory, tier by tier:
+/// the walk of `query_lower_tiers_with_options`.
+fn their_blocks_below(
+    tiers: &[LowerTierIndexer; 3],
+    prompt: &[BlockId],
+    worker: WorkerId,
+    overlap: u32,
+) -> [usize; 3] {
+    let hashes: Vec<LocalBlockHash> = prompt.iter().map(|id| LocalBlockHash(id.0)).collect();
+    let rank = super::rank(worker);
+    let start = match overlap.checked_sub(1) {
+        None => LowerTierContinuation::from_root(0),
+        Some(last) => {
+            let last = ExternalSequenceBlockHash(prompt[last as usize].0);
+            LowerTierContinuation::new(overlap as usize, last)
+        }
+    };
+    let mut continuations = HashMap::from([(rank, start)]);
+    tiers.each_ref().map(|tier| {
+        let found = tier.query_match_details(&hashes, &continuations);
+        continuations = found.next_continuations.into_iter().collect();
+        found.hits.get(&rank).copied().unwrap_or(0)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Our index of lower tiers finds what the crate's finds. Its own takes events
+    /// from a channel on a thread; here the channel is closed, and the thread this one.
+    #[test]
+    fn lower_tiers_are_indexed_as_theirs(
+        texts in any_texts(), acts in any_acts(WORKERS, 80), overlap in 0u32..6,
+    ) {
+        let mut ours = CachedBelow::default();
+        let channels: [_; 3] = std::array::from_fn(|_| flume::unbounded());
+        let mut number = 0;
+        for act in &acts {
+            let Act::Below { worker, text, from, to, medium, stored: is_store } = act else {
+                continue;
+            };
+            let text = text.index(texts.len());
+            for event in texts.stored(text, *from, *to) {
+                let KvEvent::Stored { parent, run } = event else { continue };
+                let (data, below) = if *is_store {
+                    let data = super::stored(parent.map(|block| block.0), super::ids(run));
+                    (data, KvEvent::StoredBelow { medium: *medium, run })
+                } else {
+                    let data = super::removed(super::ids(run));
+                    (data, KvEvent::RemovedBelow { medium: *medium, run })
+                };
+                ours.apply(WorkerId(*worker), &below);
+                number += 1;
+                let event = KvCacheEvent { event_id: number, data, dp_rank: 0 };
+                let tier = [StorageTier::HostPinned, StorageTier::Disk, StorageTier::External]
+                    [*medium as usize];
+                let event = RouterEvent::with_storage_tier(u64::from(*worker), event, tier);
+                channels[*medium as usize].0.send(WorkerTask::Event(event)).unwrap();
+            }
+        }
+        let theirs = channels.map(|(sender, events)| {
+            drop(sender);
+            let tier = LowerTierIndexer::new();
+            tier.worker(events, None).unwrap();
+            tier
+        });
+        for text in 0..texts.len() {
+            let prompt = texts.ids(text, 18);
+            let runs = texts.runs(text, 18).into_iter();
+            let below = ours.after(runs, &[overlap; WORKERS as usize]);
+            for (worker, below) in (0..).map(WorkerId).zip(below) {
+                let [host, disk, remote] =
+                    their_blocks_below(&theirs, &prompt, worker, overlap);
+                prop_assert_eq!((below.host as usize, below.disk as usize), (host, disk + remote));
+            }
+        }
     }
 }
 

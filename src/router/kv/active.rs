@@ -231,7 +231,11 @@ impl ActiveTracker {
             | WorkerEventKind::Failed => {
                 self.free(event.request);
             }
-            WorkerEventKind::Scheduled { .. } | WorkerEventKind::Preempted => {}
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
+            | WorkerEventKind::Preempted => {}
         }
     }
 

@@ -88,6 +88,8 @@ impl HeldIndex {
         match *event {
             KvEvent::Stored { parent, run } => self.store(worker, parent, run),
             KvEvent::Removed { run } => self.remove(worker, run),
+            // Not GPU memory.
+            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {}
         }
     }
 

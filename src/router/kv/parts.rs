@@ -1,9 +1,13 @@
 //! The index and the tracker as other policies use them.
 
 use super::active::{ActiveTracker, Order, WorkerLoad};
+#[cfg(feature = "dynamo")]
+use super::below::{BlocksBelow, LowerIndex};
 use super::coverage::CoverageIndex;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
+#[cfg(feature = "dynamo")]
+use crate::request::BlockRun;
 use crate::request::RouteRequest;
 
 /// What workers hold, by KV events: leading blocks of prompts, without holes.
@@ -30,6 +34,33 @@ impl CachedPrefixes {
         let mut overlap_blocks = vec![0; workers];
         self.0.overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
         overlap_blocks
+    }
+}
+
+/// What workers hold in tiers below GPU memory.
+#[cfg(feature = "dynamo")]
+#[derive(Debug, Default)]
+pub(in crate::router) struct CachedBelow(LowerIndex);
+
+#[cfg(feature = "dynamo")]
+impl CachedBelow {
+    /// Takes note of what `worker` stored in a tier or lost there.
+    pub(in crate::router) fn apply(&mut self, worker: WorkerId, event: &KvEvent) {
+        self.0.apply(worker, event);
+    }
+
+    /// `worker` is gone, and what it held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
+    }
+
+    /// For each worker, what it holds of a prompt behind its overlap in GPU memory.
+    pub(in crate::router) fn after(
+        &self,
+        prompt: impl Iterator<Item = BlockRun>,
+        overlap_blocks: &[u32],
+    ) -> Vec<BlocksBelow> {
+        self.0.after_each(&prompt.collect(), overlap_blocks)
     }
 }
 

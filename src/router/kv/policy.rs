@@ -1,6 +1,7 @@
 use super::active::{ActiveTracker, Order, Outputs};
 use super::approximate::Approximate;
-use super::cost::{Ask, Candidate, Cost, cost, totals, uncached_tokens};
+use super::below::{BlocksBelow, LowerIndex};
+use super::cost::{Ask, Candidate, Cost, cached_tokens, cost, totals, uncached_tokens};
 use super::index::Index;
 use super::params::{KvParams, Semantics};
 use super::path::Path;
@@ -29,6 +30,7 @@ pub struct KvPolicy {
     block_size: u32,
     blocks_per_worker: u32,
     index: Option<Index>,
+    lower: LowerIndex,
     approximate: Option<Approximate>,
     tracker: ActiveTracker,
     marks: Option<Marks>,
@@ -47,6 +49,15 @@ pub struct Asked {
     prompt: Path,
     /// Blocks of the prompt that each worker is believed to hold.
     overlap_blocks: Vec<u32>,
+    /// Behind them, those in tiers below; empty if nobody has any.
+    below: Vec<BlocksBelow>,
+}
+
+impl Asked {
+    /// What the worker at `index` holds in lower tiers.
+    fn below(&self, index: usize) -> BlocksBelow {
+        self.below.get(index).copied().unwrap_or_default()
+    }
 }
 
 /// Lists of one entry per worker, kept to spare allocations.
@@ -72,6 +83,7 @@ impl KvPolicy {
             params,
             block_size,
             blocks_per_worker: cluster.blocks_per_worker,
+            lower: LowerIndex::default(),
             index: params.needs_index().then(|| Index::new(semantics, workers)),
             approximate: params
                 .approximate
@@ -126,18 +138,21 @@ impl KvPolicy {
     ) -> impl Iterator<Item = Candidate> + 'a {
         let counted = self.counted(asked).len();
         let workers = self.tracker.loads().iter().zip(&asked.overlap_blocks).zip(shared_blocks);
-        workers.map(move |((load, &overlap_blocks), shared_blocks)| Candidate {
+        workers.enumerate().map(move |(at, ((load, &overlap_blocks), shared_blocks))| Candidate {
             prefill_tokens: load.prefill_tokens,
             active_blocks: load.active_blocks,
             additional_blocks: counted - shared_blocks,
             requests: load.requests,
             overlap_blocks,
+            below: asked.below(at),
         })
     }
 
     /// Counts `asked` as in flight on `worker`.
     fn add(&mut self, asked: &Asked, worker: WorkerId) {
-        let uncached = uncached_tokens(&self.ask(asked), asked.overlap_blocks[worker.index()]);
+        let (ask, at) = (self.ask(asked), worker.index());
+        let cached = cached_tokens(&self.params, &ask, asked.overlap_blocks[at], asked.below(at));
+        let uncached = u64::from(asked.prompt_tokens).saturating_sub(cached);
         let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
         let order = Order {
             request: asked.request,
@@ -207,6 +222,7 @@ impl Decider for KvPolicy {
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
             overlap_blocks: std::mem::take(&mut self.scratch.overlap_blocks),
+            below: Vec::new(),
         };
         self.look_again(now, &mut asked);
         asked
@@ -217,10 +233,15 @@ impl Decider for KvPolicy {
             approximate.expire(now, index);
         }
         self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
+        asked.below = self.lower.after_each(&asked.prompt, &asked.overlap_blocks);
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let most = asked.overlap_blocks.iter().copied().max().unwrap_or(0);
+        let blocks = |(at, overlap): (usize, &u32)| {
+            let below = asked.below(at);
+            overlap + below.host + below.disk
+        };
+        let most = asked.overlap_blocks.iter().enumerate().map(blocks).max().unwrap_or(0);
         uncached_tokens(&self.ask(asked), most)
     }
 
@@ -289,6 +310,7 @@ impl Policy for KvPolicy {
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         if let Some(index) = &mut self.index {
             index.apply(worker, event);
+            self.lower.apply(worker, event);
         }
     }
 
@@ -301,6 +323,7 @@ impl Policy for KvPolicy {
         if let Some(index) = &mut self.index {
             index.remove_worker(worker);
         }
+        self.lower.remove_worker(worker);
         if let Some(approximate) = &mut self.approximate {
             approximate.remove_worker(worker);
         }
@@ -327,6 +350,7 @@ impl Policy for KvPolicy {
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
             overlap_blocks: vec![0; self.workers()],
+            below: Vec::new(),
         };
         asked.overlap_blocks[worker.index()] = overlap_blocks;
         self.add(&asked, worker);
@@ -338,14 +362,18 @@ impl Policy for KvPolicy {
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
             overlap_blocks: Vec::new(),
+            below: Vec::new(),
         };
         self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
+        asked.below = self.lower.after_each(&asked.prompt, &asked.overlap_blocks);
         let mut shared_blocks = Vec::new();
         self.find_shared(&asked, &mut shared_blocks);
         let ask = self.ask(&asked);
         let parts = |(index, candidate): (usize, Candidate)| {
             let Cost { total, prefill, decode, requests } = cost(&self.params, &ask, &candidate);
-            CostParts {
+            let BlocksBelow { host, disk } = candidate.below;
+            let tiers = [("host_blocks", f64::from(host)), ("disk_blocks", f64::from(disk))];
+            let mut parts = CostParts {
                 worker: worker_at(index),
                 cost: total,
                 parts: vec![
@@ -357,7 +385,11 @@ impl Policy for KvPolicy {
                     ("active_blocks", candidate.active_blocks as f64),
                     ("additional_blocks", f64::from(candidate.additional_blocks)),
                 ],
+            };
+            if !asked.below.is_empty() {
+                parts.parts.extend(tiers);
             }
+            parts
         };
         self.candidates(&asked, &shared_blocks).enumerate().map(parts).collect()
     }
