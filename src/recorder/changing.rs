@@ -161,7 +161,8 @@ impl HitsOverTime {
             self.before.add(cached, prompt);
             return;
         };
-        let index = (now.since(*since).as_ps() / RECOVERY_WINDOW.as_ps()) as usize;
+        let index = now.since(*since).as_ps() / RECOVERY_WINDOW.as_ps();
+        let index = usize::try_from(index).expect("windows of a run fit memory");
         if windows.len() <= index {
             windows.resize(index + 1, Hits::default());
         }

@@ -49,7 +49,7 @@ pub fn fleets_over_time(
     length: SimDuration,
 ) -> Vec<FleetOverTime> {
     let mut found: Vec<(&Params, Vec<Interval>)> = Vec::new();
-    let intervals = (end.since(begin).as_ps() / length.as_ps()) as usize;
+    let intervals = count(end.since(begin), length);
     for simulation in simulations {
         let known = found.iter().position(|(params, _)| **params == simulation.params);
         let at = known.unwrap_or_else(|| {
@@ -77,9 +77,7 @@ pub fn fleets_over_time(
 }
 
 fn see(seen: &mut [Interval], record: &RequestRecord, begin: SimTime, length: SimDuration) {
-    let place = |time: SimTime| {
-        (time >= begin).then(|| (time.since(begin).as_ps() / length.as_ps()) as usize)
-    };
+    let place = |time: SimTime| (time >= begin).then(|| count(time.since(begin), length));
     if let Some(interval) = record.scheduled.and_then(place).and_then(|at| seen.get_mut(at)) {
         interval.cached += u64::from(record.cached_tokens);
         interval.prompt += u64::from(record.prompt_tokens);
@@ -95,6 +93,11 @@ fn see(seen: &mut [Interval], record: &RequestRecord, begin: SimTime, length: Si
         interval.ended += 1;
         interval.unserved += u32::from(!matches!(end, End::Finished { .. }));
     }
+}
+
+/// How many whole intervals of `length` fit into `time`.
+fn count(time: SimDuration, length: SimDuration) -> usize {
+    usize::try_from(time.as_ps() / length.as_ps()).expect("intervals of a run fit memory")
 }
 
 fn p95(mut values: Vec<f64>) -> Option<f64> {
