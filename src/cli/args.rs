@@ -1,5 +1,7 @@
 //! What can be typed. What it means is decided by the commands.
 
+use super::report::{PlotArgs, ReportArgs};
+use super::timeline::{RunTimelineArgs, TimelineArgs};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -16,6 +18,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Run(RunArgs),
     Explain(ExplainArgs),
+    Timeline(TimelineArgs),
+    Report(ReportArgs),
+    Plot(PlotArgs),
     Sweep(SweepArgs),
     Frontier(FrontierArgs),
     Compare(CompareArgs),
@@ -44,6 +49,8 @@ pub(crate) struct RunArgs {
     pub(crate) experiment: ExperimentArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) timeline: RunTimelineArgs,
 }
 
 /// Search settings: heat maps, the Pareto front, the best one and the price of missing it
@@ -278,7 +285,7 @@ fn quantile(text: &str) -> Result<f64, String> {
     q.filter(|q| (0.0..=1.0).contains(q)).ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
     pair.filter(|(key, value)| !key.is_empty() && !value.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

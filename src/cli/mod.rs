@@ -11,7 +11,10 @@ mod compare;
 mod explain;
 mod frontier;
 mod progress;
+mod report;
+mod results;
 mod run;
+mod timeline;
 mod trace;
 
 use args::{Args, Command, TraceCommand};
@@ -82,6 +85,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Accuracy(args) => accuracy::accuracy(&args),
         Command::Run(args) => run::run(args, traces).map(|()| true),
         Command::Explain(args) => explain::run(args, traces).map(|()| true),
+        Command::Timeline(args) => timeline::run(args, traces).map(|()| true),
+        Command::Report(args) => report::report(&args).map(|()| true),
+        Command::Plot(args) => report::plot(args).map(|()| true),
         Command::Sweep(args) => run::sweep(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),

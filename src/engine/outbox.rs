@@ -17,6 +17,23 @@ pub struct Outbox {
     pub output_blocks: bool,
     /// The steps that ran, if somebody wants them.
     pub steps: Option<Vec<StepRecord>>,
+    /// Where only steps that touch this time are wanted, and each by itself.
+    pub each_step: Option<(SimTime, SimTime)>,
+}
+
+impl Outbox {
+    /// True if a stretch of steps from `start` to `end` is to be told step by step.
+    pub(super) fn wants_each(&self, start: SimTime, end: SimTime) -> bool {
+        self.each_step.is_some_and(|(from, to)| start <= to && from <= end)
+    }
+
+    /// Takes note of a step, if it is wanted.
+    pub(super) fn note_step(&mut self, record: StepRecord) {
+        let is_wanted = self.each_step.is_none() || self.wants_each(record.start, record.end);
+        if let Some(steps) = self.steps.as_mut().filter(|_| is_wanted) {
+            steps.push(record);
+        }
+    }
 }
 
 /// One step, or a run of decode-only steps of one batch, for timelines and tests.

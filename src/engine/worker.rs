@@ -198,9 +198,8 @@ impl Worker {
             self.handle(now, results, out);
         }
         self.read_gauges();
-        if let (Some(steps), Some(mut record)) = (&mut out.steps, record) {
-            record.used_blocks = self.gauges.used_blocks;
-            steps.push(record);
+        if let Some(record) = record {
+            out.note_step(StepRecord { used_blocks: self.gauges.used_blocks, ..record });
         }
     }
 
@@ -411,12 +410,26 @@ impl Worker {
         let segments = self.pipeline.run(&mut plan.cadence, plan.steps - 1, until);
         let settled = segments.iter().map(|segment| segment.steps).sum::<u64>();
         plan.steps -= settled;
-        plan.record.steps += settled;
+        let record = plan.record;
+        if out.each_step.is_some() {
+            plan.record.start = self.pipeline.boundary;
+        } else {
+            plan.record.steps += settled;
+        }
         let (last_is_next, decoded) = (plan.steps == 1, u64::from(plan.last.decoded));
         for segment in &segments {
             let Segment { gap, growth, steps, .. } = *segment;
             out.gaps.add_run(gap.as_ps(), growth.as_ps(), steps, decoded);
-            self.settle_blocks(segment);
+            if !out.wants_each(segment.start, segment.boundary(steps)) {
+                self.settle_blocks(segment);
+                continue;
+            }
+            for step in segment.single_steps() {
+                self.settle_blocks(&step);
+                let (start, end, used_blocks) =
+                    (step.start, step.boundary(1), self.rules.used_blocks());
+                out.note_step(StepRecord { start, end, used_blocks, ..record });
+            }
         }
         if last_is_next && let State::Running(plan) = &mut self.state {
             self.core.take_ended(&mut plan.last);

@@ -157,6 +157,12 @@ impl Experiment {
         self.document.folder()
     }
 
+    /// Everything that was set and changes numbers, overrides included, with
+    /// sorted keys: `settings` by section, and `sweep`.
+    pub fn settings(&self) -> serde_json::Value {
+        self.document.canonical()
+    }
+
     fn from_document(
         mut document: Document,
         options: &LoadOptions,

@@ -23,6 +23,7 @@ mod run;
 mod simulate;
 mod store;
 mod sweep;
+pub mod timeline;
 
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
 pub use error::{ExperimentError, Place};
@@ -30,7 +31,7 @@ pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
 pub use simulate::{RunOutcome, Watch, simulate};
-pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file};
+pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file, write_file_with};
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,11 @@
 use super::config::{ClusterSettings, Settings};
 use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
+use crate::engine::StepRecord;
+use crate::event::WorkerEvent;
 use crate::fleet::SimulatedFleet;
 use crate::id::RequestId;
-use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
+use crate::recorder::{self, Curves, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
 use crate::router::ClusterSpec;
 use crate::router::feed::RestartSettings;
@@ -18,12 +20,26 @@ use std::sync::Arc;
 pub struct RunOutcome {
     /// The metrics of each level, in order.
     pub levels: Vec<Metrics>,
+    /// The distributions of each level, in order.
+    pub curves: Vec<Curves>,
     /// SHA-256 over everything the outside saw.
     pub digest: [u8; 32],
     /// Every request, if asked for; in order of end, the unfinished ones last.
     pub requests: Vec<RequestRecord>,
     /// The decision to be taken apart, if one was asked for and made.
     pub decision: Option<Decision>,
+    /// What workers told of requests, in order of time, where steps were asked for.
+    pub events: Vec<(SimTime, WorkerEvent)>,
+    /// The steps asked for, those of one worker in order of time.
+    pub steps: Vec<StepRecord>,
+}
+
+impl RunOutcome {
+    /// As it is written down: metrics, distributions and digest.
+    pub(super) fn found(levels: Vec<Metrics>, curves: Vec<Curves>, digest: [u8; 32]) -> Self {
+        let (requests, events, steps) = (Vec::new(), Vec::new(), Vec::new());
+        Self { levels, curves, digest, requests, decision: None, events, steps }
+    }
 }
 
 /// What to keep of a simulation besides its metrics. Changes nothing in it.
@@ -35,6 +51,8 @@ pub struct Watch {
     pub why: bool,
     /// The decision about this request, taken apart.
     pub decision_of: Option<RequestId>,
+    /// Every step that begins or ends between these times, and what workers tell.
+    pub steps: Option<(SimTime, SimTime)>,
 }
 
 /// Simulates `settings` at each of the `levels` of concurrency, one after the other.
@@ -64,6 +82,10 @@ pub fn simulate(
     if measure.why || watch.why {
         recorder = recorder.measure_why(engine.block_size);
     }
+    if let Some((from, to)) = watch.steps {
+        fleet.record_each_step(from, to);
+        recorder = recorder.keep_events();
+    }
     let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
         .spread(settings.router.spread);
     if let Some(request) = watch.decision_of {
@@ -86,9 +108,11 @@ pub fn simulate(
     };
     let levels = driver.run(&schedule)?;
     let decision = driver.decision().cloned();
-    let (recorder, _) = driver.into_parts();
+    let (mut recorder, mut fleet) = driver.into_parts();
     let digest = recorder.digest();
-    Ok(RunOutcome { levels, digest, requests: recorder.into_requests(), decision })
+    let (curves, events) = (recorder.take_curves(), recorder.take_events());
+    let (requests, steps) = (recorder.into_requests(), fleet.take_steps());
+    Ok(RunOutcome { levels, curves, digest, requests, decision, events, steps })
 }
 
 /// The routers in front of the fleet.

@@ -12,7 +12,7 @@ mod window;
 
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
-pub use window::{Level, Quantiles, Slo};
+pub use window::{Curves, Level, Quantiles, SHARES, Slo};
 
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
@@ -93,6 +93,10 @@ pub struct Recorder {
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
     spike_window: SimDuration,
+    /// The distributions of the windows that ended.
+    curves: Vec<Curves>,
+    /// What workers told, if it is kept.
+    events: Option<Vec<(SimTime, WorkerEvent)>>,
 }
 
 /// The level that is being observed.
@@ -118,7 +122,25 @@ impl Recorder {
             kept: keep_requests.then(Vec::new),
             why: None,
             spike_window: SPIKE_WINDOW,
+            curves: Vec::new(),
+            events: None,
         }
+    }
+
+    /// Keeps everything that workers tell of requests, for [`take_events`](Self::take_events).
+    pub fn keep_events(mut self) -> Self {
+        self.events = Some(Vec::new());
+        self
+    }
+
+    /// What workers told since they are kept, in order of time.
+    pub fn take_events(&mut self) -> Vec<(SimTime, WorkerEvent)> {
+        self.events.take().unwrap_or_default()
+    }
+
+    /// The distributions of the windows that ended, in order.
+    pub fn take_curves(&mut self) -> Vec<Curves> {
+        std::mem::take(&mut self.curves)
     }
 
     /// Measures what every choice of a worker gave away; see [`RequestWhy`].
@@ -206,7 +228,8 @@ impl Recorder {
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
-        let mut metrics = window.observations.metrics(&window.level, now, gaps);
+        let (mut metrics, curves) = window.observations.metrics(&window.level, now, gaps);
+        self.curves.push(curves);
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         gauge_metrics(&start, gauges, elapsed, &mut metrics);
@@ -249,6 +272,9 @@ impl Recorder {
     /// Something happened to a request at its worker.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.observe_why(event);
+        if let Some(events) = &mut self.events {
+            events.push((now, *event));
+        }
         let record = self.record(event.request);
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {

@@ -10,15 +10,18 @@ pub mod check;
 pub(crate) mod columns;
 pub mod compare;
 pub mod compared;
+pub mod details;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod explain;
+pub mod html;
 pub mod metric;
 pub mod over_time;
 pub mod published;
 pub mod requests;
 pub mod save;
 pub mod table;
+pub mod timeline;
 pub mod tuning;
 pub mod view;
 pub mod why;
