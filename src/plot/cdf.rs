@@ -96,9 +96,8 @@ impl<'a> Cdfs<'a> {
             bottom: top + 30.0 + PLOT_HEIGHT,
         };
         let metric = Metric::of(stem);
-        let title = format!("requests with at most this {} (%)", metric.label);
-        let title = fitted(&title, TEXT_SIZE, plot.right - left);
-        canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
+        let title = "share of requests (%)";
+        canvas.text(title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
         let kind = if x_scale.is_log() { ", logarithmic" } else { "" };
         let label = format!("{}{kind}", metric.with_unit());
         draw_axes(canvas, &plot, &x_scale, &y_scale, &label)?;

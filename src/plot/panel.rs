@@ -87,7 +87,7 @@ impl Drawing<'_> {
         let nearest = places.windows(2).map(|p| p[1] - p[0]).fold(f64::INFINITY, f64::min);
         let all = self.view.series.len() as f64;
         // The outermost stay inside the margin that the scale leaves at both ends.
-        let step = (0.4 * nearest).min(28.0) / all;
+        let step = (0.4 * nearest).min(22.0) / all;
         (series as f64 - (all - 1.0) / 2.0) * step
     }
 
@@ -182,7 +182,7 @@ impl Drawing<'_> {
     ) -> Drawn<B> {
         let scale = Scale::for_bars(self.all_values(metric).into_iter());
         let labels = self.labels();
-        let labels: Vec<String> = labels.iter().map(|l| fitted(l, TEXT_SIZE, 190.0)).collect();
+        let labels: Vec<String> = labels.iter().map(|l| fitted(l, TEXT_SIZE, 240.0)).collect();
         let widest = labels.iter().map(|label| text_width(label, TEXT_SIZE)).fold(0.0, f64::max);
         let bottom = top + 30.0 + self.view.series.len() as f64 * BAR_HEIGHT + 8.0;
         // Room for the numbers right of the bars.

@@ -64,7 +64,8 @@ const IN_THE_DARK: [(RGBColor, RGBColor); 12] = [
     (PALETTE[6], RGBColor(255, 255, 255)),
 ];
 
-/// Rules that recolour a figure where a dark page is preferred. They speak of
+/// Rules that round the corners of lines, whose points would else reach beyond
+/// the values, and recolour a figure where a dark page is preferred. They speak of
 /// the colours themselves, since the drawing library names no classes; print
 /// keeps white paper.
 pub(super) fn dark_rules() -> String {
@@ -74,7 +75,9 @@ pub(super) fn dark_rules() -> String {
         format!("svg [fill=\"{light}\"]{{fill:{dark}}}svg [stroke=\"{light}\"]{{stroke:{dark}}}")
     });
     let rules: String = rules.collect();
-    format!("@media screen and (prefers-color-scheme:dark){{{rules}}}")
+    format!(
+        "svg polyline{{stroke-linejoin:round}}@media screen and (prefers-color-scheme:dark){{{rules}}}"
+    )
 }
 
 /// Shape of a marker.

@@ -271,7 +271,7 @@ font:16px/1.5 system-ui,'Helvetica Neue',Arial,sans-serif}\
 h1{font-size:1.8rem;margin:0}h2{margin:2.5rem 0 .75rem;border-bottom:1px solid var(--line)}\
 h3{margin:0 0 .5rem;font-size:1rem}a{color:var(--link)}.lead{font-size:1.1rem}\
 nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;padding:0;list-style:none}\
-figure{margin:0 0 2.5rem;break-inside:avoid}figure svg{display:block;width:100%;height:auto}\
+figure{margin:0 0 2.5rem;break-inside:avoid}figure svg{display:block;max-width:100%;height:auto}\
 figcaption,.note{color:var(--pencil);font-size:.875rem}.note{margin:.5rem 0}\
 .scroll{overflow-x:auto;margin:0 0 1rem}\
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}\
@@ -283,3 +283,114 @@ pre{background:var(--shade);border:1px solid var(--line);padding:.75rem;overflow
 dt{font-weight:600}dd{margin:0 0 .5rem;overflow-wrap:anywhere}\
 @media print{body{max-width:none;padding:0;font-size:10pt}nav{display:none}.scroll{overflow:visible}\
 table{font-size:7pt}th,td{padding:.1rem .25rem;white-space:normal}pre{white-space:pre-wrap}}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::results::SCHEMA_VERSION;
+    use crate::report::example;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const SVG: &str = "<svg role=\"img\"><style>svg{}</style><text>a</text></svg>";
+
+    fn details(published: bool) -> Details {
+        Details {
+            schema_version: SCHEMA_VERSION,
+            description: "What <was> run & why".to_owned(),
+            settings: json!({ "settings": { "cluster": { "workers": 3 } }, "sweep": {} }),
+            published: published.then(example::doks_published),
+            tuned_for: None,
+            max_num_seqs: 64,
+            distributions: Vec::new(),
+            workers_over_time: Vec::new(),
+        }
+    }
+
+    fn page(summary: &Summary, details: &Details) -> String {
+        let runs = SavedRuns {
+            schema_version: SCHEMA_VERSION,
+            experiment: "it's here.toml".to_owned(),
+            overrides: vec!["measure.seeds=2".to_owned(), "a=[\"b\"]".to_owned()],
+            digests: Vec::new(),
+        };
+        let picture = Picture { name: "ttft_ms", title: "TTFT", alt: "lines <of> it", svg: SVG };
+        let pictures = [picture, Picture { name: "itl_ms", ..picture }];
+        let page =
+            Page { summary, details, runs: &runs, pictures: &pictures, picture_rules: "svg{}" };
+        page.to_html().unwrap()
+    }
+
+    /// Every element is closed in order, and nothing comes from elsewhere.
+    fn check(html: &str) {
+        let mut open: Vec<&str> = Vec::new();
+        for (at, _) in html.match_indices('<') {
+            let tag = &html[at + 1..at + html[at..].find('>').expect("a tag that ends")];
+            let name = tag.split([' ', '/']).find(|part| !part.is_empty()).expect("a name");
+            if tag.starts_with('/') {
+                assert_eq!(open.pop(), Some(name), "...{}", &html[..at + 20]);
+            } else if !tag.ends_with('/') && !["meta", "!DOCTYPE"].contains(&name) {
+                open.push(name);
+            }
+        }
+        assert!(open.is_empty(), "{open:?}");
+        let page = html.replace("http://www.w3.org/2000/svg", "");
+        for word in ["src=", "<script", "<link", "<img", "<iframe", "@import", "url("] {
+            assert!(!page.contains(word), "{word}");
+        }
+        for reference in page.match_indices("href=\"").map(|(at, _)| &page[at + 6..]) {
+            assert!(reference.starts_with('#'), "{}", &reference[..40]);
+            let id = &reference[1..reference.find('"').expect("a quote")];
+            assert!(page.contains(&format!("id=\"{id}\"")), "{id} leads nowhere");
+        }
+    }
+
+    #[test]
+    fn the_page_has_everything_that_was_saved() {
+        let summary = example::doks();
+        let html = page(&summary, &details(true));
+        check(&html);
+        let view = View::new(&summary, None).unwrap();
+        let said = answer(&view).remove(0);
+        for part in [
+            said.as_str(),
+            "What &lt;was&gt; run &amp; why",
+            "id=\"figure-ttft_ms\"",
+            "id=\"figure-itl_ms\"",
+            "lines &lt;of&gt; it",
+            "workers = 3",
+            "sim run 'it'\\''s here.toml' --set measure.seeds=2 --set 'a=[&quot;b&quot;]'",
+            &summary.provenance.digest,
+            &summary.provenance.config_hash,
+            "1, 2, 3, 4, 5, 6",
+            "Mean absolute error against the published numbers",
+            "not counted:",
+            "60, 80, 100, 120, 140, 160, 180",
+        ] {
+            assert!(html.contains(part), "{part}");
+        }
+        // Every table says what it shows and names its columns and rows.
+        let tables = html.matches("<table>").count();
+        assert!(tables >= 4, "{tables}");
+        assert_eq!(html.matches("<caption>").count(), tables);
+        assert_eq!(html.matches("<thead>").count(), tables);
+        assert!(html.matches("<th scope=\"row\"").count() > 14);
+        // The rules that figures share are there once.
+        assert_eq!(html.matches("<style>").count(), 1);
+    }
+
+    #[test]
+    fn rows_below_a_load_are_headed_by_it_too() {
+        let html = page(&example::doks(), &details(false));
+        let heads = html.matches("<th scope=\"row\" class=\"right\">120</th>").count();
+        assert_eq!(heads, 3, "round_robin, kv, and their difference");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_result_set_gives_a_page(summary in example::any_summary(), published: bool) {
+            check(&page(&summary, &details(published)));
+        }
+    }
+}
