@@ -56,6 +56,10 @@ pub struct StepRecord {
     pub decode_seqs: u32,
     /// Tokens of those.
     pub decode_tokens: u32,
+    /// Requests in the batch when the (first) step was formed.
+    pub running: u32,
+    /// Requests at the worker that were not in it.
+    pub waiting: u32,
     /// KV blocks held at `end`, after ended requests gave theirs back.
     pub used_blocks: u32,
 }

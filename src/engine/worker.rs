@@ -330,6 +330,8 @@ impl Worker {
             prefill_tokens: 0,
             decode_seqs,
             decode_tokens: decode_seqs,
+            running: self.gauges.running,
+            waiting: self.gauges.waiting,
             used_blocks: 0,
         };
         for &(id, chunk) in &self.formed.chunks {

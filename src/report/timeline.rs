@@ -145,6 +145,7 @@ impl<'a> Shown<'a> {
                     "prefill sequences": step.prefill_seqs,
                     "prefill tokens": step.prefill_tokens,
                     "decode sequences": step.decode_seqs,
+                    "decode tokens": step.decode_tokens,
                     "KV blocks used at the end": step.used_blocks,
                 },
             }))?;
@@ -157,56 +158,57 @@ impl<'a> Shown<'a> {
             let (pid, ts) = (process(worker), us(ns(at)));
             events.put(&json!({ "ph": "C", "pid": pid, "name": name, "ts": ts, "args": args }))
         };
-        for (worker, changes) in (0..).map(WorkerId).zip(self.request_counts()) {
-            for (at, [running, waiting]) in changes {
-                put(worker, at, "requests", json!({ "running": running, "waiting": waiting }))?;
+        for (worker, counts) in (0..).map(WorkerId).zip(self.inflight()) {
+            for (at, inflight) in counts {
+                put(worker, at, "in flight", json!({ "requests": inflight }))?;
             }
         }
-        for step in self.steps.iter().flatten().filter(|step| self.is_inside(step.start)) {
-            let batch = json!({
-                "prefill tokens": step.prefill_tokens, "decode sequences": step.decode_seqs,
-            });
-            put(step.worker, step.start, "batch", batch)?;
-        }
-        for step in self.steps.iter().flatten().filter(|step| self.is_inside(step.end)) {
-            put(step.worker, step.end, "KV blocks", json!({ "used": step.used_blocks }))?;
+        for steps in &self.steps {
+            let ends = steps.iter().skip(1).map(|next| next.start).chain([SimTime::MAX]);
+            for (step, next) in steps.iter().zip(ends) {
+                let StepRecord { worker, start, end, .. } = **step;
+                if self.is_inside(start) {
+                    let requests = json!({ "running": step.running, "waiting": step.waiting });
+                    put(worker, start, "requests", requests)?;
+                    let batch = json!({
+                        "prefill tokens": step.prefill_tokens,
+                        "decode sequences": step.decode_seqs,
+                    });
+                    put(worker, start, "batch", batch)?;
+                }
+                if !self.is_inside(end) {
+                    continue;
+                }
+                put(worker, end, "KV blocks", json!({ "used": step.used_blocks }))?;
+                if end < next {
+                    // Nothing runs until the next step is formed.
+                    put(worker, end, "requests", json!({ "running": 0, "waiting": 0 }))?;
+                    put(
+                        worker,
+                        end,
+                        "batch",
+                        json!({ "prefill tokens": 0, "decode sequences": 0 }),
+                    )?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// By worker: requests in the batch and in the queue at the window's begin,
+    /// By worker: requests sent to it that have not ended, at the window's begin
     /// and after every moment in it that changed them.
-    fn request_counts(&self) -> Vec<Vec<(SimTime, [i64; 2])>> {
-        let workers = self.timeline.workers as usize;
-        let mut changes: Vec<Vec<(SimTime, [i64; 2])>> = vec![Vec::new(); workers];
+    fn inflight(&self) -> Vec<Vec<(SimTime, i64)>> {
+        let mut changes: Vec<Vec<(SimTime, i64)>> = vec![Vec::new(); self.steps.len()];
         for record in &self.timeline.requests {
-            if let Some((at, worker)) = record.dispatched {
-                changes[worker.index()].push((at, [0, 1]));
-            }
+            let Some((at, worker)) = record.dispatched else { continue };
+            changes[worker.index()].push((at, 1));
+            changes[worker.index()].extend(record.end.map(|(at, _)| (at, -1)));
         }
-        for (id, told) in &self.told {
-            let mut is_running = false;
-            for (at, event) in told {
-                let change = match event.kind {
-                    WorkerEventKind::Scheduled { .. } => [1, -1],
-                    WorkerEventKind::Preempted => [-1, 1],
-                    WorkerEventKind::Finished { .. } => [-1, 0],
-                    WorkerEventKind::Rejected(_) if is_running => [-1, 0],
-                    WorkerEventKind::Rejected(_) => [0, -1],
-                    WorkerEventKind::FirstToken | WorkerEventKind::OutputBlock { .. } => continue,
-                };
-                debug_assert!(self.timeline.requests.iter().any(|r| r.request == *id));
-                is_running = change[0] > 0 || (is_running && change[0] == 0);
-                changes[event.worker.index()].push((*at, change));
-            }
-        }
-        let from = self.timeline.window.0;
         let counted = changes.into_iter().map(|mut changes| {
             changes.sort_by_key(|(at, _)| *at);
-            let mut now = [0, 0];
-            let mut counts: Vec<(SimTime, [i64; 2])> = vec![(from, now)];
-            for (at, [running, waiting]) in changes {
-                now = [now[0] + running, now[1] + waiting];
+            let (mut now, mut counts) = (0, vec![(self.timeline.window.0, 0)]);
+            for (at, change) in changes {
+                now += change;
                 match counts.last_mut() {
                     Some(last) if at <= last.0 => last.1 = now,
                     _ if self.is_inside(at) => counts.push((at, now)),
@@ -266,7 +268,9 @@ impl<'a> Shown<'a> {
         Ok(())
     }
 
-    /// What a request does at its worker, one after the other, until `end`.
+    /// What a request does at its worker, one after the other, until `end`. When
+    /// a preempted one goes on is not told: it waits and computes again until
+    /// its first token, or to its end if it had that.
     fn phases(
         &self,
         request: RequestId,
@@ -275,23 +279,15 @@ impl<'a> Shown<'a> {
     ) -> Vec<(&'static str, SimTime, SimTime)> {
         let mut phases = Vec::new();
         let mut now = ("waiting", dispatched);
-        let mut has_token = false;
         for (at, event) in self.told.get(&request).into_iter().flatten() {
             let next = match event.kind {
-                WorkerEventKind::Scheduled { .. } if has_token => "decode",
                 WorkerEventKind::Scheduled { .. } => "prefill",
-                WorkerEventKind::Preempted => "waiting",
-                WorkerEventKind::FirstToken if now.0 == "waiting" => {
-                    // It lost its place while its first token was on its way out.
-                    has_token = true;
-                    continue;
-                }
+                WorkerEventKind::Preempted => "preempted",
                 WorkerEventKind::FirstToken => "decode",
                 WorkerEventKind::Finished { .. }
                 | WorkerEventKind::Rejected(_)
                 | WorkerEventKind::OutputBlock { .. } => continue,
             };
-            has_token |= matches!(event.kind, WorkerEventKind::FirstToken);
             phases.push((now.0, now.1, *at));
             now = (next, *at);
         }
