@@ -227,9 +227,14 @@ impl<'a> HeatMap<'a> {
             let (from, to) = (bottom - part(slice) * height, bottom - part(slice + 1) * height);
             canvas.rectangle((x, from), (x + BAR_WIDTH, to), self.color(value), 1.0)?;
         }
+        let mut free_below = f64::INFINITY;
         for tick in &self.scale.ticks {
             let y = bottom - self.scale.place(tick.value) * height;
             canvas.line(&[(x + BAR_WIDTH, y), (x + BAR_WIDTH + 4.0, y)], FRAME, 1.0, &[])?;
+            if y > free_below {
+                continue;
+            }
+            free_below = y - 1.3 * SMALL_SIZE;
             let script = Script::pencil(SMALL_SIZE, Side::Left);
             canvas.text(&tick.label, (x + BAR_WIDTH + 7.0, y), script)?;
         }
