@@ -2,6 +2,7 @@
 
 use super::program::{Scratch, text};
 use flate2::read::GzDecoder;
+use kv_router_sim::recorder::SHARES;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,6 +51,51 @@ fn a_sweeps_report_has_its_heat_maps_and_its_verdict() {
     let html = String::from_utf8(read(&place, "plots/small-sweep/report.html")).expect("UTF-8");
     assert!(html.contains("figure-heat-ttft_ms_p95") && html.contains("Best TTFT p95"), "{html}");
     assert!(html.contains("--set sweep.router.overlap_weight=0,1"), "no command");
+}
+
+/// What distributions say where the summary has a percentile is that percentile.
+#[test]
+fn distributions_meet_the_percentiles_of_the_summary() {
+    let place = Scratch::new();
+    let snapshots = [
+        "--set",
+        "measure.quantiles=snapshots",
+        "--set",
+        "measure.snapshot_every=5s",
+        "--set",
+        "measure.trailing=5s",
+    ];
+    for sets in [&[][..], &snapshots] {
+        let run = [&["run", "small.toml", "--no-figures", "--force"], sets].concat();
+        done(&place, &run);
+        let json = |file: &str| -> Value {
+            serde_json::from_slice(&read(&place, &format!("plots/small/{file}"))).expect("JSON")
+        };
+        let (summary, details) = (json("summary.json"), json("details.json"));
+        let mut compared = 0;
+        for (point, found) in summary["points"]
+            .as_array()
+            .expect("points")
+            .iter()
+            .zip(details["distributions"].as_array().expect("distributions"))
+        {
+            for stem in ["ttft_ms", "itl_ms", "e2e_ms"] {
+                for (share, suffix) in [(0.5, "p50"), (0.9, "p90"), (0.95, "p95"), (0.99, "p99")] {
+                    let at = SHARES.iter().position(|other| *other == share).expect("a share");
+                    let metric = &point["metrics"][format!("{stem}_{suffix}")];
+                    let (here, there) = (&found[stem]["mean"][at], &metric["mean"]);
+                    let apart = here.as_f64().expect("a time") - there.as_f64().expect("a time");
+                    assert!(apart.abs() <= 5e-4 + 1e-9, "{stem} {suffix}: {here} and {there}");
+                    let low = &found[stem]["ci95"][0][at];
+                    let apart =
+                        low.as_f64().expect("a bound") - metric["ci95"][0].as_f64().expect("one");
+                    assert!(apart.abs() <= 5e-4 + 1e-9, "{stem} {suffix}: {low}");
+                    compared += 1;
+                }
+            }
+        }
+        assert_eq!(compared, 4 * 3 * 4);
+    }
 }
 
 #[test]
