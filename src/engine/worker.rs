@@ -427,10 +427,11 @@ impl Worker {
                 continue;
             }
             for step in segment.single_steps() {
-                self.settle_blocks(&step);
-                let (start, end, used_blocks) =
-                    (step.start, step.boundary(1), self.rules.used_blocks());
+                // Seen at the boundary, before the step that is formed there takes blocks.
+                let used_blocks = self.rules.used_blocks();
+                let (start, end) = (step.start, step.boundary(1));
                 out.note_step(StepRecord { start, end, used_blocks, ..record });
+                self.settle_blocks(&step);
             }
         }
         if last_is_next && let State::Running(plan) = &mut self.state {

@@ -237,7 +237,8 @@ fn looking_at_every_step_changes_none() {
             ];
             let out = format!("{rules}-{blocks}-{fast}");
             let mut args = vec!["run", "small.toml", "--timeline", "--seeds", "1", "--no-figures"];
-            args.extend(["--set", "workload.concurrency=12", "--out", &out]);
+            args.extend(["--set", "workload.concurrency=12", "--set", "router.policy=round_robin"]);
+            args.extend(["--out", &out]);
             args.extend(sets.iter().flat_map(|set| ["--set", set.as_str()]));
             done(&place, &args);
             let found = events(&place, &format!("{out}/timeline.json.gz"));
