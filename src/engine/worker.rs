@@ -1,5 +1,6 @@
 //! The life of a worker; see the [module documentation](super).
 
+mod each_step;
 mod output_blocks;
 
 use super::config::{EngineConfig, Rules};
@@ -422,16 +423,10 @@ impl Worker {
         for segment in &segments {
             let Segment { gap, growth, steps, .. } = *segment;
             out.gaps.add_run(gap.as_ps(), growth.as_ps(), steps, decoded);
-            if !out.wants_each(segment.start, segment.boundary(steps)) {
+            if out.wants_each(segment.start, segment.boundary(steps)) {
+                self.settle_each(segment, record, out);
+            } else {
                 self.settle_blocks(segment);
-                continue;
-            }
-            for step in segment.single_steps() {
-                // Seen at the boundary, before the step that is formed there takes blocks.
-                let used_blocks = self.rules.used_blocks();
-                let (start, end) = (step.start, step.boundary(1));
-                out.note_step(StepRecord { start, end, used_blocks, ..record });
-                self.settle_blocks(&step);
             }
         }
         if last_is_next && let State::Running(plan) = &mut self.state {
