@@ -3,7 +3,9 @@
 use super::completions::CompletionsArgs;
 use super::init::InitArgs;
 use super::man::ManArgs;
+use super::report::{PlotArgs, ReportArgs};
 use super::schema::SchemaArgs;
+use super::timeline::{RunTimelineArgs, TimelineArgs};
 use super::trace::TraceCommand;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -36,6 +38,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Run(RunArgs),
     Explain(ExplainArgs),
+    Timeline(TimelineArgs),
+    Report(ReportArgs),
+    Plot(PlotArgs),
     Sweep(SweepArgs),
     Frontier(FrontierArgs),
     Compare(CompareArgs),
@@ -77,6 +82,8 @@ pub(crate) struct RunArgs {
     pub(crate) experiment: ExperimentArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) timeline: RunTimelineArgs,
 }
 
 /// Search settings: heat maps, the Pareto front, the best one and the price of missing it
@@ -315,7 +322,7 @@ fn quantile(text: &str) -> Result<f64, String> {
     q.filter(|q| (0.0..=1.0).contains(q)).ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').map(|(key, value)| (key.trim(), value.trim()));
     pair.filter(|(key, value)| !key.is_empty() && !value.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

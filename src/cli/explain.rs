@@ -1,26 +1,17 @@
 //! `sim explain`.
 
 use super::args::{ExplainArgs, Time};
+use super::results::Results;
 use super::{CliError, print};
 use kv_router_sim::experiment::explain::{Choice, Latency, Pick, explain};
-use kv_router_sim::experiment::results::{SavedRuns, Summary};
-use kv_router_sim::experiment::{Experiment, LoadOptions, RUNS_FILE, SUMMARY_FILE};
 use kv_router_sim::id::RequestId;
-use kv_router_sim::report::{explain as words, save, table};
-use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use kv_router_sim::report::{explain as words, table};
+use std::path::PathBuf;
 
 /// Prints why a request of saved results went where it went.
 pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let summary: Summary = read(&args.results.join(SUMMARY_FILE))?;
-    let saved: SavedRuns = read(&args.results.join(RUNS_FILE))?;
-    let file = args.experiment.unwrap_or_else(|| PathBuf::from(&saved.experiment));
-    let options =
-        LoadOptions { overrides: saved.overrides.clone(), traces, ..LoadOptions::default() };
-    let experiment = Experiment::load(&file, &options)?;
-    if experiment.config_hash != summary.provenance.config_hash {
-        return Err(CliError::OtherExperiment { file, results: args.results });
-    }
+    let saved = Results::read(&args.results)?;
+    let experiment = saved.experiment(&args.results, args.experiment, traces)?;
     let latency = args.worst.map(|time| match time {
         Time::Ttft => Latency::Ttft,
         Time::Queue => Latency::Queue,
@@ -32,15 +23,6 @@ pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliE
     };
     let policy = args.policy.map(|name| ("router.policy".to_owned(), name));
     let at = args.at.into_iter().chain(policy).collect();
-    let explained = explain(&experiment, &saved, &Choice { pick, at, seed: args.seed })?;
+    let explained = explain(&experiment, &saved.runs, &Choice { pick, at, seed: args.seed })?;
     print(&words::report(&explained, table::WIDTH))
-}
-
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, CliError> {
-    let text = std::fs::read_to_string(file).map_err(|error| CliError::Unreadable {
-        file: file.to_owned(),
-        reason: error.to_string(),
-        hint: "; name a folder that `sim run` or `sim sweep` has finished",
-    })?;
-    Ok(save::from_json(&text, file)?)
 }

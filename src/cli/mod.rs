@@ -17,11 +17,14 @@ mod interrupt;
 mod live;
 mod man;
 mod progress;
+mod report;
+mod results;
 mod run;
 mod schema;
 #[cfg(feature = "live")]
 mod serve;
 mod talk;
+mod timeline;
 mod trace;
 
 use args::{Args, Command};
@@ -111,6 +114,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Accuracy(args) => accuracy::accuracy(&args),
         Command::Run(args) => run::run(args, traces).map(|()| true),
         Command::Explain(args) => explain::run(args, traces).map(|()| true),
+        Command::Timeline(args) => timeline::run(args, traces).map(|()| true),
+        Command::Report(args) => report::report(&args).map(|()| true),
+        Command::Plot(args) => report::plot(args).map(|()| true),
         Command::Sweep(args) => run::sweep(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
         #[cfg(feature = "live")]

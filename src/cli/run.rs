@@ -3,6 +3,7 @@
 use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::interrupt::Interrupt;
 use super::progress::Bar;
+use super::results::{Figures, Results};
 use super::talk::{detail, warn};
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
@@ -10,18 +11,18 @@ use kv_router_sim::experiment::{
     SimulationRequests, Store,
     results::{SCHEMA_VERSION, SavedRuns, Summary},
 };
-use kv_router_sim::plot::{self, Choice, Figure};
 use kv_router_sim::report::{
     aiperf,
     compare::Comparison,
-    fleet_over_time::fleets_over_time,
+    details::{DETAILS_FILE, Details},
+    fleet_over_time::{FleetsOverTime, fleets_over_time},
     over_time::OverTime,
     published::Published,
     requests, save, table,
+    timeline::TIMELINE_FILE,
     tuning::Tuning,
     view::{self, View},
 };
-use kv_router_sim::settings::Invalid;
 use kv_router_sim::time::{SimDuration, SimTime};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -31,9 +32,10 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = Published::of(&experiment)?;
+    let window = args.timeline.timeline.then_some(args.timeline.window);
+    let told = Told { published: published.clone(), tuned_for: None, timeline: window };
     let folder = Store::default_folder(&experiment.name);
-    let draw = |summary: &Summary| plot::figures(summary, published.as_ref(), &Choice::default());
-    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, draw)?;
+    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, told)?;
     let view = View::new(&summary, None)?;
     let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
     print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
@@ -55,11 +57,8 @@ pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliE
     let name = if args.over.is_empty() { "" } else { "-sweep" };
     let folder = Store::default_folder(&format!("{}{name}", experiment.name));
     kv_router_sim::report::metric::check_name("--best", &args.best)?;
-    let draw = |summary: &Summary| {
-        let maps = plot::heat_maps(&Tuning::new(summary, &args.best)?);
-        if maps.is_empty() { plot::figures(summary, None, &Choice::default()) } else { Ok(maps) }
-    };
-    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, draw)?;
+    let told = Told { published: None, tuned_for: Some(args.best.clone()), timeline: None };
+    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, told)?;
     print(&table::head(&summary))?;
     print(&Tuning::new(&summary, &args.best)?.report(table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
@@ -83,6 +82,16 @@ pub(super) fn load(
     Ok(Experiment::load(&args.file, &options)?)
 }
 
+/// What commands want told of their results, besides the summary.
+struct Told {
+    /// Numbers to compare with.
+    published: Option<Published>,
+    /// The metric that settings are compared by.
+    tuned_for: Option<String>,
+    /// Whether a timeline is wanted, and of which time.
+    timeline: Option<Option<(SimTime, SimTime)>>,
+}
+
 /// Simulates what is not done yet and saves the results, the summary last.
 /// Whatever can be wrong is found out before the first simulation.
 fn execute(
@@ -91,7 +100,7 @@ fn execute(
     overrides: Vec<String>,
     default_folder: PathBuf,
     args: OutputArgs,
-    draw: impl FnOnce(&Summary) -> Result<Vec<Figure>, Invalid>,
+    told: Told,
 ) -> Result<Summary, CliError> {
     let folder = args.out.unwrap_or(default_folder);
     detail(&format!(
@@ -127,18 +136,22 @@ fn execute(
         // It would fail again.
         journal.remove()?;
     }
-    let Outcome { summary, requests: simulations, digests } = outcome?;
-
+    let Outcome { summary, distributions, requests: simulations, digests } = outcome?;
+    let Told { published, tuned_for, timeline } = told;
+    let mut details = Details::new(experiment, published, tuned_for, distributions);
+    if args.requests {
+        details.workers_over_time = over_time(experiment, &simulations);
+        details.fleets_over_time = fleets(experiment, &simulations);
+    }
+    let runs = SavedRuns {
+        schema_version: SCHEMA_VERSION,
+        experiment: source.file.display().to_string(),
+        overrides,
+        digests,
+    };
+    let saved = Results { summary, details, runs };
     if !args.no_figures {
-        let mut figures = draw(&summary)?;
-        if args.requests {
-            figures.push(workers_over_time(experiment, &summary, &simulations));
-            figures.extend(fleet_over_time(experiment, &summary, &simulations));
-        }
-        for figure in figures {
-            store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
-            store.write(&format!("{}.png", figure.name), &figure.png)?;
-        }
+        saved.write_report(store.folder(), Figures::Write)?;
     }
     if args.requests {
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
@@ -146,22 +159,23 @@ fn execute(
     if args.aiperf {
         write_aiperf(&store, experiment, &simulations)?;
     }
-    store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
-    let saved = SavedRuns {
-        schema_version: SCHEMA_VERSION,
-        experiment: source.file.display().to_string(),
-        overrides,
-        digests,
-    };
-    store.write(RUNS_FILE, save::json(&saved).as_bytes())?;
+    let Results { summary, details, runs } = &saved;
+    store.write("summary.csv", save::to_csv(summary).as_bytes())?;
+    store.write(DETAILS_FILE, details.to_json().as_bytes())?;
+    store.write(RUNS_FILE, save::json(runs).as_bytes())?;
     // Last: it says that the folder is complete.
-    store.write(SUMMARY_FILE, save::to_json(&summary).as_bytes())?;
+    store.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?;
     if let Some(journal) = &journal {
         journal.remove()?;
     }
     say(&format!("saved in {}", store.folder().display()));
-    warn_if_different(&store, &summary);
-    Ok(summary)
+    warn_if_different(&store, summary);
+    if let Some(window) = timeline {
+        let choice = experiment::timeline::Choice { window, ..Default::default() };
+        let file = store.folder().join(TIMELINE_FILE);
+        super::timeline::write(experiment, &saved, &choice, &file)?;
+    }
+    Ok(saved.summary)
 }
 
 /// A folder for every simulation, called by its number, parameters and seed.
@@ -210,48 +224,46 @@ fn farewell(bar: &Bar, is_kept: bool, folder: &Path) -> impl Fn() -> String + Se
 /// Moments of a simulation that a figure shows: about one per point of paper.
 const MOMENTS: u32 = 421;
 
+/// The most simulations that are looked at over time; no figure shows more.
+const MOST_OVER_TIME: usize = 6;
+
 /// The first seed's simulations, worker by worker.
-fn workers_over_time(
-    experiment: &Experiment,
-    summary: &Summary,
-    simulations: &[SimulationRequests],
-) -> Figure {
+fn over_time(experiment: &Experiment, simulations: &[SimulationRequests]) -> Vec<OverTime> {
     let first = experiment.seeds.first();
     let shown = simulations.iter().filter(|simulation| Some(&simulation.seed) == first);
-    let rows: Vec<OverTime> = shown
-        .zip(&experiment.runs)
-        .map(|(simulation, run)| {
-            let workers = run.settings.cluster.slots();
-            let until = run.duration().unwrap_or_else(|| simulation.last_end());
-            let begin = SimTime::ZERO + run.settings.measure.warmup;
-            OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS)
-        })
-        .collect();
-    let limit = experiment.runs.iter().map(|run| run.settings.engine.max_num_seqs).max();
-    plot::workers_over_time(&summary.provenance, &rows, limit.unwrap_or_default())
+    let over_time = |(simulation, run): (&SimulationRequests, &RunSpec)| {
+        let workers = run.settings.cluster.slots();
+        let until = run.duration().unwrap_or_else(|| simulation.last_end());
+        let begin = SimTime::ZERO + run.settings.measure.warmup;
+        let mut seen = OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS);
+        // Levels in sequence are one simulation.
+        if let (Some(level), [from, .., to]) =
+            (seen.params.get_mut("workload.concurrency"), run.levels.as_slice())
+        {
+            *level = format!("{from} to {to} in turn").into();
+        }
+        seen
+    };
+    shown.zip(&experiment.runs).take(MOST_OVER_TIME).map(over_time).collect()
 }
 
 /// Time over which the figure of a fleet that changes takes its values.
 const INTERVAL: SimDuration = SimDuration::from_secs(10);
 
-/// How a fleet served while it changed; none if it does not.
-fn fleet_over_time(
-    experiment: &Experiment,
-    summary: &Summary,
-    simulations: &[SimulationRequests],
-) -> Option<Figure> {
+/// How a fleet served while it changed; nothing if it does not.
+fn fleets(experiment: &Experiment, simulations: &[SimulationRequests]) -> Option<FleetsOverTime> {
     let changes = |run: &RunSpec| run.settings.cluster.plan();
     let run = experiment.runs.iter().find(|run| !changes(run).is_empty())?;
     let last = || simulations.iter().map(SimulationRequests::last_end).max();
     let until = run.duration().or_else(last).unwrap_or(SimTime::ZERO);
     let begin = SimTime::ZERO + run.settings.measure.warmup;
-    let lines = fleets_over_time(simulations, (begin, until.max(begin)), INTERVAL);
-    let marks: Vec<(f64, String)> = changes(run)
+    let changes = changes(run)
         .changes
         .iter()
         .map(|change| (change.at.as_secs(), format!("{} of {}", change.what, change.worker)))
         .collect();
-    Some(plot::fleet_over_time(&summary.provenance, &lines, &marks))
+    let lines = fleets_over_time(simulations, (begin, until.max(begin)), INTERVAL);
+    Some(FleetsOverTime { lines, changes })
 }
 
 /// Tells this program from others of its version: what another one began, this

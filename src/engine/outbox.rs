@@ -22,6 +22,23 @@ pub struct Outbox {
     pub output_tokens: bool,
     /// The steps that ran, if somebody wants them.
     pub steps: Option<Vec<StepRecord>>,
+    /// Where only steps that touch this time are wanted, and each by itself.
+    pub each_step: Option<(SimTime, SimTime)>,
+}
+
+impl Outbox {
+    /// True if a stretch of steps from `start` to `end` is to be told step by step.
+    pub(super) fn wants_each(&self, start: SimTime, end: SimTime) -> bool {
+        self.each_step.is_some_and(|(from, to)| start <= to && from <= end)
+    }
+
+    /// Takes note of a step, if it is wanted.
+    pub(super) fn note_step(&mut self, record: StepRecord) {
+        let is_wanted = self.each_step.is_none() || self.wants_each(record.start, record.end);
+        if let Some(steps) = self.steps.as_mut().filter(|_| is_wanted) {
+            steps.push(record);
+        }
+    }
 }
 
 /// One step, or a run of decode-only steps of one batch, for timelines and tests.
@@ -44,6 +61,10 @@ pub struct StepRecord {
     pub decode_seqs: u32,
     /// Tokens of those.
     pub decode_tokens: u32,
+    /// Requests in the batch when the (first) step was formed.
+    pub running: u32,
+    /// Requests at the worker that were not in it.
+    pub waiting: u32,
     /// KV blocks held at `end`, after ended requests gave theirs back.
     pub used_blocks: u32,
 }

@@ -62,6 +62,14 @@ impl Segment {
     pub(super) fn boundary(&self, k: u64) -> SimTime {
         self.start + progression(self.gap, self.growth, k)
     }
+
+    /// The same, a segment per step.
+    pub(super) fn single_steps(&self) -> impl Iterator<Item = Self> + '_ {
+        (0..self.steps).map(|k| {
+            let start = self.boundary(k);
+            Self { start, gap: self.boundary(k + 1) - start, growth: SimDuration::ZERO, steps: 1 }
+        })
+    }
 }
 
 /// Sum of `k` terms that begin with `first` and grow by `growth`.

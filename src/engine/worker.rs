@@ -1,5 +1,6 @@
 //! The life of a worker; see the [module documentation](super).
 
+mod each_step;
 mod handover;
 mod lifecycle;
 mod output_blocks;
@@ -209,9 +210,8 @@ impl Worker {
             self.handle(now, results, out);
         }
         self.read_gauges();
-        if let (Some(steps), Some(mut record)) = (&mut out.steps, record) {
-            record.used_blocks = self.gauges.used_blocks;
-            steps.push(record);
+        if let Some(record) = record {
+            out.note_step(StepRecord { used_blocks: self.gauges.used_blocks, ..record });
         }
     }
 
@@ -366,6 +366,8 @@ impl Worker {
             prefill_tokens: 0,
             decode_seqs,
             decode_tokens: decode_seqs,
+            running: self.gauges.running,
+            waiting: self.gauges.waiting,
             used_blocks: 0,
         };
         for &(id, chunk) in &self.formed.chunks {
@@ -452,12 +454,21 @@ impl Worker {
         let segments = self.pipeline.run(&mut plan.cadence, plan.steps - 1, until);
         let settled = segments.iter().map(|segment| segment.steps).sum::<u64>();
         plan.steps -= settled;
-        plan.record.steps += settled;
+        let record = plan.record;
+        if out.each_step.is_some() {
+            plan.record.start = self.pipeline.boundary;
+        } else {
+            plan.record.steps += settled;
+        }
         let (last_is_next, decoded) = (plan.steps == 1, u64::from(plan.last.decoded));
         for segment in &segments {
             let Segment { gap, growth, steps, .. } = *segment;
             out.gaps.add_run(gap.as_ps(), growth.as_ps(), steps, decoded);
-            self.settle_blocks(segment);
+            if out.wants_each(segment.start, segment.boundary(steps)) {
+                self.settle_each(segment, record, out);
+            } else {
+                self.settle_blocks(segment);
+            }
         }
         if last_is_next && let State::Running(plan) = &mut self.state {
             self.core.take_ended(&mut plan.last);

@@ -139,6 +139,12 @@ impl Experiment {
         self.document.folder_of(key)
     }
 
+    /// Everything that was set and changes numbers, overrides included, with
+    /// sorted keys: `settings` by section, and `sweep`.
+    pub fn settings(&self) -> serde_json::Value {
+        self.document.canonical()
+    }
+
     fn from_document(
         mut document: Document,
         options: &LoadOptions,

@@ -108,6 +108,25 @@ pub enum ExplainError {
         /// The points.
         points: String,
     },
+    /// A timeline of a time at which nothing runs.
+    #[error(
+        "--window {from}s..{to}s: no step runs then in the simulation at {point} with seed {seed}; \
+         its measured part is {begin} s to {end} s"
+    )]
+    Window {
+        /// Begin asked for, in seconds since the start of the simulation.
+        from: f64,
+        /// End asked for.
+        to: f64,
+        /// The point.
+        point: String,
+        /// The seed.
+        seed: u64,
+        /// Begin of the measured part.
+        begin: f64,
+        /// End of the measured part.
+        end: f64,
+    },
     /// The simulation came out differently.
     #[error(
         "the simulation at {point} with seed {seed} gave the digest {now} and gave {then} when \
@@ -145,13 +164,14 @@ pub fn explain(
     saved: &SavedRuns,
     choice: &Choice,
 ) -> Result<Explained, ExplainError> {
-    let again = Again { experiment, saved, seed: seed(experiment, choice)? };
-    let points = points(experiment, choice)?;
+    let again = Again { experiment, saved, seed: seed(experiment, choice.seed)? };
+    let points = points(experiment, &choice.at)?;
     let (run, request) = match choice.pick {
         Pick::Request(request) => (again.only_run(request, &points)?, request),
         Pick::Quantile(latency, quantile) => again.quantile(latency, quantile, &points)?,
     };
-    let watch = Watch { requests: true, why: true, decision_of: Some(request) };
+    let decision_of = Some(request);
+    let watch = Watch { requests: true, why: true, decision_of, ..Watch::default() };
     let outcome = again.simulate(run, watch)?;
     let spec = &experiment.runs[run];
     let record = outcome.requests.iter().find(|record| record.request == request).copied();
@@ -172,9 +192,9 @@ pub fn explain(
     })
 }
 
-fn seed(experiment: &Experiment, choice: &Choice) -> Result<u64, ExplainError> {
+pub(super) fn seed(experiment: &Experiment, wanted: Option<u64>) -> Result<u64, ExplainError> {
     let seeds = &experiment.seeds;
-    let seed = choice.seed.unwrap_or(seeds[0]);
+    let seed = wanted.unwrap_or(seeds[0]);
     if seeds.contains(&seed) {
         return Ok(seed);
     }
@@ -182,16 +202,19 @@ fn seed(experiment: &Experiment, choice: &Choice) -> Result<u64, ExplainError> {
 }
 
 /// Indices of the points that have the parameters asked for.
-fn points(experiment: &Experiment, choice: &Choice) -> Result<Vec<usize>, ExplainError> {
+pub(super) fn points(
+    experiment: &Experiment,
+    at: &[(String, String)],
+) -> Result<Vec<usize>, ExplainError> {
     let has = |params: &Params, (key, text): &(String, String)| {
         let value = params.get(key);
         value.is_some_and(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned) == *text)
     };
-    let fits = |params: &Params| choice.at.iter().all(|wanted| has(params, wanted));
+    let fits = |params: &Params| at.iter().all(|wanted| has(params, wanted));
     let all = experiment.points.iter().enumerate();
     let found: Vec<usize> = all.filter(|(_, params)| fits(params)).map(|(at, _)| at).collect();
     if found.is_empty() {
-        let pairs = choice.at.iter().map(|(key, value)| format!("{key} = {value}"));
+        let pairs = at.iter().map(|(key, value)| format!("{key} = {value}"));
         let wanted = pairs.collect::<Vec<_>>().join(" and ");
         let points = list(experiment, &(0..experiment.points.len()).collect::<Vec<_>>());
         return Err(ExplainError::NoPoint { wanted, points });
@@ -214,15 +237,15 @@ fn some(mut texts: Vec<String>) -> String {
 }
 
 /// Runs simulations of saved results again.
-struct Again<'a> {
-    experiment: &'a Experiment,
-    saved: &'a SavedRuns,
-    seed: u64,
+pub(super) struct Again<'a> {
+    pub(super) experiment: &'a Experiment,
+    pub(super) saved: &'a SavedRuns,
+    pub(super) seed: u64,
 }
 
 impl Again<'_> {
-    fn simulate(&self, run: usize, watch: Watch) -> Result<RunOutcome, ExplainError> {
-        let Self { experiment, saved, seed } = *self;
+    pub(super) fn simulate(&self, run: usize, watch: Watch) -> Result<RunOutcome, ExplainError> {
+        let Self { experiment, seed, .. } = *self;
         let spec = &experiment.runs[run];
         let outcome = simulate(&spec.settings, &spec.levels, seed, watch);
         let outcome = outcome.map_err(|source| ExplainError::Stuck {
@@ -230,17 +253,21 @@ impl Again<'_> {
             seed,
             source,
         })?;
-        let seeds = &experiment.seeds;
-        let place = seeds.iter().position(|other| *other == seed).expect("one of the seeds");
-        let then = saved.digests.get(run * seeds.len() + place).cloned().unwrap_or_default();
-        let now = hex(&outcome.digest);
+        let (now, then) = (hex(&outcome.digest), self.digest(run).to_owned());
         if now != then {
             return Err(ExplainError::Digest { point: self.point(run), seed, now, then });
         }
         Ok(outcome)
     }
 
-    fn point(&self, run: usize) -> String {
+    /// As it was saved; empty if it was not.
+    pub(super) fn digest(&self, run: usize) -> &str {
+        let seeds = &self.experiment.seeds;
+        let place = seeds.iter().position(|other| *other == self.seed).expect("one of the seeds");
+        self.saved.digests.get(run * seeds.len() + place).map_or("", String::as_str)
+    }
+
+    pub(super) fn point(&self, run: usize) -> String {
         show(&self.experiment.points[self.experiment.runs[run].points[0]])
     }
 
@@ -256,7 +283,7 @@ impl Again<'_> {
     }
 
     /// The runs that some of the points belong to.
-    fn runs(&self, points: &[usize]) -> Vec<usize> {
+    pub(super) fn runs(&self, points: &[usize]) -> Vec<usize> {
         let runs = self.experiment.runs.iter().enumerate();
         let has = |run: &RunSpec| run.points.iter().any(|point| points.contains(point));
         runs.filter(|(_, run)| has(run)).map(|(at, _)| at).collect()

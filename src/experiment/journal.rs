@@ -12,7 +12,7 @@
 use super::config::hex;
 use super::simulate::RunOutcome;
 use super::store::{Store, StoreError};
-use crate::recorder::Metrics;
+use crate::recorder::{Curves, Metrics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -25,7 +25,7 @@ use std::sync::mpsc::Receiver;
 const JOURNAL_FILE: &str = "journal.jsonl";
 
 /// Version of the journal's layout.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The first line: whose simulations follow.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,7 @@ struct Line {
     seed: u64,
     digest: String,
     levels: Vec<Metrics>,
+    curves: Vec<Curves>,
 }
 
 /// The open journal of a run. No other process can open it at the same time.
@@ -126,8 +127,8 @@ impl Journal {
         seed: u64,
         outcome: &RunOutcome,
     ) -> Result<(), StoreError> {
-        let levels = outcome.levels.clone();
-        let line = line(&Line { run, seed, digest: hex(&outcome.digest), levels });
+        let (levels, curves) = (outcome.levels.clone(), outcome.curves.clone());
+        let line = line(&Line { run, seed, digest: hex(&outcome.digest), levels, curves });
         let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         file.write_all(&line).map_err(|error| self.failed(&error))
     }
@@ -188,9 +189,9 @@ fn read(bytes: &[u8], head: &Head) -> (BTreeMap<(usize, u64), RunOutcome>, u64) 
 }
 
 fn entry(line: &[u8]) -> Option<((usize, u64), RunOutcome)> {
-    let Line { run, seed, digest, levels } = serde_json::from_slice(line).ok()?;
+    let Line { run, seed, digest, levels, curves } = serde_json::from_slice(line).ok()?;
     let digest = unhex(&digest)?;
-    Some(((run, seed), RunOutcome { levels, digest, requests: Vec::new(), decision: None }))
+    Some(((run, seed), RunOutcome::found(levels, curves, digest)))
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
@@ -227,14 +228,15 @@ mod tests {
     fn outcome(run: usize, value: Option<f64>) -> RunOutcome {
         let metrics = Metrics::from([("ttft_ms_p95".to_owned(), value)]);
         let digest = [u8::try_from(run).expect("few runs"); 32];
-        RunOutcome { levels: vec![metrics; 2], digest, requests: Vec::new(), decision: None }
+        let curve = Curves::from([("ttft_ms".to_owned(), value.into_iter().collect())]);
+        RunOutcome::found(vec![metrics; 2], vec![curve; 2], digest)
     }
 
     fn journal(values: &[Option<f64>]) -> Vec<u8> {
         let mut bytes = line(&head());
         for (run, &value) in values.iter().enumerate() {
-            let RunOutcome { levels, digest, .. } = outcome(run, value);
-            bytes.extend(line(&Line { run, seed: 7, digest: hex(&digest), levels }));
+            let RunOutcome { levels, curves, digest, .. } = outcome(run, value);
+            bytes.extend(line(&Line { run, seed: 7, digest: hex(&digest), levels, curves }));
         }
         bytes
     }
@@ -259,6 +261,7 @@ mod tests {
                 let back = &found[&(run, 7)];
                 let bits = |v: Option<f64>| v.map(f64::to_bits);
                 prop_assert_eq!(bits(back.levels[1]["ttft_ms_p95"]), bits(value));
+                prop_assert_eq!(bits(back.curves[1]["ttft_ms"].first().copied()), bits(value));
                 prop_assert_eq!(back.digest, outcome(run, value).digest);
             }
         }

@@ -25,6 +25,7 @@ mod schema;
 mod simulate;
 mod store;
 mod sweep;
+pub mod timeline;
 
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
 pub use error::{ExperimentError, Place};
@@ -37,7 +38,7 @@ pub use schema::schema;
 pub use simulate::{RunOutcome, Watch, simulate};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};
-pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file};
+pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file, write_file_with};
 
 #[cfg(test)]
 mod tests;

@@ -75,3 +75,18 @@ pub struct Metric {
     /// seeds); `null` with fewer than two values.
     pub ci95: Option<[f64; 2]>,
 }
+
+/// How the requests of one point are distributed over a latency.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distribution {
+    /// Milliseconds that each of [`SHARES`](crate::recorder::SHARES) of the
+    /// requests took at most: the mean over the seeds that have any.
+    pub mean: Vec<f64>,
+    /// Bounds of the 95 % confidence intervals of those means (Student's t over
+    /// seeds); `null` with fewer than two.
+    pub ci95: Option<[Vec<f64>; 2]>,
+}
+
+/// By latency, as `ttft_ms`.
+pub type Distributions = BTreeMap<String, Distribution>;

@@ -6,11 +6,13 @@
 
 use super::config::{Experiment, Params, RunSpec, hex, show};
 use super::journal::Journal;
-use super::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
+use super::results::{
+    Distribution, Distributions, Metric, Point, Provenance, SCHEMA_VERSION, Summary,
+};
 use super::simulate::{RunOutcome, Watch, simulate};
 use super::store::StoreError;
 use crate::driver::Stuck;
-use crate::recorder::{Metrics, RequestRecord};
+use crate::recorder::{Metrics, RequestRecord, SHARES};
 use crate::stats;
 use crate::time::SimTime;
 use rayon::prelude::*;
@@ -51,6 +53,8 @@ pub struct RunOptions<'a> {
 pub struct Outcome {
     /// The metrics of every point.
     pub summary: Summary,
+    /// The distributions of every point, in order.
+    pub distributions: Vec<Distributions>,
     /// The requests of every simulation, in order of runs and seeds, if asked for.
     pub requests: Vec<SimulationRequests>,
     /// The digest of every simulation, hexadecimal, in order of runs and seeds.
@@ -148,13 +152,14 @@ pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, 
     };
     let outcomes: Vec<RunOutcome> = all.iter().map(outcome).collect();
     let summary = summarise(experiment, &outcomes);
+    let distributions = distributions(experiment, &outcomes);
     let digests = outcomes.iter().map(|outcome| hex(&outcome.digest)).collect();
     let requests = outcomes.into_iter().zip(&all).map(|(outcome, (run, _, seed))| {
         let params = experiment.points[run.points[0]].clone();
         SimulationRequests { params, seed: *seed, records: outcome.requests }
     });
     let requests = requests.filter(|_| options.keep_requests).collect();
-    Ok(Outcome { summary, requests, digests })
+    Ok(Outcome { summary, distributions, requests, digests })
 }
 
 /// One simulation.
@@ -247,6 +252,36 @@ pub(crate) fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Sum
         },
         points: points.map(|(params, metrics)| Point { params, metrics }).collect(),
     }
+}
+
+/// The distributions of every point over the seeds.
+fn distributions(experiment: &Experiment, outcomes: &[RunOutcome]) -> Vec<Distributions> {
+    let mut all = vec![Distributions::new(); experiment.points.len()];
+    for (run, outcomes) in experiment.runs.iter().zip(outcomes.chunks(experiment.seeds.len())) {
+        for (level, &point) in run.points.iter().enumerate() {
+            let of_seeds = || outcomes.iter().filter_map(|outcome| outcome.curves.get(level));
+            let names: BTreeSet<&String> = of_seeds().flat_map(|curves| curves.keys()).collect();
+            let distribution = |name: &String| {
+                let curves: Vec<&Vec<f64>> = of_seeds().filter_map(|c| c.get(name)).collect();
+                Some((name.clone(), distribution(&curves)?))
+            };
+            all[point] = names.into_iter().filter_map(distribution).collect();
+        }
+    }
+    all
+}
+
+/// Share by share the mean and interval over seeds.
+fn distribution(curves: &[&Vec<f64>]) -> Option<Distribution> {
+    let at = |share: usize| {
+        let values: Vec<f64> = curves.iter().filter_map(|c| c.get(share).copied()).collect();
+        stats::mean_ci95(&values)
+    };
+    let found: Option<Vec<_>> = (0..SHARES.len()).map(at).collect();
+    let found = found?;
+    let bounds = |end: usize| found.iter().map(|(_, ci)| Some(ci.as_ref()?[end])).collect();
+    let ci95: Option<[Vec<f64>; 2]> = Option::zip(bounds(0), bounds(1)).map(<[_; 2]>::from);
+    Some(Distribution { mean: found.iter().map(|(mean, _)| *mean).collect(), ci95 })
 }
 
 /// Every metric that any seed knows, over the seeds.

@@ -3,11 +3,13 @@
 use super::config::Settings;
 use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
+use crate::engine::StepRecord;
 use crate::engine::config::EngineConfig;
+use crate::event::WorkerEvent;
 use crate::fleet::changes::{Changes, FailoverSettings};
 use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::RequestId;
-use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
+use crate::recorder::{self, Curves, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
 use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
@@ -22,12 +24,26 @@ use std::sync::Arc;
 pub struct RunOutcome {
     /// The metrics of each level, in order.
     pub levels: Vec<Metrics>,
+    /// The distributions of each level, in order.
+    pub curves: Vec<Curves>,
     /// SHA-256 over everything the outside saw.
     pub digest: [u8; 32],
     /// Every request, if asked for; in order of end, the unfinished ones last.
     pub requests: Vec<RequestRecord>,
     /// The decision to be taken apart, if one was asked for and made.
     pub decision: Option<Decision>,
+    /// What workers told of requests, in order of time, where steps were asked for.
+    pub events: Vec<(SimTime, WorkerEvent)>,
+    /// The steps asked for, those of one worker in order of time.
+    pub steps: Vec<StepRecord>,
+}
+
+impl RunOutcome {
+    /// As it is written down: metrics, distributions and digest.
+    pub(super) fn found(levels: Vec<Metrics>, curves: Vec<Curves>, digest: [u8; 32]) -> Self {
+        let (requests, events, steps) = (Vec::new(), Vec::new(), Vec::new());
+        Self { levels, curves, digest, requests, decision: None, events, steps }
+    }
 }
 
 /// What to keep of a simulation besides its metrics. Changes nothing in it.
@@ -39,6 +55,8 @@ pub struct Watch {
     pub why: bool,
     /// The decision about this request, taken apart.
     pub decision_of: Option<RequestId>,
+    /// Every step that begins or ends between these times, and what workers tell.
+    pub steps: Option<(SimTime, SimTime)>,
 }
 
 /// Simulates `settings` at each of the `levels` of concurrency, one after the other.
@@ -52,9 +70,14 @@ pub fn simulate(
     watch: Watch,
 ) -> Result<RunOutcome, Stuck> {
     let front_ends = front_ends(settings, seed, |policy| policy);
-    let fleet = simulated_fleet(settings, &front_ends);
+    let mut fleet = simulated_fleet(settings, &front_ends);
+    if let Some((from, to)) = watch.steps {
+        fleet.record_each_step(from, to);
+    }
     let workload = settings.source.build(settings.engine.block_size, seed);
-    play(settings, levels, (fleet, workload, front_ends), watch).map(|(outcome, _)| outcome)
+    let (mut outcome, mut fleet) = play(settings, levels, (fleet, workload, front_ends), watch)?;
+    outcome.steps = fleet.take_steps();
+    Ok(outcome)
 }
 
 /// The simulated workers of `settings`, telling what `front_ends` want to hear.
@@ -108,6 +131,9 @@ pub(crate) fn play<F: Fleet>(
         let token_bytes = tiers.block_bytes as f64 / f64::from(engine.block_size);
         recorder = recorder.measure_tiers(media, token_bytes);
     }
+    if watch.steps.is_some() {
+        recorder = recorder.keep_events();
+    }
     let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
         .spread(settings.router.spread)
         .with_pools(prefill_workers);
@@ -134,10 +160,12 @@ pub(crate) fn play<F: Fleet>(
     };
     let levels = driver.run(&schedule)?;
     let decision = driver.decision().cloned();
-    let (recorder, fleet) = driver.into_parts();
+    let (mut recorder, fleet) = driver.into_parts();
     let digest = recorder.digest();
-    let outcome = RunOutcome { levels, digest, requests: recorder.into_requests(), decision };
-    Ok((outcome, fleet))
+    let (curves, events) = (recorder.take_curves(), recorder.take_events());
+    let requests = recorder.into_requests();
+    let steps = Vec::new();
+    Ok((RunOutcome { levels, curves, digest, requests, decision, events, steps }, fleet))
 }
 
 /// The routers in front of the fleet, each policy as `wrap` gives it back.

@@ -183,6 +183,17 @@ impl Store {
 /// # Errors
 /// If it cannot be written; a former file is then still there.
 pub fn write_file(file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    write_file_with(file, |out| out.write_all(bytes))
+}
+
+/// As [`write_file`], for what is too long to be held in memory.
+///
+/// # Errors
+/// If it cannot be written; a former file is then still there.
+pub fn write_file_with(
+    file: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), StoreError> {
     let folder = match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -190,7 +201,7 @@ pub fn write_file(file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let written = || -> io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut temporary = temporary(folder)?;
-        temporary.write_all(bytes)?;
+        write(&mut temporary)?;
         temporary.persist(file)?;
         Ok(())
     };

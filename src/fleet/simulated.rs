@@ -90,6 +90,13 @@ impl SimulatedFleet {
         self.out.steps = Some(Vec::new());
     }
 
+    /// Records the steps that touch the time `from` to `to`, each by itself, also
+    /// where several are passed at once.
+    pub fn record_each_step(&mut self, from: SimTime, to: SimTime) {
+        self.record_steps();
+        self.out.each_step = Some((from, to));
+    }
+
     /// The steps recorded since the last call.
     pub fn take_steps(&mut self) -> Vec<StepRecord> {
         self.out.steps.as_mut().map(std::mem::take).unwrap_or_default()

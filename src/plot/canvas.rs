@@ -100,8 +100,15 @@ impl<B: DrawingBackend> Canvas<'_, B> {
             let mut pixels: Vec<(i32, i32)> = part.into_iter().map(pixel).collect();
             // The library cannot join a line to a point where it already is.
             pixels.dedup();
-            if pixels.len() > 1 {
-                self.area.draw(&PathElement::new(pixels, style))?;
+            // Nor does it blunt the points of sharp turns on bitmaps, which would
+            // reach far beyond the values: lines end there.
+            let is_cut = |at: usize| self.medium == Medium::Bitmap && is_sharp(&pixels, at);
+            let mut from = 0;
+            for at in 1..pixels.len() {
+                if at + 1 == pixels.len() || is_cut(at) {
+                    self.area.draw(&PathElement::new(pixels[from..=at].to_vec(), style))?;
+                    from = at;
+                }
             }
         }
         Ok(())
@@ -159,6 +166,13 @@ impl<B: DrawingBackend> Canvas<'_, B> {
         let at = pixel((at.0, at.1 + lower));
         self.area.draw(&Text::new(text.to_owned(), at, script.style(self.medium)))
     }
+}
+
+/// True if a line turns back at a place of it.
+fn is_sharp(line: &[(i32, i32)], at: usize) -> bool {
+    let leg = |a: (i32, i32), b: (i32, i32)| (i64::from(b.0 - a.0), i64::from(b.1 - a.1));
+    let (before, after) = (leg(line[at - 1], line[at]), leg(line[at], line[at + 1]));
+    before.0 * after.0 + before.1 * after.1 < 0
 }
 
 /// Corners of a marker. Sizes are made to look alike: a square is larger than

@@ -2,13 +2,13 @@
 
 use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
-use super::panel::{strike, whisker};
-use super::scale::is_drawable;
-use super::style::{Look, Marker, PAPER, PENCIL};
+use super::legend::{Legend, Sample};
+use super::scale::{extent, is_drawable};
+use super::style::PAPER;
 use crate::experiment::results::Provenance;
 use crate::report::compare::Comparison;
-use crate::report::metric::Metric;
-use crate::report::view::{Axis, View};
+use crate::report::metric::{Metric, short};
+use crate::report::view::{Axis, Series, View};
 use plotters::coord::Shift;
 use plotters::drawing::DrawingArea;
 use plotters::prelude::DrawingBackend;
@@ -21,8 +21,9 @@ pub(super) const BAR_HEIGHT: f64 = 26.0;
 pub(super) const TITLE_SIZE: f64 = 16.0;
 pub(super) const TEXT_SIZE: f64 = 12.0;
 pub(super) const SMALL_SIZE: f64 = 11.0;
-const LEGEND_ROW: f64 = 20.0;
-const LEGEND_SAMPLE: f64 = 34.0;
+/// Bands of more series cannot be told apart (assumed).
+const MOST_BANDS: usize = 4;
+const LEGEND_TOP: f64 = 54.0;
 
 /// A figure before it is drawn: one panel per metric.
 pub(super) struct Drawing<'a> {
@@ -31,22 +32,9 @@ pub(super) struct Drawing<'a> {
     metrics: Vec<Metric>,
     /// File name and title, where the metrics do not share a stem.
     named: Option<(&'static str, &'static str)>,
-    legend: Vec<Vec<Entry>>,
-}
-
-/// One entry of the legend.
-#[derive(Clone, Debug)]
-struct Entry {
-    label: String,
-    sample: Sample,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Sample {
-    Series(usize),
-    Band,
-    Published,
-    Uncounted,
+    /// The value of the axis to draw bars at, in place of lines along the axis.
+    bars_at: Option<f64>,
+    legend: Legend,
 }
 
 /// A simulated value in a panel.
@@ -71,8 +59,9 @@ impl<'a> Drawing<'a> {
         comparison: Option<&'a Comparison<'a>>,
         metrics: Vec<Metric>,
     ) -> Self {
-        let mut drawing = Self { view, comparison, metrics, named: None, legend: Vec::new() };
-        drawing.legend = drawing.legend_rows();
+        let (named, bars_at, legend) = (None, None, Legend::default());
+        let mut drawing = Self { view, comparison, metrics, named, bars_at, legend };
+        drawing.legend = drawing.make_legend();
         drawing
     }
 
@@ -82,16 +71,55 @@ impl<'a> Drawing<'a> {
         self
     }
 
+    /// Bars at `x` in place of lines along the axis.
+    pub(super) fn bars_at(mut self, x: f64) -> Self {
+        self.bars_at = Some(x);
+        self.legend = self.make_legend();
+        self
+    }
+}
+
+impl Sheet for Drawing<'_> {
     /// The stem of the metrics, or the figure's own name.
-    pub(super) fn name(&self) -> String {
+    fn name(&self) -> String {
         if let Some((name, _)) = self.named {
             return name.to_owned();
         }
         self.metrics.first().map(|metric| metric.stem.clone()).unwrap_or_default()
     }
-}
 
-impl Sheet for Drawing<'_> {
+    fn title(&self) -> String {
+        let title = self.named.map(|(_, title)| title.to_owned());
+        let mut what = title.or(self.metrics.first().map(Metric::title)).unwrap_or_default();
+        if self.is_at_one_place()
+            && let Some(axis) = &self.view.axis
+            && let Some(x) = self.bars_at.or(self.view.xs().first().copied())
+        {
+            what += &format!(" at {} {x}", axis.label());
+        }
+        what
+    }
+
+    fn alt(&self) -> String {
+        let names: Vec<String> = self.metrics.iter().map(Metric::with_unit).collect();
+        let how = match self.axis() {
+            Some(axis) => format!("Lines of {} against {}", list(&names), axis.title()),
+            None => format!("Bars of {}", list(&names)),
+        };
+        let labels: Vec<String> = self.labels();
+        let mut text = format!("{how}, for {}.", list(&labels));
+        for metric in self.metrics.iter().take(2) {
+            let range = |(series, label): (usize, &String)| {
+                let xs = self.shown_xs(series);
+                let values = xs.iter().filter_map(|x| self.value(metric, series, *x));
+                format!("{label} {}", extent_text(values.map(|shown| shown.mean)))
+            };
+            let ranges: Vec<String> = labels.iter().enumerate().take(8).map(range).collect();
+            text += &format!(" {}: {}.", metric.with_unit(), ranges.join(", "));
+        }
+        text
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -108,9 +136,9 @@ impl Sheet for Drawing<'_> {
         let (width, height) = self.size();
         let (width, height) = (f64::from(width), f64::from(height));
         canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
-        let title = self.title(width - 2.0 * MARGIN);
+        let title = titled(&self.view.summary.provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        self.draw_legend(&canvas)?;
+        self.legend.draw(&canvas, (MARGIN, LEGEND_TOP))?;
         for (i, metric) in self.metrics.iter().enumerate() {
             let (row, column) = (i / self.columns(), i % self.columns());
             let left = column as f64 * f64::from(PANEL_WIDTH) + MARGIN;
@@ -127,28 +155,47 @@ impl Sheet for Drawing<'_> {
 }
 
 impl<'a> Drawing<'a> {
-    /// The axis, if there is more than one value on it: lines need two, and at a
-    /// single one everything would lie on top of everything else.
+    /// The axis, if lines can be drawn along it: some series has two places on
+    /// it. At a single one everything would lie on top of everything else.
     fn axis(&self) -> Option<&'a Axis> {
-        self.view.axis.as_ref().filter(|axis| axis.values.len() > 1)
+        let has_lines = self.view.series.iter().any(|series| series.points.len() > 1);
+        self.view.axis.as_ref().filter(|_| has_lines && self.bars_at.is_none())
     }
 
-    /// The experiment, shortened if need be, and what is shown.
-    fn title(&self, room: f64) -> String {
-        let title = self.named.map(|(_, title)| title.to_owned());
-        let mut what = title.or(self.metrics.first().map(Metric::title)).unwrap_or_default();
-        if let (None, Some(axis)) = (self.axis(), &self.view.axis) {
-            what += &format!(" at {} {}", axis.label(), self.first_x());
+    /// Bars that all belong to one value of the axis.
+    fn is_at_one_place(&self) -> bool {
+        self.bars_at.is_some() || (self.axis().is_none() && self.view.xs().len() == 1)
+    }
+
+    /// Where a bar of the series is: at the place asked for, or at its own.
+    pub(super) fn bar_x(&self, series: usize) -> f64 {
+        let own = self.view.series.get(series).and_then(|s| s.points.first());
+        self.bars_at.or(own.map(|(x, _)| *x)).unwrap_or(0.0)
+    }
+
+    /// The values of the axis at which a series is shown.
+    fn shown_xs(&self, series: usize) -> Vec<f64> {
+        match self.axis() {
+            Some(_) => self.view.xs().to_vec(),
+            None => vec![self.bar_x(series)],
         }
-        let what = fitted(&format!(": {what}"), TITLE_SIZE, room / 2.0);
-        let experiment = &self.view.summary.provenance.experiment;
-        let experiment = fitted(experiment, TITLE_SIZE, room - text_width(&what, TITLE_SIZE));
-        experiment + &what
     }
 
-    /// The value of the axis that bars are for.
-    pub(super) fn first_x(&self) -> f64 {
-        self.view.xs().first().copied().unwrap_or(0.0)
+    /// What each series is called; with its place, where bars have different ones.
+    pub(super) fn labels(&self) -> Vec<String> {
+        let label = |(i, series): (usize, &Series<'_>)| match &self.view.axis {
+            Some(axis) if self.axis().is_none() && !self.is_at_one_place() => {
+                format!("{}, {} {}", series.label, axis.name(), self.bar_x(i))
+            }
+            _ => series.label.clone(),
+        };
+        self.view.series.iter().enumerate().map(label).collect()
+    }
+
+    /// So many series that their bands would hide each other: intervals are
+    /// upright lines then, and the series stand beside each other.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.view.series.len() > MOST_BANDS
     }
 
     fn columns(&self) -> usize {
@@ -166,7 +213,7 @@ impl<'a> Drawing<'a> {
     }
 
     fn header_height(&self) -> f64 {
-        54.0 + self.legend.len() as f64 * LEGEND_ROW
+        LEGEND_TOP + self.legend.height()
     }
 
     fn panel_height(&self) -> f64 {
@@ -177,20 +224,19 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// Entries, wrapped to the width of the figure.
-    fn legend_rows(&self) -> Vec<Vec<Entry>> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn make_legend(&self) -> Legend {
+        let mut entries: Vec<(String, Sample)> = Vec::new();
         if self.axis().is_some() {
-            let series = self.view.series.iter().enumerate();
-            entries.extend(
-                series.map(|(i, s)| Entry { label: s.label.clone(), sample: Sample::Series(i) }),
-            );
+            let labels = self.labels().into_iter().enumerate();
+            entries.extend(labels.map(|(i, label)| (label, Sample::Series(i))));
         }
-        let mut others = |label: &str, sample| {
-            entries.push(Entry { label: label.to_owned(), sample });
-        };
         if self.has_intervals() {
-            others("95 % interval", Sample::Band);
+            let sample = match self.axis() {
+                None => Sample::Whisker,
+                Some(_) if self.is_crowded() => Sample::Upright,
+                Some(_) => Sample::Band,
+            };
+            entries.push(("95 % interval".to_owned(), sample));
         }
         let marks = || {
             let pairs = self
@@ -200,57 +246,12 @@ impl<'a> Drawing<'a> {
             pairs.flat_map(|(metric, series)| self.published(metric, series))
         };
         if marks().any(|mark| mark.is_counted) {
-            others("published", Sample::Published);
+            entries.push(("published".to_owned(), Sample::Published));
         }
         if marks().any(|mark| !mark.is_counted) {
-            others("published, not counted", Sample::Uncounted);
+            entries.push(("published, not counted".to_owned(), Sample::Uncounted));
         }
-        let room = f64::from(self.width()) - 2.0 * MARGIN;
-        let mut rows: Vec<Vec<Entry>> = Vec::new();
-        let mut used = 0.0;
-        for mut entry in entries {
-            entry.label = fitted(&entry.label, TEXT_SIZE, room - LEGEND_SAMPLE);
-            let width = entry_width(&entry);
-            match rows.last_mut() {
-                Some(row) if used + width <= room => row.push(entry),
-                _ => {
-                    used = 0.0;
-                    rows.push(vec![entry]);
-                }
-            }
-            used += width;
-        }
-        rows
-    }
-
-    fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>) -> Drawn<B> {
-        for (i, row) in self.legend.iter().enumerate() {
-            let y = 54.0 + i as f64 * LEGEND_ROW;
-            let mut x = MARGIN;
-            for entry in row {
-                let middle = (x + 13.0, y);
-                match entry.sample {
-                    Sample::Series(series) => {
-                        let look = Look::of(series);
-                        canvas.line(&[(x, y), (x + 26.0, y)], look.color, 2.0, look.dash)?;
-                        canvas.marker(middle, look.marker, look.color)?;
-                    }
-                    Sample::Band if self.axis().is_some() => {
-                        canvas.rectangle((x, y - 6.0), (x + 26.0, y + 6.0), PENCIL, 0.25)?;
-                    }
-                    Sample::Band => whisker(canvas, x + 3.0, x + 23.0, y)?,
-                    Sample::Published => canvas.hollow(middle, Marker::Circle, PENCIL)?,
-                    Sample::Uncounted => {
-                        canvas.hollow(middle, Marker::Circle, PENCIL)?;
-                        strike(canvas, middle)?;
-                    }
-                }
-                let script = Script::ink(TEXT_SIZE, Side::Left);
-                canvas.text(&entry.label, (x + LEGEND_SAMPLE, y), script)?;
-                x += entry_width(entry);
-            }
-        }
-        Ok(())
+        Legend::new(entries, f64::from(self.width()) - 2.0 * MARGIN)
     }
 
     /// Mean and interval as shown; `None` where there is nothing to draw.
@@ -264,17 +265,16 @@ impl<'a> Drawing<'a> {
 
     fn has_intervals(&self) -> bool {
         self.metrics.iter().any(|metric| {
-            let pairs = (0..self.view.series.len())
-                .flat_map(|series| self.view.xs().iter().map(move |x| (series, *x)));
-            pairs
-                .into_iter()
-                .any(|(s, x)| self.value(metric, s, x).is_some_and(|v| v.interval.is_some()))
+            let of_series = |series| self.shown_xs(series).into_iter().map(move |x| (series, x));
+            let mut places = (0..self.view.series.len()).flat_map(of_series);
+            places.any(|(s, x)| self.value(metric, s, x).is_some_and(|v| v.interval.is_some()))
         })
     }
 
     pub(super) fn published(&self, metric: &Metric, series: usize) -> Vec<PublishedMark> {
         let Some(comparison) = self.comparison else { return Vec::new() };
-        let cells = comparison.cells.iter();
+        let xs = self.shown_xs(series);
+        let cells = comparison.cells.iter().filter(|cell| xs.contains(&cell.x));
         cells
             .filter(|cell| cell.series == series && cell.metric == metric.name)
             .map(|cell| PublishedMark {
@@ -290,21 +290,46 @@ impl<'a> Drawing<'a> {
     pub(super) fn all_values(&self, metric: &Metric) -> Vec<f64> {
         let mut values = Vec::new();
         for series in 0..self.view.series.len() {
-            for x in self.view.xs() {
-                let Some(Shown { mean, interval, .. }) = self.value(metric, series, *x) else {
+            for x in self.shown_xs(series) {
+                let Some(Shown { mean, interval, .. }) = self.value(metric, series, x) else {
                     continue;
                 };
                 values.push(mean);
-                // The interval of a mean may reach beyond what the metric can be: below
-                // zero, which would also keep the scale from being logarithmic.
+                // The interval of a mean may reach beyond what the metric can be, and near
+                // zero, which on a logarithmic scale would press everything else together.
                 let most = if metric.is_ratio() && mean <= 100.0 { 100.0 } else { f64::INFINITY };
+                let least = if mean >= 0.0 { 0.5 * mean } else { f64::NEG_INFINITY };
                 let bounds = interval.into_iter().flatten();
-                let possible = bounds.filter(|bound| mean < 0.0 || *bound > 0.0 || mean == 0.0);
-                values.extend(possible.map(|bound| bound.min(most)));
+                values.extend(bounds.map(|bound| bound.min(most).max(least)));
             }
             values.extend(self.published(metric, series).iter().map(|mark| mark.value));
         }
         values
+    }
+}
+
+/// The experiment, shortened if need be, and what is shown.
+pub(super) fn titled(provenance: &Provenance, what: &str, room: f64) -> String {
+    let what = fitted(&format!(": {what}"), TITLE_SIZE, 0.7 * room);
+    let experiment = &provenance.experiment;
+    fitted(experiment, TITLE_SIZE, room - text_width(&what, TITLE_SIZE)) + &what
+}
+
+/// `404 to 4311`, for a description.
+pub(super) fn extent_text(values: impl Iterator<Item = f64>) -> String {
+    match extent(values) {
+        Some((low, high)) if short(low) == short(high) => short(low),
+        Some((low, high)) => format!("{} to {}", short(low), short(high)),
+        None => "no value".to_owned(),
+    }
+}
+
+/// `a, b and c`.
+pub(super) fn list(names: &[String]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
 }
 
@@ -319,9 +344,4 @@ pub(super) fn footer(provenance: &Provenance) -> String {
     };
     let digest = provenance.digest.get(..12).unwrap_or(&provenance.digest);
     format!("{seeds} · digest {digest} · sim {}", provenance.version)
-}
-
-fn entry_width(entry: &Entry) -> f64 {
-    // Fonts that stand in for the embedded one in an SVG are up to an eighth wider.
-    LEGEND_SAMPLE + 1.12 * text_width(&entry.label, TEXT_SIZE) + 14.0
 }

@@ -8,7 +8,7 @@ use super::panel::{Plot, draw_axes};
 use super::scale::Scale;
 use super::style::{FRAME, Look, PAPER};
 use crate::experiment::results::Provenance;
-use crate::report::fleet_over_time::FleetOverTime;
+use crate::report::fleet_over_time::{FleetOverTime, FleetsOverTime};
 use crate::report::view::plain;
 use plotters::coord::Shift;
 use plotters::drawing::DrawingArea;
@@ -44,8 +44,7 @@ const PANELS: [(&str, Values); 3] = [
 impl<'a> FleetSheet<'a> {
     pub(super) fn new(
         provenance: &'a Provenance,
-        lines: &'a [FleetOverTime],
-        changes: &'a [(f64, String)],
+        FleetsOverTime { lines, changes }: &'a FleetsOverTime,
     ) -> Self {
         Self { provenance, lines: &lines[..lines.len().min(MOST_LINES)], changes }
     }
@@ -104,6 +103,23 @@ impl<'a> FleetSheet<'a> {
 }
 
 impl Sheet for FleetSheet<'_> {
+    fn name(&self) -> String {
+        "fleet_over_time".to_owned()
+    }
+
+    fn title(&self) -> String {
+        "the fleet over time".to_owned()
+    }
+
+    fn alt(&self) -> String {
+        let changes: Vec<String> =
+            self.changes.iter().map(|(at, what)| format!("{what} at {at:.0} s")).collect();
+        format!(
+            "Hit ratio, time to first token and requests not served over time; changes: {}.",
+            if changes.is_empty() { "the planner's".to_owned() } else { changes.join(", ") }
+        )
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -3,9 +3,9 @@
 
 use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
-use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
+use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, extent_text, footer};
 use super::scale::{Scale, is_drawable};
-use super::style::{FRAME, GRID, INK, PAPER, PENCIL};
+use super::style::{FRAME, GRID, INK, ON_DARK, ON_LIGHT, PAPER, PENCIL};
 use crate::experiment::results::Point;
 use crate::report::metric::{Better, Metric, short};
 use crate::report::tuning::{Case, Key, Tuning};
@@ -94,11 +94,6 @@ impl<'a> HeatMap<'a> {
         Some(Self { tuning, metric, x, y, panels, scale })
     }
 
-    /// As the file is called.
-    pub(super) fn name(&self) -> String {
-        format!("heat-{}", self.metric.name)
-    }
-
     fn cell_width(&self) -> f64 {
         (620.0 / self.x.values.len() as f64).clamp(NARROWEST_CELL, WIDEST_CELL)
     }
@@ -184,7 +179,7 @@ impl<'a> HeatMap<'a> {
         canvas.rectangle((x, y), (right, bottom), color, 1.0)?;
         let script = Script {
             size: SMALL_SIZE - 1.0,
-            color: if is_dark(color) { PAPER } else { INK },
+            color: if is_dark(color) { ON_DARK } else { ON_LIGHT },
             side: Side::Middle,
         };
         canvas.text(&short(value), middle, script)
@@ -232,9 +227,14 @@ impl<'a> HeatMap<'a> {
             let (from, to) = (bottom - part(slice) * height, bottom - part(slice + 1) * height);
             canvas.rectangle((x, from), (x + BAR_WIDTH, to), self.color(value), 1.0)?;
         }
+        let mut free_below = f64::INFINITY;
         for tick in &self.scale.ticks {
             let y = bottom - self.scale.place(tick.value) * height;
             canvas.line(&[(x + BAR_WIDTH, y), (x + BAR_WIDTH + 4.0, y)], FRAME, 1.0, &[])?;
+            if y > free_below {
+                continue;
+            }
+            free_below = y - 1.3 * SMALL_SIZE;
             let script = Script::pencil(SMALL_SIZE, Side::Left);
             canvas.text(&tick.label, (x + BAR_WIDTH + 7.0, y), script)?;
         }
@@ -260,6 +260,26 @@ impl<'a> HeatMap<'a> {
 }
 
 impl Sheet for HeatMap<'_> {
+    fn name(&self) -> String {
+        format!("heat-{}", self.metric.name)
+    }
+
+    fn title(&self) -> String {
+        let kind = if self.scale.is_log() { ", logarithmic colours" } else { "" };
+        format!("{}{kind}", self.metric.with_unit())
+    }
+
+    fn alt(&self) -> String {
+        let (x, y) = (self.x.short_name(), self.y.short_name());
+        let values = self.tuning.summary.points.iter().filter_map(|p| value(&self.metric, p));
+        let range = extent_text(values);
+        let panels = match self.panels.len() {
+            1 => String::new(),
+            n => format!(", in {n} panels"),
+        };
+        format!("Heat map of {} over {x} and {y}{panels}: {range}.", self.metric.label)
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -277,9 +297,8 @@ impl Sheet for HeatMap<'_> {
         let (width, height) = self.size();
         let (width, height) = (f64::from(width), f64::from(height));
         canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
-        let kind = if self.scale.is_log() { ", logarithmic colours" } else { "" };
         let experiment = &self.tuning.summary.provenance.experiment;
-        let title = format!("{experiment}: {}{kind}", self.metric.with_unit());
+        let title = format!("{experiment}: {}", self.title());
         let title = fitted(&title, TITLE_SIZE, width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
         self.draw_legend(&canvas, 50.0)?;

@@ -4,36 +4,54 @@
 //! asked of the machine.
 
 mod canvas;
+mod cdf;
 mod drawing;
 mod fleet_over_time;
 mod heat;
+mod legend;
 mod over_time;
 mod panel;
 mod scale;
 mod style;
 
-use crate::experiment::results::{Point, Provenance, Summary};
+use crate::experiment::results::{Point, Summary};
 use crate::report::compare::Comparison;
-use crate::report::fleet_over_time::FleetOverTime;
+use crate::report::details::Details;
 use crate::report::metric::Metric;
-use crate::report::over_time::OverTime;
 use crate::report::published::Published;
 use crate::report::tuning::Tuning;
 use crate::report::view::View;
 use crate::report::why;
 use crate::settings::Invalid;
 use canvas::{Drawn, FINE, Medium};
+use cdf::Cdfs;
 use drawing::Drawing;
 use fleet_over_time::FleetSheet;
 use heat::HeatMap;
+use maud::html;
 use over_time::WorkersOverTime;
 use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 
 /// Metrics that are drawn when nobody asked for others, as far as the results have them.
-pub const MAIN: [&str; 6] =
-    ["ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p95", "output_tokens_per_s", "hit_ratio"];
+pub const MAIN: [&str; 8] = [
+    "ttft_ms_p50",
+    "ttft_ms_p95",
+    "itl_ms_p50",
+    "itl_ms_p95",
+    "output_tokens_per_s",
+    "hit_ratio",
+    "queue_ms_p50",
+    "queue_ms_p95",
+];
+
+/// The metrics of the figure that holds policies against each other at the last load.
+const POLICIES: [&str; 4] = ["ttft_ms_p95", "itl_ms_p95", "output_tokens_per_s", "hit_ratio"];
+/// Policies from which on that figure is drawn: lines of fewer can be told apart (assumed).
+const MANY_POLICIES: usize = 4;
+/// Series from which on lines cannot be read and heat maps are drawn instead (assumed).
+const MOST_LINES: usize = 24;
 
 /// The metrics of one more figure, where a run measured why.
 const WHY: [&str; 4] =
@@ -65,7 +83,11 @@ pub struct Choice {
 pub struct Figure {
     /// Name of the file without its ending, as `ttft_ms`.
     pub name: String,
-    /// The figure as SVG.
+    /// What is shown, as a heading.
+    pub title: String,
+    /// The same in words, for those who cannot see it.
+    pub alt: String,
+    /// The figure as SVG; it turns dark where a dark page is preferred.
     pub svg: String,
     /// The figure as PNG, at twice the size of the SVG.
     pub png: Vec<u8>,
@@ -92,31 +114,52 @@ pub fn figures(
         Drawing::new(&view, None, metrics)
             .named("why", "from load imbalance to time to first token")
     });
-    let figure = |d: Drawing<'_>| Figure::new(d.name(), &d);
-    Ok(drawings.chain(why).map(figure).collect())
+    Ok(drawings.chain(why).map(|drawing| Figure::new(&drawing)).collect())
 }
 
-/// Draws what each worker had to do over time, a row per simulation (of the
-/// first few), with `max_num_seqs` as the line that a batch cannot pass.
-pub fn workers_over_time(
-    provenance: &Provenance,
-    simulations: &[OverTime],
-    max_num_seqs: u32,
-) -> Figure {
-    let sheet = WorkersOverTime::new(provenance, simulations, max_num_seqs);
-    Figure::new("workers_over_time".to_owned(), &sheet)
+/// Draws everything that is drawn of results when nobody asks for anything in
+/// particular: heat maps of a sweep or of more series than lines can show, else
+/// the main metrics, policies against each other, distributions and workers
+/// over time, as far as the results have them.
+///
+/// # Errors
+/// If the metric that was tuned for is not in the results.
+pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, Invalid> {
+    let view = View::new(summary, None)?;
+    let tuned_for = details.tuned_for.as_deref();
+    if tuned_for.is_some() || view.series.len() > MOST_LINES {
+        let maps = Tuning::new(summary, tuned_for.unwrap_or(HEAT[1])).map(|t| heat_maps(&t));
+        // Without a sweep nobody asked for that metric.
+        let maps = if tuned_for.is_some() { maps? } else { maps.unwrap_or_default() };
+        if !maps.is_empty() {
+            return Ok(maps);
+        }
+    }
+    let mut all = figures(summary, details.published.as_ref(), &Choice::default())?;
+    let last = view.xs().last().copied();
+    if let (Some(_), Some(x)) = (&view.axis, last)
+        && view.series.iter().filter(|series| series.at(x).is_some()).count() >= MANY_POLICIES
+        && view.series.iter().any(|series| series.points.len() > 1)
+    {
+        let found = view.metric_names();
+        let metrics = POLICIES.into_iter().filter(|name| found.contains(name)).map(Metric::of);
+        let bars = Drawing::new(&view, None, metrics.collect()).named("policies", "policies");
+        all.push(Figure::new(&bars.bars_at(x)));
+    }
+    all.extend(Cdfs::new(&view, &details.distributions, None).map(|cdfs| Figure::new(&cdfs)));
+    if !details.workers_over_time.is_empty() {
+        let simulations = &details.workers_over_time;
+        let sheet = WorkersOverTime::new(&summary.provenance, simulations, details.max_num_seqs);
+        all.push(Figure::new(&sheet));
+    }
+    let fleets = details.fleets_over_time.as_ref();
+    all.extend(fleets.map(|fleets| Figure::new(&FleetSheet::new(&summary.provenance, fleets))));
+    Ok(all)
 }
 
-/// Draws hits, times to the first token and errors of a fleet that changes, over
-/// time, a line per simulation (of the first few), with its `changes` marked:
-/// seconds since the start, and what happens.
-pub fn fleet_over_time(
-    provenance: &Provenance,
-    lines: &[FleetOverTime],
-    changes: &[(f64, String)],
-) -> Figure {
-    let sheet = FleetSheet::new(provenance, lines, changes);
-    Figure::new("fleet_over_time".to_owned(), &sheet)
+/// The rules of style that every SVG has; pages that hold several need them once.
+pub fn dark_rules() -> String {
+    style::dark_rules()
 }
 
 /// Draws heat maps of the metrics of a sweep over two keys or more, with the
@@ -129,11 +172,17 @@ pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
     };
     metrics.extend(HEAT.into_iter().filter(|name| *name != tuning.metric.name).filter(found));
     let maps = metrics.into_iter().filter_map(|name| HeatMap::new(tuning, name));
-    maps.map(|map| Figure::new(map.name(), &map)).collect()
+    maps.map(|map| Figure::new(&map)).collect()
 }
 
 /// A figure that can be drawn on anything.
 trait Sheet {
+    /// Name of the file without its ending.
+    fn name(&self) -> String;
+    /// What is shown.
+    fn title(&self) -> String;
+    /// The same in words.
+    fn alt(&self) -> String;
     /// Width and height in points.
     fn size(&self) -> (u32, u32);
     /// Draws the whole figure.
@@ -141,8 +190,9 @@ trait Sheet {
 }
 
 impl Figure {
-    fn new(name: String, sheet: &impl Sheet) -> Self {
-        Self { name, svg: svg(sheet), png: png(sheet) }
+    fn new(sheet: &impl Sheet) -> Self {
+        let (name, title, alt) = (sheet.name(), sheet.title(), sheet.alt());
+        Self { name, title, alt, svg: svg(sheet), png: png(sheet) }
     }
 }
 
@@ -181,7 +231,12 @@ fn svg(drawing: &impl Sheet) -> String {
     }
     // Shown at its size in points; the view box keeps the finer units inside.
     let fine = format!("width=\"{}\" height=\"{}\"", width * FINE, height * FINE);
-    text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1)
+    let text = text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1);
+    let (title, alt) = (drawing.title(), drawing.alt());
+    let label = format!("{title}. {alt}");
+    let role = html! { (label) }.into_string();
+    let style = style::dark_rules();
+    text.replacen('>', &format!(" role=\"img\" aria-label=\"{role}\">\n<style>{style}</style>"), 1)
 }
 
 fn png(drawing: &impl Sheet) -> Vec<u8> {

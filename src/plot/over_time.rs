@@ -3,7 +3,8 @@
 
 use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
-use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
+use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer, list, titled};
+use super::legend::{Legend, Sample};
 use super::panel::{Plot, draw_axes};
 use super::scale::Scale;
 use super::style::{INK, Look, PAPER};
@@ -16,13 +17,15 @@ use plotters::prelude::DrawingBackend;
 
 /// Sizes in points.
 const WIDTH: u32 = 940;
-const HEADER: f64 = 64.0;
+const LEGEND_TOP: f64 = 54.0;
 const PLOT_HEIGHT: f64 = 190.0;
 const ROW: f64 = 30.0 + PLOT_HEIGHT + 54.0;
 const COLUMN: f64 = 460.0;
 
 /// The most simulations of one figure; more could not be read.
 const MAX_ROWS: usize = 6;
+/// Colours and dashes for this many workers; those of larger fleets look alike.
+const MAX_NAMED: usize = 14;
 
 /// A figure of some simulations.
 pub(super) struct WorkersOverTime<'a> {
@@ -30,6 +33,7 @@ pub(super) struct WorkersOverTime<'a> {
     rows: &'a [OverTime],
     /// Requests that a batch of a worker can hold.
     max_num_seqs: u32,
+    legend: Legend,
 }
 
 impl<'a> WorkersOverTime<'a> {
@@ -39,7 +43,32 @@ impl<'a> WorkersOverTime<'a> {
         max_num_seqs: u32,
     ) -> Self {
         let rows = &simulations[..simulations.len().min(MAX_ROWS)];
-        Self { provenance, rows, max_num_seqs }
+        let mut sheet = Self { provenance, rows, max_num_seqs, legend: Legend::default() };
+        let workers = sheet.workers();
+        let mut entries: Vec<(String, Sample)> = if workers <= MAX_NAMED {
+            (0..workers).map(|w| (format!("worker {w}"), Sample::Plain(w))).collect()
+        } else {
+            vec![(format!("{workers} workers, a line each"), Sample::Plain(0))]
+        };
+        if sheet.shows_limit() {
+            entries.push((format!("largest batch: {max_num_seqs} requests"), Sample::Dashed));
+        }
+        sheet.legend = Legend::new(entries, f64::from(WIDTH) - 2.0 * MARGIN);
+        sheet
+    }
+
+    fn workers(&self) -> usize {
+        self.rows.iter().map(|row| row.inflight.len()).max().unwrap_or(0)
+    }
+
+    /// A limit far above everything would press the lines to the ground.
+    fn shows_limit(&self) -> bool {
+        let most = self.rows.iter().flat_map(|row| row.inflight.iter().flatten());
+        most.copied().fold(0.0, f64::max) >= 0.5 * f64::from(self.max_num_seqs)
+    }
+
+    fn header_height(&self) -> f64 {
+        LEGEND_TOP + self.legend.height()
     }
 
     /// The scale that all rows share, so that they can be compared.
@@ -71,7 +100,8 @@ impl<'a> WorkersOverTime<'a> {
         for (worker, line) in lines.iter().enumerate() {
             let place = |(x, y): (&f64, &f64)| (plot.x(&x_scale, *x), plot.y(y_scale, *y));
             let places: Vec<(f64, f64)> = seconds.iter().zip(line).map(place).collect();
-            canvas.line(&places, Look::of(worker).color, 1.2, &[])?;
+            let look = Look::thin(if lines.len() <= MAX_NAMED { worker } else { 0 });
+            canvas.line(&places, look.color, 1.2, look.dash)?;
         }
         Ok(())
     }
@@ -91,13 +121,30 @@ impl<'a> WorkersOverTime<'a> {
 }
 
 impl Sheet for WorkersOverTime<'_> {
+    fn name(&self) -> String {
+        "workers_over_time".to_owned()
+    }
+
+    fn title(&self) -> String {
+        "workers over time".to_owned()
+    }
+
+    fn alt(&self) -> String {
+        let rows: Vec<String> = self.rows.iter().map(label).collect();
+        format!(
+            "Requests in flight and time in the queue of each of {} workers over time, for {}.",
+            self.workers(),
+            list(&rows)
+        )
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a few rows of a few hundred points"
     )]
     fn size(&self) -> (u32, u32) {
-        (WIDTH, (HEADER + ROW * self.rows.len() as f64 + 30.0) as u32)
+        (WIDTH, (self.header_height() + ROW * self.rows.len() as f64 + 30.0) as u32)
     }
 
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
@@ -105,21 +152,14 @@ impl Sheet for WorkersOverTime<'_> {
         let (width, height) = self.size();
         let (width, height) = (f64::from(width), f64::from(height));
         canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
-        let title = format!("{}: workers over time", self.provenance.experiment);
-        let title = fitted(&title, TITLE_SIZE, width - 2.0 * MARGIN);
+        let title = titled(self.provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        let limit = f64::from(self.max_num_seqs);
-        // A limit far above everything would press the lines to the ground.
-        let most = self.rows.iter().flat_map(|row| row.inflight.iter().flatten());
-        let shows_limit = most.copied().fold(0.0, f64::max) >= 0.5 * limit;
-        let dashed = format!("; dashed: the largest batch, {} sequences", self.max_num_seqs);
-        let dashed = if shows_limit { dashed.as_str() } else { "" };
-        let subtitle = format!("One line per worker{dashed}");
-        canvas.text(&subtitle, (MARGIN, 46.0), Script::pencil(SMALL_SIZE, Side::Left))?;
+        self.legend.draw(&canvas, (MARGIN, LEGEND_TOP))?;
+        let (limit, shows_limit) = (f64::from(self.max_num_seqs), self.shows_limit());
         let inflight = self.scale(|row| &row.inflight, if shows_limit { limit } else { 1.0 });
         let queue = self.scale(|row| &row.queue_ms, 1.0);
         for (i, row) in self.rows.iter().enumerate() {
-            let top = HEADER + i as f64 * ROW;
+            let top = self.header_height() + i as f64 * ROW;
             let label = label(row);
             let left = MARGIN;
             let title = format!("{label}: requests in flight");

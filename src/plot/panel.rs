@@ -23,6 +23,10 @@ impl Plot {
     pub(super) fn y(&self, scale: &Scale, value: f64) -> f64 {
         self.bottom - scale.place(value) * (self.bottom - self.top)
     }
+    /// The same plot, `by` points to the right.
+    fn moved(&self, by: f64) -> Self {
+        Self { left: self.left + by, right: self.right + by, ..*self }
+    }
 }
 
 impl Drawing<'_> {
@@ -48,13 +52,20 @@ impl Drawing<'_> {
         canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
         let x_label = format!("{}{}", axis.title(), kind(&x_scale));
         draw_axes(canvas, &plot, &x_scale, &y_scale, &x_label)?;
-        for series in 0..self.view.series.len() {
-            self.draw_band(canvas, &plot, (&x_scale, &y_scale), metric, series)?;
+        let plots: Vec<Plot> = (0..self.view.series.len())
+            .map(|series| plot.moved(self.dodge(&plot, &x_scale, axis, series)))
+            .collect();
+        for (series, plot) in plots.iter().enumerate() {
+            if self.is_crowded() {
+                self.draw_uprights(canvas, plot, (&x_scale, &y_scale), metric, series)?;
+            } else {
+                self.draw_band(canvas, plot, (&x_scale, &y_scale), metric, series)?;
+            }
         }
-        for series in 0..self.view.series.len() {
-            self.draw_series(canvas, &plot, (&x_scale, &y_scale), metric, series)?;
+        for (series, plot) in plots.iter().enumerate() {
+            self.draw_series(canvas, plot, (&x_scale, &y_scale), metric, series)?;
         }
-        for series in 0..self.view.series.len() {
+        for (series, plot) in plots.iter().enumerate() {
             let look = Look::of(series);
             for mark in self.published(metric, series) {
                 let at = (plot.x(&x_scale, mark.x), plot.y(&y_scale, mark.value));
@@ -63,6 +74,37 @@ impl Drawing<'_> {
                     strike(canvas, at)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// How far right of its place a series stands, where there are many.
+    fn dodge(&self, plot: &Plot, scale: &Scale, axis: &Axis, series: usize) -> f64 {
+        if !self.is_crowded() {
+            return 0.0;
+        }
+        let places: Vec<f64> = axis.values.iter().map(|x| plot.x(scale, *x)).collect();
+        let nearest = places.windows(2).map(|p| p[1] - p[0]).fold(f64::INFINITY, f64::min);
+        let all = self.view.series.len() as f64;
+        // The outermost stay inside the margin that the scale leaves at both ends.
+        let step = (0.4 * nearest).min(22.0) / all;
+        (series as f64 - (all - 1.0) / 2.0) * step
+    }
+
+    /// The intervals of a series as upright lines.
+    fn draw_uprights<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        plot: &Plot,
+        (x_scale, y_scale): (&Scale, &Scale),
+        metric: &Metric,
+        series: usize,
+    ) -> Drawn<B> {
+        for shown in self.stretches(metric, series).iter().flatten() {
+            let Some(bounds) = shown.interval else { continue };
+            let x = plot.x(x_scale, shown.x);
+            let ends = bounds.map(|bound| (x, plot.y(y_scale, bound)));
+            canvas.line(&ends, Look::of(series).color, 1.2, &[])?;
         }
         Ok(())
     }
@@ -139,8 +181,8 @@ impl Drawing<'_> {
         (left, top): Place,
     ) -> Drawn<B> {
         let scale = Scale::for_bars(self.all_values(metric).into_iter());
-        let labels: Vec<String> =
-            self.view.series.iter().map(|s| fitted(&s.label, TEXT_SIZE, 150.0)).collect();
+        let labels = self.labels();
+        let labels: Vec<String> = labels.iter().map(|l| fitted(l, TEXT_SIZE, 240.0)).collect();
         let widest = labels.iter().map(|label| text_width(label, TEXT_SIZE)).fold(0.0, f64::max);
         let bottom = top + 30.0 + self.view.series.len() as f64 * BAR_HEIGHT + 8.0;
         // Room for the numbers right of the bars.
@@ -152,7 +194,7 @@ impl Drawing<'_> {
         for (i, label) in labels.iter().enumerate() {
             let y = plot.top + 4.0 + (i as f64 + 0.5) * BAR_HEIGHT;
             canvas.text(label, (plot.left - 8.0, y), Script::ink(TEXT_SIZE, Side::Right))?;
-            let Some(Shown { mean, interval, .. }) = self.value(metric, i, self.first_x()) else {
+            let Some(Shown { mean, interval, .. }) = self.value(metric, i, self.bar_x(i)) else {
                 continue;
             };
             let (zero, end) = (plot.x(&scale, 0.0), plot.x(&scale, mean));

@@ -181,7 +181,7 @@ impl Scale {
 }
 
 /// Smallest and largest of the values that can be drawn.
-fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(super) fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.filter(|v| is_drawable(*v)).fold(None, |extent, v| match extent {
         None => Some((v, v)),
         Some((low, high)) => Some((low.min(v), high.max(v))),

@@ -1,6 +1,7 @@
 //! Laws of figures, on made-up result sets.
 
 use super::*;
+use crate::experiment::results::{Distribution, Distributions};
 use crate::report::example::{self, Builder};
 use crate::report::view::POLICY;
 use proptest::prelude::*;
@@ -77,6 +78,93 @@ fn text_from_results_cannot_break_the_svg() {
     builder.point(&[(POLICY, json!("<b>"))], &[("ttft_ms_p50", &[Some(1.0)])]);
     let svg = draw(&builder.build(), None).swap_remove(0).svg;
     assert!(svg.contains("&lt;script&gt;&amp;&quot;") && !svg.contains("<b>"), "{svg}");
+}
+
+#[test]
+fn series_without_a_common_place_are_bars_that_name_theirs() {
+    let mut builder = Builder::new("pairs", 2);
+    for (workers, load) in [(3, 170), (12, 680)] {
+        for policy in ["round_robin", "kv"] {
+            let params = [
+                (POLICY, json!(policy)),
+                ("cluster.workers", json!(workers)),
+                ("workload.concurrency", json!(load)),
+            ];
+            builder.point(&params, &[("ttft_ms_p50", &[Some(1.0), Some(2.0)])]);
+        }
+    }
+    let figure = draw(&builder.build(), None).swap_remove(0);
+    assert!(figure.alt.starts_with("Bars of TTFT p50 (ms), for round_robin, "), "{}", figure.alt);
+    assert!(figure.alt.contains("kv, concurrency 680, workers 12 1.50"), "{}", figure.alt);
+    assert!(figure.svg.contains("kv, concurrency 680"), "{}", figure.svg);
+}
+
+#[test]
+fn many_series_have_upright_intervals_in_place_of_bands() {
+    let with = |policies: usize| {
+        let mut builder = Builder::new("many", 2);
+        for policy in 0..policies {
+            for load in [60, 120] {
+                let values = [Some(100.0), Some(120.0 + f64::from(load))];
+                builder.load(&format!("p{policy}"), load, &[("ttft_ms_p95", &values)]);
+            }
+        }
+        draw(&builder.build(), None).swap_remove(0).svg
+    };
+    // Bands are the only areas that shine through, but for their sample in the legend.
+    let bands = |svg: &str| svg.matches("opacity=\"0.2\"").count();
+    assert_eq!((bands(&with(4)), bands(&with(14))), (4, 0));
+}
+
+#[test]
+fn intervals_reach_neither_below_zero_nor_far_down_a_logarithmic_scale() {
+    let mut builder = Builder::new("wide", 2);
+    for (load, values) in [(60, [300.0, 310.0]), (120, [100.0, 9000.0])] {
+        builder.load("kv", load, &[("ttft_ms_p95", &values.map(Some))]);
+    }
+    let summary = builder.build();
+    let view = View::new(&summary, None).unwrap();
+    let metric = Metric::of("ttft_ms_p95");
+    let drawing = Drawing::new(&view, None, vec![metric.clone()]);
+    assert!(summary.points[1].metrics["ttft_ms_p95"].ci95.unwrap()[0] < 0.0);
+    assert!(drawing.all_values(&metric).into_iter().all(|value| value >= 150.0));
+}
+
+/// Distributions of two points as runs give them: ascending.
+fn distributions(summary: &Summary) -> Vec<Distributions> {
+    let rising = |scale: f64| crate::recorder::SHARES.map(|share| scale * share).to_vec();
+    let distribution = |scale| Distribution {
+        mean: rising(scale),
+        ci95: Some([rising(0.8 * scale), rising(1.2 * scale)]),
+    };
+    let point = |i: usize| {
+        let names = ["ttft_ms", "itl_ms", "e2e_ms"];
+        names.map(|name| (name.to_owned(), distribution((i + 1) as f64))).into()
+    };
+    (0..summary.points.len()).map(point).collect()
+}
+
+#[test]
+fn distributions_are_drawn_at_the_last_load() {
+    let summary = example::doks();
+    let view = View::new(&summary, None).unwrap();
+    let all = distributions(&summary);
+    let figure = Figure::new(&Cdfs::new(&view, &all, None).unwrap());
+    assert_eq!(figure.title, "distribution of latencies at concurrency 180");
+    assert!(figure.alt.contains("TTFT, ITL and end to end"), "{}", figure.alt);
+    // A band and a line with markers for both policies in each panel.
+    assert_eq!(figure.svg.matches("opacity=\"0.2\"").count(), 6);
+    let nothing = vec![Distributions::new(); summary.points.len()];
+    assert!(Cdfs::new(&view, &nothing, None).is_none());
+}
+
+#[test]
+fn figures_tell_those_who_cannot_see_them() {
+    for figure in draw(&example::doks(), Some(&example::doks_published())) {
+        let label = format!("role=\"img\" aria-label=\"{}. {}\"", figure.title, figure.alt);
+        assert!(figure.svg.contains(&label), "{}", figure.alt);
+        assert!(figure.alt.contains("concurrency") && figure.alt.contains("kv"), "{}", figure.alt);
+    }
 }
 
 proptest! {

@@ -17,7 +17,7 @@ mod window;
 pub use handover::{Handover, Stay};
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
-pub use window::{Level, Quantiles, Slo};
+pub use window::{Curves, Level, Quantiles, SHARES, Slo};
 
 use crate::engine::Gauges;
 use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
@@ -110,6 +110,10 @@ pub struct Recorder {
     prefill_workers: u32,
     /// Where workers come and go.
     changing: Option<Changing>,
+    /// The distributions of the windows that ended.
+    curves: Vec<Curves>,
+    /// What workers told, if it is kept.
+    events: Option<Vec<(SimTime, WorkerEvent)>>,
 }
 
 /// The level that is being observed.
@@ -138,6 +142,8 @@ impl Recorder {
             spike_window: SPIKE_WINDOW,
             prefill_workers: 0,
             changing: None,
+            curves: Vec::new(),
+            events: None,
         }
     }
 
@@ -151,6 +157,22 @@ impl Recorder {
     /// True if a worker has prefilled the request and another one is to decode it.
     pub fn is_prefilled(&self, request: RequestId) -> bool {
         self.open[(request.0 - self.first) as usize].handover.is_some()
+    }
+
+    /// Keeps everything that workers tell of requests, for [`take_events`](Self::take_events).
+    pub fn keep_events(mut self) -> Self {
+        self.events = Some(Vec::new());
+        self
+    }
+
+    /// What workers told since they are kept, in order of time.
+    pub fn take_events(&mut self) -> Vec<(SimTime, WorkerEvent)> {
+        self.events.take().unwrap_or_default()
+    }
+
+    /// The distributions of the windows that ended, in order.
+    pub fn take_curves(&mut self) -> Vec<Curves> {
+        std::mem::take(&mut self.curves)
     }
 
     /// Measures what every choice of a worker gave away; see [`RequestWhy`].
@@ -254,18 +276,19 @@ impl Recorder {
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
         let prompt_tokens = window.observations.prompt_tokens();
-        let mut metrics = match &self.changing {
+        let (mut metrics, curves) = match &self.changing {
             None => window.observations.metrics(&window.level, now, gaps),
             Some(changing) => {
                 let mut gaps = gaps.clone();
                 gaps.merge(changing.gaps());
                 let failed = window.observations.failed();
-                let mut metrics = window.observations.metrics(&window.level, now, &gaps);
+                let (mut metrics, curves) = window.observations.metrics(&window.level, now, &gaps);
                 changing.metrics(failed, &mut metrics);
                 metrics.insert("workers_mean".into(), self.inflight.workers_mean(now));
-                metrics
+                (metrics, curves)
             }
         };
+        self.curves.push(curves);
         if let Some(loads) = &mut self.loads {
             loads.metrics(&window.level, now, prompt_tokens, &mut metrics);
         }
@@ -328,6 +351,9 @@ impl Recorder {
     /// Something happened to a request at its worker.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.observe_why(event);
+        if let Some(events) = &mut self.events {
+            events.push((now, *event));
+        }
         if event.kind == WorkerEventKind::Prefilled {
             self.count_residence(now, event.request);
         }

@@ -4,6 +4,7 @@ use super::spikes::QueueSpikes;
 use super::{End, Metrics, RequestRecord, RequestWhy, ms};
 use crate::stats::{self, Histogram};
 use crate::time::{SimDuration, SimTime};
+use std::collections::BTreeMap;
 
 /// When a level is measured, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,17 @@ pub struct Slo {
     /// Longest mean time between tokens.
     pub itl: Option<SimDuration>,
 }
+
+/// The shares of requests at which distributions are kept: enough to draw them,
+/// finer towards the slow end, where answers are looked for.
+pub const SHARES: [f64; 26] = [
+    0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75,
+    0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995,
+];
+
+/// By latency, as `ttft_ms`: its quantiles at [`SHARES`], taken as its
+/// percentiles are; none of a latency that no request has.
+pub type Curves = BTreeMap<String, Vec<f64>>;
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
@@ -122,15 +134,40 @@ impl Column {
     }
 
     pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+        write(name, &self.summaries(level, end), metrics);
+    }
+
+    /// As [`metrics`](Self::metrics), and its distribution.
+    fn curve(
+        self,
+        name: &str,
+        level: &Level,
+        end: SimTime,
+        (metrics, curves): (&mut Metrics, &mut Curves),
+    ) {
         let summaries = self.summaries(level, end);
-        let mut insert = |suffix: &str, values: Vec<f64>| {
-            metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
+        let at = |q: f64| -> Option<f64> {
+            stats::mean(&summaries.iter().filter_map(|s| s.quantile(q)).collect::<Vec<_>>())
         };
-        insert("mean", summaries.iter().filter_map(|summary| summary.mean).collect());
-        for (suffix, q) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)]
-        {
-            insert(suffix, summaries.iter().filter_map(|summary| summary.quantile(q)).collect());
-        }
+        curves.extend(
+            SHARES
+                .into_iter()
+                .map(at)
+                .collect::<Option<Vec<f64>>>()
+                .map(|curve| (name.to_owned(), curve)),
+        );
+        write(name, &summaries, metrics);
+    }
+}
+
+/// The statistics of a latency: of several snapshots the means over them.
+fn write(name: &str, summaries: &[Summary], metrics: &mut Metrics) {
+    let mut insert = |suffix: &str, values: Vec<f64>| {
+        metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
+    };
+    insert("mean", summaries.iter().filter_map(|summary| summary.mean).collect());
+    for (suffix, q) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)] {
+        insert(suffix, summaries.iter().filter_map(|summary| summary.quantile(q)).collect());
     }
 }
 
@@ -253,10 +290,15 @@ impl Observations {
         self.prompt_tokens
     }
 
-    pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
-        let mut metrics = Metrics::new();
+    pub(super) fn metrics(
+        self,
+        level: &Level,
+        end: SimTime,
+        gaps: &Histogram,
+    ) -> (Metrics, Curves) {
+        let (mut metrics, mut curves) = (Metrics::new(), Curves::new());
         metrics.insert("queue_skew".to_owned(), self.queue_skew());
-        self.ttft.metrics("ttft_ms", level, end, &mut metrics);
+        self.ttft.curve("ttft_ms", level, end, (&mut metrics, &mut curves));
         self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
         self.queue.metrics("queue_ms", level, end, &mut metrics);
         self.router_queue.metrics("router_queue_ms", level, end, &mut metrics);
@@ -264,8 +306,8 @@ impl Observations {
             self.transfer.metrics("transfer_ms", level, end, &mut metrics);
             self.decode_queue.metrics("decode_queue_ms", level, end, &mut metrics);
         }
-        self.itl.metrics("itl_ms", level, end, &mut metrics);
-        self.e2e.metrics("e2e_ms", level, end, &mut metrics);
+        self.itl.curve("itl_ms", level, end, (&mut metrics, &mut curves));
+        self.e2e.curve("e2e_ms", level, end, (&mut metrics, &mut curves));
         let mut insert = |name: &str, value: Option<f64>| {
             metrics.insert(name.to_owned(), value);
         };
@@ -302,7 +344,7 @@ impl Observations {
             insert("lost_to_stale_index_ratio", share(why.stale_index_tokens));
         }
         self.spikes.metrics(level.begin, end, &mut metrics);
-        metrics
+        (metrics, curves)
     }
 
     /// The largest worker's mean queue time over that of all requests.

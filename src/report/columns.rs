@@ -1,6 +1,7 @@
 //! Tables as columns of text, spread over as many blocks as the terminal needs.
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use maud::{Markup, html};
 
 /// A column with all its text.
 pub(crate) struct Column {
@@ -14,6 +15,11 @@ impl Column {
     /// A column of numbers, aligned to the right.
     pub(crate) fn new(head: Vec<String>, cells: Vec<String>) -> Self {
         Self { head, cells, alignment: CellAlignment::Right }
+    }
+
+    /// Rows.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
     }
 
     /// Columns of the terminal, with the two spaces before it.
@@ -51,6 +57,38 @@ pub(super) fn blocks(leading: &[Column], groups: Vec<Vec<Column>>, width: usize)
         }
     }
     packed.iter().map(|block| table(&leading.iter().chain(block).collect::<Vec<_>>())).collect()
+}
+
+/// The same as a table of a web page, its caption above it. The first
+/// `headings` columns head their rows; what they leave empty is as above.
+pub(super) fn html(caption: &str, columns: &[Column], headings: usize) -> Markup {
+    let rows = columns.iter().map(|column| column.cells.len()).max().unwrap_or(0);
+    let cell = |column: &Column, row: usize| column.cells.get(row).cloned().unwrap_or_default();
+    let heading = |column: &Column, row: usize| {
+        let above = column.cells.iter().take(row + 1).rev().find(|text| !text.is_empty());
+        above.cloned().unwrap_or_default()
+    };
+    let side = |column: &Column| match column.alignment {
+        CellAlignment::Right => "right",
+        _ => "left",
+    };
+    html! {
+        div .scroll role="region" tabindex="0" aria-label=(caption) {
+            table {
+                caption { (caption) }
+                thead { tr { @for column in columns {
+                    th scope="col" class=(side(column)) { (column.head.join(" ").trim()) }
+                } } }
+                tbody { @for row in 0..rows { tr { @for (at, column) in columns.iter().enumerate() {
+                    @if at < headings {
+                        th scope="row" class=(side(column)) { (heading(column, row)) }
+                    } @else {
+                        td class=(side(column)) { (cell(column, row)) }
+                    }
+                } } } }
+            }
+        }
+    }
 }
 
 /// A table of these columns; further cells of shorter ones stay empty. No line

@@ -5,9 +5,21 @@ use crate::experiment::{Params, SimulationRequests};
 use crate::recorder::{End, RequestRecord};
 use crate::stats;
 use crate::time::{SimDuration, SimTime};
+use serde::{Deserialize, Serialize};
+
+/// All combinations of parameters, and what happened to the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetsOverTime {
+    /// A line per combination of parameters.
+    pub lines: Vec<FleetOverTime>,
+    /// What happened as the experiment says, by seconds since the start.
+    pub changes: Vec<(f64, String)>,
+}
 
 /// One combination of parameters, cut into intervals of equal length.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FleetOverTime {
     /// The parameters.
     pub params: Params,

@@ -4,9 +4,11 @@
 use crate::experiment::{Params, SimulationRequests};
 use crate::recorder::{RequestRecord, Stay};
 use crate::time::{SimDuration, SimTime};
+use serde::{Deserialize, Serialize};
 
 /// One simulation, cut into moments of equal distance.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OverTime {
     /// The simulation's parameters.
     pub params: Params,

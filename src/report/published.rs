@@ -55,7 +55,7 @@ impl Uncounted {
 }
 
 /// One published point.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// By dotted key.
     pub params: BTreeMap<String, Value>,
@@ -64,7 +64,7 @@ pub struct Row {
 }
 
 /// A published table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Published {
     /// Name of the CSV, for messages.
     pub file: PathBuf,

@@ -81,9 +81,10 @@ pub fn against(comparison: &Comparison<'_>, width: usize) -> String {
         let _ = writeln!(text, "{block}\n");
     }
     text.push_str("Mean absolute error against the published numbers (cells counted):\n");
-    let _ = writeln!(text, "{}\n", mean_errors(comparison, &metrics));
-    for (mark, why) in notes.lines() {
-        text.push_str(&wrap(&format!("{mark} not counted: {why}"), width));
+    let errors = mean_error_columns(comparison);
+    let _ = writeln!(text, "{}\n", table(&errors.iter().collect::<Vec<_>>()));
+    for line in notes.lines() {
+        text.push_str(&wrap(&line, width));
     }
     for line in &comparison.published.source {
         text.push_str(&wrap(line, width));
@@ -94,6 +95,20 @@ pub fn against(comparison: &Comparison<'_>, width: usize) -> String {
 /// The main metrics with their 95 % intervals, and below each group of policies
 /// how they differ.
 pub fn policies(view: &View<'_>, width: usize) -> String {
+    let (leading, metrics) = policy_columns(view);
+    let groups = metrics.into_iter().map(|column| vec![column]).collect();
+    let mut text = String::new();
+    for block in blocks(&leading, groups, width) {
+        let _ = writeln!(text, "{block}\n");
+    }
+    for note in policy_notes(view) {
+        text.push_str(&wrap(note, width));
+    }
+    text
+}
+
+/// The columns that say what a row is, and one per metric.
+pub(super) fn policy_columns(view: &View<'_>) -> (Vec<Column>, Vec<Column>) {
     let found = view.metric_names();
     let happened = |name: &&&str| {
         let mean =
@@ -122,28 +137,28 @@ pub fn policies(view: &View<'_>, width: usize) -> String {
     if view.axis.is_none() {
         leading.remove(0);
     }
-    let groups: Vec<Vec<Column>> = metrics
-        .iter()
-        .map(|metric| {
-            let cells = rows.iter().map(|row| row.cell(view, metric)).collect();
-            let unit = format!("({})", metric.unit);
-            let unit = if metric.unit.is_empty() { String::new() } else { unit };
-            vec![Column::new(vec![metric.label.clone(), unit], cells)]
-        })
-        .collect();
-    let mut text = String::new();
-    for block in blocks(&leading, groups, width) {
-        let _ = writeln!(text, "{block}\n");
-    }
+    let column = |metric: &Metric| {
+        let cells = rows.iter().map(|row| row.cell(view, metric)).collect();
+        let unit = format!("({})", metric.unit);
+        let unit = if metric.unit.is_empty() { String::new() } else { unit };
+        Column::new(vec![metric.label.clone(), unit], cells)
+    };
+    (leading, metrics.iter().map(column).collect())
+}
+
+/// What has to be said below that table.
+pub(super) fn policy_notes(view: &View<'_>) -> Vec<&'static str> {
+    let mut notes = Vec::new();
     if view.summary.provenance.seeds.len() > 1 {
-        text.push_str("± half width of the 95 % interval of the mean over seeds (Student's t).\n");
+        notes.push("± half width of the 95 % interval of the mean over seeds (Student's t).");
     }
     if !shown_pairs(view).is_empty() {
-        let note = "Differences are paired by seed; ~ marks those whose 95 % interval includes 0 \
-                    (with one seed: those that are 0). pt: percentage points.";
-        text.push_str(&wrap(note, width));
+        notes.push(
+            "Differences are paired by seed; ~ marks those whose 95 % interval includes 0 (with one \
+             seed: those that are 0). pt: percentage points.",
+        );
     }
-    text
+    notes
 }
 
 /// A line of the table of policies.
@@ -266,7 +281,8 @@ fn published_column(
 }
 
 /// Mean absolute errors, a row per metric and a column per series.
-fn mean_errors(comparison: &Comparison<'_>, metrics: &[Metric]) -> String {
+pub(super) fn mean_error_columns(comparison: &Comparison<'_>) -> Vec<Column> {
+    let metrics = shown_metrics(comparison);
     let mut first = Column::new(
         vec!["metric".to_owned()],
         metrics.iter().map(|metric| metric.label.clone()).collect(),
@@ -285,7 +301,48 @@ fn mean_errors(comparison: &Comparison<'_>, metrics: &[Metric]) -> String {
         });
         columns.push(Column::new(vec![series.label.clone()], cells.collect()));
     }
-    table(&columns.iter().collect::<Vec<_>>())
+    columns
+}
+
+/// Every published number with the simulated one and the error, a row per value
+/// on the axis and series.
+pub(super) fn cell_columns(comparison: &Comparison<'_>) -> Vec<Column> {
+    let view = comparison.view;
+    let has = |x: f64, series: usize| {
+        comparison.cells.iter().any(|cell| cell.x == x && cell.series == series)
+    };
+    let all = view.xs().iter().flat_map(|&x| (0..view.series.len()).map(move |s| (x, s)));
+    let rows: Vec<(f64, usize)> = all.filter(|&(x, series)| has(x, series)).collect();
+    let xs: Vec<f64> = rows.iter().map(|(x, _)| *x).collect();
+    let names = rows.iter().map(|(_, series)| view.series[*series].label.clone());
+    let mut columns =
+        vec![axis_column(view, &xs), Column::new(vec!["policy".to_owned()], names.collect())];
+    columns[1].alignment = CellAlignment::Left;
+    if view.axis.is_none() {
+        columns.remove(0);
+    }
+    let notes = Notes::of(comparison);
+    columns.extend(shown_metrics(comparison).iter().map(|metric| {
+        let text = |&(x, series): &(f64, usize)| {
+            let Some(cell) = comparison.cell(series, x, &metric.name) else {
+                return "-".to_owned();
+            };
+            let simulated = cell.simulated.map_or("-".to_owned(), |v| short(metric.shown(v)));
+            let published = short(metric.shown(cell.published));
+            let unit = metric.difference_unit();
+            let error = cell.error().map(|error| format!(" ({} {unit})", signed(error)));
+            let text = format!("{published} / {simulated}{}", error.unwrap_or_default());
+            format!("{text} {}", notes.mark(cell.uncounted)).trim_end().to_owned()
+        };
+        Column::new(vec![metric.with_unit()], rows.iter().map(text).collect())
+    }));
+    columns
+}
+
+/// Why cells do not count, a line for each reason, and where the numbers come from.
+pub(super) fn published_notes(comparison: &Comparison<'_>) -> Vec<String> {
+    let notes = Notes::of(comparison);
+    notes.lines().chain(comparison.published.source.iter().cloned()).collect()
 }
 
 /// Reasons why cells do not count, numbered in order of the settings.
@@ -311,8 +368,9 @@ impl<'a> Notes<'a> {
         place.map(|place| format!("[{}]", place + 1)).unwrap_or_default()
     }
 
-    fn lines(&self) -> impl Iterator<Item = (String, &'a str)> {
-        self.used.iter().enumerate().map(|(i, (_, why))| (format!("[{}]", i + 1), *why))
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let reasons = self.used.iter().enumerate();
+        reasons.map(|(i, (_, why))| format!("[{}] not counted: {why}", i + 1))
     }
 }
 

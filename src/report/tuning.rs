@@ -296,7 +296,8 @@ impl<'a> Tuning<'a> {
         let mean = found.mean.map_or("-".to_owned(), show);
         let text = format!("{mean} {}", self.metric.unit).trim_end().to_owned();
         match found.ci95 {
-            Some([low, high]) => format!("{text} (95 %: {} to {})", show(low), show(high)),
+            // The interval of a mean may reach below zero; nothing measured can.
+            Some([low, high]) => format!("{text} (95 %: {} to {})", show(low.max(0.0)), show(high)),
             None => text,
         }
     }

@@ -33,11 +33,29 @@ pub fn is_measured(view: &View<'_>) -> bool {
     view.summary.points.iter().any(|point| point.metrics.contains_key(MEASURED))
 }
 
+/// What the columns mean.
+pub(super) const NOTE: &str = "Spread: requests in flight on the busiest worker less those on the idlest, mean over time and \
+     largest. Queue spike: highest mean queue time of one worker over measure.spike_window. \
+     Regret: blocks that the best worker held more than the chosen one. Hits and losses: of \
+     prompt tokens; they add up.";
+
 /// A row per series and value on the axis; empty if nothing of it was measured.
 pub fn table(view: &View<'_>, width: usize) -> String {
     if !is_measured(view) {
         return String::new();
     }
+    let (leading, groups) = columns(view);
+    let mut text =
+        "Why: load imbalance, and the hits lost against an unlimited shared cache\n".to_owned();
+    for block in blocks(&leading, groups, width) {
+        let _ = writeln!(text, "{block}\n");
+    }
+    text.push_str(&wrap(NOTE, width));
+    text
+}
+
+/// The columns that say what a row is, and those about load and about hits.
+pub(super) fn columns(view: &View<'_>) -> (Vec<Column>, Vec<Vec<Column>>) {
     let rows: Vec<(f64, usize, bool)> = view
         .xs()
         .iter()
@@ -65,16 +83,5 @@ pub fn table(view: &View<'_>, width: usize) -> String {
         };
         Column::new(head.map(str::to_owned).to_vec(), rows.iter().map(cell).collect())
     };
-    let groups = [LOAD, HITS].map(|group| group.iter().map(column).collect());
-    let mut text =
-        "Why: load imbalance, and the hits lost against an unlimited shared cache\n".to_owned();
-    for block in blocks(&leading, groups.into(), width) {
-        let _ = writeln!(text, "{block}\n");
-    }
-    let note = "Spread: requests in flight on the busiest worker less those on the idlest, mean over \
-                time and largest. Queue spike: highest mean queue time of one worker over \
-                measure.spike_window. Regret: blocks that the best worker held more than the \
-                chosen one. Hits and losses: of prompt tokens; they add up.";
-    text.push_str(&wrap(note, width));
-    text
+    (leading, [LOAD, HITS].map(|group| group.iter().map(column).collect()).into())
 }

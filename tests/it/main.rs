@@ -32,6 +32,7 @@ mod rig;
 mod runs;
 mod same_bytes;
 mod script;
+mod shown;
 mod source_rules;
 mod step_time;
 mod sweeps;

@@ -48,6 +48,7 @@ fn no_figures_on_request() {
         [
             "plots/",
             "plots/small/",
+            "plots/small/details.json",
             "plots/small/runs.json",
             "plots/small/summary.csv",
             "plots/small/summary.json",

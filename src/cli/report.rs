@@ -1,0 +1,66 @@
+//! `sim report` and `sim plot`: saved results shown again, nothing simulated.
+
+use super::results::{Figures, Results, write_figures};
+use super::{CliError, say};
+use kv_router_sim::plot::{self, Choice};
+use kv_router_sim::report::html::REPORT_FILE;
+use std::path::PathBuf;
+
+/// Write the report of saved results: one HTML file that needs no network
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim report plots/doks-3xh200              write plots/doks-3xh200/report.html
+  sim report plots/doks-3xh200 --out /tmp   write /tmp/report.html
+
+`sim run` and `sim sweep` have written it already, unless told not to draw.")]
+pub(crate) struct ReportArgs {
+    /// A folder of results, as `sim run` writes it
+    results: PathBuf,
+    /// Folder for the report [default: the folder of the results]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Draw figures of saved results along any axis, of any metric
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim plot plots/doks-3xh200 --y queue_ms_p95 --y queue_ms_p50
+  sim plot plots/delays --x router.feed.delay --y hit_ratio --out /tmp/figures
+
+Metrics of one kind (ttft_ms_p50, ttft_ms_p95) share a figure.")]
+pub(crate) struct PlotArgs {
+    /// A folder of results, as `sim run` writes it
+    results: PathBuf,
+    /// The swept key from left to right [default: the number with most values]
+    #[arg(long, value_name = "KEY")]
+    x: Option<String>,
+    /// A metric to draw [default: latencies, throughput, hits and queue time]
+    #[arg(long, value_name = "METRIC")]
+    y: Vec<String>,
+    /// Folder for the figures [default: the folder of the results]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Writes the report.
+pub(super) fn report(args: &ReportArgs) -> Result<(), CliError> {
+    let folder = args.out.as_ref().unwrap_or(&args.results);
+    Results::read(&args.results)?.write_report(folder, Figures::OnlyInReport)?;
+    say(&format!("saved as {}", folder.join(REPORT_FILE).display()));
+    Ok(())
+}
+
+/// Draws what was chosen.
+pub(super) fn plot(args: PlotArgs) -> Result<(), CliError> {
+    let saved = Results::read(&args.results)?;
+    let choice = Choice { x: args.x, metrics: args.y };
+    let figures = plot::figures(&saved.summary, saved.details.published.as_ref(), &choice)?;
+    let folder = args.out.unwrap_or(args.results);
+    write_figures(&folder, &figures)?;
+    for figure in &figures {
+        say(&format!("saved as {}", folder.join(format!("{}.svg", figure.name)).display()));
+    }
+    Ok(())
+}
