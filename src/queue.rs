@@ -2,7 +2,8 @@
 //!
 //! One queue holds the next event of every worker; a worker whose plans change
 //! re-keys its entry. At equal times the [`Rank`] decides, and within a rank the
-//! entry that was scheduled first.
+//! lower worker: not what was scheduled first, since a plan of many steps and its
+//! steps one by one are scheduled at different times, and must not differ.
 
 use crate::id::WorkerId;
 use crate::time::SimTime;
@@ -24,70 +25,77 @@ pub enum Rank {
     StepStart,
 }
 
-/// When an event is due: time first, then rank, then order of scheduling.
+/// When an event is due: time first, then rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
     /// The moment.
     pub at: SimTime,
     /// Its place among the events of that moment.
     pub rank: Rank,
-    sequence: u64,
 }
 
 impl Due {
     /// True if the event comes before whatever happens at `at` with `rank`.
     pub fn is_before(&self, at: SimTime, rank: Rank) -> bool {
-        (self.at, self.rank) < (at, rank)
+        *self < Self { at, rank }
     }
 }
 
+/// Time, rank and worker of an event as one number, in that order.
+type Key = u128;
+
 /// After every other: nothing is due.
-const NEVER: Due = Due { at: SimTime::MAX, rank: Rank::StepStart, sequence: u64::MAX };
+const NEVER: Key = Key::MAX;
+
+const RANKS: [Rank; 5] =
+    [Rank::StepEnd, Rank::KvVisibility, Rank::Measure, Rank::Arrival, Rank::StepStart];
+
+fn key(worker: WorkerId, at: SimTime, rank: Rank) -> Key {
+    let place = (rank as u64) << 32 | u64::from(worker.0);
+    Key::from(at.as_ps()) << 64 | Key::from(place)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the parts of a key")]
+fn parts(key: Key) -> (WorkerId, Due) {
+    let (at, place) = ((key >> 64) as u64, key as u64);
+    let due = Due { at: SimTime::from_ps(at), rank: RANKS[(place >> 32) as usize] };
+    (WorkerId(place as u32), due)
+}
 
 /// At most one pending event per worker.
 ///
 /// A tournament: the leaves of a binary tree are the workers, every inner node
-/// names the one of its two that is due first, and the root the first of all.
+/// repeats the one of its two that is due first, and so the root the first of all.
 /// Ids are dense, so there is nothing to hash and nothing moves.
 #[derive(Debug)]
 pub struct EventQueue {
-    /// By worker.
-    due: Vec<Due>,
     /// Node `i` has the children `2 i` and `2 i + 1`, the root is node 1, and
     /// worker `w` of `n` is node `n + w`.
-    winners: Vec<u32>,
-    scheduled: u64,
+    nodes: Vec<Key>,
+    workers: usize,
 }
 
 impl EventQueue {
     /// For the workers from 0 to `workers - 1`; nothing is due.
     pub fn new(workers: u32) -> Self {
-        let mut winners: Vec<u32> = (0..workers).chain(0..workers).collect();
-        for node in (1..workers as usize).rev() {
-            winners[node] = winners[2 * node];
-        }
-        Self { due: vec![NEVER; workers as usize], winners, scheduled: 0 }
+        let workers = workers as usize;
+        Self { nodes: vec![NEVER; 2 * workers], workers }
     }
 
     /// Sets when `worker` is due next, in place of what it was due for. O(log n).
     pub fn schedule(&mut self, worker: WorkerId, at: SimTime, rank: Rank) {
-        let due = Due { at, rank, sequence: self.scheduled };
-        self.scheduled += 1;
-        self.set(worker, due);
+        self.set(worker, key(worker, at, rank));
     }
 
     /// Nothing is due from `worker` any more. O(log n).
     pub fn cancel(&mut self, worker: WorkerId) {
-        if self.due[worker.index()] != NEVER {
-            self.set(worker, NEVER);
-        }
+        self.set(worker, NEVER);
     }
 
     /// The next event. O(1).
     pub fn peek(&self) -> Option<(WorkerId, Due)> {
-        let first = *self.winners.get(1)?;
-        let due = self.due[first as usize];
-        (due != NEVER).then_some((WorkerId(first), due))
+        let first = *self.nodes.get(1)?;
+        (first != NEVER).then(|| parts(first))
     }
 
     /// Takes the next event if it comes before whatever happens at `at` with
@@ -98,18 +106,16 @@ impl EventQueue {
         Some(next)
     }
 
-    fn set(&mut self, worker: WorkerId, due: Due) {
-        self.due[worker.index()] = due;
-        let mut node = (self.due.len() + worker.index()) / 2;
-        while node > 0 {
-            let (left, right) = (self.winners[2 * node], self.winners[2 * node + 1]);
-            let left_is_first = self.due[left as usize] <= self.due[right as usize];
-            let winner = if left_is_first { left } else { right };
-            // Another one wins as before, so above nothing changes.
-            if winner == self.winners[node] && winner != worker.0 {
+    fn set(&mut self, worker: WorkerId, key: Key) {
+        let mut node = self.workers + worker.index();
+        let mut first = key;
+        // As soon as the same one is first as before, nothing changes above.
+        while self.nodes[node] != first {
+            self.nodes[node] = first;
+            if node <= 1 {
                 return;
             }
-            self.winners[node] = winner;
+            first = first.min(self.nodes[node ^ 1]);
             node /= 2;
         }
     }
@@ -137,15 +143,15 @@ mod tests {
     }
 
     proptest! {
-        /// The queue is a stable sort by (time, rank), with re-keying.
+        /// The queue is a sort by (time, rank, worker), with re-keying.
         #[test]
         fn pops_in_total_order(
             workers in 1u32..9,
             changes in prop::collection::vec((0u32..9, 0u64..4, 0u8..3), 0..60),
         ) {
             let mut queue = EventQueue::new(workers);
-            let mut model: Vec<(u32, u64, Rank, usize)> = Vec::new();
-            for (i, &(worker, at, kind)) in changes.iter().enumerate() {
+            let mut model: Vec<(u32, u64, Rank)> = Vec::new();
+            for &(worker, at, kind) in &changes {
                 let worker = worker % workers;
                 model.retain(|entry| entry.0 != worker);
                 if kind == 2 {
@@ -153,13 +159,13 @@ mod tests {
                 } else {
                     let rank = if kind == 0 { Rank::StepEnd } else { Rank::Arrival };
                     queue.schedule(WorkerId(worker), SimTime::from_ps(at), rank);
-                    model.push((worker, at, rank, i));
+                    model.push((worker, at, rank));
                 }
-                let first = model.iter().min_by_key(|&&(_, at, rank, i)| (at, rank, i));
+                let first = model.iter().min_by_key(|&&(worker, at, rank)| (at, rank, worker));
                 prop_assert_eq!(queue.peek().map(|(worker, _)| worker.0), first.map(|f| f.0));
             }
-            model.sort_by_key(|&(_, at, rank, i)| (at, rank, i));
-            for (worker, at, rank, _) in model {
+            model.sort_by_key(|&(worker, at, rank)| (at, rank, worker));
+            for (worker, at, rank) in model {
                 let (got, due) = queue.pop_before(SimTime::MAX, Rank::StepEnd).unwrap();
                 prop_assert_eq!((got.0, due.at.as_ps(), due.rank), (worker, at, rank));
             }

@@ -561,21 +561,6 @@ impl Worker {
         self.gauges
     }
 
-    /// Blocks of the pool, and how many of them no request holds.
-    pub fn blocks(&self) -> (u32, u32) {
-        let total = self.core.config.num_blocks;
-        (total, total - self.rules.used_blocks())
-    }
-
-    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does. False, and
-    /// nothing is forgotten, while a request holds blocks, or under other rules.
-    pub fn reset_prefix_cache(&mut self) -> bool {
-        match &mut self.rules {
-            Scheduler::Vllm(rules) => rules.reset_cache(),
-            Scheduler::Trtllm(_) => false,
-        }
-    }
-
     /// Reports losses of cached blocks only when the last copy goes; see [`EventLog`].
     pub fn count_copies(&mut self) {
         self.core.log.count_copies();

@@ -14,9 +14,9 @@ use std::sync::Arc;
 const BLOCK: u32 = 16;
 
 /// Rows a minute apart, each of which has some leading blocks of an earlier row,
-/// then new ones, and a last block of its own that is not full: whatever else a
-/// request takes, it takes exactly the blocks of its row.
-fn trace(plan: &[(prop::sample::Index, usize, u64)]) -> Trace {
+/// then new ones; with `partial` a last block of its own that is not full, in
+/// which the answer stays.
+fn trace(plan: &[(prop::sample::Index, usize, u64)], partial: bool) -> Trace {
     let mut rows: Vec<Vec<u64>> = Vec::new();
     let (mut next, mut text) = (0, String::new());
     for (i, (earlier, keep, new)) in plan.iter().enumerate() {
@@ -29,10 +29,16 @@ fn trace(plan: &[(prop::sample::Index, usize, u64)]) -> Trace {
         };
         ids.extend(next..next + new + 1);
         next += new + 1;
-        let input = u32::try_from(ids.len()).expect("few") * BLOCK - BLOCK / 2;
+        // A partial block of its own behind them: never stored, so it goes back first.
+        let (mut input, mut written) =
+            (u32::try_from(ids.len()).expect("few") * BLOCK, ids.clone());
+        if partial {
+            input += BLOCK / 2;
+            written.push(1_000_000 + u64::try_from(i).expect("few"));
+        }
         writeln!(
             text,
-            "{{\"timestamp\": {}, \"input_length\": {input}, \"output_length\": 2, \"hash_ids\": {ids:?}}}",
+            "{{\"timestamp\": {}, \"input_length\": {input}, \"output_length\": 2, \"hash_ids\": {written:?}}}",
             i * 60_000
         )
         .expect("text");
@@ -66,11 +72,12 @@ proptest! {
         plan in prop::collection::vec((any::<prop::sample::Index>(), 0..12usize, 0..8u64), 2..60),
         spare in 0..40u32,
     ) {
-        let trace = Arc::new(trace(&plan));
-        let most = trace.rows().iter().map(|row| row.input_tokens.div_ceil(BLOCK)).max();
+        let whole_blocks = trace(&plan, false);
+        let most = whole_blocks.rows().iter().map(|row| row.input_tokens / BLOCK).max();
         let blocks = most.expect("rows") + spare;
-        let distances = ReuseDistances::of_references(&trace);
+        let distances = ReuseDistances::of_references(&whole_blocks);
         let below = distances.iter().flatten().filter(|distance| **distance < u64::from(blocks));
-        prop_assert_eq!(hits(&trace, blocks), below.count() as u64);
+        // One more block, for the end of the prompt and the answer.
+        prop_assert_eq!(hits(&Arc::new(trace(&plan, true)), blocks + 1), below.count() as u64);
     }
 }

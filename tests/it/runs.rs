@@ -82,16 +82,22 @@ fn the_facts_of_a_trace() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     insta::assert_snapshot!(text(&output.stdout), @r#"
     requests              2
+    sessions              2
     duration (s)          0.000
     requests per s        all at once
     input tokens          mean 600.0, min 600, max 600
+      in shared prefixes  mean 600.0
     output tokens         mean 5.0, min 5, max 5
     tokens of a block     512
     different blocks      2
     in several requests   2
+      requests of each    mean 2.0, max 2
     references to blocks  4
     repeated references   2
     hit ratio             0.5000 with a cache that keeps everything
     hit ratio, mean       0.5000 over requests
+    reuse distance        p50 0, p90 1, p99 1 blocks used in between
+    one cache of (blocks) hit ratio, least recently used evicted first
+                    1000  0.5000
     "#);
 }

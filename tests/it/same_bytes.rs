@@ -81,6 +81,20 @@ fn the_order_of_seeds_and_runs_changes_no_number() {
     assert!(fewer.iter().all(|(cell, value)| plain[cell] == *value));
 }
 
+/// Law 6 for whole experiments, in which several workers do something at the same
+/// moment (steps take whole milliseconds) and routers act on it.
+#[test]
+fn steps_one_by_one_change_no_number() {
+    for rules in ["trtllm", "vllm"] {
+        let engine = format!("rules = \"{rules}\"");
+        let jumps = [("rules = \"trtllm\"", engine.as_str())];
+        let steps = [jumps[0], ("num_blocks = 300", "num_blocks = 300\nfast_forward = false")];
+        let (jumps, steps) = (results(&experiment(&jumps), 2), results(&experiment(&steps), 2));
+        assert!(cells(&jumps) == cells(&steps), "{rules}");
+        assert_eq!(jumps.provenance.digest, steps.provenance.digest, "{rules}");
+    }
+}
+
 #[test]
 fn a_run_does_not_remember_the_run_before() {
     let experiment = experiment(&[]);

@@ -1,6 +1,6 @@
 //! What a worker asks of its scheduling rules, whichever they are.
 
-use super::Scheduler;
+use super::{Scheduler, Worker};
 use crate::engine::Core;
 use crate::engine::config::{EngineConfig, Rules};
 use crate::engine::decode_set::DecodeSet;
@@ -52,6 +52,23 @@ impl Scheduler {
             // before the next is taken.
             Self::Vllm(_) if taking > step => taking - 1,
             _ => taking,
+        }
+    }
+}
+
+impl Worker {
+    /// Blocks of the pool, and how many of them no request holds.
+    pub fn blocks(&self) -> (u32, u32) {
+        let total = self.core.config.num_blocks;
+        (total, total - self.rules.used_blocks())
+    }
+
+    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does. False, and
+    /// nothing is forgotten, while a request holds blocks, or under other rules.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        match &mut self.rules {
+            Scheduler::Vllm(rules) => rules.reset_cache(),
+            Scheduler::Trtllm(_) => false,
         }
     }
 }
