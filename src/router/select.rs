@@ -1,6 +1,9 @@
 //! From costs to one worker: the lowest cost, ties broken at random, or a draw
 //! by temperature.
 
+use super::policies::worker_at;
+use super::tournament::Tournament;
+use crate::id::WorkerId;
 use crate::rng::Stream;
 use rand::RngExt;
 
@@ -42,6 +45,42 @@ impl<Cost: PartialOrd + Copy> Ties<Cost> {
     pub(super) fn chosen_if_any(&self) -> Option<usize> {
         self.best.map(|(index, _)| index)
     }
+}
+
+/// Far above the rounding errors of a cost, relative to its terms.
+const ROUNDING: f64 = 1e-12;
+
+/// Finds the worker of the lowest cost as if all were offered to [`Ties`] in order
+/// of id, but looks only at those that can matter.
+///
+/// A worker's cost is the sum of its own, whatever is asked, and of what is asked:
+/// `base`, or less by up to `gain`; by how much ever for the workers of `special`
+/// (in order of id). A worker whose own cost is infinite is never chosen. The
+/// second number of `cost` decides where the first is equal.
+pub(super) fn lowest(
+    own_costs: &Tournament<f64>,
+    special: &[WorkerId],
+    base: f64,
+    gain: f64,
+    draws: &mut Stream,
+    cost: impl Fn(WorkerId) -> (f64, u32),
+) -> Option<usize> {
+    let mut lowest = Ties::default();
+    let mut special = special.iter().map(|worker| worker.index()).peekable();
+    let mut from = 0;
+    loop {
+        let bound = lowest.best.map_or(f64::MAX, |(_, (best, _)): (usize, (f64, u32))| {
+            best - base + gain + ROUNDING * (best.abs() + base.abs() + gain)
+        });
+        while special.next_if(|&at| at < from).is_some() {}
+        let by_own_cost = own_costs.next_at_most(from, bound);
+        let Some(at) = by_own_cost.into_iter().chain(special.peek().copied()).min() else { break };
+        from = at + 1;
+        if own_costs.key(at).is_finite() {
+            lowest.offer(at, cost(worker_at(at)), draws);
+        }
+    }
+    lowest.chosen_if_any()
 }
 
 /// Draws a candidate with probability proportional to

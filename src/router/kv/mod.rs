@@ -1,7 +1,7 @@
 //! KV-aware routing as Dynamo does it, in our own code.
 //!
 //! Four parts, one file each: the prefix index fed by KV events
-//! (`index`, with one file per version's rules) or by what was sent
+//! (`index`, with one file per version's rules, which answers in `overlaps`) or by what was sent
 //! (`approximate`), the tracker of requests in flight (`active`), the formulas
 //! (`cost`), and the policy that puts them together. Prompts and cached prefixes
 //! are handled as runs of block ids (`path`) and sets of workers (`worker_set`).
@@ -12,6 +12,7 @@ mod cost;
 mod coverage;
 mod held;
 mod index;
+mod overlaps;
 mod params;
 mod parts;
 mod path;

@@ -23,7 +23,7 @@ impl CachedPrefixes {
         workers: usize,
     ) -> Vec<u32> {
         let mut overlap_blocks = vec![0; workers];
-        self.0.overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
+        self.0.overlaps(&request.blocks.runs().collect()).add_to(&mut overlap_blocks);
         overlap_blocks
     }
 }
@@ -64,6 +64,6 @@ impl Bookings {
 
     /// Hears of first tokens and ends.
     pub(in crate::router) fn observe(&mut self, event: &WorkerEvent) {
-        self.0.observe(event);
+        _ = self.0.observe(event);
     }
 }

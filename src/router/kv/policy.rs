@@ -1,7 +1,8 @@
-use super::active::{ActiveTracker, Order, Outputs};
+use super::active::{ActiveTracker, Order, Outputs, WorkerLoad};
 use super::approximate::Approximate;
-use super::cost::{Ask, Candidate, Cost, cost, totals, uncached_tokens};
+use super::cost::{Ask, Candidate, Cost, cost, load_cost, most_credit, totals, uncached_tokens};
 use super::index::Index;
+use super::overlaps::Overlaps;
 use super::params::{KvParams, Semantics};
 use super::path::Path;
 use super::stale::Marks;
@@ -11,7 +12,8 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::decider::Decider;
 use crate::router::policies::worker_at;
-use crate::router::select::{Ties, sample};
+use crate::router::select::{lowest, sample};
+use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 
@@ -30,10 +32,21 @@ pub struct KvPolicy {
     index: Option<Index>,
     approximate: Option<Approximate>,
     tracker: ActiveTracker,
+    standing: Standing,
     marks: Option<Marks>,
     draws: Stream,
     nothing: Path,
     scratch: Scratch,
+}
+
+/// The workers by what is in flight there.
+#[derive(Debug)]
+struct Standing {
+    /// What every request pays there; out of reach where nothing may be sent.
+    load_costs: Tournament<f64>,
+    prefill_tokens: Tournament<u64>,
+    overloaded: Vec<bool>,
+    overloaded_workers: usize,
 }
 
 /// A request with its overlaps.
@@ -43,16 +56,15 @@ pub struct Asked {
     prompt_tokens: u32,
     prompt: Path,
     /// Blocks of the prompt that each worker is believed to hold.
-    overlap_blocks: Vec<u32>,
+    overlaps: Overlaps,
 }
 
-/// Lists of one entry per worker, kept to spare allocations.
+/// Lists that are kept to spare allocations.
 #[derive(Debug, Default)]
 struct Scratch {
-    overlap_blocks: Vec<u32>,
-    shared_blocks: Vec<u32>,
     costs: Vec<f64>,
     workers: Vec<usize>,
+    special: Vec<WorkerId>,
 }
 
 impl KvPolicy {
@@ -75,6 +87,12 @@ impl KvPolicy {
                 .filter(|_| params.needs_index())
                 .map(|retention| Approximate::new(semantics, retention)),
             tracker,
+            standing: Standing {
+                load_costs: Tournament::new(workers, 0.0, f64::INFINITY),
+                prefill_tokens: Tournament::new(workers, 0, u64::MAX),
+                overloaded: vec![false; workers as usize],
+                overloaded_workers: 0,
+            },
             marks: (semantics == Semantics::V0_9).then(|| Marks::new(workers)),
             draws: rng::stream(seed, Use::Policy, 0, 0),
             nothing: Path::default(),
@@ -86,23 +104,13 @@ impl KvPolicy {
         self.tracker.loads().len()
     }
 
-    fn find_overlaps(&self, prompt: &Path, overlap_blocks: &mut Vec<u32>) {
-        overlap_blocks.clear();
-        overlap_blocks.resize(self.workers(), 0);
-        if let Some(index) = &self.index {
-            index.overlaps(prompt, overlap_blocks);
-        }
+    fn overlaps(&self, prompt: &Path) -> Overlaps {
+        self.index.as_ref().map_or_else(Overlaps::default, |index| index.overlaps(prompt))
     }
 
     /// What of the prompt counts as blocks in flight.
     fn counted<'a>(&'a self, asked: &'a Asked) -> &'a Path {
         if self.params.track_active_blocks { &asked.prompt } else { &self.nothing }
-    }
-
-    fn find_shared(&self, asked: &Asked, shared_blocks: &mut Vec<u32>) {
-        shared_blocks.clear();
-        shared_blocks.resize(self.workers(), 0);
-        self.tracker.shared_blocks(self.counted(asked), shared_blocks);
     }
 
     fn ask(&self, asked: &Asked) -> Ask {
@@ -114,26 +122,22 @@ impl KvPolicy {
         }
     }
 
-    /// The workers as `asked` sees them, in order of id.
-    fn candidates<'a>(
-        &'a self,
-        asked: &'a Asked,
-        shared_blocks: &'a [u32],
-    ) -> impl Iterator<Item = Candidate> + 'a {
-        let counted = self.counted(asked).len();
-        let workers = self.tracker.loads().iter().zip(&asked.overlap_blocks).zip(shared_blocks);
-        workers.map(move |((load, &overlap_blocks), shared_blocks)| Candidate {
-            prefill_tokens: load.prefill_tokens,
-            active_blocks: load.active_blocks,
-            additional_blocks: counted - shared_blocks,
-            requests: load.requests,
-            overlap_blocks,
+    /// All workers as `asked` sees them, in order of id.
+    fn candidates<'a>(&'a self, asked: &'a Asked) -> impl Iterator<Item = Candidate> + 'a {
+        let (mut overlap_blocks, mut shared_blocks) =
+            (vec![0; self.workers()], vec![0; self.workers()]);
+        asked.overlaps.add_to(&mut overlap_blocks);
+        let counted = self.counted(asked);
+        self.tracker.shared_blocks(counted).add_to(&mut shared_blocks);
+        let blocks = overlap_blocks.into_iter().zip(shared_blocks);
+        self.tracker.loads().iter().zip(blocks).map(|(load, (overlap_blocks, shared_blocks))| {
+            candidate(load, counted.len() - shared_blocks, overlap_blocks)
         })
     }
 
     /// Counts `asked` as in flight on `worker`.
     fn add(&mut self, asked: &Asked, worker: WorkerId) {
-        let uncached = uncached_tokens(&self.ask(asked), asked.overlap_blocks[worker.index()]);
+        let uncached = uncached_tokens(&self.ask(asked), asked.overlaps.of(worker));
         let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
         let order = Order {
             request: asked.request,
@@ -143,47 +147,95 @@ impl KvPolicy {
             shared: self.params.assume_kv_reuse,
         };
         self.tracker.book(worker, &order);
+        self.note_load(worker);
     }
 
-    fn overloaded(&self, index: usize) -> bool {
-        self.params.overload.holds(&self.tracker.loads()[index], self.blocks_per_worker)
+    /// 0.9 turns away if all are overloaded, and else steers nobody around.
+    fn steers(&self) -> bool {
+        self.params.overload.is_on() && self.params.semantics == Semantics::V1_6
+    }
+
+    /// To be called whenever the load of `worker` has changed.
+    fn note_load(&mut self, worker: WorkerId) {
+        let at = worker.index();
+        let load = &self.tracker.loads()[at];
+        let overloaded = self.params.overload.holds(load, self.blocks_per_worker);
+        let may_be = !(overloaded && self.steers());
+        let load_cost =
+            if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
+        let standing = &mut self.standing;
+        standing.load_costs.set(at, load_cost);
+        standing.prefill_tokens.set(at, load.prefill_tokens);
+        let was = std::mem::replace(&mut standing.overloaded[at], overloaded);
+        standing.overloaded_workers += usize::from(overloaded);
+        standing.overloaded_workers -= usize::from(was);
     }
 
     /// The worker of the lowest cost, or a draw, among all that may be chosen.
     fn pick(&mut self, asked: &Asked) -> Option<WorkerId> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut draws = self.draws.clone();
-        let Scratch { shared_blocks, costs, workers, .. } = &mut scratch;
-        self.find_shared(asked, shared_blocks);
-        costs.clear();
-        totals(&self.params, &self.ask(asked), self.candidates(asked, shared_blocks), costs);
-        // 0.9 turns away if all are overloaded, and else steers nobody around.
-        let KvParams { semantics, temperature, .. } = self.params;
-        let steers = self.params.overload.is_on() && semantics == Semantics::V1_6;
-        let may_be = |at: usize| !(steers && self.overloaded(at));
-        let chosen = if temperature > 0.0 {
-            workers.clear();
-            workers.extend((0..costs.len()).filter(|&at| may_be(at)));
-            let mut at = 0..;
-            costs.retain(|_| at.next().is_some_and(may_be));
-            (!workers.is_empty()).then(|| workers[sample(costs, temperature, &mut draws)])
-        } else if let Some(index) = self.index.as_ref().filter(|_| semantics == Semantics::V0_9) {
-            let mut lowest = Ties::default();
-            for (at, (&cost, &overlap)) in costs.iter().zip(&asked.overlap_blocks).enumerate() {
-                lowest.offer(at, (cost, index.tree_blocks(worker_at(at), overlap)), &mut draws);
-            }
-            lowest.chosen_if_any()
+        let (mut scratch, mut draws) = (std::mem::take(&mut self.scratch), self.draws.clone());
+        let chosen = if self.params.temperature > 0.0 {
+            self.draw(asked, &mut scratch, &mut draws)
         } else {
-            let mut lowest = Ties::default();
-            for (at, &cost) in costs.iter().enumerate() {
-                if may_be(at) {
-                    lowest.offer(at, cost, &mut draws);
-                }
-            }
-            lowest.chosen_if_any()
+            self.lowest(asked, &mut scratch.special, &mut draws)
         };
         (self.scratch, self.draws) = (scratch, draws);
         chosen.map(worker_at)
+    }
+
+    /// A draw by temperature: every worker's cost counts, so all are looked at.
+    fn draw(&self, asked: &Asked, scratch: &mut Scratch, draws: &mut Stream) -> Option<usize> {
+        let Scratch { costs, workers, .. } = scratch;
+        costs.clear();
+        totals(&self.params, &self.ask(asked), self.candidates(asked), costs);
+        let may_be = |at: usize| !(self.standing.overloaded[at] && self.steers());
+        workers.clear();
+        workers.extend((0..costs.len()).filter(|&at| may_be(at)));
+        let mut at = 0..;
+        costs.retain(|_| at.next().is_some_and(may_be));
+        let temperature = self.params.temperature;
+        (!workers.is_empty()).then(|| workers[sample(costs, temperature, draws)])
+    }
+
+    /// The lowest cost. Few workers have much of a prompt; what the others can
+    /// gain by the blocks they have is bounded.
+    fn lowest(
+        &self,
+        asked: &Asked,
+        special: &mut Vec<WorkerId>,
+        draws: &mut Stream,
+    ) -> Option<usize> {
+        let (params, ask, counted) = (&self.params, self.ask(asked), self.counted(asked));
+        let shared = self.tracker.shared_blocks(counted);
+        // As many as the search itself may have to pass by.
+        let few = 2 * self.workers().isqrt();
+        special.clear();
+        let overlap_blocks = asked.overlaps.split(few, special);
+        let shared_blocks = shared.split(few, special);
+        special.sort_unstable();
+        let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
+        let unloaded = candidate(&WorkerLoad::default(), counted.len(), 0);
+        let base = cost(params, &ask, &unloaded).total;
+        lowest(&self.standing.load_costs, special, base, gain, draws, |worker| {
+            let overlap_blocks = asked.overlaps.of(worker);
+            let additional_blocks = counted.len() - shared.on(worker);
+            let load = &self.tracker.loads()[worker.index()];
+            let cost = cost(params, &ask, &candidate(load, additional_blocks, overlap_blocks));
+            // The second criterion of 0.9; equal for all in 1.6.
+            let index = self.index.as_ref();
+            let tree_blocks = index.map_or(0, |index| index.tree_blocks(worker, overlap_blocks));
+            (cost.total, tree_blocks)
+        })
+    }
+}
+
+fn candidate(load: &WorkerLoad, additional_blocks: u32, overlap_blocks: u32) -> Candidate {
+    Candidate {
+        prefill_tokens: load.prefill_tokens,
+        active_blocks: load.active_blocks,
+        additional_blocks,
+        requests: load.requests,
+        overlap_blocks,
     }
 }
 
@@ -195,7 +247,7 @@ impl Decider for KvPolicy {
             request: request.id,
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
-            overlap_blocks: std::mem::take(&mut self.scratch.overlap_blocks),
+            overlaps: Overlaps::default(),
         };
         self.look_again(now, &mut asked);
         asked
@@ -205,27 +257,26 @@ impl Decider for KvPolicy {
         if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
             approximate.expire(now, index);
         }
-        self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
+        asked.overlaps = self.overlaps(&asked.prompt);
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let most = asked.overlap_blocks.iter().copied().max().unwrap_or(0);
+        let mut overlap_blocks = vec![0; self.workers()];
+        asked.overlaps.add_to(&mut overlap_blocks);
+        let most = overlap_blocks.into_iter().max().unwrap_or(0);
         uncached_tokens(&self.ask(asked), most)
     }
 
     fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
-        let all_overloaded = || (0..self.workers()).all(|at| self.overloaded(at));
-        if self.params.overload.is_on() && all_overloaded() {
+        if self.standing.overloaded_workers == self.workers() {
             return None;
         }
         self.pick(asked)
     }
 
     fn costs(&self, asked: &Asked) -> Vec<f64> {
-        let mut shared_blocks = Vec::new();
-        self.find_shared(asked, &mut shared_blocks);
         let mut costs = Vec::new();
-        totals(&self.params, &self.ask(asked), self.candidates(asked, &shared_blocks), &mut costs);
+        totals(&self.params, &self.ask(asked), self.candidates(asked), &mut costs);
         costs
     }
 
@@ -239,7 +290,6 @@ impl Decider for KvPolicy {
         if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
             approximate.sent(now, worker, &asked.prompt, index);
         }
-        self.scratch.overlap_blocks = asked.overlap_blocks;
     }
 
     fn turned_away(&mut self, now: SimTime, asked: Asked) {
@@ -252,7 +302,7 @@ impl Decider for KvPolicy {
     }
 
     fn least_prefill_tokens(&self) -> u64 {
-        self.tracker.loads().iter().map(|load| load.prefill_tokens).min().unwrap_or(0)
+        self.standing.prefill_tokens.least()
     }
 }
 
@@ -262,7 +312,9 @@ impl Policy for KvPolicy {
     }
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
-        self.tracker.observe(event);
+        if let Some(worker) = self.tracker.observe(event) {
+            self.note_load(worker);
+        }
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -281,19 +333,18 @@ impl Policy for KvPolicy {
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         self.index.as_ref()?;
-        let mut overlap_blocks = Vec::new();
-        self.find_overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
+        let mut overlap_blocks = vec![0; self.workers()];
+        self.overlaps(&request.blocks.runs().collect()).add_to(&mut overlap_blocks);
         Some(overlap_blocks)
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
-        let mut asked = Asked {
+        let asked = Asked {
             request: request.id,
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
-            overlap_blocks: vec![0; self.workers()],
+            overlaps: Overlaps::only(worker, overlap_blocks),
         };
-        asked.overlap_blocks[worker.index()] = overlap_blocks;
         self.add(&asked, worker);
     }
 
@@ -302,11 +353,9 @@ impl Policy for KvPolicy {
             request: request.id,
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
-            overlap_blocks: Vec::new(),
+            overlaps: Overlaps::default(),
         };
-        self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
-        let mut shared_blocks = Vec::new();
-        self.find_shared(&asked, &mut shared_blocks);
+        asked.overlaps = self.overlaps(&asked.prompt);
         let ask = self.ask(&asked);
         let parts = |(index, candidate): (usize, Candidate)| {
             let Cost { total, prefill, decode, requests } = cost(&self.params, &ask, &candidate);
@@ -324,6 +373,6 @@ impl Policy for KvPolicy {
                 ],
             }
         };
-        self.candidates(&asked, &shared_blocks).enumerate().map(parts).collect()
+        self.candidates(&asked).enumerate().map(parts).collect()
     }
 }

@@ -41,6 +41,18 @@ impl WorkerSet {
         old
     }
 
+    /// Number of workers.
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Keeps only those that are in `other`, too.
+    pub(super) fn keep(&mut self, other: &Self) {
+        self.0.truncate(other.0.len());
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
+        self.trim();
+    }
+
     /// The workers in order of id.
     #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
     pub(super) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
@@ -71,7 +83,10 @@ mod tests {
         #[test]
         fn behaves_as_a_set(
             changes in prop::collection::vec((0u32..200, any::<bool>()), 0..60),
+            others in prop::collection::vec(0u32..200, 0..60),
         ) {
+            let mut other = WorkerSet::default();
+            others.into_iter().for_each(|worker| _ = other.insert(WorkerId(worker)));
             let mut set = WorkerSet::default();
             let mut model = BTreeSet::new();
             for (worker, put) in changes {
@@ -85,6 +100,11 @@ mod tests {
             prop_assert_eq!(list(&set), model.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.is_empty(), model.is_empty());
             prop_assert!((0..200).all(|w| set.contains(WorkerId(w)) == model.contains(&w)));
+            prop_assert_eq!(set.len(), model.len());
+            let mut both = set.clone();
+            both.keep(&other);
+            let in_both = model.iter().copied().filter(|w| other.contains(WorkerId(*w)));
+            prop_assert_eq!(list(&both), in_both.collect::<Vec<_>>());
         }
     }
 }
