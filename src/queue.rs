@@ -41,53 +41,73 @@ impl Due {
     }
 }
 
+/// A [`Due`] as one number, in the same order: time, rank, sequence.
+type Key = u128;
+
 /// After every other: nothing is due.
-const NEVER: Due = Due { at: SimTime::MAX, rank: Rank::StepStart, sequence: u64::MAX };
+const NEVER: Key = Key::MAX;
+
+/// Bits of a key below those of the rank.
+const SEQUENCE_BITS: u32 = 61;
+
+const RANKS: [Rank; 5] =
+    [Rank::StepEnd, Rank::KvVisibility, Rank::Measure, Rank::Arrival, Rank::StepStart];
+
+fn key(due: Due) -> Key {
+    let behind_time = (due.rank as u64) << SEQUENCE_BITS | due.sequence;
+    Key::from(due.at.as_ps()) << 64 | Key::from(behind_time)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the halves of a key")]
+fn due(key: Key) -> Due {
+    let (at, behind_time) = ((key >> 64) as u64, key as u64);
+    Due {
+        at: SimTime::from_ps(at),
+        rank: RANKS[(behind_time >> SEQUENCE_BITS) as usize],
+        sequence: behind_time & ((1 << SEQUENCE_BITS) - 1),
+    }
+}
 
 /// At most one pending event per worker.
 ///
 /// A tournament: the leaves of a binary tree are the workers, every inner node
-/// names the one of its two that is due first, and the root the first of all.
+/// repeats the one of its two that is due first, and so the root the first of all.
 /// Ids are dense, so there is nothing to hash and nothing moves.
 #[derive(Debug)]
 pub struct EventQueue {
-    /// By worker.
-    due: Vec<Due>,
     /// Node `i` has the children `2 i` and `2 i + 1`, the root is node 1, and
     /// worker `w` of `n` is node `n + w`.
-    winners: Vec<u32>,
+    nodes: Vec<(Key, WorkerId)>,
+    workers: usize,
     scheduled: u64,
 }
 
 impl EventQueue {
     /// For the workers from 0 to `workers - 1`; nothing is due.
     pub fn new(workers: u32) -> Self {
-        let mut winners: Vec<u32> = (0..workers).chain(0..workers).collect();
-        for node in (1..workers as usize).rev() {
-            winners[node] = winners[2 * node];
-        }
-        Self { due: vec![NEVER; workers as usize], winners, scheduled: 0 }
+        let leaves = (0..workers).map(|worker| (NEVER, WorkerId(worker)));
+        let nodes = leaves.clone().chain(leaves).collect();
+        Self { nodes, workers: workers as usize, scheduled: 0 }
     }
 
     /// Sets when `worker` is due next, in place of what it was due for. O(log n).
     pub fn schedule(&mut self, worker: WorkerId, at: SimTime, rank: Rank) {
         let due = Due { at, rank, sequence: self.scheduled };
         self.scheduled += 1;
-        self.set(worker, due);
+        self.set(worker, key(due));
     }
 
     /// Nothing is due from `worker` any more. O(log n).
     pub fn cancel(&mut self, worker: WorkerId) {
-        if self.due[worker.index()] != NEVER {
+        if self.nodes[self.workers + worker.index()].0 != NEVER {
             self.set(worker, NEVER);
         }
     }
 
     /// The next event. O(1).
     pub fn peek(&self) -> Option<(WorkerId, Due)> {
-        let first = *self.winners.get(1)?;
-        let due = self.due[first as usize];
-        (due != NEVER).then_some((WorkerId(first), due))
+        let (key, worker) = *self.nodes.get(1)?;
+        (key != NEVER).then(|| (worker, due(key)))
     }
 
     /// Takes the next event if it comes before whatever happens at `at` with
@@ -98,18 +118,19 @@ impl EventQueue {
         Some(next)
     }
 
-    fn set(&mut self, worker: WorkerId, due: Due) {
-        self.due[worker.index()] = due;
-        let mut node = (self.due.len() + worker.index()) / 2;
-        while node > 0 {
-            let (left, right) = (self.winners[2 * node], self.winners[2 * node + 1]);
-            let left_is_first = self.due[left as usize] <= self.due[right as usize];
-            let winner = if left_is_first { left } else { right };
-            // Another one wins as before, so above nothing changes.
-            if winner == self.winners[node] && winner != worker.0 {
+    fn set(&mut self, worker: WorkerId, key: Key) {
+        let mut node = self.workers + worker.index();
+        let mut first = (key, worker);
+        // As soon as the same one is first as before, nothing changes above.
+        while self.nodes[node] != first {
+            self.nodes[node] = first;
+            if node <= 1 {
                 return;
             }
-            self.winners[node] = winner;
+            let neighbour = self.nodes[node ^ 1];
+            if neighbour.0 < first.0 {
+                first = neighbour;
+            }
             node /= 2;
         }
     }
