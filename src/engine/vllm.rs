@@ -10,6 +10,7 @@ use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
 use crate::kv::{Hits, VllmCache};
+use crate::request::Content;
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -22,6 +23,8 @@ pub(super) struct Vllm {
     hits: Hits,
     /// The request at the head waits for memory.
     head_blocked: bool,
+    /// The first decode step whose blocks have not been filled.
+    filled_to: u64,
 }
 
 impl Vllm {
@@ -32,6 +35,7 @@ impl Vllm {
             running: Vec::new(),
             hits: Hits::default(),
             head_blocked: false,
+            filled_to: 0,
         }
     }
 
@@ -77,6 +81,7 @@ impl Vllm {
     /// run out (R2).
     fn decode(&mut self, core: &mut Core, step: &mut FormedStep) {
         let now = core.decode.step();
+        self.filled_to = now + 1;
         if core.decode.takers(now).len() <= self.cache.free_blocks() as usize {
             self.decode_blocks(core, now);
             return;
@@ -107,12 +112,17 @@ impl Vllm {
     /// take a block at the start of one (evicting what it held) and publish it
     /// when they fill it (R5, R6).
     pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        self.filled_to = step + 1;
         let takers = core.decode.takers(step).len();
         if !core.log.is_on() {
             // Only events show in which order.
             self.cache.allocate(narrow(takers), &mut core.log);
             for i in 0..core.decode.fillers(step).len() {
-                self.fill_block(core, core.decode.fillers(step)[i].id, step);
+                let member = core.decode.fillers(step)[i];
+                if !member.defers {
+                    self.fill_block(core, member.id, step);
+                    self.defer(core, member.id);
+                }
             }
             return;
         }
@@ -140,14 +150,52 @@ impl Vllm {
 
     /// Makes the first `full` blocks of a sequence hittable (R5).
     fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
-        let Seq { content, held, .. } = &mut core.seqs[id];
-        if core.config.prefix_caching && full > held.blocks() {
-            self.cache.publish(content, held, full, &mut core.log);
+        let Seq { content, held, .. } = &core.seqs[id];
+        if !core.config.prefix_caching || full <= held.blocks() {
+            return;
         }
+        if let Some(owner) = self.cache.owner_of(content, held.blocks(), full) {
+            self.enter_deferred(core, owner);
+        }
+        let Seq { content, held, .. } = &mut core.seqs[id];
+        self.cache.publish(content, held, full, &mut core.log);
+    }
+
+    /// Lets a sequence enter the blocks that it fills later, all at once, as far
+    /// as nobody can see the difference: a run costs its sequences, not its blocks.
+    fn defer(&mut self, core: &mut Core, id: SeqId) {
+        let Seq { content, held, .. } = &core.seqs[id];
+        if self.cache.defer(content, held, id) {
+            core.decode.set_defers(&core.seqs, id, true);
+        }
+    }
+
+    /// Enters the blocks that a sequence has put off, since somebody is about to
+    /// look, and all further ones at once.
+    fn enter_deferred(&mut self, core: &mut Core, id: SeqId) {
+        self.cache.stop_deferring(&core.seqs[id].held);
+        core.decode.set_defers(&core.seqs, id, false);
+        self.publish(core, id, self.filled_blocks(core, id));
+    }
+
+    /// Full blocks of a decoding sequence, entered or not.
+    fn filled_blocks(&self, core: &Core, id: SeqId) -> u32 {
+        core.seqs[id].kv_tokens_at(self.filled_to) / core.config.block_size
+    }
+
+    /// How many of the first `limit` blocks of a sequence can be hit.
+    pub(super) fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32 {
+        let (present, owner) = self.cache.present_blocks(content, limit);
+        let Some(owner) = owner else { return present };
+        let theirs = &core.seqs[owner].content;
+        let put_off = present..self.filled_blocks(core, owner).min(limit);
+        let equal = put_off.take_while(|&at| theirs.block(at) == content.block(at));
+        present + u32::try_from(equal.count()).expect("blocks fit u32")
     }
 
     /// Takes all blocks of a sequence that does not decode (any more).
     fn release(&mut self, core: &mut Core, id: SeqId) {
+        self.publish(core, id, core.seqs[id].kv_tokens / core.config.block_size);
         let seq = &mut core.seqs[id];
         let blocks = seq.kv_tokens.div_ceil(core.config.block_size);
         let others = blocks - seq.held.blocks();
@@ -180,10 +228,9 @@ impl Vllm {
         let places = core.config.max_num_seqs as usize;
         while *budget > 0 && self.running.len() < places {
             let Some(&id) = self.waiting.front() else { return };
-            let seq = &core.seqs[id];
-            let target = seq.target_tokens();
+            let target = core.seqs[id].target_tokens();
             if core.config.prefix_caching {
-                self.cache.lookup(&seq.content, target, &mut self.hits);
+                self.look_up(core, id, target);
             }
             let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
             let needed = target.div_ceil(core.config.block_size) - hit_blocks + free_hits;
@@ -208,6 +255,15 @@ impl Vllm {
             }
             self.compute_chunk(core, step, id, new_tokens);
             *budget -= new_tokens;
+        }
+    }
+
+    /// What the first `target` tokens of a waiting sequence hit.
+    fn look_up(&mut self, core: &mut Core, id: SeqId, target: u32) {
+        self.cache.lookup(&core.seqs[id].content, target, &mut self.hits);
+        if let Some(owner) = self.hits.owner {
+            self.enter_deferred(core, owner);
+            self.cache.lookup(&core.seqs[id].content, target, &mut self.hits);
         }
     }
 
@@ -262,7 +318,7 @@ impl Vllm {
         let Some(&head) = self.waiting.front() else { return false };
         let head = &core.seqs[head];
         let limit = (head.target_tokens() - 1) / core.config.block_size;
-        let missing = self.cache.present_blocks(&head.content, limit);
+        let missing = self.present_blocks(core, &head.content, limit);
         let wanted = head.content.block(missing);
         self.running.iter().any(|&id| core.seqs[id].content.block(missing) == wanted)
     }
