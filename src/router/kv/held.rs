@@ -48,18 +48,12 @@ impl HeldIndex {
 
     /// The number of blocks on the path of `prompt` that each worker holds.
     pub(super) fn overlaps(&self, prompt: &Path) -> Overlaps {
-        // Neighbours mostly have the same holders: count while they do.
-        let mut stretches: Vec<(WorkerSet, u32)> = Vec::new();
         let mut stamp = ROOT;
-        for block in prompt.blocks() {
-            let Some(node) = self.get(block).filter(|node| node.parent == stamp) else { break };
+        Overlaps::of_blocks(prompt.blocks().map_while(|block| {
+            let node = self.get(block).filter(|node| node.parent == stamp)?;
             stamp = node.stamp;
-            match stretches.last_mut() {
-                Some((holders, blocks)) if *holders == node.holders => *blocks += 1,
-                _ => stretches.push((node.holders.clone(), 1)),
-            }
-        }
-        Overlaps::new(stretches, Vec::new())
+            Some(&node.holders)
+        }))
     }
 
     /// How many blocks `worker` is known to hold.

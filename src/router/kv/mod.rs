@@ -24,6 +24,8 @@ mod worker_set;
 
 pub use active::WorkerLoad;
 pub use cost::Candidate;
+pub(super) use overlaps::Overlaps;
 pub use params::{KvParams, Overload, Retention, Semantics};
 pub(super) use parts::{Bookings, CachedPrefixes};
 pub use policy::{Asked, KvPolicy};
+pub(super) use worker_set::WorkerSet;

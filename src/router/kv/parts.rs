@@ -2,6 +2,7 @@
 
 use super::active::{ActiveTracker, Order, WorkerLoad};
 use super::coverage::CoverageIndex;
+use super::overlaps::Overlaps;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -16,15 +17,9 @@ impl CachedPrefixes {
         self.0.apply(worker, event);
     }
 
-    /// For each worker, how many leading blocks of the prompt it holds.
-    pub(in crate::router) fn overlaps(
-        &self,
-        request: &RouteRequest<'_>,
-        workers: usize,
-    ) -> Vec<u32> {
-        let mut overlap_blocks = vec![0; workers];
-        self.0.overlaps(&request.blocks.runs().collect()).add_to(&mut overlap_blocks);
-        overlap_blocks
+    /// How many leading blocks of the prompt each worker holds.
+    pub(in crate::router) fn overlaps(&self, request: &RouteRequest<'_>) -> Overlaps {
+        self.0.overlaps(&request.blocks.runs().collect())
     }
 }
 
@@ -62,8 +57,9 @@ impl Bookings {
         self.0.book(worker, &order);
     }
 
-    /// Hears of first tokens and ends.
-    pub(in crate::router) fn observe(&mut self, event: &WorkerEvent) {
-        _ = self.0.observe(event);
+    /// Hears of first tokens and ends; gives the worker whose load that changes,
+    /// if it changes any.
+    pub(in crate::router) fn observe(&mut self, event: &WorkerEvent) -> Option<WorkerId> {
+        self.0.observe(event)
     }
 }

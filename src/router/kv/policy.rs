@@ -12,7 +12,7 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::decider::Decider;
 use crate::router::policies::worker_at;
-use crate::router::select::{lowest, sample};
+use crate::router::select::{few, lowest, sample};
 use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
@@ -124,9 +124,8 @@ impl KvPolicy {
 
     /// All workers as `asked` sees them, in order of id.
     fn candidates<'a>(&'a self, asked: &'a Asked) -> impl Iterator<Item = Candidate> + 'a {
-        let (mut overlap_blocks, mut shared_blocks) =
-            (vec![0; self.workers()], vec![0; self.workers()]);
-        asked.overlaps.add_to(&mut overlap_blocks);
+        let overlap_blocks = asked.overlaps.to_vec(self.workers());
+        let mut shared_blocks = vec![0; self.workers()];
         let counted = self.counted(asked);
         self.tracker.shared_blocks(counted).add_to(&mut shared_blocks);
         let blocks = overlap_blocks.into_iter().zip(shared_blocks);
@@ -207,8 +206,7 @@ impl KvPolicy {
     ) -> Option<usize> {
         let (params, ask, counted) = (&self.params, self.ask(asked), self.counted(asked));
         let shared = self.tracker.shared_blocks(counted);
-        // As many as the search itself may have to pass by.
-        let few = 2 * self.workers().isqrt();
+        let few = few(self.workers());
         special.clear();
         let overlap_blocks = asked.overlaps.split(few, special);
         let shared_blocks = shared.split(few, special);
@@ -261,9 +259,7 @@ impl Decider for KvPolicy {
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let mut overlap_blocks = vec![0; self.workers()];
-        asked.overlaps.add_to(&mut overlap_blocks);
-        let most = overlap_blocks.into_iter().max().unwrap_or(0);
+        let most = asked.overlaps.longest().map_or(0, |(_, blocks)| blocks);
         uncached_tokens(&self.ask(asked), most)
     }
 
@@ -333,9 +329,7 @@ impl Policy for KvPolicy {
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         self.index.as_ref()?;
-        let mut overlap_blocks = vec![0; self.workers()];
-        self.overlaps(&request.blocks.runs().collect()).add_to(&mut overlap_blocks);
-        Some(overlap_blocks)
+        Some(self.overlaps(&request.blocks.runs().collect()).to_vec(self.workers()))
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {

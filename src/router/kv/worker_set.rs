@@ -5,22 +5,22 @@ use smallvec::SmallVec;
 ///
 /// Trailing zero words are never kept, so equal sets compare equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct WorkerSet(SmallVec<[u64; 1]>);
+pub(in crate::router) struct WorkerSet(SmallVec<[u64; 1]>);
 
 const BITS: usize = u64::BITS as usize;
 
 impl WorkerSet {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::router) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn contains(&self, worker: WorkerId) -> bool {
+    pub(in crate::router) fn contains(&self, worker: WorkerId) -> bool {
         let word = self.0.get(worker.index() / BITS).copied().unwrap_or(0);
         word >> (worker.index() % BITS) & 1 == 1
     }
 
     /// Puts `worker` in; true if it was not there.
-    pub(super) fn insert(&mut self, worker: WorkerId) -> bool {
+    pub(in crate::router) fn insert(&mut self, worker: WorkerId) -> bool {
         let at = worker.index() / BITS;
         if at >= self.0.len() {
             self.0.resize(at + 1, 0);
@@ -32,7 +32,7 @@ impl WorkerSet {
     }
 
     /// Takes `worker` out; true if it was there.
-    pub(super) fn remove(&mut self, worker: WorkerId) -> bool {
+    pub(in crate::router) fn remove(&mut self, worker: WorkerId) -> bool {
         let Some(word) = self.0.get_mut(worker.index() / BITS) else { return false };
         let bit = 1 << (worker.index() % BITS);
         let old = *word & bit != 0;
@@ -42,12 +42,12 @@ impl WorkerSet {
     }
 
     /// Number of workers.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::router) fn len(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Keeps only those that are in `other`, too.
-    pub(super) fn keep(&mut self, other: &Self) {
+    pub(in crate::router) fn keep(&mut self, other: &Self) {
         self.0.truncate(other.0.len());
         self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
         self.trim();
@@ -55,7 +55,7 @@ impl WorkerSet {
 
     /// The workers in order of id.
     #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
-    pub(super) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
+    pub(in crate::router) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.0.iter().enumerate().flat_map(|(at, &word)| {
             let mut left = word;
             std::iter::from_fn(move || {
