@@ -45,6 +45,7 @@ fn any_params() -> impl Strategy<Value = KvParams> {
 }
 
 /// What is in flight on each worker.
+#[expect(clippy::cast_possible_truncation, reason = "whole numbers of tokens and blocks")]
 fn loads(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<WorkerLoad> {
     let parts = policy.explain(request, &ClusterView { workers: &[] });
     let part = |cost: &CostParts, name| cost.parts.iter().find(|(n, _)| *n == name).unwrap().1;
