@@ -4,12 +4,15 @@
 //! asks the fleet for the next event up to the next moment at which it has
 //! something to do itself.
 
+mod changes;
+
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
+use crate::fleet::changes::Changes;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
-use crate::request::Request;
+use crate::request::{Request, RouteRequest};
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
 use crate::router::{CostParts, Reported, Verdict, WorkerView};
@@ -58,6 +61,17 @@ pub struct Decision {
     pub truth: Vec<WorkerTruth>,
 }
 
+impl Decision {
+    /// Forgets all but the first workers: the others were no choice.
+    fn keep_workers(&mut self, workers: usize) {
+        self.view.truncate(workers);
+        self.truth.truncate(workers);
+        if let Some(blocks) = &mut self.believed_blocks {
+            blocks.truncate(workers);
+        }
+    }
+}
+
 /// A run that stopped with requests that nobody will ever serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing can happen any more at {at:?}, but {unfinished} requests have not ended")]
@@ -83,9 +97,15 @@ pub struct Driver<'a, F> {
     spread: Spread,
     /// Requests at workers that front ends which started anew know nothing of.
     forgotten: BTreeSet<RequestId>,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
+    /// Requests at those workers.
+    prefilling: BTreeMap<RequestId, Request>,
     /// The request whose routing is to be taken apart.
     explained: Option<RequestId>,
     decision: Option<Decision>,
+    /// What happens to the workers, if anything does.
+    changes: Option<Box<Changes>>,
 }
 
 impl<F: fmt::Debug> fmt::Debug for Driver<'_, F> {
@@ -115,14 +135,24 @@ impl<'a, F: Fleet> Driver<'a, F> {
             open: 0,
             spread: Spread::InTurn,
             forgotten: BTreeSet::new(),
+            prefill_workers: 0,
+            prefilling: BTreeMap::new(),
             explained: None,
             decision: None,
+            changes: None,
         }
     }
 
     /// Which front end a request reaches.
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
+        self
+    }
+
+    /// The first `prefill_workers` workers only prefill: what they are done with is
+    /// routed again, to a worker that decodes.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
         self
     }
 
@@ -161,6 +191,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let gauges = self.fleet.gauges(begin);
         self.fleet.take_token_gaps(begin);
         self.recorder.begin_window(begin, gauges);
+        let sent_again = self.workload.sent_again();
         match schedule.window {
             Some(window) => {
                 self.run_until(begin + window);
@@ -177,7 +208,12 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let gauges = self.fleet.gauges(self.now);
         let gaps = self.fleet.take_token_gaps(self.now);
         let mut metrics = self.recorder.end_window(self.now, &gauges, &gaps);
-        for (name, count) in self.front_ends.iter().flat_map(FrontEnd::notes) {
+        if let (Some(before), Some(after)) = (sent_again, self.workload.sent_again()) {
+            metrics.insert("retries".to_owned(), Some((after - before) as f64));
+        }
+        let changes = self.changes.iter().flat_map(|changes| changes.notes());
+        let notes = self.front_ends.iter().flat_map(FrontEnd::notes);
+        for (name, count) in notes.chain(changes) {
             let sum = metrics.entry(name.to_owned()).or_insert(Some(0.0));
             *sum = sum.map(|sum| sum + count);
         }
@@ -195,7 +231,8 @@ impl<'a, F: Fleet> Driver<'a, F> {
             let wake = reports.chain(wake).min().unwrap_or(SimTime::MAX).max(self.now);
             let restart = self.front_ends.iter().filter_map(FrontEnd::restart_due).min();
             let restart = restart.unwrap_or(SimTime::MAX);
-            let next = arrival.min(wake).min(restart).min(end);
+            let change = self.change_due(arrival).max(self.now);
+            let next = arrival.min(wake).min(restart).min(change).min(end);
             if let Some((at, event)) = self.fleet.next_event(next) {
                 self.now = at;
                 self.handle(at, &event);
@@ -203,7 +240,9 @@ impl<'a, F: Fleet> Driver<'a, F> {
                 return;
             } else {
                 self.now = next;
-                if restart == next {
+                if change == next {
+                    self.change(next);
+                } else if restart == next {
                     self.restart(next);
                 } else if arrival == next {
                     self.arrive(next);
@@ -233,10 +272,21 @@ impl<'a, F: Fleet> Driver<'a, F> {
         {
             oracle.see(truth.workers(&request));
         }
-        let decision = (self.explained == Some(request.id)).then(|| self.look(now, &request));
+        let prefilled = self.recorder.is_prefilled(request.id);
+        let explained = self.explained == Some(request.id) && !prefilled;
+        let decision = explained.then(|| self.look(now, &request));
         let front_end = &mut self.front_ends[index];
-        let verdict = front_end.route(now, &request.route_view(self.block_size));
-        self.decision = decision.map(|d| Decision { verdict, ..d }).or(self.decision.take());
+        let view = RouteRequest { prefilled, ..request.route_view(self.block_size) };
+        let verdict = front_end.route(now, &view);
+        let prefills = |worker: WorkerId| worker.0 < self.prefill_workers;
+        self.decision = decision
+            .map(|mut decision| {
+                if matches!(verdict, Verdict::Send(worker) if prefills(worker)) {
+                    decision.keep_workers(self.prefill_workers as usize);
+                }
+                Decision { verdict, ..decision }
+            })
+            .or(self.decision.take());
         match verdict {
             Verdict::Send(worker) => self.dispatch(now, worker, &request),
             Verdict::Hold => {
@@ -248,8 +298,18 @@ impl<'a, F: Fleet> Driver<'a, F> {
 
     fn turn_away(&mut self, now: SimTime, request: RequestId, reason: RejectReason) {
         self.open -= 1;
+        if self.recorder.is_prefilled(request) {
+            self.fleet.give_up(now, request);
+        }
         self.recorder.turn_away(now, request, reason);
-        self.workload.observe_end(now, request, false);
+        if let Some(changes) = &mut self.changes {
+            changes.forget(request);
+        }
+        if reason == RejectReason::NoWorker {
+            self.workload.observe_failure(now, request);
+        } else {
+            self.workload.observe_end(now, request, false);
+        }
     }
 
     /// The decision about `request` before it is made.
@@ -301,9 +361,13 @@ impl<'a, F: Fleet> Driver<'a, F> {
     /// Tells the front ends which cache changes may be visible to them now.
     fn deliver_kv_events(&mut self, now: SimTime) {
         let interested = self.front_ends.iter().filter(|front_end| front_end.wants_kv_events());
-        let Some(until) = interested.map(|front_end| front_end.kv_horizon(now)).max() else {
-            return;
-        };
+        if let Some(until) = interested.map(|front_end| front_end.kv_horizon(now)).max() {
+            self.take_kv_events(until);
+        }
+    }
+
+    /// Hands the front ends what workers published up to `until`.
+    fn take_kv_events(&mut self, until: SimTime) {
         let front_ends = &mut self.front_ends;
         self.fleet.take_kv_events(until, &mut |worker, at, event| {
             for front_end in &mut *front_ends {
@@ -317,6 +381,12 @@ impl<'a, F: Fleet> Driver<'a, F> {
         self.note_choice(now, index, worker, request);
         self.tell_peers_of_booking(now, index, worker, request);
         self.recorder.dispatch(now, request.id, worker);
+        if self.is_lost_on_arrival(now, worker, request) {
+            return;
+        }
+        if worker.0 < self.prefill_workers {
+            self.prefilling.insert(request.id, request.clone());
+        }
         if let Err(reason) = self.fleet.submit(now, worker, request) {
             self.reject(now, worker, request.id, reason);
         }
@@ -369,9 +439,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
     fn tell_front_ends(&mut self, now: SimTime, event: &WorkerEvent) {
         let conversation = self.recorder.conversation(event.request);
         let index = self.front_end_of(event.request, conversation);
-        let ends =
-            matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_));
-        let is_forgotten = if ends {
+        let is_forgotten = if event.kind.ends_stay() {
             self.forgotten.remove(&event.request)
         } else {
             self.forgotten.contains(&event.request)
@@ -400,12 +468,24 @@ impl<'a, F: Fleet> Driver<'a, F> {
         match event.kind {
             WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
                 let served = matches!(event.kind, WorkerEventKind::Finished { .. });
+                if let Some(changes) = &mut self.changes {
+                    changes.ended(now, event.worker, event.request);
+                }
                 self.open -= 1;
+                self.prefilling.remove(&event.request);
                 self.workload.observe_end(now, event.request, served);
             }
+            WorkerEventKind::Prefilled => {
+                let request = self.prefilling.remove(&event.request);
+                self.deliver_kv_events(now);
+                self.route(now, request.expect("a request that is prefilled was sent to be"));
+            }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
+            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::FirstToken
+            | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
         self.release(now);

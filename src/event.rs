@@ -3,6 +3,9 @@
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
+use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A change in the life of a request that its worker makes visible.
@@ -16,7 +19,8 @@ pub struct WorkerEvent {
     pub kind: WorkerEventKind,
 }
 
-/// See [`WorkerEvent`]. Every request ends with exactly one of `Finished` and `Rejected`.
+/// See [`WorkerEvent`]. Every stay of a request at a worker ends with exactly one
+/// of `Prefilled`, `Finished`, `Rejected` and `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
@@ -24,6 +28,22 @@ pub enum WorkerEventKind {
     Scheduled {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
+    },
+    /// Its prompt is computed, by a worker of a pool that does no more; the worker
+    /// keeps the KV until another one has it. The token sampled there is not used.
+    Prefilled,
+    /// Its KV has come over the network to the worker that will decode it.
+    KvReceived {
+        /// How long that took, from the first byte asked for to the last one there.
+        transfer: SimDuration,
+    },
+    /// A part of its KV was loaded from tiers below GPU memory before it enters a
+    /// batch; told just before that.
+    Loaded {
+        /// Tokens from each medium, in the order of [`Medium::ALL`].
+        tokens: [u32; Medium::ALL.len()],
+        /// From the moment when the load was asked for until it was done.
+        time: SimDuration,
     },
     /// It lost its blocks and waits again, to be recomputed (vLLM only).
     Preempted,
@@ -43,6 +63,27 @@ pub enum WorkerEventKind {
     },
     /// The worker will not run it.
     Rejected(RejectReason),
+    /// The worker is gone and the request with it. Told by the fleet's front, when
+    /// the connection breaks; the request may go on elsewhere.
+    Failed,
+}
+
+impl WorkerEventKind {
+    /// True if the request is at the worker no more.
+    pub fn ends_stay(&self) -> bool {
+        matches!(self, Self::Prefilled | Self::Finished { .. } | Self::Rejected(_) | Self::Failed)
+    }
+}
+
+/// A request that was at a worker when that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The request.
+    pub request: RequestId,
+    /// Output tokens that had left the worker.
+    pub output_tokens: u32,
+    /// When the last of them did; means nothing where there is none.
+    pub last_token_at: SimTime,
 }
 
 /// Why a request was not served.
@@ -54,6 +95,8 @@ pub enum RejectReason {
     KvPool,
     /// The router's policy turned it away.
     Policy,
+    /// The router knows of no worker that takes requests.
+    NoWorker,
 }
 
 impl fmt::Display for RejectReason {
@@ -62,6 +105,7 @@ impl fmt::Display for RejectReason {
             Self::ContextLimit => "longer than the context limit",
             Self::KvPool => "larger than the KV pool",
             Self::Policy => "turned away by the router",
+            Self::NoWorker => "no worker takes requests",
         })
     }
 }
@@ -85,4 +129,48 @@ pub enum KvEvent {
         /// What was lost.
         run: BlockRun,
     },
+    /// A tier below GPU memory holds the blocks of `run` from now on. (Dynamo and
+    /// vLLM: the same event with another `medium`.)
+    StoredBelow {
+        /// Which tier.
+        medium: Medium,
+        /// What was stored.
+        run: BlockRun,
+    },
+    /// A tier below GPU memory lost the blocks of `run`.
+    RemovedBelow {
+        /// Which tier.
+        medium: Medium,
+        /// What was lost.
+        run: BlockRun,
+    },
+}
+
+/// What KV memory below the GPU's is made of, fast to slow: the tiers that
+/// Dynamo's router tells apart (`StorageTier` of dynamo-kv-router 1.6.1).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Medium {
+    /// Memory of the worker's machine. Dynamo: `HostPinned`, vLLM: `CPU`.
+    Host,
+    /// A disk in it. Dynamo: `Disk`, vLLM: `STORAGE`.
+    Disk,
+    /// Storage elsewhere. Dynamo: `External`.
+    Remote,
+}
+
+impl Medium {
+    /// All of them, fast to slow.
+    pub const ALL: [Self; 3] = [Self::Host, Self::Disk, Self::Remote];
+
+    /// Its name in settings and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Disk => "disk",
+            Self::Remote => "remote",
+        }
+    }
 }

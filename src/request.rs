@@ -111,6 +111,18 @@ impl Content {
     }
 }
 
+/// What a worker does of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Its prompt; then it keeps the KV for another worker.
+    Prefill,
+    /// Its output; the KV of its prompt comes from another worker.
+    Decode,
+}
+
 /// One request with everything the simulation knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -139,6 +151,7 @@ impl Request {
             conversation: self.conversation,
             prompt_tokens: self.prompt_tokens,
             blocks: PromptBlocks { content: &self.content, len: self.prompt_tokens / block_size },
+            prefilled: false,
         }
     }
 }
@@ -161,6 +174,9 @@ pub struct RouteRequest<'a> {
     pub prompt_tokens: u32,
     /// The prompt's full blocks.
     pub blocks: PromptBlocks<'a>,
+    /// Its prompt has been computed elsewhere: it goes to a worker that decodes.
+    /// False unless prefill and decode have workers of their own.
+    pub prefilled: bool,
 }
 
 /// The full blocks of a prompt; the partial last block is left out, as routers

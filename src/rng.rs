@@ -29,6 +29,14 @@ pub enum Use {
     Feed = 6,
     /// The texts that many conversations start from (key: text).
     Starter = 8,
+    /// The gap before an arrival of an open loop (key: arrival).
+    Arrival = 31,
+    /// Phases with and without arrivals (key: phase).
+    ArrivalPhase = 32,
+    /// The copy of the shared prefixes that a row of a trace has (key: row).
+    TraceRoot = 33,
+    /// What a look-alike of a trace has (key: copy of a session).
+    Lookalike = 34,
 }
 
 /// The stream for one `use`, `conversation` and `turn` under `seed`.

@@ -6,8 +6,10 @@
 //! `experiment` module adds file and section to it.
 
 use crate::time::SimDuration;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 
 /// A setting with a value that cannot be used.
@@ -109,12 +111,49 @@ impl<'de> Deserialize<'de> for SimDuration {
     }
 }
 
+impl JsonSchema for SimDuration {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": DURATION,
+            "type": "string",
+            "pattern": r"^\s*\+?[0-9_]*\.?[0-9_]*\s*(ns|us|ms|s|min|h)\s*$",
+        })
+    }
+}
+
 impl Serialize for SimDuration {
     /// Whole picoseconds would be exact but unreadable: nanoseconds as a decimal with the unit.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{}ns", self.as_ps() as f64 / 1e3))
     }
 }
+
+/// What [`count`] reads, for schemas.
+#[derive(Debug)]
+pub struct Count;
+
+impl JsonSchema for Count {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": COUNT,
+            "anyOf": [
+                { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+                { "type": "string", "pattern": r"^\s*[0-9_]+(k|Ki|M|Mi)?\s*$" },
+            ]
+        })
+    }
+}
+
+/// What a count looks like, for messages.
+const COUNT: &str = "a count like 16384 or \"16k\", at most 4294967295";
 
 /// Reads a count: `16384`, `16_384` or `"16k"` (k = 1,000, Ki = 1,024, M, Mi).
 /// Use as `#[serde(deserialize_with = "settings::count")]`.
@@ -123,7 +162,7 @@ pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error
     impl Visitor<'_> for CountVisitor {
         type Value = u32;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a count like 16384 or \"16k\", at most 4294967295")
+            f.write_str(COUNT)
         }
         fn visit_u64<E: Error>(self, v: u64) -> Result<u32, E> {
             u32::try_from(v).map_err(|_| E::custom(format!("{v} is more than 4294967295")))
@@ -164,9 +203,28 @@ pub fn parse_count(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{text:?} is not a whole number between 0 and 4294967295"))
 }
 
+/// The valid name nearest to `name`, if one is near enough to be meant.
+pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let far = (name.chars().count() / 3).max(2) + 1;
+    valid
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, _)| *distance < far)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        let valid = ["turns", "starters", "think_time"];
+        assert_eq!(nearest("turn", valid), Some("turns"));
+        assert_eq!(nearest("thinktime", valid), Some("think_time"));
+        assert_eq!(nearest("concurrency", valid), None);
+    }
 
     #[test]
     fn durations_need_a_unit() {

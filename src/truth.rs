@@ -22,6 +22,7 @@ pub struct WorkerTruth {
     /// Time to the request's first token if nothing else arrived: the rest of the
     /// step that runs, the wait for a place in the batch (true output lengths
     /// known), then the prompts before it and its own uncached tokens at the
-    /// engine's step times. A shortage of KV memory is not foreseen.
+    /// engine's step times. A shortage of KV memory is not foreseen. 100 days on a
+    /// worker that is gone.
     pub ttft: SimDuration,
 }

@@ -122,7 +122,10 @@ impl Rig {
     fn kv_events(&mut self) -> u32 {
         let mut blocks = 0;
         self.worker.take_kv_events(SimTime::MAX, &mut self.out, |_, event| match event {
-            KvEvent::Stored { run, .. } | KvEvent::Removed { run } => blocks += run.len,
+            KvEvent::Stored { run, .. }
+            | KvEvent::Removed { run }
+            | KvEvent::StoredBelow { run, .. }
+            | KvEvent::RemovedBelow { run, .. } => blocks += run.len,
         });
         blocks
     }

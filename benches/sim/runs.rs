@@ -59,7 +59,7 @@ pub(crate) fn benches(c: &mut Criterion) {
         .replace("trace = \"mooncake-conversation\"", &format!("path = {:?}", trace.display()));
     group.throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("read the conversation trace", |b| {
-        b.iter(|| Trace::read(&trace, 512, None).expect("a trace"));
+        b.iter(|| Trace::read(&trace, None, 512, None).expect("a trace"));
     });
     for policy in ["round_robin", "kv"] {
         let peer =

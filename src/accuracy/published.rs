@@ -7,7 +7,7 @@ use super::settings::Published;
 use crate::experiment::{Experiment, LoadOptions, RunOptions, run};
 use crate::report::compare::{Cell, Comparison};
 use crate::report::metric::{Metric, signed};
-use crate::report::published::{self, PublishedSettings};
+use crate::report::published;
 use crate::report::view::View;
 
 impl Page {
@@ -18,8 +18,7 @@ impl Page {
     pub(super) fn experiment(&mut self, published: &Published) -> Result<(), AccuracyError> {
         let experiment = Experiment::load(&published.file, &LoadOptions::default())?;
         let unpublished = || AccuracyError::Unpublished { file: published.file.clone() };
-        let settings: PublishedSettings = experiment.published()?.ok_or_else(unpublished)?;
-        let table = published::Published::read(&settings, experiment.folder())?;
+        let table = published::Published::of(&experiment)?.ok_or_else(unpublished)?;
         let summary = run(&experiment, RunOptions::default())?.summary;
         let view = View::new(&summary, None).expect("no axis was asked for");
         let comparison = Comparison::new(&view, &table);

@@ -110,8 +110,9 @@ impl<'a> Replays<'a> {
             .map_err(|invalid| AccuracyError::Engine { deployment: run.to_string(), invalid })?;
         let workload = self.workload(run);
         let settings = Settings {
-            cluster: ClusterSettings { workers: 1, model: None },
+            cluster: ClusterSettings::new(1),
             engine,
+            pools: None,
             router: RouterSettings::new(round_robin::POLICY.name()),
             policy: round_robin::POLICY,
             source: WorkloadSource::Requests(workload.clone()),
@@ -147,7 +148,8 @@ impl<'a> Replays<'a> {
             Distribution::Uniform { min, max: Tokens(longest) }
         };
         RequestSettings {
-            concurrency: run.concurrency,
+            concurrency: Some(run.concurrency),
+            arrivals: None,
             count: Some(run.concurrency.saturating_mul(self.assumed.requests_per_client)),
             prompt_tokens: lengths(run.prompt_tokens),
             output_tokens: lengths(run.output_tokens),

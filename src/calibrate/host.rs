@@ -20,8 +20,7 @@ const LEAST_GAIN: f64 = 0.1;
 /// A fit of one engine's host time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostFit {
-    /// `prepare` and `per_seq`, milliseconds; unchanged and without an interval
-    /// if the fit gained nothing.
+    /// `prepare` and `per_seq`, milliseconds; unchanged if the fit gained nothing.
     pub parameters: Vec<Fitted>,
     /// Errors of the time per output token with the values of the library: of
     /// the runs fitted to, and of the others.
@@ -87,7 +86,7 @@ impl HostFit {
             key,
             before: start[i],
             after: if gains { values[i] } else { start[i] },
-            interval: solution.intervals[i].filter(|_| gains),
+            interval: solution.intervals[i],
         });
         Ok(Self { parameters: parameters.collect(), before, after })
     }

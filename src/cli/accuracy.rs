@@ -1,7 +1,7 @@
 //! `sim accuracy`.
 
 use super::args::AccuracyArgs;
-use super::{CliError, print, say};
+use super::{CliError, print, say, talk};
 use kv_router_sim::accuracy::{MARGIN_POINTS, Page, Record, Settings};
 use kv_router_sim::experiment::write_file;
 
@@ -30,8 +30,8 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
         .map(|()| true);
     }
     print(&worse.iter().map(|line| format!("{line}\n")).collect::<String>())?;
-    say(&format!(
-        "error: {} errors have grown by more than {MARGIN_POINTS} points over {}; if that is meant, \
+    talk::error(&format!(
+        "{} errors have grown by more than {MARGIN_POINTS} points over {}; if that is meant, \
          run sim accuracy --write and say why in CHANGELOG.md",
         worse.len(),
         settings.record.display()

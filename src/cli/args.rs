@@ -1,15 +1,35 @@
 //! What can be typed. What it means is decided by the commands.
 
+use super::completions::CompletionsArgs;
+use super::init::InitArgs;
+use super::man::ManArgs;
+use super::schema::SchemaArgs;
+use super::trace::TraceCommand;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Simulates LLM serving fleets: will KV-cache-aware routing help, up to which
 /// load, and why does it stop?
 #[derive(Debug, Parser)]
-#[command(name = "sim", version, arg_required_else_help = true)]
+#[command(
+    name = "sim",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  sim init my-fleet && sim run my-fleet/experiment.toml
+  sim frontier my-fleet/experiment.toml --within ttft_ms_p95=1s
+  sim help sweep"
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Say nothing but results, errors and warnings
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say what is done and how long it takes
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -23,8 +43,17 @@ pub(crate) enum Command {
     Accuracy(AccuracyArgs),
     Calibrate(CalibrateArgs),
     /// Work with request traces
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  sim trace stats traces/fixtures/mooncake-small.jsonl"
+    )]
     Trace(TraceCommand),
+    Init(InitArgs),
+    Schema(SchemaArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Run an experiment: print its table, save results and figures
@@ -38,7 +67,7 @@ Examples:
 
 A run that was killed goes on where it was when the same command is given again.
 
-Exit codes: 0 done, 2 usage or input error.")]
+Exit codes: 0 done, 2 usage or input error, 130 interrupted by Ctrl-C.")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
@@ -221,6 +250,10 @@ pub(crate) struct OutputArgs {
     /// Save one record per request too, as requests.csv; such a run cannot be resumed
     #[arg(long)]
     pub(crate) requests: bool,
+    /// Save the requests of every simulation as AIPerf would, in folders below
+    /// aiperf; such a run cannot be resumed
+    #[arg(long)]
+    pub(crate) aiperf: bool,
 }
 
 /// Say why a request went where it went, and what it met there
@@ -334,20 +367,4 @@ pub(crate) struct CalibrateArgs {
     /// Folder for files with the fitted values, laid out as models/
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TraceCommand {
-    /// Count what a trace holds: requests, tokens, shared blocks
-    #[command(after_help = "\
-Examples:
-  sim trace stats traces/fixtures/mooncake-small.jsonl
-  SIM_TRACES=~/traces sim trace stats mooncake-conversation
-
-Public traces are looked for by name in the folder that SIM_TRACES names.")]
-    Stats {
-        /// A file of Mooncake-format lines, or the name of a public trace
-        #[arg(value_name = "FILE|NAME")]
-        trace: String,
-    },
 }

@@ -2,6 +2,7 @@
 
 use super::args::{CheckArgs, CheckFormat};
 use super::progress::Bar;
+use super::talk::{BAD, GOOD, highlighted};
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
     self, Experiment, LoadOptions, RunOptions, results::Summary, write_file,
@@ -41,7 +42,10 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     }
     let check = Check::new(&pairs);
     print(&match args.format {
-        CheckFormat::Text => check.text(table::WIDTH),
+        CheckFormat::Text => highlighted(
+            &check.text(table::WIDTH),
+            &[("\n WORSE ", BAD), ("\n better ", GOOD), ("Routing check failed", BAD)],
+        ),
         CheckFormat::Markdown => check.markdown(),
         CheckFormat::Junit => check.junit(),
     })?;

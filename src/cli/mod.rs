@@ -1,20 +1,26 @@
 //! The command line: arguments, exit codes, progress and output.
 //!
 //! Exit codes: 0 done; 1 a declared check failed; 2 a usage or input error; 101
-//! a defect of the program. Results go to stdout or files, talk to stderr.
+//! a defect of the program; 130 interrupted. Results go to stdout or files, talk to stderr.
 
 mod accuracy;
 mod args;
 mod calibrate;
 mod check;
 mod compare;
+mod completions;
 mod explain;
 mod frontier;
+mod init;
+mod interrupt;
+mod man;
 mod progress;
 mod run;
+mod schema;
+mod talk;
 mod trace;
 
-use args::{Args, Command, TraceCommand};
+use args::{Args, Command};
 use clap::Parser;
 use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
@@ -24,9 +30,10 @@ use kv_router_sim::report::published::PublishedError;
 use kv_router_sim::report::save::ReadError;
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::TraceError;
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use talk::{Level, print, say};
 
 /// Exit code of a declared check that failed.
 const CHECK_FAILED: u8 = 1;
@@ -77,7 +84,13 @@ pub(crate) fn main() -> ExitCode {
     // The only place that reads the environment.
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     // False if a declared check failed.
-    let result = match Args::parse().command {
+    let Args { command, quiet, verbose } = Args::parse();
+    talk::set_level(match (quiet, verbose) {
+        (true, _) => Level::Quiet,
+        (_, true) => Level::Verbose,
+        _ => Level::Normal,
+    });
+    let result = match command {
         Command::Check(args) => check::run(args, traces),
         Command::Accuracy(args) => accuracy::accuracy(&args),
         Command::Run(args) => run::run(args, traces).map(|()| true),
@@ -86,9 +99,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
-        Command::Trace(TraceCommand::Stats { trace }) => {
-            trace::stats(&trace, traces.as_deref()).map(|()| true)
-        }
+        Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
+        Command::Init(args) => init::run(&args).map(|()| true),
+        Command::Schema(args) => schema::run(&args).map(|()| true),
+        Command::Completions(args) => completions::run(&args).map(|()| true),
+        Command::Man(args) => man::run(&args).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -96,22 +111,8 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => {
             // One line, whatever a file name or an operating system puts into it.
             let line = error.to_string().lines().collect::<Vec<_>>().join(" ");
-            say(&format!("error: {line}"));
+            talk::error(&line);
             ExitCode::from(INPUT_ERROR)
         }
-    }
-}
-
-/// A line for people, on stderr; nobody need be listening.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// Results, on stdout. A reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> Result<(), CliError> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Stdout(error)),
-        _ => Ok(()),
     }
 }

@@ -1,26 +1,36 @@
 //! A progress bar, for people at a terminal only.
 
+use super::talk::{self, Level};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kv_router_sim::experiment::Progress;
 use std::io::IsTerminal;
+use std::time::Duration;
 
-/// Shows how many simulations are done.
-#[derive(Debug)]
+/// Shows how many simulations are done. A clone counts the same ones.
+#[derive(Clone, Debug)]
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar on stderr, or none if that is not a terminal.
+    /// A bar on stderr, or none if that is not a terminal or nobody wants one.
     pub(super) fn new() -> Self {
-        let target = if std::io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        let is_wanted = std::io::stderr().is_terminal() && talk::level() > Level::Quiet;
+        let target =
+            if is_wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template(
             "{bar:40} {pos}/{len} simulations, {elapsed} so far, {eta} to go",
         );
         let bar = ProgressBar::with_draw_target(None, target);
         Self(bar.with_style(style.expect("a valid template")))
+    }
+
+    /// Simulations that are done, and all of them.
+    pub(super) fn count(&self) -> (u64, u64) {
+        (self.0.position(), self.0.length().unwrap_or(0))
+    }
+
+    /// Time since the bar was made.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
     }
 
     /// Takes the bar off the screen.

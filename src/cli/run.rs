@@ -1,35 +1,36 @@
 //! `sim run` and `sim sweep`: the same runs, told in two ways.
 
 use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
+use super::interrupt::Interrupt;
 use super::progress::Bar;
+use super::talk::{detail, warn};
 use super::{CliError, print, say};
 use kv_router_sim::experiment::{
-    self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, SUMMARY_FILE,
+    self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, RunSpec, SUMMARY_FILE,
     SimulationRequests, Store,
     results::{SCHEMA_VERSION, SavedRuns, Summary},
 };
 use kv_router_sim::plot::{self, Choice, Figure};
 use kv_router_sim::report::{
+    aiperf,
     compare::Comparison,
+    fleet_over_time::fleets_over_time,
     over_time::OverTime,
-    published::{Published, PublishedSettings},
+    published::Published,
     requests, save, table,
     tuning::Tuning,
-    view::View,
+    view::{self, View},
 };
 use kv_router_sim::settings::Invalid;
-use kv_router_sim::time::SimTime;
-use std::path::PathBuf;
+use kv_router_sim::time::{SimDuration, SimTime};
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 /// Runs an experiment, prints its table and digest, saves everything.
 pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
-    let published = match experiment.published::<PublishedSettings>()? {
-        Some(settings) => Some(Published::read(&settings, experiment.folder())?),
-        None => None,
-    };
+    let published = Published::of(&experiment)?;
     let folder = Store::default_folder(&experiment.name);
     let draw = |summary: &Summary| plot::figures(summary, published.as_ref(), &Choice::default());
     let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, draw)?;
@@ -93,23 +94,35 @@ fn execute(
     draw: impl FnOnce(&Summary) -> Result<Vec<Figure>, Invalid>,
 ) -> Result<Summary, CliError> {
     let folder = args.out.unwrap_or(default_folder);
+    detail(&format!(
+        "{}: {} points, {} seeds, configuration {}",
+        source.file.display(),
+        experiment.points.len(),
+        experiment.seeds.len(),
+        experiment.config_hash
+    ));
     let store = Store::open(&folder, &experiment.config_hash, args.force)?;
     // The journal does not hold requests.
-    let journal = if args.requests { None } else { Some(Journal::open(&store, &build())?) };
+    let keep_requests = args.requests || args.aiperf;
+    let journal = if keep_requests { None } else { Some(Journal::open(&store, &build())?) };
     let found = journal.as_ref().map_or(0, Journal::found);
     if found > 0 {
-        let all = experiment.runs.len() * experiment.seeds.len();
+        let all = experiment.simulations();
         say(&format!("going on: {found} of {all} simulations were done before"));
     }
     let bar = Bar::new();
+    let interrupt = Interrupt::listen(farewell(&bar, journal.is_some(), store.folder()));
     let options = RunOptions {
         jobs: source.jobs.map(usize::from),
         progress: &bar,
-        keep_requests: args.requests,
+        keep_requests,
         journal: journal.as_ref(),
     };
     let outcome = experiment::run(experiment, options);
     bar.clear();
+    let (_, all) = bar.count();
+    detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
+    let _writing = interrupt.hold();
     if let (Err(experiment::RunError::Simulation { .. }), Some(journal)) = (&outcome, &journal) {
         // It would fail again.
         journal.remove()?;
@@ -120,6 +133,7 @@ fn execute(
         let mut figures = draw(&summary)?;
         if args.requests {
             figures.push(workers_over_time(experiment, &summary, &simulations));
+            figures.extend(fleet_over_time(experiment, &summary, &simulations));
         }
         for figure in figures {
             store.write(&format!("{}.svg", figure.name), figure.svg.as_bytes())?;
@@ -128,6 +142,9 @@ fn execute(
     }
     if args.requests {
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
+    }
+    if args.aiperf {
+        write_aiperf(&store, experiment, &simulations)?;
     }
     store.write("summary.csv", save::to_csv(&summary).as_bytes())?;
     let saved = SavedRuns {
@@ -147,6 +164,49 @@ fn execute(
     Ok(summary)
 }
 
+/// A folder for every simulation, called by its number, parameters and seed.
+fn write_aiperf(
+    store: &Store,
+    experiment: &Experiment,
+    simulations: &[SimulationRequests],
+) -> Result<(), CliError> {
+    let runs = experiment.runs.iter().flat_map(|run| vec![run; experiment.seeds.len()]);
+    for (number, (simulation, run)) in (1..).zip(simulations.iter().zip(runs)) {
+        let values = simulation.params.values().map(view::plain).collect::<Vec<_>>().join("-");
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+        let values: String = values.chars().map(plain).take(80).collect();
+        let folder = format!("aiperf/{number:03}-{values}-seed{}", simulation.seed);
+        let warmup = run.settings.measure.warmup;
+        let (json, csv) = aiperf::summary(simulation, warmup);
+        let files = [
+            ("profile_export.jsonl", aiperf::records(simulation, warmup)),
+            ("profile_export_aiperf.json", json),
+            ("profile_export_aiperf.csv", csv),
+        ];
+        for (name, text) in files {
+            store.write(&format!("{folder}/{name}"), text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// What Ctrl-C has to say of a run.
+fn farewell(bar: &Bar, is_kept: bool, folder: &Path) -> impl Fn() -> String + Send + 'static {
+    let (bar, folder) = (bar.clone(), folder.display().to_string());
+    move || {
+        bar.clear();
+        let (done, all) = bar.count();
+        if is_kept {
+            format!(
+                "{done} of {all} simulations are done and kept in {folder}; the same command goes on \
+                 from there"
+            )
+        } else {
+            "nothing is kept of a run with --requests or --aiperf".to_owned()
+        }
+    }
+}
+
 /// Moments of a simulation that a figure shows: about one per point of paper.
 const MOMENTS: u32 = 421;
 
@@ -161,7 +221,7 @@ fn workers_over_time(
     let rows: Vec<OverTime> = shown
         .zip(&experiment.runs)
         .map(|(simulation, run)| {
-            let workers = run.settings.cluster.workers;
+            let workers = run.settings.cluster.slots();
             let until = run.duration().unwrap_or_else(|| simulation.last_end());
             let begin = SimTime::ZERO + run.settings.measure.warmup;
             OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS)
@@ -169,6 +229,29 @@ fn workers_over_time(
         .collect();
     let limit = experiment.runs.iter().map(|run| run.settings.engine.max_num_seqs).max();
     plot::workers_over_time(&summary.provenance, &rows, limit.unwrap_or_default())
+}
+
+/// Time over which the figure of a fleet that changes takes its values.
+const INTERVAL: SimDuration = SimDuration::from_secs(10);
+
+/// How a fleet served while it changed; none if it does not.
+fn fleet_over_time(
+    experiment: &Experiment,
+    summary: &Summary,
+    simulations: &[SimulationRequests],
+) -> Option<Figure> {
+    let changes = |run: &RunSpec| run.settings.cluster.plan();
+    let run = experiment.runs.iter().find(|run| !changes(run).is_empty())?;
+    let last = || simulations.iter().map(SimulationRequests::last_end).max();
+    let until = run.duration().or_else(last).unwrap_or(SimTime::ZERO);
+    let begin = SimTime::ZERO + run.settings.measure.warmup;
+    let lines = fleets_over_time(simulations, (begin, until.max(begin)), INTERVAL);
+    let marks: Vec<(f64, String)> = changes(run)
+        .changes
+        .iter()
+        .map(|change| (change.at.as_secs(), format!("{} of {}", change.what, change.worker)))
+        .collect();
+    Some(plot::fleet_over_time(&summary.provenance, &lines, &marks))
 }
 
 /// Tells this program from others of its version: what another one began, this
@@ -189,8 +272,8 @@ fn warn_if_different(store: &Store, summary: &Summary) {
         return;
     };
     if before.digest != now.digest {
-        say(&format!(
-            "warning: version {} gave other results before (digest {}): built from other code, or \
+        warn(&format!(
+            "version {} gave other results before (digest {}): built from other code, or \
              on another platform",
             now.version, before.digest
         ));

@@ -1,20 +1,182 @@
-//! `sim trace`.
+//! `sim trace`: what a trace holds, other forms of it, and look-alikes.
 
-use super::{CliError, print};
+use super::args::Format;
+use super::{CliError, print, say};
+use clap::{Subcommand, ValueEnum};
+use kv_router_sim::experiment::write_file;
+use kv_router_sim::report::save;
+use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::{
-    Lengths, MOONCAKE_BLOCK_TOKENS, PublicTrace, Trace, TraceError, TraceStats,
+    Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReuseDistances, Scaling, Trace,
+    TraceError, TraceFormat, TraceStats, to_file,
 };
 use std::path::{Path, PathBuf};
 
-/// Prints what a trace holds. `trace` is a file, or the name of a public trace,
-/// which must then be the file of the manifest to the last byte.
-pub(super) fn stats(trace: &str, traces: Option<&Path>) -> Result<(), CliError> {
-    let file = file(trace, traces)?;
-    let trace = Trace::read(&file, MOONCAKE_BLOCK_TOKENS, None)?;
-    print(&lines(&TraceStats::of(&trace)))
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Say what a trace holds: requests, tokens, shared blocks, how soon they are used again
+    #[command(after_help = "\
+Examples:
+  sim trace stats traces/fixtures/mooncake-small.jsonl
+  SIM_TRACES=~/traces sim trace stats mooncake-conversation
+  sim trace stats BurstGPT_1.csv --limit 10000 --format json
+
+Public traces are looked for by name in the folder that SIM_TRACES names.")]
+    Stats {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// What is printed
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Write a trace in Mooncake's format, scaled if asked for
+    #[command(after_help = "\
+Examples:
+  sim trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl
+  sim trace convert mooncake-conversation half.jsonl.zst --limit 6000 --speedup 2
+  sim trace convert sessions.jsonl whole.jsonl --as mooncake-delta
+  sim trace convert mooncake-conversation long.jsonl.gz --prefix-len-multiplier 2 --max-isl 40960
+
+A name that ends with .gz or .zst compresses the file.")]
+    Convert {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The file to write
+        #[arg(value_name = "OUT")]
+        out: PathBuf,
+        /// Divide timestamps and delays by this, to whole milliseconds
+        #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+        speedup: f64,
+        #[command(flatten)]
+        scaling: ScalingArgs,
+    },
+    /// Write a trace that looks like another one: sessions drawn from it, with blocks of their own
+    #[command(after_help = "\
+Examples:
+  sim trace synth mooncake-conversation lookalike.jsonl.zst
+  sim trace synth mooncake-conversation small.jsonl --limit 2000 --seed 7
+  sim trace synth mine.jsonl twice-as-long.jsonl --requests 20000")]
+    Synth {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The file to write
+        #[arg(value_name = "OUT")]
+        out: PathBuf,
+        /// Requests to write [default: as many as were read]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..4_000_000_000))]
+        requests: Option<u32>,
+        /// Seed of the draws
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
 }
 
-/// The file meant: what exists comes first, then what the manifest names.
+// No doc comments on these two: they would become the help of the commands that have them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SourceArgs {
+    /// A trace file, plain or compressed with gzip or Zstandard, or the name of a public trace
+    #[arg(value_name = "FILE|NAME")]
+    trace: String,
+    /// How its rows are written [default: told by the file]
+    #[arg(long = "as", value_enum, value_name = "FORMAT")]
+    rows: Option<Rows>,
+    /// Read only the first rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Tokens that an id stands for
+    #[arg(long, value_name = "N", default_value_t = MOONCAKE_BLOCK_TOKENS,
+        value_parser = clap::value_parser!(u32).range(1..=2048))]
+    block_tokens: u32,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScalingArgs {
+    /// Times the blocks of every shared prefix
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    prefix_len_multiplier: f64,
+    /// Copies of the shared prefixes, of which each request draws one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    prefix_root_multiplier: u32,
+    /// Times the tokens of a prompt after its shared prefix
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    prompt_len_multiplier: f64,
+    /// Leave out requests with longer prompts, in tokens
+    #[arg(long, value_name = "N")]
+    max_isl: Option<u32>,
+}
+
+/// How rows are written
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Rows {
+    /// JSON lines; later turns of a session have their whole prompts
+    Mooncake,
+    /// JSON lines; later turns of a session have only what is new
+    MooncakeDelta,
+    /// CSV of Azure's LLM inference traces
+    Azure,
+    /// CSV of BurstGPT
+    Burstgpt,
+}
+
+impl From<Rows> for TraceFormat {
+    fn from(rows: Rows) -> Self {
+        match rows {
+            Rows::Mooncake => Self::Mooncake,
+            Rows::MooncakeDelta => Self::MooncakeDelta,
+            Rows::Azure => Self::Azure,
+            Rows::Burstgpt => Self::Burstgpt,
+        }
+    }
+}
+
+/// Does what `command` says; `traces` is the folder of public traces.
+pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), CliError> {
+    match command {
+        TraceCommand::Stats { source, format } => stats(&source.read(traces)?, format),
+        TraceCommand::Convert { source, out, speedup, scaling } => {
+            let scaling = Scaling {
+                prefix_len_multiplier: scaling.prefix_len_multiplier,
+                prefix_root_multiplier: scaling.prefix_root_multiplier,
+                prompt_len_multiplier: scaling.prompt_len_multiplier,
+                max_isl: scaling.max_isl,
+            };
+            scaling.validate().map_err(option)?;
+            let trace = source.read(traces)?.sped_up(speedup).map_err(option)?;
+            let trace = scaling.apply(trace).map_err(option)?;
+            write(&trace, &out)
+        }
+        TraceCommand::Synth { source, out, requests, seed } => {
+            let trace = source.read(traces)?;
+            let model = Lookalike::fit(&trace)?;
+            let requests =
+                requests.unwrap_or_else(|| trace.rows().len().try_into().unwrap_or(u32::MAX));
+            let (sessions, popular) = (model.sessions(), model.popular_blocks());
+            say(&format!("fitted {sessions} sessions and {popular} blocks that belong to none"));
+            write(&model.draw(requests, seed), &out)
+        }
+    }
+}
+
+/// A key of experiments as the option that it is here.
+fn option(invalid: Invalid) -> Invalid {
+    Invalid { key: format!("--{}", invalid.key.replace('_', "-")), ..invalid }
+}
+
+fn write(trace: &Trace, out: &Path) -> Result<(), CliError> {
+    write_file(out, &to_file(trace, out))?;
+    let (requests, out) = (trace.rows().len(), out.display());
+    print(&format!("{requests} requests written to {out}\n"))
+}
+
+impl SourceArgs {
+    fn read(&self, traces: Option<&Path>) -> Result<Trace, TraceError> {
+        let file = file(&self.trace, traces)?;
+        Trace::read(&file, self.rows.map(Into::into), self.block_tokens, self.limit)
+    }
+}
+
+/// The file meant: what exists comes first, then what the manifest names, which
+/// must then be the file of the manifest to the last byte.
 fn file(trace: &str, traces: Option<&Path>) -> Result<PathBuf, TraceError> {
     let path = Path::new(trace);
     // A name has neither folder nor ending; the rest can only be a missing file.
@@ -27,23 +189,51 @@ fn file(trace: &str, traces: Option<&Path>) -> Result<PathBuf, TraceError> {
     Ok(file)
 }
 
+fn stats(trace: &Trace, format: Format) -> Result<(), CliError> {
+    let (stats, reuse) = (TraceStats::of(trace), ReuseDistances::of(trace));
+    match format {
+        Format::Text => print(&(lines(&stats) + &reuse_lines(&reuse))),
+        Format::Json => print(&save::json(&serde_json::json!({ "stats": stats, "reuse": reuse }))),
+    }
+}
+
 /// One fact a line, with its unit.
 fn lines(stats: &TraceStats) -> String {
     let range = |l: &Lengths| format!("mean {:.1}, min {}, max {}", l.mean, l.min, l.max);
     let rate = stats.requests_per_s.map_or("all at once".to_owned(), |r| format!("{r:.4}"));
+    let sharers = stats.requests_per_shared_block.map_or("none".to_owned(), |mean| {
+        format!("mean {mean:.1}, max {}", stats.requests_of_top_block)
+    });
     let facts = [
         ("requests", stats.rows.to_string()),
+        ("sessions", stats.sessions.to_string()),
         ("duration (s)", format!("{:.3}", stats.duration_s)),
         ("requests per s", rate),
         ("input tokens", range(&stats.input_tokens)),
+        ("  in shared prefixes", format!("mean {:.1}", stats.prefix_tokens_mean)),
         ("output tokens", range(&stats.output_tokens)),
         ("tokens of a block", stats.block_tokens.to_string()),
         ("different blocks", stats.unique_blocks.to_string()),
         ("in several requests", stats.shared_blocks.to_string()),
+        ("  requests of each", sharers),
         ("references to blocks", stats.references_blocks.to_string()),
         ("repeated references", stats.repeats_blocks.to_string()),
         ("hit ratio", format!("{:.4} with a cache that keeps everything", stats.hit_ratio)),
         ("hit ratio, mean", format!("{:.4} over requests", stats.hit_ratio_request_mean)),
     ];
     facts.iter().map(|(name, value)| format!("{name:<22}{value}\n")).collect()
+}
+
+/// Distances, then the hit ratios of one cache of several sizes.
+fn reuse_lines(reuse: &ReuseDistances) -> String {
+    let (Some(p50), Some(p90), Some(p99)) = (reuse.p50, reuse.p90, reuse.p99) else {
+        return format!("{:<22}no block is used twice\n", "reuse distance");
+    };
+    let head = format!(
+        "{:<22}p50 {p50:.0}, p90 {p90:.0}, p99 {p99:.0} blocks used in between\n\
+         {:<22}hit ratio, least recently used evicted first\n",
+        "reuse distance", "one cache of (blocks)"
+    );
+    let sizes = reuse.lru.iter();
+    sizes.fold(head, |text, size| format!("{text}{:>20}  {:.4}\n", size.blocks, size.hit_ratio))
 }

@@ -2,8 +2,10 @@
 //! [`settings`](crate::engine::settings) for how people write it.
 
 use crate::engine::step_time::StepTime;
+pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most sequences in a batch: 16 times what any engine ships with, so that
@@ -23,7 +25,7 @@ pub(crate) fn bounded(key: &str, value: u32, max: u32) -> Result<(), Invalid> {
 const LONGEST_STEP_S: f64 = 864_000.0;
 
 /// Whose scheduling rules a worker follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rules {
     /// vLLM V1: optimistic admission, block by block, preemption of the newest.
@@ -34,7 +36,7 @@ pub enum Rules {
 }
 
 /// When TensorRT-LLM offers a chunked prompt's blocks for reuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreContext {
     /// After its first chunk, blocks still to be computed included: what the engine does.
@@ -78,6 +80,8 @@ pub struct EngineConfig {
     pub cuda_graph: CudaGraph,
     /// What only TensorRT-LLM's rules look at.
     pub trtllm: TrtllmOptions,
+    /// KV memory below the GPU's.
+    pub tiers: TierOptions,
 }
 
 /// Host time of a step.

@@ -30,6 +30,7 @@ mod hardware;
 pub mod memory;
 pub mod model;
 mod outbox;
+mod pace;
 mod pipeline;
 mod plan;
 pub mod roofline;
@@ -37,6 +38,7 @@ mod seq;
 pub mod settings;
 pub mod step_time;
 pub mod table;
+pub mod tiers;
 mod trtllm;
 mod truth;
 mod vllm;
@@ -44,12 +46,16 @@ mod worker;
 
 pub use gauges::Gauges;
 pub use outbox::{Outbox, StepRecord, Wake};
+pub use pace::Pace;
 pub use worker::Worker;
 
-use crate::kv::EventLog;
+use crate::kv::{EventLog, LowerTiers};
+use crate::time::SimTime;
 use config::EngineConfig;
+use config::TierOptions;
 use decode_set::DecodeSet;
 use seq::{SeqId, Seqs};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use step_time::PrefillChunk;
 
@@ -60,6 +66,37 @@ struct Core {
     seqs: Seqs,
     decode: DecodeSet,
     log: EventLog,
+    /// The moment at which a step is formed or handled.
+    now: SimTime,
+    /// Sequences that are being loaded from lower tiers, by when that is done.
+    loads: BTreeSet<(SimTime, SeqId)>,
+}
+
+impl Core {
+    fn new(config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
+        Self {
+            seqs: Seqs::default(),
+            decode: DecodeSet::new(config.block_size),
+            log: EventLog::new(wants_kv_events).with_tiers(lower_tiers(&config)),
+            now: SimTime::ZERO,
+            loads: BTreeSet::new(),
+            config,
+        }
+    }
+
+    /// The worker dies, and with it its host's memory and all that is not published.
+    fn lose_all(&mut self) {
+        self.seqs = Seqs::default();
+        self.decode = DecodeSet::new(self.config.block_size);
+        self.log.lose_all(lower_tiers(&self.config));
+        self.loads.clear();
+    }
+}
+
+fn lower_tiers(config: &EngineConfig) -> Option<LowerTiers> {
+    let TierOptions { tiers, offload, .. } = &config.tiers;
+    let has_tiers = config.prefix_caching && !tiers.is_empty();
+    has_tiers.then(|| LowerTiers::new(tiers, *offload))
 }
 
 /// A step as the scheduling rules form it, decodes apart.
@@ -69,14 +106,23 @@ struct FormedStep {
     chunks: Vec<(SeqId, PrefillChunk)>,
     /// Requests in a batch for the first time, with the tokens they hit.
     admitted: Vec<(SeqId, u32)>,
+    /// Sequences that enter a batch with KV that was loaded for them.
+    loaded: Vec<SeqId>,
     /// Sequences that lost their blocks while the step was formed.
     preempted: Vec<SeqId>,
+    /// Requests that were given blocks for KV from another worker, with the tokens to come.
+    awaited: Vec<(SeqId, u32)>,
+    /// Requests whose KV came, and that decode their first token. They are among the decodes.
+    joined: Vec<SeqId>,
 }
 
 impl FormedStep {
     fn clear(&mut self) {
         self.chunks.clear();
         self.admitted.clear();
+        self.loaded.clear();
         self.preempted.clear();
+        self.awaited.clear();
+        self.joined.clear();
     }
 }

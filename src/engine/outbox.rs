@@ -1,7 +1,7 @@
 //! What workers hand to the outside.
 
 use crate::event::WorkerEvent;
-use crate::id::WorkerId;
+use crate::id::{RequestId, WorkerId};
 use crate::stats::Histogram;
 use crate::time::SimTime;
 use std::collections::VecDeque;
@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 pub struct Outbox {
     /// Events in order of time.
     pub events: VecDeque<(SimTime, WorkerEvent)>,
+    /// Requests whose KV the worker now has room for, with the tokens to be moved.
+    pub awaited: Vec<(RequestId, u32)>,
     /// Every gap between two tokens of a request, in picoseconds.
     pub gaps: Histogram,
     /// Whether somebody wants to hear of every block that an output grows into.

@@ -1,8 +1,9 @@
 //! Sequences: the requests as a worker sees them.
 
+use super::tiers::Loaded;
 use crate::id::RequestId;
 use crate::kv::{Held, Slot};
-use crate::request::{Content, Request};
+use crate::request::{Content, Phase, Request};
 use crate::time::SimTime;
 use std::ops::{Index, IndexMut};
 
@@ -13,6 +14,8 @@ pub(super) type SeqId = u32;
 #[derive(Debug)]
 pub(super) struct Seq {
     pub(super) request: RequestId,
+    /// `Decode` only until its KV is there, or lost to a preemption.
+    pub(super) phase: Phase,
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
     /// What the client allowed; TensorRT-LLM reserves memory for it.
@@ -37,12 +40,22 @@ pub(super) struct Seq {
     pub(super) ending: bool,
     /// When its last token before a preemption left.
     pub(super) last_token_at: SimTime,
+    /// Number of the first token that it sampled since it was last admitted;
+    /// `u32::MAX` until it has.
+    pub(super) first_since_admission: u32,
+    /// It was in a batch (TensorRT-LLM).
+    pub(super) started: bool,
+    /// A part of its KV is on its way from a lower tier; it holds the blocks.
+    pub(super) loading: bool,
+    /// That part, until it enters a batch.
+    pub(super) loaded: Option<Loaded>,
 }
 
 impl Seq {
     pub(super) fn new(request: &Request) -> Self {
         Self {
             request: request.id,
+            phase: Phase::Whole,
             prompt_tokens: request.prompt_tokens,
             output_tokens: request.output_tokens,
             max_tokens: request.max_tokens,
@@ -56,6 +69,10 @@ impl Seq {
             preempted: false,
             ending: false,
             last_token_at: SimTime::ZERO,
+            first_since_admission: u32::MAX,
+            started: false,
+            loading: false,
+            loaded: None,
         }
     }
 
@@ -119,6 +136,12 @@ impl Seqs {
 
     pub(super) fn get(&self, id: SeqId) -> Option<&Seq> {
         self.places[id as usize].as_ref()
+    }
+
+    /// All sequences, in order of their places.
+    pub(super) fn ids(&self) -> impl Iterator<Item = SeqId> + '_ {
+        let ids = (0..).zip(&self.places);
+        ids.filter(|(_, seq)| seq.is_some()).map(|(id, _)| id)
     }
 
     /// Gives a sequence the next number of admission.

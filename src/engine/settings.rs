@@ -8,26 +8,31 @@
 use crate::engine::config::bounded;
 pub use crate::engine::config::{
     CudaGraph, EngineConfig, HostTime, MAX_BLOCK_SIZE, MAX_NUM_BLOCKS, MAX_NUM_SEQS, Rules,
-    StoreContext, TrtllmOptions,
+    StoreContext, TierOptions, TrtllmOptions,
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
-use crate::engine::step_time::StepTime;
-use crate::settings::{Invalid, count_option};
+use crate::engine::step_time::{StepTime, faster};
+use crate::engine::tiers;
+pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
+use crate::settings::{Count, Invalid, count_option};
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The `[engine]` section of a model file or an experiment; every key may be absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
     /// `"vllm"` or `"trtllm"`. Needed.
     pub rules: Option<Rules>,
     /// Tokens in a KV block. Default: 16 (vLLM), 32 (TensorRT-LLM).
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub block_size: Option<u32>,
     /// KV blocks that requests can use. Default: computed from the hardware.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub num_blocks: Option<u32>,
     /// Share of GPU memory for the KV pool, in the engine's own meaning (see
     /// [`memory`]). Default 0.9. Not looked at if `num_blocks` is given.
@@ -37,13 +42,16 @@ pub struct EngineSettings {
     pub activation_gib: Option<f64>,
     /// Sequences that run at once. Needed.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub max_num_seqs: Option<u32>,
     /// Tokens computed in one step. Needed.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub max_num_batched_tokens: Option<u32>,
     /// Longest prompt plus answer, in tokens. Default: the model's context;
     /// without a model, all that the pool holds.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub max_model_len: Option<u32>,
     /// Default true.
     pub chunked_prefill: Option<bool>,
@@ -54,6 +62,9 @@ pub struct EngineSettings {
     /// Default: true for TensorRT-LLM; false for vLLM, where it became the
     /// default only in later versions.
     pub overlap: Option<bool>,
+    /// Every time of GPU and host is divided by it; above 0. Default 1. (Dynamo's
+    /// mocker calls it so.)
+    pub speedup_ratio: Option<f64>,
     /// Default true.
     pub fast_forward: Option<bool>,
     /// Default: `{ kind = "roofline" }` if there is hardware.
@@ -64,10 +75,21 @@ pub struct EngineSettings {
     pub cuda_graph: CudaGraphSettings,
     /// What only TensorRT-LLM's rules look at.
     pub trtllm: TrtllmSettings,
+    /// KV memory below the GPU's, fast to slow. Default: none.
+    pub tier: Option<Vec<TierSettings>>,
+    /// When blocks enter it. Default: `"computed"` for vLLM, `"evicted"` for
+    /// TensorRT-LLM.
+    pub offload: Option<Offload>,
+    /// When blocks are loaded from it. Default `"auto"`.
+    pub load: Option<LoadRule>,
+    /// Bytes that one token of KV takes, all GPUs of a worker together. Only
+    /// tiers look at it. Default: by the hardware.
+    #[serde(deserialize_with = "count_option")]
+    pub kv_bytes_per_token: Option<u32>,
 }
 
 /// `step_time = { kind = ... }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum StepTimeSettings {
     /// The compact formula, from the hardware's peaks and efficiencies.
@@ -86,7 +108,7 @@ pub enum StepTimeSettings {
 }
 
 /// `[engine.host]`; every key defaults to no time. See [`HostTime`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostSettings {
     /// Before anything of a step can run on the GPU.
@@ -100,7 +122,7 @@ pub struct HostSettings {
 }
 
 /// `[engine.cuda_graph]`. See [`CudaGraph`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CudaGraphSettings {
     /// Captured batch sizes; those above `max_num_seqs` are left out. `[]`: all
@@ -113,7 +135,7 @@ pub struct CudaGraphSettings {
 }
 
 /// `[engine.trtllm]`. See [`TrtllmOptions`] for meaning and defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrtllmSettings {
     /// See [`TrtllmOptions::partial_reuse`].
@@ -144,6 +166,7 @@ impl EngineSettings {
             prefix_caching: self.prefix_caching.or(base.prefix_caching),
             watermark: self.watermark.or(base.watermark),
             overlap: self.overlap.or(base.overlap),
+            speedup_ratio: self.speedup_ratio.or(base.speedup_ratio),
             fast_forward: self.fast_forward.or(base.fast_forward),
             step_time: self.step_time.or(base.step_time),
             host: HostSettings {
@@ -158,6 +181,10 @@ impl EngineSettings {
                 mixed: self.cuda_graph.mixed.or(base.cuda_graph.mixed),
             },
             trtllm: self.trtllm.over(base.trtllm),
+            tier: self.tier.or(base.tier),
+            offload: self.offload.or(base.offload),
+            load: self.load.or(base.load),
+            kv_bytes_per_token: self.kv_bytes_per_token.or(base.kv_bytes_per_token),
         }
     }
 
@@ -199,12 +226,25 @@ impl EngineSettings {
             overlap: self.overlap.unwrap_or(trtllm),
             fast_forward: self.fast_forward.unwrap_or(true),
             step_time: self.step_time(max_num_seqs, hardware)?,
-            host: self.host.resolve(),
+            host: self.host.resolve(self.speedup_ratio.unwrap_or(1.0)),
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             trtllm: self.trtllm.resolve(),
+            tiers: self.tiers(rules, block_size, hardware)?,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    fn tiers(
+        &self,
+        rules: Rules,
+        block_size: u32,
+        hardware: Option<&Hardware>,
+    ) -> Result<TierOptions, Invalid> {
+        let tiers = self.tier.as_deref().unwrap_or_default();
+        let (offload, load) = (self.offload, self.load);
+        let bytes = self.kv_bytes_per_token;
+        tiers::resolve(tiers, offload, load, bytes, (rules, block_size), hardware)
     }
 
     fn computed_blocks(
@@ -291,12 +331,15 @@ impl EngineSettings {
     ) -> Result<StepTime, Invalid> {
         let without = "{ kind = \"fixed\", prefill = .., decode = .. } or { kind = \"instant\" }, \
                        as there is no model file with GPUs";
+        let ratio = self.speedup_ratio.unwrap_or(1.0);
+        let usable = ratio > 0.0 && ratio.is_finite();
+        Invalid::unless(usable, "speedup_ratio", ratio, "above 0 and finite")?;
         let kind = match (self.step_time, hardware) {
             (Some(kind), _) => kind,
             (None, Some(_)) => StepTimeSettings::Roofline {},
             (None, None) => return Err(Invalid::new("step_time", "nothing", without)),
         };
-        Ok(match kind {
+        let model = match kind {
             StepTimeSettings::Fixed { prefill, decode } => StepTime::Fixed { prefill, decode },
             StepTimeSettings::Instant {} => StepTime::Instant,
             StepTimeSettings::Roofline {} => {
@@ -312,17 +355,20 @@ impl EngineSettings {
                 )?;
                 StepTime::Table(measured.step_time(max_num_seqs))
             }
-        })
+        };
+        let faster = self.speedup_ratio.is_some();
+        Ok(if faster { StepTime::Faster(Box::new(model), ratio) } else { model })
     }
 }
 
 impl HostSettings {
-    fn resolve(&self) -> HostTime {
+    fn resolve(&self, speedup_ratio: f64) -> HostTime {
+        let time = |time: Option<SimDuration>| faster(time.unwrap_or_default(), speedup_ratio);
         HostTime {
-            prepare: self.prepare.unwrap_or_default(),
-            launch: self.launch.unwrap_or_default(),
-            eager_launch: self.eager_launch.unwrap_or_default(),
-            per_seq: self.per_seq.unwrap_or_default(),
+            prepare: time(self.prepare),
+            launch: time(self.launch),
+            eager_launch: time(self.eager_launch),
+            per_seq: time(self.per_seq),
         }
     }
 }

@@ -72,6 +72,8 @@ pub enum StepTime {
     Table(Table),
     /// No time at all, for tests of what does not depend on it.
     Instant,
+    /// Another model, faster: every time divided by a ratio above 0.
+    Faster(Box<StepTime>, f64),
 }
 
 impl StepTime {
@@ -87,6 +89,14 @@ impl StepTime {
             Self::Roofline(roofline) => roofline.step(work),
             Self::Table(table) => table.step(work),
             Self::Instant => SimDuration::ZERO,
+            Self::Faster(model, ratio) if !work.prefill.is_empty() => {
+                faster(model.step(work), *ratio)
+            }
+            Self::Faster(..) if work.decode_seqs == 0 => SimDuration::ZERO,
+            // Rounded as the piece is.
+            Self::Faster(..) => self
+                .decode_piece(work.decode_seqs, work.padded_seqs, work.decode_context)
+                .at(work.decode_context),
         }
     }
 
@@ -118,6 +128,20 @@ impl StepTime {
             Self::Roofline(roofline) => roofline.decode_piece(padded_seqs),
             Self::Table(table) => table.decode_piece(seqs, padded_seqs, context),
             Self::Instant => AffinePiece::flat(SimDuration::ZERO),
+            Self::Faster(model, ratio) => {
+                let piece = model.decode_piece(seqs, padded_seqs, context);
+                let faster = |ps| faster(SimDuration::from_ps(ps), *ratio).as_ps();
+                AffinePiece {
+                    base_ps: faster(piece.base_ps),
+                    per_token_ps: faster(piece.per_token_ps),
+                    ..piece
+                }
+            }
         }
     }
+}
+
+/// `time` on hardware that is `ratio` times as fast.
+pub(crate) fn faster(time: SimDuration, ratio: f64) -> SimDuration {
+    SimDuration::from_secs_f64(time.as_secs() / ratio)
 }

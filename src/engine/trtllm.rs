@@ -55,8 +55,7 @@ impl Trtllm {
 
     /// Those that have started, and those that wait.
     pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
-        // A context that has not started holds no block.
-        let waits = |id: &SeqId| core.seqs[*id].blocks.is_empty();
+        let waits = |id: &SeqId| waits(&core.seqs[*id]);
         let (mut queued, started): (Vec<SeqId>, Vec<SeqId>) =
             self.active.iter().copied().partition(waits);
         queued.extend(&self.waiting);
@@ -64,7 +63,7 @@ impl Trtllm {
     }
 
     fn not_started(&self, core: &Core) -> usize {
-        self.contexts.iter().filter(|&&id| core.seqs[id].blocks.is_empty()).count()
+        self.contexts.iter().filter(|&&id| waits(&core.seqs[id])).count()
     }
 
     pub(super) fn submit(&mut self, id: SeqId) {
@@ -74,6 +73,7 @@ impl Trtllm {
     /// Forms the next step and allocates its blocks. `from_idle`: the blocked
     /// fetch of an idle engine returns with the first arrival alone (T27).
     pub(super) fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {
+        self.take_loaded(core);
         self.fetch(core, from_idle);
         self.pass_capacity(core);
         self.share_budget(core);
@@ -125,6 +125,9 @@ impl Trtllm {
         for i in 0..self.contexts.len() {
             let id = self.contexts[i];
             let seq = &core.seqs[id];
+            if seq.loading {
+                continue;
+            }
             if !seq.blocks.is_empty() {
                 self.asks.push((id, seq.prompt_tokens - seq.kv_tokens));
                 continue;
@@ -197,19 +200,19 @@ impl Trtllm {
     /// Runs `granted` tokens of a prompt; at its first chunk the prompt's hits
     /// are looked up and all its blocks allocated (T12).
     fn compute_chunk(&mut self, core: &mut Core, step: &mut FormedStep, id: SeqId, granted: u32) {
+        let mut end = core.seqs[id].kv_tokens + granted;
+        if core.seqs[id].blocks.is_empty() && self.start(core, step, id) {
+            // Loaded first.
+            return;
+        }
         let seq = &mut core.seqs[id];
-        let mut end = seq.kv_tokens + granted;
-        if seq.blocks.is_empty() {
-            let hit_tokens = if core.config.prefix_caching {
-                let Seq { content, blocks, prompt_tokens, .. } = seq;
-                self.cache.add_sequence(content, *prompt_tokens, blocks, &mut core.log)
-            } else {
-                let blocks = seq.prompt_tokens.div_ceil(core.config.block_size);
-                seq.blocks.extend((0..blocks).map(|_| self.cache.allocate(&mut core.log)));
-                0
-            };
+        if !seq.started {
+            seq.started = true;
+            let hit_tokens = seq.kv_tokens;
             step.admitted.push((id, hit_tokens));
-            seq.kv_tokens = hit_tokens;
+            if seq.loaded.is_some() {
+                step.loaded.push(id);
+            }
             // The granted size slides over the tokens that were hit.
             end = hit_tokens + granted;
             if end < seq.prompt_tokens {
@@ -222,6 +225,54 @@ impl Trtllm {
         let last = end == seq.prompt_tokens;
         let new_tokens = end - cached_tokens;
         step.chunks.push((id, PrefillChunk { new_tokens, cached_tokens, last }));
+    }
+
+    /// Looks up a prompt's hits and allocates its blocks (T12). True if some of its
+    /// KV is loaded from a lower tier first.
+    fn start(&mut self, core: &mut Core, step: &FormedStep, id: SeqId) -> bool {
+        let block_size = core.config.block_size;
+        if !core.config.prefix_caching {
+            let seq = &mut core.seqs[id];
+            let blocks = seq.prompt_tokens.div_ceil(block_size);
+            seq.blocks.extend((0..blocks).map(|_| self.cache.allocate(&mut core.log)));
+            return false;
+        }
+        let mut load = None;
+        let mut cached_blocks = 0;
+        if core.log.tiers().is_some() {
+            let seq = &core.seqs[id];
+            let reusable = (seq.prompt_tokens - 1) / block_size;
+            cached_blocks = self.cache.present_blocks(&seq.content, reusable);
+            load = core.plan_load(id, cached_blocks, step);
+            if let Some(tiers) = core.log.tiers_mut() {
+                tiers.touch(&core.seqs[id].content, reusable);
+            }
+        }
+        // Before blocks are taken: what they displace must not displace this.
+        let takes_time = load.as_ref().is_some_and(|load| core.begin_load(id, load));
+        let Core { seqs, log, .. } = core;
+        let seq = &mut seqs[id];
+        let Seq { content, blocks, prompt_tokens, .. } = seq;
+        seq.kv_tokens = self.cache.add_sequence(content, *prompt_tokens, blocks, log);
+        if let Some(load) = load {
+            seq.kv_tokens = (cached_blocks + load.blocks) * block_size;
+            if !takes_time {
+                self.cache.store(&seq.content, &seq.blocks, seq.kv_tokens, false, log);
+            }
+        }
+        takes_time
+    }
+
+    /// Prompts whose loads are done offer what was loaded, and go on.
+    fn take_loaded(&mut self, core: &mut Core) {
+        if core.loads.is_empty() {
+            return;
+        }
+        for id in core.take_loaded() {
+            let Core { seqs, log, .. } = core;
+            let seq = &seqs[id];
+            self.cache.store(&seq.content, &seq.blocks, seq.kv_tokens, false, log);
+        }
     }
 
     /// The block traffic of decode step `step`: blocks are taken, none stored (T13).
@@ -279,6 +330,11 @@ impl Trtllm {
         let at = self.active.iter().position(|&other| other == id);
         self.active.remove(at.expect("an ending request is active"));
     }
+}
+
+/// A context that has not started holds no block, or waits for what is loaded into them.
+fn waits(seq: &Seq) -> bool {
+    seq.blocks.is_empty() || seq.loading
 }
 
 /// Blocks that a request may still take until its longest possible end (T3).

@@ -8,6 +8,9 @@ use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
 use crate::truth::WorkerTruth;
 
+/// The time to a first token on a worker that is gone: longer than any run.
+const NEVER: SimDuration = SimDuration::from_secs(100 * 86_400);
+
 /// All of a worker must be settled up to the present moment, its boundary of
 /// this moment excepted ([`Worker::settle`]).
 impl Worker {
@@ -16,7 +19,17 @@ impl Worker {
         self.present_blocks(&request.content, request.prompt_tokens)
     }
 
-    /// The worker as `request` would find it at `now`.
+    /// Leading full blocks of the prompt of `request` that it holds in GPU memory or,
+    /// where that ends, in tiers below.
+    pub fn reachable_blocks(&self, request: &Request) -> u32 {
+        let cached_blocks = self.cached_blocks(request);
+        let Some(tiers) = self.core.log.tiers() else { return cached_blocks };
+        let limit = (request.prompt_tokens - 1) / self.core.config.block_size;
+        let below = tiers.find(&request.content, cached_blocks, limit);
+        cached_blocks + below.iter().map(|piece| piece.blocks).sum::<u32>()
+    }
+
+    /// The worker as `request` would find it at `now`, tiers below GPU memory apart.
     pub fn truth(&self, now: SimTime, request: &Request) -> WorkerTruth {
         let block_size = self.core.config.block_size;
         let cached_blocks = self.cached_blocks(request);
@@ -29,9 +42,13 @@ impl Worker {
         };
         let prefill_tokens = begun + self.seqs(&queued).map(missing).sum::<u64>();
         let own = u64::from(request.prompt_tokens - cached_blocks * block_size);
-        let ttft = self.to_next_boundary(now)
-            + self.wait_for_place(&started, queued.len())
-            + self.prefill_time(prefill_tokens + own, request.prompt_tokens);
+        let ttft = if self.is_up {
+            self.to_next_boundary(now)
+                + self.wait_for_place(&started, queued.len())
+                + self.prefill_time(prefill_tokens + own, request.prompt_tokens)
+        } else {
+            NEVER
+        };
         let count = |ids: &[SeqId]| u32::try_from(ids.len()).expect("requests fit u32");
         WorkerTruth {
             cached_blocks,
@@ -65,7 +82,7 @@ impl Worker {
         let boundary = match &self.state {
             State::Idle => now,
             State::Ready { at, .. } => *at,
-            State::Draining { until } => *until,
+            State::Draining { until } | State::Loading { until } => *until,
             State::Running(plan) => {
                 let mut next: Pipeline = self.pipeline;
                 next.step(&plan.cadence);
@@ -103,6 +120,7 @@ impl Worker {
         }
         let padded = config.graph_seqs(decode.len(), false).unwrap_or(decode.len());
         let piece = config.step_time.decode_piece(decode.len(), padded, decode.context());
+        let piece = self.pace.piece(piece);
         let (prepare, launch) = config.host_time(decode.len(), false);
         piece.at(decode.context()).max(prepare + launch)
     }
@@ -121,7 +139,7 @@ impl Worker {
                 decode_context: decode.context(),
                 padded_seqs: decode.len(),
             };
-            config.step_time.step(&work).max(prepare + launch)
+            self.pace.time(config.step_time.step(&work)).max(prepare + launch)
         };
         let (full, rest) = (tokens / budget, tokens % budget);
         let rest = if rest > 0 { step(rest) } else { SimDuration::ZERO };

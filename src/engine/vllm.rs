@@ -6,11 +6,13 @@
 //! while budget, places and free blocks last. Memory is not reserved: when a
 //! running sequence finds no free block, the last admitted one is preempted.
 
+mod handover;
+
 use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
 use crate::kv::{Hits, VllmCache};
-use crate::request::Content;
+use crate::request::{Content, Phase};
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -20,11 +22,21 @@ pub(super) struct Vllm {
     waiting: VecDeque<SeqId>,
     /// In order of admission; sequences whose last step runs are still here.
     running: Vec<SeqId>,
+    /// Requests that hold blocks into which KV is being loaded.
+    loading: Vec<SeqId>,
     hits: Hits,
+    /// A request was passed over, because what it needs is being loaded for another.
+    passed_over: bool,
     /// The request at the head waits for memory.
     head_blocked: bool,
     /// The first decode step whose blocks have not been filled.
     filled_to: u64,
+    /// Requests with blocks for KV that is on its way.
+    awaiting: Vec<SeqId>,
+    /// Requests whose KV came, in this order; not in a batch yet.
+    received: VecDeque<SeqId>,
+    /// Prefilled requests whose blocks are kept for the worker that will decode them.
+    kept: Vec<SeqId>,
 }
 
 impl Vllm {
@@ -33,9 +45,14 @@ impl Vllm {
             cache,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            loading: Vec::new(),
             hits: Hits::default(),
+            passed_over: false,
             head_blocked: false,
             filled_to: 0,
+            awaiting: Vec::new(),
+            received: VecDeque::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -53,12 +70,12 @@ impl Vllm {
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.loading.len() + self.awaiting.len() + self.received.len()
     }
 
     /// Those in the batch, and those that wait.
     pub(super) fn requests(&self) -> (Vec<SeqId>, Vec<SeqId>) {
-        (self.running.clone(), self.waiting.iter().copied().collect())
+        (self.running.clone(), self.loading.iter().chain(&self.waiting).copied().collect())
     }
 
     pub(super) fn submit(&mut self, id: SeqId) {
@@ -67,12 +84,16 @@ impl Vllm {
 
     /// Forms the next step and allocates its blocks.
     pub(super) fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
+        self.take_loaded(core);
         let preempted_before = step.preempted.len();
         self.decode(core, step);
         let mut budget = core.config.max_num_batched_tokens - core.decode.len();
         self.resume_prefill(core, step, &mut budget);
         self.head_blocked = false;
-        if step.preempted.len() == preempted_before {
+        self.passed_over = false;
+        // Blocks for KV that is on its way can make the only sequence that runs
+        // preempt itself; the engine then has an empty step, and looks again.
+        if step.preempted.len() == preempted_before || self.running.is_empty() {
             self.admit(core, step, &mut budget);
         }
     }
@@ -114,7 +135,7 @@ impl Vllm {
     pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         self.filled_to = step + 1;
         let takers = core.decode.takers(step).len();
-        if !core.log.is_on() {
+        if !core.log.is_heard() {
             // Only events show in which order.
             self.cache.allocate(narrow(takers), &mut core.log);
             for i in 0..core.decode.fillers(step).len() {
@@ -226,32 +247,71 @@ impl Vllm {
     /// blocks, the first that does not fit ends admission.
     fn admit(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
         let places = core.config.max_num_seqs as usize;
+        self.join_received(core, step, budget, places);
+        let block_size = core.config.block_size;
+        let mut at = 0;
         while *budget > 0 && self.running.len() < places {
-            let Some(&id) = self.waiting.front() else { return };
+            let Some(&id) = self.waiting.get(at) else { return };
             let target = core.seqs[id].target_tokens();
-            if core.config.prefix_caching {
+            // Blocks that were loaded for it.
+            let own_blocks = core.seqs[id].kv_tokens / block_size;
+            if own_blocks > 0 {
+                self.hits.clear();
+            } else if core.config.prefix_caching {
                 self.look_up(core, id, target);
             }
             let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
-            let needed = target.div_ceil(core.config.block_size) - hit_blocks + free_hits;
+            if own_blocks == 0 && self.is_being_loaded(core, id, hit_blocks) {
+                self.passed_over = true;
+                at += 1;
+                continue;
+            }
+            let needed = target.div_ceil(block_size) - own_blocks - hit_blocks + free_hits;
             let watermark = if self.running.is_empty() { 0 } else { core.config.watermark_blocks };
             if needed.saturating_add(watermark) > self.cache.free_blocks() {
+                if self.running.is_empty() && self.give_up_loaded(core, id) {
+                    continue;
+                }
                 self.head_blocked = true;
                 return;
             }
-            let hit_tokens = hit_blocks * core.config.block_size;
-            let new_tokens = (target - hit_tokens).min(*budget);
-            if !core.config.chunked_prefill && new_tokens < target - hit_tokens {
+            if core.seqs[id].phase == Phase::Decode {
+                self.await_kv(core, step, hit_blocks * block_size);
+                continue;
+            }
+            let load = if own_blocks == 0 { core.plan_load(id, hit_blocks, step) } else { None };
+            let load_blocks = load.as_ref().map_or(0, |load| load.blocks);
+            let ready_tokens = (own_blocks + hit_blocks + load_blocks) * block_size;
+            let new_tokens = (target - ready_tokens).min(*budget);
+            if !core.config.chunked_prefill && new_tokens < target - ready_tokens {
                 return;
             }
-            self.waiting.pop_front();
+            if let Some(tiers) = core.log.tiers_mut().filter(|_| own_blocks == 0) {
+                tiers.touch(&core.seqs[id].content, (target - 1) / block_size);
+            }
+            self.waiting.remove(at);
+            if own_blocks == 0 {
+                let seq = &mut core.seqs[id];
+                self.cache.take(&self.hits, &mut seq.held);
+                seq.kv_tokens = ready_tokens;
+            }
+            if let Some(load) = load {
+                let takes_time = core.begin_load(id, &load);
+                self.cache.allocate(load_blocks, &mut core.log);
+                if takes_time {
+                    self.loading.push(id);
+                    continue;
+                }
+                self.publish(core, id, ready_tokens / block_size);
+            }
             self.running.push(id);
             core.seqs.admit(id);
-            let seq = &mut core.seqs[id];
-            self.cache.take(&self.hits, &mut seq.held);
-            seq.kv_tokens = hit_tokens;
+            let seq = &core.seqs[id];
+            if seq.loaded.is_some() {
+                step.loaded.push(id);
+            }
             if !seq.preempted {
-                step.admitted.push((id, hit_tokens));
+                step.admitted.push((id, ready_tokens));
             }
             self.compute_chunk(core, step, id, new_tokens);
             *budget -= new_tokens;
@@ -265,6 +325,49 @@ impl Vllm {
             self.enter_deferred(core, owner);
             self.cache.lookup(&core.seqs[id].content, target, &mut self.hits);
         }
+    }
+
+    /// Requests whose loads are done offer what was loaded and wait first in line.
+    fn take_loaded(&mut self, core: &mut Core) {
+        if core.loads.is_empty() {
+            return;
+        }
+        let done = core.take_loaded();
+        for &id in &done {
+            self.publish(core, id, core.seqs[id].kv_tokens / core.config.block_size);
+        }
+        self.loading.retain(|&id| core.seqs[id].loading);
+        done.into_iter().rev().for_each(|id| self.waiting.push_front(id));
+    }
+
+    /// True if the block at which the hits of `id` end is being loaded for another
+    /// request: then it waits for that (vLLM's `OffloadingConnector`), and others
+    /// go before it.
+    fn is_being_loaded(&self, core: &Core, id: SeqId, hit_blocks: u32) -> bool {
+        let seq = &core.seqs[id];
+        let block_size = core.config.block_size;
+        if self.loading.is_empty() || hit_blocks >= (seq.target_tokens() - 1) / block_size {
+            return false;
+        }
+        let missing = seq.content.block(hit_blocks);
+        let has = |other: &Seq| {
+            hit_blocks < other.kv_tokens / block_size && other.content.block(hit_blocks) == missing
+        };
+        self.loading.iter().any(|&other| has(&core.seqs[other]))
+    }
+
+    /// Nothing runs, and request `id` does not fit because others hold what was
+    /// loaded for them: the last of those gives its blocks back (to the cache).
+    /// Assumed: vLLM would wait for ever.
+    fn give_up_loaded(&mut self, core: &mut Core, id: SeqId) -> bool {
+        let holds = |&other: &SeqId| other != id && core.seqs[other].kv_tokens > 0;
+        let Some(at) = self.waiting.iter().rposition(holds) else { return false };
+        let other = self.waiting[at];
+        self.release(core, other);
+        let seq = &mut core.seqs[other];
+        seq.kv_tokens = 0;
+        seq.loaded = None;
+        true
     }
 
     fn compute_chunk(
@@ -298,6 +401,10 @@ impl Vllm {
         let seq = &mut core.seqs[id];
         seq.kv_tokens = 0;
         seq.preempted = true;
+        if seq.phase == Phase::Decode {
+            // What was received is lost, and computed here like any prompt.
+            seq.phase = Phase::Whole;
+        }
         self.waiting.push_front(id);
         step.preempted.push(id);
         id
@@ -305,7 +412,7 @@ impl Vllm {
 
     /// How many of the next `max` decode-only steps need no decision.
     pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
-        if self.head_blocked && self.head_may_find_new_blocks(core) {
+        if self.passed_over || self.head_blocked && self.head_may_find_new_blocks(core) {
             return 0;
         }
         core.decode.steps_within(self.cache.free_blocks(), max)
@@ -326,6 +433,10 @@ impl Vllm {
     /// Ends a sequence whose last token has left: its blocks are freed.
     pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
         self.release(core, id);
+        self.leave_batch(id);
+    }
+
+    fn leave_batch(&mut self, id: SeqId) {
         let at = self.running.iter().position(|&other| other == id);
         self.running.remove(at.expect("an ending sequence is running"));
     }

@@ -1,22 +1,25 @@
 //! The life of a worker; see the [module documentation](super).
 
+mod handover;
+mod lifecycle;
 mod output_blocks;
+mod scheduler;
 
 use super::config::{EngineConfig, Rules};
-use super::decode_set::DecodeSet;
 use super::gauges::Gauges;
 use super::outbox::{Outbox, StepRecord, Wake};
+use super::pace::Pace;
 use super::pipeline::{Cadence, Pipeline, Segment};
 use super::plan::{ChunkEnd, Plan, Results};
-use super::seq::{Seq, SeqId, Seqs};
+use super::seq::{Seq, SeqId};
 use super::step_time::{PrefillChunk, StepWork};
+use super::tiers::Loaded;
 use super::trtllm::Trtllm;
 use super::vllm::Vllm;
 use super::{Core, FormedStep};
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
-use crate::kv::{EventLog, TrtllmCache, VllmCache};
-use crate::request::Request;
+use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
 
@@ -36,6 +39,8 @@ pub struct Worker {
     /// Preempted while their last token was still being computed.
     late_tokens: Vec<SeqId>,
     spare: Vec<Results>,
+    pub(super) pace: Pace,
+    pub(super) is_up: bool,
 }
 
 #[derive(Debug)]
@@ -54,28 +59,16 @@ pub(super) enum State {
     Running(Plan),
     /// Nothing can be formed until the results in flight are handled.
     Draining { until: SimTime },
+    /// Nothing can be formed until a load from a lower tier is done.
+    Loading { until: SimTime },
 }
 
 impl Worker {
     /// An idle worker with an empty cache. Cache events are recorded only if
     /// somebody `wants_kv_events`.
     pub fn new(id: WorkerId, config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
-        let rules = match config.rules {
-            Rules::Vllm => {
-                Scheduler::Vllm(Vllm::new(VllmCache::new(config.block_size, config.num_blocks)))
-            }
-            Rules::Trtllm => Scheduler::Trtllm(Trtllm::new(TrtllmCache::new(
-                config.block_size,
-                config.num_blocks,
-                config.trtllm.partial_reuse,
-            ))),
-        };
-        let core = Core {
-            seqs: Seqs::default(),
-            decode: DecodeSet::new(config.block_size),
-            log: EventLog::new(wants_kv_events),
-            config,
-        };
+        let rules = Scheduler::new(&config);
+        let core = Core::new(config, wants_kv_events);
         Self {
             id,
             core,
@@ -88,6 +81,8 @@ impl Worker {
             chunks: Vec::new(),
             late_tokens: Vec::new(),
             spare: Vec::new(),
+            pace: Pace::NORMAL,
+            is_up: true,
         }
     }
 
@@ -95,7 +90,7 @@ impl Worker {
     pub fn wake(&self) -> Option<Wake> {
         match &self.state {
             State::Idle => None,
-            State::Ready { at, .. } => Some(Wake::StartStep(*at)),
+            State::Ready { at, .. } | State::Loading { until: at } => Some(Wake::StartStep(*at)),
             State::Running(plan) => Some(Wake::FinishStep(plan.end)),
             State::Draining { until } => Some(Wake::FinishStep(*until)),
         }
@@ -112,12 +107,32 @@ impl Worker {
         request: &Request,
         out: &mut Outbox,
     ) -> Result<(), RejectReason> {
+        self.submit_phase(now, request, Phase::Whole, out)
+    }
+
+    /// Takes a request at `now` for a part of its work; vLLM's rules only, unless
+    /// that is all of it.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn submit_phase(
+        &mut self,
+        now: SimTime,
+        request: &Request,
+        phase: Phase,
+        out: &mut Outbox,
+    ) -> Result<(), RejectReason> {
         let config = &self.core.config;
         if request.prompt_tokens >= config.max_model_len {
             return Err(RejectReason::ContextLimit);
         }
         let room = config.max_model_len - request.prompt_tokens;
         let mut seq = Seq::new(request);
+        seq.phase = phase;
+        if phase == Phase::Prefill {
+            // As routers ask for it: a prompt and one token, which nobody gets.
+            seq.output_tokens = 1;
+        }
         seq.output_tokens = seq.output_tokens.min(room);
         seq.max_tokens = seq.max_tokens.min(room);
         let longest = match config.rules {
@@ -138,12 +153,7 @@ impl Worker {
             Scheduler::Vllm(rules) => rules.submit(id),
             Scheduler::Trtllm(rules) => rules.submit(id),
         }
-        match &mut self.state {
-            State::Idle => self.state = State::Ready { at: now, from_idle: true },
-            State::Running(plan) => plan.cut(self.pipeline, now),
-            State::Ready { .. } | State::Draining { .. } => {}
-        }
-        self.settle(now, out);
+        self.see_change(now, out);
         self.gauges.advance(now);
         self.gauges.waiting += 1;
         Ok(())
@@ -152,6 +162,7 @@ impl Worker {
     /// Handles the results that are due at the boundary `now`.
     pub fn finish_step(&mut self, now: SimTime, out: &mut Outbox) {
         self.settle(now, out);
+        self.core.set_time(now);
         let mut record = None;
         // Steps formed after the one whose results are due.
         let ahead = match self.state {
@@ -184,7 +195,7 @@ impl Worker {
                     self.pipeline.boundary = now;
                     due
                 }
-                State::Idle | State::Ready { .. } => unreachable!("no step is running"),
+                _ => unreachable!("no step is running"),
             };
         self.gauges.advance(now);
         for at in 0..self.late_tokens.len() {
@@ -208,6 +219,7 @@ impl Worker {
         for &(id, end) in &results.chunks {
             match end {
                 ChunkEnd::Partial => {}
+                ChunkEnd::FirstToken if self.core.seqs[id].phase == Phase::Prefill => {}
                 ChunkEnd::FirstToken => self.tell(now, id, WorkerEventKind::FirstToken, out),
                 ChunkEnd::NextToken(number) => {
                     let gap = now.since(self.core.seqs[id].last_token_at);
@@ -217,6 +229,10 @@ impl Worker {
             }
         }
         for id in results.ended.drain(..) {
+            if self.core.seqs[id].phase == Phase::Prefill {
+                self.keep(now, id, out);
+                continue;
+            }
             match &mut self.rules {
                 Scheduler::Vllm(rules) => rules.end(&mut self.core, id),
                 Scheduler::Trtllm(rules) => rules.end(&mut self.core, id),
@@ -246,12 +262,15 @@ impl Worker {
 
     /// Forms the next step at `now` and plans what follows it.
     pub fn start_step(&mut self, now: SimTime, out: &mut Outbox) {
-        let State::Ready { at, from_idle } = self.state else {
-            unreachable!("a step is formed at a boundary");
+        let (at, from_idle, idles) = match self.state {
+            State::Ready { at, from_idle } => (at, from_idle, from_idle),
+            State::Loading { until } => (until, false, true),
+            _ => unreachable!("a step is formed at a boundary"),
         };
         debug_assert_eq!(at, now);
         self.gauges.advance(now);
-        if from_idle {
+        self.core.set_time(now);
+        if idles {
             self.pipeline.restart(now);
         }
         self.formed.clear();
@@ -265,24 +284,36 @@ impl Worker {
             State::Running(self.plan(out.output_blocks))
         } else if self.in_flight.is_some() {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
+        } else if let Some(again) = self.core.form_again(now, from_idle, &self.formed) {
+            again
         } else {
             let left = self.gauges.waiting + self.gauges.running;
-            assert_eq!(left, 0, "{:?} is idle at {now:?} with {left} requests", self.id);
+            let waits = self.waits_for_others();
+            assert!(left == 0 || waits, "{:?} is idle at {now:?} with {left} requests", self.id);
             State::Idle
         };
     }
 
     fn announce(&mut self, now: SimTime, out: &mut Outbox) {
+        for &id in &self.formed.loaded {
+            if let Some(Loaded { tokens, time }) = self.core.seqs[id].loaded.take() {
+                self.tell(now, id, WorkerEventKind::Loaded { tokens, time }, out);
+            }
+        }
         for &(id, cached_tokens) in &self.formed.admitted {
             self.tell(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
         }
         for &id in &self.formed.preempted {
             let seq = &mut self.core.seqs[id];
             seq.last_token_at = now;
+            seq.first_since_admission = u32::MAX;
             if self.core.config.overlap {
                 self.late_tokens.push(id);
             }
             self.tell(now, id, WorkerEventKind::Preempted, out);
+        }
+        for &(id, tokens) in &self.formed.awaited {
+            out.awaited.push((self.core.seqs[id].request, tokens));
         }
     }
 
@@ -309,7 +340,8 @@ impl Worker {
             steps = further + 1;
         }
         let mut last = self.spare.pop().unwrap_or_default();
-        last.decoded = decode_seqs;
+        let joined = u32::try_from(self.formed.joined.len()).expect("fits u32");
+        last.decoded = decode_seqs - joined;
         let cadence = Cadence { overlap: config.overlap, prepare, launch, gpu, growth };
         let record = self.record(decode_seqs);
         let mut plan = Plan { steps, cadence, end: SimTime::ZERO, last, record };
@@ -318,6 +350,9 @@ impl Worker {
             self.join_decodes(&mut plan.last);
         }
         plan.find_end(self.pipeline);
+        if let Some(&(done, _)) = self.core.loads.first() {
+            plan.cut(self.pipeline, done);
+        }
         plan
     }
 
@@ -355,10 +390,11 @@ impl Worker {
             self.chunks.extend(self.formed.chunks.iter().map(|&(_, chunk)| chunk));
             let prefill = &self.chunks;
             let work = StepWork { prefill, decode_seqs, decode_context, padded_seqs: decode_seqs };
-            return (config.step_time.step(&work), SimDuration::ZERO, 1);
+            return (self.pace.time(config.step_time.step(&work)), SimDuration::ZERO, 1);
         }
         let padded_seqs = config.graph_seqs(decode_seqs, false).unwrap_or(decode_seqs);
         let piece = config.step_time.decode_piece(decode_seqs, padded_seqs, decode_context);
+        let piece = self.pace.piece(piece);
         let growth = SimDuration::from_ps(piece.per_token_ps * u64::from(decode_seqs));
         let mut steps = 1;
         if self.may_look_ahead(decode_seqs) {
@@ -374,11 +410,15 @@ impl Worker {
         let config = &self.core.config;
         let nothing_due = !config.overlap
             || self.in_flight.as_ref().is_some_and(|results| results.only_decoded(decode_seqs));
-        config.fast_forward && nothing_due && self.formed.preempted.is_empty()
+        config.fast_forward
+            && nothing_due
+            && self.formed.preempted.is_empty()
+            && self.formed.joined.is_empty()
     }
 
     /// Lets the prompts that the step completes join the decoding sequences.
     fn join_decodes(&mut self, last: &mut Results) {
+        last.chunks.extend(self.formed.joined.iter().map(|&id| (id, ChunkEnd::FirstToken)));
         let Core { seqs, decode, .. } = &mut self.core;
         for &(id, chunk) in &self.formed.chunks {
             if !chunk.last {
@@ -387,6 +427,7 @@ impl Worker {
             }
             let seq = &mut seqs[id];
             seq.generated += 1;
+            seq.first_since_admission = seq.generated;
             let end = match seq.generated {
                 1 => ChunkEnd::FirstToken,
                 number => ChunkEnd::NextToken(number),
@@ -450,6 +491,7 @@ impl Worker {
         while step < first + segment.steps {
             let k = step - first + 1;
             self.gauges.advance(segment.boundary(k));
+            self.core.set_time(segment.boundary(k));
             self.rules.decode_blocks(&mut self.core, step);
             self.gauges.used_blocks = self.rules.used_blocks();
             if k < segment.steps {
@@ -546,41 +588,6 @@ impl Core {
         self.decode.take_ended(&mut self.seqs, &mut results.ended);
         for &id in &results.ended {
             self.seqs[id].ending = true;
-        }
-    }
-}
-
-impl Scheduler {
-    /// The requests that have started, and those that wait, in order of arrival.
-    pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
-        match self {
-            Self::Vllm(rules) => rules.requests(),
-            Self::Trtllm(rules) => rules.requests(core),
-        }
-    }
-
-    fn used_blocks(&self) -> u32 {
-        match self {
-            Self::Vllm(rules) => rules.cache().used_blocks(),
-            Self::Trtllm(rules) => rules.cache().used_blocks(),
-        }
-    }
-
-    fn decode_blocks(&mut self, core: &mut Core, step: u64) {
-        match self {
-            Self::Vllm(rules) => rules.decode_blocks(core, step),
-            Self::Trtllm(rules) => rules.decode_blocks(core, step),
-        }
-    }
-
-    /// The first step at or after `step` in which decoding changes the cache.
-    fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
-        let taking = decode.next_taking(step);
-        match self {
-            // vLLM also publishes a block in the step that fills it, the one
-            // before the next is taken.
-            Self::Vllm(_) if taking > step => taking - 1,
-            _ => taking,
         }
     }
 }

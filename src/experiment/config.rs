@@ -1,31 +1,30 @@
 //! From the text of an experiment to validated runs.
 
+pub use super::cluster::ClusterSettings;
+use super::cluster::check_pooled;
 use super::document::{Document, NOTHING};
 use super::error::{ExperimentError, Place};
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
+use crate::fleet::Pools;
 use crate::router::PolicySpec;
-use crate::router::settings::RouterSettings;
-use crate::settings::{self, Invalid};
+use crate::router::settings::{PARAMETERS, RouterSettings};
+use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{WorkloadSettings, WorkloadSource};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The most workers of a fleet (assumed: far above any fleet behind one router).
-const MAX_WORKERS: u32 = 100_000;
-
 /// The longest simulated time of one run; the clock itself ends at 213 days.
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
 
 /// The axis that is folded into one run when levels follow each other.
-const LEVEL_KEY: &str = "workload.concurrency";
+pub(super) const LEVEL_KEY: &str = "workload.concurrency";
 
 /// Dotted keys with the values that a point has there.
 pub type Params = BTreeMap<String, serde_json::Value>;
@@ -60,6 +59,9 @@ pub struct RunSpec {
     pub levels: Vec<u32>,
     /// For each level, its index in [`Experiment::points`].
     pub points: Vec<usize>,
+    /// An earlier run that differs only in what the policy does not look at: its
+    /// simulations are this one's too.
+    pub same_as: Option<usize>,
 }
 
 impl RunSpec {
@@ -76,8 +78,10 @@ impl RunSpec {
 pub struct Settings {
     /// The fleet.
     pub cluster: ClusterSettings,
-    /// Each of its workers.
+    /// Each of its workers; with `pools`, what they have in common.
     pub engine: EngineConfig,
+    /// If prefill and decode have workers of their own.
+    pub pools: Option<Pools>,
     /// The router in front of it.
     pub router: RouterSettings,
     /// The policy that it names.
@@ -90,29 +94,6 @@ pub struct Settings {
     pub slo: Option<SloSettings>,
     /// What `workload` needs from files, in memory.
     pub source: WorkloadSource,
-}
-
-/// The `[cluster]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterSettings {
-    /// Number of workers.
-    #[serde(deserialize_with = "settings::count")]
-    pub workers: u32,
-    /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
-    pub model: Option<String>,
-}
-
-impl ClusterSettings {
-    fn validate(&self) -> Result<(), Invalid> {
-        let allowed = format!("from 1 to {MAX_WORKERS}");
-        Invalid::unless(
-            (1..=MAX_WORKERS).contains(&self.workers),
-            "workers",
-            self.workers,
-            &allowed,
-        )
-    }
 }
 
 /// What the command line adds to an experiment file.
@@ -152,9 +133,10 @@ impl Experiment {
         self.document.optional("published")
     }
 
-    /// The folder that paths in the experiment are relative to.
-    pub fn folder(&self) -> &Path {
-        self.document.folder()
+    /// The folder that the path at this key is relative to: that of the file that
+    /// gives it.
+    pub fn folder_of(&self, key: &str) -> &Path {
+        self.document.folder_of(key)
     }
 
     fn from_document(
@@ -194,6 +176,8 @@ impl Experiment {
         let level_axis = axes.iter().position(|axis| axis.key == LEVEL_KEY);
         // The run that the levels of one combination of all other axes belong to.
         let mut sequences: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
+        // By run, what its first point's document says to its policy.
+        let mut seen: Vec<Option<[u8; 32]>> = Vec::new();
         for mut indices in sweep::combinations(axes) {
             let mut document = self.document.clone();
             let mut params = Params::new();
@@ -226,11 +210,25 @@ impl Experiment {
                     continue;
                 }
             }
-            let run = RunSpec { settings, levels: vec![level], points: vec![point] };
+            seen.push(seen_by_policy(&document, &settings.policy));
+            let (levels, points) = (vec![level], vec![point]);
+            let run = RunSpec { settings, levels, points, same_as: None };
             check_length(&document, &run)?;
             self.runs.push(run);
         }
+        let mut known: BTreeMap<(&[u8; 32], Vec<u32>), usize> = BTreeMap::new();
+        for (index, (run, seen)) in self.runs.iter_mut().zip(&seen).enumerate() {
+            let Some(seen) = seen else { continue };
+            let first = *known.entry((seen, run.levels.clone())).or_insert(index);
+            run.same_as = Some(first).filter(|first| *first < index);
+        }
         Ok(())
+    }
+
+    /// Simulations that a run of all takes: one per run and seed, unless it is
+    /// the same as another one.
+    pub fn simulations(&self) -> usize {
+        self.runs.iter().filter(|run| run.same_as.is_none()).count() * self.seeds.len()
     }
 
     /// Names the point, if the sweep is what makes the experiment wrong and the
@@ -253,6 +251,19 @@ impl Experiment {
     }
 }
 
+/// SHA-256 over what a point's document says to a blind policy; `None` of others,
+/// which see all that was swept.
+fn seen_by_policy(document: &Document, policy: &PolicySpec) -> Option<[u8; 32]> {
+    if !policy.is_blind() {
+        return None;
+    }
+    let mut settings = document.settings();
+    if let Some(router) = settings.get_mut("router").and_then(serde_json::Value::as_object_mut) {
+        router.retain(|key, _| !PARAMETERS.contains(&key.as_str()));
+    }
+    Some(Sha256::digest(settings.to_string()).into())
+}
+
 /// Parameters on one line.
 pub(super) fn show(params: &Params) -> String {
     // A key in quotes may hold line breaks; its value is shown escaped.
@@ -267,7 +278,8 @@ pub(super) fn show(params: &Params) -> String {
 struct Resolver {
     traces: Option<PathBuf>,
     policies: Vec<PolicySpec>,
-    models: BTreeMap<String, Arc<Model>>,
+    /// By the path as written, and where that leads.
+    models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
 }
@@ -278,44 +290,102 @@ impl Resolver {
         let cluster: ClusterSettings = document.section("cluster")?;
         cluster.validate().map_err(invalid("cluster"))?;
         let model = match &cluster.model {
-            Some(path) => Some(self.model(document, path)?),
+            Some(path) => Some(self.model(document, path, "cluster.model")?),
             None => None,
         };
-        let engine: EngineSettings = document.section("engine")?;
-        let engine = match &model {
-            Some(model) => model.engine_config(&engine),
-            None => engine.resolve(None),
-        }
-        .map_err(invalid("engine"))?;
+        let common: EngineSettings = document.section("engine")?;
+        let engine = resolve(model.as_deref(), common.clone()).map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
         let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
-        router.validate_for(cluster.workers).map_err(invalid("router"))?;
+        router.validate_for(cluster.slots()).map_err(invalid("router"))?;
+        let pools = match cluster.prefill.workers {
+            Some(workers) => {
+                Some(self.pools(document, &cluster, workers, &common, model.as_ref())?)
+            }
+            None => None,
+        };
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
         measure.validate().map_err(invalid("measure"))?;
         if measure.window.is_none() && workload.is_endless() {
-            let allowed = "given: a closed loop never ends by itself";
+            let allowed = "given: this workload never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
+        }
+        if let Some(pools) = &pools {
+            let same = pools.prefill.block_size == engine.block_size;
+            let allowed = format!("engine.block_size, {}", engine.block_size);
+            Invalid::unless(same, "prefill.engine.block_size", pools.prefill.block_size, &allowed)
+                .map_err(invalid("cluster"))?;
+            for engine in [&pools.prefill, &pools.decode] {
+                check_pooled(&policy, &measure, engine)
+                    .map_err(|(section, wrong)| document.invalid(section, wrong))?;
+            }
         }
         let slo: Option<SloSettings> = document.optional("slo")?;
         if let Some(slo) = &slo {
             slo.validate().map_err(invalid("slo"))?;
         }
         let source = self.source(document, &workload)?;
-        Ok(Settings { cluster, engine, router, policy, workload, source, measure, slo })
+        Ok(Settings { cluster, engine, pools, router, policy, workload, source, measure, slo })
     }
 
-    fn model(&mut self, document: &Document, path: &str) -> Result<Arc<Model>, ExperimentError> {
-        if let Some(model) = self.models.get(path) {
+    /// The two pools of which `prefill_workers` workers are the first.
+    fn pools(
+        &mut self,
+        document: &Document,
+        cluster: &ClusterSettings,
+        prefill_workers: u32,
+        common: &EngineSettings,
+        common_model: Option<&Arc<Model>>,
+    ) -> Result<Pools, ExperimentError> {
+        let mut pool = |name: &str, own: &EngineSettings, model: Option<&String>| {
+            let model = match model {
+                Some(path) => Some(self.model(document, path, &format!("cluster.{name}.model"))?),
+                None => common_model.cloned(),
+            };
+            let settings = own.clone().over(common.clone());
+            let config = resolve(model.as_deref(), settings)
+                .map_err(|wrong| document.invalid(&format!("cluster.{name}.engine"), wrong))?;
+            Ok((Arc::new(config), model))
+        };
+        let (prefill, model) =
+            pool("prefill", &cluster.prefill.engine, cluster.prefill.model.as_ref())?;
+        let (decode, decode_model) =
+            pool("decode", &cluster.decode.engine, cluster.decode.model.as_ref())?;
+        let invalid = |wrong| document.invalid("cluster", wrong);
+        let kv_bytes_per_token = cluster
+            .kv_bytes_per_token(model.as_deref(), decode_model.as_deref())
+            .map_err(invalid)?;
+        let pools = Pools {
+            prefill_workers,
+            decode_workers: cluster.workers - prefill_workers,
+            prefill,
+            decode,
+            link: cluster.network.link(),
+            kv_bytes_per_token,
+        };
+        pools.validate().map_err(invalid)?;
+        Ok(pools)
+    }
+
+    fn model(
+        &mut self,
+        document: &Document,
+        path: &str,
+        key: &str,
+    ) -> Result<Arc<Model>, ExperimentError> {
+        let file = document.folder_of(key).join(path);
+        let name = (path.to_owned(), file);
+        if let Some(model) = self.models.get(&name) {
             return Ok(Arc::clone(model));
         }
-        let model = Model::load(&document.folder().join(path)).map_err(|error| {
+        let model = Model::load(&name.1).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
-            document.value_error("cluster.model", &toml::Value::String(path.to_owned()), &problem)
+            document.value_error(key, &toml::Value::String(path.to_owned()), &problem)
         })?;
         let model = Arc::new(model);
-        self.models.insert(path.to_owned(), Arc::clone(&model));
+        self.models.insert(name, Arc::clone(&model));
         Ok(model)
     }
 
@@ -327,7 +397,8 @@ impl Resolver {
         if let Some((_, source)) = self.sources.iter().find(|(known, _)| known == workload) {
             return Ok(source.clone());
         }
-        let source = workload.load(document.folder(), self.traces.as_deref()).map_err(|error| {
+        let folder = document.folder_of("workload.path");
+        let source = workload.load(folder, self.traces.as_deref()).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             ExperimentError::Workload { place: document.place("workload"), problem }
         })?;
@@ -338,14 +409,25 @@ impl Resolver {
         Ok(source)
     }
 
-    /// Covers the document and what the model files say, not only their names.
+    /// Covers the document, and what model files and traces say, not only their names.
     fn config_hash(&self, document: &Document) -> String {
         let mut hash = Sha256::new();
         hash.update(document.canonical().to_string());
-        for (path, model) in &self.models {
+        for ((path, _), model) in &self.models {
             hash.update(format!("\n{path}\n{model:?}"));
         }
+        for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
+            hash.update(digest);
+        }
         hex(&hash.finalize())
+    }
+}
+
+/// A worker's configuration: `engine` over what its model file says.
+fn resolve(model: Option<&Model>, engine: EngineSettings) -> Result<EngineConfig, Invalid> {
+    match model {
+        Some(model) => model.engine_config(&engine),
+        None => engine.resolve(None),
     }
 }
 
@@ -359,6 +441,16 @@ fn check_length(document: &Document, run: &RunSpec) -> Result<(), ExperimentErro
     let measure = &run.settings.measure;
     let Some(window) = measure.window else { return Ok(()) };
     let levels = run.levels.len() as u64;
+    let end = (measure.warmup + window) * levels;
+    let changes = &run.settings.cluster.change;
+    let late = changes.iter().position(|change| change.at >= end);
+    // Of levels in sequence a later one may still reach it.
+    if let Some(index) = late.filter(|_| measure.levels == Levels::Independent) {
+        let allowed = format!("before the end of the run, {}", Shown(end));
+        let at = Shown(changes[index].at);
+        let invalid = Invalid::new(format!("change[{index}].at"), at, allowed);
+        return Err(document.invalid("cluster", invalid));
+    }
     if (measure.warmup + window) * levels <= MAX_RUN {
         return Ok(());
     }

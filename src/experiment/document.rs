@@ -1,15 +1,20 @@
 //! The text of an experiment: a TOML table that still knows where each key
 //! came from, and the axes of its sweep.
 
+mod extends;
+
 use super::error::{ExperimentError, Place};
 use super::locate::{self, Fault, join};
 use super::sweep::{self, RANGE_KEYS};
-use crate::settings::Invalid;
+use crate::settings::{Invalid, nearest};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
+
+use extends::EXTENDS;
+pub(super) use extends::Extends;
 
 /// The sections and keys at the top of an experiment.
 const TOP: [&str; 10] = [
@@ -43,8 +48,13 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// Reads a file.
+    /// Reads a file, and what it extends.
     pub(super) fn read(file: &Path) -> Result<Self, ExperimentError> {
+        Self::read_after(file, &[])
+    }
+
+    /// As [`read`](Self::read), for a file that the files of `chain` lead to.
+    fn read_after(file: &Path, chain: &[PathBuf]) -> Result<Self, ExperimentError> {
         let bytes = std::fs::read(file).map_err(|error| ExperimentError::Unreadable {
             file: file.to_owned(),
             reason: error.to_string(),
@@ -53,11 +63,15 @@ impl Document {
             let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
             ExperimentError::NotUtf8 { place: Place::Line(file.to_owned(), line) }
         })?;
-        Self::parse(file, text)
+        Self::parse_alone(file, text)?.extended(chain)
     }
 
-    /// Parses `text`, which came from `file`.
+    /// Parses `text`, which came from `file`, and reads what it extends.
     pub(super) fn parse(file: &Path, text: &str) -> Result<Self, ExperimentError> {
+        Self::parse_alone(file, text)?.extended(&[])
+    }
+
+    fn parse_alone(file: &Path, text: &str) -> Result<Self, ExperimentError> {
         let line_at = |offset: usize| {
             let before = &text.as_bytes()[..offset.min(text.len())];
             Place::Line(file.to_owned(), 1 + before.iter().filter(|&&b| b == b'\n').count())
@@ -92,9 +106,20 @@ impl Document {
         Ok(document)
     }
 
-    /// The folder that paths in the experiment are relative to.
+    /// The folder of the experiment's file.
     pub(super) fn folder(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The folder that a path at this key is relative to: that of the file that
+    /// gives it.
+    pub(super) fn folder_of(&self, key: &str) -> &Path {
+        match self.places.get(key) {
+            Some(Place::Line(file, _) | Place::Sweep(file, _)) => {
+                file.parent().unwrap_or(Path::new(""))
+            }
+            _ => self.folder(),
+        }
     }
 
     /// Applies `KEY=VALUE`. The value is read as TOML, else as text. A key that
@@ -115,6 +140,10 @@ impl Document {
             Err(_) => Value::String(text.to_owned()),
         };
         let place = Place::Argument(format!("--set {argument}"));
+        if key.split('.').next() == Some(EXTENDS) {
+            self.places.insert(key.to_owned(), place);
+            return Err(self.value_error(key, &value, "cannot be set: name the file in the file"));
+        }
         if key == "sweep" {
             self.places.insert(key.to_owned(), place);
             let problem = "must set one axis, like sweep.workload.concurrency=[60, 80]";
@@ -252,15 +281,24 @@ impl Document {
     /// Everything that changes numbers, as JSON with sorted keys; not the name,
     /// the description or the published numbers. The sweep keeps its order.
     pub(super) fn canonical(&self) -> serde_json::Value {
+        serde_json::json!({ "settings": self.settings(), "sweep": self.sweep })
+    }
+
+    /// The part of [`canonical`](Self::canonical) that a single run depends on.
+    pub(super) fn settings(&self) -> serde_json::Value {
         let settings: BTreeMap<&str, _> =
             SETTINGS.iter().filter_map(|&name| Some((name, self.table.get(name)?))).collect();
-        serde_json::json!({ "settings": settings, "sweep": self.sweep })
+        serde_json::json!(settings)
     }
 
     fn check_top(&self) -> Result<(), ExperimentError> {
-        let unknown = |key: &&String| !TOP.contains(&key.as_str());
+        let unknown = |key: &&String| !TOP.contains(&key.as_str()) && *key != EXTENDS;
         match self.table.keys().find(unknown) {
-            Some(key) => Err(self.unknown(key, &TOP.map(str::to_owned))),
+            Some(key) => {
+                let known: Vec<String> =
+                    TOP.iter().chain([&EXTENDS]).map(|&name| name.to_owned()).collect();
+                Err(self.unknown(key, &known))
+            }
             None => Ok(()),
         }
     }
@@ -287,7 +325,7 @@ impl Document {
 
     fn unknown(&self, key: &str, known: &[String]) -> ExperimentError {
         let name = key.rsplit('.').next().unwrap_or(key);
-        let hint = match locate::nearest(name, known) {
+        let hint = match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => format!("; did you mean {near}?"),
             None if known.is_empty() => "; there are no keys here".to_owned(),
             None => format!("; the keys here are {}", known.join(", ")),

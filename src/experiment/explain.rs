@@ -4,7 +4,7 @@
 //! again, from the experiment and the seed, with an eye on the request; the
 //! digest says whether it was the same simulation.
 
-use super::config::{Experiment, Params, RunSpec, hex, show};
+use super::config::{Experiment, LEVEL_KEY, Params, RunSpec, hex, show};
 use super::results::SavedRuns;
 use super::simulate::{RunOutcome, Watch, simulate};
 use crate::driver::{Decision, Stuck};
@@ -80,15 +80,15 @@ pub enum ExplainError {
     /// Requests are numbered in each simulation.
     #[error(
         "--request {request}: each of {runs} simulations counts its own requests; choose one with \
-         --policy or --at, of {points}"
+         --policy or --at, of {simulations}"
     )]
     Ambiguous {
         /// The request asked for.
         request: RequestId,
         /// Simulations that fit.
         runs: usize,
-        /// Their points.
-        points: String,
+        /// What they differ in.
+        simulations: String,
     },
     /// The simulation has no such request.
     #[error("--request {request}: the simulation at {point} with seed {seed} {has}")]
@@ -201,13 +201,16 @@ fn points(experiment: &Experiment, choice: &Choice) -> Result<Vec<usize>, Explai
 
 /// Some points, for a message.
 fn list(experiment: &Experiment, points: &[usize]) -> String {
+    some(points.iter().map(|&point| show(&experiment.points[point])).collect())
+}
+
+/// The first of many texts, for a message.
+fn some(mut texts: Vec<String>) -> String {
     const MOST: usize = 8;
-    let shown = points.iter().take(MOST).map(|&point| show(&experiment.points[point]));
-    let mut text = shown.collect::<Vec<_>>().join("; ");
-    if points.len() > MOST {
-        text += &format!("; and {} more", points.len() - MOST);
-    }
-    text
+    let left_out = texts.len().saturating_sub(MOST);
+    texts.truncate(MOST);
+    let text = texts.join("; ");
+    if left_out > 0 { format!("{text}; and {left_out} more") } else { text }
 }
 
 /// Runs simulations of saved results again.
@@ -241,6 +244,17 @@ impl Again<'_> {
         show(&self.experiment.points[self.experiment.runs[run].points[0]])
     }
 
+    /// A simulation in words; levels that follow each other in it do not tell it
+    /// from others.
+    fn simulation(&self, run: usize) -> String {
+        let points = &self.experiment.runs[run].points;
+        let mut params = self.experiment.points[points[0]].clone();
+        if points.len() > 1 {
+            params.remove(LEVEL_KEY);
+        }
+        show(&params)
+    }
+
     /// The runs that some of the points belong to.
     fn runs(&self, points: &[usize]) -> Vec<usize> {
         let runs = self.experiment.runs.iter().enumerate();
@@ -252,8 +266,9 @@ impl Again<'_> {
         match self.runs(points)[..] {
             [run] => Ok(run),
             ref runs => {
-                let points = list(self.experiment, points);
-                Err(ExplainError::Ambiguous { request, runs: runs.len(), points })
+                let shown = runs.iter().map(|&run| self.simulation(run));
+                let simulations = some(shown.collect());
+                Err(ExplainError::Ambiguous { request, runs: runs.len(), simulations })
             }
         }
     }
@@ -298,7 +313,7 @@ impl Latency {
             }
             Self::EndToEnd => match record.end? {
                 (at, End::Finished { .. }) => Some((at, at - record.sent)),
-                (_, End::Rejected(_)) => None,
+                (_, End::Rejected(_) | End::Failed) => None,
             },
         }
     }

@@ -5,11 +5,12 @@
 //! innermost key without which the error goes away. That works for every type
 //! that can be deserialised, and only costs time when there is an error.
 
+use crate::settings::nearest;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 /// The key that chooses the variant of a tagged enum in this project's settings.
-const TAG: &str = "kind";
+pub(super) const TAG: &str = "kind";
 
 /// What is wrong with a section.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,17 +47,6 @@ pub(super) fn read<T: DeserializeOwned>(section: &Table) -> Result<T, Fault> {
 /// `parent.key`, or `key` at the top.
 pub(super) fn join(parent: &str, key: &str) -> String {
     if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
-}
-
-/// The valid name nearest to `name`, if one is near enough to be meant.
-pub(super) fn nearest<'a>(name: &str, valid: &'a [String]) -> Option<&'a str> {
-    let far = (name.chars().count() / 3).max(2) + 1;
-    valid
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
-        .filter(|(distance, _)| *distance < far)
-        .min()
-        .map(|(_, candidate)| candidate.as_str())
 }
 
 /// What deserialising a changed copy of the section complains about.
@@ -164,7 +154,7 @@ fn names_expected(error: &str) -> Vec<String> {
 fn plain(error: &str) -> String {
     if let Some(seen) = quoted(error, "unknown variant `") {
         let names = names_expected(error);
-        let hint = nearest(seen, &names)
+        let hint = nearest(seen, names.iter().map(String::as_str))
             .map(|name| format!("; did you mean {name:?}?"))
             .unwrap_or_default();
         let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
@@ -304,14 +294,6 @@ mod tests {
             ),
             missing("list[1].min")
         );
-    }
-
-    #[test]
-    fn the_nearest_name_is_near() {
-        let valid = ["turns", "starters", "think_time"].map(str::to_owned);
-        assert_eq!(nearest("turn", &valid), Some("turns"));
-        assert_eq!(nearest("thinktime", &valid), Some("think_time"));
-        assert_eq!(nearest("concurrency", &valid), None);
     }
 
     proptest! {

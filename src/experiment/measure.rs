@@ -5,6 +5,7 @@ use super::document::NOTHING;
 use crate::recorder::SPIKE_WINDOW;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,7 +14,7 @@ use std::fmt;
 const MAX_SEEDS: u64 = 10_000;
 
 /// The `[measure]` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeasureSettings {
     /// Time at the start of every level that is not measured.
@@ -23,6 +24,7 @@ pub struct MeasureSettings {
     pub window: Option<SimDuration>,
     /// The seeds, in order; written as a count `n` (seeds 1 to n) or a list.
     #[serde(deserialize_with = "seeds", default = "one_seed")]
+    #[schemars(schema_with = "seeds_schema")]
     pub seeds: Vec<u64>,
     /// What a percentile is taken over.
     #[serde(default)]
@@ -45,7 +47,7 @@ pub struct MeasureSettings {
 }
 
 /// What a percentile is taken over, as written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QuantileKind {
     /// All requests of the window.
@@ -73,7 +75,7 @@ pub enum Quantiles {
 }
 
 /// How the levels of `workload.concurrency` follow each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Levels {
     /// Each level is a run of its own and starts with cold caches.
@@ -167,7 +169,7 @@ impl MeasureSettings {
 }
 
 /// The `[slo]` section: a request meets it if it meets every target given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SloSettings {
     /// Longest time to the first token, measured at the client.
@@ -210,6 +212,22 @@ fn spike_window() -> SimDuration {
 
 fn one_seed() -> Vec<u64> {
     vec![1]
+}
+
+/// What [`seeds`] reads.
+fn seeds_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": MAX_SEEDS },
+            {
+                "type": "array",
+                "items": { "type": "integer", "minimum": 0 },
+                "minItems": 1,
+                "maxItems": MAX_SEEDS,
+                "uniqueItems": true,
+            },
+        ]
+    })
 }
 
 fn seeds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {

@@ -11,6 +11,7 @@
 //! it. So any key can be swept or overridden, with one set of checks, and every
 //! message can name the line, the axis or the argument that a value came from.
 
+mod cluster;
 mod config;
 mod document;
 mod error;
@@ -20,6 +21,7 @@ mod locate;
 mod measure;
 pub mod results;
 mod run;
+mod schema;
 mod simulate;
 mod store;
 mod sweep;
@@ -29,6 +31,7 @@ pub use error::{ExperimentError, Place};
 pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
+pub use schema::schema;
 pub use simulate::{RunOutcome, Watch, simulate};
 pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file};
 

@@ -122,23 +122,36 @@ pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, 
         .runs
         .iter()
         .enumerate()
+        .filter(|(_, run)| run.same_as.is_none())
         .flat_map(|(number, run)| seeds.iter().map(move |&seed| Job { number, run, seed }))
         .collect();
     options.progress.started(jobs.len());
-    let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut done: BTreeMap<(usize, u64), RunOutcome> = BTreeMap::new();
     for (result, job) in simulate_all(&jobs, options)?.into_iter().zip(&jobs) {
-        outcomes.push(result.map_err(|source| RunError::Simulation {
+        let outcome = result.map_err(|source| RunError::Simulation {
             experiment: experiment.name.clone(),
             point: show(&experiment.points[job.run.points[0]]),
             seed: job.seed,
             source,
-        })?);
+        })?;
+        done.insert((job.number, job.seed), outcome);
     }
+    let runs = experiment.runs.iter().enumerate();
+    let all: Vec<(&RunSpec, usize, u64)> =
+        runs.flat_map(|(number, run)| seeds.iter().map(move |&seed| (run, number, seed))).collect();
+    let shared: BTreeSet<usize> = experiment.runs.iter().filter_map(|run| run.same_as).collect();
+    let outcome = |(run, number, seed): &(&RunSpec, usize, u64)| {
+        let key = (run.same_as.unwrap_or(*number), *seed);
+        let outcome =
+            if shared.contains(&key.0) { done.get(&key).cloned() } else { done.remove(&key) };
+        outcome.expect("every run is simulated, or the same as one that is")
+    };
+    let outcomes: Vec<RunOutcome> = all.iter().map(outcome).collect();
     let summary = summarise(experiment, &outcomes);
     let digests = outcomes.iter().map(|outcome| hex(&outcome.digest)).collect();
-    let requests = outcomes.into_iter().zip(&jobs).map(|(outcome, job)| {
-        let params = experiment.points[job.run.points[0]].clone();
-        SimulationRequests { params, seed: job.seed, records: outcome.requests }
+    let requests = outcomes.into_iter().zip(&all).map(|(outcome, (run, _, seed))| {
+        let params = experiment.points[run.points[0]].clone();
+        SimulationRequests { params, seed: *seed, records: outcome.requests }
     });
     let requests = requests.filter(|_| options.keep_requests).collect();
     Ok(Outcome { summary, requests, digests })

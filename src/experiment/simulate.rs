@@ -1,16 +1,20 @@
 //! One simulation: from settings to the metrics of its levels.
 
-use super::config::{ClusterSettings, Settings};
+use super::config::Settings;
 use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
+use crate::engine::config::EngineConfig;
 use crate::fleet::SimulatedFleet;
+use crate::fleet::changes::{Changes, FailoverSettings};
 use crate::id::RequestId;
 use crate::recorder::{self, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
-use crate::router::ClusterSpec;
+use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
+use crate::router::{ClusterSpec, Policy};
 use crate::time::SimTime;
+use crate::workload::Retries;
 use std::sync::Arc;
 
 /// What one simulation found.
@@ -51,21 +55,42 @@ pub fn simulate(
     let measure = &settings.measure;
     let front_ends = front_ends(settings, seed);
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
-    let mut fleet = SimulatedFleet::new(settings.cluster.workers, &engine, wants_kv_events);
+    let plan = settings.cluster.plan();
+    let slots = plan.slots();
+    let mut fleet = match &settings.pools {
+        Some(pools) => SimulatedFleet::with_pools(pools, wants_kv_events),
+        None => SimulatedFleet::new(slots, &engine, wants_kv_events),
+    };
+    let prefill_workers = settings.pools.as_ref().map_or(0, |pools| pools.prefill_workers);
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     if settings.router.feed().count_copies.unwrap_or(true) {
         fleet.count_copies();
     }
-    let workload = settings.source.build(engine.block_size, seed);
-    let mut recorder = Recorder::new(settings.cluster.workers, watch.requests)
-        .with_spike_window(measure.spike_window);
-    if measure.why || watch.why {
+    let mut workload = settings.source.build(engine.block_size, seed);
+    if plan.failover.retries > 0 && !plan.is_empty() {
+        let FailoverSettings { retries, retry_pause, .. } = plan.failover;
+        workload = Box::new(Retries::new(workload, retries, retry_pause));
+    }
+    let mut recorder = Recorder::new(slots, watch.requests)
+        .with_spike_window(measure.spike_window)
+        .with_pools(prefill_workers);
+    if measure.why || watch.why && settings.pools.is_none() {
         recorder = recorder.measure_why(engine.block_size);
     }
+    let tiers = &engine.tiers;
+    if !tiers.tiers.is_empty() {
+        let media = tiers.tiers.iter().map(|tier| tier.medium).collect();
+        let token_bytes = tiers.block_bytes as f64 / f64::from(engine.block_size);
+        recorder = recorder.measure_tiers(media, token_bytes);
+    }
     let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
-        .spread(settings.router.spread);
+        .spread(settings.router.spread)
+        .with_pools(prefill_workers);
+    if !plan.is_empty() {
+        driver = driver.changes(Changes::new(plan, engine.num_blocks, engine.max_num_seqs));
+    }
     if let Some(request) = watch.decision_of {
         driver = driver.explain(request);
     }
@@ -93,21 +118,14 @@ pub fn simulate(
 
 /// The routers in front of the fleet.
 fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
-    let Settings { cluster: ClusterSettings { workers, .. }, engine, router, policy, .. } =
-        settings;
-    let cluster = ClusterSpec {
-        workers: *workers,
-        block_size: engine.block_size,
-        blocks_per_worker: engine.num_blocks,
-        max_num_seqs: engine.max_num_seqs,
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-    };
+    let router = &settings.router;
+    let workers = settings.cluster.slots();
     let feed = router.feed();
     let front_end = |index: u32| {
         // Replicas must not share their random choices.
         let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
-        let build = || policy.build(router, &cluster, seed_of(Use::Policy));
-        let mut front_end = FrontEnd::new(build(), *workers, &feed, seed_of(Use::Feed));
+        let build = || policy(settings, seed_of(Use::Policy));
+        let mut front_end = FrontEnd::new(build(), workers, &feed, seed_of(Use::Feed));
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);
         }
@@ -119,4 +137,25 @@ fn front_ends(settings: &Settings, seed: u64) -> Vec<FrontEnd> {
         }
     };
     (0..router.replicas).map(front_end).collect()
+}
+
+/// One front end's policy.
+fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
+    let Settings { cluster, engine, router, policy, pools, .. } = settings;
+    let spec = |workers: u32, engine: &EngineConfig| ClusterSpec {
+        workers,
+        block_size: engine.block_size,
+        blocks_per_worker: engine.num_blocks,
+        max_num_seqs: engine.max_num_seqs,
+        max_num_batched_tokens: engine.max_num_batched_tokens,
+    };
+    let Some(pools) = pools else {
+        return policy.build(router, &spec(cluster.slots(), engine), seed);
+    };
+    let clusters =
+        [spec(pools.prefill_workers, &pools.prefill), spec(pools.decode_workers, &pools.decode)];
+    let prefill = policy.build(&router.for_prefill(), &clusters[0], seed);
+    let decode = policy.build(&router.for_decode(), &clusters[1], mix(seed));
+    let both = Disaggregated::new([prefill, decode], &clusters);
+    Box::new(both.with_condition(router.conditional_disaggregation))
 }

@@ -3,13 +3,18 @@
 //! The clock lives inside the fleet: a simulated fleet jumps to the next event,
 //! a live one waits for it. So one short loop (the driver) serves both.
 
+pub mod changes;
+mod network;
+mod pools;
 mod simulated;
 
+pub use network::{Arrived, Link, Network, Transfer};
+pub use pools::Pools;
 pub use simulated::SimulatedFleet;
 
-use crate::engine::Gauges;
-use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::WorkerId;
+use crate::engine::{Gauges, Pace};
+use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent};
+use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::SimTime;
@@ -17,7 +22,8 @@ use crate::truth::WorkerTruth;
 
 /// A set of workers.
 pub trait Fleet {
-    /// Sends a request to a worker. Nothing that happens earlier than `now` may
+    /// Sends a request to a worker; where prefill and decode have workers of their
+    /// own, to one of each. Nothing that happens earlier than `now` may
     /// be outstanding: call [`next_event`](Self::next_event) with this deadline first.
     ///
     /// # Errors
@@ -28,6 +34,10 @@ pub trait Fleet {
         worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason>;
+
+    /// Nobody will decode `request`, which a worker has prefilled: its KV is not
+    /// needed any more. Only for fleets whose workers prefill or decode.
+    fn give_up(&mut self, _now: SimTime, _request: RequestId) {}
 
     /// The next thing that happens up to and at `deadline`, before the arrivals
     /// of that moment; `None` if nothing does.
@@ -49,13 +59,26 @@ pub trait Fleet {
     /// Every gap between two tokens of a request since the last call, in
     /// picoseconds, up to `now`.
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram;
+
+    /// `worker` dies at `now`, with its requests and its cache: gives what was
+    /// lost, in order of request. A fleet that is not told what happens to its
+    /// workers does nothing here, nor in the next two.
+    fn stop(&mut self, _now: SimTime, _worker: WorkerId) -> Vec<Lost> {
+        Vec::new()
+    }
+
+    /// `worker` takes requests from now on, with an empty cache.
+    fn start(&mut self, _worker: WorkerId) {}
+
+    /// Steps that `worker` forms from `now` on run at `pace`.
+    fn set_pace(&mut self, _now: SimTime, _worker: WorkerId, _pace: Pace) {}
 }
 
 /// The true state of a fleet at one moment, for the oracle and for the recorder:
 /// no router is given this.
 pub trait Truth {
     /// For each worker in order of id: leading full blocks of the prompt of
-    /// `request` in its cache.
+    /// `request` that it holds, in GPU memory or in tiers below.
     fn cached_blocks(&self, request: &Request) -> Vec<u32>;
 
     /// For each worker in order of id: what `request` would find there.

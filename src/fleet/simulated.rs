@@ -1,18 +1,20 @@
 //! Simulated workers under one event queue.
 
+use super::network::{Arrived, Transfer};
+use super::pools::{Handovers, Pools};
 use super::{Fleet, Truth};
 use crate::engine::config::EngineConfig;
-use crate::engine::{Gauges, Outbox, StepRecord, Wake, Worker};
-use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::WorkerId;
+use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
+use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::id::{RequestId, WorkerId};
 use crate::queue::{EventQueue, Rank};
-use crate::request::Request;
+use crate::request::{Phase, Request};
 use crate::stats::Histogram;
 use crate::time::SimTime;
 use crate::truth::WorkerTruth;
 use std::sync::Arc;
 
-/// Identical workers with ids from 0.
+/// Workers with ids from 0: identical ones, or two pools.
 #[derive(Debug)]
 pub struct SimulatedFleet {
     workers: Vec<Worker>,
@@ -25,13 +27,31 @@ pub struct SimulatedFleet {
     /// The moment that `truth` was last asked about.
     asked: SimTime,
     out: Outbox,
+    /// If prefill and decode have workers of their own.
+    handovers: Option<Handovers>,
 }
 
 impl SimulatedFleet {
     /// `workers` idle workers with empty caches; they record cache changes only
     /// if somebody `wants_kv_events`.
     pub fn new(workers: u32, config: &Arc<EngineConfig>, wants_kv_events: bool) -> Self {
-        let worker = |id| Worker::new(WorkerId(id), Arc::clone(config), wants_kv_events);
+        let config = |_| config;
+        Self::of_workers(workers, config, wants_kv_events, None)
+    }
+
+    /// As [`new`](Self::new), with workers that prefill and workers that decode.
+    pub fn with_pools(pools: &Pools, wants_kv_events: bool) -> Self {
+        let config = |id| if id < pools.prefill_workers { &pools.prefill } else { &pools.decode };
+        Self::of_workers(pools.workers(), config, wants_kv_events, Some(Handovers::new(pools)))
+    }
+
+    fn of_workers<'a>(
+        workers: u32,
+        config: impl Fn(u32) -> &'a Arc<EngineConfig>,
+        wants_kv_events: bool,
+        handovers: Option<Handovers>,
+    ) -> Self {
+        let worker = |id| Worker::new(WorkerId(id), Arc::clone(config(id)), wants_kv_events);
         Self {
             workers: (0..workers).map(worker).collect(),
             queue: EventQueue::new(workers),
@@ -39,6 +59,7 @@ impl SimulatedFleet {
             now: SimTime::ZERO,
             asked: SimTime::ZERO,
             out: Outbox::default(),
+            handovers,
         }
     }
 
@@ -91,6 +112,36 @@ impl SimulatedFleet {
             Some(Wake::StartStep(at)) => self.queue.schedule(id, at, Rank::StepStart),
         }
     }
+
+    /// When KV arrives, if that is before anything that is `next` of the workers
+    /// and before the arrivals of `deadline`.
+    fn kv_arrives(&self, next: Option<SimTime>, deadline: SimTime) -> Option<SimTime> {
+        let at = self.handovers.as_ref()?.due()?;
+        let is_first = at <= deadline && next.is_none_or(|next| at <= next);
+        is_first.then_some(at)
+    }
+
+    /// Transfers that are over at `now`: one worker frees what the other one has.
+    fn receive(&mut self, now: SimTime) {
+        let Some(handovers) = &mut self.handovers else { return };
+        let over: Vec<Arrived> = std::iter::from_fn(|| handovers.next(now)).collect();
+        for Arrived { transfer: Transfer { request, from, to }, took, .. } in over {
+            self.workers[from.index()].let_go(now, request, &mut self.out);
+            self.reschedule(from);
+            self.workers[to.index()].kv_came(now, request, &mut self.out);
+            self.reschedule(to);
+            let kind = WorkerEventKind::KvReceived { transfer: took };
+            self.out.events.push_back((now, WorkerEvent { worker: to, request, kind }));
+        }
+    }
+
+    /// Starts the transfers that `worker` has just made room for.
+    fn fetch(&mut self, now: SimTime, worker: WorkerId) {
+        let Some(handovers) = &mut self.handovers else { return };
+        for (request, tokens) in self.out.awaited.drain(..) {
+            handovers.fetch(now, request, worker, tokens);
+        }
+    }
 }
 
 impl Fleet for SimulatedFleet {
@@ -100,26 +151,50 @@ impl Fleet for SimulatedFleet {
         worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason> {
-        self.workers[worker.index()].submit(now, request, &mut self.out)?;
-        self.reschedule(worker);
-        Ok(())
+        let phase = self.handovers.as_ref().map_or(Phase::Whole, |h| h.phase(worker, request.id));
+        let sent = self.workers[worker.index()].submit_phase(now, request, phase, &mut self.out);
+        if sent.is_ok() {
+            self.reschedule(worker);
+        } else {
+            self.give_up(now, request.id);
+        }
+        sent
+    }
+
+    fn give_up(&mut self, now: SimTime, request: RequestId) {
+        if let Some(from) = self.handovers.as_mut().and_then(|h| h.give_up(request)) {
+            self.workers[from.index()].let_go(now, request, &mut self.out);
+            self.reschedule(from);
+        }
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         while self.out.events.is_empty() {
             let next = self.queue.peek().filter(|(_, due)| due.is_before(deadline, Rank::Arrival));
+            if let Some(at) = self.kv_arrives(next.map(|(_, due)| due.at), deadline) {
+                self.receive(at);
+                continue;
+            }
             let Some((id, due)) = next else {
                 self.now = deadline;
                 return None;
             };
             let worker = &mut self.workers[id.index()];
             match due.rank {
-                Rank::StepStart => worker.start_step(due.at, &mut self.out),
+                Rank::StepStart => {
+                    worker.start_step(due.at, &mut self.out);
+                    self.fetch(due.at, id);
+                }
                 _ => worker.finish_step(due.at, &mut self.out),
             }
             self.reschedule(id);
         }
         let event = self.out.events.pop_front();
+        if let (Some((_, event)), Some(handovers)) = (&event, &mut self.handovers)
+            && event.kind == WorkerEventKind::Prefilled
+        {
+            handovers.keep(event.request, event.worker);
+        }
         self.now = event.map_or(self.now, |(at, _)| at);
         event
     }
@@ -151,6 +226,21 @@ impl Fleet for SimulatedFleet {
         std::mem::take(&mut self.out.gaps)
     }
 
+    fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
+        let lost = self.workers[worker.index()].die(now, &mut self.out);
+        self.reschedule(worker);
+        lost
+    }
+
+    fn start(&mut self, worker: WorkerId) {
+        self.workers[worker.index()].come_back();
+    }
+
+    fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
+        self.workers[worker.index()].set_pace(now, pace);
+        self.reschedule(worker);
+    }
+
     fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {
         // Boundaries of this moment are half passed: their steps are not formed.
         let before = SimTime::from_ps(now.as_ps().saturating_sub(1));
@@ -164,7 +254,7 @@ impl Fleet for SimulatedFleet {
 
 impl Truth for SimulatedFleet {
     fn cached_blocks(&self, request: &Request) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.cached_blocks(request)).collect()
+        self.workers.iter().map(|worker| worker.reachable_blocks(request)).collect()
     }
 
     fn workers(&self, request: &Request) -> Vec<WorkerTruth> {

@@ -4,8 +4,9 @@
 //! Loads are searched by bisection on a grid. Every load is simulated once, with
 //! all seeds, from cold caches; policies meet the same conversations seed by
 //! seed. The interval of an answer is where the 95 % interval (Student's t over
-//! seeds) of the difference, or of the metric, includes the border: it ends at
-//! the last load that is good beyond doubt, and at the last that may be good.
+//! seeds) of the difference, or of the metric, includes the border: it begins at
+//! the last load up to which all loads that were looked at are good beyond doubt,
+//! and ends at the last that may be good.
 
 mod question;
 mod search;
@@ -101,6 +102,9 @@ pub struct Answer {
     pub exceptions: Vec<f64>,
     /// (targets) The metric that is missed first beyond the limit.
     pub fails: Option<String>,
+    /// (one against another) The load from which on both are overloaded at every
+    /// load that was looked at.
+    pub both_overloaded: Option<f64>,
 }
 
 /// What a policy did at a load.
@@ -146,17 +150,25 @@ pub fn frontier<E>(
     mut simulate: impl FnMut(f64) -> Result<Vec<Point>, E>,
 ) -> Result<Frontier, E> {
     let mut known: BTreeMap<usize, Vec<Point>> = BTreeMap::new();
-    let mut answers = Vec::with_capacity(questions.len());
-    for question in questions {
-        let found = search::search(loads.last(), |place| {
-            let points = match known.entry(place) {
-                Entry::Occupied(points) => points.into_mut(),
-                Entry::Vacant(unknown) => unknown.insert(simulate(loads.at(place))?),
-            };
-            Ok(margin(question, points))
-        })?;
-        answers.push(answer(question, loads, &found, &known, seeds.len()));
-    }
+    // Until every answer has seen all that was simulated for the others.
+    let answers = loop {
+        let before = known.len();
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            let seen: Vec<usize> = known.keys().copied().collect();
+            let found = search::search(loads.last(), seen, |place| {
+                let points = match known.entry(place) {
+                    Entry::Occupied(points) => points.into_mut(),
+                    Entry::Vacant(unknown) => unknown.insert(simulate(loads.at(place))?),
+                };
+                Ok(margin(question, points))
+            })?;
+            answers.push(answer(question, loads, &found, &known, seeds.len()));
+        }
+        if known.len() == before {
+            break answers;
+        }
+    };
     let points = known.into_iter().flat_map(|(place, points)| {
         points.into_iter().map(move |point| Evaluated {
             load: loads.at(place),
@@ -198,7 +210,19 @@ fn answer(
         interval: (seeds > 1).then(|| found.interval.map(limit)),
         exceptions: found.exceptions.iter().map(|place| loads.at(*place)).collect(),
         fails: beyond.and_then(|points| question::worst_target(question, points)),
+        both_overloaded: both_overloaded(question, known).map(|place| loads.at(place)),
     }
+}
+
+/// The first of the last places at which neither side of a comparison keeps up.
+fn both_overloaded(question: &Question, known: &BTreeMap<usize, Vec<Point>>) -> Option<usize> {
+    let Question::Beats { candidate, baseline, .. } = question else { return None };
+    let is_overloaded = |points: &Vec<Point>| {
+        let mut sides = points.iter().filter(|p| policy(p) == candidate || policy(p) == baseline);
+        sides.all(|point| State::of(point) == State::Overloaded)
+    };
+    let last = known.iter().rev().take_while(|(_, points)| is_overloaded(points)).last();
+    last.map(|(place, _)| *place)
 }
 
 /// The policy of a point.

@@ -66,10 +66,13 @@ impl Frontier {
             let loads: Vec<String> = answer.exceptions.iter().map(f64::to_string).collect();
             text += &format!("; it does not hold at {} either", loads.join(", "));
         }
+        if let Some(load) = answer.both_overloaded {
+            text += &format!("; from {name} {load} on both are overloaded, and a lead says little");
+        }
         text + "."
     }
 
-    fn table(&self) -> comfy_table::Table {
+    fn table(&self) -> String {
         let mut metrics: Vec<Metric> = Vec::new();
         for name in self.answers.iter().flat_map(|answer| answer.question.metrics()) {
             if !metrics.iter().any(|metric| metric.name == name) {

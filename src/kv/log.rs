@@ -1,5 +1,6 @@
 //! Cache changes on their way out of the engine.
 
+use super::LowerTiers;
 use crate::event::KvEvent;
 use crate::id::BlockId;
 use crate::request::BlockRun;
@@ -23,6 +24,8 @@ pub struct EventLog {
     /// Nothing was left out since the last event of the batch.
     continues: bool,
     batch: Vec<KvEvent>,
+    /// Where lost blocks go.
+    tiers: Option<Box<LowerTiers>>,
     published: Vec<(SimTime, KvEvent)>,
 }
 
@@ -34,8 +37,25 @@ impl EventLog {
             counts_copies: false,
             continues: false,
             batch: Vec::new(),
+            tiers: None,
             published: Vec::new(),
         }
+    }
+
+    /// Hands changes on to tiers below GPU memory, too, if there are any.
+    pub fn with_tiers(mut self, tiers: Option<LowerTiers>) -> Self {
+        self.tiers = tiers.map(Box::new);
+        self
+    }
+
+    /// The tiers below GPU memory, if there are any.
+    pub fn tiers(&self) -> Option<&LowerTiers> {
+        self.tiers.as_deref()
+    }
+
+    /// The tiers below GPU memory, if there are any.
+    pub fn tiers_mut(&mut self) -> Option<&mut LowerTiers> {
+        self.tiers.as_deref_mut()
     }
 
     /// Leaves out losses of blocks of which the cache holds another copy.
@@ -45,6 +65,9 @@ impl EventLog {
 
     /// `run` was stored after `parent`.
     pub(super) fn stored(&mut self, parent: Option<BlockId>, run: BlockRun) {
+        if let Some(tiers) = &mut self.tiers {
+            tiers.stored(run);
+        }
         if !self.on {
             return;
         }
@@ -60,6 +83,9 @@ impl EventLog {
 
     /// `run` was lost, its last block first; `last_copy` if the cache holds it no more.
     pub(super) fn removed(&mut self, run: BlockRun, last_copy: bool) {
+        if let Some(tiers) = self.tiers.as_mut().filter(|_| last_copy) {
+            tiers.lost(run);
+        }
         if !self.on {
             return;
         }
@@ -89,6 +115,18 @@ impl EventLog {
     /// Publishes everything collected so far at `now`.
     pub fn publish(&mut self, now: SimTime) {
         self.published.extend(self.batch.drain(..).map(|event| (now, event)));
+        if let Some(tiers) = &mut self.tiers {
+            let events = tiers.take_events().filter(|_| self.on);
+            self.published.extend(events.map(|event| (now, event)));
+        }
+    }
+
+    /// Forgets what was not published: its engine is gone, and what the tiers below
+    /// held; `tiers` take their place.
+    pub fn lose_all(&mut self, tiers: Option<LowerTiers>) {
+        self.batch.clear();
+        self.continues = false;
+        self.tiers = tiers.map(Box::new);
     }
 
     /// Published events not yet taken, in order.
@@ -98,11 +136,16 @@ impl EventLog {
 
     /// True if there are changes that are not published yet.
     pub fn is_pending(&self) -> bool {
-        !self.batch.is_empty()
+        !self.batch.is_empty() || self.tiers.as_ref().is_some_and(|tiers| tiers.has_events())
     }
 
     /// True if changes are recorded.
     pub fn is_on(&self) -> bool {
         self.on
+    }
+
+    /// True if changes are recorded, or matter to tiers below.
+    pub fn is_heard(&self) -> bool {
+        self.on || self.tiers.is_some()
     }
 }

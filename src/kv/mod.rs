@@ -7,16 +7,20 @@
 //! works on stretches of blocks; [`TrtllmCache`], whose tree can lose blocks in
 //! the middle of a text, on single ones.
 //!
+//! What GPU memory loses may go to slower [memory below it](LowerTiers).
+//!
 //! Every operation costs what it names, never the size of the cache.
 
 mod block_table;
 mod free_queue;
 mod log;
+mod tiers;
 mod trtllm;
 mod vllm;
 
 pub(crate) use block_table::BlockTable;
 pub use log::EventLog;
+pub use tiers::{LowerTiers, Offload, Piece, TierSpec};
 pub use trtllm::TrtllmCache;
 pub use vllm::{Held, Hits, VllmCache};
 

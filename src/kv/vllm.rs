@@ -101,6 +101,14 @@ pub struct Hits {
     pub owner: Option<u32>,
 }
 
+impl Hits {
+    /// Nothing was found.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        (self.blocks, self.free_blocks, self.owner) = (0, 0, None);
+    }
+}
+
 /// The cached blocks that one request holds. Those that cannot be hit have
 /// nothing to tell them apart: the request knows how many it has.
 #[derive(Debug, Default)]
@@ -147,8 +155,7 @@ impl VllmCache {
     /// `tokens` tokens, leaving at least one token to compute: vLLM's rule
     /// allows `(tokens - 1) / block_size` blocks.
     pub fn lookup(&self, content: &Content, tokens: u32, hits: &mut Hits) {
-        hits.pieces.clear();
-        (hits.blocks, hits.free_blocks, hits.owner) = (0, 0, None);
+        hits.clear();
         self.find_prefix(content, 0, (tokens - 1) / self.block_size, |piece, stretch| {
             hits.pieces.push(piece);
             hits.blocks += piece.len;
@@ -253,7 +260,7 @@ impl VllmCache {
     /// Makes allocated blocks of a request hittable, so that its first `to` are.
     pub fn publish(&mut self, content: &Content, held: &mut Held, to: u32, log: &mut EventLog) {
         let from = held.blocks;
-        if log.is_on() {
+        if log.is_heard() {
             let mut parent = from.checked_sub(1).map(|before| content.block(before));
             for run in content.range(from, to) {
                 log.stored(parent, run);

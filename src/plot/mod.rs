@@ -5,6 +5,7 @@
 
 mod canvas;
 mod drawing;
+mod fleet_over_time;
 mod heat;
 mod over_time;
 mod panel;
@@ -13,6 +14,7 @@ mod style;
 
 use crate::experiment::results::{Point, Provenance, Summary};
 use crate::report::compare::Comparison;
+use crate::report::fleet_over_time::FleetOverTime;
 use crate::report::metric::Metric;
 use crate::report::over_time::OverTime;
 use crate::report::published::Published;
@@ -22,6 +24,7 @@ use crate::report::why;
 use crate::settings::Invalid;
 use canvas::{Drawn, FINE, Medium};
 use drawing::Drawing;
+use fleet_over_time::FleetSheet;
 use heat::HeatMap;
 use over_time::WorkersOverTime;
 use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
@@ -102,6 +105,18 @@ pub fn workers_over_time(
 ) -> Figure {
     let sheet = WorkersOverTime::new(provenance, simulations, max_num_seqs);
     Figure::new("workers_over_time".to_owned(), &sheet)
+}
+
+/// Draws hits, times to the first token and errors of a fleet that changes, over
+/// time, a line per simulation (of the first few), with its `changes` marked:
+/// seconds since the start, and what happens.
+pub fn fleet_over_time(
+    provenance: &Provenance,
+    lines: &[FleetOverTime],
+    changes: &[(f64, String)],
+) -> Figure {
+    let sheet = FleetSheet::new(provenance, lines, changes);
+    Figure::new("fleet_over_time".to_owned(), &sheet)
 }
 
 /// Draws heat maps of the metrics of a sweep over two keys or more, with the

@@ -5,25 +5,33 @@
 //! first token arrives, everything else when the request ends. A window holds
 //! the values observed in it.
 
+mod changing;
+mod gauges;
+mod handover;
 mod spikes;
 mod spread;
+mod tiers;
 mod why;
 mod window;
 
+pub use handover::{Handover, Stay};
 pub use spread::InflightSpread;
 pub use why::RequestWhy;
 pub use window::{Level, Quantiles, Slo};
 
 use crate::engine::Gauges;
-use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
+use changing::Changing;
+use gauges::gauge_metrics;
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
+use tiers::Loads;
 use why::Why;
 use window::Observations;
 
@@ -55,6 +63,8 @@ pub struct RequestRecord {
     pub scheduled: Option<SimTime>,
     /// Prompt tokens found in the cache then.
     pub cached_tokens: u32,
+    /// Its way to a second worker, if one prefilled it and another decodes it.
+    pub handover: Option<Handover>,
     /// When its first token left the worker.
     pub first_token: Option<SimTime>,
     /// How it ended, and when.
@@ -75,6 +85,8 @@ pub enum End {
     },
     /// Not served.
     Rejected(RejectReason),
+    /// Lost with its worker.
+    Failed,
 }
 
 /// Follows a run.
@@ -92,7 +104,12 @@ pub struct Recorder {
     ended: u64,
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
+    loads: Option<Loads>,
     spike_window: SimDuration,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
+    /// Where workers come and go.
+    changing: Option<Changing>,
 }
 
 /// The level that is being observed.
@@ -117,14 +134,36 @@ impl Recorder {
             ended: 0,
             kept: keep_requests.then(Vec::new),
             why: None,
+            loads: None,
             spike_window: SPIKE_WINDOW,
+            prefill_workers: 0,
+            changing: None,
         }
+    }
+
+    /// The first `prefill_workers` workers only prefill, the others decode: gauges
+    /// are told apart.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
+        self
+    }
+
+    /// True if a worker has prefilled the request and another one is to decode it.
+    pub fn is_prefilled(&self, request: RequestId) -> bool {
+        self.open[(request.0 - self.first) as usize].handover.is_some()
     }
 
     /// Measures what every choice of a worker gave away; see [`RequestWhy`].
     /// Takes nothing from the run but time.
     pub fn measure_why(mut self, block_size: u32) -> Self {
         self.why = Some(Why::new(block_size));
+        self
+    }
+
+    /// Measures what is loaded from tiers of these `media`, where a token takes
+    /// `token_bytes`.
+    pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: f64) -> Self {
+        self.loads = Some(Loads::new(media, token_bytes));
         self
     }
 
@@ -164,7 +203,9 @@ impl Recorder {
     pub fn note_hits(&mut self, event: &WorkerEvent, cached_tokens: u32, held: &[u32]) {
         if let Some(why) = &mut self.why {
             let found = why.scheduled(event, cached_tokens, held);
-            self.record(event.request).why = Some(found);
+            // What goes on after it had its first token is no prompt of a client.
+            let record = self.record(event.request);
+            record.why = record.why.filter(|_| record.first_token.is_some()).or(Some(found));
         }
     }
 
@@ -173,7 +214,7 @@ impl Recorder {
         ConversationId(self.open[(request.0 - self.first) as usize].conversation)
     }
 
-    /// Requests that are at a worker.
+    /// Requests that are at a worker, as far as routers know.
     pub fn at_workers(&self) -> impl Iterator<Item = RequestId> + '_ {
         let open = self.open.iter().filter(|record| record.end.is_none());
         open.filter(|record| record.dispatched.is_some()).map(|record| record.request)
@@ -184,12 +225,18 @@ impl Recorder {
         let spikes = QueueSpikes::new(self.inflight.workers(), self.spike_window);
         let observations = Observations::new(self.inflight.workers(), spikes, self.why.is_some());
         self.seen = Some(Window { level, observations, start: None });
+        if let Some(loads) = &mut self.loads {
+            loads.begin_level();
+        }
     }
 
     /// The level's warm-up is over: its window begins at `now`.
     pub fn begin_window(&mut self, now: SimTime, gauges: Vec<Gauges>) {
         self.inflight.restart(now);
         self.residence_ps = 0;
+        if let Some(changing) = &mut self.changing {
+            changing.begin_window();
+        }
         if let Some(window) = &mut self.seen {
             debug_assert_eq!(window.level.begin, now);
             window.start = Some(gauges);
@@ -206,10 +253,37 @@ impl Recorder {
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
-        let mut metrics = window.observations.metrics(&window.level, now, gaps);
+        let prompt_tokens = window.observations.prompt_tokens();
+        let mut metrics = match &self.changing {
+            None => window.observations.metrics(&window.level, now, gaps),
+            Some(changing) => {
+                let mut gaps = gaps.clone();
+                gaps.merge(changing.gaps());
+                let failed = window.observations.failed();
+                let mut metrics = window.observations.metrics(&window.level, now, &gaps);
+                changing.metrics(failed, &mut metrics);
+                metrics.insert("workers_mean".into(), self.inflight.workers_mean(now));
+                metrics
+            }
+        };
+        if let Some(loads) = &mut self.loads {
+            loads.metrics(&window.level, now, prompt_tokens, &mut metrics);
+        }
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
-        gauge_metrics(&start, gauges, elapsed, &mut metrics);
+        let workers = self.inflight.workers_mean(now);
+        gauge_metrics("", (&start, gauges), (elapsed, workers), &mut metrics);
+        if self.prefill_workers > 0 {
+            let at = self.prefill_workers as usize;
+            let ((prefill, decode), (prefill_now, decode_now)) =
+                (start.split_at(at), gauges.split_at(at));
+            let mut of_pool = |prefix: &str, start: &[Gauges], end: &[Gauges]| {
+                let workers = Some(end.len() as f64);
+                gauge_metrics(prefix, (start, end), (elapsed, workers), &mut metrics);
+            };
+            of_pool("prefill_", prefill, prefill_now);
+            of_pool("decode_", decode, decode_now);
+        }
         metrics
     }
 
@@ -228,6 +302,7 @@ impl Recorder {
             dispatched: None,
             scheduled: None,
             cached_tokens: 0,
+            handover: None,
             first_token: None,
             end: None,
             preemptions: 0,
@@ -237,7 +312,11 @@ impl Recorder {
 
     /// The router sent a request to a worker.
     pub fn dispatch(&mut self, now: SimTime, request: RequestId, worker: WorkerId) {
-        self.record(request).dispatched = Some((now, worker));
+        let record = self.record(request);
+        match &mut record.handover {
+            Some(handover) => handover.dispatched = Some((now, worker)),
+            None => record.dispatched = Some((now, worker)),
+        }
         self.inflight.change(now, worker, true);
     }
 
@@ -249,14 +328,50 @@ impl Recorder {
     /// Something happened to a request at its worker.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.observe_why(event);
+        if event.kind == WorkerEventKind::Prefilled {
+            self.count_residence(now, event.request);
+        }
         let record = self.record(event.request);
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
-                record.scheduled = Some(now);
-                record.cached_tokens = cached_tokens;
+                // Of one that goes on elsewhere after its first token the first hits count.
+                match &mut record.handover {
+                    Some(handover) => handover.scheduled = Some(now),
+                    None => {
+                        record.scheduled = Some(now);
+                        if record.first_token.is_none() {
+                            record.cached_tokens = cached_tokens;
+                        }
+                    }
+                }
+                let (id, prompt_tokens) = (record.request, record.prompt_tokens);
+                if let Some(changing) = &mut self.changing {
+                    changing.schedule(now, id, prompt_tokens, cached_tokens);
+                }
+            }
+            WorkerEventKind::Prefilled => {
+                record.handover = Some(Handover::at(now));
+                self.inflight.change(now, event.worker, false);
+            }
+            WorkerEventKind::KvReceived { transfer } => {
+                if let Some(handover) = &mut record.handover {
+                    handover.transfer = Some(transfer);
+                }
             }
             WorkerEventKind::Preempted => record.preemptions += 1,
+            WorkerEventKind::Loaded { tokens, time } => {
+                let first = record.scheduled.is_none();
+                let level = self.seen.as_ref().map(|window| &window.level);
+                if let Some(loads) = &mut self.loads {
+                    loads.loaded(now, level, event.request, (tokens, time), first);
+                }
+            }
             WorkerEventKind::OutputBlock { .. } => {}
+            WorkerEventKind::FirstToken if record.first_token.is_some() => {
+                if let Some(changing) = &mut self.changing {
+                    changing.next_token(now, event.request);
+                }
+            }
             WorkerEventKind::FirstToken => {
                 record.first_token = Some(now);
                 let record = *record;
@@ -266,12 +381,17 @@ impl Recorder {
             }
             WorkerEventKind::Finished { output_tokens } => {
                 self.inflight.change(now, event.worker, false);
+                let before = self.changing.as_ref();
+                let before = before.map_or(0, |changing| changing.output_tokens(event.request));
+                let output_tokens = before + output_tokens;
                 self.end(now, event.request, End::Finished { output_tokens });
             }
             WorkerEventKind::Rejected(reason) => {
                 self.inflight.change(now, event.worker, false);
                 self.end(now, event.request, End::Rejected(reason));
             }
+            // The stay has ended when the worker did; what comes of it is told apart.
+            WorkerEventKind::Failed => {}
         }
     }
 
@@ -286,7 +406,11 @@ impl Recorder {
             }
             WorkerEventKind::Rejected(_) => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
+            | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
     }
@@ -321,6 +445,10 @@ impl Recorder {
     }
 
     fn end(&mut self, now: SimTime, request: RequestId, end: End) {
+        self.count_residence(now, request);
+        if let Some(changing) = &mut self.changing {
+            changing.end(request);
+        }
         let record = self.record(request);
         record.end = Some((now, end));
         let record = *record;
@@ -329,14 +457,12 @@ impl Recorder {
         if let Some(kept) = &mut self.kept {
             kept.push(record);
         }
+        if let Some(loads) = &mut self.loads {
+            let begun = self.seen.as_ref().is_some_and(|window| now >= window.level.begin);
+            loads.ended(request, begun && matches!(end, End::Finished { .. }));
+        }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);
-            if window.start.is_some()
-                && let Some((dispatched, _)) = record.dispatched
-            {
-                let from = dispatched.max(window.level.begin);
-                self.residence_ps += u128::from((now - from).as_ps());
-            }
         }
         while self.open.front().is_some_and(|record| record.end.is_some()) {
             self.open.pop_front();
@@ -350,6 +476,7 @@ impl Recorder {
         let (served, tokens) = match end {
             End::Finished { output_tokens } => (1, u64::from(output_tokens)),
             End::Rejected(reason) => (0, reason as u64),
+            End::Failed => (2, 0),
         };
         let words = [
             u64::from(record.request.0),
@@ -369,37 +496,10 @@ impl Recorder {
             place.copy_from_slice(&word.to_le_bytes());
         }
         self.digest.update(bytes);
+        if let Some(handover) = record.handover {
+            self.digest.update(handover.digest_bytes());
+        }
     }
-
-    /// Little's law without averages: the workers' request-seconds over the
-    /// window are the requests' seconds in it.
-    fn check_little(&self, begin: SimTime, now: SimTime, start: &[Gauges], end: &[Gauges]) {
-        let at = |gauges: &[Gauges]| -> u128 {
-            gauges.iter().map(|gauge| gauge.running_ps + gauge.waiting_ps).sum()
-        };
-        let open = self.open.iter().filter(|record| record.end.is_none());
-        let still_open: u128 = open
-            .filter_map(|record| record.dispatched)
-            .map(|(dispatched, _)| u128::from((now - dispatched.max(begin)).as_ps()))
-            .sum();
-        let from_gauges = at(end) - at(start);
-        let from_requests = self.residence_ps + still_open;
-        assert_eq!(from_gauges, from_requests, "Little's law, window {begin:?} to {now:?}");
-    }
-}
-
-fn gauge_metrics(start: &[Gauges], end: &[Gauges], elapsed_ps: u64, metrics: &mut Metrics) {
-    if elapsed_ps == 0 {
-        return;
-    }
-    let workers = end.len() as f64;
-    let mean = |of: fn(&Gauges) -> u128| {
-        let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
-        Some(total as f64 / elapsed_ps as f64 / workers)
-    };
-    metrics.insert("running_mean".into(), mean(|gauges| gauges.running_ps));
-    metrics.insert("waiting_mean".into(), mean(|gauges| gauges.waiting_ps));
-    metrics.insert("kv_blocks_used_mean".into(), mean(|gauges| gauges.used_blocks_ps));
 }
 
 /// Milliseconds of a duration in picoseconds.

@@ -11,6 +11,11 @@ use crate::time::SimTime;
 #[derive(Debug)]
 pub struct InflightSpread {
     inflight: Vec<u32>,
+    /// Which workers there are; others count for nothing.
+    present: Vec<bool>,
+    /// Worker-picoseconds of presence since `begin`.
+    present_ps: u128,
+    present_count: u32,
     /// How many workers have each number of requests in flight.
     workers_with: Vec<u32>,
     least: u32,
@@ -29,6 +34,9 @@ impl InflightSpread {
     pub fn new(workers: u32) -> Self {
         Self {
             inflight: vec![0; workers as usize],
+            present: vec![true; workers as usize],
+            present_ps: 0,
+            present_count: workers,
             workers_with: vec![workers],
             least: 0,
             most: 0,
@@ -51,6 +59,7 @@ impl InflightSpread {
         self.advance(now);
         self.begin = now;
         self.spread_ps = 0;
+        self.present_ps = 0;
         self.largest_spread = self.most - self.least;
         self.inflight_ps.fill(0);
         self.changed.fill(now);
@@ -65,6 +74,7 @@ impl InflightSpread {
             self.largest_spread = self.largest_spread.max(self.most - self.least);
         }
         self.spread_ps += elapsed * u128::from(self.most - self.least);
+        self.present_ps += elapsed * u128::from(self.present_count);
     }
 
     /// A request begins or ends at `worker`.
@@ -81,6 +91,9 @@ impl InflightSpread {
         self.inflight_ps[index] += elapsed * u128::from(before);
         self.changed[index] = now;
         self.inflight[index] = after;
+        if !self.present[index] {
+            return;
+        }
         self.workers_with[before as usize] -= 1;
         if after as usize == self.workers_with.len() {
             self.workers_with.push(0);
@@ -99,6 +112,42 @@ impl InflightSpread {
         self.most = self.most.max(after);
     }
 
+    /// `worker` is there from `now` on, or is not.
+    pub fn set_present(&mut self, now: SimTime, worker: WorkerId, present: bool) {
+        self.advance(now);
+        let index = worker.index();
+        if std::mem::replace(&mut self.present[index], present) == present {
+            return;
+        }
+        let requests = self.inflight[index] as usize;
+        if self.workers_with.len() <= requests {
+            self.workers_with.resize(requests + 1, 0);
+        }
+        let (count, workers) = (&mut self.workers_with[requests], &mut self.present_count);
+        if present {
+            (*count, *workers) = (*count + 1, *workers + 1);
+        } else {
+            (*count, *workers) = (*count - 1, *workers - 1);
+        }
+        let held = |(requests, &count): (usize, &u32)| {
+            (count > 0).then(|| u32::try_from(requests).expect("requests are counted in u32"))
+        };
+        let mut numbers = self.workers_with.iter().enumerate().filter_map(held);
+        self.least = numbers.next().unwrap_or(0);
+        self.most = numbers.last().unwrap_or(self.least);
+    }
+
+    /// Mean number of workers that were there; `None` over no time.
+    pub fn workers_mean(&self, now: SimTime) -> Option<f64> {
+        let elapsed = (now - self.begin).as_ps();
+        let latest = u128::from((now - self.since).as_ps()) * u128::from(self.present_count);
+        let present_ps = self.present_ps + latest;
+        let all = self.workers() as f64;
+        // Exactly so many, where nobody ever left.
+        let always = present_ps == u128::from(elapsed) * self.workers() as u128;
+        (elapsed > 0).then(|| if always { all } else { present_ps as f64 / elapsed as f64 })
+    }
+
     pub(super) fn metrics(&self, now: SimTime, metrics: &mut Metrics) {
         let elapsed = (now - self.begin).as_ps() as f64;
         if elapsed == 0.0 {
@@ -111,7 +160,8 @@ impl InflightSpread {
                 (self.inflight_ps[i] + open) as f64 / elapsed
             })
             .collect();
-        let mean = means.iter().sum::<f64>() / means.len() as f64;
+        let workers = self.workers_mean(now).filter(|workers| *workers > 0.0).unwrap_or(1.0);
+        let mean = means.iter().sum::<f64>() / workers;
         let most = means.iter().copied().fold(0.0, f64::max);
         metrics.insert("inflight_mean".into(), Some(mean));
         metrics.insert("inflight_spread_max".into(), Some(f64::from(self.largest_spread)));

@@ -42,7 +42,7 @@ pub struct Slo {
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
-struct Column {
+pub(super) struct Column {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
@@ -55,12 +55,15 @@ pub(super) struct Observations {
     engine_ttft: Column,
     queue: Column,
     router_queue: Column,
+    transfer: Column,
+    decode_queue: Column,
     itl: Column,
     e2e: Column,
     first_tokens: u64,
     finished: u64,
     good: u64,
     rejected: u64,
+    failed: u64,
     preemptions: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
@@ -90,7 +93,7 @@ impl WhySums {
 }
 
 impl Column {
-    fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
+    pub(super) fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
         if let Quantiles::Snapshots { .. } = level.quantiles {
             self.at.push(now);
         } else if now < level.begin {
@@ -118,7 +121,7 @@ impl Column {
         }
     }
 
-    fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
         let summaries = self.summaries(level, end);
         let mut insert = |suffix: &str, values: Vec<f64>| {
             metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
@@ -158,12 +161,15 @@ impl Observations {
             engine_ttft: Column::default(),
             queue: Column::default(),
             router_queue: Column::default(),
+            transfer: Column::default(),
+            decode_queue: Column::default(),
             itl: Column::default(),
             e2e: Column::default(),
             first_tokens: 0,
             finished: 0,
             good: 0,
             rejected: 0,
+            failed: 0,
             preemptions: 0,
             prompt_tokens: 0,
             cached_tokens: 0,
@@ -182,6 +188,12 @@ impl Observations {
         self.engine_ttft.push(now, level, now - dispatched);
         self.queue.push(now, level, queued);
         self.router_queue.push(now, level, dispatched - record.arrived);
+        if let Some(handover) = record.handover
+            && let (Some(transfer), Some(queued)) = (handover.transfer, handover.queued())
+        {
+            self.transfer.push(now, level, transfer);
+            self.decode_queue.push(now, level, queued);
+        }
         if now >= level.begin {
             self.first_tokens += 1;
             let (sum, count) = &mut self.queue_by_worker[worker.index()];
@@ -197,6 +209,10 @@ impl Observations {
             End::Finished { output_tokens } => output_tokens,
             End::Rejected(_) => {
                 self.rejected += u64::from(in_window);
+                return;
+            }
+            End::Failed => {
+                self.failed += u64::from(in_window);
                 return;
             }
         };
@@ -227,6 +243,16 @@ impl Observations {
         self.good += u64::from(good);
     }
 
+    /// Requests lost with their workers.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// Prompt tokens of requests that finished in the window.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        self.prompt_tokens
+    }
+
     pub(super) fn metrics(self, level: &Level, end: SimTime, gaps: &Histogram) -> Metrics {
         let mut metrics = Metrics::new();
         metrics.insert("queue_skew".to_owned(), self.queue_skew());
@@ -234,6 +260,10 @@ impl Observations {
         self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
         self.queue.metrics("queue_ms", level, end, &mut metrics);
         self.router_queue.metrics("router_queue_ms", level, end, &mut metrics);
+        if !self.transfer.values.is_empty() {
+            self.transfer.metrics("transfer_ms", level, end, &mut metrics);
+            self.decode_queue.metrics("decode_queue_ms", level, end, &mut metrics);
+        }
         self.itl.metrics("itl_ms", level, end, &mut metrics);
         self.e2e.metrics("e2e_ms", level, end, &mut metrics);
         let mut insert = |name: &str, value: Option<f64>| {
@@ -254,11 +284,12 @@ impl Observations {
         insert("finished", Some(finished));
         insert("rejected", Some(self.rejected as f64));
         insert("preemptions", Some(self.preemptions as f64));
-        insert("error_ratio", ratio(self.rejected as f64, finished + self.rejected as f64));
+        let unserved = (self.rejected + self.failed) as f64;
+        insert("error_ratio", ratio(unserved, finished + unserved));
         insert("hit_ratio", ratio(self.cached_tokens as f64, self.prompt_tokens as f64));
         insert("hit_ratio_request_mean", ratio(self.hit_ratio_sum, finished));
         if level.slo != Slo::default() {
-            insert("slo_attainment", ratio(self.good as f64, finished + self.rejected as f64));
+            insert("slo_attainment", ratio(self.good as f64, finished + unserved));
             insert("goodput_per_s", ratio(self.good as f64, seconds));
         }
         if let Some(why) = &self.why {

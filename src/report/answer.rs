@@ -87,7 +87,7 @@ pub fn pairings(view: &View<'_>) -> Vec<(usize, usize)> {
     candidates.filter_map(|(i, candidate)| Some((i, partner(candidate)?))).collect()
 }
 
-/// One sentence per pair of [`pairings`]; none if there is nothing to compare.
+/// One sentence per pair of [`pairings`], and what goes with the axis.
 pub fn answer(view: &View<'_>) -> Vec<String> {
     let metrics = headlines(view);
     pairings(view)
@@ -105,6 +105,7 @@ pub fn answer(view: &View<'_>) -> Vec<String> {
             let names = format!("{} against {}", series[candidate].label, series[baseline].policy);
             Some(format!("{names}: {}.", clauses.join("; ")))
         })
+        .chain(view.companions())
         .collect()
 }
 

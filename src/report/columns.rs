@@ -25,7 +25,7 @@ impl Column {
 
 /// Spreads groups of columns over tables that fit into `width`, each beginning
 /// with the `leading` columns. A group stays together if it fits at all.
-pub(super) fn blocks(leading: &[Column], groups: Vec<Vec<Column>>, width: usize) -> Vec<Table> {
+pub(super) fn blocks(leading: &[Column], groups: Vec<Vec<Column>>, width: usize) -> Vec<String> {
     let room = width.saturating_sub(leading.iter().map(Column::width).sum());
     let mut packed: Vec<Vec<Column>> = Vec::new();
     let mut used = room;
@@ -53,8 +53,9 @@ pub(super) fn blocks(leading: &[Column], groups: Vec<Vec<Column>>, width: usize)
     packed.iter().map(|block| table(&leading.iter().chain(block).collect::<Vec<_>>())).collect()
 }
 
-/// A table of these columns; further cells of shorter ones stay empty.
-pub(crate) fn table(columns: &[&Column]) -> Table {
+/// A table of these columns; further cells of shorter ones stay empty. No line
+/// ends with spaces.
+pub(crate) fn table(columns: &[&Column]) -> String {
     let mut table = Table::new();
     let rule = LineStyle::none().fill('-').junction('-');
     table
@@ -71,7 +72,8 @@ pub(crate) fn table(columns: &[&Column]) -> Table {
             shown.set_padding((1, 0));
         }
     }
-    table
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
 }
 
 /// The same as a table in Markdown.
@@ -139,8 +141,7 @@ mod tests {
                 }).collect()
             }).collect();
             let leading = [Column::new(vec!["load".to_owned()], vec!["60".to_owned()])];
-            let text: Vec<String> =
-                blocks(&leading, groups, width).iter().map(Table::to_string).collect();
+            let text = blocks(&leading, groups, width);
             let all = text.join("\n");
             for column in 1..=next {
                 prop_assert_eq!(all.matches(&format!("#{column}#")).count(), 1);

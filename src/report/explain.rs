@@ -46,7 +46,7 @@ pub fn report(explained: &Explained, width: usize) -> String {
 }
 
 /// A row per worker: cost, its parts, what the front end counted, what was true.
-fn workers(explained: &Explained) -> comfy_table::Table {
+fn workers(explained: &Explained) -> String {
     let decision = &explained.decision;
     let chosen = sent_to(explained);
     let name = |at: usize| {
@@ -233,6 +233,16 @@ fn met(explained: &Explained) -> String {
         let parts: Vec<String> = parts.map(|(n, how)| format!("{n} {how}")).collect();
         let _ = write!(text, " (lost: {})", parts.join(", "));
     }
+    if let Some(handover) = record.handover
+        && let (Some(transfer), Some((_, to))) = (handover.transfer, handover.dispatched)
+    {
+        let prefilled = ms(handover.prefilled - record.sent);
+        let _ = write!(
+            text,
+            ", was prefilled {prefilled} after the client sent it, moved to worker {to} in {}",
+            ms(transfer)
+        );
+    }
     if let Some(first_token) = record.first_token {
         let _ = write!(
             text,
@@ -253,6 +263,7 @@ fn end(record: &RequestRecord) -> String {
             let total = short((at - record.sent).as_millis());
             format!("Its {output_tokens} tokens were out after {total} ms.")
         }
+        Some((_, End::Failed)) => "It failed: its worker was gone.".to_owned(),
         Some((_, End::Rejected(reason))) => format!("It was refused: {reason}."),
     }
 }

@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 26] = [
+const KNOWN: [Known; 42] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("engine_ttft_ms", "engine TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
@@ -43,11 +43,18 @@ const KNOWN: [Known; 26] = [
     ("e2e_ms", "end to end", "ms", LOWER),
     ("queue_ms", "queue time", "ms", LOWER),
     ("router_queue_ms", "queue time at the router", "ms", LOWER),
+    ("transfer_ms", "KV transfer", "ms", LOWER),
+    ("decode_queue_ms", "queue time at the decode worker", "ms", LOWER),
     ("output_tokens_per_s", "throughput", "tokens/s", HIGHER),
     ("requests_per_s", "request rate", "1/s", HIGHER),
     ("goodput_per_s", "goodput", "1/s", HIGHER),
     ("hit_ratio", "hit ratio", "%", HIGHER),
     ("hit_ratio_request_mean", "hit ratio, mean of requests", "%", HIGHER),
+    ("hit_ratio_host", "hits in host memory", "%", None),
+    ("hit_ratio_disk", "hits on disk", "%", None),
+    ("hit_ratio_remote", "hits in remote storage", "%", None),
+    ("load_ms", "load from lower tiers", "ms", LOWER),
+    ("loaded_gb_per_s", "loaded from lower tiers", "GB/s", None),
     ("slo_attainment", "SLO attainment", "%", HIGHER),
     ("hit_ratio_bound", "hit ratio of an unlimited shared cache", "%", None),
     ("lost_to_eviction_ratio", "hits lost to eviction", "%", LOWER),
@@ -62,6 +69,15 @@ const KNOWN: [Known; 26] = [
     ("preemptions", "preemptions", "", LOWER),
     ("rejected", "rejected", "requests", LOWER),
     ("error_ratio", "errors", "%", LOWER),
+    ("failed", "failed", "requests", LOWER),
+    ("retries", "sent again", "requests", LOWER),
+    ("migrations", "migrations", "", None),
+    ("recomputed_tokens", "tokens computed again", "", LOWER),
+    ("hit_ratio_lowest", "lowest hit ratio after a change", "%", HIGHER),
+    ("hit_recovery_s", "time until hits are back", "s", LOWER),
+    ("workers", "workers", "", None),
+    ("workers_added", "workers added", "", None),
+    ("workers_removed", "workers removed", "", None),
 ];
 
 /// What tables and figures show when nobody asked for anything in particular.

@@ -3,6 +3,7 @@
 //! Everything here is made from a saved [`Summary`](crate::experiment::results::Summary)
 //! alone, so that a report can be made again without running anything.
 
+pub mod aiperf;
 pub mod answer;
 pub mod baseline;
 pub mod change;
@@ -13,6 +14,7 @@ pub mod compared;
 #[cfg(test)]
 pub(crate) mod example;
 pub mod explain;
+pub mod fleet_over_time;
 pub mod metric;
 pub mod over_time;
 pub mod published;

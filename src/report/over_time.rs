@@ -2,6 +2,7 @@
 //! in its queue, from the records of one simulation.
 
 use crate::experiment::{Params, SimulationRequests};
+use crate::recorder::{RequestRecord, Stay};
 use crate::time::{SimDuration, SimTime};
 
 /// One simulation, cut into moments of equal distance.
@@ -45,14 +46,14 @@ impl OverTime {
         let index = |time: SimTime| moments.partition_point(|&moment| moment < time);
         let mut change = vec![vec![0_i64; moments.len() + 1]; workers];
         let mut queued = vec![vec![(0.0, 0_u32); moments.len() + 1]; workers];
-        for record in &simulation.records {
-            let Some((dispatched, worker)) = record.dispatched else { continue };
+        for stay in simulation.records.iter().flat_map(RequestRecord::stays) {
+            let Stay { worker, dispatched, scheduled, ended } = stay;
             let worker = worker.index();
             change[worker][index(dispatched)] += 1;
-            if let Some((ended, _)) = record.end {
+            if let Some(ended) = ended {
                 change[worker][index(ended)] -= 1;
             }
-            if let Some(scheduled) = record.scheduled.filter(|&at| at >= begin) {
+            if let Some(scheduled) = scheduled.filter(|&at| at >= begin) {
                 let (sum, count) = &mut queued[worker][index(scheduled)];
                 *sum += (scheduled - dispatched).as_millis();
                 *count += 1;
@@ -83,7 +84,7 @@ impl OverTime {
 mod tests {
     use super::*;
     use crate::id::{RequestId, WorkerId};
-    use crate::recorder::{End, RequestRecord};
+    use crate::recorder::End;
     use proptest::prelude::*;
 
     fn at(ms: u64) -> SimTime {
@@ -100,6 +101,7 @@ mod tests {
             arrived: at(dispatched),
             dispatched: Some((at(dispatched), WorkerId(worker))),
             scheduled: Some(at(dispatched + queued)),
+            handover: None,
             cached_tokens: 0,
             first_token: None,
             end: (served < 900)

@@ -7,6 +7,8 @@
 
 use super::metric::check_name;
 use super::view::{POLICY, number, plain, same};
+use crate::experiment::{Experiment, ExperimentError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -14,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Section `[published]` of an experiment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedSettings {
     /// The CSV, relative to the experiment's file.
@@ -25,7 +27,7 @@ pub struct PublishedSettings {
 }
 
 /// Cells that are no targets, because they contradict the rest of their own table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uncounted {
     /// The rows meant: dotted keys with a value or a list of values. Every row if left out.
@@ -79,6 +81,9 @@ pub struct Published {
 /// Why a published table cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishedError {
+    /// The section does not have its shape.
+    #[error(transparent)]
+    Section(#[from] ExperimentError),
     /// The file cannot be read.
     #[error("{}: {source}; `published.file` is relative to the experiment's file", file.display())]
     Io {
@@ -146,19 +151,20 @@ pub enum PublishedError {
 }
 
 impl Published {
-    /// Reads the table that `settings` name; paths are relative to `folder`,
-    /// the folder of the experiment's file.
+    /// Reads the table that the section `[published]` of an experiment names;
+    /// `None` if there is no such section.
     ///
     /// # Errors
     /// See [`PublishedError`].
-    pub fn read(settings: &PublishedSettings, folder: &Path) -> Result<Self, PublishedError> {
-        let file = folder.join(&settings.file);
+    pub fn of(experiment: &Experiment) -> Result<Option<Self>, PublishedError> {
+        let Some(settings) = experiment.published::<PublishedSettings>()? else { return Ok(None) };
+        let file = experiment.folder_of("published.file").join(&settings.file);
         let text = fs::read_to_string(&file)
             .map_err(|source| PublishedError::Io { file: file.clone(), source })?;
-        Self::parse(&text, &file, &settings.uncounted)
+        Self::parse(&text, &file, &settings.uncounted).map(Some)
     }
 
-    /// As [`read`](Self::read), from text; `file` is used in messages.
+    /// Reads the table from text; `file` is used in messages.
     ///
     /// # Errors
     /// See [`PublishedError`].
@@ -314,6 +320,7 @@ fn param(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::LoadOptions;
     use crate::report::example;
     use serde_json::json;
 
@@ -421,8 +428,12 @@ mod tests {
 
     #[test]
     fn a_missing_file_says_what_it_is_relative_to() {
-        let settings = PublishedSettings { file: "none.csv".into(), uncounted: Vec::new() };
-        let error = Published::read(&settings, Path::new("/nowhere")).unwrap_err().to_string();
+        let text = include_str!("../../experiments/doks-3xh200.toml")
+            .replace("published/doks-3xh200.csv", "none.csv")
+            .replace("../models/", concat!(env!("CARGO_MANIFEST_DIR"), "/models/"));
+        let file = Path::new("/nowhere/doks.toml");
+        let experiment = Experiment::parse(file, &text, &LoadOptions::default()).unwrap();
+        let error = Published::of(&experiment).unwrap_err().to_string();
         assert!(error.starts_with("/nowhere/none.csv: "), "{error}");
         assert!(error.ends_with("relative to the experiment's file"), "{error}");
     }

@@ -30,7 +30,7 @@ const COLUMNS: [&str; 19] = [
 /// One row per request, in order of simulations and of ends: the simulation's
 /// parameters, its seed, then what the client, the router and the worker saw.
 /// Times are milliseconds since the start of the simulation; what did not
-/// happen is empty. `end` is `finished`, `rejected` or `unfinished` (the run
+/// happen is empty. `end` is `finished`, `rejected`, `failed` or `unfinished` (the run
 /// was over first).
 pub fn to_csv(simulations: &[SimulationRequests]) -> String {
     let params: BTreeSet<&String> = simulations.iter().flat_map(|s| s.params.keys()).collect();
@@ -59,6 +59,7 @@ fn cells(seed: u64, record: &RequestRecord) -> [String; 19] {
     let (end, output_tokens) = match record.end {
         Some((_, End::Finished { output_tokens })) => ("finished", output_tokens.to_string()),
         Some((_, End::Rejected(_))) => ("rejected", String::new()),
+        Some((_, End::Failed)) => ("failed", String::new()),
         None => ("unfinished", String::new()),
     };
     [
@@ -102,6 +103,7 @@ mod tests {
             arrived: at(2),
             dispatched: Some((at(2), WorkerId(1))),
             scheduled: Some(at(3)),
+            handover: None,
             cached_tokens: 64,
             first_token: Some(at(5)),
             end: Some((at(9), End::Finished { output_tokens: 7 })),

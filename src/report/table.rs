@@ -8,7 +8,7 @@ use super::compare::{Cell, Comparison};
 use super::metric::{MAIN, Metric, short, signed};
 use super::view::View;
 use crate::experiment::results;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::CellAlignment;
 use std::fmt::Write;
 
 /// Shown besides the main metrics where any point has more than none of it.
@@ -266,7 +266,7 @@ fn published_column(
 }
 
 /// Mean absolute errors, a row per metric and a column per series.
-fn mean_errors(comparison: &Comparison<'_>, metrics: &[Metric]) -> Table {
+fn mean_errors(comparison: &Comparison<'_>, metrics: &[Metric]) -> String {
     let mut first = Column::new(
         vec!["metric".to_owned()],
         metrics.iter().map(|metric| metric.label.clone()).collect(),

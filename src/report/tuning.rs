@@ -16,6 +16,7 @@ use crate::stats::Estimate;
 use comfy_table::CellAlignment;
 use serde_json::Value;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Sections whose keys are given, not chosen.
@@ -53,6 +54,17 @@ impl Key<'_> {
         !CONDITIONS.contains(&section)
     }
 
+    /// True if the value of one says that of the other at all points: the same key,
+    /// or one that was swept with it pair by pair.
+    fn goes_with(&self, other: &Self, points: &[&Point]) -> bool {
+        let mut to = vec![None; self.values.len()];
+        let mut from = vec![None; other.values.len()];
+        points.iter().all(|point| match (self.index(point), other.index(point)) {
+            (Some(a), Some(b)) => *to[a].get_or_insert(b) == b && *from[b].get_or_insert(a) == a,
+            _ => false,
+        })
+    }
+
     fn is_number(&self) -> bool {
         self.values.iter().all(|value| number(value).is_some())
     }
@@ -78,6 +90,9 @@ pub struct Tuning<'a> {
 pub struct Case<'a> {
     /// The points, one per setting.
     pub points: Vec<&'a Point>,
+    /// Places of the settings that differ in what they do: of those with the same
+    /// results under the same policy the first.
+    pub distinct: Vec<usize>,
     /// Place of the one with the best mean; `None` if none has a value.
     pub best: Option<usize>,
     /// Places of those that the seeds cannot tell from the best: 95 % confidence
@@ -154,39 +169,44 @@ impl<'a> Tuning<'a> {
             Better::Lower => a.total_cmp(&b),
             Better::Higher => b.total_cmp(&a),
         };
-        let best = (0..points.len())
+        let distinct = distinct(&points);
+        let best = distinct
+            .iter()
+            .copied()
             .filter_map(|place| Some((place, mean(points[place])?)))
             // The first of equals: a sum over seeds that agree in all has no noise.
             .min_by(|a, b| order(a.1, b.1))
             .map(|(place, _)| place);
-        let equals = best.map(|best| self.equals(&points, best)).unwrap_or_default();
+        let equals = best.map(|best| self.equals(&points, &distinct, best)).unwrap_or_default();
         let steps = best.map(|best| self.steps(&points, best)).unwrap_or_default();
-        let front = front(&points, &self.goals());
-        Case { points, best, equals, steps, front }
+        let mut front = front(&points, &self.goals());
+        front.retain(|place| distinct.contains(place));
+        Case { points, distinct, best, equals, steps, front }
     }
 
-    fn equals(&self, points: &[&Point], best: usize) -> Vec<usize> {
-        let others = points.len().saturating_sub(1).max(1) as f64;
+    fn equals(&self, points: &[&Point], distinct: &[usize], best: usize) -> Vec<usize> {
+        let others = distinct.len().saturating_sub(1).max(1) as f64;
         let is_equal = |place: &usize| {
             let pairs = pairs(points[*place], points[best], &self.metric.name);
             let difference = Estimate::of(&pairs);
             let interval = difference.and_then(|d| d.interval(1.0 - 0.05 / others));
             interval.is_some_and(|[low, high]| low <= 0.0 && high >= 0.0)
         };
-        (0..points.len()).filter(|place| *place != best).filter(is_equal).collect()
+        distinct.iter().copied().filter(|place| *place != best).filter(is_equal).collect()
     }
 
     fn steps(&self, points: &[&'a Point], best: usize) -> Vec<Step<'a>> {
         let best = points[best];
         let mut steps = Vec::new();
         for key in self.settings.iter().filter(|key| key.is_number()) {
+            let others: Vec<&Key<'_>> =
+                self.settings.iter().filter(|other| !key.goes_with(other, points)).collect();
             let Some(at) = key.index(best) else { continue };
             for to in [at.checked_sub(1), Some(at + 1)].into_iter().flatten() {
                 let is_step = |point: &&&Point| {
                     key.index(point) == Some(to)
-                        && self.settings.iter().all(|other| {
-                            other.name == key.name || other.index(point) == other.index(best)
-                        })
+                        && !is_twin(point, best)
+                        && others.iter().all(|other| other.index(point) == other.index(best))
                 };
                 let sides = points.iter().find(is_step).and_then(|point| {
                     let metric = |p: &'a Point| p.metrics.get(&self.metric.name);
@@ -224,12 +244,12 @@ impl<'a> Tuning<'a> {
         let Some(best) = case.best else {
             return format!("No {} is known{place}.", self.metric.label);
         };
-        let others = case.points.len() - 1;
+        let others = case.distinct.len() - 1;
         let mut text = format!(
             "Best {}{place}: {}{}.",
             self.metric.label,
             self.value(case.points[best]),
-            match values(&self.settings, case.points[best]) {
+            match self.setting(case, best) {
                 setting if setting.is_empty() => String::new(),
                 setting => format!(", with {setting}"),
             }
@@ -243,6 +263,15 @@ impl<'a> Tuning<'a> {
             );
         }
         text
+    }
+
+    /// The setting at a place, without the keys that change nothing there.
+    fn setting(&self, case: &Case<'_>, place: usize) -> String {
+        let point = case.points[place];
+        let twins: Vec<&&Point> = case.points.iter().filter(|twin| is_twin(twin, point)).collect();
+        let matters = |key: &&Key<'_>| twins.iter().all(|twin| key.index(twin) == key.index(point));
+        let keys: Vec<Key<'_>> = self.settings.iter().filter(matters).cloned().collect();
+        values(&keys, point)
     }
 
     /// What one step costs; `None` if there are no steps.
@@ -305,7 +334,7 @@ impl<'a> Tuning<'a> {
             shown.truncate(MOST_ROWS);
             let names = shown.iter().map(|place| {
                 let mark = if case.best == Some(*place) { "*" } else { " " };
-                format!("{mark} {}", values(&self.settings, case.points[*place]))
+                format!("{mark} {}", self.setting(case, *place))
             });
             let mut columns = vec![Column::new(vec!["setting".to_owned()], names.collect())];
             columns[0].alignment = CellAlignment::Left;
@@ -355,6 +384,28 @@ fn values(keys: &[Key<'_>], point: &Point) -> String {
         Some(if key.name == POLICY { value } else { format!("{} {value}", key.short_name()) })
     };
     keys.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// True if two points have the same policy and the same results: they differ in
+/// nothing that it looks at.
+fn is_twin(a: &Point, b: &Point) -> bool {
+    a.params.get(POLICY) == b.params.get(POLICY) && a.metrics == b.metrics
+}
+
+/// Places of the first of every set of twins.
+fn distinct(points: &[&Point]) -> Vec<usize> {
+    // Twins agree in all means; few others do.
+    let mut known: BTreeMap<Vec<Option<u64>>, Vec<usize>> = BTreeMap::new();
+    let mut is_first = |place: &usize| {
+        let means = points[*place].metrics.values().map(|metric| metric.mean.map(f64::to_bits));
+        let alike = known.entry(means.collect()).or_default();
+        let is_first = !alike.iter().any(|earlier| is_twin(points[*earlier], points[*place]));
+        if is_first {
+            alike.push(*place);
+        }
+        is_first
+    };
+    (0..points.len()).filter(|place| is_first(place)).collect()
 }
 
 /// Differences between two points seed by seed, where both have a value.
@@ -489,7 +540,8 @@ mod tests {
             prop_assert!(!front.is_empty());
             for place in 0..goals.len() {
                 let beaten = front.iter().any(|on| dominates(*on, place));
-                prop_assert_eq!(beaten, !front.contains(&place));
+                let is_twin = goals[..place].contains(&goals[place]);
+                prop_assert_eq!(beaten || is_twin, !front.contains(&place));
             }
             let best = tuning.cases[0].best.unwrap();
             prop_assert!(goals.iter().all(|other| other.0 >= goals[best].0));

@@ -21,12 +21,19 @@ pub struct Axis {
     pub values: Vec<f64>,
     /// True if the values are durations.
     pub is_duration: bool,
+    /// Other swept keys whose values go with those of the axis, one with one.
+    pub companions: Vec<String>,
 }
 
 impl Axis {
     /// The last part of the key: `concurrency`.
     pub fn name(&self) -> &str {
         last_part(&self.key)
+    }
+
+    /// True for its own key and its companions'.
+    fn covers(&self, key: &str) -> bool {
+        self.key == key || self.companions.iter().any(|companion| companion == key)
     }
 
     /// As a figure says it: with what is counted, where the key leaves that open.
@@ -111,6 +118,7 @@ impl<'a> View<'a> {
                 .filter(|axis| axis.values.len() > 1)
                 .max_by_key(|axis| axis.values.len()),
         };
+        let axis = axis.map(|axis| Axis { companions: companions(summary, &axis.key), ..axis });
         let series = series(summary, axis.as_ref());
         Ok(Self { summary, axis, series })
     }
@@ -118,6 +126,21 @@ impl<'a> View<'a> {
     /// Values on the axis; a single 0 without an axis.
     pub fn xs(&self) -> &[f64] {
         self.axis.as_ref().map_or(&[0.0], |axis| &axis.values)
+    }
+
+    /// `workers goes with concurrency: 3 at 170, 12 at 680`, for every companion
+    /// of the axis.
+    pub fn companions(&self) -> Vec<String> {
+        let Some(axis) = &self.axis else { return Vec::new() };
+        let said = |companion: &String| {
+            let at = |x: &f64| {
+                let point = self.series.iter().find_map(|series| series.at(*x))?;
+                Some(format!("{} at {x}", plain(point.params.get(companion)?)))
+            };
+            let pairs: Vec<String> = axis.values.iter().filter_map(at).collect();
+            format!("{} goes with {}: {}.", last_part(companion), axis.label(), pairs.join(", "))
+        };
+        axis.companions.iter().map(said).collect()
     }
 
     /// The metrics that occur with a value, in the order of reports.
@@ -183,9 +206,31 @@ fn axes(summary: &Summary) -> Vec<Axis> {
             let mut values: Vec<f64> = found.into_iter().map(|(x, _)| x).collect();
             values.sort_by(f64::total_cmp);
             values.dedup();
-            Some(Axis { key: key.clone(), values, is_duration })
+            Some(Axis { key: key.clone(), values, is_duration, companions: Vec::new() })
         })
         .collect()
+}
+
+/// The keys that vary with `axis`, one value with one value.
+fn companions(summary: &Summary, axis: &str) -> Vec<String> {
+    let is_companion = |key: &&String| {
+        let mut to: BTreeMap<u64, &Value> = BTreeMap::new();
+        let mut from: BTreeMap<String, u64> = BTreeMap::new();
+        let fits = summary.points.iter().all(|point| {
+            let (Some(x), Some(value)) = (point.params.get(axis), point.params.get(*key)) else {
+                return false;
+            };
+            let Some((x, _)) = number(x) else { return false };
+            // -0 and 0 are one value on the axis.
+            let x = (x + 0.0).to_bits();
+            *to.entry(x).or_insert(value) == value
+                && *from.entry(value.to_string()).or_insert(x) == x
+        });
+        fits && to.len() > 1
+    };
+    let keys = summary.points.first().map(|point| point.params.keys()).into_iter().flatten();
+    let others = keys.filter(|key| ![axis, POLICY, VARIANT].contains(&key.as_str()));
+    others.filter(is_companion).cloned().collect()
 }
 
 fn unknown_axis(key: &str, axes: &[Axis]) -> Invalid {
@@ -205,7 +250,7 @@ fn series<'a>(summary: &'a Summary, axis: Option<&Axis>) -> Vec<Series<'a>> {
         let others: BTreeMap<&str, &Value> = point
             .params
             .iter()
-            .filter(|(key, _)| *key != POLICY && axis.is_none_or(|axis| axis.key != **key))
+            .filter(|(key, _)| *key != POLICY && axis.is_none_or(|axis| !axis.covers(key)))
             .map(|(key, value)| (key.as_str(), value))
             .collect();
         let x = axis
@@ -294,6 +339,28 @@ mod tests {
         let view = View::new(&summary, Some("workload.concurrency")).unwrap();
         let labels: Vec<&str> = view.series.iter().map(|s| s.label.as_str()).collect();
         assert_eq!(labels, ["kv, max_num_seqs 64", "kv, max_num_seqs 96"]);
+    }
+
+    #[test]
+    fn keys_that_go_with_the_axis_make_no_series() {
+        let mut builder = Builder::new("pairs", 1);
+        for policy in ["round_robin", "kv"] {
+            for (workers, load) in [(3, 170), (12, 680)] {
+                builder.point(
+                    &[
+                        (POLICY, json!(policy)),
+                        ("cluster.workers", json!(workers)),
+                        ("workload.concurrency", json!(load)),
+                    ],
+                    &[("ttft_ms_p50", &[Some(1.0)])],
+                );
+            }
+        }
+        let summary = builder.build();
+        let view = View::new(&summary, Some("workload.concurrency")).unwrap();
+        let labels: Vec<&str> = view.series.iter().map(|s| s.label.as_str()).collect();
+        assert_eq!(labels, ["round_robin", "kv"]);
+        assert_eq!(view.companions(), ["workers goes with concurrency: 3 at 170, 12 at 680."]);
     }
 
     #[test]

@@ -20,11 +20,12 @@ use crate::rng::{self, Stream, Use};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// `[router.feed]`: what happens to KV events on their way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeedSettings {
     /// Time from publication to visibility, at least. Default 2 ms: transport
@@ -88,7 +89,7 @@ impl FeedSettings {
 }
 
 /// `[router.restart]`: the front ends lose what they know and start anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartSettings {
     /// When, counted from the start of the simulation.
@@ -131,9 +132,13 @@ struct Lane {
     chance: Stream,
     /// Nothing published before this is heard any more.
     heard_from: SimTime,
-    /// Everything ever published, for a router that will start anew and ask.
+    /// Everything that the worker ever published, for a router that will start
+    /// anew and ask.
     history: Option<Vec<KvEvent>>,
     gaps: Option<Gaps>,
+    /// How often the worker has died, and the life whose events are heard.
+    life: u32,
+    heard_life: u32,
 }
 
 /// How a router finds events missing and gets them.
@@ -153,6 +158,7 @@ struct Gaps {
 struct Underway {
     arrives: SimTime,
     number: u64,
+    life: u32,
     event: KvEvent,
 }
 
@@ -186,14 +192,38 @@ impl Lane {
             self.arrived = arrives;
         }
         let behind = self.events.iter().rev().take_while(|other| other.arrives > arrives).count();
-        self.events.insert(self.events.len() - behind, Underway { arrives, number, event });
+        self.events.insert(
+            self.events.len() - behind,
+            Underway { arrives, number, life: self.life, event },
+        );
     }
 
     /// When something can be heard or found missing next.
     fn due(&self) -> SimTime {
         let answer = self.gaps.as_ref().and_then(|gaps| gaps.asked);
         let answer = answer.map_or(SimTime::ZERO, |(_, at)| at);
-        self.events.front().map_or(SimTime::MAX, |first| first.arrives.max(answer))
+        match self.events.front() {
+            Some(first) if first.life <= self.heard_life => first.arrives.max(answer),
+            _ => SimTime::MAX,
+        }
+    }
+
+    /// The worker has died: nothing that it published can be asked for any more.
+    fn cut(&mut self) {
+        self.life += 1;
+        if let Some(history) = &mut self.history {
+            history.clear();
+        }
+        if let Some(gaps) = &mut self.gaps {
+            (gaps.expected, gaps.asked) = (self.sent, None);
+            gaps.ring.clear();
+        }
+    }
+
+    /// The router hears of the worker's present life only.
+    fn join(&mut self) {
+        self.heard_life = self.life;
+        self.events.retain(|underway| underway.life == self.life);
     }
 
     /// Hands over what can be heard at `due()`, or notices what is missing.
@@ -238,11 +268,15 @@ impl Lane {
         self.arrived = now + recovery_delay;
         let arrives = self.arrived;
         if let Some(gaps) = &mut self.gaps {
-            (gaps.expected, gaps.asked) = (0, None);
+            gaps.asked = None;
             gaps.ring = told.iter().copied().collect();
         }
-        let again = (0..).zip(told);
-        self.events.extend(again.map(|(number, event)| Underway { arrives, number, event }));
+        let (first, life) = (self.sent - told.len() as u64, self.life);
+        if let Some(gaps) = &mut self.gaps {
+            gaps.expected = first;
+        }
+        let again = (first..).zip(told);
+        self.events.extend(again.map(|(number, event)| Underway { arrives, number, life, event }));
     }
 }
 
@@ -257,6 +291,8 @@ impl Feed {
             arrived: SimTime::ZERO,
             heard_from: SimTime::ZERO,
             history: None,
+            life: 0,
+            heard_life: 0,
             gaps: settings.recovery_delay.map(|round_trip| Gaps {
                 round_trip,
                 expected: 0,
@@ -292,6 +328,23 @@ impl Feed {
         assert!(at >= lane.published, "{worker:?} published at {at:?} after {:?}", lane.published);
         lane.published = at;
         lane.send(at, event, self.way);
+        self.due.set(worker.index(), lane.due());
+    }
+
+    /// `worker` has died: its events under way are still heard until somebody
+    /// notices, those of its next life only once it has [joined](Self::join).
+    pub(super) fn cut(&mut self, worker: WorkerId) {
+        self.change(worker, Lane::cut);
+    }
+
+    /// The router knows of the present life of `worker`.
+    pub(super) fn join(&mut self, worker: WorkerId) {
+        self.change(worker, Lane::join);
+    }
+
+    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Lane)) {
+        let lane = &mut self.lanes[worker.index()];
+        change(lane);
         self.due.set(worker.index(), lane.due());
     }
 

@@ -9,7 +9,7 @@
 use super::feed::{Feed, FeedSettings};
 use super::policies::oracle::Oracle;
 use super::{ClusterView, CostParts, Policy, Release, Reported, Verdict, WorkerView};
-use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
 use crate::time::{SimDuration, SimTime};
@@ -100,9 +100,39 @@ impl FrontEnd {
     pub fn restart(&mut self, now: SimTime) {
         let Restart { policy, recovery_delay, .. } = self.restart.take().expect("a restart is due");
         self.policy = policy;
-        self.workers.fill(WorkerView::default());
+        for (worker, view) in (0..).map(WorkerId).zip(&mut self.workers) {
+            // Who is there, it reads anew; what is there, nobody tells.
+            *view = WorkerView { available: view.available, ..WorkerView::default() };
+            if !view.available {
+                self.policy.worker_left(worker);
+            }
+        }
         self.peers.clear();
         self.feed.restart(now, recovery_delay);
+    }
+
+    /// Hears that `worker` is gone, or takes no more requests.
+    pub fn worker_left(&mut self, worker: WorkerId) {
+        let view = &mut self.workers[worker.index()];
+        if std::mem::replace(&mut view.available, false) {
+            view.reported = None;
+            self.policy.worker_left(worker);
+        }
+    }
+
+    /// Hears that `worker` takes requests, with an empty cache.
+    pub fn worker_joined(&mut self, worker: WorkerId) {
+        // It may have come back before anybody noticed that it was gone.
+        self.worker_left(worker);
+        self.workers[worker.index()].available = true;
+        self.feed.join(worker);
+        self.policy.worker_joined(worker);
+    }
+
+    /// `worker` has died: what it publishes from now on is that of a new one,
+    /// which nobody hears until it has [joined](Self::worker_joined).
+    pub fn cut_feed(&mut self, worker: WorkerId) {
+        self.feed.cut(worker);
     }
 
     /// True if it hears of other front ends' requests.
@@ -177,6 +207,9 @@ impl FrontEnd {
     /// policy and books its choice.
     pub fn route(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
         self.deliver(now);
+        if self.workers.iter().all(|worker| !worker.available) {
+            return Verdict::Reject(RejectReason::NoWorker);
+        }
         let verdict = self.policy.route(now, request, &ClusterView { workers: &self.workers });
         if let Verdict::Send(worker) = verdict {
             self.workers[worker.index()].inflight += 1;
@@ -205,7 +238,7 @@ impl FrontEnd {
     /// # Panics
     /// If a request ends on a worker that has none of this front end's.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
-        if matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_)) {
+        if event.kind.ends_stay() {
             let inflight = &mut self.workers[event.worker.index()].inflight;
             assert!(*inflight > 0, "{event:?}: nothing is in flight there");
             *inflight -= 1;
@@ -221,7 +254,7 @@ impl FrontEnd {
     /// Takes what all workers report at `now`, in order of id.
     pub fn report(&mut self, now: SimTime, reported: &[Reported]) {
         for (worker, reported) in self.workers.iter_mut().zip(reported) {
-            worker.reported = Some(*reported);
+            worker.reported = worker.available.then_some(*reported);
         }
         if let Some((period, due)) = &mut self.reports {
             *due = now + *period;
@@ -241,11 +274,19 @@ impl FrontEnd {
     /// What every worker would cost for `request` now, for people.
     pub fn explain(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Vec<CostParts> {
         self.deliver(now);
-        self.policy.explain(request, &ClusterView { workers: &self.workers })
+        let mut costs = self.policy.explain(request, &ClusterView { workers: &self.workers });
+        let absent = |parts: &&mut CostParts| !self.workers[parts.worker.index()].available;
+        costs.iter_mut().filter(absent).for_each(|parts| parts.cost = f64::INFINITY);
+        costs
     }
 
     fn deliver(&mut self, now: SimTime) {
-        self.feed.deliver(now, |worker, event| self.policy.observe_kv(worker, event));
+        self.feed.deliver(now, |worker, event| {
+            // One that drains still publishes.
+            if self.workers[worker.index()].available {
+                self.policy.observe_kv(worker, event);
+            }
+        });
         while self.peers.front().is_some_and(|(visible, _)| *visible <= now) {
             let Some((_, message)) = self.peers.pop_front() else { return };
             match message {

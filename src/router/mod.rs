@@ -73,6 +73,7 @@
 //! `policies/`, and its name is one line in the list there.
 
 pub mod decider;
+pub mod disaggregated;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
 pub mod feed;
@@ -102,7 +103,7 @@ use policies::oracle::Oracle;
 /// The facts about a fleet that a router is configured with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClusterSpec {
-    /// Number of workers, with ids `0..workers`.
+    /// Number of workers that there can ever be, with ids `0..workers`.
     pub workers: u32,
     /// Tokens in a KV block.
     pub block_size: u32,
@@ -178,6 +179,14 @@ pub trait Policy {
     ) {
     }
 
+    /// Hears that `worker` is gone, or on its way out: what is known of its cache
+    /// and of the requests there is to be forgotten. [`WorkerView::available`] is
+    /// false from now on.
+    fn worker_left(&mut self, _worker: WorkerId) {}
+
+    /// Hears that `worker` takes requests, with an empty cache.
+    fn worker_joined(&mut self, _worker: WorkerId) {}
+
     /// The oracle, which alone is shown the true state of the fleet: nothing that
     /// another policy gets has it.
     fn as_oracle(&mut self) -> Option<&mut Oracle> {
@@ -224,17 +233,49 @@ pub struct CostParts {
 /// What one front end knows of the fleet.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusterView<'a> {
-    /// One entry per worker, in order of id.
+    /// One entry per worker, in order of id; those that are not available, too.
     pub workers: &'a [WorkerView],
 }
 
+impl<'a> ClusterView<'a> {
+    /// The workers that can be chosen, with their places, in order of id. A policy
+    /// is asked only if there is one.
+    pub fn available(&self) -> impl Iterator<Item = (usize, &'a WorkerView)> + use<'a> {
+        self.workers.iter().enumerate().filter(|(_, worker)| worker.available)
+    }
+
+    /// How many workers can be chosen.
+    pub fn available_count(&self) -> usize {
+        self.available().count()
+    }
+
+    /// The `n`-th of the workers that can be chosen, from 0.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn nth_available(&self, n: usize) -> WorkerId {
+        let (at, _) = self.available().nth(n).expect("so many workers are available");
+        policies::worker_at(at)
+    }
+}
+
 /// What one front end knows of one worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WorkerView {
+    /// Whether it takes requests, as far as this front end knows. One that has
+    /// died unnoticed is still available.
+    pub available: bool,
     /// Requests this front end sent there that have not ended. Exact.
     pub inflight: u32,
     /// The last gauges the worker reported, if the policy asks for any.
     pub reported: Option<Reported>,
+}
+
+impl Default for WorkerView {
+    /// A worker without requests.
+    fn default() -> Self {
+        Self { available: true, inflight: 0, reported: None }
+    }
 }
 
 /// Gauges as a worker last reported them.

@@ -9,16 +9,17 @@
 
 use super::decider::Decider;
 use super::{ClusterView, CostParts, Policy, Release, Verdict};
-use crate::event::{KvEvent, WorkerEvent};
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Who goes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueOrder {
     /// First come, first served.
@@ -89,7 +90,11 @@ impl<D: Decider> Policy for Queued<D> {
         Verdict::Hold
     }
 
-    fn release(&mut self, now: SimTime, _: &ClusterView<'_>) -> Option<Release> {
+    fn release(&mut self, now: SimTime, view: &ClusterView<'_>) -> Option<Release> {
+        if view.available().next().is_none() {
+            let (_, Waiting { request, .. }) = self.waiting.pop_first()?;
+            return Some((request, Err(RejectReason::NoWorker)));
+        }
         if self.waiting.is_empty() || self.all_busy() {
             return None;
         }
@@ -110,6 +115,14 @@ impl<D: Decider> Policy for Queued<D> {
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         self.decider.observe_kv(worker, event);
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.decider.worker_left(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.decider.worker_joined(worker);
     }
 
     fn wants_output_blocks(&self) -> bool {

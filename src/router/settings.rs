@@ -5,6 +5,7 @@
 //! accepted, and used only by the policies whose doc comment names it; a key
 //! that no policy knows is an error.
 
+use super::disaggregated::ConditionalDisaggregation;
 use super::feed::{FeedSettings, RestartSettings};
 use super::kv::Semantics;
 use super::policies::POLICIES;
@@ -12,8 +13,9 @@ use super::policies::session_affinity::Affinity;
 use super::queued::QueueOrder;
 use super::spec::PolicySpec;
 use super::{ClusterSpec, Policy};
-use crate::settings::{Invalid, count, count_option};
+use crate::settings::{Count, Invalid, count, count_option, nearest};
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::de::value::MapDeserializer;
 use serde::{Deserialize, Serialize};
@@ -23,8 +25,36 @@ pub fn policy_names() -> impl Iterator<Item = &'static str> {
     POLICIES.iter().map(PolicySpec::name)
 }
 
+/// The parameters of KV-aware policies, and the way of their events: keys of
+/// `[router]` that mean nothing to a [blind](PolicySpec::blind) policy.
+pub const PARAMETERS: [&str; 23] = [
+    "feed",
+    "semantics",
+    "overlap_weight",
+    "temperature",
+    "overlap_score_credit",
+    "prefill_load_scale",
+    "overlap_score_credit_decay",
+    "decode_active_request_weight",
+    "track_active_blocks",
+    "track_prefill_tokens",
+    "assume_kv_reuse",
+    "track_output_blocks",
+    "expected_output_tokens",
+    "queue_threshold",
+    "queue_order",
+    "active_decode_blocks_threshold",
+    "active_prefill_tokens_threshold",
+    "use_kv_events",
+    "approximate_ttl",
+    "approximate_max_blocks",
+    "approximate_prune_target_ratio",
+    "shadow_driver",
+    "own",
+];
+
 /// The `[router]` section. Each key names the policies that use it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouterSettings {
     /// Which policy routes.
@@ -44,7 +74,12 @@ pub struct RouterSettings {
     pub restart: Option<RestartSettings>,
     /// Parameters of a policy that has none of the keys here; see [`Self::own`].
     #[serde(skip_serializing_if = "toml::Table::is_empty", default)]
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub(super) own: toml::Table,
+    /// (kv with "1.6", dynamo; where prefill and decode have workers of their own)
+    /// Which requests skip the prefill workers. Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditional_disaggregation: Option<ConditionalDisaggregation>,
     /// How KV events reach the router.
     #[serde(default)]
     pub(super) feed: FeedSettings,
@@ -70,6 +105,14 @@ pub struct RouterSettings {
     /// (dynamo, kv with "1.6") Cost in blocks of each request in flight. Default 0.
     #[serde(default)]
     pub decode_active_request_weight: f64,
+    /// (dynamo, kv with "1.6") Worth of a block of the prompt in a worker's host
+    /// memory, of one in its GPU memory, 0 to 1. Default 0.75.
+    #[serde(default = "default::host_weight")]
+    pub host_cache_hit_weight: f64,
+    /// (dynamo, kv with "1.6") The same for blocks on its disk or in remote storage.
+    /// Default 0.25.
+    #[serde(default = "default::disk_weight")]
+    pub disk_cache_hit_weight: f64,
     /// (kv, dynamo) Count the blocks of requests in flight. Default true.
     #[serde(default = "default::yes")]
     pub track_active_blocks: bool,
@@ -86,6 +129,7 @@ pub struct RouterSettings {
     /// announce (`agent_hints.osl`): blocks count less the nearer a request comes
     /// to it. Unset: clients announce none, and blocks count in full.
     #[serde(default, deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub expected_output_tokens: Option<u32>,
     /// (dynamo, kv with "1.6") Requests wait in the router while every worker has
     /// more prompt tokens in flight than this many times `max_num_batched_tokens`.
@@ -102,6 +146,7 @@ pub struct RouterSettings {
     /// (kv, dynamo) A worker is overloaded with more prompt tokens in flight than
     /// this. Unset: no limit.
     #[serde(default, deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub active_prefill_tokens_threshold: Option<u32>,
     /// (kv, dynamo) Index what workers publish; false: what was sent to them. Default true.
     #[serde(default = "default::yes")]
@@ -113,6 +158,7 @@ pub struct RouterSettings {
     /// (kv with "0.9", without KV events) Blocks above which the oldest are
     /// forgotten. Default 1 Mi.
     #[serde(default = "default::approximate_max_blocks", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub approximate_max_blocks: u32,
     /// (kv with "0.9", without KV events) Share of them that is left then. Default 0.8.
     #[serde(default = "default::approximate_prune_target")]
@@ -130,13 +176,16 @@ pub struct RouterSettings {
     /// (`session_affinity`, soft) Requests in flight above the least loaded worker
     /// that a session bears. Default 8 (assumed).
     #[serde(default = "default::session_slack", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub session_slack_requests: u32,
     /// (`consistent_hash`) Blocks at the start of a prompt that make its key, at
     /// least 1. Default 2: about the 100 characters of KubeAI's default.
     #[serde(default = "default::hash_prefix", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub hash_prefix_blocks: u32,
     /// (`consistent_hash`) Points of each worker on the ring, at least 1. Default 256 (KubeAI).
     #[serde(default = "default::hash_replication", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub hash_replication: u32,
     /// (`consistent_hash`) Times the mean load that a worker may carry, at least 1.
     /// Default 1.25 (KubeAI).
@@ -147,6 +196,7 @@ pub struct RouterSettings {
     pub cache_threshold: f64,
     /// (`sglang_cache_aware`) Difference of loads that is still balanced. Default 64 requests.
     #[serde(default = "default::balance_abs_threshold", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub balance_abs_threshold: u32,
     /// (`sglang_cache_aware`) Ratio of loads that is still balanced. Default 1.5.
     #[serde(default = "default::balance_rel_threshold")]
@@ -157,6 +207,7 @@ pub struct RouterSettings {
     /// (`sglang_cache_aware`) Tokens remembered per worker. Default 16 Mi: its 64 Mi
     /// characters at 4 characters a token (assumed).
     #[serde(default = "default::max_tree_tokens", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub max_tree_tokens: u32,
     /// (`inference_extension`) Weight of the prefix score. Default 3.
     #[serde(default = "default::prefix_weight")]
@@ -169,9 +220,11 @@ pub struct RouterSettings {
     pub queue_weight: f64,
     /// (`inference_extension`) Blocks of a prompt matched at most. Default 256.
     #[serde(default = "default::max_prefix_blocks", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub max_prefix_blocks: u32,
     /// (`inference_extension`) Blocks remembered per worker. Default 31,250.
     #[serde(default = "default::lru_capacity", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub lru_capacity_blocks: u32,
     /// (`inference_extension`) Time between two reports of a worker's gauges.
     /// Default 50 ms.
@@ -179,6 +232,7 @@ pub struct RouterSettings {
     pub report_period: SimDuration,
     /// (`kv_aware`) A match counts if at most so many prompt tokens are left. Default 2,000.
     #[serde(default = "default::kv_aware_threshold", deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub kv_aware_threshold_tokens: u32,
     /// (`ttft_estimate`) Prompt tokens that a worker computes per second. Default
     /// 10,000 (assumed; take the model file's rate).
@@ -187,7 +241,7 @@ pub struct RouterSettings {
 }
 
 /// Which front end a request reaches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Spread {
     /// One after the other, as behind a balancer that knows nothing of conversations.
@@ -199,7 +253,7 @@ pub enum Spread {
 }
 
 /// Who drives in `policy = "shadow"`; the other one decides for comparison only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShadowDriver {
     /// Our own code.
@@ -222,6 +276,8 @@ mod default {
     defaults! {
         replicas: u32 = 1;
         overlap_weight: f64 = 1.0;
+        host_weight: f64 = 0.75;
+        disk_weight: f64 = 0.25;
         yes: bool = true;
         approximate_ttl: SimDuration = SimDuration::from_secs(120);
         approximate_max_blocks: u32 = 1 << 20;
@@ -298,9 +354,8 @@ impl RouterSettings {
         let known = || more.iter().chain(POLICIES);
         let found = known().find(|spec| spec.name() == self.policy);
         found.copied().ok_or_else(|| {
-            let far = |spec: &PolicySpec| strsim::damerau_levenshtein(&self.policy, spec.name());
-            let near = known().filter(|spec| far(spec) < 4).min_by_key(|spec| far(spec));
-            let hint = near.map(|spec| format!("; did you mean {:?}?", spec.name()));
+            let near = nearest(&self.policy, known().map(PolicySpec::name));
+            let hint = near.map(|name| format!("; did you mean {name:?}?"));
             let names: Vec<String> = known().map(|spec| format!("{:?}", spec.name())).collect();
             let names = format!("one of {}{}", names.join(", "), hint.unwrap_or_default());
             Invalid::new("policy", format!("{:?}", self.policy), names)
@@ -347,11 +402,17 @@ impl RouterSettings {
             let allowed = "left out where semantics = \"0.9\", which has no queue";
             Invalid::unless(known, "queue_threshold", threshold, allowed)?;
         }
+        if let Some(conditional) = &self.conditional_disaggregation {
+            let within = |invalid: Invalid| invalid.within("conditional_disaggregation");
+            conditional.validate(self.semantics).map_err(within)?;
+        }
         let ttl = !self.approximate_ttl.is_zero();
         Invalid::unless(ttl, "approximate_ttl", "0s", "more than no time")?;
         for (key, share) in [
             ("active_decode_blocks_threshold", self.active_decode_blocks_threshold.unwrap_or(0.0)),
             ("approximate_prune_target_ratio", self.approximate_prune_target_ratio),
+            ("host_cache_hit_weight", self.host_cache_hit_weight),
+            ("disk_cache_hit_weight", self.disk_cache_hit_weight),
         ] {
             let is_share = (0.0..=1.0).contains(&share);
             Invalid::unless(is_share, key, share, "a share between 0 and 1")?;

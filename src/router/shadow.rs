@@ -134,6 +134,16 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
         self.other.observe_kv(worker, event);
     }
 
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.driver.worker_left(worker);
+        self.other.worker_left(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.driver.worker_joined(worker);
+        self.other.worker_joined(worker);
+    }
+
     fn wants_output_blocks(&self) -> bool {
         self.driver.wants_output_blocks() || self.other.wants_output_blocks()
     }

@@ -12,6 +12,7 @@ use crate::settings::Invalid;
 #[derive(Clone, Copy, Debug)]
 pub struct PolicySpec {
     name: &'static str,
+    is_blind: bool,
     check: fn(&RouterSettings) -> Result<(), Invalid>,
     build: fn(&RouterSettings, &ClusterSpec, u64) -> Box<dyn Policy>,
 }
@@ -23,7 +24,18 @@ impl PolicySpec {
         name: &'static str,
         build: fn(&RouterSettings, &ClusterSpec, u64) -> Box<dyn Policy>,
     ) -> Self {
-        Self { name, check: |_| Ok(()), build }
+        Self { name, is_blind: false, check: |_| Ok(()), build }
+    }
+
+    /// Says that the policy looks at none of [`PARAMETERS`](super::settings::PARAMETERS)
+    /// and at no KV events, so that runs which differ in nothing else are one.
+    pub const fn blind(self) -> Self {
+        Self { is_blind: true, ..self }
+    }
+
+    /// True of a policy that [`blind`](Self::blind) was said of.
+    pub fn is_blind(&self) -> bool {
+        self.is_blind
     }
 
     /// Refuses settings that the policy cannot work with. Asked only where

@@ -14,8 +14,10 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub(super) use settings::is_zero;
 pub use settings::{Client, ConversationSettings, Turns};
 
+use super::distribution::popular;
 use super::{Arrival, PAUSE_AFTER_REJECTION, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
@@ -116,7 +118,8 @@ impl Conversations {
         self.conversations_begun =
             self.conversations_begun.checked_add(1).expect("fewer than 2^32 conversations");
         let mut draws = self.draws(slot, Use::Conversation, 0);
-        let starter = draws.random_range(0..self.settings.starters);
+        let ConversationSettings { starters, starter_exponent, .. } = self.settings;
+        let starter = popular(starters, starter_exponent, &mut draws);
         let turns = draws.random_range(self.settings.turns.min..=self.settings.turns.max);
         let present = &mut self.slots[slot as usize];
         *present = Slot {

@@ -1,17 +1,24 @@
 //! Random lengths and times, as experiment files write them.
 
 use crate::rng::Stream;
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use rand::RngExt;
-use rand_distr::{Distribution as _, Exp, LogNormal, Normal};
+use rand_distr::{Distribution as _, Exp, Gamma, LogNormal, Normal, Zipf};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A length in tokens; written `3500`, `3_500` or, with a unit, `"16k"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
+)]
 #[serde(transparent)]
-pub struct Tokens(#[serde(deserialize_with = "settings::count")] pub u32);
+pub struct Tokens(
+    #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
+    pub u32,
+);
 
 impl fmt::Display for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,9 +36,12 @@ pub trait Quantity: Copy + Ord + Default + fmt::Debug {
     fn uniform(min: Self, max: Self, stream: &mut Stream) -> Self;
     /// As a person writes it.
     fn shown(self) -> String;
+    /// The distance of neighbours in a [`Distribution::Zipf`], in tokens or seconds.
+    const STEP: f64;
 }
 
 impl Quantity for Tokens {
+    const STEP: f64 = 1.0;
     fn to_f64(self) -> f64 {
         f64::from(self.0)
     }
@@ -52,6 +62,8 @@ impl Quantity for Tokens {
 }
 
 impl Quantity for SimDuration {
+    /// A millisecond.
+    const STEP: f64 = 1e-3;
     fn to_f64(self) -> f64 {
         self.as_secs()
     }
@@ -75,7 +87,7 @@ impl Quantity for SimDuration {
 /// The unbounded forms are *clamped*: a draw outside `min` to `max` becomes the
 /// bound itself, as a request that reaches its `max_tokens` does. So the bounds
 /// gather probability, and the mean of the draws is not quite `mean`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Distribution<T> {
     /// Always the same.
@@ -121,6 +133,36 @@ pub enum Distribution<T> {
         /// Draws above become this.
         max: T,
     },
+    /// The gamma distribution, clamped: positive, with a tail between those of
+    /// the exponential (`sd` = `mean`) and the normal distribution (`sd` small).
+    Gamma {
+        /// Mean before clamping.
+        mean: T,
+        /// Standard deviation before clamping.
+        sd: T,
+        /// Draws below become this.
+        min: T,
+        /// Draws above become this.
+        max: T,
+    },
+    /// Zipf's distribution: the `k`-th value from `min` on has a probability in
+    /// proportion to `k ^ -exponent`. Values are a token or a millisecond apart.
+    Zipf {
+        /// 0 makes all values equally likely; the larger, the more small ones.
+        exponent: f64,
+        /// The most likely value.
+        min: T,
+        /// The largest value.
+        max: T,
+    },
+    /// Values as they were seen, each with a probability in proportion to its weight.
+    Empirical {
+        /// The values, in any order; repeating one makes it more likely.
+        values: Vec<T>,
+        /// A whole number for every value; all weigh the same unless given.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        weights: Vec<u32>,
+    },
 }
 
 impl<T: Default> Default for Distribution<T> {
@@ -133,12 +175,18 @@ impl<T: Default> Default for Distribution<T> {
 impl<T: Quantity> Distribution<T> {
     /// Smallest and largest value that can be drawn.
     pub fn bounds(&self) -> (T, T) {
-        match *self {
-            Self::Constant { value } => (value, value),
+        match self {
+            Self::Constant { value } => (*value, *value),
             Self::Uniform { min, max }
             | Self::Normal { min, max, .. }
             | Self::LogNormal { min, max, .. }
-            | Self::Exponential { min, max, .. } => (min, max),
+            | Self::Exponential { min, max, .. }
+            | Self::Gamma { min, max, .. }
+            | Self::Zipf { min, max, .. } => (*min, *max),
+            Self::Empirical { values, .. } => {
+                let bounds = values.iter().min().zip(values.iter().max());
+                bounds.map_or_else(Default::default, |(min, max)| (*min, *max))
+            }
         }
     }
 
@@ -148,9 +196,10 @@ impl<T: Quantity> Distribution<T> {
     /// If the distribution does not [`validate`](Self::validate).
     pub fn sample(&self, stream: &mut Stream) -> T {
         let valid = "a validated distribution";
-        let drawn = match *self {
-            Self::Constant { value } => return value,
-            Self::Uniform { min, max } => return T::uniform(min, max, stream),
+        let drawn = match self {
+            Self::Constant { value } => return *value,
+            Self::Uniform { min, max } => return T::uniform(*min, *max, stream),
+            Self::Empirical { values, weights } => return empirical(values, weights, stream),
             Self::Normal { mean, sd, .. } => {
                 Normal::new(mean.to_f64(), sd.to_f64()).expect(valid).sample(stream)
             }
@@ -160,6 +209,15 @@ impl<T: Quantity> Distribution<T> {
             }
             Self::Exponential { mean, .. } => {
                 Exp::new(1.0 / mean.to_f64()).expect(valid).sample(stream)
+            }
+            Self::Gamma { mean, sd, .. } => {
+                let (mean, sd) = (mean.to_f64(), sd.to_f64());
+                Gamma::new((mean / sd).powi(2), sd * sd / mean).expect(valid).sample(stream)
+            }
+            Self::Zipf { exponent, min, max } => {
+                let values = ((max.to_f64() - min.to_f64()) / T::STEP).round() + 1.0;
+                let rank = Zipf::new(values, *exponent).expect(valid).sample(stream);
+                min.to_f64() + (rank - 1.0) * T::STEP
             }
         };
         let (min, max) = self.bounds();
@@ -174,9 +232,24 @@ impl<T: Quantity> Distribution<T> {
         let (min, max) = self.bounds();
         let order = format!("at most max = {}", max.shown());
         Invalid::unless(min <= max, "min", min.shown(), &order)?;
-        match *self {
-            Self::LogNormal { mean, .. } | Self::Exponential { mean, .. } => {
-                Invalid::unless(mean > T::default(), "mean", mean.shown(), "more than 0")
+        let positive = |key: &str, value: &T| {
+            Invalid::unless(*value > T::default(), key, value.shown(), "more than 0")
+        };
+        match self {
+            Self::LogNormal { mean, .. } | Self::Exponential { mean, .. } => positive("mean", mean),
+            Self::Gamma { mean, sd, .. } => {
+                positive("mean", mean)?;
+                positive("sd", sd)
+            }
+            Self::Zipf { exponent, .. } => validate_exponent("exponent", *exponent),
+            Self::Empirical { values, weights } => {
+                Invalid::unless(!values.is_empty(), "values", "[]", "at least one value")?;
+                let (seen, wanted) = (weights.len(), values.len());
+                let allowed = format!("absent, or {wanted} numbers: one for each value");
+                let is_usable = weights.is_empty() || seen == wanted;
+                Invalid::unless(is_usable, "weights", format!("{seen} numbers"), &allowed)?;
+                let some = weights.is_empty() || weights.iter().any(|&weight| weight > 0);
+                Invalid::unless(some, "weights", "all 0", "above 0 for some value")
             }
             _ => Ok(()),
         }
@@ -189,10 +262,55 @@ impl<T: Quantity> Distribution<T> {
     /// The first unusable parameter, its key relative to the distribution.
     pub fn validate_at_least(&self, least: T) -> Result<(), Invalid> {
         self.validate()?;
-        let key = if matches!(self, Self::Constant { .. }) { "value" } else { "min" };
+        let key = match self {
+            Self::Constant { .. } => "value",
+            Self::Empirical { .. } => "values",
+            _ => "min",
+        };
         let (min, _) = self.bounds();
         Invalid::unless(min >= least, key, min.shown(), &format!("at least {}", least.shown()))
     }
+}
+
+/// The largest exponent of Zipf's distribution (assumed: with 10 the second value
+/// is a thousand times rarer than the first).
+const MAX_EXPONENT: f64 = 10.0;
+
+/// Refuses exponents that Zipf's distribution cannot have.
+pub(super) fn validate_exponent(key: &str, exponent: f64) -> Result<(), Invalid> {
+    let allowed = format!("from 0 to {MAX_EXPONENT}");
+    Invalid::unless((0.0..=MAX_EXPONENT).contains(&exponent), key, exponent, &allowed)
+}
+
+/// One of `values`; `weights` are as many or none.
+fn empirical<T: Quantity>(values: &[T], weights: &[u32], stream: &mut Stream) -> T {
+    if weights.is_empty() {
+        return values[stream.random_range(0..values.len())];
+    }
+    let total: u64 = weights.iter().copied().map(u64::from).sum();
+    let mut left = stream.random_range(0..total);
+    for (&value, &weight) in values.iter().zip(weights) {
+        match left.checked_sub(u64::from(weight)) {
+            Some(rest) => left = rest,
+            None => return value,
+        }
+    }
+    unreachable!("{left} of {total} left")
+}
+
+/// One of `count` things, the first the most popular: the `k`-th is drawn in
+/// proportion to `k ^ -exponent`. All are equally likely with 0.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "ranks are whole numbers from 1 to a count"
+)]
+pub(super) fn popular(count: u32, exponent: f64, stream: &mut Stream) -> u32 {
+    if exponent == 0.0 {
+        return stream.random_range(0..count);
+    }
+    let zipf = Zipf::new(f64::from(count), exponent).expect("a validated exponent");
+    zipf.sample(stream) as u32 - 1
 }
 
 #[cfg(test)]
@@ -233,11 +351,39 @@ mod tests {
         check(moments(&log_normal), 10_000.0, 2_000.0);
         let exponential = Distribution::Exponential { mean, min, max };
         check(moments(&exponential), 10_000.0, 10_000.0);
+        let gamma = Distribution::Gamma { mean, sd: Tokens(15_000), min, max };
+        check(moments(&gamma), 10_000.0, 15_000.0);
         // 68 whole numbers; the standard deviation is that of the discrete distribution.
         let tokens = Distribution::Uniform { min: Tokens(25), max: Tokens(92) };
         check(moments(&tokens), 58.5, ((68.0f64.powi(2) - 1.0) / 12.0).sqrt());
         let (min, max) = (SimDuration::ZERO, SimDuration::from_secs(1));
         check(moments(&Distribution::Uniform { min, max }), 0.5, (1.0f64 / 12.0).sqrt());
+    }
+
+    #[test]
+    fn values_come_with_their_probabilities() {
+        // 1 / (1 + 1/2 + 1/3 + 1/4) = 12/25 of the draws are the first value.
+        let zipf = Distribution::Zipf { exponent: 1.0, min: Tokens(10), max: Tokens(13) };
+        let empirical = Distribution::Empirical {
+            values: vec![Tokens(13), Tokens(10), Tokens(12), Tokens(11), Tokens(99)],
+            weights: vec![3, 12, 4, 6, 0],
+        };
+        for distribution in [zipf, empirical] {
+            let values = draws(&distribution, 40_000);
+            for (value, share) in [(10.0, 12.0), (11.0, 6.0), (12.0, 4.0), (13.0, 3.0)] {
+                let seen = values.iter().filter(|v| **v == value).count() as f64 / 40_000.0;
+                assert!((seen - share / 25.0).abs() < 0.01, "{distribution:?}: {value} {seen}");
+            }
+        }
+        let (min, max) = (SimDuration::from_millis(2), SimDuration::from_millis(3));
+        let times = draws(&Distribution::Zipf { exponent: 0.0, min, max }, 10_000);
+        close(stats::mean(&times).unwrap(), 2.5e-3);
+        assert!(times.iter().all(|time| [2e-3, 3e-3].contains(time)));
+        let mut first = [0; 2];
+        for i in 0..10_000 {
+            first[usize::from(popular(4, 1.0, &mut stream(1, Use::Turn, i, 0)) == 0)] += 1;
+        }
+        assert!((4_600..5_000).contains(&first[1]), "{first:?}");
     }
 
     #[test]
@@ -276,7 +422,7 @@ mod tests {
             "{ kind = \"constant\" }",
             "{ kind = \"constant\", value = \"5s\" }",
             "{ kind = \"constant\", value = -5 }",
-            "{ kind = \"zipf\", value = 5 }",
+            "{ kind = \"zipf\", min = 5, max = 6 }",
             "{ value = 5 }",
         ] {
             assert!(read(bad).is_err(), "{bad}");
@@ -295,12 +441,26 @@ mod tests {
         let constant = Distribution::Constant { value: Tokens(0) };
         let error = constant.validate_at_least(Tokens(1)).unwrap_err();
         assert_eq!(error.to_string(), "value = 0: must be at least 1");
+        let empirical = |values: &[u32], weights: &[u32]| {
+            let values = values.iter().copied().map(Tokens).collect();
+            let distribution = Distribution::Empirical { values, weights: weights.to_vec() };
+            distribution.validate_at_least(Tokens(1)).unwrap_err().to_string()
+        };
+        assert_eq!(empirical(&[], &[]), "values = []: must be at least one value");
+        assert_eq!(empirical(&[1], &[0]), "weights = all 0: must be above 0 for some value");
+        assert_eq!(empirical(&[3, 0], &[]), "values = 0: must be at least 1");
+        assert!(empirical(&[1], &[1, 2]).starts_with("weights = 2 numbers: "));
+        let (min, max) = (Tokens(1), Tokens(2));
+        for exponent in [f64::NAN, -1.0, 11.0] {
+            let error = Distribution::Zipf { exponent, min, max }.validate().unwrap_err();
+            assert_eq!(error.key, "exponent");
+        }
     }
 
     proptest! {
         #[test]
         fn draws_stay_inside_and_depend_on_the_stream_only(
-            kind in 0..4u32,
+            kind in 0..7u32,
             (low, width, mean, sd) in (0..5_000u32, 0..5_000u32, 1..9_000u32, 0..9_000u32),
             seed in any::<u64>(),
         ) {
@@ -310,7 +470,10 @@ mod tests {
                 0 => Distribution::Uniform { min, max },
                 1 => Distribution::Normal { mean, sd, min, max },
                 2 => Distribution::LogNormal { mean, sd, min, max },
-                _ => Distribution::Exponential { mean, min, max },
+                3 => Distribution::Exponential { mean, min, max },
+                4 => Distribution::Gamma { mean, sd: Tokens(sd.0 + 1), min, max },
+                5 => Distribution::Zipf { exponent: f64::from(sd.0) / 1_000.0, min, max },
+                _ => Distribution::Empirical { values: vec![max, min], weights: Vec::new() },
             };
             let draw = || distribution.sample(&mut stream(seed, Use::Turn, 0, 0));
             prop_assert!(min <= draw() && draw() <= max);

@@ -4,13 +4,16 @@
 //! requests end: an open loop (a trace) does not care, a closed loop
 //! (conversations) sends its next turn because of it.
 
+pub mod arrivals;
 pub mod conversations;
 pub mod distribution;
 pub mod prefix_ratio;
 pub mod requests;
+mod retries;
 mod settings;
 pub mod trace;
 
+pub use retries::Retries;
 pub use settings::{WorkloadSettings, WorkloadSource};
 
 use crate::id::{BlockId, RequestId};
@@ -32,6 +35,17 @@ pub trait Workload {
 
     /// Hears that a request finished or was rejected at `now`.
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool);
+
+    /// Hears that a request failed at `now`: it was lost with its worker, or no
+    /// worker was there. As one that was not served, unless the client sends again.
+    fn observe_failure(&mut self, now: SimTime, request: RequestId) {
+        self.observe_end(now, request, false);
+    }
+
+    /// Requests that clients have sent again; `None` if none ever does.
+    fn sent_again(&self) -> Option<u64> {
+        None
+    }
 
     /// Changes the number of concurrent conversations from `now` on; an open
     /// loop ignores it.

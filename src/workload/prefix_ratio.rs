@@ -6,32 +6,46 @@
 //! AIPerf's synthetic prompts, which it calls: the shared part has exactly
 //! `ratio x input` tokens, the rest and the answer are normally distributed with
 //! a standard deviation of a quarter of their mean, and every request draws its
-//! text from the pool. It is a closed loop of single [`requests`](super::requests).
+//! text from the pool. It is a closed loop of single [`requests`](super::requests), unless `arrivals` are given.
 
+use super::arrivals::ArrivalSettings;
 use super::conversations::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
 use super::requests::{RequestSettings, SharedPrefix};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an experiment says of the benchmark.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PrefixRatioSettings {
     /// Requests in total.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub requests: u32,
-    /// Requests at the same time.
-    #[serde(deserialize_with = "settings::count")]
-    pub concurrency: u32,
+    /// Requests at the same time; either this or `arrivals`.
+    #[serde(
+        default,
+        deserialize_with = "settings::count_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<Count>")]
+    pub concurrency: Option<u32>,
+    /// When requests are sent, in place of `concurrency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<ArrivalSettings>,
     /// Shared texts, all equally likely.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub prefix_groups: u32,
     /// Mean prompt length in tokens, shared part included.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub input_tokens: u32,
     /// Mean answer length in tokens.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub output_tokens: u32,
     /// Share of the mean prompt that is shared, from 0 to 1.
     pub prefix_ratio: f64,
@@ -95,12 +109,14 @@ impl PrefixRatioSettings {
         };
         RequestSettings {
             concurrency: self.concurrency,
+            arrivals: self.arrivals,
             count: Some(self.requests),
             prompt_tokens: around(input * (1.0 - self.prefix_ratio)),
             output_tokens: around(f64::from(self.output_tokens)),
             prefix: Some(SharedPrefix {
                 groups: self.prefix_groups,
                 tokens: tokens(input * self.prefix_ratio),
+                exponent: 0.0,
             }),
             client: self.client.clone(),
         }
@@ -117,7 +133,8 @@ mod tests {
     fn settings(prefix_ratio: f64) -> PrefixRatioSettings {
         PrefixRatioSettings {
             requests: 2_000,
-            concurrency: 20,
+            concurrency: Some(20),
+            arrivals: None,
             prefix_groups: 20,
             input_tokens: 14_000,
             output_tokens: 200,
@@ -170,6 +187,6 @@ mod tests {
         assert!(refused(|s| s.requests = 0).starts_with("requests"));
         assert!(refused(|s| s.prefix_groups = 2_000_000).starts_with("prefix_groups"));
         assert!(refused(|s| s.input_tokens = u32::MAX).starts_with("input_tokens"));
-        assert!(refused(|s| s.concurrency = 0).starts_with("concurrency"));
+        assert!(refused(|s| s.concurrency = Some(0)).starts_with("concurrency"));
     }
 }

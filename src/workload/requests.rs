@@ -1,22 +1,23 @@
-//! A closed loop of single requests: a fixed number of clients, each sending its
-//! next request when the one before has been answered. This is what serving
-//! benchmarks send at a fixed concurrency.
+//! Single requests, as serving benchmarks send them. In a closed loop there is a
+//! fixed number of clients, each sending its next request when the one before has
+//! been answered; in an open loop requests come by a process of their own.
 //!
 //! No two requests share a token, unless prompts begin with one of a few shared
 //! texts. Lengths are keyed by the request's number, so
 //! they are the same whatever serves them.
 
-use super::conversations::Client;
-use super::distribution::{Distribution, Tokens};
+use super::arrivals::{ArrivalSettings, Arrivals};
+use super::conversations::{Client, is_zero};
+use super::distribution::{Distribution, Tokens, popular, validate_exponent};
 use super::{
     Arrival, MAX_TOKENS, PAUSE_AFTER_REJECTION, Workload, private_run, validate_concurrency,
 };
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Use, stream};
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimTime;
-use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -24,19 +25,29 @@ use std::collections::BinaryHeap;
 /// Groups, each of which takes as many block ids as its text has blocks.
 const MAX_GROUPS: u32 = 1_000_000;
 
-/// A closed loop of single requests.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// A closed or open loop of single requests.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestSettings {
-    /// Clients, at first; all of them send at the start.
-    #[serde(deserialize_with = "settings::count")]
-    pub concurrency: u32,
+    /// Clients of a closed loop, at first; all of them send at the start. Either
+    /// this or `arrivals`.
+    #[serde(
+        default,
+        deserialize_with = "settings::count_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<Count>")]
+    pub concurrency: Option<u32>,
+    /// When requests of an open loop are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<ArrivalSettings>,
     /// Requests in all; without it the loop never ends.
     #[serde(
         default,
         deserialize_with = "settings::count_option",
         skip_serializing_if = "Option::is_none"
     )]
+    #[schemars(with = "Option<Count>")]
     pub count: Option<u32>,
     /// Length of a prompt, after the shared text if there is one.
     pub prompt_tokens: Distribution<Tokens>,
@@ -51,14 +62,19 @@ pub struct RequestSettings {
 }
 
 /// Texts that prompts begin with, one for each group of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SharedPrefix {
-    /// Groups; a request belongs to each with the same chance.
+    /// Groups; a request belongs to one of them.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub groups: u32,
     /// Length of each text. 0 shares nothing.
     pub tokens: Tokens,
+    /// Makes the first groups more popular: the `k`-th is drawn in proportion to
+    /// `k ^ -exponent` (Zipf). 0, all equally likely, unless given.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exponent: f64,
 }
 
 impl RequestSettings {
@@ -67,7 +83,7 @@ impl RequestSettings {
     /// # Errors
     /// The first unusable key.
     pub fn validate(&self) -> Result<(), Invalid> {
-        validate_concurrency(self.concurrency)?;
+        self.validate_load()?;
         if let Some(count) = self.count {
             Invalid::unless(count > 0, "count", count, "at least 1; leave it out for no end")?;
         }
@@ -79,7 +95,8 @@ impl RequestSettings {
             let allowed = format!("tokens up to {MAX_TOKENS}");
             Invalid::unless(longest <= MAX_TOKENS, key, longest, &allowed)?;
         }
-        if let Some(SharedPrefix { groups, tokens }) = self.prefix {
+        if let Some(SharedPrefix { groups, tokens, exponent }) = self.prefix {
+            validate_exponent("prefix.exponent", exponent)?;
             let allowed = format!("from 1 to {MAX_GROUPS}");
             let some = (1..=MAX_GROUPS).contains(&groups);
             Invalid::unless(some, "prefix.groups", groups, &allowed)?;
@@ -89,17 +106,43 @@ impl RequestSettings {
         }
         self.client.validate().map_err(|invalid| invalid.within("client"))
     }
+
+    /// One of the two loops must be meant.
+    fn validate_load(&self) -> Result<(), Invalid> {
+        let arrivals = match (self.concurrency, &self.arrivals) {
+            (Some(concurrency), None) => return validate_concurrency(concurrency),
+            (None, Some(arrivals)) => arrivals,
+            (None, None) => {
+                let allowed = "given (a closed loop), or give arrivals (an open loop)";
+                return Err(Invalid::new("concurrency", "nothing", allowed));
+            }
+            (Some(seen), Some(_)) => {
+                return Err(Invalid::new("concurrency", seen, "absent beside arrivals"));
+            }
+        };
+        let within = |invalid: Invalid| invalid.within("arrivals");
+        arrivals.validate().map_err(within)?;
+        if let Some(count) = self.count {
+            arrivals.validate_count(count).map_err(within)?;
+        }
+        let per_inflight = self.client.overhead_per_inflight;
+        let shown = format!("\"{}s\"", per_inflight.as_secs());
+        let allowed = "absent beside arrivals: nobody says how many are in flight";
+        Invalid::unless(per_inflight.is_zero(), "client.overhead_per_inflight", shown, allowed)
+    }
 }
 
-/// The closed loop of [`RequestSettings`]. Taking a request and hearing of its
-/// end cost O(log concurrency).
+/// The loop of [`RequestSettings`]. Taking a request and hearing of its end cost
+/// O(log n) in the number of requests on their way.
 #[derive(Debug)]
 pub struct Requests {
     settings: RequestSettings,
     block_size: u32,
     seed: u64,
-    /// Clients that go on.
+    /// Clients that go on; none in an open loop.
     concurrency: u32,
+    /// Of an open loop: all times from the next one on, and the next one.
+    arrivals: Option<(Arrivals, SimTime)>,
     /// Requests sent and not yet answered, on their way ones included.
     open: u32,
     /// Requests begun.
@@ -118,18 +161,32 @@ impl Requests {
     /// If `settings` do not [`validate`](RequestSettings::validate).
     pub fn new(settings: RequestSettings, block_size: u32, seed: u64) -> Self {
         settings.validate().expect("validated settings");
-        let concurrency = settings.concurrency;
-        let sends = BinaryHeap::new();
-        let mut requests =
-            Self { settings, block_size, seed, concurrency: 0, open: 0, begun: 0, sends, taken: 0 };
-        requests.set_concurrency(SimTime::ZERO, concurrency);
+        let concurrency = settings.concurrency.unwrap_or(0);
+        let arrivals = settings.arrivals.map(|settings| {
+            let mut arrivals = Arrivals::new(settings, seed);
+            let first = arrivals.next_time();
+            (arrivals, first)
+        });
+        let mut requests = Self {
+            settings,
+            block_size,
+            seed,
+            concurrency,
+            arrivals,
+            open: 0,
+            begun: 0,
+            sends: BinaryHeap::new(),
+            taken: 0,
+        };
+        requests.send(SimTime::ZERO);
+        requests.send_due();
         requests
     }
 
     /// The blocks of request `number`, the first of them its group's.
     fn shared(&self, prefix: SharedPrefix, number: u32) -> Content {
         let mut draws = stream(self.seed, Use::Conversation, u64::from(number), 0);
-        let group = draws.random_range(0..prefix.groups);
+        let group = popular(prefix.groups, prefix.exponent, &mut draws);
         let len = prefix.tokens.0 / self.block_size;
         let first = BlockId(u64::from(group) * u64::from(len));
         let content = Content::new([BlockRun { first, len }], private_run(number));
@@ -140,15 +197,37 @@ impl Requests {
 
     /// Every free client sends, as long as requests are left.
     fn send(&mut self, now: SimTime) {
-        let count = self.settings.count.unwrap_or(u32::MAX);
-        while self.open < self.concurrency && self.begun < count {
-            let number = self.begun;
-            let mut draws = stream(self.seed, Use::ClientOverhead, u64::from(number), 0);
-            let way = self.settings.client.way(self.concurrency, &mut draws);
-            self.sends.push(Reverse((now + way, number, now)));
-            self.begun += 1;
-            self.open += 1;
+        while self.open < self.concurrency && self.is_left() {
+            self.begin(now);
         }
+    }
+
+    /// An open loop sends whatever could arrive before all that is on its way.
+    fn send_due(&mut self) {
+        while self.is_left()
+            && let Some((arrivals, next)) = &mut self.arrivals
+            // Beyond the end of time nothing is sent.
+            && *next < SimTime::MAX
+            && self.sends.peek().is_none_or(|Reverse((at, ..))| *next <= *at)
+        {
+            let sent = std::mem::replace(next, arrivals.next_time());
+            self.begin(sent);
+        }
+    }
+
+    /// True while requests are left to be sent.
+    fn is_left(&self) -> bool {
+        self.begun < self.settings.count.unwrap_or(u32::MAX)
+    }
+
+    /// Puts the next request on its way.
+    fn begin(&mut self, now: SimTime) {
+        let number = self.begun;
+        let mut draws = stream(self.seed, Use::ClientOverhead, u64::from(number), 0);
+        let way = self.settings.client.way(self.concurrency, &mut draws);
+        self.sends.push(Reverse((now + way, number, now)));
+        self.begun += 1;
+        self.open += 1;
     }
 }
 
@@ -166,6 +245,7 @@ impl Workload for Requests {
         let own = Content::new([], private_run(number));
         let id = RequestId(self.taken);
         self.taken += 1;
+        self.send_due();
         let request = Request {
             id,
             conversation: ConversationId(number),
@@ -184,8 +264,10 @@ impl Workload for Requests {
     }
 
     fn set_concurrency(&mut self, now: SimTime, clients: u32) {
-        self.concurrency = clients;
-        self.send(now);
+        if self.arrivals.is_none() {
+            self.concurrency = clients;
+            self.send(now);
+        }
     }
 }
 
@@ -214,7 +296,7 @@ mod tests {
             ends in prop::collection::vec(any::<prop::sample::Index>(), 60),
         ) {
             let mut loop_ = Requests::new(
-                RequestSettings { count: Some(count), concurrency, ..settings(JITTERED) },
+                RequestSettings { count: Some(count), concurrency: Some(concurrency), ..settings(JITTERED) },
                 16,
                 3,
             );
@@ -243,6 +325,31 @@ mod tests {
         }
     }
 
+    /// An open loop against its process: nothing waits for an answer, and what is
+    /// jittered arrives in the order of its arrival.
+    #[test]
+    fn an_open_loop_sends_by_its_process() {
+        let open = "count = 500\narrivals = { kind = 'poisson', rate = 1_000 }";
+        let settings = settings(&JITTERED.replace("concurrency = 4", open));
+        settings.validate().unwrap();
+        let mut process = Arrivals::new(settings.arrivals.unwrap(), 3);
+        let times: Vec<SimTime> = (0..500).map(|_| process.next_time()).collect();
+        let mut loop_ = Requests::new(settings, 16, 3);
+        let (mut seen, mut before) = (vec![false; 500], SimTime::ZERO);
+        let mut overtaken = 0;
+        while loop_.next_arrival().is_some() {
+            let arrival = loop_.take();
+            let number = arrival.request.conversation.index();
+            assert!(!std::mem::replace(&mut seen[number], true));
+            overtaken += u32::from(seen[number + 1..].iter().any(|seen| *seen));
+            assert_eq!(arrival.sent, times[number]);
+            assert!(arrival.at >= before.max(arrival.sent));
+            before = arrival.at;
+        }
+        assert!(seen.into_iter().all(|seen| seen));
+        assert!(overtaken > 50, "{overtaken} requests were overtaken on the way");
+    }
+
     #[test]
     fn lengths_belong_to_the_request_whatever_ends_first() {
         let prompts = |first_to_end: u32| -> Vec<u32> {
@@ -263,7 +370,7 @@ mod tests {
 
     #[test]
     fn groups_share_their_text_and_nothing_else() {
-        let prefix = SharedPrefix { groups: 3, tokens: Tokens(40) };
+        let prefix = SharedPrefix { groups: 3, tokens: Tokens(40), exponent: 0.0 };
         let grouped = RequestSettings { prefix: Some(prefix), ..settings(JITTERED) };
         let mut loop_ = Requests::new(grouped, 16, 1);
         let mut firsts = Vec::new();
@@ -286,6 +393,12 @@ mod tests {
         for (change, key) in [
             (("concurrency = 4", "concurrency = 0"), "concurrency"),
             (("min = 80", "min = 0"), "prompt_tokens.min"),
+            (("concurrency = 4", ""), "concurrency"),
+            (
+                ("concurrency = 4", "concurrency = 4\narrivals = { kind = 'poisson', rate = 1 }"),
+                "concurrency",
+            ),
+            (("concurrency = 4", "arrivals = { kind = 'poisson', rate = 0 }"), "arrivals.rate"),
             (("max = 10 ", "max = 1_000_000_001 "), "output_tokens"),
         ] {
             let invalid = settings(&JITTERED.replace(change.0, change.1)).validate().unwrap_err();
@@ -294,7 +407,7 @@ mod tests {
         let none = RequestSettings { count: Some(0), ..settings(JITTERED) };
         assert_eq!(none.validate().unwrap_err().key, "count");
         for (groups, tokens, key) in [(0, 1, "prefix.groups"), (1, MAX_TOKENS, "prefix.tokens")] {
-            let prefix = Some(SharedPrefix { groups, tokens: Tokens(tokens) });
+            let prefix = Some(SharedPrefix { groups, tokens: Tokens(tokens), exponent: 0.0 });
             let shared = RequestSettings { prefix, ..settings(JITTERED) };
             assert_eq!(shared.validate().unwrap_err().key, key);
         }

@@ -1,22 +1,24 @@
 //! The workloads that an experiment can ask for.
 
 use super::Workload;
+use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{ConversationSettings, Conversations};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use crate::settings::Invalid;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The section `[workload]` of an experiment; `kind` names the variant.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum WorkloadSettings {
     /// A closed loop of multi-turn conversations.
     Conversations(ConversationSettings),
-    /// A closed loop of single requests.
+    /// A closed or open loop of single requests.
     Requests(RequestSettings),
     /// The prefix-ratio benchmark: single requests, of which some share a part.
     PrefixRatio(PrefixRatioSettings),
@@ -43,8 +45,8 @@ impl WorkloadSettings {
     pub fn concurrency(&self) -> Option<u32> {
         match self {
             Self::Conversations(settings) => Some(settings.concurrency),
-            Self::Requests(settings) => Some(settings.concurrency),
-            Self::PrefixRatio(settings) => Some(settings.concurrency),
+            Self::Requests(settings) => settings.concurrency,
+            Self::PrefixRatio(settings) => settings.concurrency,
             Self::Trace(_) => None,
         }
     }
@@ -80,7 +82,11 @@ impl WorkloadSettings {
                     .chain([experiment_folder.join("../traces")])
                     .collect();
                 let trace = Arc::new(settings.load(experiment_folder, &folders)?);
-                WorkloadSource::Trace { trace, speedup: settings.speedup }
+                WorkloadSource::Trace {
+                    trace,
+                    speedup: settings.speedup,
+                    arrivals: settings.arrivals,
+                }
             }
         })
     }
@@ -99,12 +105,14 @@ pub enum WorkloadSource {
         trace: Arc<Trace>,
         /// Timestamps are divided by this.
         speedup: f64,
+        /// What first turns come by, if not by their timestamps.
+        arrivals: Option<ArrivalSettings>,
     },
 }
 
 impl WorkloadSource {
     /// The workload from its start, for engines with blocks of `block_size`
-    /// tokens. A trace does not look at the seed.
+    /// tokens. A trace looks at the seed for `arrivals` only.
     ///
     /// # Panics
     /// If the settings do not [`validate`](WorkloadSettings::validate) for `block_size`.
@@ -114,9 +122,23 @@ impl WorkloadSource {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
             Self::Requests(settings) => Box::new(Requests::new(settings.clone(), block_size, seed)),
-            Self::Trace { trace, speedup } => {
-                Box::new(TraceReplay::new(Arc::clone(trace), block_size, *speedup))
+            Self::Trace { trace, speedup, arrivals } => {
+                let replay = TraceReplay::new(Arc::clone(trace), block_size, *speedup);
+                Box::new(match arrivals {
+                    Some(settings) => replay.with_arrivals(Arrivals::new(*settings, seed)),
+                    None => replay,
+                })
             }
+        }
+    }
+}
+
+impl WorkloadSource {
+    /// SHA-256 over what was read from files; `None` if nothing was.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Trace { trace, .. } => Some(trace.digest()),
+            Self::Conversations(_) | Self::Requests(_) => None,
         }
     }
 }

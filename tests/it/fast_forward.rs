@@ -81,7 +81,12 @@ fn run(config: &EngineConfig, arrivals: &[(SimTime, Request)], lookers: Lookers)
     seen
 }
 
-fn hold(config: EngineConfig, draws: &[Draw], peek_every: usize) -> Result<(), TestCaseError> {
+/// Jumping and stepping show the same.
+pub(crate) fn hold(
+    config: EngineConfig,
+    draws: &[Draw],
+    peek_every: usize,
+) -> Result<(), TestCaseError> {
     let jumping = EngineConfig { fast_forward: true, ..config.clone() };
     let arrivals = arrivals(draws, config.block_size);
     let plain = Lookers { peek_every, listens: true, outputs: false };

@@ -1,6 +1,7 @@
 //! Several front ends, late and lossy events, restarts: with nothing wrong,
 //! nothing changes; and whatever goes wrong, every request ends.
 
+use super::program::CROWDED;
 use super::rig::{any_draws, any_engine, arrivals, cases};
 use super::script::{Script, cluster, play_behind};
 use kv_router_sim::engine::config::EngineConfig;
@@ -78,44 +79,12 @@ proptest! {
     }
 }
 
-const EXPERIMENT: &str = r#"
-name = "wrong"
-
-[cluster]
-workers = 3
-
-[engine]
-rules = "trtllm"
-block_size = 16
-num_blocks = 300
-max_num_seqs = 6
-max_num_batched_tokens = 256
-max_model_len = 1_000
-step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
-
-[router]
-policy = "kv"
-
-[workload]
-kind = "conversations"
-concurrency = 20
-starters = 3
-starter_tokens = { kind = "uniform", min = 50, max = 200 }
-turns = { min = 1, max = 4 }
-question_tokens = { kind = "uniform", min = 5, max = 60 }
-output_tokens = { kind = "normal", mean = 40, sd = 20, min = 1, max = 80 }
-think_time = { kind = "exponential", mean = "200ms", min = "0s", max = "2s" }
-
-[measure]
-warmup = "1s"
-window = "5s"
-"#;
-
 /// The digest of the experiment with some keys set.
 fn digest(keys: &[&str]) -> [u8; 32] {
     let overrides = keys.iter().map(|key| (*key).to_owned()).collect();
     let options = LoadOptions { overrides, ..LoadOptions::default() };
-    let experiment = Experiment::parse(Path::new("wrong.toml"), EXPERIMENT, &options);
+    let text = format!("name = \"wrong\"\n{CROWDED}[router]\npolicy = \"kv\"\n");
+    let experiment = Experiment::parse(Path::new("wrong.toml"), &text, &options);
     let experiment = experiment.unwrap_or_else(|error| panic!("{error}"));
     let run = &experiment.runs[0];
     let outcome = simulate(&run.settings, &run.levels, 1, Watch::default()).expect("it ends");

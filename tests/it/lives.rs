@@ -33,7 +33,10 @@ fn a_life_in_order(
     record: &RequestRecord,
     life: &[(SimTime, WorkerEvent)],
 ) -> Result<(), TestCaseError> {
-    use WorkerEventKind::{Finished, FirstToken, OutputBlock, Preempted, Rejected, Scheduled};
+    use WorkerEventKind::{
+        Finished, FirstToken, KvReceived, Loaded, OutputBlock, Preempted, Prefilled, Rejected,
+        Scheduled,
+    };
     let (mut scheduled, mut first_token, mut finished, mut preemptions) = (None, None, None, 0);
     for &(at, event) in life {
         prop_assert!(finished.is_none(), "{event:?} after the end");
@@ -44,6 +47,10 @@ fn a_life_in_order(
             Preempted => {
                 prop_assert!(scheduled.is_some(), "{life:?}");
                 preemptions += 1;
+            }
+            Loaded { tokens, .. } => {
+                prop_assert!(first_token.is_none() || preemptions > 0, "{life:?}");
+                prop_assert!(tokens.iter().any(|&tokens| tokens > 0), "{life:?}");
             }
             FirstToken => {
                 prop_assert!(scheduled.is_some(), "{life:?}");
@@ -57,6 +64,8 @@ fn a_life_in_order(
                 finished = Some(at);
             }
             Rejected(_) => prop_assert!(false, "workers refuse at once: {life:?}"),
+            Prefilled | KvReceived { .. } => prop_assert!(false, "one pool: {life:?}"),
+            WorkerEventKind::Failed => prop_assert!(false, "no worker died: {life:?}"),
         }
     }
     prop_assert_eq!(record.scheduled, scheduled);
@@ -69,6 +78,7 @@ fn a_life_in_order(
             prop_assert!(record.cached_tokens < record.prompt_tokens);
         }
         Some((_, End::Rejected(_))) => prop_assert!(life.is_empty(), "{life:?}"),
+        Some((_, End::Failed)) => prop_assert!(false, "no worker died: {record:?}"),
         None => prop_assert!(finished.is_none()),
     }
     Ok(())
@@ -84,7 +94,8 @@ fn times_in_order(record: &RequestRecord) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn check(run: &Run) -> Result<(), TestCaseError> {
+/// Every request lived once, in order.
+pub(crate) fn check(run: &Run) -> Result<(), TestCaseError> {
     everyone_is_accounted_for(run)?;
     let times: Vec<SimTime> = run.events.iter().map(|&(at, _)| at).collect();
     prop_assert!(times.is_sorted(), "time went back among the events");
@@ -121,7 +132,7 @@ proptest! {
                     let room = config.max_model_len - record.prompt_tokens;
                     prop_assert_eq!(output_tokens, asked.min(room));
                 }
-                Some((_, End::Rejected(_))) => {}
+                Some((_, End::Rejected(_) | End::Failed)) => {}
                 None => prop_assert!(false, "{:?} never ended", record),
             }
         }

@@ -41,6 +41,36 @@ seeds = 3
 "workload.concurrency" = [2, 4]
 "#;
 
+/// Three small workers with more conversations than they have room for: all of
+/// an experiment but name, router and what follows `[measure]`.
+pub(crate) const CROWDED: &str = r#"
+[cluster]
+workers = 3
+
+[engine]
+rules = "trtllm"
+block_size = 16
+num_blocks = 300
+max_num_seqs = 6
+max_num_batched_tokens = 256
+max_model_len = 1_000
+step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
+
+[workload]
+kind = "conversations"
+concurrency = 20
+starters = 3
+starter_tokens = { kind = "uniform", min = 50, max = 200 }
+turns = { min = 1, max = 4 }
+question_tokens = { kind = "uniform", min = 5, max = 60 }
+output_tokens = { kind = "normal", mean = 40, sd = 20, min = 1, max = 80 }
+think_time = { kind = "exponential", mean = "200ms", min = "0s", max = "2s" }
+
+[measure]
+warmup = "1s"
+window = "5s"
+"#;
+
 /// A folder to run the program in, and what the program says there.
 pub(crate) struct Scratch(TempDir);
 

@@ -1,7 +1,7 @@
 //! Small engines and workloads that tests are built from.
 
 use kv_router_sim::engine::config::{
-    CudaGraph, EngineConfig, HostTime, Rules, StoreContext, TrtllmOptions,
+    CudaGraph, EngineConfig, HostTime, Rules, StoreContext, TierOptions, TrtllmOptions,
 };
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::roofline::Roofline;
@@ -48,6 +48,7 @@ pub(crate) fn vllm_config() -> EngineConfig {
             count_cached_in_budget: true,
             reserve_net_of_reuse: false,
         },
+        tiers: TierOptions::default(),
     }
 }
 

@@ -1,25 +1,14 @@
 //! Law 5: the same seed gives the same bytes, for any number of threads and any
 //! order of runs and seeds.
 
+use super::program::CROWDED;
 use kv_router_sim::experiment::results::{Metric, Summary};
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, Watch, run, simulate};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const EXPERIMENT: &str = r#"
-name = "laws"
-
-[cluster]
-workers = 3
-
-[engine]
-rules = "trtllm"
-block_size = 16
-num_blocks = 300
-max_num_seqs = 6
-max_num_batched_tokens = 256
-max_model_len = 1_000
-step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
+/// What follows the crowded fleet's sections.
+const REST: &str = r#"seeds = [1, 2, 3]
 
 [router]
 policy = "kv"
@@ -30,21 +19,6 @@ delay = "4ms"
 jitter = "3ms"
 loss_ratio = 0.02
 
-[workload]
-kind = "conversations"
-concurrency = 6
-starters = 2
-starter_tokens = { kind = "uniform", min = 50, max = 200 }
-turns = { min = 1, max = 4 }
-question_tokens = { kind = "uniform", min = 5, max = 60 }
-output_tokens = { kind = "normal", mean = 40, sd = 20, min = 1, max = 80 }
-think_time = { kind = "exponential", mean = "200ms", min = "0s", max = "2s" }
-
-[measure]
-warmup = "1s"
-window = "5s"
-seeds = [1, 2, 3]
-
 [sweep]
 "router.policy" = ["round_robin", "random", "least_loaded", "kv"]
 "workload.concurrency" = [6, 20]
@@ -52,7 +26,7 @@ seeds = [1, 2, 3]
 
 /// The experiment with each of some pieces of its text replaced.
 fn experiment(changes: &[(&str, &str)]) -> Experiment {
-    let mut text = EXPERIMENT.to_owned();
+    let mut text = format!("name = \"laws\"\n{CROWDED}{REST}");
     for (from, to) in changes {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
@@ -122,4 +96,39 @@ fn a_run_does_not_remember_the_run_before() {
     let again = once(7, 1);
     assert_eq!(again.digest, first.digest);
     assert_eq!(again.requests, first.requests);
+}
+
+/// A blind policy does the same whatever is said to the others, so one
+/// simulation stands for all: here every one is run by itself.
+#[test]
+fn what_a_policy_does_not_look_at_changes_no_byte() {
+    let axes = "\"router.policy\" = [\"round_robin\", \"random\", \"least_loaded\", \"power_of_two\"]\n\
+                variant = [{ name = \"plain\" }, { name = \"other\", router = { \
+                overlap_weight = 3.0, temperature = 2.0, use_kv_events = false, \
+                assume_kv_reuse = false, track_active_blocks = false, track_prefill_tokens = false, \
+                track_output_blocks = true, prefill_load_scale = 2.0, overlap_score_credit = 0.5, \
+                decode_active_request_weight = 9.0, approximate_ttl = \"1s\", \
+                feed = { delay = \"1s\", jitter = \"1s\", loss_ratio = 0.5, count_copies = false } } }]\n";
+    let swept = REST.split_once("[sweep]").expect("a sweep").1;
+    let experiment = experiment(&[
+        (swept, &format!("\n{axes}")),
+        ("window = \"5s\"", "window = \"5s\"\nwhy = true"),
+    ]);
+    assert_eq!(experiment.runs.len(), 8);
+    assert_eq!(experiment.simulations(), 4 * 3);
+    for (index, spec) in experiment.runs.iter().enumerate() {
+        let Some(first) = spec.same_as else { continue };
+        let outcome = |index: usize| {
+            let spec = &experiment.runs[index];
+            simulate(&spec.settings, &spec.levels, 1, Watch::default()).expect("it ends")
+        };
+        let (own, other) = (outcome(index), outcome(first));
+        assert_eq!(own.digest, other.digest);
+        assert_eq!(own.levels, other.levels);
+    }
+    let summary = results(&experiment, 2);
+    for (index, spec) in experiment.runs.iter().enumerate() {
+        let first = spec.same_as.unwrap_or(index);
+        assert_eq!(summary.points[index].metrics, summary.points[first].metrics);
+    }
 }

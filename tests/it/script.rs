@@ -3,9 +3,10 @@
 
 use kv_router_sim::driver::{Driver, Schedule};
 use kv_router_sim::engine::config::EngineConfig;
-use kv_router_sim::engine::{Gauges, StepRecord};
-use kv_router_sim::event::{KvEvent, RejectReason, WorkerEvent};
-use kv_router_sim::fleet::{Fleet, SimulatedFleet, Truth};
+use kv_router_sim::engine::{Gauges, Pace, StepRecord, Worker};
+use kv_router_sim::event::{KvEvent, Lost, RejectReason, WorkerEvent};
+use kv_router_sim::fleet::changes::{ChangePlan, Changes};
+use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet, Truth};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::request::Request;
@@ -46,6 +47,7 @@ pub(crate) struct Watched {
     fleet: SimulatedFleet,
     events: Vec<(SimTime, WorkerEvent)>,
     submitted: Vec<(SimTime, WorkerId, RequestId)>,
+    lost: Vec<(SimTime, WorkerId, Lost)>,
 }
 
 impl Fleet for Watched {
@@ -57,6 +59,10 @@ impl Fleet for Watched {
     ) -> Result<(), RejectReason> {
         self.submitted.push((now, worker, request.id));
         self.fleet.submit(now, worker, request)
+    }
+
+    fn give_up(&mut self, now: SimTime, request: RequestId) {
+        self.fleet.give_up(now, request);
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
@@ -80,6 +86,20 @@ impl Fleet for Watched {
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram {
         self.fleet.take_token_gaps(now)
     }
+
+    fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
+        let lost = self.fleet.stop(now, worker);
+        self.lost.extend(lost.iter().map(|lost| (now, worker, *lost)));
+        lost
+    }
+
+    fn start(&mut self, worker: WorkerId) {
+        self.fleet.start(worker);
+    }
+
+    fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
+        self.fleet.set_pace(now, worker, pace);
+    }
 }
 
 /// What a run left behind.
@@ -90,11 +110,17 @@ pub(crate) struct Run {
     pub(crate) events: Vec<(SimTime, WorkerEvent)>,
     /// Requests sent to workers, in order.
     pub(crate) submitted: Vec<(SimTime, WorkerId, RequestId)>,
+    /// Blocks held by requests at the end, by worker.
+    pub(crate) used_blocks: Vec<u32>,
     /// Of all workers, in order of end.
     pub(crate) steps: Vec<StepRecord>,
     /// Of the only level.
     pub(crate) metrics: Metrics,
     pub(crate) digest: [u8; 32],
+    /// Requests that were at workers that died, in order.
+    pub(crate) lost: Vec<(SimTime, WorkerId, Lost)>,
+    /// Of every worker at the end: blocks, and those that nobody holds.
+    pub(crate) blocks: Vec<(u32, u32)>,
 }
 
 /// One front end with `policy`, which sees everything at once.
@@ -139,20 +165,71 @@ pub(crate) fn play_behind(
     window: Option<SimDuration>,
     why: bool,
 ) -> Run {
+    let fleet = Fleets { workers, plan: None, why };
+    play_fleet(config, fleet, workload, front_ends, window)
+}
+
+/// What is to be simulated beside engines, requests and routers.
+pub(crate) struct Fleets<'a> {
+    pub(crate) workers: u32,
+    pub(crate) plan: Option<&'a ChangePlan>,
+    pub(crate) why: bool,
+}
+
+/// As [`play_behind`], with workers that come and go if there is a plan.
+pub(crate) fn play_fleet(
+    config: &EngineConfig,
+    Fleets { workers, plan, why }: Fleets<'_>,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+    window: Option<SimDuration>,
+) -> Run {
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
     let config = Arc::new(config.clone());
-    let mut fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    let fleet = SimulatedFleet::new(workers, &config, wants_kv_events);
+    let mut recorder = Recorder::new(workers, true);
+    if why {
+        recorder = recorder.measure_why(config.block_size);
+    }
+    let changes =
+        |plan: &ChangePlan| Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs);
+    let pools = (0, config.block_size);
+    play_on(fleet, recorder, pools, plan.map(changes), workload, front_ends, window)
+}
+
+/// As [`play_behind`], on workers that prefill and workers that decode.
+pub(crate) fn play_pools(
+    pools: &Pools,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+) -> Run {
+    let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
+    let fleet = SimulatedFleet::with_pools(pools, wants_kv_events);
+    let recorder = Recorder::new(pools.workers(), true).with_pools(pools.prefill_workers);
+    let pools = (pools.prefill_workers, pools.prefill.block_size);
+    play_on(fleet, recorder, pools, None, workload, front_ends, None)
+}
+
+fn play_on(
+    mut fleet: SimulatedFleet,
+    recorder: Recorder,
+    (prefill_workers, block_size): (u32, u32),
+    changes: Option<Changes>,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+    window: Option<SimDuration>,
+) -> Run {
     fleet.count_copies();
     fleet.record_steps();
     if front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
-    let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new() };
-    let mut recorder = Recorder::new(workers, true);
-    if why {
-        recorder = recorder.measure_why(config.block_size);
+    let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new(), lost: Vec::new() };
+    let mut driver =
+        Driver::new(fleet, workload, front_ends, recorder, block_size).with_pools(prefill_workers);
+    if let Some(changes) = changes {
+        driver = driver.changes(changes);
     }
-    let mut driver = Driver::new(fleet, workload, front_ends, recorder, config.block_size);
     let schedule = Schedule {
         concurrency: vec![0],
         warmup: SimDuration::ZERO,
@@ -169,8 +246,17 @@ pub(crate) fn play_behind(
         records,
         events: watched.events,
         submitted: watched.submitted,
+        used_blocks: watched
+            .fleet
+            .workers()
+            .iter()
+            .map(|worker| worker.blocks())
+            .map(|(all, free)| all - free)
+            .collect(),
         steps: watched.fleet.take_steps(),
         metrics,
         digest,
+        lost: watched.lost,
+        blocks: watched.fleet.workers().iter().map(Worker::blocks).collect(),
     }
 }

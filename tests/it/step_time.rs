@@ -3,6 +3,7 @@
 use kv_router_sim::accuracy::data::{Step, StepKind, read_steps};
 use kv_router_sim::accuracy::{Errors, Settings};
 use kv_router_sim::engine::model::{Dtype, Hardware, Model};
+use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::engine::step_time::{PrefillChunk, StepTime, StepWork};
 use kv_router_sim::time::SimDuration;
 use proptest::prelude::*;
@@ -46,6 +47,8 @@ static MODELS: LazyLock<Vec<StepTime>> = LazyLock::new(|| {
         let hardware = hardware(file);
         models.extend([roofline(&hardware), table(&hardware)]);
     }
+    let faster = |model: &StepTime| StepTime::Faster(Box::new(model.clone()), 1.7);
+    models.extend([faster(&models[1]), faster(&models[2]), faster(&models[3])]);
     models
 });
 
@@ -67,6 +70,33 @@ fn any_decode() -> impl Strategy<Value = (u32, u32, u64)> {
 
 fn decode_work(seqs: u32, padded_seqs: u32, context: u64) -> StepWork<'static> {
     StepWork { prefill: &[], decode_seqs: seqs, decode_context: context, padded_seqs }
+}
+
+#[test]
+fn a_worker_twice_as_fast_takes_half_the_time() {
+    let text = |ratio: &str, prefill: u32, decode: u32, host: u32| {
+        let settings = format!(
+            "rules = \"vllm\"
+            num_blocks = 10
+            max_num_seqs = 2
+            max_num_batched_tokens = 160
+            step_time = {{ kind = \"fixed\", prefill = \"{prefill}ms\", decode = \"{decode}ms\" }}
+            host = {{ prepare = \"{host}ms\" }}
+            {ratio}"
+        );
+        let settings: EngineSettings = toml::from_str(&settings).expect("settings");
+        settings.resolve(None)
+    };
+    let (fast, half) = (text("speedup_ratio = 2.0", 20, 10, 4), text("", 10, 5, 2));
+    let (fast, half) = (fast.expect("valid"), half.expect("valid"));
+    let chunk = PrefillChunk { new_tokens: 7, cached_tokens: 0, last: true };
+    for prefill in [&[][..], &[chunk]] {
+        let work = StepWork { prefill, ..decode_work(2, 2, 100) };
+        assert_eq!(fast.step_time.step(&work), half.step_time.step(&work));
+    }
+    assert_eq!(fast.host, half.host);
+    let refused = text("speedup_ratio = 0.0", 20, 10, 4).expect_err("no worker");
+    assert_eq!(refused.to_string(), "speedup_ratio = 0: must be above 0 and finite");
 }
 
 proptest! {

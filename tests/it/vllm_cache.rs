@@ -33,6 +33,7 @@ pub(crate) fn changes(log: &mut EventLog) -> Vec<Change> {
                 let ids = (0..run.len).rev().map(|i| run.first.offset(i));
                 changes.extend(ids.map(Change::Removed));
             }
+            other => panic!("{other:?} without tiers"),
         }
     }
     changes

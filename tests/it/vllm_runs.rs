@@ -140,7 +140,12 @@ impl Replay {
                 WorkerEventKind::Preempted => preemptions += 1,
                 WorkerEventKind::OutputBlock { .. } => {}
                 WorkerEventKind::Finished { .. } => finished += 1,
-                WorkerEventKind::FirstToken | WorkerEventKind::Rejected(_) => {}
+                WorkerEventKind::Loaded { .. }
+                | WorkerEventKind::FirstToken
+                | WorkerEventKind::Prefilled
+                | WorkerEventKind::KvReceived { .. }
+                | WorkerEventKind::Rejected(_)
+                | WorkerEventKind::Failed => {}
             }
         }
         let mut events = Vec::new();
@@ -151,6 +156,7 @@ impl Replay {
             KvEvent::Removed { run } => {
                 events.extend((0..run.len).rev().map(|i| ('-', run.first.offset(i).0)));
             }
+            other => panic!("{other:?} without tiers"),
         });
         let steps = out.steps.unwrap();
         if self.config.fast_forward {

@@ -20,11 +20,11 @@ mod retention;
 mod tests;
 
 use super::decider::Decider;
-use super::kv::{KvParams, WorkerLoad};
+use super::kv::{BlocksBelow, CachedBelow, KvParams, WorkerLoad};
 use super::policies::worker_at;
 use super::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use crate::id::{RequestId, WorkerId};
+use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::{BlockRun, RouteRequest};
 use crate::time::SimTime;
 use costs::LoggedCosts;
@@ -36,6 +36,7 @@ use dynamo_kv_router::protocols::{
 use dynamo_kv_router::scheduling::{
     KvSchedulerError, OverlapSignals, ScheduleMode, effective_prefill_tokens,
 };
+use dynamo_kv_router::sequences::topology::WorkerDpRange;
 use dynamo_kv_router::{
     ActiveSequencesMultiWorker, DefaultWorkerSelector, KvRouterConfig, NoopSequencePublisher,
     RadixTree, SchedulingRequest, SequenceRequest, WorkerSelectionInput, WorkerSelector,
@@ -74,8 +75,13 @@ pub struct DynamoPolicy {
     params: KvParams,
     block_size: u32,
     blocks_per_worker: u32,
+    /// Worker ids are below this.
+    slots: u32,
+    /// The workers that take requests.
     workers: HashMap<u64, Worker>,
     tree: Option<RadixTree>,
+    /// Its own index of lower tiers needs threads; ours is held to it by a test.
+    lower: CachedBelow,
     guesses: Option<Guesses>,
     outputs: Option<OutputTracking>,
     tracker: ActiveSequencesMultiWorker<NoopSequencePublisher>,
@@ -97,6 +103,15 @@ pub struct Asked {
     /// The blocks to be counted as in flight, if any are.
     counted: Option<Vec<u64>>,
     overlap_blocks: Vec<u32>,
+    /// Behind them, in tiers below; empty if nobody has any.
+    below: Vec<BlocksBelow>,
+}
+
+impl Asked {
+    /// What the worker at `index` holds in lower tiers.
+    fn below(&self, index: usize) -> BlocksBelow {
+        self.below.get(index).copied().unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for DynamoPolicy {
@@ -114,6 +129,8 @@ impl DynamoPolicy {
             overlap_score_credit_decay: params.overlap_score_credit_decay,
             prefill_load_scale: params.prefill_load_scale,
             decode_active_request_weight: params.decode_active_request_weight,
+            host_cache_hit_weight: params.host_cache_hit_weight,
+            disk_cache_hit_weight: params.disk_cache_hit_weight,
             router_temperature: params.temperature,
             router_track_active_blocks: params.track_active_blocks,
             router_track_prefill_tokens: params.track_prefill_tokens,
@@ -129,8 +146,10 @@ impl DynamoPolicy {
             params,
             block_size: cluster.block_size,
             blocks_per_worker: cluster.blocks_per_worker,
+            slots: cluster.workers,
             workers: (0..u64::from(cluster.workers)).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
+            lower: CachedBelow::default(),
             guesses,
             outputs: params
                 .track_output_blocks
@@ -164,17 +183,19 @@ impl DynamoPolicy {
             let first = 1 << 63 | u64::from(request.id.0) << 32;
             (first..).take(prompt.len()).collect()
         };
+        let overlap_blocks = self.overlaps(&prompt);
         Asked {
             request: request.id,
             prompt_tokens: request.prompt_tokens as usize,
             counted: self.params.track_active_blocks.then_some(counted),
-            overlap_blocks: self.overlaps(&prompt),
+            below: self.below(&prompt, &overlap_blocks),
+            overlap_blocks,
             prompt,
         }
     }
 
     fn overlaps(&self, prompt: &[u64]) -> Vec<u32> {
-        let mut overlap_blocks = vec![0; self.workers.len()];
+        let mut overlap_blocks = vec![0; self.slots as usize];
         if let Some(tree) = &self.tree {
             let hashes = prompt.iter().map(|id| LocalBlockHash(*id)).collect();
             let scores = tree.find_matches(hashes, false).scores;
@@ -183,6 +204,11 @@ impl DynamoPolicy {
             }
         }
         overlap_blocks
+    }
+
+    fn below(&self, prompt: &[u64], overlap_blocks: &[u32]) -> Vec<BlocksBelow> {
+        let runs = prompt.iter().map(|&id| BlockRun { first: BlockId(id), len: 1 });
+        self.lower.after(runs, overlap_blocks)
     }
 
     /// Forgets what the router guessed too long ago.
@@ -212,9 +238,15 @@ impl DynamoPolicy {
                 requests: 0,
             }
         };
-        let ids = 0..u32::try_from(self.workers.len()).expect("worker ids are u32");
+        let ids = self.available().map(|worker| worker.0);
         let overload = self.params.overload;
         ids.filter(|&id| overload.holds(&load(id), self.blocks_per_worker)).map(u64::from).collect()
+    }
+
+    /// The workers that take requests, in order of id.
+    fn available(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        let ids = (0..self.slots).map(WorkerId);
+        ids.filter(|worker| self.workers.contains_key(&u64::from(worker.0)))
     }
 
     /// The crate's form of `asked`, to be answered by one of `allowed` or by any worker.
@@ -224,11 +256,25 @@ impl DynamoPolicy {
         allowed: Option<HashSet<u64>>,
     ) -> SchedulingRequest {
         let mut overlap = OverlapSignals::default();
-        for (index, &blocks) in asked.overlap_blocks.iter().enumerate().filter(|(_, b)| **b > 0) {
+        for (index, &blocks) in asked.overlap_blocks.iter().enumerate() {
             let worker = rank(worker_at(index));
-            overlap.tier_overlap_blocks.device.insert(worker, blocks as usize);
-            overlap.effective_overlap_blocks.insert(worker, f64::from(blocks));
-            overlap.effective_cached_tokens.insert(worker, self.cached_tokens(blocks));
+            let effective = self.effective_blocks(asked, index);
+            if effective > 0.0 {
+                let BlocksBelow { host, disk } = asked.below(index);
+                let tiers = &mut overlap.tier_overlap_blocks;
+                for (tier, blocks) in [
+                    (&mut tiers.device, blocks),
+                    (&mut tiers.host_pinned, host),
+                    (&mut tiers.disk, disk),
+                ] {
+                    if blocks > 0 {
+                        tier.insert(worker, blocks as usize);
+                    }
+                }
+                overlap.effective_overlap_blocks.insert(worker, effective);
+                let tokens = self.effective_tokens(asked, index);
+                overlap.effective_cached_tokens.insert(worker, tokens);
+            }
         }
         SchedulingRequest {
             mode: ScheduleMode::QueryOnly { request_id: None },
@@ -277,6 +323,24 @@ impl DynamoPolicy {
         Some(WorkerId(id))
     }
 
+    /// Blocks that a worker holds of the prompt, those in lower tiers by their weight:
+    /// what the production front end makes of its indexes' answers.
+    fn effective_blocks(&self, asked: &Asked, index: usize) -> f64 {
+        let BlocksBelow { host, disk } = asked.below(index);
+        f64::from(asked.overlap_blocks[index])
+            + f64::from(host) * self.params.host_cache_hit_weight
+            + f64::from(disk) * self.params.disk_cache_hit_weight
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and at most the tokens of a prompt"
+    )]
+    fn effective_tokens(&self, asked: &Asked, index: usize) -> usize {
+        (self.effective_blocks(asked, index) * f64::from(self.block_size)).round() as usize
+    }
+
     fn cached_tokens(&self, overlap_blocks: u32) -> usize {
         overlap_blocks as usize * self.block_size as usize
     }
@@ -284,11 +348,14 @@ impl DynamoPolicy {
     fn cost_parts(&self, asked: &Asked) -> Vec<CostParts> {
         let request = self.scheduling_request(asked, None);
         let loads = &request.worker_loads;
-        let least = (0..self.workers.len())
-            .min_by_key(|at| loads[&rank(worker_at(*at))].active_prefill_tokens);
-        let least = worker_at(least.expect("a fleet has workers"));
-        let parts = |index: usize| {
-            let worker = worker_at(index);
+        let least = self
+            .available()
+            .min_by_key(|worker| loads[&rank(*worker)].active_prefill_tokens)
+            .expect("a worker is available");
+        let parts = |worker: WorkerId| {
+            if !self.workers.contains_key(&u64::from(worker.0)) {
+                return CostParts { worker, cost: f64::INFINITY, parts: Vec::new() };
+            }
             let load = loads[&rank(worker)];
             // The least busy worker is among the allowed, as the credit's decay looks at it.
             let allowed = HashSet::from([u64::from(worker.0), u64::from(least.0)]);
@@ -299,19 +366,19 @@ impl DynamoPolicy {
                 worker,
                 cost,
                 parts: vec![
-                    ("overlap_blocks", f64::from(asked.overlap_blocks[index])),
+                    ("overlap_blocks", f64::from(asked.overlap_blocks[worker.index()])),
                     ("prefill_tokens", load.active_prefill_tokens as f64),
                     ("active_blocks", load.active_decode_blocks as f64),
                     ("additional_blocks", load.additional_active_blocks as f64),
                 ],
             }
         };
-        (0..self.workers.len()).map(parts).collect()
+        (0..self.slots).map(WorkerId).map(parts).collect()
     }
 
     /// Counts `asked` as in flight on `worker`.
     fn add(&mut self, asked: Asked, worker: WorkerId) {
-        let cached = self.cached_tokens(asked.overlap_blocks[worker.index()]);
+        let cached = self.effective_tokens(&asked, worker.index());
         let booking = SequenceRequest {
             request_id: asked.request.to_string(),
             token_sequence: asked.counted,
@@ -345,10 +412,15 @@ impl Decider for DynamoPolicy {
         self.set_clock(now);
         self.expire();
         asked.overlap_blocks = self.overlaps(&asked.prompt);
+        asked.below = self.below(&asked.prompt, &asked.overlap_blocks);
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let most = asked.overlap_blocks.iter().copied().max().unwrap_or(0);
+        let blocks = |(at, overlap): (usize, &u32)| {
+            let BlocksBelow { host, disk } = asked.below(at);
+            overlap + host + disk
+        };
+        let most = asked.overlap_blocks.iter().enumerate().map(blocks).max().unwrap_or(0);
         effective_prefill_tokens(asked.prompt_tokens, self.cached_tokens(most)) as u64
     }
 
@@ -378,8 +450,8 @@ impl Decider for DynamoPolicy {
 
     fn least_prefill_tokens(&self) -> u64 {
         let tokens = self.tracker.active_tokens(self.now);
-        let of = |index| tokens.get(&rank(worker_at(index))).copied().unwrap_or(0);
-        (0..self.workers.len()).map(of).min().unwrap_or(0) as u64
+        let of = |worker| tokens.get(&rank(worker)).copied().unwrap_or(0);
+        self.available().map(of).min().unwrap_or(0) as u64
     }
 }
 impl Policy for DynamoPolicy {
@@ -400,10 +472,15 @@ impl Policy for DynamoPolicy {
             WorkerEventKind::FirstToken => {
                 let _unknown = self.tracker.mark_prefill_completed(&request, self.now);
             }
-            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
+            WorkerEventKind::Finished { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => {
                 let _unknown = self.tracker.free(&request, self.now);
             }
             WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::OutputBlock { .. } => {}
         }
@@ -411,6 +488,24 @@ impl Policy for DynamoPolicy {
 
     fn wants_kv_events(&self) -> bool {
         self.tree.is_some() && self.guesses.is_none()
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        let id = u64::from(worker.0);
+        self.workers.remove(&id);
+        let left = self.tracker.unregister_worker(id);
+        left.unwrap_or_else(|error| panic!("{worker:?} cannot leave: {error}"));
+        if let Some(tree) = &mut self.tree {
+            tree.remove_worker(id);
+        }
+        self.lower.remove_worker(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        let id = u64::from(worker.0);
+        self.workers.insert(id, Worker);
+        let joined = self.tracker.register_worker(WorkerDpRange::new(id, 0, 1));
+        joined.unwrap_or_else(|error| panic!("{worker:?} cannot join: {error}"));
     }
 
     fn wants_output_blocks(&self) -> bool {
@@ -421,6 +516,10 @@ impl Policy for DynamoPolicy {
         let data = match *event {
             KvEvent::Stored { parent, run } => stored(parent.map(|block| block.0), ids(run)),
             KvEvent::Removed { run } => removed(ids(run).rev()),
+            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {
+                self.lower.apply(worker, event);
+                return;
+            }
         };
         self.apply(worker, data);
     }

@@ -34,11 +34,17 @@ impl OutputTracking {
         let output_tokens = match event.kind {
             WorkerEventKind::FirstToken => 1,
             WorkerEventKind::OutputBlock { output_tokens } => output_tokens,
-            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
+            WorkerEventKind::Finished { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => {
                 self.requests.remove(&event.request);
                 return Vec::new();
             }
-            WorkerEventKind::Scheduled { .. } | WorkerEventKind::Preempted => return Vec::new(),
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
+            | WorkerEventKind::Preempted => return Vec::new(),
         };
         let Some(progress) = self.requests.get_mut(&event.request) else { return Vec::new() };
         let blocks = (progress.prompt_tokens + output_tokens as usize).div_ceil(self.block_size);

@@ -1,21 +1,27 @@
 //! Our own policy against the production router.
 
 use super::DynamoPolicy;
+use crate::event::KvEvent;
+use crate::id::{BlockId, WorkerId};
 use crate::router::decider::Decider;
-use crate::router::kv::{KvParams, KvPolicy, Overload, Retention, Semantics};
+use crate::router::kv::{CachedBelow, KvParams, KvPolicy, Overload, Retention, Semantics};
 use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
-use crate::router::testing::history::{Act, BLOCK_SIZE, History, any_acts};
+use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
+use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
+use dynamo_kv_router::protocols::{
+    ExternalSequenceBlockHash, KvCacheEvent, LocalBlockHash, RouterEvent, StorageTier,
+};
 use dynamo_kv_router::scheduling::policy_config::PolicyProfile;
 use dynamo_kv_router::scheduling::{PolicyQueue, QueueSnapshot, WorkerPlacement};
 use proptest::prelude::*;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const WORKERS: u32 = 4;
 
@@ -32,18 +38,27 @@ fn any_params() -> impl Strategy<Value = KvParams> {
     let mostly = || prop::bool::weighted(0.85);
     let costs = (weight, credit, seldom(), seldom(), mostly(), mostly(), mostly());
     let outputs = (any::<bool>(), prop::option::of(Just(64u32)));
-    let temperature = prop_oneof![3 => Just(0.0), 1 => 0.01..2.0];
+    let tiers = (prop_oneof![Just(0.75), 0.0..1.0], prop_oneof![Just(0.25), 0.0..1.0]);
+    let temperature = (prop_oneof![3 => Just(0.0), 1 => 0.01..2.0], tiers);
     let overload =
         (prop::option::weighted(0.15, 0.0..1.0), prop::option::weighted(0.15, 1u32..900));
     let ttl = prop::option::weighted(0.25, (1u64..5_000).prop_map(SimDuration::from_millis));
     (costs, outputs, temperature, overload, ttl).prop_map(
-        |(costs, (track_output_blocks, expected_output_tokens), temperature, overload, ttl)| {
+        |(
+            costs,
+            (track_output_blocks, expected_output_tokens),
+            (temperature, tiers),
+            overload,
+            ttl,
+        )| {
             let (weight, credit, decay, per_request, active_blocks, prefill_tokens, reuse) = costs;
             let params = KvParams::with_weight(Semantics::V1_6, weight);
             KvParams {
                 overlap_score_credit: credit.unwrap_or(params.overlap_score_credit),
                 overlap_score_credit_decay: decay,
                 decode_active_request_weight: per_request,
+                host_cache_hit_weight: tiers.0,
+                disk_cache_hit_weight: tiers.1,
                 track_active_blocks: active_blocks,
                 track_prefill_tokens: prefill_tokens,
                 assume_kv_reuse: reuse,
@@ -61,12 +76,13 @@ fn any_params() -> impl Strategy<Value = KvParams> {
     )
 }
 
-/// Plays `acts` to both, and holds every decision of ours to theirs: the same
+/// Plays `acts` to both, where at each of `turns` a worker leaves or comes back,
+/// and holds every decision of ours to theirs: the same
 /// costs to 1e-9; without temperature a worker that is among their cheapest; and
 /// nobody where they have nobody.
 fn hold(
     texts: &Texts,
-    acts: &[Act],
+    (acts, turns): (&[Act], &[(usize, WorkerId)]),
     params: KvParams,
     seed: u64,
 ) -> Result<(KvPolicy, DynamoPolicy), TestCaseError> {
@@ -75,10 +91,22 @@ fn hold(
     let wants_kv_events = ours.wants_kv_events();
     prop_assert_eq!(wants_kv_events, theirs.wants_kv_events());
     let mut history = History::new(texts, WORKERS);
-    for act in acts {
+    let mut absent = BTreeSet::new();
+    for (at, act) in acts.iter().enumerate() {
+        for &(_, worker) in turns.iter().filter(|turn| turn.0 == at) {
+            if absent.remove(&worker) {
+                ours.worker_joined(worker);
+                theirs.worker_joined(worker);
+            } else if absent.len() + 1 < WORKERS as usize {
+                absent.insert(worker);
+                ours.worker_left(worker);
+                theirs.worker_left(worker);
+            }
+        }
         let now = history.now();
         let request = history.play(act, |heard| {
-            if heard.is_life() || wants_kv_events {
+            let of_absent = matches!(heard, Heard::Kv(worker, _) if absent.contains(&worker));
+            if heard.is_life() || wants_kv_events && !of_absent {
                 heard.tell(now, &mut ours);
                 heard.tell(now, &mut theirs);
             }
@@ -88,12 +116,14 @@ fn hold(
         let (asked, their_asked) = (ours.look_up(now, &view), theirs.look_up(now, &view));
         let (costs, their_costs) = (ours.costs(&asked), theirs.costs(&their_asked));
         for (cost, their) in costs.iter().zip(&their_costs) {
-            prop_assert!((cost - their).abs() < 1e-9, "{costs:?} and {their_costs:?}");
+            let same = cost == their || (cost - their).abs() < 1e-9;
+            prop_assert!(same, "{costs:?} and {their_costs:?}");
         }
         prop_assert_eq!(ours.least_prefill_tokens(), theirs.least_prefill_tokens());
         let (mine, their) = (ours.choose(&asked), theirs.choose(&their_asked));
         prop_assert_eq!(mine.is_some(), their.is_some());
         let (Some(mine), Some(their)) = (mine, their) else { continue };
+        prop_assert!(!absent.contains(&mine) && !absent.contains(&their));
         if params.temperature == 0.0 {
             prop_assert_eq!(their_costs[mine.index()], their_costs[their.index()]);
             if params.overload == Overload::default() {
@@ -116,7 +146,17 @@ proptest! {
     fn decisions_are_theirs_but_for_ties_and_draws(
         texts in any_texts(), acts in any_acts(WORKERS, 120), params in any_params(), seed: u64,
     ) {
-        hold(&texts, &acts, params, seed)?;
+        hold(&texts, (&acts, &[]), params, seed)?;
+    }
+
+    /// While workers come and go, too.
+    #[test]
+    fn decisions_are_theirs_while_workers_come_and_go(
+        texts in any_texts(), acts in any_acts(WORKERS, 120), params in any_params(), seed: u64,
+        turns in prop::collection::vec((0usize..120, 0..WORKERS), 0..12),
+    ) {
+        let turns: Vec<_> = turns.into_iter().map(|(at, id)| (at, WorkerId(id))).collect();
+        hold(&texts, (&acts, &turns), params, seed)?;
     }
 
     /// Whoever drives.
@@ -146,7 +186,86 @@ proptest! {
     fn long_histories_are_theirs_too(
         texts in any_texts(), acts in any_acts(WORKERS, 2_500), params in any_params(), seed: u64,
     ) {
-        hold(&texts, &acts, params, seed)?;
+        hold(&texts, (&acts, &[]), params, seed)?;
+    }
+}
+
+/// What `worker` holds of the prompt behind its overlap in GPU memory, tier by tier:
+/// the walk of `query_lower_tiers_with_options`.
+fn their_blocks_below(
+    tiers: &[LowerTierIndexer; 3],
+    prompt: &[BlockId],
+    worker: WorkerId,
+    overlap: u32,
+) -> [usize; 3] {
+    let hashes: Vec<LocalBlockHash> = prompt.iter().map(|id| LocalBlockHash(id.0)).collect();
+    let rank = super::rank(worker);
+    let start = match overlap.checked_sub(1) {
+        None => LowerTierContinuation::from_root(0),
+        Some(last) => {
+            let last = ExternalSequenceBlockHash(prompt[last as usize].0);
+            LowerTierContinuation::new(overlap as usize, last)
+        }
+    };
+    let mut continuations = HashMap::from([(rank, start)]);
+    tiers.each_ref().map(|tier| {
+        let found = tier.query_match_details(&hashes, &continuations);
+        continuations = found.next_continuations.into_iter().collect();
+        found.hits.get(&rank).copied().unwrap_or(0)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Our index of lower tiers finds what the crate's finds. Its own takes events
+    /// from a channel on a thread; here the channel is closed, and the thread this one.
+    #[test]
+    fn lower_tiers_are_indexed_as_theirs(
+        texts in any_texts(), acts in any_acts(WORKERS, 80), overlap in 0u32..6,
+    ) {
+        let mut ours = CachedBelow::default();
+        let channels: [_; 3] = std::array::from_fn(|_| flume::unbounded());
+        let mut number = 0;
+        for act in &acts {
+            let Act::Below { worker, text, from, to, medium, stored: is_store } = act else {
+                continue;
+            };
+            let text = text.index(texts.len());
+            for event in texts.stored(text, *from, *to) {
+                let KvEvent::Stored { parent, run } = event else { continue };
+                let (data, below) = if *is_store {
+                    let data = super::stored(parent.map(|block| block.0), super::ids(run));
+                    (data, KvEvent::StoredBelow { medium: *medium, run })
+                } else {
+                    let data = super::removed(super::ids(run));
+                    (data, KvEvent::RemovedBelow { medium: *medium, run })
+                };
+                ours.apply(WorkerId(*worker), &below);
+                number += 1;
+                let event = KvCacheEvent { event_id: number, data, dp_rank: 0 };
+                let tier = [StorageTier::HostPinned, StorageTier::Disk, StorageTier::External]
+                    [*medium as usize];
+                let event = RouterEvent::with_storage_tier(u64::from(*worker), event, tier);
+                channels[*medium as usize].0.send(WorkerTask::Event(event)).unwrap();
+            }
+        }
+        let theirs = channels.map(|(sender, events)| {
+            drop(sender);
+            let tier = LowerTierIndexer::new();
+            tier.worker(events, None).unwrap();
+            tier
+        });
+        for text in 0..texts.len() {
+            let prompt = texts.ids(text, 18);
+            let runs = texts.runs(text, 18).into_iter();
+            let below = ours.after(runs, &[overlap; WORKERS as usize]);
+            for (worker, below) in (0..).map(WorkerId).zip(below) {
+                let [host, disk, remote] =
+                    their_blocks_below(&theirs, &prompt, worker, overlap);
+                prop_assert_eq!((below.host as usize, below.disk as usize), (host, disk + remote));
+            }
+        }
     }
 }
 
@@ -194,7 +313,8 @@ fn hold_queue(
     };
     let mut queue = PolicyQueue::new(PolicyProfile::synthetic(Some(threshold), their_order));
     let mut theirs = DynamoPolicy::new(params, &fleet, 1);
-    let view = ClusterView { workers: &[] };
+    let workers = [WorkerView::default(); WORKERS as usize];
+    let view = ClusterView { workers: &workers };
     let mut history = History::new(texts, WORKERS);
     let mut requests = BTreeMap::new();
     for act in acts {
@@ -303,7 +423,7 @@ proptest! {
     ) {
         const DRAWS: usize = 4_000;
         let params = KvParams { temperature, overload: Overload::default(), ..params };
-        let (mut ours, mut theirs) = hold(&texts, &acts, params, seed)?;
+        let (mut ours, mut theirs) = hold(&texts, (&acts, &[]), params, seed)?;
         let request = texts.request(1 << 20, 0, tokens, BLOCK_SIZE);
         let (now, view) = (SimTime::ZERO + SimDuration::from_secs(600), request.route_view(BLOCK_SIZE));
         let (asked, their_asked) = (ours.look_up(now, &view), theirs.look_up(now, &view));

@@ -228,11 +228,24 @@ impl ActiveTracker {
             WorkerEventKind::OutputBlock { output_tokens } => {
                 self.output(event.request, output_tokens)
             }
-            WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_) => {
-                self.free(event.request)
-            }
-            WorkerEventKind::Scheduled { .. } | WorkerEventKind::Preempted => None,
+            WorkerEventKind::Finished { .. }
+            | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Failed => self.free(event.request),
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::Prefilled
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::Loaded { .. }
+            | WorkerEventKind::Preempted => None,
         }
+    }
+
+    /// Forgets what is in flight on `worker`.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        let there = self.bookings.iter().filter(|booking| booking.worker == worker);
+        let mut requests: Vec<RequestId> = there.map(|booking| booking.request).collect();
+        // Sums of weights depend on the order.
+        requests.sort_unstable();
+        requests.into_iter().for_each(|request| _ = self.free(request));
     }
 
     /// `request` ended. Gives the worker that it was booked on.

@@ -75,6 +75,12 @@ impl Approximate {
         self.prune(index);
     }
 
+    /// Forgets what was sent to `worker`; the index has to, too.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        self.timers.retain(|timer| timer.worker != worker);
+        self.sent.retain(|sent| sent.worker != worker);
+    }
+
     /// Takes out of `index` what has expired.
     pub(super) fn expire(&mut self, now: SimTime, index: &mut Index) {
         while self.sent.front().is_some_and(|sent| sent.expires <= now) {

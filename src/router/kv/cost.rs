@@ -9,6 +9,7 @@
 //! that costs agree to the last bit and ties are ties.
 
 use super::active::WorkerLoad;
+use super::below::BlocksBelow;
 use super::params::{KvParams, Semantics};
 
 /// A worker as seen by one request.
@@ -24,6 +25,8 @@ pub struct Candidate {
     pub requests: u32,
     /// Blocks of the request cached there.
     pub overlap_blocks: u32,
+    /// Blocks of the request in tiers below GPU memory there, after those (1.6).
+    pub below: BlocksBelow,
 }
 
 /// The request's side of the cost.
@@ -79,9 +82,8 @@ pub(super) fn load_cost(params: &KvParams, block_size: u32, load: &WorkerLoad) -
     let candidate = Candidate {
         prefill_tokens: load.prefill_tokens,
         active_blocks: load.active_blocks,
-        additional_blocks: 0,
         requests: load.requests,
-        overlap_blocks: 0,
+        ..Candidate::default()
     };
     cost(params, &ask, &candidate).total
 }
@@ -95,6 +97,30 @@ pub(super) fn most_credit(params: &KvParams) -> f64 {
         }
         Semantics::V1_6 => params.overlap_score_credit,
     }
+}
+
+/// Tokens of the prompt that `candidate` has cached, those in lower tiers by their
+/// weight (1.6; `cache_hit_estimates_from_tiered_matches`). May exceed the prompt.
+#[inline]
+pub(super) fn cached_tokens(
+    params: &KvParams,
+    ask: &Ask,
+    overlap_blocks: u32,
+    below: BlocksBelow,
+) -> u64 {
+    if below == BlocksBelow::default() || params.semantics == Semantics::V0_9 {
+        return u64::from(overlap_blocks) * u64::from(ask.block_size);
+    }
+    let blocks = f64::from(overlap_blocks)
+        + f64::from(below.host) * params.host_cache_hit_weight
+        + f64::from(below.disk) * params.disk_cache_hit_weight;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and at most the tokens of a prompt"
+    )]
+    let tokens = (blocks * f64::from(ask.block_size)).round() as u64;
+    tokens
 }
 
 #[inline]
@@ -121,7 +147,9 @@ fn cost_1_6(params: &KvParams, ask: &Ask, candidate: &Candidate) -> Cost {
     } else {
         1.0
     };
-    let credit = params.overlap_score_credit * decay * f64::from(candidate.overlap_blocks);
+    let credit = params.overlap_score_credit * decay * f64::from(candidate.overlap_blocks)
+        + params.host_cache_hit_weight * f64::from(candidate.below.host)
+        + params.disk_cache_hit_weight * f64::from(candidate.below.disk);
     let decode = decode_blocks(candidate);
     let requests = params.decode_active_request_weight * f64::from(candidate.requests);
     if !params.track_prefill_tokens && params.overlap_score_credit > 0.0 {
@@ -130,8 +158,9 @@ fn cost_1_6(params: &KvParams, ask: &Ask, candidate: &Candidate) -> Cost {
         return Cost { total: decode + requests, prefill: 0.0, decode, requests };
     }
     let tokens = if params.track_prefill_tokens {
-        let cached = u64::from(candidate.overlap_blocks) * u64::from(ask.block_size);
-        candidate.prefill_tokens + uncached_tokens(ask, candidate.overlap_blocks) + cached
+        let cached = cached_tokens(params, ask, candidate.overlap_blocks, candidate.below);
+        let uncached = u64::from(ask.prompt_tokens).saturating_sub(cached);
+        candidate.prefill_tokens + uncached + cached
     } else {
         0
     };

@@ -149,7 +149,14 @@ impl CoverageIndex {
         match *event {
             KvEvent::Stored { parent, run } => self.store(worker, parent, run),
             KvEvent::Removed { run } => self.remove(worker, run),
+            // Not GPU memory.
+            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {}
         }
+    }
+
+    /// Forgets what `worker` held.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        (0..self.nodes.len()).for_each(|id| self.truncate(worker, id, 0));
     }
 
     /// `worker` holds the blocks of `run`, which come after `parent`.

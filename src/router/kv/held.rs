@@ -61,11 +61,22 @@ impl HeldIndex {
         self.held_blocks[worker.index()]
     }
 
+    /// Forgets what `worker` held.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        self.held_blocks[worker.index()] = 0;
+        self.nodes.retain(|node| {
+            node.holders.remove(worker);
+            !node.holders.is_empty()
+        });
+    }
+
     /// Takes note of what `worker` stored or lost.
     pub(super) fn apply(&mut self, worker: WorkerId, event: &KvEvent) {
         match *event {
             KvEvent::Stored { parent, run } => self.store(worker, parent, run),
             KvEvent::Removed { run } => self.remove(worker, run),
+            // Not GPU memory.
+            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {}
         }
     }
 

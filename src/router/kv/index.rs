@@ -31,6 +31,14 @@ impl Index {
         }
     }
 
+    /// Forgets what `worker` held.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        match self {
+            Self::V0_9(index) => index.remove_worker(worker),
+            Self::V1_6(index) => index.remove_worker(worker),
+        }
+    }
+
     /// The overlap of `prompt` with what each worker holds.
     pub(super) fn overlaps(&self, prompt: &Path) -> Overlaps {
         match self {

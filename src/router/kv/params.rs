@@ -2,10 +2,11 @@
 
 use super::active::WorkerLoad;
 use crate::time::SimDuration;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which version's rules hold, where they differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Semantics {
     /// Dynamo 0.9.0: overlap counts all held blocks on the path; equal costs go
     /// to the worker with the smaller index among those with any overlap.
@@ -32,6 +33,10 @@ pub struct KvParams {
     pub overlap_score_credit_decay: f64,
     /// Blocks per request in flight.
     pub decode_active_request_weight: f64,
+    /// Worth of a block in host memory, of one in GPU memory.
+    pub host_cache_hit_weight: f64,
+    /// Worth of a block on disk or in remote storage.
+    pub disk_cache_hit_weight: f64,
     /// 0 takes the lowest cost; above, a softmax draw.
     pub temperature: f64,
     /// Whether blocks in flight are counted.
@@ -104,6 +109,8 @@ impl KvParams {
             prefill_load_scale: weight,
             overlap_score_credit_decay: 0.0,
             decode_active_request_weight: 0.0,
+            host_cache_hit_weight: 0.75,
+            disk_cache_hit_weight: 0.25,
             temperature: 0.0,
             track_active_blocks: true,
             track_prefill_tokens: true,

@@ -1,10 +1,14 @@
 //! The index and the tracker as other policies use them.
 
 use super::active::{ActiveTracker, Order, WorkerLoad};
+#[cfg(feature = "dynamo")]
+use super::below::{BlocksBelow, LowerIndex};
 use super::coverage::CoverageIndex;
 use super::overlaps::Overlaps;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
+#[cfg(feature = "dynamo")]
+use crate::request::BlockRun;
 use crate::request::RouteRequest;
 
 /// What workers hold, by KV events: leading blocks of prompts, without holes.
@@ -17,9 +21,47 @@ impl CachedPrefixes {
         self.0.apply(worker, event);
     }
 
+    /// Forgets what `worker` held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
+    }
+
     /// How many leading blocks of the prompt each worker holds.
     pub(in crate::router) fn overlaps(&self, request: &RouteRequest<'_>) -> Overlaps {
         self.0.overlaps(&request.blocks.runs().collect())
+    }
+}
+
+/// What workers hold in tiers below GPU memory.
+#[cfg(feature = "dynamo")]
+#[derive(Debug, Default)]
+pub(in crate::router) struct CachedBelow(LowerIndex);
+
+#[cfg(feature = "dynamo")]
+impl CachedBelow {
+    /// Takes note of what `worker` stored in a tier or lost there.
+    pub(in crate::router) fn apply(&mut self, worker: WorkerId, event: &KvEvent) {
+        self.0.apply(worker, event);
+    }
+
+    /// `worker` is gone, and what it held.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
+    }
+
+    /// For each worker, what it holds of a prompt behind its overlap in GPU memory;
+    /// nothing as long as nobody told of a tier.
+    pub(in crate::router) fn after(
+        &self,
+        prompt: impl Iterator<Item = BlockRun>,
+        overlap_blocks: &[u32],
+    ) -> Vec<BlocksBelow> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let (prompt, workers) = (prompt.collect(), (0..).map(WorkerId));
+        let blocks = workers.zip(overlap_blocks);
+        blocks.map(|(worker, &blocks)| self.0.after(worker, &prompt, blocks)).collect()
     }
 }
 
@@ -55,6 +97,11 @@ impl Bookings {
             shared: true,
         };
         self.0.book(worker, &order);
+    }
+
+    /// Forgets what is in flight on `worker`.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.0.remove_worker(worker);
     }
 
     /// Hears of first tokens and ends; gives the worker whose load that changes,

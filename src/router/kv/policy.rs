@@ -1,11 +1,15 @@
 use super::active::{ActiveTracker, Order, Outputs, WorkerLoad};
 use super::approximate::Approximate;
-use super::cost::{Ask, Candidate, Cost, cost, load_cost, most_credit, totals, uncached_tokens};
+use super::below::{BlocksBelow, LowerIndex};
+use super::cost::{
+    Ask, Candidate, Cost, cached_tokens, cost, load_cost, most_credit, totals, uncached_tokens,
+};
 use super::index::Index;
 use super::overlaps::Overlaps;
 use super::params::{KvParams, Semantics};
 use super::path::Path;
 use super::stale::Marks;
+use super::worker_set::WorkerSet;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
@@ -30,10 +34,13 @@ pub struct KvPolicy {
     block_size: u32,
     blocks_per_worker: u32,
     index: Option<Index>,
+    lower: LowerIndex,
     approximate: Option<Approximate>,
     tracker: ActiveTracker,
     standing: Standing,
     marks: Option<Marks>,
+    /// Workers that must not be chosen.
+    absent: WorkerSet,
     draws: Stream,
     nothing: Path,
     scratch: Scratch,
@@ -45,8 +52,9 @@ struct Standing {
     /// What every request pays there; out of reach where nothing may be sent.
     load_costs: Tournament<f64>,
     prefill_tokens: Tournament<u64>,
-    overloaded: Vec<bool>,
-    overloaded_workers: usize,
+    /// Overloaded or absent.
+    barred: Vec<bool>,
+    barred_workers: usize,
 }
 
 /// A request with its overlaps.
@@ -57,6 +65,16 @@ pub struct Asked {
     prompt: Path,
     /// Blocks of the prompt that each worker is believed to hold.
     overlaps: Overlaps,
+    /// Behind them, those in tiers below; of the workers that have any, in order of id.
+    below: Vec<(WorkerId, BlocksBelow)>,
+}
+
+impl Asked {
+    /// What `worker` holds in lower tiers.
+    fn below(&self, worker: WorkerId) -> BlocksBelow {
+        let found = self.below.binary_search_by_key(&worker, |(who, _)| *who);
+        found.map_or_else(|_| BlocksBelow::default(), |at| self.below[at].1)
+    }
 }
 
 /// Lists that are kept to spare allocations.
@@ -81,6 +99,7 @@ impl KvPolicy {
             params,
             block_size,
             blocks_per_worker: cluster.blocks_per_worker,
+            lower: LowerIndex::default(),
             index: params.needs_index().then(|| Index::new(semantics, workers)),
             approximate: params
                 .approximate
@@ -90,10 +109,11 @@ impl KvPolicy {
             standing: Standing {
                 load_costs: Tournament::new(workers, 0.0, f64::INFINITY),
                 prefill_tokens: Tournament::new(workers, 0, u64::MAX),
-                overloaded: vec![false; workers as usize],
-                overloaded_workers: 0,
+                barred: vec![false; workers as usize],
+                barred_workers: 0,
             },
             marks: (semantics == Semantics::V0_9).then(|| Marks::new(workers)),
+            absent: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
             nothing: Path::default(),
             scratch: Scratch::default(),
@@ -106,6 +126,12 @@ impl KvPolicy {
 
     fn overlaps(&self, prompt: &Path) -> Overlaps {
         self.index.as_ref().map_or_else(Overlaps::default, |index| index.overlaps(prompt))
+    }
+
+    /// What workers are believed to hold of the prompt now.
+    fn find_cached(&self, asked: &mut Asked) {
+        asked.overlaps = self.overlaps(&asked.prompt);
+        asked.below = self.lower.behind(&asked.prompt, &asked.overlaps);
     }
 
     /// What of the prompt counts as blocks in flight.
@@ -125,18 +151,22 @@ impl KvPolicy {
     /// All workers as `asked` sees them, in order of id.
     fn candidates<'a>(&'a self, asked: &'a Asked) -> impl Iterator<Item = Candidate> + 'a {
         let overlap_blocks = asked.overlaps.to_vec(self.workers());
+        let mut below = vec![BlocksBelow::default(); self.workers()];
+        asked.below.iter().for_each(|(worker, blocks)| below[worker.index()] = *blocks);
         let mut shared_blocks = vec![0; self.workers()];
         let counted = self.counted(asked);
         self.tracker.shared_blocks(counted).add_to(&mut shared_blocks);
-        let blocks = overlap_blocks.into_iter().zip(shared_blocks);
-        self.tracker.loads().iter().zip(blocks).map(|(load, (overlap_blocks, shared_blocks))| {
-            candidate(load, counted.len() - shared_blocks, overlap_blocks)
+        let blocks = overlap_blocks.into_iter().zip(below).zip(shared_blocks);
+        self.tracker.loads().iter().zip(blocks).map(|(load, ((overlap_blocks, below), shared))| {
+            candidate(load, counted.len() - shared, overlap_blocks, below)
         })
     }
 
     /// Counts `asked` as in flight on `worker`.
     fn add(&mut self, asked: &Asked, worker: WorkerId) {
-        let uncached = uncached_tokens(&self.ask(asked), asked.overlaps.of(worker));
+        let (ask, below) = (self.ask(asked), asked.below(worker));
+        let cached = cached_tokens(&self.params, &ask, asked.overlaps.of(worker), below);
+        let uncached = u64::from(asked.prompt_tokens).saturating_sub(cached);
         let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
         let order = Order {
             request: asked.request,
@@ -154,20 +184,22 @@ impl KvPolicy {
         self.params.overload.is_on() && self.params.semantics == Semantics::V1_6
     }
 
-    /// To be called whenever the load of `worker` has changed.
+    /// To be called whenever `worker` comes or goes, or its load has changed.
     fn note_load(&mut self, worker: WorkerId) {
         let at = worker.index();
         let load = &self.tracker.loads()[at];
-        let overloaded = self.params.overload.holds(load, self.blocks_per_worker);
-        let may_be = !(overloaded && self.steers());
+        let is_absent = self.absent.contains(worker);
+        let is_overloaded = self.params.overload.holds(load, self.blocks_per_worker);
+        let may_be = !is_absent && !(is_overloaded && self.steers());
         let load_cost =
             if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
         let standing = &mut self.standing;
         standing.load_costs.set(at, load_cost);
-        standing.prefill_tokens.set(at, load.prefill_tokens);
-        let was = std::mem::replace(&mut standing.overloaded[at], overloaded);
-        standing.overloaded_workers += usize::from(overloaded);
-        standing.overloaded_workers -= usize::from(was);
+        standing.prefill_tokens.set(at, if is_absent { u64::MAX } else { load.prefill_tokens });
+        let is_barred = is_absent || is_overloaded;
+        let was_barred = std::mem::replace(&mut standing.barred[at], is_barred);
+        standing.barred_workers += usize::from(is_barred);
+        standing.barred_workers -= usize::from(was_barred);
     }
 
     /// The worker of the lowest cost, or a draw, among all that may be chosen.
@@ -187,7 +219,7 @@ impl KvPolicy {
         let Scratch { costs, workers, .. } = scratch;
         costs.clear();
         totals(&self.params, &self.ask(asked), self.candidates(asked), costs);
-        let may_be = |at: usize| !(self.standing.overloaded[at] && self.steers());
+        let may_be = |at: usize| self.standing.load_costs.key(at).is_finite();
         workers.clear();
         workers.extend((0..costs.len()).filter(|&at| may_be(at)));
         let mut at = 0..;
@@ -196,8 +228,8 @@ impl KvPolicy {
         (!workers.is_empty()).then(|| workers[sample(costs, temperature, draws)])
     }
 
-    /// The lowest cost. Few workers have much of a prompt; what the others can
-    /// gain by the blocks they have is bounded.
+    /// The lowest cost. Few workers have much of a prompt, or blocks of it in lower
+    /// tiers; what the others can gain by the blocks they have is bounded.
     fn lowest(
         &self,
         asked: &Asked,
@@ -210,15 +242,18 @@ impl KvPolicy {
         special.clear();
         let overlap_blocks = asked.overlaps.split(few, special);
         let shared_blocks = shared.split(few, special);
+        special.extend(asked.below.iter().map(|(worker, _)| *worker));
         special.sort_unstable();
         let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
-        let unloaded = candidate(&WorkerLoad::default(), counted.len(), 0);
+        let unloaded = Candidate { additional_blocks: counted.len(), ..Candidate::default() };
         let base = cost(params, &ask, &unloaded).total;
         lowest(&self.standing.load_costs, special, base, gain, draws, |worker| {
             let overlap_blocks = asked.overlaps.of(worker);
             let additional_blocks = counted.len() - shared.on(worker);
             let load = &self.tracker.loads()[worker.index()];
-            let cost = cost(params, &ask, &candidate(load, additional_blocks, overlap_blocks));
+            let below = asked.below(worker);
+            let candidate = candidate(load, additional_blocks, overlap_blocks, below);
+            let cost = cost(params, &ask, &candidate);
             // The second criterion of 0.9; equal for all in 1.6.
             let index = self.index.as_ref();
             let tree_blocks = index.map_or(0, |index| index.tree_blocks(worker, overlap_blocks));
@@ -227,13 +262,19 @@ impl KvPolicy {
     }
 }
 
-fn candidate(load: &WorkerLoad, additional_blocks: u32, overlap_blocks: u32) -> Candidate {
+fn candidate(
+    load: &WorkerLoad,
+    additional_blocks: u32,
+    overlap_blocks: u32,
+    below: BlocksBelow,
+) -> Candidate {
     Candidate {
         prefill_tokens: load.prefill_tokens,
         active_blocks: load.active_blocks,
         additional_blocks,
         requests: load.requests,
         overlap_blocks,
+        below,
     }
 }
 
@@ -246,6 +287,7 @@ impl Decider for KvPolicy {
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
             overlaps: Overlaps::default(),
+            below: Vec::new(),
         };
         self.look_again(now, &mut asked);
         asked
@@ -255,16 +297,20 @@ impl Decider for KvPolicy {
         if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
             approximate.expire(now, index);
         }
-        asked.overlaps = self.overlaps(&asked.prompt);
+        self.find_cached(asked);
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let most = asked.overlaps.longest().map_or(0, |(_, blocks)| blocks);
+        let longest = asked.overlaps.longest().map_or(0, |(_, blocks)| blocks);
+        let deep = |(worker, below): &(WorkerId, BlocksBelow)| {
+            asked.overlaps.of(*worker) + below.host + below.disk
+        };
+        let most = asked.below.iter().map(deep).max().unwrap_or(0).max(longest);
         uncached_tokens(&self.ask(asked), most)
     }
 
     fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
-        if self.standing.overloaded_workers == self.workers() {
+        if self.standing.barred_workers == self.workers() {
             return None;
         }
         self.pick(asked)
@@ -273,13 +319,18 @@ impl Decider for KvPolicy {
     fn costs(&self, asked: &Asked) -> Vec<f64> {
         let mut costs = Vec::new();
         totals(&self.params, &self.ask(asked), self.candidates(asked), &mut costs);
+        for worker in self.absent.iter() {
+            costs[worker.index()] = f64::INFINITY;
+        }
         costs
     }
 
     fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
         if let Some(marks) = &mut self.marks {
             for request in marks.book(now, worker, asked.request) {
-                self.tracker.free(request);
+                if let Some(worker) = self.tracker.free(request) {
+                    self.note_load(worker);
+                }
             }
         }
         self.add(&asked, worker);
@@ -298,7 +349,7 @@ impl Decider for KvPolicy {
     }
 
     fn least_prefill_tokens(&self) -> u64 {
-        self.standing.prefill_tokens.least()
+        if self.absent.len() == self.workers() { 0 } else { self.standing.prefill_tokens.least() }
     }
 }
 
@@ -320,7 +371,29 @@ impl Policy for KvPolicy {
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         if let Some(index) = &mut self.index {
             index.apply(worker, event);
+            self.lower.apply(worker, event);
         }
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.absent.insert(worker);
+        self.tracker.remove_worker(worker);
+        if let Some(marks) = &mut self.marks {
+            marks.remove_worker(worker);
+        }
+        if let Some(index) = &mut self.index {
+            index.remove_worker(worker);
+        }
+        self.lower.remove_worker(worker);
+        if let Some(approximate) = &mut self.approximate {
+            approximate.remove_worker(worker);
+        }
+        self.note_load(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.absent.remove(worker);
+        self.note_load(worker);
     }
 
     fn wants_output_blocks(&self) -> bool {
@@ -338,6 +411,7 @@ impl Policy for KvPolicy {
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
             overlaps: Overlaps::only(worker, overlap_blocks),
+            below: Vec::new(),
         };
         self.add(&asked, worker);
     }
@@ -348,12 +422,15 @@ impl Policy for KvPolicy {
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
             overlaps: Overlaps::default(),
+            below: Vec::new(),
         };
-        asked.overlaps = self.overlaps(&asked.prompt);
+        self.find_cached(&mut asked);
         let ask = self.ask(&asked);
         let parts = |(index, candidate): (usize, Candidate)| {
             let Cost { total, prefill, decode, requests } = cost(&self.params, &ask, &candidate);
-            CostParts {
+            let BlocksBelow { host, disk } = candidate.below;
+            let tiers = [("host_blocks", f64::from(host)), ("disk_blocks", f64::from(disk))];
+            let mut parts = CostParts {
                 worker: worker_at(index),
                 cost: total,
                 parts: vec![
@@ -365,7 +442,11 @@ impl Policy for KvPolicy {
                     ("active_blocks", candidate.active_blocks as f64),
                     ("additional_blocks", f64::from(candidate.additional_blocks)),
                 ],
+            };
+            if !self.lower.is_empty() {
+                parts.parts.extend(tiers);
             }
+            parts
         };
         self.candidates(&asked).enumerate().map(parts).collect()
     }

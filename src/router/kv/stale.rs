@@ -29,6 +29,14 @@ impl Marks {
         Self(vec![Mark { next: first, before: Vec::new(), since: Vec::new() }; workers as usize])
     }
 
+    /// Forgets what was booked on `worker`: it is gone, and its requests may be
+    /// booked elsewhere.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        let mark = &mut self.0[worker.index()];
+        mark.before.clear();
+        mark.since.clear();
+    }
+
     /// `request` is about to be booked on `worker`: gives what is given up first,
     /// ended requests included.
     pub(super) fn book(

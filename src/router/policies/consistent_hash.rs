@@ -3,7 +3,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::mix;
 use crate::router::spec::PolicySpec;
-use crate::router::{ClusterView, CostParts, Policy, Verdict};
+use crate::router::{ClusterView, CostParts, Policy, Verdict, WorkerView};
 use crate::time::SimTime;
 
 /// See [`ConsistentHash`].
@@ -66,9 +66,9 @@ impl ConsistentHash {
 impl ConsistentHash {
     /// Requests that a worker may have in flight, the one on its way included.
     fn most(&self, view: &ClusterView<'_>) -> f64 {
-        let inflight: u64 = view.workers.iter().map(|worker| u64::from(worker.inflight)).sum();
+        let inflight: u64 = view.available().map(|(_, worker)| u64::from(worker.inflight)).sum();
         // The mean counts the request on its way, as does each worker's load.
-        let mean = (inflight + 1) as f64 / view.workers.len() as f64;
+        let mean = (inflight + 1) as f64 / view.available_count() as f64;
         (mean * self.params.load_factor).ceil()
     }
 
@@ -81,8 +81,10 @@ impl ConsistentHash {
     }
 }
 
+/// A worker that is not available has none: the next on the ring takes its place.
 fn room(view: &ClusterView<'_>, worker: WorkerId, most: f64) -> bool {
-    f64::from(view.workers[worker.index()].inflight + 1) <= most
+    let WorkerView { available, inflight, .. } = view.workers[worker.index()];
+    available && f64::from(inflight + 1) <= most
 }
 
 impl Policy for ConsistentHash {
@@ -90,7 +92,8 @@ impl Policy for ConsistentHash {
         let most = self.most(view);
         let has_room = |worker: &WorkerId| room(view, *worker, most);
         // Some worker is at or below the mean, so one is always found.
-        Verdict::Send(self.candidates(request).find(has_room).unwrap_or(worker_at(0)))
+        let found = self.candidates(request).find(has_room);
+        Verdict::Send(found.unwrap_or_else(|| view.nth_available(0)))
     }
 
     /// How many workers come before it on the ring; more than all of them without room.

@@ -8,7 +8,7 @@ use crate::router::kv::{Bookings, Overlaps};
 use crate::router::select::{few, lowest};
 use crate::router::spec::PolicySpec;
 use crate::router::tournament::Tournament;
-use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
 
 /// See [`InferenceExtension`].
@@ -58,8 +58,8 @@ pub struct InferenceExtension {
     cluster: ClusterSpec,
     sent: SentPrompts,
     bookings: Bookings,
-    /// What the scorers say that look at no prompt, what that costs, and the
-    /// report that it goes by.
+    /// What the scorers say that look at no prompt, what that costs (out of reach
+    /// where nothing may be sent), and the report that all of it goes by.
     gauge_scores: Vec<[f64; 2]>,
     gauge_costs: Tournament<f64>,
     as_of: Option<SimTime>,
@@ -111,8 +111,9 @@ impl InferenceExtension {
             let beyond_batch = worker.inflight.saturating_sub(self.cluster.max_num_seqs);
             worker.reported.map_or(beyond_batch, |reported| reported.waiting)
         };
-        let shortest = (0..workers).map(waiting).min().unwrap_or(0);
-        let longest = (0..workers).map(waiting).max().unwrap_or(0);
+        let available = || view.available().map(|(at, _)| at);
+        let shortest = available().map(waiting).min().unwrap_or(0);
+        let longest = available().map(waiting).max().unwrap_or(0);
         let score = |at: usize| {
             let active_blocks = self.bookings.loads()[at].active_blocks as f64;
             let booked = active_blocks / f64::from(self.cluster.blocks_per_worker.max(1));
@@ -122,7 +123,7 @@ impl InferenceExtension {
             let queue = if longest == shortest {
                 1.0
             } else {
-                f64::from(longest - waiting(at)) / f64::from(longest - shortest)
+                f64::from(longest.saturating_sub(waiting(at))) / f64::from(longest - shortest)
             };
             [1.0 - usage, queue]
         };
@@ -137,14 +138,18 @@ impl InferenceExtension {
     /// Takes note of the last report. All workers report at the same time; until
     /// they do, what they are judged by changes with every decision.
     fn read_reports(&mut self, view: &ClusterView<'_>) {
-        let as_of = view.workers.first().and_then(|worker| worker.reported).map(|last| last.at);
+        let reported_at = |worker: &WorkerView| worker.reported.map(|last| last.at);
+        let mut reports = view.available().map(|(_, worker)| reported_at(worker));
+        let as_of = reports.next().flatten();
         if as_of.is_some() && as_of == self.as_of {
             return;
         }
-        self.as_of = as_of;
+        self.as_of = as_of.filter(|_| reports.all(|report| report == as_of));
         self.gauge_scores = self.score_gauges(view);
         for (at, &[kv, queue]) in self.gauge_scores.iter().enumerate() {
-            self.gauge_costs.set(at, -self.sum(&[0.0, kv, queue]));
+            let is_available = view.workers[at].available;
+            let cost = if is_available { -self.sum(&[0.0, kv, queue]) } else { f64::INFINITY };
+            self.gauge_costs.set(at, cost);
         }
     }
 }
@@ -164,7 +169,7 @@ impl Policy for InferenceExtension {
             (-self.sum(&[prefix, kv, queue]), 0)
         });
         (self.draws, self.special) = (draws, special);
-        let worker = worker_at(highest.expect("a fleet has workers"));
+        let worker = worker_at(highest.expect("a worker is available"));
         self.sent
             .insert(worker, request.blocks.iter().take(self.params.max_prefix_blocks as usize));
         self.sent.shrink(worker, self.params.lru_capacity_blocks);
@@ -178,6 +183,16 @@ impl Policy for InferenceExtension {
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
         _ = self.bookings.observe(event);
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.sent.remove_worker(worker);
+        self.bookings.remove_worker(worker);
+        self.as_of = None;
+    }
+
+    fn worker_joined(&mut self, _: WorkerId) {
+        self.as_of = None;
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, _: u32) {

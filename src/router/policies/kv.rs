@@ -19,6 +19,8 @@ pub(super) fn params(settings: &RouterSettings) -> KvParams {
         prefill_load_scale: settings.prefill_load_scale.unwrap_or(settings.overlap_weight),
         overlap_score_credit_decay: settings.overlap_score_credit_decay,
         decode_active_request_weight: settings.decode_active_request_weight,
+        host_cache_hit_weight: settings.host_cache_hit_weight,
+        disk_cache_hit_weight: settings.disk_cache_hit_weight,
         temperature: settings.temperature,
         track_active_blocks: settings.track_active_blocks,
         track_prefill_tokens: settings.track_prefill_tokens,

@@ -32,7 +32,7 @@ pub struct KvAware {
     cached: CachedPrefixes,
     /// Requests sent in the last minute, oldest first.
     sent: VecDeque<(SimTime, WorkerId)>,
-    /// How many of them each worker got.
+    /// How many of them each worker got; the highest number for those that are absent.
     sent_requests: Tournament<u32>,
     workers: usize,
 }
@@ -64,18 +64,14 @@ impl KvAware {
             let sent = self.sent_requests.key(worker.index());
             self.sent_requests.set(worker.index(), sent - 1);
         }
+        // Those that are absent come last.
         let least = self.sent_requests.least();
         worker_at(self.sent_requests.next_at_most(0, least).unwrap_or(0))
     }
 }
 
 impl Policy for KvAware {
-    fn route(
-        &mut self,
-        now: SimTime,
-        request: &RouteRequest<'_>,
-        _: &ClusterView<'_>,
-    ) -> Verdict {
+    fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         let longest = self.cached.overlaps(request).longest();
         let worker = match longest.filter(|(_, blocks)| self.counts(request, *blocks)) {
             Some((worker, _)) => worker,
@@ -89,6 +85,16 @@ impl Policy for KvAware {
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         Some(self.cached.overlaps(request).to_vec(self.workers))
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.cached.remove_worker(worker);
+        self.sent.retain(|(_, other)| *other != worker);
+        self.sent_requests.set(worker.index(), u32::MAX);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.sent_requests.set(worker.index(), 0);
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -105,7 +111,8 @@ impl Policy for KvAware {
         let overlaps = self.cached.overlaps(request).to_vec(view.workers.len());
         let hit = self.counts(request, overlaps.iter().copied().max().unwrap_or(0));
         let cost = |(at, &overlap): (usize, &u32)| {
-            let sent = f64::from(self.sent_requests.key(at));
+            let is_available = view.workers[at].available;
+            let sent = if is_available { f64::from(self.sent_requests.key(at)) } else { 0.0 };
             let cost = if hit { -f64::from(overlap) } else { sent };
             let parts = vec![("overlap_blocks", f64::from(overlap)), ("sent_requests", sent)];
             CostParts { worker: worker_at(at), cost, parts }

@@ -8,7 +8,7 @@ use crate::time::SimTime;
 
 /// See [`LeastLoaded`].
 pub const POLICY: PolicySpec =
-    PolicySpec::new("least_loaded", |_, _, seed| Box::new(LeastLoaded::new(seed)));
+    PolicySpec::new("least_loaded", |_, _, seed| Box::new(LeastLoaded::new(seed))).blind();
 
 /// The worker with the fewest requests in flight from this front end; among
 /// equals one drawn uniformly.
@@ -30,7 +30,7 @@ impl LeastLoaded {
 impl Policy for LeastLoaded {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let mut least = Ties::default();
-        for (index, worker) in view.workers.iter().enumerate() {
+        for (index, worker) in view.available() {
             least.offer(index, f64::from(worker.inflight), &mut self.ties);
         }
         Verdict::Send(worker_at(least.chosen()))

@@ -41,7 +41,7 @@ impl Policy for Oracle {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let seen = std::mem::take(&mut self.seen);
         let mut soonest = Ties::default();
-        for (at, worker) in view.workers.iter().enumerate() {
+        for (at, worker) in view.available() {
             let truth = seen.get(at).copied().unwrap_or_default();
             let most_cached = Reverse(truth.cached_blocks);
             let key = (truth.ttft, most_cached, truth.running + truth.waiting, worker.inflight);

@@ -1,4 +1,5 @@
 use super::worker_at;
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::spec::PolicySpec;
@@ -8,7 +9,7 @@ use rand::RngExt;
 
 /// See [`PowerOfTwo`].
 pub const POLICY: PolicySpec =
-    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed)));
+    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed))).blind();
 
 /// The less loaded of two different workers drawn uniformly, by requests in
 /// flight; the first drawn if they are equal.
@@ -29,15 +30,15 @@ impl PowerOfTwo {
 
 impl Policy for PowerOfTwo {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let workers = view.workers.len();
-        let first = self.draws.random_range(0..workers);
+        let workers = view.available_count();
+        let drawn = self.draws.random_range(0..workers);
+        let first = view.nth_available(drawn);
         if workers == 1 {
-            return Verdict::Send(worker_at(first));
+            return Verdict::Send(first);
         }
-        let second = (first + self.draws.random_range(1..workers)) % workers;
-        let inflight = |worker: usize| view.workers[worker].inflight;
-        let chosen = if inflight(second) < inflight(first) { second } else { first };
-        Verdict::Send(worker_at(chosen))
+        let second = view.nth_available((drawn + self.draws.random_range(1..workers)) % workers);
+        let inflight = |worker: WorkerId| view.workers[worker.index()].inflight;
+        Verdict::Send(if inflight(second) < inflight(first) { second } else { first })
     }
 
     /// Of all workers; only two are drawn and compared.

@@ -1,5 +1,6 @@
 use super::sent::SentPrompts;
 use super::worker_at;
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::spec::PolicySpec;
@@ -35,12 +36,16 @@ impl Policy for PrefixAware {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let longest = self.sent.longest(request.blocks);
         let worker = if longest.workers.is_empty() {
-            worker_at(self.draws.random_range(0..view.workers.len()))
+            view.nth_available(self.draws.random_range(0..view.available_count()))
         } else {
             longest.workers[self.draws.random_range(0..longest.workers.len())]
         };
         self.sent.insert(worker, request.blocks.iter());
         Verdict::Send(worker)
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.sent.remove_worker(worker);
     }
 
     /// 0 for the workers among which it draws, 1 for the others.

@@ -1,4 +1,3 @@
-use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::spec::PolicySpec;
@@ -7,7 +6,8 @@ use crate::time::SimTime;
 use rand::RngExt;
 
 /// See [`Random`].
-pub const POLICY: PolicySpec = PolicySpec::new("random", |_, _, seed| Box::new(Random::new(seed)));
+pub const POLICY: PolicySpec =
+    PolicySpec::new("random", |_, _, seed| Box::new(Random::new(seed))).blind();
 
 /// A worker drawn uniformly for every request.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ impl Random {
 
 impl Policy for Random {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        Verdict::Send(worker_at(self.draws.random_range(0..view.workers.len())))
+        let drawn = self.draws.random_range(0..view.available_count());
+        Verdict::Send(view.nth_available(drawn))
     }
 }

@@ -6,13 +6,14 @@ use crate::time::SimTime;
 
 /// See [`RoundRobin`].
 pub const POLICY: PolicySpec =
-    PolicySpec::new("round_robin", |_, _, _| Box::new(RoundRobin::default()));
+    PolicySpec::new("round_robin", |_, _, _| Box::new(RoundRobin::default())).blind();
 
 /// Workers in turn, in order of id, from worker 0.
 ///
 /// Dynamo's round robin: one counter per front end, taken modulo the number of
 /// workers, blind to load. Dynamo's order of workers is that of a hash map,
-/// fixed while the membership is; order of id stands for it.
+/// fixed while the membership is; order of id stands for it. A worker that is not
+/// available is passed over.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     next: usize,
@@ -20,7 +21,10 @@ pub struct RoundRobin {
 
 impl Policy for RoundRobin {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let worker = self.next % view.workers.len();
+        let workers = view.workers.len();
+        let mut turns = (self.next..self.next + workers).map(|turn| turn % workers);
+        let worker = turns.find(|&at| view.workers[at].available);
+        let worker = worker.expect("a worker is available");
         self.next = worker + 1;
         Verdict::Send(worker_at(worker))
     }

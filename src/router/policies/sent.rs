@@ -108,6 +108,18 @@ impl SentPrompts {
         }
     }
 
+    /// Forgets what was sent to `worker`.
+    pub(super) fn remove_worker(&mut self, worker: WorkerId) {
+        self.workers[worker.index()] = Recency::default();
+        self.blocks.retain(|block| {
+            if let Ok(at) = block.holder(worker) {
+                block.uses.remove(at);
+                block.holders.remove(worker);
+            }
+            !block.uses.is_empty()
+        });
+    }
+
     /// How many blocks were sent to `worker` and not forgotten.
     pub(super) fn held_blocks(&self, worker: WorkerId) -> u32 {
         self.workers[worker.index()].held_blocks

@@ -1,6 +1,6 @@
 use super::least_loaded::LeastLoaded;
 use super::worker_at;
-use crate::event::{WorkerEvent, WorkerEventKind};
+use crate::event::WorkerEvent;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::mix;
@@ -8,6 +8,7 @@ use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use hashbrown::HashTable;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// See [`SessionAffinity`].
@@ -21,7 +22,7 @@ pub const POLICY: PolicySpec = PolicySpec::new("session_affinity", |settings, _,
 });
 
 /// What a session does when its worker is busy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Affinity {
     /// Stays.
@@ -92,10 +93,13 @@ impl SessionAffinity {
     ) -> Option<WorkerId> {
         let SessionParams { affinity, ttl, slack_requests } = self.params;
         let session = self.session(conversation)?;
+        if !view.workers[session.worker.index()].available {
+            return None;
+        }
         if session.inflight == 0 && now.since(session.last_activity) > ttl {
             return None;
         }
-        let least = view.workers.iter().map(|worker| worker.inflight).min().unwrap_or(0);
+        let least = view.available().map(|(_, worker)| worker.inflight).min().unwrap_or(0);
         let excess = view.workers[session.worker.index()].inflight - least;
         let stays = affinity == Affinity::Hard || excess <= slack_requests;
         stays.then_some(session.worker)
@@ -141,8 +145,7 @@ impl Policy for SessionAffinity {
             return;
         };
         let conversation = sent.get().1;
-        let ended =
-            matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_));
+        let ended = event.kind.ends_stay();
         if ended {
             sent.remove();
         }

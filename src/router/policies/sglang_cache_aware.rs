@@ -79,7 +79,7 @@ impl SglangCacheAware {
 
     /// What decides about a request.
     fn rule(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Rule {
-        let loads = || view.workers.iter().map(|worker| worker.inflight);
+        let loads = || view.available().map(|(_, worker)| worker.inflight);
         let (least, most) = (loads().min().unwrap_or(0), loads().max().unwrap_or(0));
         let CacheAwareParams { balance_abs_threshold, balance_rel_threshold, .. } = self.params;
         if most - least > balance_abs_threshold
@@ -101,7 +101,7 @@ impl SglangCacheAware {
             return workers[self.draws.random_range(0..workers.len())].index();
         }
         let mut choice = Ties::default();
-        for (at, worker) in view.workers.iter().enumerate() {
+        for (at, worker) in view.available() {
             let sent_blocks = self.sent.held_blocks(worker_at(at));
             let cost = if rule == Rule::Load { worker.inflight } else { sent_blocks };
             choice.offer(at, cost, &mut self.draws);
@@ -132,6 +132,10 @@ impl Policy for SglangCacheAware {
         let blocks = request.blocks;
         self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
         Verdict::Send(worker)
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.sent.remove_worker(worker);
     }
 
     /// By the rule that holds: requests in flight, blocks sent, or 0 for the

@@ -3,7 +3,7 @@ use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::kv::{Bookings, CachedPrefixes};
+use crate::router::kv::{Bookings, CachedPrefixes, WorkerSet};
 use crate::router::select::{few, lowest};
 use crate::router::spec::PolicySpec;
 use crate::router::tournament::Tournament;
@@ -29,7 +29,9 @@ pub struct TtftEstimate {
     cached: CachedPrefixes,
     bookings: Bookings,
     ends: Vec<Ends>,
-    /// What every request waits for on each worker, in seconds.
+    absent: WorkerSet,
+    /// What every request waits for on each worker, in seconds; for ever where
+    /// nothing may be sent.
     waits_s: Tournament<f64>,
     special: Vec<WorkerId>,
     draws: Stream,
@@ -74,6 +76,7 @@ impl TtftEstimate {
             cached: CachedPrefixes::default(),
             bookings: Bookings::new(cluster.workers),
             ends: vec![Ends::default(); cluster.workers as usize],
+            absent: WorkerSet::default(),
             waits_s: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
             special: Vec::new(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
@@ -96,9 +99,11 @@ impl TtftEstimate {
         }
     }
 
-    /// To be called whenever what is known of `worker` has changed.
+    /// To be called whenever `worker` comes or goes, or what is known of it has changed.
     fn note_wait(&mut self, worker: WorkerId) {
-        self.waits_s.set(worker.index(), self.estimate(worker, 0).wait_s());
+        let is_absent = self.absent.contains(worker);
+        let wait_s = if is_absent { f64::INFINITY } else { self.estimate(worker, 0).wait_s() };
+        self.waits_s.set(worker.index(), wait_s);
     }
 
     fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
@@ -124,7 +129,7 @@ impl Policy for TtftEstimate {
             (self.estimate(worker, uncached).total_s(), 0)
         });
         (self.draws, self.special) = (draws, special);
-        let worker = worker_at(soonest.expect("a fleet has workers"));
+        let worker = worker_at(soonest.expect("a worker is available"));
         self.book(request, worker, overlaps.of(worker));
         Verdict::Send(worker)
     }
@@ -143,6 +148,19 @@ impl Policy for TtftEstimate {
         if let Some(worker) = changed {
             self.note_wait(worker);
         }
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.cached.remove_worker(worker);
+        self.bookings.remove_worker(worker);
+        self.ends[worker.index()] = Ends::default();
+        self.absent.insert(worker);
+        self.note_wait(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.absent.remove(worker);
+        self.note_wait(worker);
     }
 
     fn wants_kv_events(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Random histories: what a router hears and is asked, whatever the policy.
 
 use super::{FINISHED, Texts, life};
-use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use crate::event::{KvEvent, Medium, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::router::Policy;
@@ -32,6 +32,8 @@ pub(crate) enum Act {
     Store { worker: u32, text: Index, from: u32, to: u32 },
     /// A worker loses blocks `from..to` of a text, holes or not.
     Lose { worker: u32, text: Index, from: u32, to: u32 },
+    /// A worker stores blocks `from..to` of a text in a lower tier, or loses them there.
+    Below { worker: u32, text: Index, from: u32, to: u32, medium: Medium, stored: bool },
     /// A worker loses everything, and its requests end.
     Restart { worker: u32 },
 }
@@ -57,6 +59,13 @@ pub(crate) fn any_acts(workers: u32, most: usize) -> impl Strategy<Value = Vec<A
         2 => blocks().prop_map(|(worker, text, from, len)| {
             Act::Lose { worker, text, from, to: (from + len).min(MOST_BLOCKS) }
         }),
+        3 => (blocks(), any::<Index>(), prop::bool::weighted(0.7)).prop_map(
+            |((worker, text, from, len), medium, stored)| {
+                let to = (from + len).min(MOST_BLOCKS);
+                let medium = *medium.get(&Medium::ALL);
+                Act::Below { worker, text, from, to, medium, stored }
+            }
+        ),
         1 => (0..workers).prop_map(|worker| Act::Restart { worker }),
     ];
     prop::collection::vec(act, 1..most)
@@ -175,6 +184,17 @@ impl<'a> History<'a> {
             }
             Act::Lose { worker, text: which, from, to } => {
                 kv(*worker, self.texts.removed(text(which), *from, *to), &mut hear);
+            }
+            Act::Below { worker, text: which, from, to, medium, stored } => {
+                let below = |event| match event {
+                    KvEvent::Stored { run, .. } if *stored => {
+                        KvEvent::StoredBelow { medium: *medium, run }
+                    }
+                    KvEvent::Stored { run, .. } => KvEvent::RemovedBelow { medium: *medium, run },
+                    other => other,
+                };
+                let events = self.texts.stored(text(which), *from, *to).into_iter().map(below);
+                kv(*worker, events.collect(), &mut hear);
             }
             Act::Restart { worker } => {
                 assert!(*worker < self.workers);

@@ -16,7 +16,7 @@ fn choices(policy: &str, inflight: &[u32], seed: u64) -> Vec<usize> {
     let request = texts.request(0, text, 100, 16);
     let cluster = cluster(u32::try_from(inflight.len()).unwrap(), 16);
     let mut policy = RouterSettings::new(policy).factory().build(&cluster, seed);
-    let view = |&inflight| WorkerView { inflight, reported: None };
+    let view = |&inflight| WorkerView { inflight, ..WorkerView::default() };
     let workers: Vec<WorkerView> = inflight.iter().map(view).collect();
     let mut choose = || {
         let view = ClusterView { workers: &workers };

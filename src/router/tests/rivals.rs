@@ -21,7 +21,7 @@ impl Bench {
     fn new(settings: &RouterSettings, inflight: &[u32]) -> Self {
         settings.validate().unwrap();
         let workers = u32::try_from(inflight.len()).unwrap();
-        let view = |&inflight| WorkerView { inflight, reported: None };
+        let view = |&inflight| WorkerView { inflight, ..WorkerView::default() };
         Self {
             policy: settings.factory().build(&cluster(workers, BLOCK_SIZE), 1),
             workers: inflight.iter().map(view).collect(),

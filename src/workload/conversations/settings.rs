@@ -1,25 +1,32 @@
 //! What an experiment says of its conversations.
 
 use crate::rng::Stream;
-use crate::settings::{self, Invalid};
+use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
-use crate::workload::distribution::{Distribution, Tokens};
+use crate::workload::distribution::{Distribution, Tokens, validate_exponent};
 use crate::workload::{MAX_TOKENS, validate_concurrency};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Starters, each of which is kept with its length.
 const MAX_STARTERS: u32 = 1_000_000;
 
 /// A closed loop of conversations.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConversationSettings {
     /// Conversations at the same time, at first.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub concurrency: u32,
-    /// Number of texts from which conversations start, all equally likely.
+    /// Number of texts from which conversations start.
     #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
     pub starters: u32,
+    /// Makes the first starters more popular: the `k`-th is drawn in proportion
+    /// to `k ^ -starter_exponent` (Zipf). 0, all equally likely, unless given.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub starter_exponent: f64,
     /// Length of a starter; drawn once per starter and seed. 0: nothing is shared.
     pub starter_tokens: Distribution<Tokens>,
     /// Turns of a conversation.
@@ -41,8 +48,13 @@ pub struct ConversationSettings {
     pub start_spread: SimDuration,
 }
 
+/// True for exponents that make no difference.
+pub(in crate::workload) fn is_zero(exponent: &f64) -> bool {
+    *exponent == 0.0
+}
+
 /// Turns of a conversation: every number from `min` to `max` equally likely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Turns {
     /// Fewest; at least 1.
@@ -53,7 +65,7 @@ pub struct Turns {
 
 /// Time between a client's sending and the router's receiving: network, chat
 /// template, tokenising. Clients measure it as part of the time to the first token.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Client {
     /// For every request.
@@ -101,6 +113,7 @@ impl ConversationSettings {
             self.starters,
             &format!("from 1 to {MAX_STARTERS}"),
         )?;
+        validate_exponent("starter_exponent", self.starter_exponent)?;
         let Turns { min, max } = self.turns;
         let allowed = "at least 1 and at most turns.max";
         Invalid::unless((1..=max).contains(&min), "turns.min", min, allowed)?;

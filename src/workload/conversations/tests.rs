@@ -19,6 +19,7 @@ fn small(concurrency: u32) -> ConversationSettings {
     ConversationSettings {
         concurrency,
         starters: 3,
+        starter_exponent: 0.0,
         starter_tokens: uniform(0, 14),
         turns: Turns { min: 1, max: 4 },
         question_tokens: uniform(1, 6),
@@ -219,6 +220,7 @@ fn fixed() -> ConversationSettings {
     ConversationSettings {
         concurrency: 2,
         starters: 1,
+        starter_exponent: 0.0,
         starter_tokens: tokens(10),
         turns: Turns { min: 2, max: 2 },
         question_tokens: tokens(3),

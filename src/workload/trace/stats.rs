@@ -3,7 +3,6 @@
 use super::Trace;
 use crate::rng::mix;
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use serde::Serialize;
 
 /// Facts of a trace that a replay depends on.
@@ -16,10 +15,13 @@ use serde::Serialize;
 pub struct TraceStats {
     /// Requests.
     pub rows: u64,
-    /// From the first timestamp to the last, in seconds.
+    /// From the first timestamp to the last, in seconds. Turns that only wait for
+    /// the turn before have none.
     pub duration_s: f64,
-    /// Requests over duration; `None` if all arrive at once.
+    /// Requests with a timestamp over duration; `None` if all arrive at once.
     pub requests_per_s: Option<f64>,
+    /// Sessions; as many as rows if none of them has a later turn.
+    pub sessions: u64,
     /// Prompt lengths.
     pub input_tokens: Lengths,
     /// Output lengths.
@@ -30,6 +32,13 @@ pub struct TraceStats {
     pub unique_blocks: u64,
     /// Blocks that are in more than one request.
     pub shared_blocks: u64,
+    /// Requests that have such a block, on average.
+    pub requests_per_shared_block: Option<f64>,
+    /// Requests that have the block that most have.
+    pub requests_of_top_block: u64,
+    /// Mean number of leading prompt tokens in blocks that another request has
+    /// too, at any time; the rest of a prompt is its own.
+    pub prefix_tokens_mean: f64,
     /// Sum of the requests' blocks.
     pub references_blocks: u64,
     /// References to a block that an earlier request had: the oracle's hits.
@@ -69,32 +78,49 @@ impl TraceStats {
     /// The facts of `trace`.
     pub fn of(trace: &Trace) -> Self {
         let rows = trace.rows();
-        let duration_ms = rows[rows.len() - 1].timestamp_ms - rows[0].timestamp_ms;
+        let last_ms = rows.iter().map(|row| row.timestamp_ms).max().unwrap_or(0);
+        let duration_ms = last_ms - rows[0].timestamp_ms;
         let duration_s = duration_ms as f64 / 1_000.0;
         let count = rows.len() as u64;
+        let timed = rows.iter().filter(|row| row.turn == 0 || row.timestamp_ms > 0).count();
         let mut references = 0;
         let mut repeats = 0;
         let mut ratios = 0.0;
         let mut blocks = Blocks::default();
         for row in 0..rows.len() {
-            let runs = trace.runs(row);
-            let ids = runs.iter().flat_map(|run| (0..run.len).map(|i| run.first.offset(i).0));
             // The ids form a prefix tree: the known ones lead.
-            let known = ids.filter(|&id| blocks.add(id)).count() as u64;
-            let all = runs.iter().map(|run| u64::from(run.len)).sum::<u64>();
+            let (mut all, mut known) = (0u64, 0u64);
+            for block in trace.blocks(row) {
+                all += 1;
+                known += u64::from(blocks.add(block.0));
+            }
             references += all;
             repeats += known;
             ratios += known as f64 / all as f64;
         }
+        let prefix_tokens: u64 = (0..rows.len())
+            .map(|row| {
+                let shared = trace.blocks(row).take_while(|block| blocks.uses(block.0) > 1);
+                let tokens = shared.count() as u64 * u64::from(trace.block_tokens());
+                tokens.min(u64::from(rows[row].input_tokens))
+            })
+            .sum();
+        let shared = || blocks.uses.iter().map(|entry| entry.1).filter(|&uses| uses > 1);
+        let (shared_blocks, of_shared) = (shared().count() as u64, shared().sum::<u64>());
         Self {
             rows: count,
             duration_s,
-            requests_per_s: (duration_ms > 0).then(|| count as f64 / duration_s),
+            requests_per_s: (duration_ms > 0).then(|| timed as f64 / duration_s),
+            sessions: rows.iter().filter(|row| row.turn == 0).count() as u64,
             input_tokens: Lengths::of(rows.iter().map(|row| row.input_tokens)),
             output_tokens: Lengths::of(rows.iter().map(|row| row.output_tokens)),
             block_tokens: trace.block_tokens(),
-            unique_blocks: blocks.seen.len() as u64,
-            shared_blocks: blocks.shared,
+            unique_blocks: blocks.uses.len() as u64,
+            shared_blocks,
+            requests_per_shared_block: (shared_blocks > 0)
+                .then(|| of_shared as f64 / shared_blocks as f64),
+            requests_of_top_block: blocks.top,
+            prefix_tokens_mean: prefix_tokens as f64 / count as f64,
             references_blocks: references,
             repeats_blocks: repeats,
             hit_ratio: repeats as f64 / references as f64,
@@ -103,27 +129,25 @@ impl TraceStats {
     }
 }
 
-/// Every id seen, and whether more than once.
+/// Every id seen, and in how many requests.
 #[derive(Default)]
 struct Blocks {
-    seen: HashTable<(u64, bool)>,
-    shared: u64,
+    uses: HashTable<(u64, u64)>,
+    /// The largest of these numbers.
+    top: u64,
 }
 
 impl Blocks {
     /// True if `id` was there before.
     fn add(&mut self, id: u64) -> bool {
-        match self.seen.entry(mix(id), |seen| seen.0 == id, |seen| mix(seen.0)) {
-            Entry::Vacant(entry) => {
-                entry.insert((id, false));
-                false
-            }
-            Entry::Occupied(mut entry) => {
-                let more_than_once = &mut entry.get_mut().1;
-                self.shared += u64::from(!*more_than_once);
-                *more_than_once = true;
-                true
-            }
-        }
+        let entry = self.uses.entry(mix(id), |entry| entry.0 == id, |entry| mix(entry.0));
+        let uses = &mut entry.or_insert((id, 0)).into_mut().1;
+        *uses += 1;
+        self.top = self.top.max(*uses);
+        *uses > 1
+    }
+
+    fn uses(&self, id: u64) -> u64 {
+        self.uses.find(mix(id), |entry| entry.0 == id).map_or(0, |entry| entry.1)
     }
 }

@@ -1,12 +1,24 @@
+mod formats;
+mod tools;
+
 use super::*;
+use crate::id::RequestId;
+use crate::request::Request;
+use crate::workload::{Arrival, Workload};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 const FIXTURE: &str = include_str!("../../../traces/fixtures/mooncake-small.jsonl");
 
+fn read(text: &[u8], block_tokens: u32, limit: Option<u32>) -> Result<Trace, TraceError> {
+    file::parse(Path::new("t.jsonl"), text, None, block_tokens, limit)
+}
+
 fn parse(text: &str) -> Result<Trace, TraceError> {
-    parse::parse(Path::new("t.jsonl"), text.as_bytes(), 512, None)
+    read(text.as_bytes(), 512, None)
 }
 
 fn replay(trace: &Trace, block_size: u32, speedup: f64) -> Vec<Arrival> {
@@ -25,12 +37,16 @@ fn fixture_in_numbers() {
     let expected = TraceStats {
         rows: 6,
         duration_s: 9.0,
+        sessions: 6,
         requests_per_s: Some(6.0 / 9.0),
         input_tokens: Lengths { mean: 6_404.0 / 6.0, min: 20, max: 2_048 },
         output_tokens: Lengths { mean: 200.0 / 6.0, min: 1, max: 100 },
         block_tokens: 512,
         unique_blocks: 7,
         shared_blocks: 4,
+        requests_per_shared_block: Some(13.0 / 4.0),
+        requests_of_top_block: 5,
+        prefix_tokens_mean: 5_784.0 / 6.0,
         references_blocks: 16,
         repeats_blocks: 9,
         hit_ratio: 9.0 / 16.0,
@@ -64,7 +80,7 @@ fn speedup_truncates_to_whole_milliseconds_in_file_order() {
 #[test]
 fn limit_stops_before_later_rows() {
     let text = format!("\n{}\r\n\nnonsense", FIXTURE.lines().next().unwrap());
-    let read = |limit| parse::parse(Path::new("t.jsonl"), text.as_bytes(), 512, limit);
+    let read = |limit| read(text.as_bytes(), 512, limit);
     assert_eq!(read(Some(1)).unwrap().rows().len(), 1);
     assert!(read(Some(2)).unwrap_err().to_string().starts_with("t.jsonl:4: not a JSON object"));
 }
@@ -160,7 +176,7 @@ fn public_traces_have_the_known_facts() {
         let public = PublicTrace::named(name).unwrap();
         let path = public.find(&folders).unwrap();
         public.verify(&path).unwrap();
-        let stats = TraceStats::of(&Trace::read(&path, 512, None).unwrap());
+        let stats = TraceStats::of(&Trace::read(&path, None, 512, None).unwrap());
         assert_eq!(stats.rows, u64::from(public.rows));
         let blocks = [stats.references_blocks, stats.repeats_blocks, stats.unique_blocks];
         assert_eq!(blocks[0], blocks[1] + blocks[2], "a reference is a first or a repeat");
@@ -186,6 +202,14 @@ fn public_traces_have_the_known_facts() {
     assert_eq!((blocks[0], blocks[2], arxiv.input_tokens.max), (19_686, 12_207, 121_290));
     close(arxiv.requests_per_s.unwrap(), 5.6466);
     close(arxiv.hit_ratio, 0.379_915);
+
+    let (_, azure) = stats("azure-code-2023");
+    assert_eq!(
+        (azure.input_tokens.max, azure.output_tokens.min, azure.repeats_blocks),
+        (7_437, 6, 0)
+    );
+    let (_, azure) = stats("azure-conversation-2023");
+    close(azure.duration_s, 3_501.721);
 
     let (blocks, synthetic) = stats("mooncake-synthetic");
     assert_eq!((blocks[0], blocks[2], synthetic.duration_s), (121_877, 43_924, 1_022.025));
@@ -239,7 +263,7 @@ proptest! {
     fn expansion_agrees_with_the_tokens(rows in rows(), shift in 0..4u32) {
         let block_size = 1u32 << shift;
         let text = jsonl(&rows);
-        let trace = parse::parse(Path::new("t"), text.as_bytes(), SMALL_BLOCK, None).unwrap();
+        let trace = read(text.as_bytes(), SMALL_BLOCK, None).unwrap();
         let requests: Vec<Request> =
             replay(&trace, block_size, 1.0).into_iter().map(|arrival| arrival.request).collect();
         // A token of the whole engine blocks is (id, place); all others are private.
@@ -270,7 +294,7 @@ proptest! {
 
     #[test]
     fn statistics_agree_with_a_naive_count(rows in rows()) {
-        let trace = parse::parse(Path::new("t"), jsonl(&rows).as_bytes(), SMALL_BLOCK, None);
+        let trace = read(jsonl(&rows).as_bytes(), SMALL_BLOCK, None);
         let stats = TraceStats::of(&trace.unwrap());
         let mut uses = BTreeMap::<u64, u64>::new();
         for (ids, _) in &rows {
@@ -285,6 +309,6 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "[\\[{}\",:a-z0-9.\n -]{0,60}", bytes: Vec<u8>) {
         prop_assert!(parse(&text).is_err());
-        let _ = parse::parse(Path::new("t"), bytes.as_slice(), 512, None);
+        let _ = read(&bytes, 512, None);
     }
 }

@@ -1,0 +1,25 @@
+//! `sim completions`.
+
+use super::args::Args;
+use super::{CliError, print};
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+/// Print a script that completes commands and options in a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim completions bash > ~/.local/share/bash-completion/completions/sim
+  sim completions zsh > ~/.zfunc/_sim
+  sim completions fish > ~/.config/fish/completions/sim.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    shell: Shell,
+}
+
+/// Prints the script.
+pub(super) fn run(args: &CompletionsArgs) -> Result<(), CliError> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Args::command(), "sim", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}

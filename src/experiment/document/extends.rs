@@ -1,0 +1,167 @@
+//! Experiments that take over what another one says.
+//!
+//! The file that is extended is read first, whatever it extends itself
+//! included; then the keys of the file at hand are put over its own, as `--set`
+//! would. What is left is one document, whose keys know which file they came
+//! from: paths stay relative to that one.
+
+use super::{Document, join};
+use crate::experiment::error::ExperimentError;
+use crate::experiment::locate;
+use crate::settings::nearest;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// The key that names the file.
+pub(super) const EXTENDS: &str = "extends";
+
+/// What every file says for itself.
+const OWN: [&str; 2] = ["name", "description"];
+
+/// Which file is extended; written as its path, or as a table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Extends {
+    /// Relative to the file that says so.
+    file: PathBuf,
+    /// Dotted keys and sections that are not taken over.
+    #[serde(default)]
+    without: Vec<String>,
+}
+
+impl JsonSchema for Extends {
+    fn schema_name() -> Cow<'static, str> {
+        "Extends".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let file = "An experiment, relative to this file";
+        json_schema!({
+            "anyOf": [
+                { "description": file, "type": "string" },
+                {
+                    "type": "object",
+                    "properties": {
+                        "file": { "description": file, "type": "string" },
+                        "without": {
+                            "description": "Dotted keys and sections that are not taken over",
+                            "type": "array",
+                            "items": { "type": "string" },
+                        },
+                    },
+                    "required": ["file"],
+                    "additionalProperties": false,
+                },
+            ]
+        })
+    }
+}
+
+impl Document {
+    /// This document with what it extends under its own keys. `chain` are the
+    /// files that lead here.
+    pub(super) fn extended(mut self, chain: &[PathBuf]) -> Result<Self, ExperimentError> {
+        let Some(written) = self.table.remove(EXTENDS) else { return Ok(self) };
+        let Extends { file, without } = match &written {
+            Value::String(file) => Extends { file: file.into(), without: Vec::new() },
+            Value::Table(table) => {
+                locate::read(table).map_err(|fault| self.fault(EXTENDS, fault))?
+            }
+            other => {
+                let allowed = "must be the path of an experiment, or { file = PATH, without = \
+                               [KEYS] }";
+                return Err(self.value_error(EXTENDS, other, allowed));
+            }
+        };
+        let refused = |problem: &str| self.value_error(EXTENDS, &written, problem);
+        let file = self.folder().join(file);
+        let chain = [chain, &[identity(&self.file)]].concat();
+        if let Some(start) = chain.iter().position(|known| *known == identity(&file)) {
+            let names = chain[start..].iter().chain([&chain[start]]);
+            let names: Vec<_> = names.map(|path| path.display().to_string()).collect();
+            return Err(refused(&format!("leads back to itself: {}", names.join(" -> "))));
+        }
+        let mut base = match Self::read_after(&file, &chain) {
+            Err(ExperimentError::Unreadable { file, reason }) => {
+                return Err(refused(&format!("{} cannot be read: {reason}", file.display())));
+            }
+            read => read?,
+        };
+        for (index, key) in without.iter().enumerate() {
+            if !base.forget(key) {
+                let known = base.places.keys().map(String::as_str);
+                let hint = nearest(key, known).map(|near| format!("; did you mean {near}?"));
+                let problem =
+                    format!("is no key of {}{}", file.display(), hint.unwrap_or_default());
+                let at = format!("{EXTENDS}.without[{index}]");
+                return Err(self.value_error(&at, &Value::String(key.clone()), &problem));
+            }
+        }
+        for key in OWN {
+            base.forget(key);
+        }
+        Ok(self.over(base))
+    }
+
+    /// Takes a dotted key or a section away; false if it is not there.
+    fn forget(&mut self, key: &str) -> bool {
+        let inside = |known: &str, key: &str| {
+            known.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let axes = self.sweep.len();
+        self.sweep.retain(|(axis, _)| !inside(&join("sweep", axis), key));
+        let mut was_there = self.sweep.len() < axes;
+        if let Some((sections, last)) = key.rsplit_once('.') {
+            let mut parts = sections.split('.');
+            let top = parts.next().and_then(|part| self.table.get_mut(part));
+            let section = parts.fold(top, |value, part| value?.as_table_mut()?.get_mut(part));
+            let section = section.and_then(Value::as_table_mut);
+            was_there |= section.is_some_and(|section| section.remove(last).is_some());
+        } else {
+            was_there |= self.table.remove(key).is_some();
+        }
+        self.places.retain(|known, _| !inside(known, key));
+        was_there
+    }
+
+    /// This document's keys over those of `base`. A key that is given here and
+    /// swept there is swept no more.
+    fn over(self, mut base: Self) -> Self {
+        let is_swept = |key: &str| self.sweep.iter().any(|(axis, _)| axis == key);
+        base.sweep.retain(|(key, _)| is_swept(key) || self.get(key).is_none());
+        for (key, values) in self.sweep {
+            match base.sweep.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, before)) => *before = values,
+                None => base.sweep.push((key, values)),
+            }
+        }
+        merge(&mut base.table, self.table);
+        base.places.extend(self.places);
+        Self { file: self.file, ..base }
+    }
+}
+
+/// Puts `over` into `base`, section by section. Lists are replaced, and so is a
+/// table that becomes another `kind`: the keys of one mean nothing to the other.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over))
+                if over.get(locate::TAG).is_none_or(|kind| base.get(locate::TAG) == Some(kind)) =>
+            {
+                merge(base, over);
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The file itself, by whatever path it is reached.
+fn identity(file: &Path) -> PathBuf {
+    file.canonicalize().unwrap_or_else(|_| file.to_owned())
+}

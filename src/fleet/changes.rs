@@ -1,0 +1,421 @@
+//! What happens to the workers of a fleet, and when front ends hear of it.
+//!
+//! Two clocks run side by side. The truth: a worker dies, loads, serves, drains.
+//! And the word of it: connections break a moment after a crash, a lease runs out
+//! much later, discovery tells of those who join and leave in order. Both are
+//! entries of one agenda; [`Changes::take`] gives what is to be done, in order,
+//! and whoever drives the fleet does it.
+
+mod planner;
+mod settings;
+
+pub use settings::{
+    ChangePlan, ChangeSettings, FailoverSettings, PlannerLoad, PlannerSettings, What,
+};
+
+use crate::engine::{Gauges, Pace};
+use crate::event::Lost;
+use crate::id::{RequestId, WorkerId};
+use crate::request::Request;
+use crate::time::SimTime;
+use planner::{Decision, Planner};
+use std::collections::BTreeMap;
+
+/// The most workers of a fleet (assumed: far above any fleet behind one router).
+pub const MOST_WORKERS: u32 = 100_000;
+
+/// After so long a planner looks no more: the clock is trusted with no more.
+const LAST_LOOK: SimTime = SimTime::from_ps(100 * 86_400 * crate::time::PS_PER_SECOND);
+
+/// What is to be done now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Effect {
+    /// The worker dies, or stops after it has drained, with all it has.
+    Stop(WorkerId),
+    /// The worker takes requests from now on, with an empty cache.
+    Serve(WorkerId),
+    /// The worker's steps run at this pace from now on.
+    Pace(WorkerId, Pace),
+    /// Front ends hear that the worker is gone, or takes no more requests.
+    Left(WorkerId),
+    /// Front ends hear that the worker takes requests.
+    Joined(WorkerId),
+    /// The front end that sent this request to this worker sees that it is lost.
+    Lost(WorkerId, RequestId),
+    /// The planner looks: call [`Changes::plan`].
+    Look,
+}
+
+/// An entry of the agenda. One that names a life is void if the worker has died
+/// since.
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    Planned(usize),
+    Start(WorkerId),
+    Ready(WorkerId, u32),
+    NormalPace(WorkerId, u32),
+    Drained(WorkerId, u32),
+    Word(Effect, Option<u32>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Down,
+    Loading,
+    Serving,
+    Draining,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    phase: Phase,
+    /// How often it has died.
+    deaths: u32,
+    /// Requests at it.
+    requests: u32,
+    /// Front ends know that it leaves.
+    is_known_to_leave: bool,
+    /// It starts again when it is down.
+    returns: bool,
+}
+
+/// A request that may go on elsewhere.
+#[derive(Debug)]
+struct Sent {
+    request: Request,
+    migrations: u32,
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct Changes {
+    plan: ChangePlan,
+    agenda: BTreeMap<(SimTime, u64), Entry>,
+    entries: u64,
+    workers: Vec<Life>,
+    /// Requests at workers; kept only where requests may migrate.
+    sent: BTreeMap<RequestId, Sent>,
+    planner: Option<Planner>,
+}
+
+impl Changes {
+    /// What `plan` says, for workers with `pool` KV blocks and up to `batch`
+    /// sequences at once.
+    ///
+    /// # Panics
+    /// If the plan does not [`validate`](ChangePlan::validate).
+    pub fn new(plan: ChangePlan, pool: u32, batch: u32) -> Self {
+        plan.validate().expect("a validated plan");
+        let slots = plan.slots();
+        let life = |id| Life {
+            phase: if id < plan.workers { Phase::Serving } else { Phase::Down },
+            deaths: 0,
+            requests: 0,
+            is_known_to_leave: false,
+            returns: false,
+        };
+        let mut changes = Self {
+            agenda: BTreeMap::new(),
+            entries: 0,
+            workers: (0..slots).map(life).collect(),
+            sent: BTreeMap::new(),
+            planner: plan.planner.map(|settings| Planner::new(settings, slots, pool, batch)),
+            plan,
+        };
+        for index in 0..changes.plan.changes.len() {
+            changes.enter(SimTime::ZERO + changes.plan.changes[index].at, Entry::Planned(index));
+        }
+        changes.enter_look(SimTime::ZERO);
+        changes
+    }
+
+    /// Workers that do not serve yet at the start.
+    pub fn absent(&self) -> impl Iterator<Item = WorkerId> + use<> {
+        (self.plan.workers..self.plan.slots()).map(WorkerId)
+    }
+
+    /// When something is to be done next.
+    pub fn due(&self) -> Option<SimTime> {
+        self.agenda.first_key_value().map(|(&(at, _), _)| at)
+    }
+
+    /// What is to be done up to and at `now`; to be asked until `None`.
+    pub fn take(&mut self, now: SimTime) -> Option<Effect> {
+        loop {
+            let entry = self.agenda.first_entry().filter(|entry| entry.key().0 <= now)?.remove();
+            let effect = match entry {
+                Entry::Planned(index) => self.planned(now, index),
+                Entry::Start(worker) => self.start(now, worker),
+                Entry::Ready(worker, life) => self.ready(now, worker, life),
+                Entry::Drained(worker, life) => self.drained(now, worker, life),
+                Entry::NormalPace(worker, life) => {
+                    self.is_alive(worker, life).then_some(Effect::Pace(worker, Pace::NORMAL))
+                }
+                Entry::Word(effect, life) => self.word(now, effect, life),
+            };
+            if effect.is_some() {
+                return effect;
+            }
+        }
+    }
+
+    /// True if `effect`, about to be done, takes a cache away from the router or
+    /// gives it an empty one.
+    pub fn costs_cache(&self, effect: Effect) -> bool {
+        let life = |worker: WorkerId| self.workers[worker.index()];
+        match effect {
+            Effect::Stop(worker) => !life(worker).is_known_to_leave,
+            Effect::Left(worker) => life(worker).phase == Phase::Draining,
+            Effect::Joined(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The planner looks at all workers.
+    pub fn plan(&mut self, now: SimTime, gauges: &[Gauges]) {
+        let phases = || self.workers.iter().map(|life| life.phase).enumerate();
+        let serving: Vec<usize> =
+            phases().filter(|(_, phase)| *phase == Phase::Serving).map(|(at, _)| at).collect();
+        let moving =
+            |life: &Life| matches!(life.phase, Phase::Loading | Phase::Draining) || life.returns;
+        let moves = self.workers.iter().any(moving);
+        let there = |life: &&Life| life.phase != Phase::Down || life.returns;
+        let all = narrow(self.workers.iter().filter(there).count());
+        let Some(planner) = &mut self.planner else { return };
+        match planner.look(now, gauges, &serving, (all, moves)) {
+            Decision::Nothing => {}
+            Decision::Add => {
+                let down = self.workers.iter().position(|life| life.phase == Phase::Down);
+                let worker = WorkerId(narrow(down.expect("fewer workers than there can be")));
+                self.enter(now, Entry::Start(worker));
+                self.workers[worker.index()].returns = true;
+            }
+            Decision::Remove => {
+                let last = serving.last().copied().map(narrow).map(WorkerId);
+                if let Some(worker) = last {
+                    self.drain(now, worker);
+                }
+            }
+        }
+        self.enter_look(now);
+    }
+
+    /// A request is sent to `worker`: true if that takes it. If not, its front end
+    /// will see that.
+    pub fn sent(&mut self, now: SimTime, worker: WorkerId, request: &Request) -> bool {
+        if self.plan.failover.migrations > 0 {
+            let migrations = self.sent.get(&request.id).map_or(0, |sent| sent.migrations);
+            self.sent.insert(request.id, Sent { request: request.clone(), migrations });
+        }
+        let life = &mut self.workers[worker.index()];
+        let takes = matches!(life.phase, Phase::Serving | Phase::Draining);
+        if takes {
+            life.requests += 1;
+        } else {
+            self.enter_lost(now, worker, request.id);
+        }
+        takes
+    }
+
+    /// A request ended at `worker`.
+    pub fn ended(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        self.forget(request);
+        self.workers[worker.index()].requests -= 1;
+        self.stop_if_drained(now, worker);
+    }
+
+    /// A request will not be sent any more.
+    pub fn forget(&mut self, request: RequestId) {
+        self.sent.remove(&request);
+    }
+
+    /// A request was lost with `worker`: its front end will see that.
+    pub fn lost(&mut self, now: SimTime, worker: WorkerId, lost: &Lost) {
+        if let Some(Sent { request, .. }) = self.sent.get_mut(&lost.request) {
+            // Another worker goes on from what the client has.
+            request.prompt_tokens += lost.output_tokens;
+            request.output_tokens = request.output_tokens.saturating_sub(lost.output_tokens).max(1);
+            request.max_tokens = request.max_tokens.saturating_sub(lost.output_tokens).max(1);
+        }
+        self.enter_lost(now, worker, lost.request);
+    }
+
+    /// What a lost request goes on as; `None` if it fails.
+    pub fn migrated(&mut self, request: RequestId) -> Option<Request> {
+        let sent = self.sent.get_mut(&request)?;
+        if sent.migrations == self.plan.failover.migrations {
+            self.sent.remove(&request);
+            return None;
+        }
+        sent.migrations += 1;
+        Some(sent.request.clone())
+    }
+
+    /// Whether a front end that sees a broken connection to `worker` stops to
+    /// choose it.
+    pub fn inhibits(&self, worker: WorkerId) -> bool {
+        let phase = self.workers[worker.index()].phase;
+        self.plan.failover.inhibit && matches!(phase, Phase::Down | Phase::Loading)
+    }
+
+    /// What the planner did since the run began, by name of the metric.
+    pub fn notes(&self) -> Vec<(&'static str, f64)> {
+        let Some(planner) = &self.planner else { return Vec::new() };
+        vec![("workers_added", planner.added as f64), ("workers_removed", planner.removed as f64)]
+    }
+
+    fn enter(&mut self, at: SimTime, entry: Entry) {
+        self.agenda.insert((at, self.entries), entry);
+        self.entries += 1;
+    }
+
+    fn enter_look(&mut self, now: SimTime) {
+        let Some(planner) = &self.planner else { return };
+        let at = now + planner.interval();
+        if at <= LAST_LOOK {
+            self.enter(at, Entry::Word(Effect::Look, None));
+        }
+    }
+
+    fn enter_lost(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        let at = now + self.plan.failover.notice_delay;
+        self.enter(at, Entry::Word(Effect::Lost(worker, request), None));
+    }
+
+    fn life(&mut self, worker: WorkerId) -> &mut Life {
+        &mut self.workers[worker.index()]
+    }
+
+    fn is_alive(&self, worker: WorkerId, life: u32) -> bool {
+        let now = self.workers[worker.index()];
+        now.deaths == life && matches!(now.phase, Phase::Serving | Phase::Draining)
+    }
+
+    /// A change that was written down; void if a planner has made it pointless.
+    fn planned(&mut self, now: SimTime, index: usize) -> Option<Effect> {
+        let ChangeSettings { worker, what, restart_after, grace, factor, lasts, .. } =
+            self.plan.changes[index];
+        let worker = WorkerId(worker);
+        let Life { phase, deaths, .. } = *self.life(worker);
+        match what {
+            What::Crash if phase == Phase::Down => None,
+            What::Crash => {
+                let lease = now + self.plan.failover.lease;
+                self.enter(lease, Entry::Word(Effect::Left(worker), Some(deaths + 1)));
+                if let Some(after) = restart_after {
+                    self.life(worker).returns = true;
+                    self.enter(now + after, Entry::Start(worker));
+                }
+                self.stop(worker)
+            }
+            What::Drain if phase != Phase::Serving => None,
+            What::Drain => {
+                self.drain(now, worker);
+                if let Some(grace) = grace {
+                    self.enter(now + grace, Entry::Drained(worker, deaths));
+                }
+                None
+            }
+            What::Start => self.start(now, worker),
+            What::Slow => {
+                let pace = factor.and_then(|factor| Pace::new(factor).ok())?;
+                if !self.is_alive(worker, deaths) {
+                    return None;
+                }
+                if let Some(lasts) = lasts {
+                    self.enter(now + lasts, Entry::NormalPace(worker, deaths));
+                }
+                Some(Effect::Pace(worker, pace))
+            }
+        }
+    }
+
+    fn drain(&mut self, now: SimTime, worker: WorkerId) {
+        let known = now + self.plan.failover.discovery_delay;
+        let life = self.life(worker);
+        (life.phase, life.is_known_to_leave) = (Phase::Draining, false);
+        let deaths = life.deaths;
+        self.enter(known, Entry::Word(Effect::Left(worker), Some(deaths)));
+    }
+
+    fn stop(&mut self, worker: WorkerId) -> Option<Effect> {
+        let life = self.life(worker);
+        life.phase = Phase::Down;
+        life.deaths += 1;
+        life.requests = 0;
+        Some(Effect::Stop(worker))
+    }
+
+    /// A worker is ordered to start: at once, or when it has drained.
+    fn start(&mut self, now: SimTime, worker: WorkerId) -> Option<Effect> {
+        let ready = now + self.plan.load_time;
+        let life = self.life(worker);
+        match life.phase {
+            Phase::Down => {
+                (life.phase, life.returns) = (Phase::Loading, false);
+                let deaths = life.deaths;
+                self.enter(ready, Entry::Ready(worker, deaths));
+            }
+            Phase::Draining => life.returns = true,
+            Phase::Loading | Phase::Serving => {}
+        }
+        None
+    }
+
+    fn ready(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<Effect> {
+        let known = now + self.plan.failover.discovery_delay;
+        let present = self.life(worker);
+        if present.deaths != life || present.phase != Phase::Loading {
+            return None;
+        }
+        (present.phase, present.is_known_to_leave) = (Phase::Serving, false);
+        self.enter(known, Entry::Word(Effect::Joined(worker), Some(life)));
+        Some(Effect::Serve(worker))
+    }
+
+    /// A worker has drained, or its grace is over.
+    fn drained(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<Effect> {
+        if !self.is_alive(worker, life) || self.life(worker).phase != Phase::Draining {
+            return None;
+        }
+        if self.life(worker).returns {
+            self.enter(now, Entry::Start(worker));
+        }
+        self.stop(worker)
+    }
+
+    fn stop_if_drained(&mut self, now: SimTime, worker: WorkerId) {
+        let Life { phase, deaths, requests, is_known_to_leave, .. } = *self.life(worker);
+        if phase == Phase::Draining && requests == 0 && is_known_to_leave {
+            self.enter(now, Entry::Drained(worker, deaths));
+        }
+    }
+
+    /// Word of something reaches the front ends, unless it is out of date.
+    fn word(&mut self, now: SimTime, effect: Effect, life: Option<u32>) -> Option<Effect> {
+        match effect {
+            Effect::Left(worker) | Effect::Joined(worker) => {
+                let present = self.life(worker);
+                if life.is_some_and(|life| life != present.deaths) {
+                    return None;
+                }
+                match (effect, present.phase) {
+                    (Effect::Left(_), Phase::Draining) => {
+                        present.is_known_to_leave = true;
+                        self.stop_if_drained(now, worker);
+                    }
+                    // It is back already, and its joining will tell, or has told.
+                    (Effect::Left(_), Phase::Serving) => return None,
+                    (Effect::Joined(_), Phase::Down) => return None,
+                    _ => {}
+                }
+                Some(effect)
+            }
+            _ => Some(effect),
+        }
+    }
+}
+
+fn narrow(workers: usize) -> u32 {
+    u32::try_from(workers).expect("worker ids are u32")
+}

@@ -1,0 +1,328 @@
+//! `[[cluster.change]]`, `[cluster.failover]` and `[cluster.planner]`.
+
+use crate::engine::Pace;
+use crate::settings::{Count, Invalid, count, count_option};
+use crate::time::SimDuration;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// One entry of `[[cluster.change]]`: what happens to a worker, and when.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeSettings {
+    /// When, counted from the start of the simulation.
+    pub at: SimDuration,
+    /// To which worker; a new one has the next number.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub worker: u32,
+    /// What.
+    pub what: What,
+    /// (crash) Time until something starts it again; it loads after that.
+    /// Default: nothing does.
+    pub restart_after: Option<SimDuration>,
+    /// (drain) Time after which requests that still run are dropped. Default: as
+    /// long as they take.
+    pub grace: Option<SimDuration>,
+    /// (slow) Times that a step takes as long on the GPU.
+    pub factor: Option<f64>,
+    /// (slow) For how long. Default: until the end, or until it dies.
+    pub lasts: Option<SimDuration>,
+}
+
+/// What happens to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// It dies, with its requests and its cache.
+    Crash,
+    /// It takes no new requests, finishes those it has, and stops.
+    Drain,
+    /// A worker that is down, or a new one, begins to load.
+    Start,
+    /// Its GPU runs at another pace.
+    Slow,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Drain => "drain",
+            Self::Start => "start",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// `[cluster.failover]`: when routers learn of changes, and what becomes of
+/// requests whose worker is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FailoverSettings {
+    /// Time until a front end sees the connections to a dead worker break.
+    /// Default 10 ms (assumed: a process that dies on a machine that lives).
+    pub notice_delay: SimDuration,
+    /// Time until discovery takes a dead worker off the list. Default 10 s (assumed;
+    /// Dynamo's workers hold a lease that expires when nobody renews it).
+    pub lease: SimDuration,
+    /// Time until routers hear of a worker that joins, or that leaves in order.
+    /// Default 10 ms (assumed).
+    pub discovery_delay: SimDuration,
+    /// Whether a front end stops choosing a worker at its first broken connection,
+    /// as Dynamo's does (`report_instance_down`), or only when the lease is over.
+    /// Default true.
+    pub inhibit: bool,
+    /// How often a request may go on at another worker, with the tokens it has:
+    /// Dynamo's `--migration-limit`. Default 0: it fails.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub migrations: u32,
+    /// How often a client sends a failed request again. Default 0: it moves on.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub retries: u32,
+    /// How long it waits before that. Default 1 s (assumed).
+    pub retry_pause: SimDuration,
+}
+
+impl Default for FailoverSettings {
+    fn default() -> Self {
+        Self {
+            notice_delay: SimDuration::from_millis(10),
+            lease: SimDuration::from_secs(10),
+            discovery_delay: SimDuration::from_millis(10),
+            inhibit: true,
+            migrations: 0,
+            retries: 0,
+            retry_pause: SimDuration::from_secs(1),
+        }
+    }
+}
+
+/// `[cluster.planner]`: workers are added and removed on load. The rules and the
+/// defaults are those of Dynamo's load-based planner: one worker at a time, none
+/// while one loads or drains, none removed for some time after one was added.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlannerSettings {
+    /// Fewest workers, at least 1.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub min_workers: u32,
+    /// Most workers.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub max_workers: u32,
+    /// What it looks at. Default `"kv_blocks"`.
+    #[serde(default)]
+    pub load: PlannerLoad,
+    /// Time between two looks; each sees the mean of the time since the one before.
+    /// Default 30 s.
+    #[serde(default = "interval")]
+    pub interval: SimDuration,
+    /// Mean load of a worker above which one is added. Default 0.9.
+    #[serde(default = "scale_up_above")]
+    pub scale_up_above: f64,
+    /// Mean load of a worker below which one is removed. Default 0.5.
+    #[serde(default = "scale_down_below")]
+    pub scale_down_below: f64,
+    /// Looks after an addition at which none is removed. Default 3.
+    #[serde(default, deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
+    pub grace_intervals: Option<u32>,
+}
+
+fn interval() -> SimDuration {
+    SimDuration::from_secs(30)
+}
+
+fn scale_up_above() -> f64 {
+    0.9
+}
+
+fn scale_down_below() -> f64 {
+    0.5
+}
+
+/// What a planner calls load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannerLoad {
+    /// Blocks held by requests, over the pool.
+    #[default]
+    KvBlocks,
+    /// Requests at the worker, waiting ones included, over `max_num_seqs`.
+    Requests,
+}
+
+impl PlannerSettings {
+    fn validate(&self, workers: u32) -> Result<(), Invalid> {
+        let Self { min_workers, max_workers, interval, .. } = *self;
+        let range = format!("from 1 to cluster.workers, {workers}");
+        Invalid::unless((1..=workers).contains(&min_workers), "min_workers", min_workers, &range)?;
+        let range = format!("from cluster.workers, {workers}, to {}", super::MOST_WORKERS);
+        let fits = (workers..=super::MOST_WORKERS).contains(&max_workers);
+        Invalid::unless(fits, "max_workers", max_workers, &range)?;
+        Invalid::unless(!interval.is_zero(), "interval", "\"0s\"", "longer than 0s")?;
+        let (up, down) = (self.scale_up_above, self.scale_down_below);
+        Invalid::unless_at_least("scale_down_below", down, 0.0)?;
+        let allowed = format!("a finite number above scale_down_below, {down}");
+        Invalid::unless(up.is_finite() && up > down, "scale_up_above", up, &allowed)
+    }
+}
+
+/// Everything that happens to a fleet's workers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangePlan {
+    /// Workers at the start.
+    pub workers: u32,
+    /// Time that a worker takes from its start until it serves.
+    pub load_time: SimDuration,
+    /// In the order written.
+    pub changes: Vec<ChangeSettings>,
+    /// What routers and clients make of it.
+    pub failover: FailoverSettings,
+    /// Who adds and removes workers, if anybody.
+    pub planner: Option<PlannerSettings>,
+}
+
+/// A worker in the course of the changes.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Up,
+    Draining,
+    Down,
+    /// Comes up then.
+    Loading(SimDuration),
+}
+
+impl ChangePlan {
+    /// True if nothing ever changes.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.planner.is_none()
+    }
+
+    /// Workers that there can ever be: ids are below.
+    pub fn slots(&self) -> u32 {
+        let changed = self.changes.iter().map(|change| change.worker.saturating_add(1));
+        let planned = self.planner.map(|planner| planner.max_workers);
+        changed.chain(planned).max().unwrap_or(0).max(self.workers)
+    }
+
+    /// Checks everything; keys in the error are relative to `[cluster]`.
+    ///
+    /// # Errors
+    /// The first setting that will not do.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if let Some(planner) = &self.planner {
+            planner.validate(self.workers).map_err(|invalid| invalid.within("planner"))?;
+        }
+        for (index, change) in self.changes.iter().enumerate() {
+            let within = |invalid: Invalid| invalid.within(&format!("change[{index}]"));
+            self.validate_change(change).map_err(within)?;
+        }
+        self.validate_course()
+    }
+
+    /// Checks one change by itself.
+    fn validate_change(&self, change: &ChangeSettings) -> Result<(), Invalid> {
+        let what = change.what;
+        let belongs = |key: &str, given: bool, to: What| {
+            let allowed = format!("left out unless what = {:?}", to.name());
+            Invalid::unless(!given || what == to, key, "given", &allowed)
+        };
+        belongs("restart_after", change.restart_after.is_some(), What::Crash)?;
+        belongs("grace", change.grace.is_some(), What::Drain)?;
+        belongs("factor", change.factor.is_some(), What::Slow)?;
+        belongs("lasts", change.lasts.is_some(), What::Slow)?;
+        if what == What::Slow {
+            let nothing = "given with what = \"slow\": times that a step takes as long";
+            let factor = change.factor.ok_or_else(|| Invalid::new("factor", "nothing", nothing))?;
+            Pace::new(factor)?;
+            let lasts = change.lasts.is_none_or(|lasts| !lasts.is_zero());
+            Invalid::unless(lasts, "lasts", "\"0s\"", "longer than 0s")?;
+        }
+        if self.planner.is_some() {
+            let allowed = "\"crash\" or \"slow\" where a planner starts and drains workers";
+            let is_left = matches!(what, What::Crash | What::Slow);
+            Invalid::unless(is_left, "what", format!("{:?}", what.name()), allowed)?;
+        }
+        let next = self.workers + self.new_workers();
+        let allowed = match what {
+            What::Start => format!("from 0 to {next}: the next new worker is {next}"),
+            _ => format!(
+                "from 0 to {}: the workers of the fleet (what = \"start\" adds one)",
+                next - 1
+            ),
+        };
+        Invalid::unless(change.worker < next, "worker", change.worker, &allowed)
+    }
+
+    /// Workers that start beyond those at the start, as far as their numbers follow.
+    fn new_workers(&self) -> u32 {
+        let starts = self.changes.iter().filter(|change| change.what == What::Start);
+        let mut ids: Vec<u32> =
+            starts.map(|change| change.worker).filter(|&id| id >= self.workers).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let follow = (self.workers..).zip(&ids).take_while(|(next, id)| next == *id);
+        u32::try_from(follow.count()).expect("worker ids are u32")
+    }
+
+    /// Checks that every change finds its worker in a state for it.
+    fn validate_course(&self) -> Result<(), Invalid> {
+        let mut order: Vec<usize> = (0..self.changes.len()).collect();
+        order.sort_by_key(|&index| self.changes[index].at);
+        let mut states: BTreeMap<u32, State> = BTreeMap::new();
+        let mut slow_until: BTreeMap<u32, SimDuration> = BTreeMap::new();
+        for index in order {
+            let change = &self.changes[index];
+            let key = format!("change[{index}].at");
+            let refuse = |is: &str| {
+                let at = format!("\"{}s\"", change.at.as_secs());
+                let ChangeSettings { worker, what, .. } = *change;
+                let when = format!("a time at which worker {worker} is not {is}");
+                Err(Invalid::new(key.clone(), at, format!("{when}, for {:?}", what.name())))
+            };
+            let first = if change.worker < self.workers { State::Up } else { State::Down };
+            let state = states.entry(change.worker).or_insert(first);
+            if let State::Loading(until) = *state
+                && until <= change.at
+            {
+                *state = State::Up;
+            }
+            let slow = slow_until.get(&change.worker).is_some_and(|&until| change.at < until);
+            *state = match (change.what, *state) {
+                (What::Start, State::Up) => return refuse("up"),
+                (_, State::Loading(_)) => return refuse("loading"),
+                (What::Start, State::Down | State::Draining) => {
+                    State::Loading(change.at + self.load_time)
+                }
+                (_, State::Down) => return refuse("down"),
+                (What::Drain, State::Draining) => return refuse("draining"),
+                (What::Drain, State::Up) => State::Draining,
+                (What::Slow, _) if slow => return refuse("slow"),
+                (What::Slow, state) => {
+                    let lasts = change.lasts.unwrap_or(SimDuration::from_ps(u64::MAX / 4));
+                    slow_until.insert(change.worker, change.at + lasts);
+                    state
+                }
+                (What::Crash, _) => {
+                    slow_until.remove(&change.worker);
+                    let back = change.restart_after.map(|after| change.at + after + self.load_time);
+                    back.map_or(State::Down, State::Loading)
+                }
+            };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The figure of a fleet that changes: hits, times to the first token and errors
+//! over time, a line per simulation, with the changes marked.
+
+use super::Sheet;
+use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
+use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
+use super::panel::{Plot, draw_axes};
+use super::scale::Scale;
+use super::style::{FRAME, Look, PAPER};
+use crate::experiment::results::Provenance;
+use crate::report::fleet_over_time::FleetOverTime;
+use crate::report::view::plain;
+use plotters::coord::Shift;
+use plotters::drawing::DrawingArea;
+use plotters::prelude::DrawingBackend;
+
+/// Sizes in points.
+const WIDTH: f64 = 940.0;
+const HEADER: f64 = 52.0;
+const LEGEND_ROW: f64 = 20.0;
+const PANEL_HEIGHT: f64 = 150.0;
+const PANEL: f64 = 30.0 + PANEL_HEIGHT + 48.0;
+
+/// The most lines of one figure; more could not be read.
+const MOST_LINES: usize = 7;
+
+/// See the module.
+pub(super) struct FleetSheet<'a> {
+    provenance: &'a Provenance,
+    lines: &'a [FleetOverTime],
+    /// What happens when, in seconds since the start.
+    changes: &'a [(f64, String)],
+}
+
+type Values = fn(&FleetOverTime) -> &Vec<Option<f64>>;
+
+/// Title, values, and whether they are percentages.
+const PANELS: [(&str, Values); 3] = [
+    ("hit ratio (%)", |line| &line.hit_ratio),
+    ("TTFT p95 (ms)", |line| &line.ttft_ms_p95),
+    ("requests not served (%)", |line| &line.error_ratio),
+];
+
+impl<'a> FleetSheet<'a> {
+    pub(super) fn new(
+        provenance: &'a Provenance,
+        lines: &'a [FleetOverTime],
+        changes: &'a [(f64, String)],
+    ) -> Self {
+        Self { provenance, lines: &lines[..lines.len().min(MOST_LINES)], changes }
+    }
+
+    fn draw_panel<B: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, B>,
+        top: f64,
+        (title, values): (&str, Values),
+    ) -> Drawn<B> {
+        let Some(seconds) = self.lines.first().map(|line| &line.seconds) else { return Ok(()) };
+        let (Some(&first), Some(&last)) = (seconds.first(), seconds.last()) else { return Ok(()) };
+        let x_scale = Scale::for_time(first, last);
+        let shown = self.lines.iter().flat_map(|line| values(line).iter().flatten().copied());
+        let y_scale = Scale::for_y([0.0, 1.0].into_iter().chain(shown), false);
+        let widest = y_scale.ticks.iter().map(|tick| text_width(&tick.label, SMALL_SIZE));
+        let plot = Plot {
+            left: MARGIN + widest.fold(0.0, f64::max) + 10.0,
+            right: WIDTH - MARGIN,
+            top: top + 30.0,
+            bottom: top + 30.0 + PANEL_HEIGHT,
+        };
+        canvas.text(title, (MARGIN, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
+        draw_axes(canvas, &plot, &x_scale, &y_scale, "time (s)")?;
+        let inside = |at: &f64| (first..=last).contains(at);
+        for (at, _) in self.changes.iter().filter(|(at, _)| inside(at)) {
+            let x = plot.x(&x_scale, *at);
+            canvas.line(&[(x, plot.top), (x, plot.bottom)], FRAME, 1.2, &[5.0, 3.0])?;
+        }
+        for (index, line) in self.lines.iter().enumerate() {
+            let Look { color, dash, .. } = Look::of(index);
+            let mut stretch: Vec<Place> = Vec::new();
+            for (second, value) in seconds.iter().zip(values(line)) {
+                match value {
+                    Some(value) => {
+                        stretch.push((plot.x(&x_scale, *second), plot.y(&y_scale, *value)));
+                    }
+                    None => canvas.line(&std::mem::take(&mut stretch), color, 1.6, dash)?,
+                }
+            }
+            canvas.line(&stretch, color, 1.6, dash)?;
+        }
+        Ok(())
+    }
+
+    fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>) -> Drawn<B> {
+        for (index, line) in self.lines.iter().enumerate() {
+            let y = HEADER + LEGEND_ROW * index as f64;
+            let Look { color, dash, .. } = Look::of(index);
+            canvas.line(&[(MARGIN, y - 4.0), (MARGIN + 34.0, y - 4.0)], color, 1.6, dash)?;
+            let label = fitted(&label(line), SMALL_SIZE, WIDTH - 3.0 * MARGIN);
+            canvas.text(&label, (MARGIN + 44.0, y), Script::ink(SMALL_SIZE, Side::Left))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sheet for FleetSheet<'_> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few hundred points"
+    )]
+    fn size(&self) -> (u32, u32) {
+        let legend = LEGEND_ROW * (self.lines.len() + 1) as f64;
+        (WIDTH as u32, (HEADER + legend + PANEL * PANELS.len() as f64 + 30.0) as u32)
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
+        let canvas = Canvas { area, medium };
+        let (_, height) = self.size();
+        canvas.rectangle((0.0, 0.0), (WIDTH, f64::from(height)), PAPER, 1.0)?;
+        let title = format!("{}: the fleet over time", self.provenance.experiment);
+        let title = fitted(&title, TITLE_SIZE, WIDTH - 2.0 * MARGIN);
+        canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
+        self.draw_legend(&canvas)?;
+        let happens = self.changes.iter().map(|(at, what)| format!("{what} at {at} s"));
+        let happens = happens.collect::<Vec<_>>().join(", ");
+        let below = HEADER + LEGEND_ROW * self.lines.len() as f64;
+        let dashed = format!("Dashed: {happens}. All seeds together, in intervals of 10 s.");
+        let dashed = fitted(&dashed, SMALL_SIZE, WIDTH - 2.0 * MARGIN);
+        canvas.text(&dashed, (MARGIN, below), Script::pencil(SMALL_SIZE, Side::Left))?;
+        for (index, panel) in PANELS.into_iter().enumerate() {
+            self.draw_panel(&canvas, below + 16.0 + PANEL * index as f64, panel)?;
+        }
+        let footer = fitted(&footer(self.provenance), SMALL_SIZE, WIDTH - 2.0 * MARGIN);
+        let place = (MARGIN, f64::from(height) - 12.0);
+        canvas.text(&footer, place, Script::pencil(SMALL_SIZE, Side::Left))
+    }
+}
+
+/// The parameters' values; the policy only where nothing else says which.
+fn label(line: &FleetOverTime) -> String {
+    let shown = |(key, value): (&String, &serde_json::Value)| {
+        let named = line.params.contains_key("variant") && key == "router.policy";
+        (!named).then(|| match key.as_str() {
+            "variant" | "router.policy" => plain(value),
+            _ => format!("{} {}", key.rsplit('.').next().unwrap_or(key), plain(value)),
+        })
+    };
+    line.params.iter().filter_map(shown).collect::<Vec<_>>().join(", ")
+}

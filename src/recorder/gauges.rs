@@ -1,0 +1,48 @@
+//! What workers' gauges say about a window, and the law that holds them to requests.
+
+use super::{Metrics, Recorder, RequestRecord};
+use crate::engine::Gauges;
+use crate::time::SimTime;
+
+/// Means per worker over the window; names begin with `prefix`.
+pub(super) fn gauge_metrics(
+    prefix: &str,
+    (start, end): (&[Gauges], &[Gauges]),
+    (elapsed_ps, workers): (u64, Option<f64>),
+    metrics: &mut Metrics,
+) {
+    let workers = workers.filter(|workers| *workers > 0.0 && elapsed_ps > 0);
+    let Some(workers) = workers else { return };
+    let mut mean = |name: &str, of: fn(&Gauges) -> u128| {
+        let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
+        let mean = total as f64 / elapsed_ps as f64 / workers;
+        metrics.insert(format!("{prefix}{name}"), Some(mean));
+    };
+    mean("running_mean", |gauges| gauges.running_ps);
+    mean("waiting_mean", |gauges| gauges.waiting_ps);
+    mean("kv_blocks_used_mean", |gauges| gauges.used_blocks_ps);
+}
+
+impl Recorder {
+    /// Little's law without averages: the workers' request-seconds over the
+    /// window are the requests' seconds in it.
+    pub(super) fn check_little(
+        &self,
+        begin: SimTime,
+        now: SimTime,
+        start: &[Gauges],
+        end: &[Gauges],
+    ) {
+        let at = |gauges: &[Gauges]| -> u128 {
+            gauges.iter().map(|gauge| gauge.running_ps + gauge.waiting_ps).sum()
+        };
+        let open = self.open.iter().filter(|record| self.is_at_worker(record));
+        let still_open: u128 = open
+            .filter_map(RequestRecord::stay)
+            .map(|(dispatched, _)| u128::from((now - dispatched.max(begin)).as_ps()))
+            .sum();
+        let from_gauges = at(end) - at(start);
+        let from_requests = self.residence_ps + still_open;
+        assert_eq!(from_gauges, from_requests, "Little's law, window {begin:?} to {now:?}");
+    }
+}

@@ -1,0 +1,94 @@
+//! What was loaded from tiers below GPU memory.
+
+use super::Metrics;
+use super::window::{Column, Level};
+use crate::event::Medium;
+use crate::id::RequestId;
+use crate::time::{SimDuration, SimTime};
+use std::collections::BTreeMap;
+
+/// Tokens by medium, in the order of [`Medium::ALL`].
+type Tokens = [u32; Medium::ALL.len()];
+
+/// Follows the loads of a run.
+#[derive(Debug)]
+pub(super) struct Loads {
+    /// The tiers that there are.
+    media: Vec<Medium>,
+    token_bytes: f64,
+    /// What requests that have not ended had loaded before they were first scheduled.
+    open: BTreeMap<RequestId, Tokens>,
+    seen: Seen,
+}
+
+/// The loads of one level.
+#[derive(Debug, Default)]
+struct Seen {
+    time: Column,
+    loaded_tokens: u64,
+    /// Of requests that finished in the window.
+    hit_tokens: [u64; Medium::ALL.len()],
+}
+
+impl Loads {
+    pub(super) fn new(media: Vec<Medium>, token_bytes: f64) -> Self {
+        Self { media, token_bytes, open: BTreeMap::new(), seen: Seen::default() }
+    }
+
+    /// Observes another level from now on.
+    pub(super) fn begin_level(&mut self) {
+        self.seen = Seen::default();
+    }
+
+    /// `tokens` were loaded for a request; `first` if it was not scheduled before.
+    pub(super) fn loaded(
+        &mut self,
+        now: SimTime,
+        level: Option<&Level>,
+        request: RequestId,
+        (tokens, time): (Tokens, SimDuration),
+        first: bool,
+    ) {
+        if first {
+            self.open.insert(request, tokens);
+        }
+        if let Some(level) = level {
+            self.seen.time.push(now, level, time);
+            if now >= level.begin {
+                self.seen.loaded_tokens += tokens.iter().map(|&n| u64::from(n)).sum::<u64>();
+            }
+        }
+    }
+
+    /// A request ended, in the window and with an answer if `counts`.
+    pub(super) fn ended(&mut self, request: RequestId, counts: bool) {
+        let tokens = self.open.remove(&request).unwrap_or_default();
+        if counts {
+            for (sum, tokens) in self.seen.hit_tokens.iter_mut().zip(tokens) {
+                *sum += u64::from(tokens);
+            }
+        }
+    }
+
+    /// Metrics of the level, whose window ends at `end`, with `prompt_tokens` of
+    /// requests that finished in it.
+    pub(super) fn metrics(
+        &mut self,
+        level: &Level,
+        end: SimTime,
+        prompt_tokens: u64,
+        metrics: &mut Metrics,
+    ) {
+        let Seen { time, loaded_tokens, hit_tokens } = std::mem::take(&mut self.seen);
+        time.metrics("load_ms", level, end, metrics);
+        let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+        for &medium in &self.media {
+            let hits = hit_tokens[medium as usize] as f64;
+            let name = format!("hit_ratio_{}", medium.name());
+            metrics.insert(name, ratio(hits, prompt_tokens as f64));
+        }
+        let gigabytes = loaded_tokens as f64 * self.token_bytes / 1e9;
+        let seconds = (end - level.begin).as_secs();
+        metrics.insert("loaded_gb_per_s".to_owned(), ratio(gigabytes, seconds));
+    }
+}

@@ -1,0 +1,228 @@
+//! Draws a trace that looks like another one: a model is fitted to a trace, and
+//! rows are drawn from it.
+//!
+//! The model is a bootstrap over sessions (Efron 1979). A trace of Mooncake's
+//! format does not say which requests belong together, but its prefix tree does:
+//!
+//! * A block that more than [`BRANCHES`] different blocks follow is *popular*, and
+//!   so is all that stands before it: system prompts and documents that many
+//!   users begin with. They are kept, as a tree, with new ids.
+//! * Rows that have the same first block after the popular ones are a *session*:
+//!   their arrivals relative to the first, lengths, outputs and how they contain
+//!   each other are kept together. A row without such a block is one by itself.
+//!
+//! A look-alike draws sessions with replacement, gives each copy blocks of its
+//! own, and lets it begin within a twentieth of the trace's duration of where it
+//! began: so load that rises and falls does so again, and sessions that the end
+//! of the trace cuts off are cut again. Where arrivals stand at common instants
+//! (Mooncake's traces tick every 3 s) they are put at the nearest of them.
+
+use super::{NO_ROW, Trace, TraceRow, row_number};
+use crate::id::BlockId;
+use crate::request::BlockRun;
+use crate::rng::{Use, mix, stream};
+use crate::settings::Invalid;
+use hashbrown::HashTable;
+use rand::RngExt;
+use std::collections::BTreeMap;
+
+/// A block with more different successors belongs to nobody (assumed: far more
+/// than a conversation branches, far fewer than the users of a system prompt).
+const BRANCHES: u32 = 8;
+
+/// The model of a trace.
+#[derive(Debug)]
+pub struct Lookalike<'a> {
+    trace: &'a Trace,
+    /// Leading popular blocks of every row.
+    popular: Vec<u32>,
+    /// The rows of every session, in order.
+    sessions: Vec<Vec<u32>>,
+    /// Different timestamps in order, if many rows share each.
+    ticks: Option<Vec<u64>>,
+    duration_ms: u64,
+}
+
+impl<'a> Lookalike<'a> {
+    /// Fits the model to `trace`.
+    ///
+    /// # Errors
+    /// If rows of the trace name their sessions: what they contain of each other
+    /// is not in their ids.
+    pub fn fit(trace: &'a Trace) -> Result<Self, Invalid> {
+        let allowed = "a trace without session_id";
+        Invalid::unless(!trace.has_sessions(), "trace", "with sessions", allowed)?;
+        let popular = popular(trace);
+        let mut sessions: Vec<Vec<u32>> = Vec::new();
+        let mut by_first_block: BTreeMap<BlockId, usize> = BTreeMap::new();
+        for (row, &popular) in popular.iter().enumerate() {
+            let session = match trace.blocks(row).nth(popular as usize) {
+                Some(block) => *by_first_block.entry(block).or_insert(sessions.len()),
+                None => sessions.len(),
+            };
+            sessions.resize(sessions.len().max(session + 1), Vec::new());
+            sessions[session].push(row_number(row));
+        }
+        let rows = trace.rows();
+        let mut ticks: Vec<u64> = rows.iter().map(|row| row.timestamp_ms).collect();
+        ticks.dedup();
+        let duration_ms = ticks[ticks.len() - 1] - ticks[0];
+        let ticks = Some(ticks).filter(|ticks| ticks.len() * 2 <= rows.len());
+        Ok(Self { trace, popular, sessions, ticks, duration_ms })
+    }
+
+    /// Sessions that were found.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Blocks that belong to no session.
+    pub fn popular_blocks(&self) -> usize {
+        let blocks = self
+            .popular
+            .iter()
+            .enumerate()
+            .flat_map(|(row, &popular)| self.trace.blocks(row).take(popular as usize));
+        let mut blocks: Vec<BlockId> = blocks.collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks.len()
+    }
+
+    /// A trace of `requests` rows. With more than the original has, its duration
+    /// is repeated; with fewer, the beginning is drawn.
+    pub fn draw(&self, requests: u32, seed: u64) -> Trace {
+        let per_period = self.trace.rows().len();
+        let gap = self.duration_ms / per_period as u64;
+        let mut drawn: Vec<Drawn> = Vec::new();
+        let mut copies = 0;
+        let mut period = 0;
+        while drawn.len() < requests as usize {
+            let begin = period * (self.duration_ms + gap);
+            let full = drawn.len() + per_period;
+            while drawn.len() < full {
+                let rows = self.session(seed, copies);
+                drawn.extend(rows.map(|(at, row)| Drawn { at: begin + at, copy: copies, row }));
+                drawn.truncate(full);
+                copies += 1;
+            }
+            period += 1;
+        }
+        drawn.sort_unstable();
+        drawn.truncate(requests as usize);
+        self.build(&drawn)
+    }
+
+    /// The rows of copy `copy`, one session, and when they come.
+    fn session(&self, seed: u64, copy: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let mut draws = stream(seed, Use::Lookalike, copy, 0);
+        let rows = &self.sessions[draws.random_range(0..self.sessions.len())];
+        let first = self.trace.rows()[0].timestamp_ms;
+        let time = move |row: u32| self.trace.rows()[row as usize].timestamp_ms - first;
+        let spread = self.duration_ms / 20;
+        let moved = (time(rows[0]) + draws.random_range(0..=2 * spread)).abs_diff(spread);
+        // Past the end it is folded back, as it is at the beginning.
+        let start = self.duration_ms - self.duration_ms.abs_diff(moved).min(self.duration_ms);
+        let at = move |row: u32| (self.at_tick(start + (time(row) - time(rows[0]))), row);
+        rows.iter().map(move |&row| at(row)).filter(|(at, _)| *at <= self.duration_ms)
+    }
+
+    /// The moment `at`, or the nearest of the trace's instants.
+    fn at_tick(&self, at: u64) -> u64 {
+        let Some(ticks) = self.ticks.as_ref().filter(|_| at <= self.duration_ms) else { return at };
+        let tick = |i: usize| ticks[i] - ticks[0];
+        let next = ticks.partition_point(|&t| t - ticks[0] < at).min(ticks.len() - 1);
+        let before = tick(next.saturating_sub(1));
+        if at.abs_diff(before) <= tick(next).abs_diff(at) { before } else { tick(next) }
+    }
+
+    /// The trace of these rows, ids numbered in order of first use.
+    fn build(&self, drawn: &[Drawn]) -> Trace {
+        let block_tokens = self.trace.block_tokens();
+        let mut trace = Trace { rows: Vec::new(), runs: Vec::new(), block_tokens };
+        // By old id and copy; what is popular is of every copy.
+        let mut ids: HashTable<((u64, u64), u64)> = HashTable::new();
+        let hash = |(id, copy): (u64, u64)| mix(id ^ mix(copy));
+        for (number, &Drawn { at, copy, row }) in drawn.iter().enumerate() {
+            let (index, number) = (row as usize, row_number(number));
+            let first_run = trace.runs.len();
+            let popular = self.popular[index] as usize;
+            let has_ids = !self.trace.runs(index).is_empty();
+            for (depth, block) in self.trace.blocks(index).enumerate().filter(|_| has_ids) {
+                let key = (block.0, if depth < popular { u64::MAX } else { copy });
+                let next = ids.len() as u64;
+                let entry = ids.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
+                let id = entry.or_insert((key, next)).get().1;
+                match trace.runs[first_run..].last_mut() {
+                    Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
+                    _ => trace.runs.push(BlockRun { first: BlockId(id), len: 1 }),
+                }
+            }
+            trace.rows.push(TraceRow {
+                timestamp_ms: at,
+                session: number,
+                next_turn: NO_ROW,
+                head: number,
+                first_run,
+                ..self.trace.rows()[index]
+            });
+        }
+        trace
+    }
+}
+
+/// A row of a copy, in the order of the new trace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Drawn {
+    at: u64,
+    copy: u64,
+    row: u32,
+}
+
+/// How many leading blocks of every row are popular.
+fn popular(trace: &Trace) -> Vec<u32> {
+    // Different blocks after a block, and whether it is popular.
+    struct Block {
+        id: u64,
+        successors: u32,
+        popular: bool,
+    }
+    let mut blocks: HashTable<Block> = HashTable::new();
+    let rows = 0..trace.rows().len();
+    for row in rows.clone() {
+        let mut before: Option<u64> = None;
+        for BlockId(id) in trace.blocks(row) {
+            let find = |block: &Block| block.id == id;
+            if blocks.find(mix(id), find).is_none() {
+                let new = Block { id, successors: 0, popular: false };
+                blocks.insert_unique(mix(id), new, |block| mix(block.id));
+                let before = before
+                    .and_then(|before| blocks.find_mut(mix(before), |block| block.id == before));
+                if let Some(before) = before {
+                    before.successors += 1;
+                }
+            }
+            before = Some(id);
+        }
+    }
+    // Blocks up to the last one that is so.
+    let leading = |blocks: &HashTable<Block>, row: usize, is_so: fn(&Block) -> bool| {
+        let found = (1..).zip(trace.blocks(row)).filter(|(_, BlockId(id))| {
+            blocks.find(mix(*id), |block| block.id == *id).is_some_and(is_so)
+        });
+        found.last().map_or(0, |(count, _)| count)
+    };
+    for row in rows.clone() {
+        let up_to = leading(&blocks, row, |block| block.successors > BRANCHES);
+        for BlockId(id) in trace.blocks(row).take(up_to) {
+            if let Some(block) = blocks.find_mut(mix(id), |block| block.id == id) {
+                block.popular = true;
+            }
+        }
+    }
+    rows.map(|row| {
+        let known = leading(&blocks, row, |block| block.popular);
+        u32::try_from(known).expect("fewer blocks than tokens")
+    })
+    .collect()
+}

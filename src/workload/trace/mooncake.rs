@@ -1,0 +1,174 @@
+//! Reads traces in Mooncake's format, and says what is wrong with others.
+//!
+//! Besides the four fields of the format, rows may have `session_id` and `delay`
+//! (ms), as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
+
+use super::build::{Build, Given, MAX_HASH_ID, Names, Place};
+use super::scan::scan;
+use super::{MAX_TIMESTAMP_MS, Trace, TraceError};
+use crate::workload::MAX_TOKENS;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny};
+use serde_json::{Map, Value};
+use std::io::BufRead;
+use std::path::Path;
+
+pub(super) const NAMES: Names =
+    Names { timestamp: "timestamp", input: "input_length", output: "output_length" };
+
+const FIELDS: [&str; 6] =
+    ["timestamp", "input_length", "output_length", "hash_ids", "session_id", "delay"];
+/// Written by tools of the field; they change nothing in a replay.
+const PASSED_OVER: [&str; 3] = ["request_id", "context_len", "unique_user_prompt_len"];
+
+/// One line of the file.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Line {
+    #[serde(default, deserialize_with = "whole_ms")]
+    pub(super) timestamp: Option<u64>,
+    pub(super) input_length: u32,
+    pub(super) output_length: u32,
+    #[serde(default)]
+    pub(super) hash_ids: Option<Vec<u64>>,
+    #[serde(default, deserialize_with = "name")]
+    pub(super) session_id: Option<String>,
+    #[serde(default, deserialize_with = "whole_ms")]
+    pub(super) delay: Option<u64>,
+    #[serde(default, rename = "request_id")]
+    _request_id: IgnoredAny,
+    #[serde(default, rename = "context_len")]
+    _context_len: IgnoredAny,
+    #[serde(default, rename = "unique_user_prompt_len")]
+    _unique_user_prompt_len: IgnoredAny,
+}
+
+/// Milliseconds, truncated to whole ones.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
+fn whole_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Whole(u64),
+        Real(f64),
+    }
+    match Option::<Number>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Number::Whole(ms)) => Ok(Some(ms)),
+        Some(Number::Real(ms)) if (0.0..1e18).contains(&ms) => Ok(Some(ms as u64)),
+        Some(Number::Real(_)) => Err(serde::de::Error::custom("no time")),
+    }
+}
+
+/// A session is called by a text or a number.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Name {
+        Text(String),
+        Number(u64),
+    }
+    Ok(Option::<Name>::deserialize(deserializer)?.map(|name| match name {
+        Name::Text(text) => text,
+        Name::Number(number) => number.to_string(),
+    }))
+}
+
+/// Parses `text`, the content of `path`. Lines of white space are skipped.
+pub(super) fn parse(
+    path: &Path,
+    mut text: impl BufRead,
+    mut build: Build<'_>,
+) -> Result<Trace, TraceError> {
+    let (mut bytes, mut row) = (Vec::new(), Line::default());
+    let mut place = Place { path, line: 0 };
+    while !build.is_full() {
+        bytes.clear();
+        let read = text.read_until(b'\n', &mut bytes);
+        if read.map_err(|error| TraceError::read(path, &error))? == 0 {
+            break;
+        }
+        place.line += 1;
+        let line = bytes.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        if scan(line, &mut row).is_none() {
+            let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            row = serde_json::from_slice(line).map_err(|error| diagnose(&place, line, &error))?;
+        }
+        let given = Given {
+            timestamp_ms: row.timestamp,
+            delay_ms: row.delay,
+            input_tokens: row.input_length,
+            output_tokens: row.output_length,
+            hash_ids: row.hash_ids.as_deref(),
+            session: row.session_id.as_deref(),
+        };
+        build.add(&place, given)?;
+    }
+    build.finish()
+}
+
+/// Finds the field that made `bytes` no [`Line`].
+fn diagnose(place: &Place<'_>, bytes: &[u8], error: &serde_json::Error) -> TraceError {
+    let object: Map<String, Value> = match serde_json::from_slice(bytes) {
+        Ok(object) => object,
+        Err(error) => return place.row(format!("not a JSON object: {}", without_line(&error))),
+    };
+    for field in FIELDS {
+        let Some(value) = object.get(field) else {
+            if matches!(field, "input_length" | "output_length") {
+                return place.row(format!("field \"{field}\" is missing"));
+            }
+            continue;
+        };
+        let (min, max) = match field {
+            "timestamp" | "delay" => (0, MAX_TIMESTAMP_MS),
+            "hash_ids" => (0, MAX_HASH_ID),
+            _ => (1, u64::from(MAX_TOKENS)),
+        };
+        let whole = format!("from {min} to {max}");
+        let is_whole = |value: &Value| value.as_u64().is_some_and(|n| (min..=max).contains(&n));
+        match field {
+            "timestamp" | "delay" => {
+                let is_time = |ms: f64| (0.0..=MAX_TIMESTAMP_MS as f64).contains(&ms);
+                if !(value.is_null() || value.as_f64().is_some_and(is_time)) {
+                    return place.field(field, value, format!("a number {whole}"));
+                }
+            }
+            "session_id" => {
+                if !(value.is_null() || value.is_string() || value.is_u64()) {
+                    return place.field(field, value, "text or a whole number");
+                }
+            }
+            "hash_ids" => {
+                let Some(ids) = value.as_array() else {
+                    return place.field(field, value, format!("a list of whole numbers {whole}"));
+                };
+                if let Some(id) = ids.iter().find(|id| !is_whole(id)) {
+                    return place.field(field, id, format!("whole numbers {whole}"));
+                }
+            }
+            _ => {
+                if !is_whole(value) {
+                    return place.field(field, value, format!("a whole number {whole}"));
+                }
+            }
+        }
+    }
+    let is_known = |key: &str| FIELDS.contains(&key) || PASSED_OVER.contains(&key);
+    if let Some(unknown) = object.keys().find(|key| !is_known(key)) {
+        let fields = FIELDS.join(", ");
+        return place.row(format!("field \"{unknown}\" is unknown: the fields are {fields}"));
+    }
+    // A field given twice, for one.
+    place.row(without_line(error))
+}
+
+/// What the JSON reader says; it saw one line, so its line number would mislead.
+fn without_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let problem = text.split(" at line ").next().unwrap_or(&text);
+    format!("{problem} at column {}", error.column())
+}

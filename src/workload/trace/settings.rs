@@ -1,0 +1,132 @@
+//! What an experiment says of a trace.
+
+use super::{
+    MAX_BLOCK_TOKENS, MOONCAKE_BLOCK_TOKENS, PublicTrace, Scaling, Trace, TraceError, TraceFormat,
+    validate_speedup,
+};
+use crate::settings::{self, Count, Invalid};
+use crate::workload::arrivals::ArrivalSettings;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A replay of a trace.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TraceSettings {
+    /// A public trace by its name in the manifest; either this or `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// A file, relative to the experiment file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// How its rows are written; told by the file unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<TraceFormat>,
+    /// Timestamps are divided by this and truncated to whole milliseconds, as
+    /// load generators do it (`int(timestamp / 4)`); delays are divided too. 1
+    /// unless given.
+    #[serde(default = "one")]
+    pub speedup: f64,
+    /// Only the first rows of the file; all unless given.
+    #[serde(
+        default,
+        deserialize_with = "settings::count_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<Count>")]
+    pub limit: Option<u32>,
+    /// Tokens that an id of the trace stands for; 512, Mooncake's, unless given.
+    #[serde(default = "mooncake_block", deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
+    pub trace_block_tokens: u32,
+    /// What is changed in the trace; nothing unless given.
+    #[serde(default)]
+    pub scaling: Scaling,
+    /// When first turns come, in place of the timestamps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<ArrivalSettings>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn mooncake_block() -> u32 {
+    MOONCAKE_BLOCK_TOKENS
+}
+
+impl TraceSettings {
+    /// Refuses settings that no trace can be replayed with, on engines with
+    /// blocks of `block_size` tokens.
+    ///
+    /// # Errors
+    /// The first unusable key.
+    pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
+        self.source()?;
+        validate_speedup(self.speedup)?;
+        if let Some(limit) = self.limit {
+            Invalid::unless(limit > 0, "limit", limit, "at least 1; leave it out for all rows")?;
+        }
+        self.scaling.validate().map_err(|invalid| invalid.within("scaling"))?;
+        if let Some(arrivals) = &self.arrivals {
+            arrivals.validate().map_err(|invalid| invalid.within("arrivals"))?;
+        }
+        let tokens = self.trace_block_tokens;
+        Invalid::unless(
+            (1..=MAX_BLOCK_TOKENS).contains(&tokens) && tokens.is_multiple_of(block_size),
+            "trace_block_tokens",
+            tokens,
+            &format!(
+                "from 1 to {MAX_BLOCK_TOKENS} and a multiple of the engine's block_size \
+                 = {block_size}; use an engine block size that divides it"
+            ),
+        )
+    }
+
+    /// Reads the trace. Public ones are looked for in `trace_folders`, in that
+    /// order; a `path` is relative to `experiment_folder`.
+    ///
+    /// # Errors
+    /// If it is not there, or not a trace, or too long at this `speedup`.
+    pub fn load(
+        &self,
+        experiment_folder: &Path,
+        trace_folders: &[PathBuf],
+    ) -> Result<Trace, TraceError> {
+        let path = match self.source()? {
+            Source::Public(trace) => trace.find(trace_folders)?,
+            Source::Own(path) => experiment_folder.join(path),
+        };
+        let trace = Trace::read(&path, self.format, self.trace_block_tokens, self.limit)?;
+        let trace = self.scaling.apply(trace).map_err(|invalid| invalid.within("scaling"))?;
+        if let Some(arrivals) = &self.arrivals {
+            let starts = trace.rows.iter().filter(|row| row.turn == 0).count();
+            let starts = u32::try_from(starts).unwrap_or(u32::MAX);
+            arrivals.validate_count(starts).map_err(|invalid| invalid.within("arrivals"))?;
+        }
+        trace.validate_speedup(self.speedup)?;
+        Ok(trace)
+    }
+}
+
+/// Which file to replay.
+enum Source<'a> {
+    Public(&'static PublicTrace),
+    Own(&'a Path),
+}
+
+impl TraceSettings {
+    fn source(&self) -> Result<Source<'_>, Invalid> {
+        match (&self.trace, &self.path) {
+            (Some(name), None) => PublicTrace::named(name).map(Source::Public),
+            (None, Some(path)) => Ok(Source::Own(path)),
+            (None, None) => {
+                Err(Invalid::new("trace", "nothing", "the name of a public trace, or give path"))
+            }
+            (Some(name), Some(_)) => {
+                Err(Invalid::new("trace", format!("{name:?}"), "absent beside path"))
+            }
+        }
+    }
+}

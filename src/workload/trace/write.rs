@@ -1,0 +1,58 @@
+//! Writes a trace in Mooncake's format.
+
+use super::Trace;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+
+/// `trace` as a file that is called `name`: JSON lines, compressed if the name
+/// ends with `.gz` or `.zst`. Later turns of sessions have whole prompts.
+pub fn to_file(trace: &Trace, name: &Path) -> Vec<u8> {
+    let text = lines(trace);
+    match name.extension().and_then(|ending| ending.to_str()) {
+        Some("gz") => gzip(&text),
+        Some("zst") => compress_to_vec(text.as_bytes(), CompressionLevel::Fastest),
+        _ => text.into_bytes(),
+    }
+}
+
+/// Without a name or a time in it: the same trace gives the same bytes.
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(text.as_bytes()).expect("memory takes every byte");
+    encoder.finish().expect("memory takes every byte")
+}
+
+/// One JSON object a row, as Mooncake writes them.
+pub(super) fn lines(trace: &Trace) -> String {
+    let has_sessions = trace.has_sessions();
+    let mut text = String::new();
+    for (i, row) in trace.rows().iter().enumerate() {
+        text.push('{');
+        if has_sessions {
+            write!(text, "\"session_id\": \"{}\", ", row.session).expect("text takes everything");
+        }
+        if row.turn == 0 || row.timestamp_ms > 0 {
+            write!(text, "\"timestamp\": {}, ", row.timestamp_ms).expect("text takes everything");
+        }
+        if row.delay_ms > 0 {
+            write!(text, "\"delay\": {}, ", row.delay_ms).expect("text takes everything");
+        }
+        let (input, output) = (row.input_tokens, row.output_tokens);
+        write!(text, "\"input_length\": {input}, \"output_length\": {output}")
+            .expect("text takes everything");
+        if !trace.runs(i).is_empty() {
+            text.push_str(", \"hash_ids\": [");
+            for (n, block) in trace.blocks(i).enumerate() {
+                let comma = if n > 0 { ", " } else { "" };
+                write!(text, "{comma}{block}").expect("text takes everything");
+            }
+            text.push(']');
+        }
+        text.push_str("}\n");
+    }
+    text
+}

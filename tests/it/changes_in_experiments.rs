@@ -1,0 +1,147 @@
+//! `[[cluster.change]]`, `[cluster.failover]` and `[cluster.planner]` in a file.
+
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+use std::path::Path;
+
+const EXPERIMENT: &str = r#"name = "changing"
+
+[cluster]
+workers = 3
+load_time = "200ms"
+
+[[cluster.change]]
+at = "2s"
+what = "crash"
+worker = 1
+restart_after = "300ms"
+
+[[cluster.change]]
+at = "4s"
+what = "start"
+worker = 3
+
+[[cluster.change]]
+at = "3s"
+what = "slow"
+worker = 0
+factor = 1.7
+lasts = "1s"
+
+[cluster.failover]
+lease = "1s"
+migrations = 1
+retries = 1
+retry_pause = "100ms"
+
+[engine]
+rules = "vllm"
+block_size = 16
+num_blocks = 300
+max_num_seqs = 6
+max_num_batched_tokens = 256
+max_model_len = 1_000
+step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
+
+[router]
+policy = "kv"
+replicas = 2
+sync_delay = "3ms"
+
+[router.restart]
+at = "2005ms"
+recovery_delay = "100ms"
+
+[workload]
+kind = "conversations"
+concurrency = 12
+starters = 2
+starter_tokens = { kind = "uniform", min = 50, max = 200 }
+turns = { min = 1, max = 4 }
+question_tokens = { kind = "uniform", min = 5, max = 60 }
+output_tokens = { kind = "normal", mean = 40, sd = 20, min = 1, max = 80 }
+
+[measure]
+warmup = "1s"
+window = "5s"
+seeds = 2
+
+[sweep]
+"router.policy" = ["round_robin", "kv", "dynamo", "session_affinity", "consistent_hash", "oracle"]
+"cluster.failover.migrations" = [0, 1]
+"#;
+
+fn experiment(changes: &[(&str, &str)]) -> Result<Experiment, String> {
+    let mut text = EXPERIMENT.to_owned();
+    if !cfg!(feature = "dynamo") {
+        text = text.replace("\"dynamo\", ", "");
+    }
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    let options = LoadOptions::default();
+    Experiment::parse(Path::new("x.toml"), &text, &options).map_err(|error| error.to_string())
+}
+
+#[test]
+fn threads_change_no_byte_of_a_changing_fleet() {
+    let experiment = experiment(&[]).expect("valid");
+    let json = |jobs| {
+        let options = RunOptions { jobs: Some(jobs), ..RunOptions::default() };
+        let summary = run(&experiment, options).expect("runs").summary;
+        for point in &summary.points {
+            let mean = |name: &str| point.metrics[name].mean.expect("a value");
+            let is_migrating = point.params["cluster.failover.migrations"] == 1;
+            assert_eq!(mean("failed") > 0.0, !is_migrating, "{:?}", point.params);
+            assert_eq!(mean("migrations") > 0.0, is_migrating, "{:?}", point.params);
+            assert_eq!(mean("retries") > 0.0, !is_migrating, "{:?}", point.params);
+            // Half a second without one of three, from 4.2 s on one more.
+            let workers = mean("workers_mean");
+            assert!((3.2..3.3).contains(&workers), "{workers}");
+        }
+        serde_json::to_string(&summary).expect("JSON")
+    };
+    let one = json(1);
+    assert!(one == json(3));
+}
+
+#[test]
+fn a_wrong_change_is_one_line_with_its_place() {
+    let refused = |from: &str, to: &str| experiment(&[(from, to)]).expect_err("refused");
+    let messages = [
+        refused("worker = 1", "worker = 7"),
+        refused("worker = 3", "worker = 5"),
+        refused("at = \"4s\"", "at = \"6s\""),
+        refused("at = \"3s\"", "at = \"2100ms\"\nrestart_after = \"1s\""),
+        refused("worker = 0\nfactor = 1.7", "worker = 1\nfactor = 0"),
+        refused(
+            "at = \"3s\"\nwhat = \"slow\"\nworker = 0",
+            "at = \"2400ms\"\nwhat = \"slow\"\nworker = 1",
+        ),
+        refused("what = \"slow\"", "what = \"explode\""),
+        refused("lease = \"1s\"", "leese = \"1s\""),
+        refused(
+            "[cluster.failover]",
+            "[cluster.planner]\nmin_workers = 0\nmax_workers = 4\n\n[cluster.failover]",
+        ),
+        refused(
+            "[cluster.failover]",
+            "[cluster.planner]\nmin_workers = 1\nmax_workers = 4\n\n[cluster.failover]",
+        ),
+    ];
+    for message in &messages {
+        assert!(!message.contains('\n'), "{message}");
+    }
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    x.toml:10: cluster.change[0].worker = 7: must be from 0 to 3: the workers of the fleet (what = "start" adds one)
+    x.toml:16: cluster.change[1].worker = 5: must be from 0 to 3: the next new worker is 3
+    x.toml:14: cluster.change[1].at = "6s": must be before the end of the run, "6s"
+    x.toml:20: cluster.change[2].restart_after = given: must be left out unless what = "crash"
+    x.toml:22: cluster.change[2].factor = 0: must be from 0.01 to 100: times that a step takes as long
+    x.toml:19: cluster.change[2].at = "2.4s": must be a time at which worker 1 is not loading, for "slow"
+    x.toml:20: cluster.change[2].what = "explode": must be one of "crash", "drain", "start", "slow"
+    x.toml:26: unknown key cluster.failover.leese; did you mean lease?
+    x.toml:26: cluster.planner.min_workers = 0: must be from 1 to cluster.workers, 3
+    x.toml:15: cluster.change[1].what = "start": must be "crash" or "slow" where a planner starts and drains workers
+    "#);
+}

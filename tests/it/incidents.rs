@@ -1,0 +1,134 @@
+//! The gate on routing quality, held to its two promises: regressions that are
+//! planted are caught, and nothing else is.
+
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+use kv_router_sim::id::WorkerId;
+use kv_router_sim::report::baseline::Baseline;
+use kv_router_sim::report::check::{Check, Verdict};
+use kv_router_sim::request::RouteRequest;
+use kv_router_sim::router::{ClusterView, Policy, PolicySpec, Verdict as Decision};
+use kv_router_sim::time::SimTime;
+use std::path::{Path, PathBuf};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/incidents")
+}
+
+/// Every incident that is shipped, by name.
+fn incidents() -> Vec<String> {
+    let files = std::fs::read_dir(folder()).expect("a folder");
+    let names = files.map(|file| file.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let mut names: Vec<String> =
+        names.filter_map(|name| name.strip_suffix(".toml").map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+/// An incident with its baseline.
+fn pair(
+    name: &str,
+    options: &LoadOptions,
+) -> (Baseline, kv_router_sim::experiment::results::Summary) {
+    let file = format!("{name}.toml");
+    let experiment = Experiment::load(&folder().join(&file), options);
+    let experiment = experiment.unwrap_or_else(|error| panic!("{error}"));
+    let baseline = Baseline::read(&folder().join("baselines").join(file));
+    let summary = run(&experiment, RunOptions::default()).expect("it runs").summary;
+    (baseline.unwrap_or_else(|error| panic!("{error}")), summary)
+}
+
+fn with(overrides: &[&str]) -> LoadOptions {
+    let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
+    LoadOptions { overrides, ..LoadOptions::default() }
+}
+
+/// What a check of one incident finds to be worse.
+fn worse(name: &str, options: &LoadOptions) -> Vec<String> {
+    let check = Check::new(&[pair(name, options)]);
+    assert!(check.missing.is_empty(), "{:?}", check.missing);
+    let worse = check.findings.iter().filter(|finding| finding.verdict == Verdict::Worse);
+    worse.map(|finding| format!("{} at {}", finding.change.metric, finding.point)).collect()
+}
+
+/// Least loaded, but the first worker of several that are equal.
+struct FirstOfEquals;
+
+impl Policy for FirstOfEquals {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Decision {
+        let loads = view.workers.iter().map(|worker| worker.inflight);
+        let (_, first) = loads.zip(0..).min().expect("a worker");
+        Decision::Send(WorkerId(first))
+    }
+}
+
+#[test]
+fn ties_broken_to_the_lowest_id_are_caught() {
+    // Known by the name of the policy that it stands for.
+    let planted = PolicySpec::new("least_loaded", |_, _, _| Box::new(FirstOfEquals));
+    let options = LoadOptions { policies: vec![planted], ..LoadOptions::default() };
+    let worse = worse("tied-workers-9975", &options);
+    assert!(worse.iter().any(|what| what.starts_with("inflight_skew_mean")), "{worse:?}");
+}
+
+#[test]
+fn nothing_is_worse_than_its_baseline() {
+    for name in ["blind-index-3581", "herding-589", "tied-workers-9975"] {
+        assert_eq!(worse(name, &with(&[])), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn an_index_that_hears_of_nothing_is_caught() {
+    let worse = worse("blind-index-3581", &with(&["router.feed.loss_ratio=1.0"]));
+    assert!(worse.contains(&"hit_ratio at kv".to_owned()), "{worse:?}");
+}
+
+#[test]
+fn an_index_ten_seconds_late_is_caught() {
+    let worse = worse("blind-index-3581", &with(&["router.feed.delay=10s"]));
+    assert!(worse.contains(&"hit_ratio at kv".to_owned()), "{worse:?}");
+}
+
+/// Requests in flight that share blocks no longer count them once.
+#[test]
+fn deduplication_off_is_caught() {
+    let worse = worse("doks-blow-up", &with(&["router.assume_kv_reuse=false"]));
+    for metric in ["hit_ratio", "output_tokens_per_s"] {
+        let what = format!("{metric} at kv, concurrency 180");
+        assert!(worse.contains(&what), "{what} is not in {worse:?}");
+    }
+}
+
+/// `cargo test --test it -- --ignored --nocapture other_seeds`, some minutes.
+#[test]
+#[ignore = "takes minutes"]
+fn fifty_runs_with_other_seeds_are_quiet() {
+    let names = incidents();
+    let mut alarms = 0;
+    let mut comparisons = 0;
+    let mut least = f64::INFINITY;
+    for rerun in 1..=50u64 {
+        let pairs: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let experiment = Experiment::load(
+                    &folder().join(format!("{name}.toml")),
+                    &LoadOptions::default(),
+                );
+                let count = experiment.expect("valid").seeds.len() as u64;
+                let seeds: Vec<u64> = (0..count).map(|seed| 1_000 * rerun + seed).collect();
+                pair(name, &with(&[&format!("measure.seeds={seeds:?}")]))
+            })
+            .collect();
+        let check = Check::new(&pairs);
+        comparisons = check.findings.len();
+        let chances = check.findings.iter().filter_map(|finding| finding.change.p_value);
+        least = chances.fold(least, f64::min);
+        if check.failed() {
+            alarms += 1;
+            println!("{rerun}: {}", check.text(120));
+        }
+    }
+    println!("{alarms} alarms in 50 runs of {comparisons} comparisons; least p-value {least:.2e}");
+    assert_eq!(alarms, 0);
+}
