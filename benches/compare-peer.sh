@@ -1,19 +1,25 @@
 #!/usr/bin/env bash
 # Times a peer and this simulator on the same work, run by run in turn.
 #
-# usage: benches/compare-peer.sh dynamo-kv|dynamo-rr|inference-lab FOLDER [RUNS]
+# usage: benches/compare-peer.sh [--install] dynamo-kv|dynamo-rr|inference-lab FOLDER [RUNS]
 #
-# The peer is installed into FOLDER on first use: Dynamo from the Python package
-# index, inference-lab with cargo. RUNS is 5 unless given. Dynamo's rows need the
-# public trace conversation_trace.jsonl in the folder that SIM_TRACES names.
+# With --install the peer is installed into FOLDER, if it is not there: Dynamo from
+# the Python package index, inference-lab with cargo. RUNS is 5 unless given.
+# Dynamo's rows need the public trace conversation_trace.jsonl in the folder that
+# SIM_TRACES names.
 # Prints median CPU seconds, peak memory and the ratios. Needs GNU time.
 set -euo pipefail
 
 usage() {
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
+install=false
+if [ "${1:-}" = --install ]; then
+    install=true
+    shift
+fi
 [ $# -ge 2 ] || usage
 peer=$1
 mkdir -p "$2"
@@ -22,6 +28,12 @@ runs=${3:-5}
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 
+# Says whether the program $1 has to be installed; ends if it is missing and nobody asked.
+must_install() {
+    [ ! -x "$1" ] || return 1
+    $install || { echo "compare-peer: $1 is not there: give --install to get it" >&2; exit 2; }
+}
+
 cargo build --quiet --release --manifest-path "$root/Cargo.toml"
 sim="$target/release/sim run --jobs 1 --no-figures --force --out $folder/out"
 
@@ -29,7 +41,7 @@ case $peer in
 dynamo-kv | dynamo-rr)
     trace=${SIM_TRACES:?must name the folder of conversation_trace.jsonl}/conversation_trace.jsonl
     python=$folder/dynamo/bin/python
-    if [ ! -x "$python" ]; then
+    if must_install "$python"; then
         python3 -m venv "$folder/dynamo"
         "$python" -m pip install --quiet ai-dynamo-runtime==1.6.1 numpy
         # Without its other dependencies: one of them is a stub on the public index.
@@ -40,7 +52,7 @@ dynamo-kv | dynamo-rr)
     ours="$sim $root/benches/peer-conversation-8w.toml --set router.policy=$policy"
     ;;
 inference-lab)
-    if [ ! -x "$folder/bin/inference-lab" ]; then
+    if must_install "$folder/bin/inference-lab"; then
         cargo install --quiet --locked --root "$folder" inference-lab --version 0.6.2
     fi
     theirs="$folder/bin/inference-lab -c $root/benches/peers/inference-lab-512.toml -q --no-color -o $folder/out.json"

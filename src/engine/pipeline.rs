@@ -90,16 +90,31 @@ fn terms_within(first: SimDuration, growth: SimDuration, budget: SimDuration, ma
     if progression(first, growth, max) <= budget {
         return max;
     }
-    let (mut fits, mut exceeds) = (0, max);
-    while exceeds - fits > 1 {
-        let middle = fits + (exceeds - fits) / 2;
-        if progression(first, growth, middle) <= budget {
-            fits = middle;
-        } else {
-            exceeds = middle;
-        }
+    // The root of the quadratic equation, which rounding may miss by a little.
+    let mut fits = root(first, growth, budget).min(max - 1);
+    while progression(first, growth, fits) > budget {
+        fits -= 1;
+    }
+    while progression(first, growth, fits + 1) <= budget {
+        fits += 1;
     }
     fits
+}
+
+/// About how many terms add up to `budget`, at most; not all of them are zero.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of terms")]
+fn root(first: SimDuration, growth: SimDuration, budget: SimDuration) -> u64 {
+    let (first, growth, budget) =
+        (first.as_ps() as f64, growth.as_ps() as f64, budget.as_ps() as f64);
+    let linear = first - growth / 2.0;
+    let discriminant = (linear * linear + 2.0 * growth * budget).sqrt();
+    // Of the two forms the one that takes no difference of near numbers.
+    let terms = if linear > 0.0 {
+        2.0 * budget / (linear + discriminant)
+    } else {
+        (discriminant - linear) / growth
+    };
+    terms as u64
 }
 
 impl Cadence {
@@ -320,6 +335,20 @@ mod tests {
                 .collect();
             prop_assert_eq!(&got, &boundaries);
             prop_assert_eq!(moving.gpu, ps(gpu + growth * boundaries.len() as u64));
+        }
+
+        /// At any size of the terms, up to hours of picoseconds.
+        #[test]
+        fn terms_within_is_the_most_that_fits(
+            first in prop_oneof![0u64..100, 0u64..1 << 50],
+            growth in prop_oneof![Just(0u64), 0u64..100, 0u64..1 << 40],
+            budget in prop_oneof![0u64..1_000, 0u64..1 << 54, Just(u64::MAX)],
+            max in 1u64..1 << 20,
+        ) {
+            let (first, growth, budget) = (ps(first), ps(growth), ps(budget));
+            let terms = terms_within(first, growth, budget, max);
+            prop_assert!(terms <= max && progression(first, growth, terms) <= budget);
+            prop_assert!(terms == max || progression(first, growth, terms + 1) > budget);
         }
 
         /// A long run needs few segments.

@@ -72,7 +72,7 @@ impl Worker {
         // One token is always computed.
         let limit = (tokens - 1) / config.block_size;
         match &self.rules {
-            Scheduler::Vllm(rules) => rules.cache().present_blocks(content, limit),
+            Scheduler::Vllm(rules) => rules.present_blocks(&self.core, content, limit),
             Scheduler::Trtllm(rules) => rules.cache().present_blocks(content, limit),
         }
     }

@@ -12,7 +12,7 @@ use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
 use crate::kv::{Hits, VllmCache};
-use crate::request::Phase;
+use crate::request::{Content, Phase};
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -29,6 +29,8 @@ pub(super) struct Vllm {
     passed_over: bool,
     /// The request at the head waits for memory.
     head_blocked: bool,
+    /// The first decode step whose blocks have not been filled.
+    filled_to: u64,
     /// Requests with blocks for KV that is on its way.
     awaiting: Vec<SeqId>,
     /// Requests whose KV came, in this order; not in a batch yet.
@@ -47,6 +49,7 @@ impl Vllm {
             hits: Hits::default(),
             passed_over: false,
             head_blocked: false,
+            filled_to: 0,
             awaiting: Vec::new(),
             received: VecDeque::new(),
             kept: Vec::new(),
@@ -99,6 +102,7 @@ impl Vllm {
     /// run out (R2).
     fn decode(&mut self, core: &mut Core, step: &mut FormedStep) {
         let now = core.decode.step();
+        self.filled_to = now + 1;
         if core.decode.takers(now).len() <= self.cache.free_blocks() as usize {
             self.decode_blocks(core, now);
             return;
@@ -129,12 +133,17 @@ impl Vllm {
     /// take a block at the start of one (evicting what it held) and publish it
     /// when they fill it (R5, R6).
     pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        self.filled_to = step + 1;
         let takers = core.decode.takers(step).len();
         if !core.log.is_heard() {
             // Only events show in which order.
             self.cache.allocate(narrow(takers), &mut core.log);
             for i in 0..core.decode.fillers(step).len() {
-                self.fill_block(core, core.decode.fillers(step)[i].id, step);
+                let member = core.decode.fillers(step)[i];
+                if !member.defers {
+                    self.fill_block(core, member.id, step);
+                    self.defer(core, member.id);
+                }
             }
             return;
         }
@@ -162,14 +171,52 @@ impl Vllm {
 
     /// Makes the first `full` blocks of a sequence hittable (R5).
     fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
-        let Seq { content, held, .. } = &mut core.seqs[id];
-        if core.config.prefix_caching && full > held.blocks() {
-            self.cache.publish(content, held, full, &mut core.log);
+        let Seq { content, held, .. } = &core.seqs[id];
+        if !core.config.prefix_caching || full <= held.blocks() {
+            return;
         }
+        if let Some(owner) = self.cache.owner_of(content, held.blocks(), full) {
+            self.enter_deferred(core, owner);
+        }
+        let Seq { content, held, .. } = &mut core.seqs[id];
+        self.cache.publish(content, held, full, &mut core.log);
+    }
+
+    /// Lets a sequence enter the blocks that it fills later, all at once, as far
+    /// as nobody can see the difference: a run costs its sequences, not its blocks.
+    fn defer(&mut self, core: &mut Core, id: SeqId) {
+        let Seq { content, held, .. } = &core.seqs[id];
+        if self.cache.defer(content, held, id) {
+            core.decode.set_defers(&core.seqs, id, true);
+        }
+    }
+
+    /// Enters the blocks that a sequence has put off, since somebody is about to
+    /// look, and all further ones at once.
+    fn enter_deferred(&mut self, core: &mut Core, id: SeqId) {
+        self.cache.stop_deferring(&core.seqs[id].held);
+        core.decode.set_defers(&core.seqs, id, false);
+        self.publish(core, id, self.filled_blocks(core, id));
+    }
+
+    /// Full blocks of a decoding sequence, entered or not.
+    fn filled_blocks(&self, core: &Core, id: SeqId) -> u32 {
+        core.seqs[id].kv_tokens_at(self.filled_to) / core.config.block_size
+    }
+
+    /// How many of the first `limit` blocks of a sequence can be hit.
+    pub(super) fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32 {
+        let (present, owner) = self.cache.present_blocks(content, limit);
+        let Some(owner) = owner else { return present };
+        let theirs = &core.seqs[owner].content;
+        let put_off = present..self.filled_blocks(core, owner).min(limit);
+        let equal = put_off.take_while(|&at| theirs.block(at) == content.block(at));
+        present + u32::try_from(equal.count()).expect("blocks fit u32")
     }
 
     /// Takes all blocks of a sequence that does not decode (any more).
     fn release(&mut self, core: &mut Core, id: SeqId) {
+        self.publish(core, id, core.seqs[id].kv_tokens / core.config.block_size);
         let seq = &mut core.seqs[id];
         let blocks = seq.kv_tokens.div_ceil(core.config.block_size);
         let others = blocks - seq.held.blocks();
@@ -205,14 +252,13 @@ impl Vllm {
         let mut at = 0;
         while *budget > 0 && self.running.len() < places {
             let Some(&id) = self.waiting.get(at) else { return };
-            let seq = &core.seqs[id];
-            let target = seq.target_tokens();
+            let target = core.seqs[id].target_tokens();
             // Blocks that were loaded for it.
-            let own_blocks = seq.kv_tokens / block_size;
+            let own_blocks = core.seqs[id].kv_tokens / block_size;
             if own_blocks > 0 {
                 self.hits.clear();
             } else if core.config.prefix_caching {
-                self.cache.lookup(&seq.content, target, &mut self.hits);
+                self.look_up(core, id, target);
             }
             let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
             if own_blocks == 0 && self.is_being_loaded(core, id, hit_blocks) {
@@ -229,7 +275,7 @@ impl Vllm {
                 self.head_blocked = true;
                 return;
             }
-            if seq.phase == Phase::Decode {
+            if core.seqs[id].phase == Phase::Decode {
                 self.await_kv(core, step, hit_blocks * block_size);
                 continue;
             }
@@ -269,6 +315,15 @@ impl Vllm {
             }
             self.compute_chunk(core, step, id, new_tokens);
             *budget -= new_tokens;
+        }
+    }
+
+    /// What the first `target` tokens of a waiting sequence hit.
+    fn look_up(&mut self, core: &mut Core, id: SeqId, target: u32) {
+        self.cache.lookup(&core.seqs[id].content, target, &mut self.hits);
+        if let Some(owner) = self.hits.owner {
+            self.enter_deferred(core, owner);
+            self.cache.lookup(&core.seqs[id].content, target, &mut self.hits);
         }
     }
 
@@ -370,7 +425,7 @@ impl Vllm {
         let Some(&head) = self.waiting.front() else { return false };
         let head = &core.seqs[head];
         let limit = (head.target_tokens() - 1) / core.config.block_size;
-        let missing = self.cache.present_blocks(&head.content, limit);
+        let missing = self.present_blocks(core, &head.content, limit);
         let wanted = head.content.block(missing);
         self.running.iter().any(|&id| core.seqs[id].content.block(missing) == wanted)
     }

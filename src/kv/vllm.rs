@@ -66,6 +66,20 @@ struct Stretch {
     newer: StretchId,
     /// What followed when it was cut: the rest for those who held all of it.
     rest: StretchId,
+    /// Who enters the blocks that follow late, if somebody does.
+    owner: u32,
+}
+
+impl Stretch {
+    fn owner(&self) -> Option<u32> {
+        (self.owner != NONE).then_some(self.owner)
+    }
+
+    /// One request alone has it and no other has a copy, and `next` comes after it.
+    fn is_followed_only_by(&self, next: BlockId) -> bool {
+        let alone = self.refs == 1 && self.older == NONE && self.newer == NONE;
+        alone && self.run.first.offset(self.run.len) == next
+    }
 }
 
 /// Blocks from the beginning of a stretch, and of what it was cut off.
@@ -83,13 +97,15 @@ pub struct Hits {
     pub blocks: u32,
     /// Those of them that no request holds.
     pub free_blocks: u32,
+    /// Who may have [put off](VllmCache::defer) blocks that come next.
+    pub owner: Option<u32>,
 }
 
 impl Hits {
     /// Nothing was found.
     pub fn clear(&mut self) {
         self.pieces.clear();
-        (self.blocks, self.free_blocks) = (0, 0);
+        (self.blocks, self.free_blocks, self.owner) = (0, 0, None);
     }
 }
 
@@ -140,24 +156,68 @@ impl VllmCache {
     /// allows `(tokens - 1) / block_size` blocks.
     pub fn lookup(&self, content: &Content, tokens: u32, hits: &mut Hits) {
         hits.clear();
-        self.find_prefix(content, (tokens - 1) / self.block_size, |piece, stretch| {
+        self.find_prefix(content, 0, (tokens - 1) / self.block_size, |piece, stretch| {
             hits.pieces.push(piece);
             hits.blocks += piece.len;
             hits.free_blocks += if stretch.refs == 0 { piece.len } else { 0 };
+            hits.owner = stretch.owner();
         });
     }
 
-    /// How many of the first `limit` blocks of a sequence can be hit.
-    pub fn present_blocks(&self, content: &Content, limit: u32) -> u32 {
-        let mut present = 0;
-        self.find_prefix(content, limit, |piece, _| present += piece.len);
+    /// How many of the first `limit` blocks of a sequence have been entered, and
+    /// who may have [put off](Self::defer) what comes next.
+    pub fn present_blocks(&self, content: &Content, limit: u32) -> (u32, Option<u32>) {
+        let mut present = (0, None);
+        self.find_prefix(content, 0, limit, |piece, stretch| {
+            present = (present.0 + piece.len, stretch.owner());
+        });
         present
     }
 
-    /// Shows the stretches that hold the first `limit` blocks of a sequence, in
-    /// order, up to the first block that is not cached.
-    fn find_prefix(&self, content: &Content, limit: u32, mut see: impl FnMut(Piece, &Stretch)) {
-        for mut run in content.runs(limit) {
+    /// Lets a request enter the blocks that it fills next late: says so, if nobody
+    /// can tell. Whoever meets the last block entered so far will see that there is
+    /// an `owner`, who then has to enter them first.
+    ///
+    /// Nobody else has any block behind it: nobody else has the last block, nothing
+    /// is cached that follows it, and nothing is cached behind what is not.
+    pub fn defer(&mut self, content: &Content, held: &Held, owner: u32) -> bool {
+        let Some(&piece) = held.pieces.last() else { return false };
+        let id = self.stretches_of(piece).last().expect("a piece is not empty");
+        let next = content.block(held.blocks);
+        let defers = held.blocks >= content.shared_blocks()
+            && self.at(id).is_followed_only_by(next)
+            && self.find(next).is_none();
+        if defers {
+            self.at_mut(id).owner = owner;
+        }
+        defers
+    }
+
+    /// Enters nothing late any more for the request that holds `held`.
+    pub fn stop_deferring(&mut self, held: &Held) {
+        let Some(&piece) = held.pieces.last() else { return };
+        let id = self.stretches_of(piece).last().expect("a piece is not empty");
+        self.at_mut(id).owner = NONE;
+    }
+
+    /// Who, other than the request itself, may have put off entering some of its
+    /// blocks from `from` up to `to` (not included).
+    pub fn owner_of(&self, content: &Content, from: u32, to: u32) -> Option<u32> {
+        let mut owner = None;
+        self.find_prefix(content, from, to, |_, stretch| owner = owner.or(stretch.owner()));
+        owner
+    }
+
+    /// Shows the stretches that hold the blocks of a sequence from `from` up to
+    /// `to`, in order, up to the first block that is not cached.
+    fn find_prefix(
+        &self,
+        content: &Content,
+        from: u32,
+        to: u32,
+        mut see: impl FnMut(Piece, &Stretch),
+    ) {
+        for mut run in content.range(from, to) {
             while run.len > 0 {
                 let Some(id) = self.find(run.first) else { return };
                 let stretch = self.at(id);
@@ -220,6 +280,7 @@ impl VllmCache {
         while let Some(id) = released.pop() {
             let stretch = self.at_mut(id);
             stretch.refs -= 1;
+            stretch.owner = NONE;
             if stretch.refs == 0 {
                 self.link_last(id);
             }
@@ -273,8 +334,7 @@ impl VllmCache {
         let Some(piece) = held.pieces.last_mut() else { return false };
         let id = self.stretches_of(*piece).last().expect("a piece is not empty");
         let stretch = self.at_mut(id);
-        let alone = stretch.refs == 1 && stretch.older == NONE && stretch.newer == NONE;
-        if !alone || stretch.run.first.offset(stretch.run.len) != run.first {
+        if !stretch.is_followed_only_by(run.first) {
             return false;
         }
         stretch.run.len += run.len;
@@ -373,8 +433,16 @@ impl VllmCache {
 
     /// A new stretch that one request holds.
     fn add(&mut self, run: BlockRun) -> StretchId {
-        let stretch =
-            Stretch { run, refs: 1, prev: NONE, next: NONE, older: NONE, newer: NONE, rest: NONE };
+        let stretch = Stretch {
+            run,
+            refs: 1,
+            prev: NONE,
+            next: NONE,
+            older: NONE,
+            newer: NONE,
+            rest: NONE,
+            owner: NONE,
+        };
         if let Some(id) = self.unused.pop() {
             *self.at_mut(id) = stretch;
             return id;

@@ -12,6 +12,8 @@
 //! same index, so one of them is enough here). Events that nothing follows are
 //! not missed. What arrives late after all is stale then, and dropped.
 
+use super::policies::worker_at;
+use super::tournament::Tournament;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::rng::{self, Stream, Use};
@@ -104,7 +106,7 @@ pub(super) struct Feed {
     way: Way,
     lanes: Vec<Lane>,
     /// When each lane's first event becomes visible; `SimTime::MAX` if it has none.
-    due: Vec<SimTime>,
+    due: Tournament<SimTime>,
 }
 
 /// What every event goes through.
@@ -308,7 +310,7 @@ impl Feed {
                 reorder_delay: settings.reorder_delay,
             },
             lanes: (0..workers).map(lane).collect(),
-            due: vec![SimTime::MAX; workers as usize],
+            due: Tournament::new(workers, SimTime::MAX, SimTime::MAX),
         }
     }
 
@@ -326,7 +328,7 @@ impl Feed {
         assert!(at >= lane.published, "{worker:?} published at {at:?} after {:?}", lane.published);
         lane.published = at;
         lane.send(at, event, self.way);
-        self.due[worker.index()] = lane.due();
+        self.due.set(worker.index(), lane.due());
     }
 
     /// `worker` has died: its events under way are still heard until somebody
@@ -343,7 +345,7 @@ impl Feed {
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Lane)) {
         let lane = &mut self.lanes[worker.index()];
         change(lane);
-        self.due[worker.index()] = lane.due();
+        self.due.set(worker.index(), lane.due());
     }
 
     /// Remembers everything from now on, so that a restart can ask for it.
@@ -355,24 +357,23 @@ impl Feed {
     /// heard again, unless workers tell it all `recovery_delay` later; what is
     /// published from now on waits for that.
     pub(super) fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
-        for (lane, due) in self.lanes.iter_mut().zip(&mut self.due) {
+        for (worker, lane) in self.lanes.iter_mut().enumerate() {
             lane.restart(now, recovery_delay);
-            *due = lane.due();
+            self.due.set(worker, lane.due());
         }
     }
 
     /// Hands over every event visible at `now`: worker by worker in order of id,
     /// each worker's in order of publication.
     pub(super) fn deliver(&mut self, now: SimTime, mut hear: impl FnMut(WorkerId, &KvEvent)) {
-        for (worker, due) in (0..).map(WorkerId).zip(&mut self.due) {
-            if *due > now {
-                continue;
-            }
-            let lane = &mut self.lanes[worker.index()];
+        let mut from = 0;
+        while let Some(at) = self.due.next_at_most(from, now) {
+            let lane = &mut self.lanes[at];
             while !lane.events.is_empty() && lane.due() <= now {
-                lane.step(|event| hear(worker, event));
+                lane.step(|event| hear(worker_at(at), event));
             }
-            *due = lane.due();
+            self.due.set(at, lane.due());
+            from = at + 1;
         }
     }
 }

@@ -89,6 +89,7 @@ mod spec;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tournament;
 
 pub use front_end::FrontEnd;
 pub use spec::PolicySpec;

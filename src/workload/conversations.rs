@@ -23,9 +23,9 @@ use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Stream, Use, stream};
 use crate::time::SimTime;
-use priority_queue::PriorityQueue;
 use rand::RngExt;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// The closed loop of [`ConversationSettings`]. Taking a request and hearing of
 /// its end cost O(log concurrency).
@@ -39,9 +39,8 @@ pub struct Conversations {
     /// Lengths of the starters.
     starter_tokens: Vec<u32>,
     slots: Vec<Slot>,
-    /// The next turn of every slot that is not waiting for an answer. The slot is part
-    /// of the priority too, as the queue pops equal ones in any order.
-    sends: PriorityQueue<u32, Reverse<Send>>,
+    /// The next turn of every slot that is not waiting for an answer.
+    sends: BinaryHeap<Reverse<Send>>,
     /// The slot of every request taken, by request id.
     slot_of: Vec<u32>,
     conversations_begun: u32,
@@ -99,7 +98,7 @@ impl Conversations {
             concurrency: 0,
             starter_tokens,
             slots: Vec::new(),
-            sends: PriorityQueue::new(),
+            sends: BinaryHeap::new(),
             slot_of: Vec::new(),
             conversations_begun: 0,
         };
@@ -148,7 +147,7 @@ impl Conversations {
         present.prompt_tokens += present.output_tokens + question;
         present.output_tokens = output;
         present.state = State::Waiting;
-        self.sends.push(slot, Reverse(Send { at: sent + overhead, slot, sent }));
+        self.sends.push(Reverse(Send { at: sent + overhead, slot, sent }));
     }
 
     /// The blocks of the slot's present conversation.
@@ -167,7 +166,7 @@ impl Conversations {
     fn stop_slots(&mut self, now: SimTime) {
         let slots = &mut self.slots;
         let concurrency = self.concurrency;
-        self.sends.retain(|_, Reverse(send)| {
+        self.sends.retain(|Reverse(send)| {
             let stays = send.slot < concurrency || send.sent <= now;
             if !stays {
                 slots[send.slot as usize].state = State::Idle;
@@ -194,11 +193,11 @@ impl Conversations {
 
 impl Workload for Conversations {
     fn next_arrival(&self) -> Option<SimTime> {
-        self.sends.peek().map(|(_, Reverse(send))| send.at)
+        self.sends.peek().map(|Reverse(send)| send.at)
     }
 
     fn take(&mut self) -> Arrival {
-        let (_, Reverse(Send { at, slot, sent })) = self.sends.pop().expect("a turn is due");
+        let Reverse(Send { at, slot, sent }) = self.sends.pop().expect("a turn is due");
         let id = RequestId(u32::try_from(self.slot_of.len()).expect("fewer than 2^32 requests"));
         self.slot_of.push(slot);
         self.slots[slot as usize].state = State::Inflight(id);

@@ -1,11 +1,12 @@
 //! Law 6: fast-forward equals step by step, to the picosecond.
 
-use super::rig::{Draw, any_draws, any_engine, cases, request};
+use super::rig::{Draw, any_draws, any_engine, arrivals, cases, private_blocks};
 use kv_router_sim::engine::Gauges;
-use kv_router_sim::engine::config::EngineConfig;
+use kv_router_sim::engine::config::{EngineConfig, Rules};
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
+use kv_router_sim::request::{Content, Request};
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::truth::WorkerTruth;
 use proptest::prelude::*;
@@ -24,8 +25,18 @@ struct Seen {
     gaps: (u64, Option<f64>, Option<u64>, Option<u64>),
 }
 
-fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) -> Seen {
-    let mut fleet = SimulatedFleet::new(1, &Arc::new(config.clone()), true);
+/// Who looks on: at the truth, the gauges and the cache events of every so many
+/// arrivals, at cache events at all, at the growth of outputs.
+#[derive(Clone, Copy)]
+struct Lookers {
+    peek_every: usize,
+    listens: bool,
+    outputs: bool,
+}
+
+fn run(config: &EngineConfig, arrivals: &[(SimTime, Request)], lookers: Lookers) -> Seen {
+    let Lookers { peek_every, listens, outputs } = lookers;
+    let mut fleet = SimulatedFleet::new(1, &Arc::new(config.clone()), listens);
     if outputs {
         fleet.tell_output_blocks();
     }
@@ -39,15 +50,14 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
         gaps: (0, None, None, None),
     };
     let mut now = SimTime::ZERO;
-    for (i, &draw) in (0u32..).zip(draws) {
-        now += SimDuration::from_ps(draw.0);
+    for (i, (at, request)) in (0u32..).zip(arrivals) {
+        now = *at;
         while let Some(event) = fleet.next_event(now) {
             seen.events.push(event);
         }
-        let request = request(i, draw, config.block_size);
         if (i as usize).is_multiple_of(peek_every) {
             let truth = fleet.truth(now).expect("a simulated fleet knows");
-            seen.truth.extend(truth.workers(&request));
+            seen.truth.extend(truth.workers(request));
             // A router without delay, or one that sees what was between boundaries.
             let delay = SimDuration::from_ps(if i.is_multiple_of(2) { 0 } else { 7_777 });
             let until = SimTime::ZERO + now.since(SimTime::ZERO + delay);
@@ -56,7 +66,7 @@ fn run(config: &EngineConfig, draws: &[Draw], peek_every: usize, outputs: bool) 
             seen.peeks.push(seen.kv.len() - before);
             seen.gauges.extend(fleet.gauges(now));
         }
-        if fleet.submit(now, WorkerId(0), &request).is_err() {
+        if fleet.submit(now, WorkerId(0), request).is_err() {
             seen.rejected.push(request.id);
         }
     }
@@ -78,16 +88,19 @@ pub(crate) fn hold(
     peek_every: usize,
 ) -> Result<(), TestCaseError> {
     let jumping = EngineConfig { fast_forward: true, ..config.clone() };
-    let jumped = run(&jumping, draws, peek_every, false);
-    let mut told = run(&jumping, draws, peek_every, true);
+    let arrivals = arrivals(draws, config.block_size);
+    let plain = Lookers { peek_every, listens: true, outputs: false };
+    let asked = Lookers { outputs: true, ..plain };
+    let jumped = run(&jumping, &arrivals, plain);
+    let mut told = run(&jumping, &arrivals, asked);
     let stepping = EngineConfig { fast_forward: false, ..config };
-    let stepped = run(&stepping, draws, peek_every, true);
+    let stepped = run(&stepping, &arrivals, asked);
     prop_assert_eq!(&stepped.events, &told.events, "with blocks of outputs");
     // Telling of them changes nothing else.
     let is_block = |kind| matches!(kind, WorkerEventKind::OutputBlock { .. });
     told.events.retain(|(_, event)| !is_block(event.kind));
     prop_assert_eq!(&told, &jumped);
-    let stepped = run(&stepping, draws, peek_every, false);
+    let stepped = run(&stepping, &arrivals, plain);
     for (a, b) in stepped.events.iter().zip(&jumped.events) {
         prop_assert_eq!(a, b, "first difference of the event streams");
     }
@@ -106,6 +119,53 @@ proptest! {
         config in any_engine(), draws in any_draws(), peek_every in 1usize..5,
     ) {
         hold(config, &draws, peek_every)?;
+    }
+}
+
+/// The same arrivals, but that some requests go on from what an earlier one holds
+/// or will hold, as far as `follows` says; 0 blocks: from all, as its twin.
+fn entangle(
+    arrivals: &mut [(SimTime, Request)],
+    follows: &[Option<(prop::sample::Index, u32)>],
+    block_size: u32,
+) {
+    for (i, follow) in (0u32..).zip(follows).take(arrivals.len()).skip(1) {
+        let Some((earlier, blocks)) = follow else { continue };
+        let earlier = arrivals[earlier.index(i as usize)].1.clone();
+        let request = &mut arrivals[i as usize].1;
+        if *blocks == 0 {
+            request.content = earlier.content;
+            request.prompt_tokens = earlier.prompt_tokens;
+        } else {
+            request.content = Content::new(earlier.content.runs(*blocks), private_blocks(i));
+            request.prompt_tokens = blocks * block_size + 1 + request.prompt_tokens % 7;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(3_000))]
+
+    /// What decoding fills is entered into vLLM's cache late where no event tells
+    /// of it, but before anybody sees the difference.
+    #[test]
+    fn who_listens_to_the_cache_changes_nothing(
+        config in any_engine(),
+        draws in any_draws(),
+        follows in prop::collection::vec(
+            prop::option::of((any::<prop::sample::Index>(), 0u32..9)), 40,
+        ),
+        peek_every in 1usize..9,
+    ) {
+        let config = EngineConfig { rules: Rules::Vllm, ..config };
+        let mut arrivals = arrivals(&draws, config.block_size);
+        entangle(&mut arrivals, &follows, config.block_size);
+        let heard = Lookers { peek_every, listens: true, outputs: false };
+        let mut expected = run(&config, &arrivals, heard);
+        expected.kv.clear();
+        expected.peeks.fill(0);
+        let unheard = run(&config, &arrivals, Lookers { listens: false, ..heard });
+        prop_assert_eq!(unheard, expected);
     }
 }
 

@@ -121,10 +121,9 @@ impl ActiveTracker {
         &self.loads
     }
 
-    /// Sets `shared_blocks[w]` to the number of leading blocks of `prompt` that
-    /// requests in flight on worker `w` have too; all entries must be 0 before.
-    pub(super) fn shared_blocks(&self, prompt: &Path, shared_blocks: &mut [u32]) {
-        self.prompts.depths(prompt, shared_blocks);
+    /// The leading blocks of `prompt` that requests in flight have too.
+    pub(super) fn shared_blocks(&self, prompt: &Path) -> Shared<'_> {
+        self.prompts.shared(prompt)
     }
 
     /// Books a request on `worker`.
@@ -164,26 +163,26 @@ impl ActiveTracker {
         }
     }
 
-    /// The first token of `request` came: its prompt has been computed.
-    pub(super) fn first_token(&mut self, request: RequestId) {
+    /// The first token of `request` came: its prompt has been computed. Gives
+    /// the worker that it is booked on.
+    pub(super) fn first_token(&mut self, request: RequestId) -> Option<WorkerId> {
         let hash = mix(u64::from(request.0));
-        let booking = self.bookings.find_mut(hash, |other| other.request == request);
-        if let Some(booking) = booking {
-            let tokens = std::mem::take(&mut booking.prefill_tokens);
-            self.loads[booking.worker.index()].prefill_tokens -= tokens;
-        }
+        let booking = self.bookings.find_mut(hash, |other| other.request == request)?;
+        let tokens = std::mem::take(&mut booking.prefill_tokens);
+        self.loads[booking.worker.index()].prefill_tokens -= tokens;
+        Some(booking.worker)
     }
 
-    /// `request` has generated so many tokens.
-    pub(super) fn output(&mut self, request: RequestId, tokens: u32) {
-        let Some(outputs) = self.outputs else { return };
+    /// `request` has generated so many tokens. Gives the worker whose load that
+    /// changes, if it changes any.
+    pub(super) fn output(&mut self, request: RequestId, tokens: u32) -> Option<WorkerId> {
+        let outputs = self.outputs?;
         let hash = mix(u64::from(request.0));
-        let booking = self.bookings.find_mut(hash, |other| other.request == request);
-        let Some(booking) = booking else { return };
+        let booking = self.bookings.find_mut(hash, |other| other.request == request)?;
         let blocks = |tokens: u32| tokens.div_ceil(outputs.block_size);
         let grown = blocks(booking.prompt_tokens + tokens) - blocks(booking.prompt_tokens);
         if grown <= booking.output_blocks {
-            return;
+            return None;
         }
         let mut change = f64::from(grown - booking.output_blocks);
         if let Some(expected) = outputs.expected_tokens {
@@ -202,6 +201,7 @@ impl ActiveTracker {
         booking.output_blocks = grown;
         let worker = booking.worker;
         self.change(worker, change);
+        Some(worker)
     }
 
     /// Changes the weight of the blocks in flight on `worker`.
@@ -216,27 +216,27 @@ impl ActiveTracker {
         load.active_blocks = rounded(*weight);
     }
 
-    /// Hears of a change in the life of a request: tokens and ends count.
-    pub(super) fn observe(&mut self, event: &WorkerEvent) {
+    /// Hears of a change in the life of a request: tokens and ends count. Gives
+    /// the worker whose load that changes, if it changes any.
+    pub(super) fn observe(&mut self, event: &WorkerEvent) -> Option<WorkerId> {
         match event.kind {
             WorkerEventKind::FirstToken => {
-                self.first_token(event.request);
+                let worker = self.first_token(event.request);
                 self.output(event.request, 1);
+                worker
             }
             WorkerEventKind::OutputBlock { output_tokens } => {
-                self.output(event.request, output_tokens);
+                self.output(event.request, output_tokens)
             }
             WorkerEventKind::Finished { .. }
             | WorkerEventKind::Rejected(_)
-            | WorkerEventKind::Failed => {
-                self.free(event.request);
-            }
+            | WorkerEventKind::Failed => self.free(event.request),
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }
-            | WorkerEventKind::Preempted => {}
+            | WorkerEventKind::Preempted => None,
         }
     }
 
@@ -246,15 +246,13 @@ impl ActiveTracker {
         let mut requests: Vec<RequestId> = there.map(|booking| booking.request).collect();
         // Sums of weights depend on the order.
         requests.sort_unstable();
-        requests.into_iter().for_each(|request| self.free(request));
+        requests.into_iter().for_each(|request| _ = self.free(request));
     }
 
-    /// `request` ended.
-    pub(super) fn free(&mut self, request: RequestId) {
+    /// `request` ended. Gives the worker that it was booked on.
+    pub(super) fn free(&mut self, request: RequestId) -> Option<WorkerId> {
         let hash = mix(u64::from(request.0));
-        let Ok(found) = self.bookings.find_entry(hash, |other| other.request == request) else {
-            return;
-        };
+        let found = self.bookings.find_entry(hash, |other| other.request == request).ok()?;
         let (booking, _) = found.remove();
         let load = &mut self.loads[booking.worker.index()];
         load.requests -= 1;
@@ -264,6 +262,38 @@ impl ActiveTracker {
             BookedBlocks::Alone { blocks, weight } => f64::from(blocks) * weight,
         };
         self.change(booking.worker, -(prompt + booking.output()));
+        Some(booking.worker)
+    }
+}
+
+/// The beginning of a prompt that requests in flight have too, from its start on
+/// in stretches: its blocks, and whose requests have them, in order of worker.
+/// Whoever has a stretch has all before it.
+#[derive(Debug, Default)]
+pub(super) struct Shared<'a>(SmallVec<[(u32, &'a [User]); 4]>);
+
+impl Shared<'_> {
+    /// Blocks that requests in flight on `worker` have.
+    pub(super) fn on(&self, worker: WorkerId) -> u32 {
+        let theirs = self.0.iter().take_while(|(_, users)| place(users, worker).is_ok());
+        theirs.map(|(blocks, _)| blocks).sum()
+    }
+
+    /// Adds to `shared_blocks[w]` what requests in flight on worker `w` have.
+    pub(super) fn add_to(&self, shared_blocks: &mut [u32]) {
+        for (blocks, users) in &self.0 {
+            users.iter().for_each(|user| shared_blocks[user.worker.index()] += blocks);
+        }
+    }
+
+    /// Adds the workers of what at most `few` workers have to `special`; gives
+    /// the most that any other worker can have.
+    pub(super) fn split(&self, few: usize, special: &mut Vec<WorkerId>) -> u32 {
+        let wide = self.0.partition_point(|(_, users)| users.len() > few);
+        if let Some((_, users)) = self.0.get(wide) {
+            special.extend(users.iter().map(|user| user.worker));
+        }
+        self.0[..wide].iter().map(|(blocks, _)| blocks).sum()
     }
 }
 
@@ -294,11 +324,9 @@ struct User {
 
 const USES_ALL_ABOVE: &str = "a booked prompt uses every node up to the root";
 
-impl Node {
-    /// The place of `worker` among the users, or where it would be.
-    fn user(&self, worker: WorkerId) -> Result<usize, usize> {
-        self.users.binary_search_by_key(&worker, |user| user.worker)
-    }
+/// The place of `worker` among `users`, or where it would be.
+fn place(users: &[User], worker: WorkerId) -> Result<usize, usize> {
+    users.binary_search_by_key(&worker, |user| user.worker)
 }
 
 #[derive(Debug, Default)]
@@ -310,21 +338,20 @@ struct Trie {
 }
 
 impl Trie {
-    fn depths(&self, prompt: &Path, depths: &mut [u32]) {
+    fn shared(&self, prompt: &Path) -> Shared<'_> {
+        let mut shared = Shared::default();
         let mut depth = 0;
         while let Some(run) = prompt.from(depth).next() {
-            let Some(id) = self.child(run.first) else { return };
+            let Some(id) = self.child(run.first) else { break };
             let node = &self.nodes[id];
             let matched = common_blocks(node.stretch.from(0), prompt.from(depth));
+            shared.0.push((matched, &node.users));
             depth += matched;
-            // Whoever uses a node uses all above it: the deepest one counts.
-            for user in &node.users {
-                depths[user.worker.index()] = depth;
-            }
             if matched < node.stretch.len() {
-                return;
+                break;
             }
         }
+        shared
     }
 
     /// Adds a prompt; gives the node where it ends and the blocks new to `worker`.
@@ -344,7 +371,7 @@ impl Trie {
                 }),
             };
             let node = &mut self.nodes[id];
-            match node.user(worker) {
+            match place(&node.users, worker) {
                 Ok(at) => node.users[at].prompts += 1,
                 Err(at) => {
                     node.users.insert(at, User { worker, prompts: 1, weight: 1.0 });
@@ -364,7 +391,7 @@ impl Trie {
         while let Some(id) = next {
             let node = &mut self.nodes[id];
             next = node.parent;
-            let at = node.user(worker).expect(USES_ALL_ABOVE);
+            let at = place(&node.users, worker).expect(USES_ALL_ABOVE);
             node.users[at].prompts -= 1;
             if node.users[at].prompts == 0 {
                 let user = node.users.remove(at);
@@ -385,7 +412,7 @@ impl Trie {
         let (mut next, mut change) = (end, 0.0);
         while let Some(id) = next {
             let node = &mut self.nodes[id];
-            let at = node.user(worker).expect(USES_ALL_ABOVE);
+            let at = place(&node.users, worker).expect(USES_ALL_ABOVE);
             let user = &mut node.users[at];
             if user.prompts > 1 {
                 break;

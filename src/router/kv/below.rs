@@ -8,6 +8,7 @@
 //! The production index hangs a block under the one before it, by hashes; ids
 //! stand for a block and all before it, so sets of ids are enough here.
 
+use super::overlaps::Overlaps;
 use super::path::Path;
 use crate::event::{KvEvent, Medium};
 use crate::id::{BlockId, WorkerId};
@@ -52,18 +53,27 @@ impl LowerIndex {
         }
     }
 
-    /// For each worker, what it holds of `prompt` behind its overlap in GPU memory;
-    /// nothing as long as nobody told of a tier.
-    pub(super) fn after_each(&self, prompt: &Path, overlap_blocks: &[u32]) -> Vec<BlocksBelow> {
-        if self.held.is_empty() {
-            return Vec::new();
-        }
-        let workers = (0..).map(WorkerId).zip(overlap_blocks);
-        workers.map(|(worker, &blocks)| self.after(worker, prompt, blocks)).collect()
+    /// True as long as nobody told of a tier.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Who holds anything of `prompt` behind its overlap in GPU memory, in order of
+    /// id. Looks at every worker that told of a tier.
+    pub(super) fn behind(
+        &self,
+        prompt: &Path,
+        overlaps: &Overlaps,
+    ) -> Vec<(WorkerId, BlocksBelow)> {
+        let told = (0..).map(WorkerId).zip(&self.held);
+        let holders = told.filter(|(_, held)| held.iter().any(|runs| !runs.0.is_empty()));
+        let below =
+            holders.map(|(worker, _)| (worker, self.after(worker, prompt, overlaps.of(worker))));
+        below.filter(|(_, below)| *below != BlocksBelow::default()).collect()
     }
 
     /// What `worker` holds of `prompt` behind its first `blocks` blocks.
-    fn after(&self, worker: WorkerId, prompt: &Path, blocks: u32) -> BlocksBelow {
+    pub(super) fn after(&self, worker: WorkerId, prompt: &Path, blocks: u32) -> BlocksBelow {
         let Some(held) = self.held.get(worker.index()) else { return BlocksBelow::default() };
         let mut end = blocks;
         let counts = held.each_ref().map(|runs| {

@@ -8,6 +8,7 @@
 //! `scheduling/selector/reference.rs`. The order of operations is theirs, so
 //! that costs agree to the last bit and ties are ties.
 
+use super::active::WorkerLoad;
 use super::below::BlocksBelow;
 use super::params::{KvParams, Semantics};
 
@@ -72,6 +73,30 @@ pub(super) fn totals(
 pub(super) fn uncached_tokens(ask: &Ask, overlap_blocks: u32) -> u64 {
     let cached = u64::from(overlap_blocks) * u64::from(ask.block_size);
     u64::from(ask.prompt_tokens).saturating_sub(cached)
+}
+
+/// What every request pays for `load`: a worker that has none of its blocks costs
+/// this much more than an idle one, but for rounding.
+pub(super) fn load_cost(params: &KvParams, block_size: u32, load: &WorkerLoad) -> f64 {
+    let ask = Ask { prompt_tokens: 0, block_size, min_prefill_tokens: 0 };
+    let candidate = Candidate {
+        prefill_tokens: load.prefill_tokens,
+        active_blocks: load.active_blocks,
+        requests: load.requests,
+        ..Candidate::default()
+    };
+    cost(params, &ask, &candidate).total
+}
+
+/// The most that a cached block takes off a cost.
+pub(super) fn most_credit(params: &KvParams) -> f64 {
+    match params.semantics {
+        Semantics::V0_9 => params.prefill_load_scale,
+        Semantics::V1_6 if params.track_prefill_tokens => {
+            params.prefill_load_scale * params.overlap_score_credit
+        }
+        Semantics::V1_6 => params.overlap_score_credit,
+    }
 }
 
 /// Tokens of the prompt that `candidate` has cached, those in lower tiers by their

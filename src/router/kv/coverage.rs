@@ -16,6 +16,7 @@
 //! only. A table of first blocks finds the way down, an ordered map from runs of
 //! ids to nodes finds any block. Costs are per run of ids and node, not per block.
 
+use super::overlaps::Overlaps;
 use super::path::{Path, common_blocks};
 use super::worker_set::WorkerSet;
 use crate::event::KvEvent;
@@ -32,7 +33,8 @@ struct Node {
     stretch: Path,
     /// Workers that hold the stretch to its end.
     full: WorkerSet,
-    /// Workers that hold its first blocks only, and how many (at least 1).
+    /// Workers that hold its first blocks only, and how many (at least 1); in
+    /// order of id.
     partial: Vec<(WorkerId, u32)>,
     parent: Option<NodeId>,
     /// Where it stands among its parent's children.
@@ -52,17 +54,28 @@ impl Node {
         if self.full.contains(worker) {
             return self.len();
         }
-        let partial = self.partial.iter().find(|(who, _)| *who == worker);
-        partial.map_or(0, |(_, blocks)| *blocks)
+        self.part(worker).map_or(0, |at| self.partial[at].1)
+    }
+
+    /// The place of `worker` among those that hold a part, or where it would be.
+    fn part(&self, worker: WorkerId) -> Result<usize, usize> {
+        self.partial.binary_search_by_key(&worker, |(who, _)| *who)
     }
 
     fn set_covered(&mut self, worker: WorkerId, blocks: u32) {
-        self.full.remove(worker);
-        self.partial.retain(|(who, _)| *who != worker);
+        let part = self.part(worker);
         if blocks == self.len() {
             self.full.insert(worker);
-        } else if blocks > 0 {
-            self.partial.push((worker, blocks));
+        } else {
+            self.full.remove(worker);
+        }
+        match part {
+            Ok(at) if 0 < blocks && blocks < self.len() => self.partial[at].1 = blocks,
+            Ok(at) => _ = self.partial.remove(at),
+            Err(at) if 0 < blocks && blocks < self.len() => {
+                self.partial.insert(at, (worker, blocks));
+            }
+            Err(_) => {}
         }
     }
 
@@ -77,6 +90,7 @@ impl Node {
         let old = self.len();
         let full = std::mem::take(&mut self.full);
         self.partial.extend(full.iter().map(|who| (who, old)));
+        self.partial.sort_unstable();
         self.stretch.push(run);
         self.set_covered(worker, self.len());
     }
@@ -102,36 +116,32 @@ pub(super) struct CoverageIndex {
 }
 
 impl CoverageIndex {
-    /// Sets `overlap_blocks[w]` to the number of leading blocks of `prompt` that
-    /// worker `w` holds; all entries must be 0 before.
-    pub(super) fn overlaps(&self, prompt: &Path, overlap_blocks: &mut [u32]) {
+    /// The number of leading blocks of `prompt` that each worker holds.
+    pub(super) fn overlaps(&self, prompt: &Path) -> Overlaps {
+        let (mut stretches, mut parts): (Vec<(WorkerSet, u32)>, Vec<_>) = Default::default();
         let mut depth = 0;
         let mut next = prompt.from(0).next().and_then(|run| self.child(None, run.first));
         while let Some(id) = next {
             let node = &self.nodes[id];
             let matched = common_blocks(node.stretch.from(0), prompt.from(depth));
-            // Whoever holds everything above holds `depth` blocks so far, all others less.
-            let mut extend = |worker: WorkerId, blocks: u32| {
-                let overlap = &mut overlap_blocks[worker.index()];
-                let holds_all_above = *overlap == depth;
-                if holds_all_above {
-                    *overlap += blocks.min(matched);
-                }
-                holds_all_above
-            };
-            for &(worker, blocks) in &node.partial {
-                extend(worker, blocks);
+            // What is below counts for those who hold everything above.
+            let above = stretches.last().map(|(holders, _)| holders);
+            let holds_above = |worker| above.is_none_or(|above| above.contains(worker));
+            let partial = node.partial.iter().filter(|(worker, _)| holds_above(*worker));
+            parts.extend(partial.map(|&(worker, blocks)| (worker, blocks.min(matched))));
+            let mut holders = node.full.clone();
+            above.into_iter().for_each(|above| holders.keep(above));
+            if holders.is_empty() {
+                break;
             }
-            let mut goes_on = false;
-            for worker in node.full.iter() {
-                goes_on |= extend(worker, matched);
-            }
+            stretches.push((holders, matched));
             depth += matched;
-            if !goes_on || matched < node.len() {
-                return;
+            if matched < node.len() {
+                break;
             }
             next = prompt.from(depth).next().and_then(|run| self.child(Some(id), run.first));
         }
+        Overlaps::new(stretches, parts)
     }
 
     /// Takes note of what `worker` stored or lost.

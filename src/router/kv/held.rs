@@ -12,6 +12,7 @@
 //! are stored again by somebody who does not hold them, the others' claims on
 //! them are forgotten (0.9 keeps them aside, out of reach, until removed).
 
+use super::overlaps::Overlaps;
 use super::path::Path;
 use super::worker_set::WorkerSet;
 use crate::event::KvEvent;
@@ -45,28 +46,14 @@ impl HeldIndex {
         Self { nodes: HashTable::new(), last_stamp: ROOT, held_blocks: vec![0; workers as usize] }
     }
 
-    /// Sets `overlap_blocks[w]` to the number of blocks on the path of `prompt`
-    /// that worker `w` holds; all entries must be 0 before.
-    pub(super) fn overlaps(&self, prompt: &Path, overlap_blocks: &mut [u32]) {
-        // Neighbours mostly have the same holders: count while they do.
-        let mut holders = WorkerSet::default();
-        let mut count = 0;
-        let mut settle = |holders: &WorkerSet, count: u32| {
-            holders.iter().for_each(|worker| overlap_blocks[worker.index()] += count);
-        };
+    /// The number of blocks on the path of `prompt` that each worker holds.
+    pub(super) fn overlaps(&self, prompt: &Path) -> Overlaps {
         let mut stamp = ROOT;
-        for block in prompt.blocks() {
-            let Some(node) = self.get(block).filter(|node| node.parent == stamp) else { break };
+        Overlaps::of_blocks(prompt.blocks().map_while(|block| {
+            let node = self.get(block).filter(|node| node.parent == stamp)?;
             stamp = node.stamp;
-            if node.holders == holders {
-                count += 1;
-            } else {
-                settle(&holders, count);
-                holders.clone_from(&node.holders);
-                count = 1;
-            }
-        }
-        settle(&holders, count);
+            Some(&node.holders)
+        }))
     }
 
     /// How many blocks `worker` is known to hold.

@@ -2,6 +2,7 @@
 
 use super::coverage::CoverageIndex;
 use super::held::HeldIndex;
+use super::overlaps::Overlaps;
 use super::params::Semantics;
 use super::path::Path;
 use crate::event::KvEvent;
@@ -38,12 +39,11 @@ impl Index {
         }
     }
 
-    /// Sets `overlap_blocks[w]` to the overlap of `prompt` with what worker `w`
-    /// holds; all entries must be 0 before.
-    pub(super) fn overlaps(&self, prompt: &Path, overlap_blocks: &mut [u32]) {
+    /// The overlap of `prompt` with what each worker holds.
+    pub(super) fn overlaps(&self, prompt: &Path) -> Overlaps {
         match self {
-            Self::V0_9(index) => index.overlaps(prompt, overlap_blocks),
-            Self::V1_6(index) => index.overlaps(prompt, overlap_blocks),
+            Self::V0_9(index) => index.overlaps(prompt),
+            Self::V1_6(index) => index.overlaps(prompt),
         }
     }
 

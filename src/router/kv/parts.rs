@@ -4,6 +4,7 @@ use super::active::{ActiveTracker, Order, WorkerLoad};
 #[cfg(feature = "dynamo")]
 use super::below::{BlocksBelow, LowerIndex};
 use super::coverage::CoverageIndex;
+use super::overlaps::Overlaps;
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 #[cfg(feature = "dynamo")]
@@ -25,15 +26,9 @@ impl CachedPrefixes {
         self.0.remove_worker(worker);
     }
 
-    /// For each worker, how many leading blocks of the prompt it holds.
-    pub(in crate::router) fn overlaps(
-        &self,
-        request: &RouteRequest<'_>,
-        workers: usize,
-    ) -> Vec<u32> {
-        let mut overlap_blocks = vec![0; workers];
-        self.0.overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
-        overlap_blocks
+    /// How many leading blocks of the prompt each worker holds.
+    pub(in crate::router) fn overlaps(&self, request: &RouteRequest<'_>) -> Overlaps {
+        self.0.overlaps(&request.blocks.runs().collect())
     }
 }
 
@@ -54,13 +49,19 @@ impl CachedBelow {
         self.0.remove_worker(worker);
     }
 
-    /// For each worker, what it holds of a prompt behind its overlap in GPU memory.
+    /// For each worker, what it holds of a prompt behind its overlap in GPU memory;
+    /// nothing as long as nobody told of a tier.
     pub(in crate::router) fn after(
         &self,
         prompt: impl Iterator<Item = BlockRun>,
         overlap_blocks: &[u32],
     ) -> Vec<BlocksBelow> {
-        self.0.after_each(&prompt.collect(), overlap_blocks)
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let (prompt, workers) = (prompt.collect(), (0..).map(WorkerId));
+        let blocks = workers.zip(overlap_blocks);
+        blocks.map(|(worker, &blocks)| self.0.after(worker, &prompt, blocks)).collect()
     }
 }
 
@@ -103,8 +104,9 @@ impl Bookings {
         self.0.remove_worker(worker);
     }
 
-    /// Hears of first tokens and ends.
-    pub(in crate::router) fn observe(&mut self, event: &WorkerEvent) {
-        self.0.observe(event);
+    /// Hears of first tokens and ends; gives the worker whose load that changes,
+    /// if it changes any.
+    pub(in crate::router) fn observe(&mut self, event: &WorkerEvent) -> Option<WorkerId> {
+        self.0.observe(event)
     }
 }

@@ -1,8 +1,11 @@
-use super::active::{ActiveTracker, Order, Outputs};
+use super::active::{ActiveTracker, Order, Outputs, WorkerLoad};
 use super::approximate::Approximate;
 use super::below::{BlocksBelow, LowerIndex};
-use super::cost::{Ask, Candidate, Cost, cached_tokens, cost, totals, uncached_tokens};
+use super::cost::{
+    Ask, Candidate, Cost, cached_tokens, cost, load_cost, most_credit, totals, uncached_tokens,
+};
 use super::index::Index;
+use super::overlaps::Overlaps;
 use super::params::{KvParams, Semantics};
 use super::path::Path;
 use super::stale::Marks;
@@ -13,7 +16,8 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::decider::Decider;
 use crate::router::policies::worker_at;
-use crate::router::select::{Ties, sample};
+use crate::router::select::{few, lowest, sample};
+use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 
@@ -33,12 +37,24 @@ pub struct KvPolicy {
     lower: LowerIndex,
     approximate: Option<Approximate>,
     tracker: ActiveTracker,
+    standing: Standing,
     marks: Option<Marks>,
     /// Workers that must not be chosen.
     absent: WorkerSet,
     draws: Stream,
     nothing: Path,
     scratch: Scratch,
+}
+
+/// The workers by what is in flight there.
+#[derive(Debug)]
+struct Standing {
+    /// What every request pays there; out of reach where nothing may be sent.
+    load_costs: Tournament<f64>,
+    prefill_tokens: Tournament<u64>,
+    /// Overloaded or absent.
+    barred: Vec<bool>,
+    barred_workers: usize,
 }
 
 /// A request with its overlaps.
@@ -48,25 +64,25 @@ pub struct Asked {
     prompt_tokens: u32,
     prompt: Path,
     /// Blocks of the prompt that each worker is believed to hold.
-    overlap_blocks: Vec<u32>,
-    /// Behind them, those in tiers below; empty if nobody has any.
-    below: Vec<BlocksBelow>,
+    overlaps: Overlaps,
+    /// Behind them, those in tiers below; of the workers that have any, in order of id.
+    below: Vec<(WorkerId, BlocksBelow)>,
 }
 
 impl Asked {
-    /// What the worker at `index` holds in lower tiers.
-    fn below(&self, index: usize) -> BlocksBelow {
-        self.below.get(index).copied().unwrap_or_default()
+    /// What `worker` holds in lower tiers.
+    fn below(&self, worker: WorkerId) -> BlocksBelow {
+        let found = self.below.binary_search_by_key(&worker, |(who, _)| *who);
+        found.map_or_else(|_| BlocksBelow::default(), |at| self.below[at].1)
     }
 }
 
-/// Lists of one entry per worker, kept to spare allocations.
+/// Lists that are kept to spare allocations.
 #[derive(Debug, Default)]
 struct Scratch {
-    overlap_blocks: Vec<u32>,
-    shared_blocks: Vec<u32>,
     costs: Vec<f64>,
     workers: Vec<usize>,
+    special: Vec<WorkerId>,
 }
 
 impl KvPolicy {
@@ -90,6 +106,12 @@ impl KvPolicy {
                 .filter(|_| params.needs_index())
                 .map(|retention| Approximate::new(semantics, retention)),
             tracker,
+            standing: Standing {
+                load_costs: Tournament::new(workers, 0.0, f64::INFINITY),
+                prefill_tokens: Tournament::new(workers, 0, u64::MAX),
+                barred: vec![false; workers as usize],
+                barred_workers: 0,
+            },
             marks: (semantics == Semantics::V0_9).then(|| Marks::new(workers)),
             absent: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
@@ -102,23 +124,19 @@ impl KvPolicy {
         self.tracker.loads().len()
     }
 
-    fn find_overlaps(&self, prompt: &Path, overlap_blocks: &mut Vec<u32>) {
-        overlap_blocks.clear();
-        overlap_blocks.resize(self.workers(), 0);
-        if let Some(index) = &self.index {
-            index.overlaps(prompt, overlap_blocks);
-        }
+    fn overlaps(&self, prompt: &Path) -> Overlaps {
+        self.index.as_ref().map_or_else(Overlaps::default, |index| index.overlaps(prompt))
+    }
+
+    /// What workers are believed to hold of the prompt now.
+    fn find_cached(&self, asked: &mut Asked) {
+        asked.overlaps = self.overlaps(&asked.prompt);
+        asked.below = self.lower.behind(&asked.prompt, &asked.overlaps);
     }
 
     /// What of the prompt counts as blocks in flight.
     fn counted<'a>(&'a self, asked: &'a Asked) -> &'a Path {
         if self.params.track_active_blocks { &asked.prompt } else { &self.nothing }
-    }
-
-    fn find_shared(&self, asked: &Asked, shared_blocks: &mut Vec<u32>) {
-        shared_blocks.clear();
-        shared_blocks.resize(self.workers(), 0);
-        self.tracker.shared_blocks(self.counted(asked), shared_blocks);
     }
 
     fn ask(&self, asked: &Asked) -> Ask {
@@ -130,28 +148,24 @@ impl KvPolicy {
         }
     }
 
-    /// The workers as `asked` sees them, in order of id.
-    fn candidates<'a>(
-        &'a self,
-        asked: &'a Asked,
-        shared_blocks: &'a [u32],
-    ) -> impl Iterator<Item = Candidate> + 'a {
-        let counted = self.counted(asked).len();
-        let workers = self.tracker.loads().iter().zip(&asked.overlap_blocks).zip(shared_blocks);
-        workers.enumerate().map(move |(at, ((load, &overlap_blocks), shared_blocks))| Candidate {
-            prefill_tokens: load.prefill_tokens,
-            active_blocks: load.active_blocks,
-            additional_blocks: counted - shared_blocks,
-            requests: load.requests,
-            overlap_blocks,
-            below: asked.below(at),
+    /// All workers as `asked` sees them, in order of id.
+    fn candidates<'a>(&'a self, asked: &'a Asked) -> impl Iterator<Item = Candidate> + 'a {
+        let overlap_blocks = asked.overlaps.to_vec(self.workers());
+        let mut below = vec![BlocksBelow::default(); self.workers()];
+        asked.below.iter().for_each(|(worker, blocks)| below[worker.index()] = *blocks);
+        let mut shared_blocks = vec![0; self.workers()];
+        let counted = self.counted(asked);
+        self.tracker.shared_blocks(counted).add_to(&mut shared_blocks);
+        let blocks = overlap_blocks.into_iter().zip(below).zip(shared_blocks);
+        self.tracker.loads().iter().zip(blocks).map(|(load, ((overlap_blocks, below), shared))| {
+            candidate(load, counted.len() - shared, overlap_blocks, below)
         })
     }
 
     /// Counts `asked` as in flight on `worker`.
     fn add(&mut self, asked: &Asked, worker: WorkerId) {
-        let (ask, at) = (self.ask(asked), worker.index());
-        let cached = cached_tokens(&self.params, &ask, asked.overlap_blocks[at], asked.below(at));
+        let (ask, below) = (self.ask(asked), asked.below(worker));
+        let cached = cached_tokens(&self.params, &ask, asked.overlaps.of(worker), below);
         let uncached = u64::from(asked.prompt_tokens).saturating_sub(cached);
         let prompt = if self.params.track_active_blocks { &asked.prompt } else { &self.nothing };
         let order = Order {
@@ -162,54 +176,105 @@ impl KvPolicy {
             shared: self.params.assume_kv_reuse,
         };
         self.tracker.book(worker, &order);
+        self.note_load(worker);
     }
 
-    fn is_available(&self, index: usize) -> bool {
-        self.absent.is_empty() || !self.absent.contains(worker_at(index))
+    /// 0.9 turns away if all are overloaded, and else steers nobody around.
+    fn steers(&self) -> bool {
+        self.params.overload.is_on() && self.params.semantics == Semantics::V1_6
     }
 
-    fn overloaded(&self, index: usize) -> bool {
-        self.params.overload.holds(&self.tracker.loads()[index], self.blocks_per_worker)
+    /// To be called whenever `worker` comes or goes, or its load has changed.
+    fn note_load(&mut self, worker: WorkerId) {
+        let at = worker.index();
+        let load = &self.tracker.loads()[at];
+        let is_absent = self.absent.contains(worker);
+        let is_overloaded = self.params.overload.holds(load, self.blocks_per_worker);
+        let may_be = !is_absent && !(is_overloaded && self.steers());
+        let load_cost =
+            if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
+        let standing = &mut self.standing;
+        standing.load_costs.set(at, load_cost);
+        standing.prefill_tokens.set(at, if is_absent { u64::MAX } else { load.prefill_tokens });
+        let is_barred = is_absent || is_overloaded;
+        let was_barred = std::mem::replace(&mut standing.barred[at], is_barred);
+        standing.barred_workers += usize::from(is_barred);
+        standing.barred_workers -= usize::from(was_barred);
     }
 
     /// The worker of the lowest cost, or a draw, among all that may be chosen.
     fn pick(&mut self, asked: &Asked) -> Option<WorkerId> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut draws = self.draws.clone();
-        let Scratch { shared_blocks, costs, workers, .. } = &mut scratch;
-        self.find_shared(asked, shared_blocks);
-        costs.clear();
-        totals(&self.params, &self.ask(asked), self.candidates(asked, shared_blocks), costs);
-        // 0.9 turns away if all are overloaded, and else steers nobody around.
-        let KvParams { semantics, temperature, .. } = self.params;
-        let steers = self.params.overload.is_on() && semantics == Semantics::V1_6;
-        let may_be = |at: usize| !(steers && self.overloaded(at)) && self.is_available(at);
-        let chosen = if temperature > 0.0 {
-            workers.clear();
-            workers.extend((0..costs.len()).filter(|&at| may_be(at)));
-            let mut at = 0..;
-            costs.retain(|_| at.next().is_some_and(may_be));
-            (!workers.is_empty()).then(|| workers[sample(costs, temperature, &mut draws)])
-        } else if let Some(index) = self.index.as_ref().filter(|_| semantics == Semantics::V0_9) {
-            let mut lowest = Ties::default();
-            for (at, (&cost, &overlap)) in costs.iter().zip(&asked.overlap_blocks).enumerate() {
-                if !self.is_available(at) {
-                    continue;
-                }
-                lowest.offer(at, (cost, index.tree_blocks(worker_at(at), overlap)), &mut draws);
-            }
-            lowest.chosen_if_any()
+        let (mut scratch, mut draws) = (std::mem::take(&mut self.scratch), self.draws.clone());
+        let chosen = if self.params.temperature > 0.0 {
+            self.draw(asked, &mut scratch, &mut draws)
         } else {
-            let mut lowest = Ties::default();
-            for (at, &cost) in costs.iter().enumerate() {
-                if may_be(at) {
-                    lowest.offer(at, cost, &mut draws);
-                }
-            }
-            lowest.chosen_if_any()
+            self.lowest(asked, &mut scratch.special, &mut draws)
         };
         (self.scratch, self.draws) = (scratch, draws);
         chosen.map(worker_at)
+    }
+
+    /// A draw by temperature: every worker's cost counts, so all are looked at.
+    fn draw(&self, asked: &Asked, scratch: &mut Scratch, draws: &mut Stream) -> Option<usize> {
+        let Scratch { costs, workers, .. } = scratch;
+        costs.clear();
+        totals(&self.params, &self.ask(asked), self.candidates(asked), costs);
+        let may_be = |at: usize| self.standing.load_costs.key(at).is_finite();
+        workers.clear();
+        workers.extend((0..costs.len()).filter(|&at| may_be(at)));
+        let mut at = 0..;
+        costs.retain(|_| at.next().is_some_and(may_be));
+        let temperature = self.params.temperature;
+        (!workers.is_empty()).then(|| workers[sample(costs, temperature, draws)])
+    }
+
+    /// The lowest cost. Few workers have much of a prompt, or blocks of it in lower
+    /// tiers; what the others can gain by the blocks they have is bounded.
+    fn lowest(
+        &self,
+        asked: &Asked,
+        special: &mut Vec<WorkerId>,
+        draws: &mut Stream,
+    ) -> Option<usize> {
+        let (params, ask, counted) = (&self.params, self.ask(asked), self.counted(asked));
+        let shared = self.tracker.shared_blocks(counted);
+        let few = few(self.workers());
+        special.clear();
+        let overlap_blocks = asked.overlaps.split(few, special);
+        let shared_blocks = shared.split(few, special);
+        special.extend(asked.below.iter().map(|(worker, _)| *worker));
+        special.sort_unstable();
+        let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
+        let unloaded = Candidate { additional_blocks: counted.len(), ..Candidate::default() };
+        let base = cost(params, &ask, &unloaded).total;
+        lowest(&self.standing.load_costs, special, base, gain, draws, |worker| {
+            let overlap_blocks = asked.overlaps.of(worker);
+            let additional_blocks = counted.len() - shared.on(worker);
+            let load = &self.tracker.loads()[worker.index()];
+            let below = asked.below(worker);
+            let candidate = candidate(load, additional_blocks, overlap_blocks, below);
+            let cost = cost(params, &ask, &candidate);
+            // The second criterion of 0.9; equal for all in 1.6.
+            let index = self.index.as_ref();
+            let tree_blocks = index.map_or(0, |index| index.tree_blocks(worker, overlap_blocks));
+            (cost.total, tree_blocks)
+        })
+    }
+}
+
+fn candidate(
+    load: &WorkerLoad,
+    additional_blocks: u32,
+    overlap_blocks: u32,
+    below: BlocksBelow,
+) -> Candidate {
+    Candidate {
+        prefill_tokens: load.prefill_tokens,
+        active_blocks: load.active_blocks,
+        additional_blocks,
+        requests: load.requests,
+        overlap_blocks,
+        below,
     }
 }
 
@@ -221,7 +286,7 @@ impl Decider for KvPolicy {
             request: request.id,
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
-            overlap_blocks: std::mem::take(&mut self.scratch.overlap_blocks),
+            overlaps: Overlaps::default(),
             below: Vec::new(),
         };
         self.look_again(now, &mut asked);
@@ -232,33 +297,28 @@ impl Decider for KvPolicy {
         if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
             approximate.expire(now, index);
         }
-        self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
-        asked.below = self.lower.after_each(&asked.prompt, &asked.overlap_blocks);
+        self.find_cached(asked);
     }
 
     fn least_uncached_tokens(&self, asked: &Asked) -> u64 {
-        let blocks = |(at, overlap): (usize, &u32)| {
-            let below = asked.below(at);
-            overlap + below.host + below.disk
+        let longest = asked.overlaps.longest().map_or(0, |(_, blocks)| blocks);
+        let deep = |(worker, below): &(WorkerId, BlocksBelow)| {
+            asked.overlaps.of(*worker) + below.host + below.disk
         };
-        let most = asked.overlap_blocks.iter().enumerate().map(blocks).max().unwrap_or(0);
+        let most = asked.below.iter().map(deep).max().unwrap_or(0).max(longest);
         uncached_tokens(&self.ask(asked), most)
     }
 
     fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
-        let all_overloaded =
-            || (0..self.workers()).all(|at| self.overloaded(at) || !self.is_available(at));
-        if self.params.overload.is_on() && all_overloaded() {
+        if self.standing.barred_workers == self.workers() {
             return None;
         }
         self.pick(asked)
     }
 
     fn costs(&self, asked: &Asked) -> Vec<f64> {
-        let mut shared_blocks = Vec::new();
-        self.find_shared(asked, &mut shared_blocks);
         let mut costs = Vec::new();
-        totals(&self.params, &self.ask(asked), self.candidates(asked, &shared_blocks), &mut costs);
+        totals(&self.params, &self.ask(asked), self.candidates(asked), &mut costs);
         for worker in self.absent.iter() {
             costs[worker.index()] = f64::INFINITY;
         }
@@ -268,14 +328,15 @@ impl Decider for KvPolicy {
     fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
         if let Some(marks) = &mut self.marks {
             for request in marks.book(now, worker, asked.request) {
-                self.tracker.free(request);
+                if let Some(worker) = self.tracker.free(request) {
+                    self.note_load(worker);
+                }
             }
         }
         self.add(&asked, worker);
         if let (Some(approximate), Some(index)) = (&mut self.approximate, &mut self.index) {
             approximate.sent(now, worker, &asked.prompt, index);
         }
-        self.scratch.overlap_blocks = asked.overlap_blocks;
     }
 
     fn turned_away(&mut self, now: SimTime, asked: Asked) {
@@ -288,9 +349,7 @@ impl Decider for KvPolicy {
     }
 
     fn least_prefill_tokens(&self) -> u64 {
-        let loads = self.tracker.loads().iter().enumerate();
-        let available = loads.filter(|(at, _)| self.is_available(*at));
-        available.map(|(_, load)| load.prefill_tokens).min().unwrap_or(0)
+        if self.absent.len() == self.workers() { 0 } else { self.standing.prefill_tokens.least() }
     }
 }
 
@@ -300,7 +359,9 @@ impl Policy for KvPolicy {
     }
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
-        self.tracker.observe(event);
+        if let Some(worker) = self.tracker.observe(event) {
+            self.note_load(worker);
+        }
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -327,10 +388,12 @@ impl Policy for KvPolicy {
         if let Some(approximate) = &mut self.approximate {
             approximate.remove_worker(worker);
         }
+        self.note_load(worker);
     }
 
     fn worker_joined(&mut self, worker: WorkerId) {
         self.absent.remove(worker);
+        self.note_load(worker);
     }
 
     fn wants_output_blocks(&self) -> bool {
@@ -339,20 +402,17 @@ impl Policy for KvPolicy {
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         self.index.as_ref()?;
-        let mut overlap_blocks = Vec::new();
-        self.find_overlaps(&request.blocks.runs().collect(), &mut overlap_blocks);
-        Some(overlap_blocks)
+        Some(self.overlaps(&request.blocks.runs().collect()).to_vec(self.workers()))
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
-        let mut asked = Asked {
+        let asked = Asked {
             request: request.id,
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
-            overlap_blocks: vec![0; self.workers()],
+            overlaps: Overlaps::only(worker, overlap_blocks),
             below: Vec::new(),
         };
-        asked.overlap_blocks[worker.index()] = overlap_blocks;
         self.add(&asked, worker);
     }
 
@@ -361,13 +421,10 @@ impl Policy for KvPolicy {
             request: request.id,
             prompt_tokens: request.prompt_tokens,
             prompt: request.blocks.runs().collect(),
-            overlap_blocks: Vec::new(),
+            overlaps: Overlaps::default(),
             below: Vec::new(),
         };
-        self.find_overlaps(&asked.prompt, &mut asked.overlap_blocks);
-        asked.below = self.lower.after_each(&asked.prompt, &asked.overlap_blocks);
-        let mut shared_blocks = Vec::new();
-        self.find_shared(&asked, &mut shared_blocks);
+        self.find_cached(&mut asked);
         let ask = self.ask(&asked);
         let parts = |(index, candidate): (usize, Candidate)| {
             let Cost { total, prefill, decode, requests } = cost(&self.params, &ask, &candidate);
@@ -386,11 +443,11 @@ impl Policy for KvPolicy {
                     ("additional_blocks", f64::from(candidate.additional_blocks)),
                 ],
             };
-            if !asked.below.is_empty() {
+            if !self.lower.is_empty() {
                 parts.parts.extend(tiers);
             }
             parts
         };
-        self.candidates(&asked, &shared_blocks).enumerate().map(parts).collect()
+        self.candidates(&asked).enumerate().map(parts).collect()
     }
 }

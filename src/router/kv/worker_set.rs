@@ -5,22 +5,22 @@ use smallvec::SmallVec;
 ///
 /// Trailing zero words are never kept, so equal sets compare equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct WorkerSet(SmallVec<[u64; 1]>);
+pub(in crate::router) struct WorkerSet(SmallVec<[u64; 1]>);
 
 const BITS: usize = u64::BITS as usize;
 
 impl WorkerSet {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::router) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn contains(&self, worker: WorkerId) -> bool {
+    pub(in crate::router) fn contains(&self, worker: WorkerId) -> bool {
         let word = self.0.get(worker.index() / BITS).copied().unwrap_or(0);
         word >> (worker.index() % BITS) & 1 == 1
     }
 
     /// Puts `worker` in; true if it was not there.
-    pub(super) fn insert(&mut self, worker: WorkerId) -> bool {
+    pub(in crate::router) fn insert(&mut self, worker: WorkerId) -> bool {
         let at = worker.index() / BITS;
         if at >= self.0.len() {
             self.0.resize(at + 1, 0);
@@ -32,7 +32,7 @@ impl WorkerSet {
     }
 
     /// Takes `worker` out; true if it was there.
-    pub(super) fn remove(&mut self, worker: WorkerId) -> bool {
+    pub(in crate::router) fn remove(&mut self, worker: WorkerId) -> bool {
         let Some(word) = self.0.get_mut(worker.index() / BITS) else { return false };
         let bit = 1 << (worker.index() % BITS);
         let old = *word & bit != 0;
@@ -41,9 +41,21 @@ impl WorkerSet {
         old
     }
 
+    /// Number of workers.
+    pub(in crate::router) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Keeps only those that are in `other`, too.
+    pub(in crate::router) fn keep(&mut self, other: &Self) {
+        self.0.truncate(other.0.len());
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
+        self.trim();
+    }
+
     /// The workers in order of id.
     #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
-    pub(super) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
+    pub(in crate::router) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
         self.0.iter().enumerate().flat_map(|(at, &word)| {
             let mut left = word;
             std::iter::from_fn(move || {
@@ -71,7 +83,10 @@ mod tests {
         #[test]
         fn behaves_as_a_set(
             changes in prop::collection::vec((0u32..200, any::<bool>()), 0..60),
+            others in prop::collection::vec(0u32..200, 0..60),
         ) {
+            let mut other = WorkerSet::default();
+            others.into_iter().for_each(|worker| _ = other.insert(WorkerId(worker)));
             let mut set = WorkerSet::default();
             let mut model = BTreeSet::new();
             for (worker, put) in changes {
@@ -85,6 +100,11 @@ mod tests {
             prop_assert_eq!(list(&set), model.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!(set.is_empty(), model.is_empty());
             prop_assert!((0..200).all(|w| set.contains(WorkerId(w)) == model.contains(&w)));
+            prop_assert_eq!(set.len(), model.len());
+            let mut both = set.clone();
+            both.keep(&other);
+            let in_both = model.iter().copied().filter(|w| other.contains(WorkerId(*w)));
+            prop_assert_eq!(list(&both), in_both.collect::<Vec<_>>());
         }
     }
 }

@@ -4,10 +4,11 @@ use crate::event::WorkerEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::kv::Bookings;
-use crate::router::select::Ties;
+use crate::router::kv::{Bookings, Overlaps};
+use crate::router::select::{few, lowest};
 use crate::router::spec::PolicySpec;
-use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
+use crate::router::tournament::Tournament;
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
 
 /// See [`InferenceExtension`].
@@ -57,7 +58,25 @@ pub struct InferenceExtension {
     cluster: ClusterSpec,
     sent: SentPrompts,
     bookings: Bookings,
+    /// What the scorers say that look at no prompt, what that costs (out of reach
+    /// where nothing may be sent), and the report that all of it goes by.
+    gauge_scores: Vec<[f64; 2]>,
+    gauge_costs: Tournament<f64>,
+    as_of: Option<SimTime>,
+    special: Vec<WorkerId>,
     draws: Stream,
+}
+
+/// What of a prompt's blocks each worker got, of how many.
+struct Matched {
+    overlaps: Overlaps,
+    of_blocks: u32,
+}
+
+impl Matched {
+    fn score(&self, blocks: u32) -> f64 {
+        f64::from(blocks) / f64::from(self.of_blocks)
+    }
 }
 
 impl InferenceExtension {
@@ -68,16 +87,25 @@ impl InferenceExtension {
             cluster: *cluster,
             sent: SentPrompts::new(cluster.workers),
             bookings: Bookings::new(cluster.workers),
+            gauge_scores: Vec::new(),
+            gauge_costs: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
+            as_of: None,
+            special: Vec::new(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
     }
 
-    /// Scores of every worker: prefix, KV utilisation, queue.
-    fn scores(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<[f64; 3]> {
+    fn matched(&self, request: &RouteRequest<'_>) -> Matched {
+        let most_blocks = self.params.max_prefix_blocks;
+        Matched {
+            overlaps: self.sent.overlaps(request.blocks, most_blocks),
+            of_blocks: request.blocks.len().min(most_blocks).max(1),
+        }
+    }
+
+    /// Scores of every worker that no prompt changes: KV utilisation, queue.
+    fn score_gauges(&self, view: &ClusterView<'_>) -> Vec<[f64; 2]> {
         let workers = view.workers.len();
-        let mut matched = vec![0; workers];
-        self.sent.overlaps(request.blocks, self.params.max_prefix_blocks, &mut matched);
-        let total = request.blocks.len().min(self.params.max_prefix_blocks).max(1);
         let waiting = |at: usize| {
             let worker = &view.workers[at];
             let beyond_batch = worker.inflight.saturating_sub(self.cluster.max_num_seqs);
@@ -97,7 +125,7 @@ impl InferenceExtension {
             } else {
                 f64::from(longest.saturating_sub(waiting(at))) / f64::from(longest - shortest)
             };
-            [f64::from(matched[at]) / f64::from(total), 1.0 - usage, queue]
+            [1.0 - usage, queue]
         };
         (0..workers).map(score).collect()
     }
@@ -106,17 +134,42 @@ impl InferenceExtension {
         let weights = [self.params.prefix_weight, self.params.kv_weight, self.params.queue_weight];
         scores.iter().zip(weights).map(|(score, weight)| score * weight).sum()
     }
+
+    /// Takes note of the last report. All workers report at the same time; until
+    /// they do, what they are judged by changes with every decision.
+    fn read_reports(&mut self, view: &ClusterView<'_>) {
+        let reported_at = |worker: &WorkerView| worker.reported.map(|last| last.at);
+        let mut reports = view.available().map(|(_, worker)| reported_at(worker));
+        let as_of = reports.next().flatten();
+        if as_of.is_some() && as_of == self.as_of {
+            return;
+        }
+        self.as_of = as_of.filter(|_| reports.all(|report| report == as_of));
+        self.gauge_scores = self.score_gauges(view);
+        for (at, &[kv, queue]) in self.gauge_scores.iter().enumerate() {
+            let is_available = view.workers[at].available;
+            let cost = if is_available { -self.sum(&[0.0, kv, queue]) } else { f64::INFINITY };
+            self.gauge_costs.set(at, cost);
+        }
+    }
 }
 
 impl Policy for InferenceExtension {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let scores = self.scores(request, view);
-        let mut highest = Ties::default();
-        for (at, scores) in scores.iter().enumerate().filter(|(at, _)| view.workers[*at].available)
-        {
-            highest.offer(at, -self.sum(scores), &mut self.draws);
-        }
-        let worker = worker_at(highest.chosen());
+        self.read_reports(view);
+        let matched = self.matched(request);
+        let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
+        special.clear();
+        let others = matched.overlaps.split(few(view.workers.len()), &mut special);
+        special.sort_unstable();
+        let gain = self.params.prefix_weight * matched.score(others);
+        let highest = lowest(&self.gauge_costs, &special, 0.0, gain, &mut draws, |worker| {
+            let [kv, queue] = self.gauge_scores[worker.index()];
+            let prefix = matched.score(matched.overlaps.of(worker));
+            (-self.sum(&[prefix, kv, queue]), 0)
+        });
+        (self.draws, self.special) = (draws, special);
+        let worker = worker_at(highest.expect("a worker is available"));
         self.sent
             .insert(worker, request.blocks.iter().take(self.params.max_prefix_blocks as usize));
         self.sent.shrink(worker, self.params.lru_capacity_blocks);
@@ -129,12 +182,17 @@ impl Policy for InferenceExtension {
     }
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
-        self.bookings.observe(event);
+        _ = self.bookings.observe(event);
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
         self.sent.remove_worker(worker);
         self.bookings.remove_worker(worker);
+        self.as_of = None;
+    }
+
+    fn worker_joined(&mut self, _: WorkerId) {
+        self.as_of = None;
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, _: u32) {
@@ -142,12 +200,15 @@ impl Policy for InferenceExtension {
     }
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        let scores = self.scores(request, view);
-        let parts = |(at, scores): (usize, &[f64; 3])| CostParts {
-            worker: worker_at(at),
-            cost: -self.sum(scores),
-            parts: vec![("prefix", scores[0]), ("kv_free", scores[1]), ("queue", scores[2])],
+        let matched = self.matched(request);
+        let parts = |(at, [kv, queue]): (usize, [f64; 2])| {
+            let prefix = matched.score(matched.overlaps.of(worker_at(at)));
+            CostParts {
+                worker: worker_at(at),
+                cost: -self.sum(&[prefix, kv, queue]),
+                parts: vec![("prefix", prefix), ("kv_free", kv), ("queue", queue)],
+            }
         };
-        scores.iter().enumerate().map(parts).collect()
+        self.score_gauges(view).into_iter().enumerate().map(parts).collect()
     }
 }

@@ -4,6 +4,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::kv::CachedPrefixes;
 use crate::router::spec::PolicySpec;
+use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
 use std::collections::VecDeque;
@@ -29,7 +30,11 @@ pub struct KvAware {
     threshold_tokens: u32,
     block_size: u32,
     cached: CachedPrefixes,
-    sent: Vec<VecDeque<SimTime>>,
+    /// Requests sent in the last minute, oldest first.
+    sent: VecDeque<(SimTime, WorkerId)>,
+    /// How many of them each worker got; the highest number for those that are absent.
+    sent_requests: Tournament<u32>,
+    workers: usize,
 }
 
 impl KvAware {
@@ -40,7 +45,9 @@ impl KvAware {
             threshold_tokens,
             block_size: cluster.block_size,
             cached: CachedPrefixes::default(),
-            sent: vec![VecDeque::new(); cluster.workers as usize],
+            sent: VecDeque::new(),
+            sent_requests: Tournament::new(cluster.workers, 0, u32::MAX),
+            workers: cluster.workers as usize,
         }
     }
 
@@ -51,41 +58,43 @@ impl KvAware {
         blocks > 0 && left <= u64::from(self.threshold_tokens)
     }
 
-    fn least_recently_busy(&mut self, now: SimTime, view: &ClusterView<'_>) -> usize {
-        for sent in &mut self.sent {
-            while sent.front().is_some_and(|at| now.since(*at) > WINDOW) {
-                sent.pop_front();
-            }
+    fn least_recently_busy(&mut self, now: SimTime) -> WorkerId {
+        while let Some(&(_, worker)) = self.sent.front().filter(|(at, _)| now.since(*at) > WINDOW) {
+            self.sent.pop_front();
+            let sent = self.sent_requests.key(worker.index());
+            self.sent_requests.set(worker.index(), sent - 1);
         }
-        let counts = view.available().map(|(at, _)| (at, self.sent[at].len()));
-        counts.min_by_key(|(_, count)| *count).map_or(0, |(at, _)| at)
+        // Those that are absent come last.
+        let least = self.sent_requests.least();
+        worker_at(self.sent_requests.next_at_most(0, least).unwrap_or(0))
     }
 }
 
 impl Policy for KvAware {
-    fn route(
-        &mut self,
-        now: SimTime,
-        request: &RouteRequest<'_>,
-        view: &ClusterView<'_>,
-    ) -> Verdict {
-        let overlaps = self.cached.overlaps(request, view.workers.len());
-        let held = view.available().map(|(at, _)| (at, overlaps[at]));
-        let best = held.max_by_key(|(at, blocks)| (*blocks, usize::MAX - at));
-        let (at, blocks) = best.expect("a fleet has workers");
-        let chosen =
-            if self.counts(request, blocks) { at } else { self.least_recently_busy(now, view) };
-        self.sent[chosen].push_back(now);
-        Verdict::Send(worker_at(chosen))
+    fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
+        let longest = self.cached.overlaps(request).longest();
+        let worker = match longest.filter(|(_, blocks)| self.counts(request, *blocks)) {
+            Some((worker, _)) => worker,
+            None => self.least_recently_busy(now),
+        };
+        self.sent.push_back((now, worker));
+        let sent = self.sent_requests.key(worker.index());
+        self.sent_requests.set(worker.index(), sent + 1);
+        Verdict::Send(worker)
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        Some(self.cached.overlaps(request, self.sent.len()))
+        Some(self.cached.overlaps(request).to_vec(self.workers))
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
         self.cached.remove_worker(worker);
-        self.sent[worker.index()].clear();
+        self.sent.retain(|(_, other)| *other != worker);
+        self.sent_requests.set(worker.index(), u32::MAX);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.sent_requests.set(worker.index(), 0);
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -99,10 +108,11 @@ impl Policy for KvAware {
     /// Blocks held, where a match counts (taken as a gain); else requests sent in
     /// the last minute, as of the decision before.
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        let overlaps = self.cached.overlaps(request, view.workers.len());
+        let overlaps = self.cached.overlaps(request).to_vec(view.workers.len());
         let hit = self.counts(request, overlaps.iter().copied().max().unwrap_or(0));
         let cost = |(at, &overlap): (usize, &u32)| {
-            let sent = self.sent[at].len() as f64;
+            let is_available = view.workers[at].available;
+            let sent = if is_available { f64::from(self.sent_requests.key(at)) } else { 0.0 };
             let cost = if hit { -f64::from(overlap) } else { sent };
             let parts = vec![("overlap_blocks", f64::from(overlap)), ("sent_requests", sent)];
             CostParts { worker: worker_at(at), cost, parts }

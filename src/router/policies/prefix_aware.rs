@@ -51,8 +51,8 @@ impl Policy for PrefixAware {
     /// 0 for the workers among which it draws, 1 for the others.
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let longest = self.sent.longest(request.blocks);
-        let mut matched = vec![0; view.workers.len()];
-        self.sent.overlaps(request.blocks, request.blocks.len(), &mut matched);
+        let matched = self.sent.overlaps(request.blocks, request.blocks.len());
+        let matched = matched.to_vec(view.workers.len());
         let cost = |(at, &matched): (usize, &u32)| {
             let worker = worker_at(at);
             let is_drawn = longest.workers.is_empty() || longest.workers.contains(&worker);

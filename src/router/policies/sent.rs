@@ -4,6 +4,7 @@
 use crate::id::{BlockId, WorkerId};
 use crate::request::PromptBlocks;
 use crate::rng::mix;
+use crate::router::kv::{Overlaps, WorkerSet};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -19,8 +20,17 @@ pub(super) struct SentPrompts {
 #[derive(Debug)]
 struct Block {
     id: BlockId,
-    /// Workers it was sent to, with the number of the last use.
-    holders: SmallVec<[(WorkerId, u64); 2]>,
+    /// Workers it was sent to.
+    holders: WorkerSet,
+    /// The number of the last use by each of them, in order of id.
+    uses: SmallVec<[(WorkerId, u64); 2]>,
+}
+
+impl Block {
+    /// The place of `worker` among those it was sent to, or where it would be.
+    fn holder(&self, worker: WorkerId) -> Result<usize, usize> {
+        self.uses.binary_search_by_key(&worker, |(who, _)| *who)
+    }
 }
 
 /// One worker's blocks in order of use. An entry whose number is not the
@@ -56,13 +66,18 @@ impl SentPrompts {
             let mut entry = self
                 .blocks
                 .entry(mix(id.0), |block| block.id == id, |block| mix(block.id.0))
-                .or_insert_with(|| Block { id, holders: SmallVec::new() });
-            let holders = &mut entry.get_mut().holders;
+                .or_insert_with(|| Block {
+                    id,
+                    holders: WorkerSet::default(),
+                    uses: SmallVec::new(),
+                });
+            let block = entry.get_mut();
             let recency = &mut self.workers[worker.index()];
-            match holders.iter_mut().find(|(holder, _)| *holder == worker) {
-                Some((_, last_use)) => *last_use = self.last_use,
-                None => {
-                    holders.push((worker, self.last_use));
+            match block.holder(worker) {
+                Ok(at) => block.uses[at].1 = self.last_use,
+                Err(at) => {
+                    block.uses.insert(at, (worker, self.last_use));
+                    block.holders.insert(worker);
                     recency.held_blocks += 1;
                 }
             }
@@ -79,12 +94,14 @@ impl SentPrompts {
             let Ok(mut entry) = self.blocks.find_entry(mix(id.0), |block| block.id == id) else {
                 continue;
             };
-            let holders = &mut entry.get_mut().holders;
-            let Some(at) = holders.iter().position(|held| *held == (worker, number)) else {
+            let block = entry.get_mut();
+            let Some(at) = block.holder(worker).ok().filter(|&at| block.uses[at].1 == number)
+            else {
                 continue;
             };
-            holders.swap_remove(at);
-            if holders.is_empty() {
+            block.uses.remove(at);
+            block.holders.remove(worker);
+            if block.uses.is_empty() {
                 entry.remove();
             }
             self.workers[worker.index()].held_blocks -= 1;
@@ -95,8 +112,11 @@ impl SentPrompts {
     pub(super) fn remove_worker(&mut self, worker: WorkerId) {
         self.workers[worker.index()] = Recency::default();
         self.blocks.retain(|block| {
-            block.holders.retain(|(holder, _)| *holder != worker);
-            !block.holders.is_empty()
+            if let Ok(at) = block.holder(worker) {
+                block.uses.remove(at);
+                block.holders.remove(worker);
+            }
+            !block.uses.is_empty()
         });
     }
 
@@ -105,22 +125,19 @@ impl SentPrompts {
         self.workers[worker.index()].held_blocks
     }
 
-    /// Adds to `matched[w]` the number of the first `most_blocks` blocks of
-    /// `prompt` that worker `w` has; stops where nobody has one.
-    pub(super) fn overlaps(&self, prompt: PromptBlocks<'_>, most_blocks: u32, matched: &mut [u32]) {
-        for id in prompt.iter().take(most_blocks as usize) {
-            let Some(block) = self.get(id) else { return };
-            block.holders.iter().for_each(|(worker, _)| matched[worker.index()] += 1);
-        }
+    /// How many of the first `most_blocks` blocks of `prompt` each worker has, up
+    /// to the first that nobody has.
+    pub(super) fn overlaps(&self, prompt: PromptBlocks<'_>, most_blocks: u32) -> Overlaps {
+        let blocks = prompt.iter().take(most_blocks as usize);
+        Overlaps::of_blocks(blocks.map_while(|id| self.get(id)).map(|block| &block.holders))
     }
 
     /// The longest beginning of `prompt` that was sent anywhere.
     pub(super) fn longest(&self, prompt: PromptBlocks<'_>) -> Match {
         let known = prompt.iter().map_while(|id| self.get(id));
         let Some((before, last)) = known.enumerate().last() else { return Match::default() };
-        let mut workers: Vec<WorkerId> = last.holders.iter().map(|(worker, _)| *worker).collect();
-        workers.sort_unstable();
-        Match { blocks: u32::try_from(before).map_or(u32::MAX, |before| before + 1), workers }
+        let blocks = u32::try_from(before).map_or(u32::MAX, |before| before + 1);
+        Match { blocks, workers: last.uses.iter().map(|(worker, _)| *worker).collect() }
     }
 
     fn get(&self, id: BlockId) -> Option<&Block> {
@@ -135,7 +152,8 @@ impl SentPrompts {
         }
         let mut uses = std::mem::take(&mut self.workers[worker.index()].uses);
         uses.retain(|&(id, number)| {
-            self.get(id).is_some_and(|block| block.holders.contains(&(worker, number)))
+            let last_use = |block: &Block| block.holder(worker).map(|at| block.uses[at].1);
+            self.get(id).is_some_and(|block| last_use(block) == Ok(number))
         });
         self.workers[worker.index()].uses = uses;
     }
@@ -179,8 +197,7 @@ mod tests {
                     .filter(|(_, list)| list.contains(id)).map(|(worker, _)| worker).collect();
                 let expected: Vec<WorkerId> = known.last().map_or(Vec::new(), holders);
                 prop_assert_eq!(longest.workers, expected);
-                let mut matched = vec![0; 3];
-                sent.overlaps(prompt, 14, &mut matched);
+                let matched = sent.overlaps(prompt, 14).to_vec(3);
                 for (matched, list) in matched.iter().zip(&lists) {
                     let expected = known.iter().filter(|id| list.contains(id)).count();
                     prop_assert_eq!(*matched as usize, expected);

@@ -3,9 +3,10 @@ use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::kv::{Bookings, CachedPrefixes};
-use crate::router::select::Ties;
+use crate::router::kv::{Bookings, CachedPrefixes, WorkerSet};
+use crate::router::select::{few, lowest};
 use crate::router::spec::PolicySpec;
+use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 
@@ -28,6 +29,11 @@ pub struct TtftEstimate {
     cached: CachedPrefixes,
     bookings: Bookings,
     ends: Vec<Ends>,
+    absent: WorkerSet,
+    /// What every request waits for on each worker, in seconds; for ever where
+    /// nothing may be sent.
+    waits_s: Tournament<f64>,
+    special: Vec<WorkerId>,
     draws: Stream,
 }
 
@@ -52,7 +58,11 @@ struct Estimate {
 
 impl Estimate {
     fn total_s(&self) -> f64 {
-        self.room_s + self.queue_s + self.prefill_s
+        self.wait_s() + self.prefill_s
+    }
+
+    fn wait_s(&self) -> f64 {
+        self.room_s + self.queue_s
     }
 }
 
@@ -66,6 +76,9 @@ impl TtftEstimate {
             cached: CachedPrefixes::default(),
             bookings: Bookings::new(cluster.workers),
             ends: vec![Ends::default(); cluster.workers as usize],
+            absent: WorkerSet::default(),
+            waits_s: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
+            special: Vec::new(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
     }
@@ -75,35 +88,54 @@ impl TtftEstimate {
         u64::from(request.prompt_tokens).saturating_sub(cached)
     }
 
-    fn estimate(&self, request: &RouteRequest<'_>, at: usize, overlap_blocks: u32) -> Estimate {
-        let load = self.bookings.loads()[at];
+    /// For a prompt of which `uncached` tokens are to be computed.
+    fn estimate(&self, worker: WorkerId, uncached: u64) -> Estimate {
+        let load = self.bookings.loads()[worker.index()];
         let beyond_batch = (load.requests + 1).saturating_sub(self.cluster.max_num_seqs);
-        let uncached = self.uncached_tokens(request, overlap_blocks);
         Estimate {
-            room_s: f64::from(beyond_batch) * self.ends[at].mean_gap_s,
+            room_s: f64::from(beyond_batch) * self.ends[worker.index()].mean_gap_s,
             queue_s: load.prefill_tokens as f64 / self.prefill_tokens_per_s,
             prefill_s: uncached as f64 / self.prefill_tokens_per_s,
         }
+    }
+
+    /// To be called whenever `worker` comes or goes, or what is known of it has changed.
+    fn note_wait(&mut self, worker: WorkerId) {
+        let is_absent = self.absent.contains(worker);
+        let wait_s = if is_absent { f64::INFINITY } else { self.estimate(worker, 0).wait_s() };
+        self.waits_s.set(worker.index(), wait_s);
+    }
+
+    fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        let uncached = self.uncached_tokens(request, overlap_blocks);
+        self.bookings.book(request, worker, uncached);
+        self.note_wait(worker);
     }
 }
 
 impl Policy for TtftEstimate {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let overlaps = self.cached.overlaps(request, view.workers.len());
-        let mut soonest = Ties::default();
-        for (at, _) in view.available() {
-            let overlap = overlaps[at];
-            let estimate = self.estimate(request, at, overlap);
-            soonest.offer(at, estimate.total_s(), &mut self.draws);
-        }
-        let chosen = soonest.chosen();
-        let tokens = self.uncached_tokens(request, overlaps[chosen]);
-        self.bookings.book(request, worker_at(chosen), tokens);
-        Verdict::Send(worker_at(chosen))
+        let overlaps = self.cached.overlaps(request);
+        let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
+        special.clear();
+        let others = overlaps.split(few(view.workers.len()), &mut special);
+        special.sort_unstable();
+        let prefill_s = |overlap_blocks| {
+            self.uncached_tokens(request, overlap_blocks) as f64 / self.prefill_tokens_per_s
+        };
+        let (base, gain) = (prefill_s(0), prefill_s(0) - prefill_s(others));
+        let soonest = lowest(&self.waits_s, &special, base, gain, &mut draws, |worker| {
+            let uncached = self.uncached_tokens(request, overlaps.of(worker));
+            (self.estimate(worker, uncached).total_s(), 0)
+        });
+        (self.draws, self.special) = (draws, special);
+        let worker = worker_at(soonest.expect("a worker is available"));
+        self.book(request, worker, overlaps.of(worker));
+        Verdict::Send(worker)
     }
 
     fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
-        self.bookings.observe(event);
+        let changed = self.bookings.observe(event);
         if matches!(event.kind, WorkerEventKind::Finished { .. }) {
             let ends = &mut self.ends[event.worker.index()];
             if let Some(last) = ends.last.replace(now) {
@@ -111,6 +143,10 @@ impl Policy for TtftEstimate {
                 let old = if ends.mean_gap_s > 0.0 { ends.mean_gap_s } else { gap_s };
                 ends.mean_gap_s = old + NEWEST * (gap_s - old);
             }
+            self.note_wait(event.worker);
+        }
+        if let Some(worker) = changed {
+            self.note_wait(worker);
         }
     }
 
@@ -118,6 +154,13 @@ impl Policy for TtftEstimate {
         self.cached.remove_worker(worker);
         self.bookings.remove_worker(worker);
         self.ends[worker.index()] = Ends::default();
+        self.absent.insert(worker);
+        self.note_wait(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.absent.remove(worker);
+        self.note_wait(worker);
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -129,17 +172,17 @@ impl Policy for TtftEstimate {
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        Some(self.cached.overlaps(request, self.cluster.workers as usize))
+        Some(self.cached.overlaps(request).to_vec(self.cluster.workers as usize))
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
-        self.bookings.book(request, worker, self.uncached_tokens(request, overlap_blocks));
+        self.book(request, worker, overlap_blocks);
     }
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        let overlaps = self.cached.overlaps(request, view.workers.len());
+        let overlaps = self.cached.overlaps(request).to_vec(view.workers.len());
         let parts = |(at, &overlap): (usize, &u32)| {
-            let estimate = self.estimate(request, at, overlap);
+            let estimate = self.estimate(worker_at(at), self.uncached_tokens(request, overlap));
             CostParts {
                 worker: worker_at(at),
                 cost: estimate.total_s(),

@@ -189,12 +189,12 @@ fn the_inference_extension_weighs_its_scorers() {
     let text = texts.add(None);
     let mut bench = Bench::new(&settings("inference_extension"), &[0, 0]);
     let home = bench.route(&prompt(&texts, text, 10));
-    let report = |waiting, used_blocks| {
-        Some(Reported { at: SimTime::ZERO, running: 0, waiting, used_blocks })
+    let report = |at, waiting, used_blocks| {
+        Some(Reported { at: secs(at), running: 0, waiting, used_blocks })
     };
     // Prefix 3 against queue 2: the match wins over the shorter queue...
-    bench.workers[home].reported = report(5, 5_000);
-    bench.workers[1 - home].reported = report(0, 5_000);
+    bench.workers[home].reported = report(1, 5, 5_000);
+    bench.workers[1 - home].reported = report(1, 0, 5_000);
     let request = prompt(&texts, text, 10);
     let view = ClusterView { workers: &bench.workers };
     let mut scores = bench.policy.explain(&request.route_view(BLOCK_SIZE), &view);
@@ -202,8 +202,8 @@ fn the_inference_extension_weighs_its_scorers() {
     assert_eq!(scores.iter().map(|scores| -scores.cost).collect::<Vec<_>>(), [4.0, 3.0]);
     assert_eq!(bench.route(&request), home);
     // ...but not over a shorter queue and much more free memory.
-    bench.workers[home].reported = report(5, 9_000);
-    bench.workers[1 - home].reported = report(0, 1_000);
+    bench.workers[home].reported = report(2, 5, 9_000);
+    bench.workers[1 - home].reported = report(2, 0, 1_000);
     assert_eq!(bench.route(&prompt(&texts, text, 10)), 1 - home);
 }
 

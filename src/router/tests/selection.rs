@@ -27,7 +27,8 @@ fn temperature_draws_by_the_softmax_of_normalised_costs() {
         let total: f64 = weights.iter().sum();
         let mut draws = rng::stream(1, Use::Policy, 0, 0);
         let mut counts = [0.0; 4];
-        (0..100_000).for_each(|_| counts[sample(&costs, temperature, &mut draws)] += 1.0);
+        (0..100_000)
+            .for_each(|_| counts[sample(&mut costs.clone(), temperature, &mut draws)] += 1.0);
         for (count, weight) in counts.iter().zip(weights) {
             let expected = weight / total;
             assert!((count / 100_000.0 - expected).abs() < 0.006, "{count} for {expected}");
@@ -39,6 +40,6 @@ fn temperature_draws_by_the_softmax_of_normalised_costs() {
 fn equal_costs_are_drawn_uniformly_at_any_temperature() {
     let mut draws = rng::stream(1, Use::Policy, 0, 0);
     let mut counts = [0; 3];
-    (0..30_000).for_each(|_| counts[sample(&[7.0; 3], 0.01, &mut draws)] += 1);
+    (0..30_000).for_each(|_| counts[sample(&mut [7.0; 3], 0.01, &mut draws)] += 1);
     assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
 }

@@ -69,7 +69,7 @@ fn serve(workload: &mut Conversations, count: usize, service_ms: &[u64]) -> Vec<
         let end = inflight.first_key_value().map(|(&key, ())| key);
         match (workload.next_arrival(), end) {
             (Some(at), end) if end.is_none_or(|(end, _)| at <= end) => {
-                let slot = workload.sends.peek().unwrap().1.0.slot;
+                let slot = workload.sends.peek().unwrap().0.slot;
                 let starter = workload.slots[slot as usize].starter;
                 let arrival = workload.take();
                 assert_eq!(arrival.at, at);
@@ -206,10 +206,10 @@ proptest! {
             }
             workload.set_concurrency(now, level);
             let on_their_way = |w: &Conversations| {
-                w.sends.iter().filter(|s| s.1.0.slot >= level).all(|s| s.1.0.sent <= now)
+                w.sends.iter().filter(|s| s.0.slot >= level).all(|s| s.0.sent <= now)
             };
             prop_assert!(on_their_way(&workload));
-            let within = workload.sends.iter().filter(|s| s.1.0.slot < level).count();
+            let within = workload.sends.iter().filter(|s| s.0.slot < level).count();
             prop_assert_eq!(within, level as usize);
         }
     }

@@ -147,7 +147,7 @@ proptest! {
                 let ids = texts.ids(text, BLOCKS);
                 let mut shared = vec![0; WORKERS as usize];
                 let prompt = texts.runs(text, BLOCKS).into_iter().collect();
-                tracker.shared_blocks(&prompt, &mut shared);
+                tracker.shared_blocks(&prompt).add_to(&mut shared);
                 for worker in 0..WORKERS {
                     let union: BTreeSet<_> = booked.values()
                         .filter(|request| reuse && request.worker == worker)

@@ -18,7 +18,7 @@ fn at(ms: u64) -> SimTime {
 
 fn overlaps(index: &Index, texts: &Texts, text: usize) -> Vec<u32> {
     let mut overlaps = vec![0; WORKERS as usize];
-    index.overlaps(&texts.runs(text, BLOCKS).into_iter().collect(), &mut overlaps);
+    index.overlaps(&texts.runs(text, BLOCKS).into_iter().collect()).add_to(&mut overlaps);
     overlaps
 }
 

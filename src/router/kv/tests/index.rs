@@ -13,7 +13,7 @@ const BLOCKS: u32 = 14;
 
 fn overlaps(index: &Index, texts: &Texts, text: usize, blocks: u32) -> Vec<u32> {
     let mut overlaps = vec![0; WORKERS as usize];
-    index.overlaps(&texts.runs(text, blocks).into_iter().collect(), &mut overlaps);
+    index.overlaps(&texts.runs(text, blocks).into_iter().collect()).add_to(&mut overlaps);
     overlaps
 }
 

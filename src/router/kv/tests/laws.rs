@@ -1,16 +1,131 @@
 //! Laws of the whole policy.
 
-use super::super::{KvParams, KvPolicy, Semantics};
+use super::super::index::Index;
+use super::super::{KvParams, KvPolicy, Overload, Semantics, WorkerLoad};
 use crate::event::WorkerEventKind::FirstToken;
 use crate::id::WorkerId;
+use crate::request::RouteRequest;
+use crate::rng::{self, Use};
 use crate::router::decider::Decider;
-use crate::router::testing::history::{BLOCK_SIZE, History, any_acts};
+use crate::router::policies::worker_at;
+use crate::router::select::Ties;
+use crate::router::testing::history::{BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster, life};
-use crate::router::{ClusterView, Policy, Verdict};
+use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn any_params() -> impl Strategy<Value = KvParams> {
+    let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let weight = || prop_oneof![Just(0.0), Just(1.0), 0.0..4.0];
+    let weights = (weight(), weight(), weight(), weight(), (weight(), weight()));
+    let overload = (prop::option::of(0.0..0.02), prop::option::of(0u32..900));
+    let expected = prop::option::of(prop::option::of(1u32..120));
+    (switches, weights, overload, expected).prop_map(|(switches, weights, overload, expected)| {
+        let (old, track_active_blocks, track_prefill_tokens, assume_kv_reuse, _) = switches;
+        let semantics = if old { Semantics::V0_9 } else { Semantics::V1_6 };
+        let of_1_6 = |value, otherwise| if old { otherwise } else { value };
+        let plain = KvParams::with_weight(semantics, weights.0);
+        KvParams {
+            overlap_score_credit: of_1_6(weights.1, plain.overlap_score_credit),
+            overlap_score_credit_decay: of_1_6(weights.2, 0.0),
+            decode_active_request_weight: of_1_6(weights.3, 0.0),
+            host_cache_hit_weight: weights.4.0,
+            disk_cache_hit_weight: weights.4.1,
+            track_prefill_tokens: old || track_prefill_tokens,
+            track_active_blocks,
+            assume_kv_reuse,
+            track_output_blocks: expected.is_some(),
+            expected_output_tokens: expected.flatten(),
+            overload: Overload {
+                active_decode_blocks: overload.0.filter(|_| switches.4),
+                active_prefill_tokens: overload.1.filter(|_| switches.4),
+            },
+            ..plain
+        }
+    })
+}
+
+/// What is in flight on each worker.
+#[expect(clippy::cast_possible_truncation, reason = "whole numbers of tokens and blocks")]
+fn loads(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<WorkerLoad> {
+    let parts = policy.explain(request, &ClusterView { workers: &[] });
+    let part = |cost: &CostParts, name| cost.parts.iter().find(|(n, _)| *n == name).unwrap().1;
+    let load = |cost: &CostParts| WorkerLoad {
+        prefill_tokens: part(cost, "prefill_tokens") as u64,
+        active_blocks: part(cost, "active_blocks") as u64,
+        requests: 0,
+    };
+    parts.iter().map(load).collect()
+}
 
 proptest! {
+    /// The choice is the one that going through all workers would make, in order
+    /// and with a draw at every tie on the way; `turns` says when who leaves or
+    /// comes back.
+    #[test]
+    fn the_search_finds_what_looking_at_every_worker_finds(
+        texts in any_texts(),
+        acts in any_acts(12, 200),
+        turns in prop::collection::vec((0usize..200, (0u32..12).prop_map(WorkerId)), 0..16),
+        params in any_params(),
+        seed: u64,
+    ) {
+        const WORKERS: u32 = 12;
+        let mut policy = KvPolicy::new(params, &cluster(WORKERS, BLOCK_SIZE), seed);
+        let mut index = Index::new(params.semantics, WORKERS);
+        let mut draws = rng::stream(seed, Use::Policy, 0, 0);
+        let mut history = History::new(&texts, WORKERS);
+        let mut absent = BTreeSet::new();
+        for (turn, act) in acts.iter().enumerate() {
+            for &(_, worker) in turns.iter().filter(|(at, _)| *at == turn) {
+                if absent.remove(&worker) {
+                    policy.worker_joined(worker);
+                } else {
+                    absent.insert(worker);
+                    policy.worker_left(worker);
+                    index.remove_worker(worker);
+                }
+            }
+            let Some(request) = history.play(act, |heard| {
+                if let Heard::Kv(worker, event) = heard {
+                    if absent.contains(&worker) {
+                        return;
+                    }
+                    index.apply(worker, &event);
+                }
+                heard.tell(SimTime::ZERO, &mut policy);
+            }) else { continue };
+            let view = request.route_view(BLOCK_SIZE);
+            let asked = policy.look_up(SimTime::ZERO, &view);
+            let loads = loads(&policy, &view);
+            let is_absent = |at: usize| absent.contains(&worker_at(at));
+            let overloaded = |at: usize| params.overload.holds(&loads[at], 10_000);
+            let least = (0..loads.len()).filter(|at| !is_absent(*at));
+            let least = least.map(|at| loads[at].prefill_tokens).min().unwrap_or(0);
+            prop_assert_eq!(policy.least_prefill_tokens(), least);
+            let overlaps = policy.overlap_blocks(&view);
+            let mut lowest = Ties::default();
+            for (at, cost) in policy.costs(&asked).into_iter().enumerate() {
+                prop_assert_eq!(cost.is_infinite(), is_absent(at));
+                let overlap_blocks = overlaps.as_ref().map_or(0, |overlaps| overlaps[at]);
+                let size = index.tree_blocks(worker_at(at), overlap_blocks);
+                let steered = params.semantics == Semantics::V1_6 && overloaded(at);
+                let nobody_can = (0..loads.len()).all(|at| overloaded(at) || is_absent(at));
+                if !steered && !is_absent(at) && !nobody_can {
+                    lowest.offer(at, (cost, size), &mut draws);
+                }
+            }
+            let expected = lowest.chosen_if_any().map(worker_at);
+            prop_assert_eq!(policy.choose(&asked), expected);
+            if let Some(worker) = expected {
+                policy.book(SimTime::ZERO, asked, worker);
+                history.sent(&request, worker);
+            }
+        }
+    }
+
     /// Calling the workers otherwise calls the costs otherwise, nothing more.
     #[test]
     fn relabelling_workers_relabels_costs(

@@ -1,0 +1,104 @@
+//! How much of one prompt each worker has, said without a list of all workers.
+
+use super::worker_set::WorkerSet;
+use crate::id::WorkerId;
+use std::cmp::Reverse;
+
+/// Blocks of a prompt and who holds them.
+#[derive(Clone, Debug, Default)]
+pub(in crate::router) struct Overlaps {
+    /// Stretches of the prompt: who holds all of one, and its blocks.
+    stretches: Vec<(WorkerSet, u32)>,
+    /// Workers that hold only a part of a further stretch, and its blocks; each
+    /// at most once, in order of id.
+    parts: Vec<(WorkerId, u32)>,
+}
+
+impl Overlaps {
+    /// Only `worker` holds anything.
+    pub(in crate::router) fn only(worker: WorkerId, blocks: u32) -> Self {
+        Self { stretches: Vec::new(), parts: vec![(worker, blocks)] }
+    }
+
+    pub(in crate::router) fn new(
+        stretches: Vec<(WorkerSet, u32)>,
+        mut parts: Vec<(WorkerId, u32)>,
+    ) -> Self {
+        parts.sort_unstable();
+        Self { stretches, parts }
+    }
+
+    /// Blocks after each other with the holders of each, who need not hold what
+    /// comes before.
+    pub(in crate::router) fn of_blocks<'a>(blocks: impl Iterator<Item = &'a WorkerSet>) -> Self {
+        // Neighbours mostly have the same holders: count while they do.
+        let mut stretches: Vec<(WorkerSet, u32)> = Vec::new();
+        for holders in blocks {
+            match stretches.last_mut() {
+                Some((same, blocks)) if same == holders => *blocks += 1,
+                _ => stretches.push((holders.clone(), 1)),
+            }
+        }
+        Self { stretches, parts: Vec::new() }
+    }
+
+    /// Blocks that `worker` holds.
+    pub(in crate::router) fn of(&self, worker: WorkerId) -> u32 {
+        let whole = self.stretches.iter().filter(|(holders, _)| holders.contains(worker));
+        let part = self.parts.binary_search_by_key(&worker, |(who, _)| *who);
+        whole.map(|(_, blocks)| blocks).sum::<u32>() + part.map_or(0, |at| self.parts[at].1)
+    }
+
+    /// Adds to `overlap_blocks[w]` what worker `w` holds.
+    pub(in crate::router) fn add_to(&self, overlap_blocks: &mut [u32]) {
+        for (holders, blocks) in &self.stretches {
+            holders.iter().for_each(|worker| overlap_blocks[worker.index()] += blocks);
+        }
+        for (worker, blocks) in &self.parts {
+            overlap_blocks[worker.index()] += blocks;
+        }
+    }
+
+    /// What each of `workers` workers holds, in order of id.
+    pub(in crate::router) fn to_vec(&self, workers: usize) -> Vec<u32> {
+        let mut overlap_blocks = vec![0; workers];
+        self.add_to(&mut overlap_blocks);
+        overlap_blocks
+    }
+
+    /// The first worker, in order of id, of those that hold most, and how much.
+    pub(in crate::router) fn longest(&self) -> Option<(WorkerId, u32)> {
+        let whole: u32 = self.stretches.iter().map(|(_, blocks)| blocks).sum();
+        // Mostly whoever holds the last stretch holds all before it.
+        let last = self.stretches.last().and_then(|(holders, _)| holders.iter().next());
+        if let Some(worker) = last
+            && self.parts.is_empty()
+            && self.of(worker) == whole
+        {
+            return Some((worker, whole));
+        }
+        let holders = self.stretches.iter().flat_map(|(holders, _)| holders.iter());
+        let all = holders.chain(self.parts.iter().map(|(worker, _)| *worker));
+        all.map(|worker| (worker, self.of(worker)))
+            .max_by_key(|&(worker, blocks)| (blocks, Reverse(worker)))
+    }
+
+    /// Adds the holders of what at most `few` workers hold to `special`; gives
+    /// the most that any other worker can hold.
+    pub(in crate::router) fn split(&self, few: usize, special: &mut Vec<WorkerId>) -> u32 {
+        let mut most = 0;
+        for (holders, blocks) in &self.stretches {
+            if holders.len() <= few {
+                special.extend(holders.iter());
+            } else {
+                most += blocks;
+            }
+        }
+        if self.parts.len() <= few {
+            special.extend(self.parts.iter().map(|(worker, _)| *worker));
+        } else {
+            most += self.parts.iter().map(|(_, blocks)| *blocks).max().unwrap_or(0);
+        }
+        most
+    }
+}
