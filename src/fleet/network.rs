@@ -12,7 +12,9 @@
 
 use crate::id::{RequestId, WorkerId};
 use crate::time::{SimDuration, SimTime};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use priority_queue::PriorityQueue;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What every NIC can do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,7 +70,8 @@ struct Flow {
 pub struct Network {
     link: Link,
     flows: BTreeMap<RequestId, Flow>,
-    ends: BTreeSet<(SimTime, RequestId)>,
+    /// When each flow ends if nothing changes: earliest first, then by request.
+    ends: PriorityQueue<RequestId, Reverse<(SimTime, RequestId)>>,
     /// Flows of each NIC, by worker and direction.
     leaving: Vec<Vec<RequestId>>,
     arriving: Vec<Vec<RequestId>>,
@@ -83,7 +86,7 @@ impl Network {
         Self {
             link,
             flows: BTreeMap::new(),
-            ends: BTreeSet::new(),
+            ends: PriorityQueue::new(),
             leaving: none(),
             arriving: none(),
             landing: VecDeque::new(),
@@ -108,7 +111,7 @@ impl Network {
 
     /// When [`next`](Self::next) will have something to do.
     pub fn due(&self) -> Option<SimTime> {
-        let end = self.ends.first().map(|&(at, _)| at);
+        let end = self.ends.peek().map(|(_, Reverse((at, _)))| *at);
         let landing = self.landing.front().map(|arrived| arrived.at);
         end.into_iter().chain(landing).min()
     }
@@ -122,8 +125,9 @@ impl Network {
 
     /// Ends the flows that end at or before `now`.
     fn advance(&mut self, now: SimTime) {
-        while let Some(&(at, request)) = self.ends.first().filter(|(at, _)| *at <= now) {
-            self.ends.pop_first();
+        let due =
+            |_: &mut RequestId, Reverse((at, _)): &mut Reverse<(SimTime, RequestId)>| *at <= now;
+        while let Some((request, Reverse((at, _)))) = self.ends.pop_if(due) {
             let flow = self.flows.remove(&request).expect("what ends was flowing");
             let Transfer { from, to, .. } = flow.transfer;
             self.leaving[from.index()].retain(|&other| other != request);
@@ -146,11 +150,10 @@ impl Network {
                 continue;
             }
             if flow.sharers > 0 {
-                ends.remove(&(flow.since + flow.left * flow.sharers, *request));
                 flow.left -= (now - flow.since) / flow.sharers;
             }
             (flow.since, flow.sharers) = (now, sharers);
-            ends.insert((now + flow.left * sharers, *request));
+            ends.push(*request, Reverse((now + flow.left * sharers, *request)));
         }
     }
 }

@@ -134,7 +134,7 @@ impl InflightSpread {
         };
         let mut numbers = self.workers_with.iter().enumerate().filter_map(held);
         self.least = numbers.next().unwrap_or(0);
-        self.most = numbers.last().unwrap_or(self.least);
+        self.most = numbers.next_back().unwrap_or(self.least);
     }
 
     /// Mean number of workers that were there; `None` over no time.

@@ -137,7 +137,7 @@ impl Arrivals {
             ArrivalSettings::OnOff { rate, on, off } => {
                 let share = on.as_secs() / (on.as_secs() + off.as_secs());
                 self.at_s += Exp::new(rate / share).expect(valid).sample(&mut draws);
-                let at_s = self.phases.to_wall(self.at_s);
+                let at_s = self.phases.wall_of(self.at_s);
                 return SimTime::ZERO + SimDuration::from_secs_f64(at_s);
             }
         }
@@ -183,7 +183,7 @@ impl Phases {
     }
 
     /// When `on_s`, a time by the clock of the phases with requests, is.
-    fn to_wall(&mut self, on_s: f64) -> f64 {
+    fn wall_of(&mut self, on_s: f64) -> f64 {
         while on_s >= self.end_s {
             self.begin();
         }

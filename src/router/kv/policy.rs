@@ -190,7 +190,7 @@ impl KvPolicy {
         let load = &self.tracker.loads()[at];
         let is_absent = self.absent.contains(worker);
         let is_overloaded = self.params.overload.holds(load, self.blocks_per_worker);
-        let may_be = !is_absent && !(is_overloaded && self.steers());
+        let may_be = !(is_absent || is_overloaded && self.steers());
         let load_cost =
             if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
         let standing = &mut self.standing;

@@ -105,5 +105,5 @@ fn date_ms(text: &str) -> Option<i64> {
 )]
 fn seconds_ms(text: &str) -> Option<i64> {
     let seconds: f64 = text.parse().ok()?;
-    (0.0..1e12).contains(&seconds).then(|| (seconds * 1_000.0) as i64)
+    (0.0..1e12).contains(&seconds).then_some((seconds * 1_000.0) as i64)
 }
