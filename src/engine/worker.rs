@@ -561,7 +561,7 @@ impl Worker {
         self.gauges
     }
 
-    /// Reports losses of cached blocks only when the last copy goes; see [`EventLog`].
+    /// Reports losses of cached blocks only when the last copy goes; see [`EventLog`](crate::kv::EventLog).
     pub fn count_copies(&mut self) {
         self.core.log.count_copies();
     }

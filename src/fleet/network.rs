@@ -65,7 +65,7 @@ struct Flow {
     sharers: u64,
 }
 
-/// See the [module documentation](self).
+/// See the module documentation.
 #[derive(Debug)]
 pub struct Network {
     link: Link,

@@ -55,7 +55,7 @@ pub enum Offload {
     Computed,
 }
 
-/// The tiers of one worker; see the [module documentation](self).
+/// The tiers of one worker; see the module documentation.
 #[derive(Debug)]
 pub struct LowerTiers {
     tiers: Vec<Tier>,
