@@ -29,6 +29,7 @@
 //! * [`driver`]: the loop that joins workload, router and fleet.
 //! * [`router`]: what a policy may see, and how to write one.
 //! * [`engine`]: the life of a worker, and the exact fast-forward over its steps.
+//! * [`fleet`]: workers in one pool or two, and what happens to them.
 //! * [`queue`]: the order of events at one moment.
 //! * [`experiment`]: from a TOML file to saved results.
 //!

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   sim report plots/doks-3xh200              write plots/doks-3xh200/report.html
-  sim report plots/doks-3xh200 --out /tmp   write /tmp/report.html
+  sim report plots/doks-3xh200 --out site   write site/report.html
 
 `sim run` and `sim sweep` have written it already, unless told not to draw.")]
 pub(crate) struct ReportArgs {
@@ -27,7 +27,7 @@ pub(crate) struct ReportArgs {
 #[command(after_help = "\
 Examples:
   sim plot plots/doks-3xh200 --y queue_ms_p95 --y queue_ms_p50
-  sim plot plots/delays --x router.feed.delay --y hit_ratio --out /tmp/figures
+  sim plot plots/delays --x router.feed.delay --y hit_ratio --out figures
 
 Metrics of one kind (ttft_ms_p50, ttft_ms_p95) share a figure.")]
 pub(crate) struct PlotArgs {
