@@ -298,7 +298,15 @@ impl Trtllm {
             && (options.duplicate_delay && self.contexts.len() > 1
                 || options.reserve_net_of_reuse
                 || !options.count_cached_in_budget);
-        if self.contexts.is_empty() || !cache_decides {
+        if self.contexts.is_empty() {
+            return max;
+        }
+        if core.log.tiers().is_some() {
+            // What is loaded for one makes others wait, and what is worth loading
+            // changes with the time that is left for it.
+            return 0;
+        }
+        if !cache_decides {
             return max;
         }
         let formed = core.decode.step() - 1;

@@ -114,7 +114,9 @@ impl EventLog {
 
     /// Publishes everything collected so far at `now`.
     pub fn publish(&mut self, now: SimTime) {
-        self.published.extend(self.batch.drain(..).map(|event| (now, event)));
+        if !self.batch.is_empty() {
+            self.published.extend(self.batch.drain(..).map(|event| (now, event)));
+        }
         if let Some(tiers) = &mut self.tiers {
             let events = tiers.take_events().filter(|_| self.on);
             self.published.extend(events.map(|event| (now, event)));
