@@ -52,7 +52,9 @@ fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
         events,
         seed: 1,
     };
-    serve(&experiment.runs[0].settings, &options).expect("free ports")
+    // Events go to a port that follows from that of HTTP, which somebody may have.
+    let mut started = (0..50).map(|_| serve(&experiment.runs[0].settings, &options));
+    started.find_map(Result::ok).expect("free ports")
 }
 
 fn run(experiment: &Experiment, served: &Served) -> Result<LiveOutcome, LiveError> {
