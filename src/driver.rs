@@ -498,13 +498,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
         if !self.front_ends.iter().any(due) {
             return;
         }
-        let report = |gauges: &Gauges| Reported {
-            at: now,
-            running: gauges.running,
-            waiting: gauges.waiting,
-            used_blocks: gauges.used_blocks,
-        };
-        let reported: Vec<Reported> = self.fleet.gauges(now).iter().map(report).collect();
+        let reported = reports(now, &self.fleet.gauges(now));
         for front_end in self.front_ends.iter_mut().filter(|front_end| due(front_end)) {
             front_end.report(now, &reported);
         }
@@ -531,4 +525,15 @@ impl<'a, F: Fleet> Driver<'a, F> {
     pub fn into_parts(self) -> (Recorder, F) {
         (self.recorder, self.fleet)
     }
+}
+
+/// What workers with these gauges report to routers at `now`.
+pub(crate) fn reports(now: SimTime, gauges: &[Gauges]) -> Vec<Reported> {
+    let report = |gauges: &Gauges| Reported {
+        at: now,
+        running: gauges.running,
+        waiting: gauges.waiting,
+        used_blocks: gauges.used_blocks,
+    };
+    gauges.iter().map(report).collect()
 }

@@ -267,13 +267,10 @@ impl Lane {
         let told = self.history.take().expect("remembered for this");
         self.arrived = now + recovery_delay;
         let arrives = self.arrived;
-        if let Some(gaps) = &mut self.gaps {
-            gaps.asked = None;
-            gaps.ring = told.iter().copied().collect();
-        }
         let (first, life) = (self.sent - told.len() as u64, self.life);
         if let Some(gaps) = &mut self.gaps {
-            gaps.expected = first;
+            (gaps.expected, gaps.asked) = (first, None);
+            gaps.ring = told.iter().copied().collect();
         }
         let again = (first..).zip(told);
         self.events.extend(again.map(|(number, event)| Underway { arrives, number, life, event }));

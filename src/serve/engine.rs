@@ -4,6 +4,7 @@
 use super::metrics::Counters;
 use super::publisher::{Event, Publication};
 use super::words;
+use crate::driver::reports;
 use crate::engine::Gauges;
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::live::{BlockNames, TOKENS};
@@ -11,8 +12,8 @@ use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::mix;
+use crate::router::Verdict;
 use crate::router::front_end::FrontEnd;
-use crate::router::{Reported, Verdict};
 use crate::time::{SimDuration, SimTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -377,14 +378,7 @@ impl Engine {
         if front_end.report_due().is_none_or(|due| due > now) {
             return;
         }
-        let report = |gauges: &Gauges| Reported {
-            at: now,
-            running: gauges.running,
-            waiting: gauges.waiting,
-            used_blocks: gauges.used_blocks,
-        };
-        let reported: Vec<Reported> = self.fleet.gauges(now).iter().map(report).collect();
-        front_end.report(now, &reported);
+        front_end.report(now, &reports(now, &self.fleet.gauges(now)));
     }
 }
 
