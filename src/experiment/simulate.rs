@@ -106,7 +106,7 @@ pub(crate) fn simulated_fleet(settings: &Settings, front_ends: &[FrontEnd]) -> S
 pub(crate) fn play<F: Fleet>(
     settings: &Settings,
     levels: &[u32],
-    (fleet, workload, front_ends): (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
+    (fleet, mut workload, front_ends): (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
     watch: Watch,
 ) -> Result<(RunOutcome, F), Stuck> {
     let measure = &settings.measure;
@@ -114,7 +114,6 @@ pub(crate) fn play<F: Fleet>(
     let slots = plan.slots();
     let prefill_workers = settings.pools.as_ref().map_or(0, |pools| pools.prefill_workers);
     let engine = &settings.engine;
-    let mut workload = workload;
     if plan.failover.retries > 0 && !plan.is_empty() {
         let FailoverSettings { retries, retry_pause, .. } = plan.failover;
         workload = Box::new(Retries::new(workload, retries, retry_pause));
@@ -182,6 +181,9 @@ pub(crate) fn front_ends(
         let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
         let build = || wrap(policy(settings, seed_of(Use::Policy)));
         let mut front_end = FrontEnd::new(build(), workers, &feed, seed_of(Use::Feed));
+        if let Some(pools) = &settings.pools {
+            front_end = front_end.in_pools(pools.prefill_workers);
+        }
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);
         }

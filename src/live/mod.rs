@@ -124,7 +124,7 @@ pub struct LiveRequest {
 }
 
 /// Runs `experiment` on servers, one run after another, and simulates it.
-/// `progress` hears of every run before it starts.
+/// `progress` hears of every run once its servers are ready for it.
 ///
 /// # Errors
 /// If a server cannot be used, or a run not be carried out.
@@ -141,8 +141,8 @@ pub fn run(
     for spec in &experiment.runs {
         for &seed in &experiment.seeds {
             let params = &experiment.points[spec.points[0]];
-            progress(params, seed);
-            let (run, [real, same, own]) = run_once(spec, params, seed, options)?;
+            let begins = || progress(params, seed);
+            let (run, [real, same, own]) = run_once(spec, params, seed, options, begins)?;
             runs.push(run);
             outcomes[0].push(real);
             outcomes[1].push(same);
@@ -174,6 +174,7 @@ fn run_once(
     params: &Params,
     seed: u64,
     options: &LiveOptions,
+    begins: impl FnOnce(),
 ) -> Result<(LiveRun, [RunOutcome; 3]), LiveError> {
     let settings = &spec.settings;
     let block_size = settings.engine.block_size;
@@ -185,6 +186,7 @@ fn run_once(
 
     let ends = front_ends(&direct, seed, |policy| policy);
     let mut fleet = connect(settings, seed, options, &ends)?;
+    begins();
     let before = fleet.counters();
     let mut arrivals = Vec::new();
     // Real requests take their own time on their way.

@@ -125,11 +125,6 @@ impl Disaggregated {
         WorkerId(decode_worker.0 + self.prefill_workers)
     }
 
-    fn split<'a>(&self, view: &ClusterView<'a>) -> (ClusterView<'a>, ClusterView<'a>) {
-        let (prefill, decode) = view.workers.split_at(self.prefill_workers as usize);
-        (ClusterView { workers: prefill }, ClusterView { workers: decode })
-    }
-
     /// True if some decode worker holds so much of the prompt that the rest may be
     /// prefilled there.
     fn may_stay(&self, request: &RouteRequest<'_>) -> bool {
@@ -148,7 +143,7 @@ impl Policy for Disaggregated {
         request: &RouteRequest<'_>,
         view: &ClusterView<'_>,
     ) -> Verdict {
-        let (prefill, decode) = self.split(view);
+        let [prefill, decode] = view.split();
         if !request.prefilled && !self.may_stay(request) {
             return self.prefill.route(now, request, &prefill);
         }
@@ -193,7 +188,7 @@ impl Policy for Disaggregated {
     }
 
     fn release(&mut self, now: SimTime, view: &ClusterView<'_>) -> Option<Release> {
-        let (prefill, decode) = self.split(view);
+        let [prefill, decode] = view.split();
         if let Some(released) = self.prefill.release(now, &prefill) {
             return Some(released);
         }
@@ -233,7 +228,7 @@ impl Policy for Disaggregated {
     }
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        let (prefill, decode) = self.split(view);
+        let [prefill, decode] = view.split();
         if !request.prefilled && !self.may_stay(request) {
             return self.prefill.explain(request, &prefill);
         }

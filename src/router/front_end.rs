@@ -8,7 +8,7 @@
 
 use super::feed::{Feed, FeedSettings};
 use super::policies::oracle::Oracle;
-use super::{ClusterView, CostParts, Policy, Release, Reported, Verdict, WorkerView};
+use super::{CostParts, Policy, Release, Reported, Verdict, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
@@ -19,7 +19,7 @@ use std::fmt;
 /// A router replica; see the [module documentation](self).
 pub struct FrontEnd {
     policy: Box<dyn Policy>,
-    workers: Vec<WorkerView>,
+    workers: Workers,
     feed: Feed,
     /// How often workers report, and when they will.
     reports: Option<(SimDuration, SimTime)>,
@@ -58,12 +58,19 @@ impl FrontEnd {
         Self {
             policy,
             reports,
-            workers: vec![WorkerView::default(); workers as usize],
+            workers: Workers::new(vec![WorkerView::default(); workers as usize]),
             feed: Feed::new(workers, feed, seed),
             sync_delay: None,
             peers: VecDeque::new(),
             restart: None,
         }
+    }
+
+    /// Its workers are in two pools, the first of `prefill_workers`; its policy has
+    /// one for each.
+    pub fn in_pools(mut self, prefill_workers: u32) -> Self {
+        self.workers = self.workers.in_pools(prefill_workers);
+        self
     }
 
     /// Hears of other front ends' requests `delay` after they hear.
@@ -100,9 +107,9 @@ impl FrontEnd {
     pub fn restart(&mut self, now: SimTime) {
         let Restart { policy, recovery_delay, .. } = self.restart.take().expect("a restart is due");
         self.policy = policy;
-        for (worker, view) in (0..).map(WorkerId).zip(&mut self.workers) {
-            // Who is there, it reads anew; what is there, nobody tells.
-            *view = WorkerView { available: view.available, ..WorkerView::default() };
+        // Who is there, it reads anew; what is there, nobody tells.
+        self.workers.forget();
+        for (worker, view) in (0..).map(WorkerId).zip(self.workers.views()) {
             if !view.available {
                 self.policy.worker_left(worker);
             }
@@ -113,9 +120,8 @@ impl FrontEnd {
 
     /// Hears that `worker` is gone, or takes no more requests.
     pub fn worker_left(&mut self, worker: WorkerId) {
-        let view = &mut self.workers[worker.index()];
-        if std::mem::replace(&mut view.available, false) {
-            view.reported = None;
+        if self.workers.views()[worker.index()].available {
+            self.workers.set_available(worker, false);
             self.policy.worker_left(worker);
         }
     }
@@ -124,7 +130,7 @@ impl FrontEnd {
     pub fn worker_joined(&mut self, worker: WorkerId) {
         // It may have come back before anybody noticed that it was gone.
         self.worker_left(worker);
-        self.workers[worker.index()].available = true;
+        self.workers.set_available(worker, true);
         self.feed.join(worker);
         self.policy.worker_joined(worker);
     }
@@ -207,12 +213,12 @@ impl FrontEnd {
     /// policy and books its choice.
     pub fn route(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
         self.deliver(now);
-        if self.workers.iter().all(|worker| !worker.available) {
+        if self.workers.none_available() {
             return Verdict::Reject(RejectReason::NoWorker);
         }
-        let verdict = self.policy.route(now, request, &ClusterView { workers: &self.workers });
+        let verdict = self.policy.route(now, request, &self.workers.view());
         if let Verdict::Send(worker) = verdict {
-            self.workers[worker.index()].inflight += 1;
+            self.workers.sent(worker);
         }
         verdict
     }
@@ -221,9 +227,9 @@ impl FrontEnd {
     /// until `None`.
     pub fn release(&mut self, now: SimTime) -> Option<Release> {
         self.deliver(now);
-        let released = self.policy.release(now, &ClusterView { workers: &self.workers });
+        let released = self.policy.release(now, &self.workers.view());
         if let Some((_, Ok(worker))) = released {
-            self.workers[worker.index()].inflight += 1;
+            self.workers.sent(worker);
         }
         released
     }
@@ -239,9 +245,7 @@ impl FrontEnd {
     /// If a request ends on a worker that has none of this front end's.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         if event.kind.ends_stay() {
-            let inflight = &mut self.workers[event.worker.index()].inflight;
-            assert!(*inflight > 0, "{event:?}: nothing is in flight there");
-            *inflight -= 1;
+            self.workers.ended(event.worker);
         }
         self.policy.observe(now, event);
     }
@@ -253,9 +257,7 @@ impl FrontEnd {
 
     /// Takes what all workers report at `now`, in order of id.
     pub fn report(&mut self, now: SimTime, reported: &[Reported]) {
-        for (worker, reported) in self.workers.iter_mut().zip(reported) {
-            worker.reported = worker.available.then_some(*reported);
-        }
+        self.workers.report(reported);
         if let Some((period, due)) = &mut self.reports {
             *due = now + *period;
         }
@@ -263,7 +265,7 @@ impl FrontEnd {
 
     /// What this front end counts and knows, one entry per worker in order of id.
     pub fn workers(&self) -> &[WorkerView] {
-        &self.workers
+        self.workers.views()
     }
 
     /// What the policy counted about itself since the run began, by name.
@@ -274,8 +276,8 @@ impl FrontEnd {
     /// What every worker would cost for `request` now, for people.
     pub fn explain(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Vec<CostParts> {
         self.deliver(now);
-        let mut costs = self.policy.explain(request, &ClusterView { workers: &self.workers });
-        let absent = |parts: &&mut CostParts| !self.workers[parts.worker.index()].available;
+        let mut costs = self.policy.explain(request, &self.workers.view());
+        let absent = |parts: &&mut CostParts| !self.workers.views()[parts.worker.index()].available;
         costs.iter_mut().filter(absent).for_each(|parts| parts.cost = f64::INFINITY);
         costs
     }
@@ -283,7 +285,7 @@ impl FrontEnd {
     fn deliver(&mut self, now: SimTime) {
         self.feed.deliver(now, |worker, event| {
             // One that drains still publishes.
-            if self.workers[worker.index()].available {
+            if self.workers.views()[worker.index()].available {
                 self.policy.observe_kv(worker, event);
             }
         });
@@ -291,7 +293,7 @@ impl FrontEnd {
             let Some((_, message)) = self.peers.pop_front() else { return };
             match message {
                 PeerMessage::Booked { request, block_size, worker, overlap_blocks } => {
-                    self.workers[worker.index()].inflight += 1;
+                    self.workers.sent(worker);
                     let view = request.route_view(block_size);
                     self.policy.observe_peer(&view, worker, overlap_blocks);
                 }

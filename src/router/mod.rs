@@ -81,6 +81,7 @@ pub mod front_end;
 pub mod kv;
 pub mod policies;
 pub mod queued;
+mod sample;
 mod select;
 pub mod settings;
 pub mod shadow;
@@ -90,9 +91,11 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tournament;
+mod view;
 
 pub use front_end::FrontEnd;
 pub use spec::PolicySpec;
+pub use view::{ClusterView, Reported, WorkerView, Workers};
 
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
@@ -228,65 +231,4 @@ pub struct CostParts {
     pub cost: f64,
     /// Named addends or inputs of the cost.
     pub parts: Vec<(&'static str, f64)>,
-}
-
-/// What one front end knows of the fleet.
-#[derive(Clone, Copy, Debug)]
-pub struct ClusterView<'a> {
-    /// One entry per worker, in order of id; those that are not available, too.
-    pub workers: &'a [WorkerView],
-}
-
-impl<'a> ClusterView<'a> {
-    /// The workers that can be chosen, with their places, in order of id. A policy
-    /// is asked only if there is one.
-    pub fn available(&self) -> impl Iterator<Item = (usize, &'a WorkerView)> + use<'a> {
-        self.workers.iter().enumerate().filter(|(_, worker)| worker.available)
-    }
-
-    /// How many workers can be chosen.
-    pub fn available_count(&self) -> usize {
-        self.available().count()
-    }
-
-    /// The `n`-th of the workers that can be chosen, from 0.
-    ///
-    /// # Panics
-    /// If there are not so many.
-    pub fn nth_available(&self, n: usize) -> WorkerId {
-        let (at, _) = self.available().nth(n).expect("so many workers are available");
-        policies::worker_at(at)
-    }
-}
-
-/// What one front end knows of one worker.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct WorkerView {
-    /// Whether it takes requests, as far as this front end knows. One that has
-    /// died unnoticed is still available.
-    pub available: bool,
-    /// Requests this front end sent there that have not ended. Exact.
-    pub inflight: u32,
-    /// The last gauges the worker reported, if the policy asks for any.
-    pub reported: Option<Reported>,
-}
-
-impl Default for WorkerView {
-    /// A worker without requests.
-    fn default() -> Self {
-        Self { available: true, inflight: 0, reported: None }
-    }
-}
-
-/// Gauges as a worker last reported them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reported {
-    /// When.
-    pub at: SimTime,
-    /// Sequences in the running batch.
-    pub running: u32,
-    /// Requests waiting in its queue.
-    pub waiting: u32,
-    /// KV blocks that requests hold.
-    pub used_blocks: u32,
 }

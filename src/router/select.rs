@@ -1,11 +1,18 @@
-//! From costs to one worker: the lowest cost, ties broken at random, or a draw
-//! by temperature.
+//! From costs to one worker: the lowest cost, ties broken at random.
 
 use super::policies::worker_at;
 use super::tournament::Tournament;
 use crate::id::WorkerId;
 use crate::rng::Stream;
 use rand::RngExt;
+
+/// One of `workers`, each as likely.
+///
+/// # Panics
+/// If there are none.
+pub(super) fn one_of(workers: &[WorkerId], draws: &mut Stream) -> WorkerId {
+    workers[draws.random_range(0..workers.len())]
+}
 
 /// Finds the lowest cost (a number, or a tuple with further criteria) in one pass, drawing uniformly among exact ties
 /// (reservoir sampling: the n-th of n ties replaces the choice with chance 1/n).
@@ -56,64 +63,63 @@ pub(super) fn few(workers: usize) -> usize {
     2 * workers.isqrt()
 }
 
+/// What is known of a request's costs before any worker is looked at. On a worker
+/// it costs what the worker's own load makes it cost, whatever is asked, and what
+/// is asked: at most `base`, and less by up to `gain`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds<'a> {
+    /// Workers for which that need not hold, in order of id.
+    pub(super) special: &'a [WorkerId],
+    pub(super) base: f64,
+    pub(super) gain: f64,
+}
+
 /// Finds the worker of the lowest cost as if all were offered to [`Ties`] in order
-/// of id, but looks only at those that can matter.
-///
-/// A worker's cost is the sum of its own, whatever is asked, and of what is asked:
-/// `base`, or less by up to `gain`; by how much ever for the workers of `special`
-/// (in order of id). A worker whose own cost is infinite is never chosen. The
-/// second number of `cost` decides where the first is equal.
+/// of id, but looks only at those that can matter. A worker whose own cost is
+/// infinite is never chosen. The second number of `cost` decides where the first
+/// is equal.
 pub(super) fn lowest(
     own_costs: &Tournament<f64>,
-    special: &[WorkerId],
-    base: f64,
-    gain: f64,
+    bounds: Bounds<'_>,
     draws: &mut Stream,
     cost: impl Fn(WorkerId) -> (f64, u32),
 ) -> Option<usize> {
     let mut lowest = Ties::default();
+    visit(own_costs, bounds, |at| {
+        lowest.offer(at, cost(worker_at(at)), draws);
+        lowest.best.map_or(f64::MAX, |(_, (best, _))| best)
+    });
+    lowest.chosen_if_any()
+}
+
+/// The lowest cost; infinite if nobody can be chosen.
+pub(super) fn lowest_cost(
+    own_costs: &Tournament<f64>,
+    bounds: Bounds<'_>,
+    cost: impl Fn(WorkerId) -> f64,
+) -> f64 {
+    let mut lowest = f64::INFINITY;
+    visit(own_costs, bounds, |at| {
+        lowest = cost(worker_at(at)).min(lowest);
+        lowest
+    });
+    lowest
+}
+
+/// Shows, in order of id, all workers whose cost can be as low as the lowest so
+/// far, which `look` returns.
+fn visit(own_costs: &Tournament<f64>, bounds: Bounds<'_>, mut look: impl FnMut(usize) -> f64) {
+    let Bounds { special, base, gain } = bounds;
     let mut special = special.iter().map(|worker| worker.index()).peekable();
-    let mut from = 0;
+    let (mut from, mut bound) = (0, f64::MAX);
     loop {
-        let bound = lowest.best.map_or(f64::MAX, |(_, (best, _)): (usize, (f64, u32))| {
-            best - base + gain + ROUNDING * (best.abs() + base.abs() + gain)
-        });
         while special.next_if(|&at| at < from).is_some() {}
         let by_own_cost = own_costs.next_at_most(from, bound);
         let Some(at) = by_own_cost.into_iter().chain(special.peek().copied()).min() else { break };
         from = at + 1;
         if own_costs.key(at).is_finite() {
-            lowest.offer(at, cost(worker_at(at)), draws);
+            let best = look(at);
+            bound = best - base + gain + ROUNDING * (best.abs() + base.abs() + gain);
         }
     }
-    lowest.chosen_if_any()
-}
-
-/// Draws a candidate with probability proportional to
-/// `exp(-cost / (max - min) / temperature)`; uniform if all costs are equal.
-/// Leaves the weights in the place of the costs. Every weight depends on all costs,
-/// and a draw on the sum of all weights in this order: so this looks at all.
-///
-/// The normalisation makes a temperature mean the same whatever the scale of
-/// the costs; both versions of Dynamo's KV router do it so.
-///
-/// # Panics
-/// If `costs` is empty or `temperature` is not positive.
-pub(super) fn sample(costs: &mut [f64], temperature: f64, draws: &mut Stream) -> usize {
-    assert!(temperature > 0.0, "temperature {temperature}");
-    let min = costs.iter().copied().fold(f64::INFINITY, f64::min);
-    let max = costs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let scale = if max > min { (max - min) * temperature } else { 1.0 };
-    // Relative to the minimum, so that the largest weight is 1 and none overflows.
-    costs.iter_mut().for_each(|cost| *cost = ((min - *cost) / scale).exp());
-    let weights = costs;
-    let total: f64 = weights.iter().sum();
-    let mut left = draws.random::<f64>() * total;
-    for (index, weight) in weights.iter().enumerate() {
-        left -= weight;
-        if left <= 0.0 {
-            return index;
-        }
-    }
-    weights.len() - 1
 }

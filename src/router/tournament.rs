@@ -1,11 +1,14 @@
 //! One key per worker, and quick answers about the lowest of them: so that a
 //! choice among many workers need not look at all of them.
 
+/// The node above all others.
+pub(super) const ROOT: usize = 1;
+
 /// The leaves of a binary tree are the workers' keys, every inner node is the
 /// lower of its two.
 #[derive(Clone, Debug)]
 pub(super) struct Tournament<Key> {
-    /// Node `i` has the children `2 i` and `2 i + 1`, the root is node 1, and the
+    /// Node `i` has the children `2 i` and `2 i + 1`, the root is [`ROOT`], and the
     /// key of worker `w` is node `leaves + w`.
     lowest: Vec<Key>,
     leaves: usize,
@@ -34,7 +37,23 @@ impl<Key: PartialOrd + Copy> Tournament<Key> {
 
     /// The lowest key of all. O(1).
     pub(super) fn least(&self) -> Key {
-        self.lowest[1]
+        self.lowest[ROOT]
+    }
+
+    /// The lowest key of the leaves below `node`, whose halves are the nodes `2 node`
+    /// and `2 node + 1`.
+    pub(super) fn lowest_below(&self, node: usize) -> Key {
+        self.lowest[node]
+    }
+
+    /// How many leaves are below `node`, workers or not; 1 for a leaf itself.
+    pub(super) fn leaves_below(&self, node: usize) -> usize {
+        self.leaves >> node.ilog2()
+    }
+
+    /// The worker of a leaf.
+    pub(super) fn worker_at_leaf(&self, node: usize) -> usize {
+        node - self.leaves
     }
 
     /// Changes the key of `worker`. O(log n).

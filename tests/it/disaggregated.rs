@@ -79,7 +79,8 @@ fn two_policies(settings: &RouterSettings, pools: &Pools) -> FrontEnd {
     ];
     let both =
         Disaggregated::new(policies, &clusters).with_condition(settings.conditional_disaggregation);
-    FrontEnd::new(Box::new(both), pools.workers(), &settings.feed(), 7)
+    let front_end = FrontEnd::new(Box::new(both), pools.workers(), &settings.feed(), 7);
+    front_end.in_pools(pools.prefill_workers)
 }
 
 /// What a fleet of two pools shows, with requests sent to workers in turn.

@@ -7,7 +7,7 @@ use super::script::{Script, front_end, play};
 use kv_router_sim::id::WorkerId;
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
+use kv_router_sim::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView, Workers};
 use kv_router_sim::time::SimTime;
 use proptest::prelude::*;
 
@@ -78,7 +78,7 @@ proptest! {
         let verdict = factory.build(&cluster, seed).route(
             SimTime::ZERO,
             &request.route_view(16),
-            &ClusterView { workers: &view },
+            &Workers::new(view).view(),
         );
         prop_assert_eq!(verdict, Verdict::Send(WorkerId(names[0])));
     }

@@ -10,7 +10,7 @@ use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView};
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView, Workers};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
 use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
@@ -279,7 +279,7 @@ fn shadowed<D: Decider, O: Decider>(
         let now = history.now();
         let request = history.play(act, |heard| heard.tell(now, &mut shadow));
         let Some(request) = request else { continue };
-        let view = ClusterView { workers: &[] };
+        let view = ClusterView::default();
         let verdict = shadow.route(now, &request.route_view(BLOCK_SIZE), &view);
         let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         history.sent(&request, worker);
@@ -313,8 +313,8 @@ fn hold_queue(
     };
     let mut queue = PolicyQueue::new(PolicyProfile::synthetic(Some(threshold), their_order));
     let mut theirs = DynamoPolicy::new(params, &fleet, 1);
-    let workers = [WorkerView::default(); WORKERS as usize];
-    let view = ClusterView { workers: &workers };
+    let workers = Workers::new(vec![WorkerView::default(); WORKERS as usize]);
+    let view = workers.view();
     let mut history = History::new(texts, WORKERS);
     let mut requests = BTreeMap::new();
     for act in acts {
@@ -456,7 +456,7 @@ fn choices_depend_on_the_seed_alone() {
         let params = KvParams::with_weight(Semantics::V1_6, 1.0);
         let mut policy = DynamoPolicy::new(params, &cluster(8, BLOCK_SIZE), seed);
         let request = |id| texts.request(id, text, 100, BLOCK_SIZE);
-        let view = ClusterView { workers: &[] };
+        let view = ClusterView::default();
         (0..200)
             .map(|id| policy.route(SimTime::ZERO, &request(id).route_view(BLOCK_SIZE), &view))
             .collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-use super::active::{ActiveTracker, Order, Outputs, WorkerLoad};
+use super::active::{ActiveTracker, Order, Outputs, Shared, WorkerLoad};
 use super::approximate::Approximate;
 use super::below::{BlocksBelow, LowerIndex};
 use super::cost::{
@@ -16,7 +16,8 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::decider::Decider;
 use crate::router::policies::worker_at;
-use crate::router::select::{few, lowest, sample};
+use crate::router::sample::{sample, sample_few};
+use crate::router::select::{Bounds, few, lowest, lowest_cost};
 use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
@@ -46,11 +47,18 @@ pub struct KvPolicy {
     scratch: Scratch,
 }
 
+/// From so many workers on a draw by temperature no longer looks at all of them
+/// (below, that is faster: measured).
+const MANY_WORKERS: u32 = 64;
+
 /// The workers by what is in flight there.
 #[derive(Debug)]
 struct Standing {
     /// What every request pays there; out of reach where nothing may be sent.
     load_costs: Tournament<f64>,
+    /// The same with a minus, where the highest cost is asked for: in large fleets
+    /// with a temperature.
+    negated_load_costs: Option<Tournament<f64>>,
     prefill_tokens: Tournament<u64>,
     /// Overloaded or absent.
     barred: Vec<bool>,
@@ -108,6 +116,8 @@ impl KvPolicy {
             tracker,
             standing: Standing {
                 load_costs: Tournament::new(workers, 0.0, f64::INFINITY),
+                negated_load_costs: (params.temperature > 0.0 && workers >= MANY_WORKERS)
+                    .then(|| Tournament::new(workers, 0.0, f64::INFINITY)),
                 prefill_tokens: Tournament::new(workers, 0, u64::MAX),
                 barred: vec![false; workers as usize],
                 barred_workers: 0,
@@ -195,6 +205,9 @@ impl KvPolicy {
             if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
         let standing = &mut self.standing;
         standing.load_costs.set(at, load_cost);
+        if let Some(negated) = &mut standing.negated_load_costs {
+            negated.set(at, if may_be { -load_cost } else { f64::INFINITY });
+        }
         standing.prefill_tokens.set(at, if is_absent { u64::MAX } else { load.prefill_tokens });
         let is_barred = is_absent || is_overloaded;
         let was_barred = std::mem::replace(&mut standing.barred[at], is_barred);
@@ -214,51 +227,92 @@ impl KvPolicy {
         chosen.map(worker_at)
     }
 
-    /// A draw by temperature: every worker's cost counts, so all are looked at.
+    /// A draw by temperature, in which every worker has a chance.
     fn draw(&self, asked: &Asked, scratch: &mut Scratch, draws: &mut Stream) -> Option<usize> {
-        let Scratch { costs, workers, .. } = scratch;
-        costs.clear();
-        totals(&self.params, &self.ask(asked), self.candidates(asked), costs);
-        let may_be = |at: usize| self.standing.load_costs.key(at).is_finite();
-        workers.clear();
-        workers.extend((0..costs.len()).filter(|&at| may_be(at)));
-        let mut at = 0..;
-        costs.retain(|_| at.next().is_some_and(may_be));
-        let temperature = self.params.temperature;
-        (!workers.is_empty()).then(|| workers[sample(costs, temperature, draws)])
+        let (temperature, standing) = (self.params.temperature, &self.standing);
+        let Some(negated) = &standing.negated_load_costs else {
+            let Scratch { costs, workers, .. } = scratch;
+            costs.clear();
+            totals(&self.params, &self.ask(asked), self.candidates(asked), costs);
+            let may_be = |at: usize| standing.load_costs.key(at).is_finite();
+            workers.clear();
+            workers.extend((0..costs.len()).filter(|&at| may_be(at)));
+            let mut at = 0..;
+            costs.retain(|_| at.next().is_some_and(may_be));
+            return (!workers.is_empty()).then(|| workers[sample(costs, temperature, draws)]);
+        };
+        let survey = Survey::of(self, asked);
+        let bounds = survey.bounds(&mut scratch.special);
+        let cost = |worker| survey.cost_on(worker);
+        let lowest = lowest_cost(&standing.load_costs, bounds, cost);
+        // Nobody pays more than what the load costs and what is asked.
+        let from_above = Bounds { base: -bounds.base, gain: 0.0, ..bounds };
+        let highest = -lowest_cost(negated, from_above, |worker| -cost(worker));
+        sample_few(&standing.load_costs, bounds, (lowest, highest), temperature, draws, cost)
     }
 
-    /// The lowest cost. Few workers have much of a prompt, or blocks of it in lower
-    /// tiers; what the others can gain by the blocks they have is bounded.
+    /// The lowest cost.
     fn lowest(
         &self,
         asked: &Asked,
         special: &mut Vec<WorkerId>,
         draws: &mut Stream,
     ) -> Option<usize> {
-        let (params, ask, counted) = (&self.params, self.ask(asked), self.counted(asked));
-        let shared = self.tracker.shared_blocks(counted);
-        let few = few(self.workers());
-        special.clear();
-        let overlap_blocks = asked.overlaps.split(few, special);
-        let shared_blocks = shared.split(few, special);
-        special.extend(asked.below.iter().map(|(worker, _)| *worker));
-        special.sort_unstable();
-        let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
-        let unloaded = Candidate { additional_blocks: counted.len(), ..Candidate::default() };
-        let base = cost(params, &ask, &unloaded).total;
-        lowest(&self.standing.load_costs, special, base, gain, draws, |worker| {
-            let overlap_blocks = asked.overlaps.of(worker);
-            let additional_blocks = counted.len() - shared.on(worker);
-            let load = &self.tracker.loads()[worker.index()];
-            let below = asked.below(worker);
-            let candidate = candidate(load, additional_blocks, overlap_blocks, below);
-            let cost = cost(params, &ask, &candidate);
+        let survey = Survey::of(self, asked);
+        let bounds = survey.bounds(special);
+        lowest(&self.standing.load_costs, bounds, draws, |worker| {
             // The second criterion of 0.9; equal for all in 1.6.
+            let overlap_blocks = asked.overlaps.of(worker);
             let index = self.index.as_ref();
             let tree_blocks = index.map_or(0, |index| index.tree_blocks(worker, overlap_blocks));
-            (cost.total, tree_blocks)
+            (survey.cost_on(worker), tree_blocks)
         })
+    }
+}
+
+/// What a request costs, worker by worker on demand.
+struct Survey<'a> {
+    policy: &'a KvPolicy,
+    asked: &'a Asked,
+    ask: Ask,
+    counted_blocks: u32,
+    shared: Shared<'a>,
+}
+
+impl<'a> Survey<'a> {
+    fn of(policy: &'a KvPolicy, asked: &'a Asked) -> Self {
+        let counted = policy.counted(asked);
+        Self {
+            policy,
+            asked,
+            ask: policy.ask(asked),
+            counted_blocks: counted.len(),
+            shared: policy.tracker.shared_blocks(counted),
+        }
+    }
+
+    fn cost_on(&self, worker: WorkerId) -> f64 {
+        let overlap_blocks = self.asked.overlaps.of(worker);
+        let additional_blocks = self.counted_blocks - self.shared.on(worker);
+        let load = &self.policy.tracker.loads()[worker.index()];
+        let below = self.asked.below(worker);
+        let candidate = candidate(load, additional_blocks, overlap_blocks, below);
+        cost(&self.policy.params, &self.ask, &candidate).total
+    }
+
+    /// Few workers have much of a prompt, or blocks of it in lower tiers; what the
+    /// others can gain by the blocks they have is bounded.
+    fn bounds<'s>(&self, special: &'s mut Vec<WorkerId>) -> Bounds<'s> {
+        let params = &self.policy.params;
+        let few = few(self.policy.workers());
+        special.clear();
+        let overlap_blocks = self.asked.overlaps.split(few, special);
+        let shared_blocks = self.shared.split(few, special);
+        special.extend(self.asked.below.iter().map(|(worker, _)| *worker));
+        special.sort_unstable();
+        let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
+        let unloaded = Candidate { additional_blocks: self.counted_blocks, ..Candidate::default() };
+        Bounds { special, base: cost(params, &self.ask, &unloaded).total, gain }
     }
 }
 

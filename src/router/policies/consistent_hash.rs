@@ -66,9 +66,8 @@ impl ConsistentHash {
 impl ConsistentHash {
     /// Requests that a worker may have in flight, the one on its way included.
     fn most(&self, view: &ClusterView<'_>) -> f64 {
-        let inflight: u64 = view.available().map(|(_, worker)| u64::from(worker.inflight)).sum();
         // The mean counts the request on its way, as does each worker's load.
-        let mean = (inflight + 1) as f64 / view.available_count() as f64;
+        let mean = (view.total_inflight() + 1) as f64 / view.available_count() as f64;
         (mean * self.params.load_factor).ceil()
     }
 

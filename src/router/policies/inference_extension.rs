@@ -5,7 +5,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::kv::{Bookings, Overlaps};
-use crate::router::select::{few, lowest};
+use crate::router::select::{Bounds, few, lowest};
 use crate::router::spec::PolicySpec;
 use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
@@ -163,7 +163,8 @@ impl Policy for InferenceExtension {
         let others = matched.overlaps.split(few(view.workers.len()), &mut special);
         special.sort_unstable();
         let gain = self.params.prefix_weight * matched.score(others);
-        let highest = lowest(&self.gauge_costs, &special, 0.0, gain, &mut draws, |worker| {
+        let bounds = Bounds { special: &special, base: 0.0, gain };
+        let highest = lowest(&self.gauge_costs, bounds, &mut draws, |worker| {
             let [kv, queue] = self.gauge_scores[worker.index()];
             let prefix = matched.score(matched.overlaps.of(worker));
             (-self.sum(&[prefix, kv, queue]), 0)

@@ -1,7 +1,7 @@
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::select::Ties;
+use crate::router::select::one_of;
 use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
@@ -29,11 +29,7 @@ impl LeastLoaded {
 
 impl Policy for LeastLoaded {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let mut least = Ties::default();
-        for (index, worker) in view.available() {
-            least.offer(index, f64::from(worker.inflight), &mut self.ties);
-        }
-        Verdict::Send(worker_at(least.chosen()))
+        Verdict::Send(one_of(view.least_loaded(), &mut self.ties))
     }
 
     fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {

@@ -3,6 +3,7 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::select::one_of;
 use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
@@ -38,7 +39,7 @@ impl Policy for PrefixAware {
         let worker = if longest.workers.is_empty() {
             view.nth_available(self.draws.random_range(0..view.available_count()))
         } else {
-            longest.workers[self.draws.random_range(0..longest.workers.len())]
+            one_of(&longest.workers, &mut self.draws)
         };
         self.sent.insert(worker, request.blocks.iter());
         Verdict::Send(worker)

@@ -99,8 +99,7 @@ impl SessionAffinity {
         if session.inflight == 0 && now.since(session.last_activity) > ttl {
             return None;
         }
-        let least = view.available().map(|(_, worker)| worker.inflight).min().unwrap_or(0);
-        let excess = view.workers[session.worker.index()].inflight - least;
+        let excess = view.workers[session.worker.index()].inflight - view.least_inflight();
         let stays = affinity == Affinity::Hard || excess <= slack_requests;
         stays.then_some(session.worker)
     }

@@ -3,11 +3,12 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::select::Ties;
+use crate::router::kv::WorkerSet;
+use crate::router::select::{Bounds, lowest, one_of};
 use crate::router::spec::PolicySpec;
+use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
-use rand::RngExt;
 
 /// See [`SglangCacheAware`].
 pub const POLICY: PolicySpec = PolicySpec::new("sglang_cache_aware", |settings, cluster, seed| {
@@ -50,6 +51,10 @@ pub struct SglangCacheAware {
     params: CacheAwareParams,
     block_size: u32,
     sent: SentPrompts,
+    /// How many blocks were sent to each worker and not forgotten; out of reach for
+    /// those that are absent.
+    sent_blocks: Tournament<f64>,
+    absent: WorkerSet,
     next_eviction: SimTime,
     draws: Stream,
 }
@@ -72,6 +77,8 @@ impl SglangCacheAware {
             params,
             block_size: cluster.block_size,
             sent: SentPrompts::new(cluster.workers),
+            sent_blocks: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
+            absent: WorkerSet::default(),
             next_eviction: SimTime::ZERO + params.eviction_interval,
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
@@ -79,8 +86,7 @@ impl SglangCacheAware {
 
     /// What decides about a request.
     fn rule(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Rule {
-        let loads = || view.available().map(|(_, worker)| worker.inflight);
-        let (least, most) = (loads().min().unwrap_or(0), loads().max().unwrap_or(0));
+        let (least, most) = (view.least_inflight(), view.most_inflight());
         let CacheAwareParams { balance_abs_threshold, balance_rel_threshold, .. } = self.params;
         if most - least > balance_abs_threshold
             && f64::from(most) > f64::from(least) * balance_rel_threshold
@@ -95,18 +101,25 @@ impl SglangCacheAware {
         Rule::Sent
     }
 
-    fn choose(&mut self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> usize {
-        let rule = self.rule(request, view);
-        if let Rule::Match(workers) = &rule {
-            return workers[self.draws.random_range(0..workers.len())].index();
+    fn choose(&mut self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> WorkerId {
+        match self.rule(request, view) {
+            Rule::Load => one_of(view.least_loaded(), &mut self.draws),
+            Rule::Match(workers) => one_of(&workers, &mut self.draws),
+            Rule::Sent => {
+                let sent_blocks = |worker: WorkerId| (self.sent_blocks.key(worker.index()), 0);
+                let bounds = Bounds { special: &[], base: 0.0, gain: 0.0 };
+                let least = lowest(&self.sent_blocks, bounds, &mut self.draws, sent_blocks);
+                worker_at(least.expect("a worker is available"))
+            }
         }
-        let mut choice = Ties::default();
-        for (at, worker) in view.available() {
-            let sent_blocks = self.sent.held_blocks(worker_at(at));
-            let cost = if rule == Rule::Load { worker.inflight } else { sent_blocks };
-            choice.offer(at, cost, &mut self.draws);
-        }
-        choice.chosen()
+    }
+
+    /// To be called whenever `worker` comes or goes, or what was sent there changes.
+    fn note_sent(&mut self, worker: WorkerId) {
+        let is_absent = self.absent.contains(worker);
+        let held_blocks = f64::from(self.sent.held_blocks(worker));
+        let sent_blocks = if is_absent { f64::INFINITY } else { held_blocks };
+        self.sent_blocks.set(worker.index(), sent_blocks);
     }
 
     fn forget(&mut self, now: SimTime, workers: usize) {
@@ -115,7 +128,10 @@ impl SglangCacheAware {
         }
         self.next_eviction = now + self.params.eviction_interval;
         let most_blocks = self.params.max_tree_tokens / self.block_size;
-        (0..workers).for_each(|at| self.sent.shrink(worker_at(at), most_blocks));
+        for worker in (0..workers).map(worker_at) {
+            self.sent.shrink(worker, most_blocks);
+            self.note_sent(worker);
+        }
     }
 }
 
@@ -127,15 +143,23 @@ impl Policy for SglangCacheAware {
         view: &ClusterView<'_>,
     ) -> Verdict {
         self.forget(now, view.workers.len());
-        let worker: WorkerId = worker_at(self.choose(request, view));
+        let worker = self.choose(request, view);
         // From the end, so that leaves are forgotten before what they hang on.
         let blocks = request.blocks;
         self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
+        self.note_sent(worker);
         Verdict::Send(worker)
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
         self.sent.remove_worker(worker);
+        self.absent.insert(worker);
+        self.note_sent(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.absent.remove(worker);
+        self.note_sent(worker);
     }
 
     /// By the rule that holds: requests in flight, blocks sent, or 0 for the

@@ -4,7 +4,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::kv::{Bookings, CachedPrefixes, WorkerSet};
-use crate::router::select::{few, lowest};
+use crate::router::select::{Bounds, few, lowest};
 use crate::router::spec::PolicySpec;
 use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
@@ -124,7 +124,8 @@ impl Policy for TtftEstimate {
             self.uncached_tokens(request, overlap_blocks) as f64 / self.prefill_tokens_per_s
         };
         let (base, gain) = (prefill_s(0), prefill_s(0) - prefill_s(others));
-        let soonest = lowest(&self.waits_s, &special, base, gain, &mut draws, |worker| {
+        let bounds = Bounds { special: &special, base, gain };
+        let soonest = lowest(&self.waits_s, bounds, &mut draws, |worker| {
             let uncached = self.uncached_tokens(request, overlaps.of(worker));
             (self.estimate(worker, uncached).total_s(), 0)
         });

@@ -5,7 +5,7 @@ use crate::router::feed::FeedSettings;
 use crate::router::settings::{RouterSettings, policy_names};
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ClusterView, FrontEnd, Verdict, WorkerView};
+use crate::router::{FrontEnd, Verdict, WorkerView, Workers};
 use crate::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 
@@ -17,13 +17,11 @@ fn choices(policy: &str, inflight: &[u32], seed: u64) -> Vec<usize> {
     let cluster = cluster(u32::try_from(inflight.len()).unwrap(), 16);
     let mut policy = RouterSettings::new(policy).factory().build(&cluster, seed);
     let view = |&inflight| WorkerView { inflight, ..WorkerView::default() };
-    let workers: Vec<WorkerView> = inflight.iter().map(view).collect();
-    let mut choose = || {
-        let view = ClusterView { workers: &workers };
-        match policy.route(SimTime::ZERO, &request.route_view(16), &view) {
-            Verdict::Send(WorkerId(worker)) => worker as usize,
-            other => panic!("{other:?}"),
-        }
+    let workers = Workers::new(inflight.iter().map(view).collect());
+    let mut choose = || match policy.route(SimTime::ZERO, &request.route_view(16), &workers.view())
+    {
+        Verdict::Send(WorkerId(worker)) => worker as usize,
+        other => panic!("{other:?}"),
     };
     (0..3_000).map(|_| choose()).collect()
 }

@@ -5,7 +5,7 @@ use crate::request::Request;
 use crate::router::policies::session_affinity::Affinity;
 use crate::router::settings::RouterSettings;
 use crate::router::testing::{FINISHED, Texts, cluster, life};
-use crate::router::{ClusterView, Policy, Reported, Verdict, WorkerView};
+use crate::router::{Policy, Reported, Verdict, WorkerView, Workers};
 use crate::time::{SimDuration, SimTime};
 
 const BLOCK_SIZE: u32 = 16;
@@ -32,8 +32,8 @@ impl Bench {
     fn route_at(&mut self, now: SimTime, request: &Request) -> usize {
         let request = Request { id: RequestId(self.requests), ..request.clone() };
         self.requests += 1;
-        let view = ClusterView { workers: &self.workers };
-        match self.policy.route(now, &request.route_view(BLOCK_SIZE), &view) {
+        let workers = Workers::new(self.workers.clone());
+        match self.policy.route(now, &request.route_view(BLOCK_SIZE), &workers.view()) {
             Verdict::Send(worker) => worker.index(),
             other => panic!("{other:?}"),
         }
@@ -196,8 +196,8 @@ fn the_inference_extension_weighs_its_scorers() {
     bench.workers[home].reported = report(1, 5, 5_000);
     bench.workers[1 - home].reported = report(1, 0, 5_000);
     let request = prompt(&texts, text, 10);
-    let view = ClusterView { workers: &bench.workers };
-    let mut scores = bench.policy.explain(&request.route_view(BLOCK_SIZE), &view);
+    let workers = Workers::new(bench.workers.clone());
+    let mut scores = bench.policy.explain(&request.route_view(BLOCK_SIZE), &workers.view());
     scores.sort_by_key(|scores| scores.worker.index() != home);
     assert_eq!(scores.iter().map(|scores| -scores.cost).collect::<Vec<_>>(), [4.0, 3.0]);
     assert_eq!(bench.route(&request), home);
@@ -248,8 +248,8 @@ fn ttft_estimates_add_up() {
     }
     let request = texts.request(7, text, 320, BLOCK_SIZE);
     let costs = |bench: &Bench| {
-        let view = ClusterView { workers: &bench.workers };
-        let parts = bench.policy.explain(&request.route_view(BLOCK_SIZE), &view);
+        let workers = Workers::new(bench.workers.clone());
+        let parts = bench.policy.explain(&request.route_view(BLOCK_SIZE), &workers.view());
         parts.iter().map(|parts| parts.cost).collect::<Vec<_>>()
     };
     // 320 tokens, 160 of them held by worker 1, at 100 tokens a second.

@@ -1,8 +1,13 @@
 //! From costs to a choice.
 
+use crate::id::WorkerId;
 use crate::rng::{self, Use};
-use crate::router::select::{Ties, sample};
+use crate::router::policies::worker_at;
+use crate::router::sample::{sample, sample_few};
+use crate::router::select::{Bounds, Ties};
+use crate::router::tournament::Tournament;
 use proptest::prelude::*;
+use std::cell::Cell;
 
 proptest! {
     #[test]
@@ -42,4 +47,59 @@ fn equal_costs_are_drawn_uniformly_at_any_temperature() {
     let mut counts = [0; 3];
     (0..30_000).for_each(|_| counts[sample(&mut [7.0; 3], 0.01, &mut draws)] += 1);
     assert!(counts.iter().all(|count| (9_600..10_400).contains(count)), "{counts:?}");
+}
+
+/// Costs from 10 to 40 that no bound gives away: a third of the workers get
+/// something off, some have a cost of their own, some cannot be chosen.
+#[test]
+fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
+    const WORKERS: u32 = 300;
+    const DRAWS: u32 = 40_000;
+    let own = |worker: u32| f64::from(worker * 37 % 101) / 5.0;
+    let special: Vec<WorkerId> = (0..WORKERS).step_by(29).map(WorkerId).collect();
+    let mut own_costs = Tournament::new(WORKERS, 0.0, f64::INFINITY);
+    for worker in 0..WORKERS {
+        let absent = worker % 11 == 5;
+        own_costs.set(worker as usize, if absent { f64::INFINITY } else { own(worker) });
+    }
+    let cost = |WorkerId(worker): WorkerId| match special.binary_search(&WorkerId(worker)) {
+        Ok(at) => own(worker) + 2.0 * at as f64,
+        Err(_) => own(worker) + 20.0 - if worker % 3 == 0 { 4.0 } else { 0.0 },
+    };
+    let there: Vec<usize> =
+        (0..WORKERS as usize).filter(|&at| own_costs.key(at).is_finite()).collect();
+    let costs = || there.iter().map(|&at| cost(worker_at(at)));
+    let lowest = costs().fold(f64::INFINITY, f64::min);
+    let highest = costs().fold(f64::NEG_INFINITY, f64::max);
+    let bounds = Bounds { special: &special, base: 20.0, gain: 4.0 };
+    for temperature in [0.03, 0.3, 3.0] {
+        let mut draws = rng::stream(1, Use::Policy, 0, 0);
+        let looks = Cell::new(0);
+        let look = |worker| {
+            looks.set(looks.get() + 1);
+            cost(worker)
+        };
+        let mut counts = vec![0.0; WORKERS as usize];
+        for _ in 0..DRAWS {
+            let range = (lowest, highest);
+            let drawn = sample_few(&own_costs, bounds, range, temperature, &mut draws, look);
+            counts[drawn.unwrap()] += 1.0;
+        }
+        assert!(looks.get() < DRAWS * 60, "{} looks a draw", looks.get() / DRAWS);
+        let weight =
+            |at: usize| ((lowest - cost(worker_at(at))) / (highest - lowest) / temperature).exp();
+        let total: f64 = there.iter().map(|&at| weight(at)).sum();
+        let expected = |at: usize| f64::from(DRAWS) * weight(at) / total;
+        let deviation = |at: usize| (counts[at] - expected(at)).powi(2) / expected(at);
+        let common: Vec<usize> = there.iter().copied().filter(|&at| expected(at) > 5.0).collect();
+        // Chi-squared has a standard deviation of the root of twice its mean.
+        let (mean, sum) =
+            (common.len() as f64, common.iter().map(|&at| deviation(at)).sum::<f64>());
+        assert!(sum < mean + 5.0 * (2.0 * mean).sqrt(), "{sum} where {mean} is expected");
+        let rare: f64 = there.iter().filter(|at| !common.contains(at)).map(|&at| counts[at]).sum();
+        let rarely: f64 =
+            there.iter().filter(|at| !common.contains(at)).map(|&at| expected(at)).sum();
+        assert!((rare - rarely).abs() <= 5.0 * rarely.sqrt() + 5.0, "{rare} for {rarely}");
+        assert_eq!(counts.iter().sum::<f64>(), there.iter().map(|&at| counts[at]).sum::<f64>());
+    }
 }

@@ -50,7 +50,7 @@ fn any_params() -> impl Strategy<Value = KvParams> {
 /// What is in flight on each worker.
 #[expect(clippy::cast_possible_truncation, reason = "whole numbers of tokens and blocks")]
 fn loads(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<WorkerLoad> {
-    let parts = policy.explain(request, &ClusterView { workers: &[] });
+    let parts = policy.explain(request, &ClusterView::default());
     let part = |cost: &CostParts, name| cost.parts.iter().find(|(n, _)| *n == name).unwrap().1;
     let load = |cost: &CostParts| WorkerLoad {
         prefill_tokens: part(cost, "prefill_tokens") as u64,
@@ -126,6 +126,55 @@ proptest! {
         }
     }
 
+    /// In a fleet so large that a draw by temperature looks at few workers, each is
+    /// drawn as often as the softmax of all normalised costs says.
+    #[test]
+    fn draws_of_a_large_fleet_follow_the_costs(
+        texts in any_texts(),
+        acts in any_acts(70, 100),
+        params in any_params(),
+        temperature in prop_oneof![Just(0.02), 0.02..1.5],
+        seed: u64,
+    ) {
+        const WORKERS: u32 = 70;
+        const DRAWS: u32 = 2_000;
+        let params = KvParams { temperature, overload: Overload::default(), ..params };
+        let mut policy = KvPolicy::new(params, &cluster(WORKERS, BLOCK_SIZE), seed);
+        let mut history = History::new(&texts, WORKERS);
+        let mut last = None;
+        for (turn, act) in acts.iter().enumerate() {
+            let heard = |heard: Heard| heard.tell(SimTime::ZERO, &mut policy);
+            let Some(request) = history.play(act, heard) else { continue };
+            let asked = policy.look_up(SimTime::ZERO, &request.route_view(BLOCK_SIZE));
+            last = Some(asked.clone());
+            // Loads that the draws below would hardly make.
+            let worker = worker_at(turn % 5);
+            policy.book(SimTime::ZERO, asked, worker);
+            history.sent(&request, worker);
+        }
+        let Some(mut asked) = last else { return Ok(()) };
+        policy.worker_left(WorkerId(3));
+        policy.worker_left(WorkerId(44));
+        policy.look_again(SimTime::ZERO, &mut asked);
+        let mut counts = vec![0.0; WORKERS as usize];
+        for _ in 0..DRAWS {
+            counts[policy.choose(&asked).expect("some worker is there").index()] += 1.0;
+        }
+        let costs = policy.costs(&asked);
+        let there = || costs.iter().copied().filter(|cost| cost.is_finite());
+        let (least, most) =
+            (there().fold(f64::INFINITY, f64::min), there().fold(f64::NEG_INFINITY, f64::max));
+        let scale = if most > least { (most - least) * temperature } else { 1.0 };
+        let weights: Vec<f64> = costs.iter().map(|cost| ((least - cost) / scale).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for (count, weight) in counts.iter().zip(&weights) {
+            let expected = f64::from(DRAWS) * weight / total;
+            let off: f64 = count - expected;
+            prop_assert!(off.abs() <= 6.0 * expected.sqrt() + 8.0 * f64::from(weight > &0.0),
+                "{count} draws, {expected} expected");
+        }
+    }
+
     /// Calling the workers otherwise calls the costs otherwise, nothing more.
     #[test]
     fn relabelling_workers_relabels_costs(
@@ -164,7 +213,7 @@ proptest! {
     fn one_worker_gets_everything(texts in any_texts(), temperature in 0.0..1.0) {
         let params = KvParams { temperature, ..KvParams::with_weight(Semantics::V1_6, 1.0) };
         let mut policy = KvPolicy::new(params, &cluster(1, BLOCK_SIZE), 1);
-        let view = ClusterView { workers: &[Default::default()] };
+        let view = ClusterView::default();
         for (id, text) in (0..).zip(0..texts.len()) {
             let request = texts.request(id, text, 100, BLOCK_SIZE);
             let verdict = policy.route(SimTime::ZERO, &request.route_view(BLOCK_SIZE), &view);

@@ -29,7 +29,7 @@ impl Rig {
         let text = self.texts.add(None);
         let request = self.texts.request(self.requests, text, tokens, 16);
         self.requests += 1;
-        let view = ClusterView { workers: &[] };
+        let view = ClusterView::default();
         self.policy.route(SimTime::ZERO, &request.route_view(16), &view)
     }
 
