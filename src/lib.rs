@@ -60,5 +60,6 @@ pub mod serve;
 pub mod settings;
 pub mod stats;
 pub mod time;
+mod tournament;
 pub mod truth;
 pub mod workload;

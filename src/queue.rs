@@ -7,6 +7,7 @@
 
 use crate::id::WorkerId;
 use crate::time::SimTime;
+use crate::tournament::Tournament;
 
 /// What goes first at one moment. Everything that happens *because of the past*
 /// comes before the arrivals of that moment, and steps that start at that
@@ -62,39 +63,30 @@ fn parts(key: Key) -> (WorkerId, Due) {
     (WorkerId(place as u32), due)
 }
 
-/// At most one pending event per worker.
-///
-/// A tournament: the leaves of a binary tree are the workers, every inner node
-/// repeats the one of its two that is due first, and so the root the first of all.
-/// Ids are dense, so there is nothing to hash and nothing moves.
+/// At most one pending event per worker. Ids are dense, so there is nothing to hash
+/// and nothing moves.
 #[derive(Debug)]
-pub struct EventQueue {
-    /// Node `i` has the children `2 i` and `2 i + 1`, the root is node 1, and
-    /// worker `w` of `n` is node `n + w`.
-    nodes: Vec<Key>,
-    workers: usize,
-}
+pub struct EventQueue(Tournament<Key>);
 
 impl EventQueue {
     /// For the workers from 0 to `workers - 1`; nothing is due.
     pub fn new(workers: u32) -> Self {
-        let workers = workers as usize;
-        Self { nodes: vec![NEVER; 2 * workers], workers }
+        Self(Tournament::new(workers, NEVER, NEVER))
     }
 
     /// Sets when `worker` is due next, in place of what it was due for. O(log n).
     pub fn schedule(&mut self, worker: WorkerId, at: SimTime, rank: Rank) {
-        self.set(worker, key(worker, at, rank));
+        self.0.set(worker.index(), key(worker, at, rank));
     }
 
     /// Nothing is due from `worker` any more. O(log n).
     pub fn cancel(&mut self, worker: WorkerId) {
-        self.set(worker, NEVER);
+        self.0.set(worker.index(), NEVER);
     }
 
     /// The next event. O(1).
     pub fn peek(&self) -> Option<(WorkerId, Due)> {
-        let first = *self.nodes.get(1)?;
+        let first = self.0.least();
         (first != NEVER).then(|| parts(first))
     }
 
@@ -102,22 +94,8 @@ impl EventQueue {
     /// `rank`. O(log n).
     pub fn pop_before(&mut self, at: SimTime, rank: Rank) -> Option<(WorkerId, Due)> {
         let next = self.peek().filter(|(_, due)| due.is_before(at, rank))?;
-        self.set(next.0, NEVER);
+        self.cancel(next.0);
         Some(next)
-    }
-
-    fn set(&mut self, worker: WorkerId, key: Key) {
-        let mut node = self.workers + worker.index();
-        let mut first = key;
-        // As soon as the same one is first as before, nothing changes above.
-        while self.nodes[node] != first {
-            self.nodes[node] = first;
-            if node <= 1 {
-                return;
-            }
-            first = first.min(self.nodes[node ^ 1]);
-            node /= 2;
-        }
     }
 }
 

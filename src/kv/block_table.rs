@@ -56,10 +56,7 @@ impl BlockTable {
     /// The number it has and keeps.
     pub(crate) fn insert(&mut self, id: BlockId, number: u32) -> Result<(), u32> {
         debug_assert_ne!(number, NONE);
-        let group = match self.find(key(id)) {
-            Some(at) => &mut self.groups[at],
-            None => self.add(key(id)),
-        };
+        let group = self.group(id);
         let before = &mut group.numbers[place(id)];
         if *before != NONE {
             return Err(*before);
@@ -67,6 +64,15 @@ impl BlockTable {
         *before = number;
         group.len += 1;
         Ok(())
+    }
+
+    /// Gives `id` the number `number`; gives back the one that it had.
+    pub(crate) fn replace(&mut self, id: BlockId, number: u32) -> Option<u32> {
+        debug_assert_ne!(number, NONE);
+        let group = self.group(id);
+        let before = std::mem::replace(&mut group.numbers[place(id)], number);
+        group.len += u32::from(before == NONE);
+        (before != NONE).then_some(before)
     }
 
     /// Takes the number of `id` away.
@@ -89,6 +95,13 @@ impl BlockTable {
             Err(_) => panic!("group {index} of {id:?} is not in the table"),
         }
         self.vacant.push(index);
+    }
+
+    fn group(&mut self, id: BlockId) -> &mut Group {
+        match self.find(key(id)) {
+            Some(at) => &mut self.groups[at],
+            None => self.add(key(id)),
+        }
     }
 
     fn present(&mut self, id: BlockId) -> (usize, &mut u32) {
@@ -149,6 +162,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Change {
         Insert(u64, u32),
+        Replace(u64, u32),
         Remove(u64),
     }
 
@@ -157,6 +171,7 @@ mod tests {
         let id = || prop_oneof![0..50u64, u64::MAX - 40..=u64::MAX];
         prop_oneof![
             8 => (id(), 0..9u32).prop_map(|(id, n)| Change::Insert(id, n)),
+            4 => (id(), 0..9u32).prop_map(|(id, n)| Change::Replace(id, n)),
             8 => id().prop_map(Change::Remove),
         ]
     }
@@ -173,6 +188,9 @@ mod tests {
                         let expected = model.get(&id).map_or(Ok(()), |&before| Err(before));
                         prop_assert_eq!(table.insert(BlockId(id), number), expected);
                         model.entry(id).or_insert(number);
+                    }
+                    Change::Replace(id, number) => {
+                        prop_assert_eq!(table.replace(BlockId(id), number), model.insert(id, number));
                     }
                     Change::Remove(id) if model.contains_key(&id) => {
                         table.remove(BlockId(id));

@@ -13,12 +13,12 @@
 //! not missed. What arrives late after all is stale then, and dropped.
 
 use super::policies::worker_at;
-use super::tournament::Tournament;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::rng::{self, Stream, Use};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
+use crate::tournament::Tournament;
 use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

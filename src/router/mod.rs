@@ -90,7 +90,6 @@ mod spec;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod tournament;
 mod view;
 
 pub use front_end::FrontEnd;

@@ -2,9 +2,9 @@
 
 use super::policies::worker_at;
 use super::select::Bounds;
-use super::tournament::{ROOT, Tournament};
 use crate::id::WorkerId;
 use crate::rng::Stream;
+use crate::tournament::{ROOT, Tournament};
 use rand::RngExt;
 use rand_distr::Exp1;
 use std::cmp::Ordering;

@@ -1,9 +1,9 @@
 //! From costs to one worker: the lowest cost, ties broken at random.
 
 use super::policies::worker_at;
-use super::tournament::Tournament;
 use crate::id::WorkerId;
 use crate::rng::Stream;
+use crate::tournament::Tournament;
 use rand::RngExt;
 
 /// One of `workers`, each as likely.

@@ -18,9 +18,9 @@ use crate::router::decider::Decider;
 use crate::router::policies::worker_at;
 use crate::router::sample::{sample, sample_few};
 use crate::router::select::{Bounds, few, lowest, lowest_cost};
-use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
+use crate::tournament::Tournament;
 
 /// Dynamo's KV-aware policy in our own code, in the versions 0.9 and 1.6.
 ///
@@ -49,7 +49,7 @@ pub struct KvPolicy {
 
 /// From so many workers on a draw by temperature no longer looks at all of them
 /// (below, that is faster: measured).
-const MANY_WORKERS: u32 = 64;
+const MANY_WORKERS: u32 = 128;
 
 /// The workers by what is in flight there.
 #[derive(Debug)]
@@ -265,7 +265,7 @@ impl KvPolicy {
             let overlap_blocks = asked.overlaps.of(worker);
             let index = self.index.as_ref();
             let tree_blocks = index.map_or(0, |index| index.tree_blocks(worker, overlap_blocks));
-            (survey.cost_on(worker), tree_blocks)
+            (survey.cost_of_overlap(worker, overlap_blocks), tree_blocks)
         })
     }
 }
@@ -292,7 +292,12 @@ impl<'a> Survey<'a> {
     }
 
     fn cost_on(&self, worker: WorkerId) -> f64 {
-        let overlap_blocks = self.asked.overlaps.of(worker);
+        self.cost_of_overlap(worker, self.asked.overlaps.of(worker))
+    }
+
+    /// On `worker`, which holds `overlap_blocks`.
+    #[inline]
+    fn cost_of_overlap(&self, worker: WorkerId, overlap_blocks: u32) -> f64 {
         let additional_blocks = self.counted_blocks - self.shared.on(worker);
         let load = &self.policy.tracker.loads()[worker.index()];
         let below = self.asked.below(worker);

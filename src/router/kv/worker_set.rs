@@ -1,76 +1,104 @@
 use crate::id::WorkerId;
 use smallvec::SmallVec;
 
-/// A set of workers: one machine word for fleets of up to 64, more as needed.
+/// A set of workers: one machine word if all of them are among 64 neighbours, as
+/// many as it takes from the first to the last of them otherwise.
 ///
-/// Trailing zero words are never kept, so equal sets compare equal.
+/// Words without workers are kept at neither end, so equal sets compare equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::router) struct WorkerSet(SmallVec<[u64; 1]>);
-
-const BITS: usize = u64::BITS as usize;
+pub(in crate::router) struct WorkerSet {
+    /// Which word of all the first one is; 0 if there is none.
+    first: u32,
+    words: SmallVec<[u64; 1]>,
+}
 
 impl WorkerSet {
     pub(in crate::router) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.words.is_empty()
     }
 
     pub(in crate::router) fn contains(&self, worker: WorkerId) -> bool {
-        let word = self.0.get(worker.index() / BITS).copied().unwrap_or(0);
-        word >> (worker.index() % BITS) & 1 == 1
+        let (word, bit) = place(worker);
+        // Before the first word the place wraps to one that no set has.
+        let at = word.wrapping_sub(self.first) as usize;
+        self.words.get(at).is_some_and(|word| word & bit != 0)
     }
 
     /// Puts `worker` in; true if it was not there.
     pub(in crate::router) fn insert(&mut self, worker: WorkerId) -> bool {
-        let at = worker.index() / BITS;
-        if at >= self.0.len() {
-            self.0.resize(at + 1, 0);
+        let (word, bit) = place(worker);
+        if self.words.is_empty() {
+            self.first = word;
         }
-        let bit = 1 << (worker.index() % BITS);
-        let new = self.0[at] & bit == 0;
-        self.0[at] |= bit;
-        new
+        if word < self.first {
+            let missing = (self.first - word) as usize;
+            self.words.insert_many(0, std::iter::repeat_n(0, missing));
+            self.first = word;
+        }
+        let at = (word - self.first) as usize;
+        if at >= self.words.len() {
+            self.words.resize(at + 1, 0);
+        }
+        let is_new = self.words[at] & bit == 0;
+        self.words[at] |= bit;
+        is_new
     }
 
     /// Takes `worker` out; true if it was there.
     pub(in crate::router) fn remove(&mut self, worker: WorkerId) -> bool {
-        let Some(word) = self.0.get_mut(worker.index() / BITS) else { return false };
-        let bit = 1 << (worker.index() % BITS);
-        let old = *word & bit != 0;
-        *word &= !bit;
+        if !self.contains(worker) {
+            return false;
+        }
+        let (word, bit) = place(worker);
+        self.words[(word - self.first) as usize] &= !bit;
         self.trim();
-        old
+        true
     }
 
     /// Number of workers.
     pub(in crate::router) fn len(&self) -> usize {
-        self.0.iter().map(|word| word.count_ones() as usize).sum()
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Keeps only those that are in `other`, too.
     pub(in crate::router) fn keep(&mut self, other: &Self) {
-        self.0.truncate(other.0.len());
-        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= other);
+        for (at, word) in (self.first..).zip(&mut self.words) {
+            let at = at.wrapping_sub(other.first) as usize;
+            *word &= other.words.get(at).copied().unwrap_or(0);
+        }
         self.trim();
     }
 
     /// The workers in order of id.
-    #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
     pub(in crate::router) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
-        self.0.iter().enumerate().flat_map(|(at, &word)| {
+        (self.first..).zip(&self.words).flat_map(|(at, &word)| {
             let mut left = word;
             std::iter::from_fn(move || {
                 let bit = (left != 0).then(|| left.trailing_zeros())?;
                 left &= left - 1;
-                Some(WorkerId((at * BITS) as u32 + bit))
+                Some(WorkerId(at * u64::BITS + bit))
             })
         })
     }
 
     fn trim(&mut self) {
-        while self.0.last() == Some(&0) {
-            self.0.pop();
+        while self.words.last() == Some(&0) {
+            self.words.pop();
+        }
+        let empty = self.words.iter().take_while(|word| **word == 0).count();
+        if empty > 0 {
+            self.words.drain(..empty);
+            self.first += u32::try_from(empty).expect("words are counted in u32");
+        }
+        if self.words.is_empty() {
+            self.first = 0;
         }
     }
+}
+
+/// The word of `worker` among those of all workers, and its bit there.
+fn place(worker: WorkerId) -> (u32, u64) {
+    (worker.0 / u64::BITS, 1 << (worker.0 % u64::BITS))
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use crate::rng::{self, Stream, Use};
 use crate::router::kv::{Bookings, Overlaps};
 use crate::router::select::{Bounds, few, lowest};
 use crate::router::spec::PolicySpec;
-use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
 use crate::time::{SimDuration, SimTime};
+use crate::tournament::Tournament;
 
 /// See [`InferenceExtension`].
 pub const POLICY: PolicySpec = PolicySpec::new("inference_extension", |settings, cluster, seed| {

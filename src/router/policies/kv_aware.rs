@@ -4,9 +4,9 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::kv::CachedPrefixes;
 use crate::router::spec::PolicySpec;
-use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
+use crate::tournament::Tournament;
 use std::collections::VecDeque;
 
 /// See [`KvAware`].

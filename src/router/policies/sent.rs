@@ -2,11 +2,11 @@
 //! KV events. It knows what was sent, not what a cache still holds.
 
 use crate::id::{BlockId, WorkerId};
+use crate::kv::BlockTable;
 use crate::request::PromptBlocks;
 use crate::rng::mix;
 use crate::router::kv::{Overlaps, WorkerSet};
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Blocks of prompts by worker, least recently sent first out.
@@ -14,7 +14,6 @@ use std::collections::VecDeque;
 pub(super) struct SentPrompts {
     blocks: HashTable<Block>,
     workers: Vec<Recency>,
-    last_use: u64,
 }
 
 #[derive(Debug)]
@@ -22,23 +21,52 @@ struct Block {
     id: BlockId,
     /// Workers it was sent to.
     holders: WorkerSet,
-    /// The number of the last use by each of them, in order of id.
-    uses: SmallVec<[(WorkerId, u64); 2]>,
 }
 
-impl Block {
-    /// The place of `worker` among those it was sent to, or where it would be.
-    fn holder(&self, worker: WorkerId) -> Result<usize, usize> {
-        self.uses.binary_search_by_key(&worker, |(who, _)| *who)
-    }
-}
-
-/// One worker's blocks in order of use. An entry whose number is not the
-/// block's last use is a leftover of an earlier one.
+/// One worker's blocks in order of use.
 #[derive(Debug, Default)]
 struct Recency {
-    uses: VecDeque<(BlockId, u64)>,
+    /// Every use with its number. One that is not the block's last is a leftover.
+    uses: VecDeque<(BlockId, u32)>,
+    /// The number of the last use of each block.
+    last_uses: BlockTable,
+    next_use: u32,
     held_blocks: u32,
+}
+
+impl Recency {
+    /// True if `number` was the last use of `id`.
+    fn is_last(&self, id: BlockId, number: u32) -> bool {
+        self.last_uses.get(id) == Some(number)
+    }
+
+    /// Notes a use; true if the block was not held before.
+    fn note(&mut self, id: BlockId) -> bool {
+        let number = self.next_use;
+        self.next_use += 1;
+        self.uses.push_back((id, number));
+        let is_new = self.last_uses.replace(id, number).is_none();
+        self.held_blocks += u32::from(is_new);
+        is_new
+    }
+
+    /// Drops leftovers once they outnumber what is held, and counts uses anew.
+    fn tidy(&mut self) {
+        if self.uses.len() <= 64 + 2 * self.held_blocks as usize {
+            return;
+        }
+        let Self { uses, last_uses, next_use, .. } = self;
+        *next_use = 0;
+        uses.retain_mut(|(id, number)| {
+            let is_last = last_uses.get(*id) == Some(*number);
+            if is_last {
+                *number = *next_use;
+                last_uses.replace(*id, *number);
+                *next_use += 1;
+            }
+            is_last
+        });
+    }
 }
 
 /// The longest beginning of a prompt that was sent anywhere.
@@ -55,69 +83,46 @@ impl SentPrompts {
         Self {
             blocks: HashTable::new(),
             workers: (0..workers).map(|_| Recency::default()).collect(),
-            last_use: 0,
         }
     }
 
     /// Notes that `worker` gets the blocks of `ids`, the last of them most recent.
     pub(super) fn insert(&mut self, worker: WorkerId, ids: impl Iterator<Item = BlockId>) {
+        let recency = &mut self.workers[worker.index()];
         for id in ids {
-            self.last_use += 1;
-            let mut entry = self
-                .blocks
-                .entry(mix(id.0), |block| block.id == id, |block| mix(block.id.0))
-                .or_insert_with(|| Block {
-                    id,
-                    holders: WorkerSet::default(),
-                    uses: SmallVec::new(),
-                });
-            let block = entry.get_mut();
-            let recency = &mut self.workers[worker.index()];
-            match block.holder(worker) {
-                Ok(at) => block.uses[at].1 = self.last_use,
-                Err(at) => {
-                    block.uses.insert(at, (worker, self.last_use));
-                    block.holders.insert(worker);
-                    recency.held_blocks += 1;
-                }
+            if recency.note(id) {
+                let entry =
+                    self.blocks.entry(mix(id.0), |block| block.id == id, |block| mix(block.id.0));
+                let mut entry =
+                    entry.or_insert_with(|| Block { id, holders: WorkerSet::default() });
+                entry.get_mut().holders.insert(worker);
             }
-            recency.uses.push_back((id, self.last_use));
         }
-        self.tidy(worker);
+        recency.tidy();
     }
 
     /// Forgets the least recent blocks of `worker` until it has at most `most_blocks`.
     pub(super) fn shrink(&mut self, worker: WorkerId, most_blocks: u32) {
-        while self.workers[worker.index()].held_blocks > most_blocks {
-            let oldest = self.workers[worker.index()].uses.pop_front();
+        let recency = &mut self.workers[worker.index()];
+        while recency.held_blocks > most_blocks {
+            let oldest = recency.uses.pop_front();
             let (id, number) = oldest.expect("every held block has a last use");
-            let Ok(mut entry) = self.blocks.find_entry(mix(id.0), |block| block.id == id) else {
-                continue;
-            };
-            let block = entry.get_mut();
-            let Some(at) = block.holder(worker).ok().filter(|&at| block.uses[at].1 == number)
-            else {
-                continue;
-            };
-            block.uses.remove(at);
-            block.holders.remove(worker);
-            if block.uses.is_empty() {
-                entry.remove();
+            if recency.is_last(id, number) {
+                recency.last_uses.remove(id);
+                recency.held_blocks -= 1;
+                forget(&mut self.blocks, id, worker);
             }
-            self.workers[worker.index()].held_blocks -= 1;
         }
     }
 
     /// Forgets what was sent to `worker`.
     pub(super) fn remove_worker(&mut self, worker: WorkerId) {
-        self.workers[worker.index()] = Recency::default();
-        self.blocks.retain(|block| {
-            if let Ok(at) = block.holder(worker) {
-                block.uses.remove(at);
-                block.holders.remove(worker);
+        let recency = std::mem::take(&mut self.workers[worker.index()]);
+        for &(id, number) in &recency.uses {
+            if recency.is_last(id, number) {
+                forget(&mut self.blocks, id, worker);
             }
-            !block.uses.is_empty()
-        });
+        }
     }
 
     /// How many blocks were sent to `worker` and not forgotten.
@@ -137,25 +142,20 @@ impl SentPrompts {
         let known = prompt.iter().map_while(|id| self.get(id));
         let Some((before, last)) = known.enumerate().last() else { return Match::default() };
         let blocks = u32::try_from(before).map_or(u32::MAX, |before| before + 1);
-        Match { blocks, workers: last.uses.iter().map(|(worker, _)| *worker).collect() }
+        Match { blocks, workers: last.holders.iter().collect() }
     }
 
     fn get(&self, id: BlockId) -> Option<&Block> {
         self.blocks.find(mix(id.0), |block| block.id == id)
     }
+}
 
-    /// Drops leftovers once they outnumber what is held.
-    fn tidy(&mut self, worker: WorkerId) {
-        let recency = &self.workers[worker.index()];
-        if recency.uses.len() <= 64 + 2 * recency.held_blocks as usize {
-            return;
-        }
-        let mut uses = std::mem::take(&mut self.workers[worker.index()].uses);
-        uses.retain(|&(id, number)| {
-            let last_use = |block: &Block| block.holder(worker).map(|at| block.uses[at].1);
-            self.get(id).is_some_and(|block| last_use(block) == Ok(number))
-        });
-        self.workers[worker.index()].uses = uses;
+/// `worker` holds the block no more.
+fn forget(blocks: &mut HashTable<Block>, id: BlockId, worker: WorkerId) {
+    let Ok(mut entry) = blocks.find_entry(mix(id.0), |block| block.id == id) else { return };
+    entry.get_mut().holders.remove(worker);
+    if entry.get().holders.is_empty() {
+        entry.remove();
     }
 }
 

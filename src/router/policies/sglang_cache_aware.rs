@@ -6,9 +6,9 @@ use crate::rng::{self, Stream, Use};
 use crate::router::kv::WorkerSet;
 use crate::router::select::{Bounds, lowest, one_of};
 use crate::router::spec::PolicySpec;
-use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::{SimDuration, SimTime};
+use crate::tournament::Tournament;
 
 /// See [`SglangCacheAware`].
 pub const POLICY: PolicySpec = PolicySpec::new("sglang_cache_aware", |settings, cluster, seed| {

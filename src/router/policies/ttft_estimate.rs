@@ -6,9 +6,9 @@ use crate::rng::{self, Stream, Use};
 use crate::router::kv::{Bookings, CachedPrefixes, WorkerSet};
 use crate::router::select::{Bounds, few, lowest};
 use crate::router::spec::PolicySpec;
-use crate::router::tournament::Tournament;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
+use crate::tournament::Tournament;
 
 /// See [`TtftEstimate`].
 pub const POLICY: PolicySpec = PolicySpec::new("ttft_estimate", |settings, cluster, seed| {

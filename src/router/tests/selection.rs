@@ -5,7 +5,7 @@ use crate::rng::{self, Use};
 use crate::router::policies::worker_at;
 use crate::router::sample::{sample, sample_few};
 use crate::router::select::{Bounds, Ties};
-use crate::router::tournament::Tournament;
+use crate::tournament::Tournament;
 use proptest::prelude::*;
 use std::cell::Cell;
 

@@ -131,12 +131,12 @@ proptest! {
     #[test]
     fn draws_of_a_large_fleet_follow_the_costs(
         texts in any_texts(),
-        acts in any_acts(70, 100),
+        acts in any_acts(140, 100),
         params in any_params(),
         temperature in prop_oneof![Just(0.02), 0.02..1.5],
         seed: u64,
     ) {
-        const WORKERS: u32 = 70;
+        const WORKERS: u32 = 140;
         const DRAWS: u32 = 2_000;
         let params = KvParams { temperature, overload: Overload::default(), ..params };
         let mut policy = KvPolicy::new(params, &cluster(WORKERS, BLOCK_SIZE), seed);

@@ -1,13 +1,13 @@
-//! One key per worker, and quick answers about the lowest of them: so that a
-//! choice among many workers need not look at all of them.
+//! One key per worker, and quick answers about the lowest of them: so that nothing
+//! that happens at one worker makes anybody look at all of them.
 
 /// The node above all others.
-pub(super) const ROOT: usize = 1;
+pub(crate) const ROOT: usize = 1;
 
 /// The leaves of a binary tree are the workers' keys, every inner node is the
 /// lower of its two.
 #[derive(Clone, Debug)]
-pub(super) struct Tournament<Key> {
+pub(crate) struct Tournament<Key> {
     /// Node `i` has the children `2 i` and `2 i + 1`, the root is [`ROOT`], and the
     /// key of worker `w` is node `leaves + w`.
     lowest: Vec<Key>,
@@ -18,7 +18,7 @@ pub(super) struct Tournament<Key> {
 impl<Key: PartialOrd + Copy> Tournament<Key> {
     /// All `workers` have the key `start`, and `highest` is above every key that
     /// will be asked for.
-    pub(super) fn new(workers: u32, start: Key, highest: Key) -> Self {
+    pub(crate) fn new(workers: u32, start: Key, highest: Key) -> Self {
         let workers = workers as usize;
         let leaves = workers.next_power_of_two();
         let mut lowest = vec![start; leaves + workers];
@@ -31,48 +31,50 @@ impl<Key: PartialOrd + Copy> Tournament<Key> {
     }
 
     /// The key of `worker`.
-    pub(super) fn key(&self, worker: usize) -> Key {
+    pub(crate) fn key(&self, worker: usize) -> Key {
         self.lowest[self.leaves + worker]
     }
 
     /// The lowest key of all. O(1).
-    pub(super) fn least(&self) -> Key {
+    pub(crate) fn least(&self) -> Key {
         self.lowest[ROOT]
     }
 
     /// The lowest key of the leaves below `node`, whose halves are the nodes `2 node`
     /// and `2 node + 1`.
-    pub(super) fn lowest_below(&self, node: usize) -> Key {
+    pub(crate) fn lowest_below(&self, node: usize) -> Key {
         self.lowest[node]
     }
 
     /// How many leaves are below `node`, workers or not; 1 for a leaf itself.
-    pub(super) fn leaves_below(&self, node: usize) -> usize {
+    pub(crate) fn leaves_below(&self, node: usize) -> usize {
         self.leaves >> node.ilog2()
     }
 
     /// The worker of a leaf.
-    pub(super) fn worker_at_leaf(&self, node: usize) -> usize {
+    pub(crate) fn worker_at_leaf(&self, node: usize) -> usize {
         node - self.leaves
     }
 
     /// Changes the key of `worker`. O(log n).
-    pub(super) fn set(&mut self, worker: usize, key: Key) {
+    pub(crate) fn set(&mut self, worker: usize, key: Key) {
         let mut node = self.leaves + worker;
         let mut lower = key;
+        // As soon as the same one is lowest as before, nothing changes above.
         while self.lowest[node] != lower {
             self.lowest[node] = lower;
-            node /= 2;
-            if node == 0 {
+            if node == ROOT {
                 return;
             }
-            lower = self.lower_child(node);
+            let other = self.lowest[node ^ 1];
+            lower = if other < lower { other } else { lower };
+            node /= 2;
         }
     }
 
     /// The first worker, in order of id from `from` on, whose key is at most
     /// `bound`. O(log n).
-    pub(super) fn next_at_most(&self, from: usize, bound: Key) -> Option<usize> {
+    pub(crate) fn next_at_most(&self, from: usize, bound: Key) -> Option<usize> {
         if from >= self.workers {
             return None;
         }
