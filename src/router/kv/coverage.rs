@@ -88,10 +88,13 @@ impl Node {
     /// Makes the stretch longer; `worker` holds all of it.
     fn grow(&mut self, worker: WorkerId, run: BlockRun) {
         let old = self.len();
+        self.stretch.push(run);
+        if self.full.is_only(worker) {
+            return;
+        }
         let full = std::mem::take(&mut self.full);
         self.partial.extend(full.iter().map(|who| (who, old)));
         self.partial.sort_unstable();
-        self.stretch.push(run);
         self.set_covered(worker, self.len());
     }
 }

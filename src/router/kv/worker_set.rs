@@ -24,6 +24,12 @@ impl WorkerSet {
         self.words.get(at).is_some_and(|word| word & bit != 0)
     }
 
+    /// Whether `worker` is there, and nobody else.
+    pub(in crate::router) fn is_only(&self, worker: WorkerId) -> bool {
+        let (word, bit) = place(worker);
+        self.first == word && *self.words == [bit]
+    }
+
     /// Puts `worker` in; true if it was not there.
     pub(in crate::router) fn insert(&mut self, worker: WorkerId) -> bool {
         let (word, bit) = place(worker);
@@ -129,6 +135,8 @@ mod tests {
             prop_assert_eq!(set.is_empty(), model.is_empty());
             prop_assert!((0..200).all(|w| set.contains(WorkerId(w)) == model.contains(&w)));
             prop_assert_eq!(set.len(), model.len());
+            let only = |w: u32| model.len() == 1 && model.contains(&w);
+            prop_assert!((0..200).all(|w| set.is_only(WorkerId(w)) == only(w)));
             let mut both = set.clone();
             both.keep(&other);
             let in_both = model.iter().copied().filter(|w| other.contains(WorkerId(*w)));
