@@ -86,6 +86,9 @@ pub struct EngineConfig {
     pub trtllm: TrtllmOptions,
     /// KV memory below the GPU's.
     pub tiers: TierOptions,
+    /// Bytes that one token of KV takes on all GPUs of a worker together; what moves
+    /// KV needs it.
+    pub kv_bytes_per_token: Option<f64>,
 }
 
 /// Host time of a step.

@@ -133,7 +133,7 @@ impl Roofline {
             (Dtype::Fp8, Some(ratio)) => ratio,
             _ => efficiency.kv_bandwidth_ratio,
         };
-        let context_s = memory::kv_bytes_per_token(hardware) / (bandwidth * kv_ratio);
+        let context_s = memory::gpu_kv_bytes_per_token(hardware) / (bandwidth * kv_ratio);
         let mut roofline = Self {
             layers,
             gemms: shape.layer_gemms(*tp).map(|gemm| product(gemm, hardware.weight_dtype, peak)),

@@ -23,13 +23,13 @@ use std::sync::Arc;
 const INFINITE: Link = Link { gbit_per_s: f64::INFINITY, latency: SimDuration::ZERO };
 
 fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link: Link) -> Pools {
+    let moving = |config| Arc::new(EngineConfig { kv_bytes_per_token: Some(1e6), ..config });
     Pools {
         prefill_workers: workers.0,
         decode_workers: workers.1,
-        prefill: Arc::new(prefill),
-        decode: Arc::new(decode),
+        prefill: moving(prefill),
+        decode: moving(decode),
         link,
-        kv_bytes_per_token: 1e6,
     }
 }
 

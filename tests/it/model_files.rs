@@ -101,12 +101,12 @@ fn kv_bytes_follow_from_heads_layers_and_type() {
         ("qwen3-32b-bf16-h200-tp2-vllm.toml", 131_072.0),
         ("llama-3.1-8b-bf16-l40s-vllm.toml", 131_072.0),
     ] {
-        assert_eq!(memory::kv_bytes_per_token(&model(file).hardware.unwrap()), bytes, "{file}");
+        assert_eq!(memory::gpu_kv_bytes_per_token(&model(file).hardware.unwrap()), bytes, "{file}");
     }
     // More GPUs than KV heads: each keeps a whole one.
     let mut hardware = model("qwen3-32b-bf16-h200-tp2-vllm.toml").hardware.unwrap();
     hardware.tp = 16;
-    assert_eq!(memory::kv_bytes_per_token(&hardware), 2.0 * 64.0 * 128.0 * 2.0);
+    assert_eq!(memory::gpu_kv_bytes_per_token(&hardware), 2.0 * 64.0 * 128.0 * 2.0);
 }
 
 #[test]

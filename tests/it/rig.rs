@@ -49,6 +49,7 @@ pub(crate) fn vllm_config() -> EngineConfig {
             reserve_net_of_reuse: false,
         },
         tiers: TierOptions::default(),
+        kv_bytes_per_token: None,
     }
 }
 
