@@ -7,9 +7,7 @@
 //! `WAITING_FOR_REMOTE_KVS`; the asynchronous connectors of TensorRT-LLM).
 //! `[engine] load` says when it does: see [`LoadRule`].
 
-use super::config::EngineConfig;
 use super::seq::SeqId;
-use super::step_time::{PrefillChunk, StepWork};
 use super::worker::State;
 use super::{Core, FormedStep};
 use crate::event::Medium;
@@ -44,8 +42,8 @@ pub struct TierOptions {
 pub enum LoadRule {
     /// If the prompt would be computed sooner: the time until the load is done,
     /// with what else waits for the link, against that of computing the same
-    /// tokens by the step-time model, after the prompts that are in the step
-    /// already. A load may end where a slower tier begins. (Assumed: the engines
+    /// tokens alone on the GPU, at the worker's pace, after the prompts that are in
+    /// the step already. A load may end where a slower tier begins. (Assumed: the engines
     /// load whatever there is.)
     #[default]
     Auto,
@@ -366,8 +364,8 @@ impl Core {
         if rule == LoadRule::Auto && !pieces.is_empty() {
             let target = seq.target_tokens();
             let ahead = step.chunks.iter().map(|(_, chunk)| chunk.new_tokens).sum();
-            let ahead = self.prefill_time(0, ahead);
-            let compute = |blocks| self.prefill_time(blocks * self.config.block_size, target);
+            let ahead = self.prompt_time(0, ahead);
+            let compute = |blocks| self.prompt_time(blocks * self.config.block_size, target);
             let (mut best, mut blocks) = (0, cached_blocks);
             let mut soonest = ahead + compute(blocks);
             for n in 1..=pieces.len() {
@@ -426,25 +424,6 @@ impl Core {
         // An idle worker may have woken with one arrival of several (T27).
         let again = State::Ready { at: now, from_idle: false };
         Some(if from_idle { again } else { State::Loading { until } })
-    }
-
-    /// How long a prompt of `target` tokens takes alone from its token `cached` on.
-    fn prefill_time(&self, cached: u32, target: u32) -> SimDuration {
-        let config: &EngineConfig = &self.config;
-        let (mut time, mut cached_tokens) = (SimDuration::ZERO, cached);
-        while cached_tokens < target {
-            let new_tokens = config.max_num_batched_tokens.min(target - cached_tokens);
-            let last = cached_tokens + new_tokens == target;
-            let chunk = PrefillChunk { new_tokens, cached_tokens, last };
-            time += config.step_time.step(&StepWork {
-                prefill: &[chunk],
-                decode_seqs: 0,
-                decode_context: 0,
-                padded_seqs: 0,
-            });
-            cached_tokens += new_tokens;
-        }
-        time
     }
 }
 

@@ -75,7 +75,11 @@ impl Vllm {
 
     /// Those in the batch, and those that wait.
     pub(super) fn requests(&self) -> (Vec<SeqId>, Vec<SeqId>) {
-        (self.running.clone(), self.loading.iter().chain(&self.waiting).copied().collect())
+        let queued = self.received.iter().chain(&self.awaiting);
+        let queued: Vec<SeqId> =
+            queued.chain(&self.loading).chain(&self.waiting).copied().collect();
+        debug_assert_eq!(queued.len(), self.waiting());
+        (self.running.clone(), queued)
     }
 
     pub(super) fn submit(&mut self, id: SeqId) {

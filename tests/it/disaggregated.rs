@@ -369,6 +369,27 @@ fn the_first_token_comes_from_the_worker_that_decodes() {
     assert_eq!(aggregated.end, Some((at_ms(60), End::Finished { output_tokens: 5 })));
 }
 
+/// While its KV is on its way a request waits, and only its last prompt token is to
+/// be computed; the fleet knows when the next thing happens.
+#[test]
+fn a_request_waits_for_its_kv() {
+    let pools = slow_link(1, SimDuration::ZERO);
+    let mut fleet = SimulatedFleet::with_pools(&pools, false);
+    let request = lone_request(0, 30, 5);
+    fleet.submit(SimTime::ZERO, WorkerId(0), &request).expect("it fits");
+    while let Some((at, event)) = fleet.next_event(at_ms(30)) {
+        if event.kind == WorkerEventKind::Prefilled {
+            fleet.submit(at, WorkerId(1), &request).expect("it fits");
+        }
+    }
+    let other = lone_request(1, 100, 5);
+    let truth = fleet.truth(at_ms(30)).expect("a simulated fleet knows").workers(&other)[1];
+    assert_eq!((truth.running, truth.waiting, truth.prefill_tokens), (0, 1, 1));
+    assert_eq!(fleet.gauges(at_ms(30))[1].waiting, 1);
+    // Thirty tokens of 8 ms.
+    assert_eq!(fleet.next_at(), Some(at_ms(20 + 240)));
+}
+
 #[test]
 fn a_transfer_takes_as_long_as_there_are_sharers_of_the_nic() {
     for sharers in 1..=6 {
