@@ -47,7 +47,10 @@ fn any_pools() -> impl Strategy<Value = Pools> {
             rules: Rules::Vllm,
             block_size: prefill.block_size,
             max_num_batched_tokens: config.max_num_batched_tokens.max(prefill.block_size),
-            max_model_len: config.num_blocks * prefill.block_size,
+            max_model_len: match config.num_blocks * prefill.block_size {
+                pool if config.chunked_prefill => pool,
+                pool => pool.min(config.max_model_len),
+            },
             step_time: match config.step_time {
                 StepTime::Fixed { prefill, decode } => StepTime::Fixed {
                     prefill: prefill + SimDuration::from_ps(1_009 + odd),
@@ -306,7 +309,8 @@ proptest! {
         let roomy = |config: &EngineConfig| {
             let num_blocks = 100_000;
             let max_model_len = num_blocks * config.block_size;
-            Arc::new(EngineConfig { num_blocks, max_model_len, ..config.clone() })
+            let chunked_prefill = true;
+            Arc::new(EngineConfig { num_blocks, max_model_len, chunked_prefill, ..config.clone() })
         };
         let (prefill, decode) = (roomy(&pools.prefill), roomy(&pools.decode));
         let pools = Pools { prefill, decode, link: INFINITE, ..pools };
