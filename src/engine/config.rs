@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 /// Most sequences in a batch: 16 times what any engine ships with, so that
 /// tables indexed by batch size stay small.
 pub const MAX_NUM_SEQS: u32 = 65_536;
-/// Most blocks in a pool: 256 million tokens at 16 a block.
+/// Most blocks in a pool: 268 million tokens at 16 a block, some forty times what
+/// eight GPUs hold of Llama-3.1-70B (assumed to be enough). Caches have an entry
+/// for each.
 pub const MAX_NUM_BLOCKS: u32 = 1 << 24;
-/// Most tokens in a block.
+/// Most tokens in a block (assumed: hundreds of times any engine's). All tokens of
+/// a pool stay far below 2^64.
 pub const MAX_BLOCK_SIZE: u32 = 65_536;
 
 /// `Err` unless `value` lies between 1 and `max`.
@@ -21,8 +24,9 @@ pub(crate) fn bounded(key: &str, value: u32, max: u32) -> Result<(), Invalid> {
     Invalid::unless((1..=max).contains(&value), key, value, &format!("between 1 and {max}"))
 }
 
-/// Steps longer than 10 days are a slip of units, and would run the clock over.
-const LONGEST_STEP_S: f64 = 864_000.0;
+/// Seconds of the longest step: a day or more is a slip of units, and on the
+/// slowest worker (see [`Pace`](super::Pace)) would run the clock over.
+pub(crate) const LONGEST_STEP_S: f64 = 86_400.0;
 
 /// Whose scheduling rules a worker follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -82,6 +86,9 @@ pub struct EngineConfig {
     pub trtllm: TrtllmOptions,
     /// KV memory below the GPU's.
     pub tiers: TierOptions,
+    /// Bytes that one token of KV takes on all GPUs of a worker together; what moves
+    /// KV needs it.
+    pub kv_bytes_per_token: Option<f64>,
 }
 
 /// Host time of a step.
@@ -193,7 +200,7 @@ impl EngineConfig {
             longest_s < LONGEST_STEP_S,
             "step_time",
             format!("{longest_s:.0} s for the longest step"),
-            "below 10 days: check times given, and the hardware's peaks and ratios",
+            "below a day: check times given, and the hardware's peaks and ratios",
         )?;
         let host = self.host;
         let host_s = (host.prepare + host.launch + host.eager_launch).as_secs()
@@ -202,7 +209,7 @@ impl EngineConfig {
             host_s < LONGEST_STEP_S,
             "host",
             format!("{host_s:.0} s for the longest step"),
-            "below 10 days",
+            "below a day",
         )?;
         Invalid::unless(
             self.watermark_blocks < self.num_blocks,

@@ -317,6 +317,11 @@ impl Hardware {
         )
     }
 
+    /// Bytes that one token of KV takes on all GPUs of a worker together.
+    pub fn kv_bytes_per_token(&self) -> f64 {
+        memory::gpu_kv_bytes_per_token(self) * f64::from(self.tp)
+    }
+
     /// The compact step-time model of this hardware, for batches up to `max_num_seqs`.
     pub fn roofline(&self, max_num_seqs: u32) -> Roofline {
         Roofline::new(self, max_num_seqs)

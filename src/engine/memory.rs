@@ -36,8 +36,9 @@ pub fn weight_bytes(hardware: &Hardware) -> f64 {
 }
 
 /// Bytes that one token of KV takes on each GPU: keys and values of all layers.
-/// Heads that cannot be split further are repeated.
-pub fn kv_bytes_per_token(hardware: &Hardware) -> f64 {
+/// Heads that cannot be split further are repeated. All GPUs of a worker together:
+/// [`Hardware::kv_bytes_per_token`].
+pub fn gpu_kv_bytes_per_token(hardware: &Hardware) -> f64 {
     let shape = &hardware.shape;
     2.0 * f64::from(shape.layers)
         * shape.kv_heads_per_gpu(hardware.tp)

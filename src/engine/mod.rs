@@ -6,7 +6,7 @@
 //!
 //! * the scheduling rules (`vllm`, `trtllm`) decide what runs, and own the
 //!   cache;
-//! * [`step_time`] says how long it takes on the GPU;
+//! * [`step_time`] says how long it takes on the GPU, `timing` at the worker's pace;
 //! * `pipeline` says when the boundaries are;
 //! * `decode_set` keeps the decoding sequences without touching them.
 //!
@@ -39,6 +39,7 @@ pub mod settings;
 pub mod step_time;
 pub mod table;
 pub mod tiers;
+mod timing;
 mod trtllm;
 mod truth;
 mod vllm;
@@ -70,6 +71,7 @@ struct Core {
     now: SimTime,
     /// Sequences that are being loaded from lower tiers, by when that is done.
     loads: BTreeSet<(SimTime, SeqId)>,
+    pace: Pace,
 }
 
 impl Core {
@@ -80,16 +82,19 @@ impl Core {
             log: EventLog::new(wants_kv_events).with_tiers(lower_tiers(&config)),
             now: SimTime::ZERO,
             loads: BTreeSet::new(),
+            pace: Pace::NORMAL,
             config,
         }
     }
 
-    /// The worker dies, and with it its host's memory and all that is not published.
+    /// The worker dies, and with it its host's memory and all that is not published; the
+    /// next one runs at its normal pace.
     fn lose_all(&mut self) {
         self.seqs = Seqs::default();
         self.decode = DecodeSet::new(self.config.block_size);
         self.log.lose_all(lower_tiers(&self.config));
         self.loads.clear();
+        self.pace = Pace::NORMAL;
     }
 }
 

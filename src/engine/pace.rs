@@ -11,7 +11,8 @@ pub struct Pace {
     per_mille: u64,
 }
 
-/// The slowest worker: the longest step of an engine stays within the clock.
+/// The slowest worker (assumed: nobody leaves one in service that is ten times as
+/// slow). Its longest step, 100 days, stays within the clock, which lasts 213.
 const MOST: f64 = 100.0;
 
 impl Pace {
@@ -49,5 +50,19 @@ impl Pace {
             per_token_ps: self.scaled(piece.per_token_ps),
             ..piece
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::LONGEST_STEP_S;
+
+    #[test]
+    fn the_longest_step_of_the_slowest_worker_stays_within_the_clock() {
+        let longest = SimDuration::from_secs_f64(LONGEST_STEP_S);
+        let slowest = Pace::new(MOST).expect("allowed");
+        assert_eq!(slowest.time(longest).as_ps() / 100, longest.as_ps());
+        assert!(slowest.time(longest).as_ps() < u64::MAX / 2);
     }
 }

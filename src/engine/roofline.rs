@@ -133,7 +133,7 @@ impl Roofline {
             (Dtype::Fp8, Some(ratio)) => ratio,
             _ => efficiency.kv_bandwidth_ratio,
         };
-        let context_s = memory::kv_bytes_per_token(hardware) / (bandwidth * kv_ratio);
+        let context_s = memory::gpu_kv_bytes_per_token(hardware) / (bandwidth * kv_ratio);
         let mut roofline = Self {
             layers,
             gemms: shape.layer_gemms(*tp).map(|gemm| product(gemm, hardware.weight_dtype, peak)),
@@ -166,10 +166,7 @@ impl Roofline {
             for chunk in work.prefill {
                 tokens += chunk.new_tokens;
                 sampled += u32::from(chunk.last);
-                let new = f64::from(chunk.new_tokens);
-                let context =
-                    f64::from(chunk.cached_tokens) + new / 2.0 + self.attention_floor_tokens;
-                attention_s += self.attention_s + self.attention_pair_s * new * context;
+                attention_s += self.prompt_attention_s(chunk);
             }
             if work.decode_seqs > 0 {
                 attention_s += self.attention_s;
@@ -185,11 +182,7 @@ impl Roofline {
         let last: usize = work.prefill.iter().filter(|chunk| chunk.last).count();
         let tokens = f64::from(work.padded_seqs + new_tokens);
         let sampled = f64::from(work.padded_seqs) + last as f64;
-        let prompt = |chunk: &PrefillChunk| {
-            let new = f64::from(chunk.new_tokens);
-            let context = f64::from(chunk.cached_tokens) + new / 2.0 + self.attention_floor_tokens;
-            self.attention_s + self.attention_pair_s * new * context
-        };
+        let prompt = |chunk| self.prompt_attention_s(chunk);
         let reduce_s = self.reduce_s + self.reduce_token_s * tokens;
         StepParts {
             gemm_s: self.gemm_s(work.padded_seqs + new_tokens),
@@ -203,6 +196,13 @@ impl Roofline {
                 self.attention_s + self.context_ps as f64 * 1e-12 * work.decode_context as f64
             },
         }
+    }
+
+    /// Attention of a piece of a prompt.
+    fn prompt_attention_s(&self, chunk: &PrefillChunk) -> f64 {
+        let new = f64::from(chunk.new_tokens);
+        let context = f64::from(chunk.cached_tokens) + new / 2.0 + self.attention_floor_tokens;
+        self.attention_s + self.attention_pair_s * new * context
     }
 
     /// See [`StepTime::decode_piece`](super::step_time::StepTime::decode_piece).

@@ -82,9 +82,11 @@ pub struct EngineSettings {
     pub offload: Option<Offload>,
     /// When blocks are loaded from it. Default `"auto"`.
     pub load: Option<LoadRule>,
-    /// Bytes that one token of KV takes, all GPUs of a worker together. Only
-    /// tiers look at it. Default: by the hardware.
+    /// Bytes that one token of KV takes, all GPUs of a worker together. Only what
+    /// moves KV looks at it: tiers, and separate prefill and decode workers.
+    /// Default: by the hardware.
     #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
     pub kv_bytes_per_token: Option<u32>,
 }
 
@@ -215,6 +217,9 @@ impl EngineSettings {
             Some(blocks) => blocks,
             None => self.computed_blocks(rules, block_size, hardware)?,
         };
+        let kv_bytes_per_token = self.kv_bytes_per_token.map(f64::from);
+        let kv_bytes_per_token = kv_bytes_per_token.or(hardware.map(Hardware::kv_bytes_per_token));
+        let block_bytes = kv_bytes_per_token.map(|bytes| bytes * f64::from(block_size));
         let config = EngineConfig {
             rules,
             block_size,
@@ -231,22 +236,23 @@ impl EngineSettings {
             host: self.host.resolve(self.speedup_ratio.unwrap_or(1.0)),
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             trtllm: self.trtllm.resolve(),
-            tiers: self.tiers(rules, block_size, hardware)?,
+            tiers: self.tiers(rules, block_bytes)?,
+            kv_bytes_per_token,
         };
         config.validate()?;
         Ok(config)
     }
 
-    fn tiers(
-        &self,
-        rules: Rules,
-        block_size: u32,
-        hardware: Option<&Hardware>,
-    ) -> Result<TierOptions, Invalid> {
-        let tiers = self.tier.as_deref().unwrap_or_default();
-        let (offload, load) = (self.offload, self.load);
-        let bytes = self.kv_bytes_per_token;
-        tiers::resolve(tiers, offload, load, bytes, (rules, block_size), hardware)
+    fn tiers(&self, rules: Rules, block_bytes: Option<f64>) -> Result<TierOptions, Invalid> {
+        let default = match rules {
+            Rules::Vllm => Offload::Computed,
+            Rules::Trtllm => Offload::Evicted,
+        };
+        Ok(TierOptions {
+            tiers: tiers::resolve(self.tier.as_deref().unwrap_or_default(), block_bytes)?,
+            offload: self.offload.unwrap_or(default),
+            load: self.load.unwrap_or_default(),
+        })
     }
 
     fn computed_blocks(
@@ -276,7 +282,7 @@ impl EngineSettings {
             activation_bytes: memory::gib(activation),
             fraction,
         };
-        let blocks = budget.blocks(rules, memory::kv_bytes_per_token(hardware), block_size);
+        let blocks = budget.blocks(rules, memory::gpu_kv_bytes_per_token(hardware), block_size);
         Invalid::unless(
             blocks >= 1,
             "kv_memory_fraction",

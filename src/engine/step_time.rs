@@ -49,7 +49,8 @@ impl AffinePiece {
         Self { base_ps: time.as_ps(), per_token_ps: 0, context_end: u64::MAX }
     }
 
-    /// The step's time at `decode_context`.
+    /// The step's time at `decode_context`. Within what `EngineConfig::validate`
+    /// lets through this is less than a day, or 100 days on the slowest worker.
     pub fn at(&self, decode_context: u64) -> SimDuration {
         debug_assert!(decode_context < self.context_end);
         SimDuration::from_ps(self.base_ps + self.per_token_ps * decode_context)
@@ -81,7 +82,7 @@ impl Linear {
         let prompts = work.prefill.iter().map(|chunk| {
             let (new, cached) = (u64::from(chunk.new_tokens), u64::from(chunk.cached_tokens));
             // Each new token attends to itself and all before it.
-            let pairs = new * cached + new * (new + 1) / 2;
+            let pairs = (new * cached).saturating_add(new * (new + 1) / 2);
             self.prefill_token * new + self.prefill_pair * pairs
         });
         let decodes =

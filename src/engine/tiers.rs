@@ -7,11 +7,7 @@
 //! `WAITING_FOR_REMOTE_KVS`; the asynchronous connectors of TensorRT-LLM).
 //! `[engine] load` says when it does: see [`LoadRule`].
 
-use super::config::{EngineConfig, Rules};
-use super::hardware::Hardware;
-use super::memory;
 use super::seq::SeqId;
-use super::step_time::{PrefillChunk, StepWork};
 use super::worker::State;
 use super::{Core, FormedStep};
 use crate::event::Medium;
@@ -25,8 +21,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 
-/// Most blocks in a tier: as many as 2^32 of 16 tokens would be 68 thousand
-/// million tokens; this is a quarter of that.
+/// Most blocks in a tier (assumed: 17 thousand million tokens at 16 a block, more
+/// than a petabyte of KV of any large model). Tiers count and number blocks in 32 bits.
 const MAX_TIER_BLOCKS: u32 = 1 << 30;
 
 /// The tiers of a worker, checked.
@@ -38,8 +34,6 @@ pub struct TierOptions {
     pub offload: Offload,
     /// When a prompt's blocks are loaded from them.
     pub load: LoadRule,
-    /// Bytes of a KV block, for reports; 0 where nobody knows.
-    pub block_bytes: u64,
 }
 
 /// When blocks in lower tiers are loaded.
@@ -48,8 +42,8 @@ pub struct TierOptions {
 pub enum LoadRule {
     /// If the prompt would be computed sooner: the time until the load is done,
     /// with what else waits for the link, against that of computing the same
-    /// tokens by the step-time model, after the prompts that are in the step
-    /// already. A load may end where a slower tier begins. (Assumed: the engines
+    /// tokens alone on the GPU, at the worker's pace, after the prompts that are in
+    /// the step already. A load may end where a slower tier begins. (Assumed: the engines
     /// load whatever there is.)
     #[default]
     Auto,
@@ -101,7 +95,7 @@ impl JsonSchema for Capacity {
         json_schema!({
             "description": CAPACITY,
             "anyOf": [
-                { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+                { "type": "integer", "minimum": 0, "maximum": MAX_TIER_BLOCKS },
                 { "type": "string", "pattern": r"^\s*[0-9_.]+\s*[MGT]i?B\s*$" },
             ]
         })
@@ -117,7 +111,7 @@ impl JsonSchema for Bandwidth {
         json_schema!({
             "description": BANDWIDTH,
             "type": "string",
-            "pattern": r"^\s*([0-9_.]+\s*([MGT]i?B/s|[MG]bit/s)|unlimited)\s*$",
+            "pattern": r"^\s*([0-9_.]+\s*([MGT]i?B/s|[MGT]bit/s)|unlimited)\s*$",
         })
     }
 }
@@ -229,26 +223,15 @@ impl Serialize for Bandwidth {
     }
 }
 
-/// The tiers of a worker as `[engine]` gives them; keys in errors are relative to it.
+/// The tiers of a worker as `[engine]` gives them, where a KV block has `block_bytes`;
+/// keys in errors are relative to it.
 ///
 /// # Errors
 /// The first value that will not do.
 pub(super) fn resolve(
     settings: &[TierSettings],
-    offload: Option<Offload>,
-    load: Option<LoadRule>,
-    bytes_per_token: Option<u32>,
-    (rules, block_size): (Rules, u32),
-    hardware: Option<&Hardware>,
-) -> Result<TierOptions, Invalid> {
-    let default = match rules {
-        Rules::Vllm => Offload::Computed,
-        Rules::Trtllm => Offload::Evicted,
-    };
-    let of_hardware =
-        |hardware: &Hardware| memory::kv_bytes_per_token(hardware) * f64::from(hardware.tp);
-    let per_token = bytes_per_token.map(f64::from).or(hardware.map(of_hardware));
-    let block_bytes = per_token.map(|bytes| bytes * f64::from(block_size));
+    block_bytes: Option<f64>,
+) -> Result<Vec<TierSpec>, Invalid> {
     let needed = |why: String| {
         let allowed = format!("given, as there is no model file with GPUs: {why}");
         block_bytes.ok_or_else(|| Invalid::new("kv_bytes_per_token", "nothing", allowed))
@@ -291,12 +274,7 @@ pub(super) fn resolve(
             tiers.push(TierSpec { medium: tier.name, blocks, block_time, latency: tier.latency });
         }
     }
-    Ok(TierOptions {
-        tiers,
-        offload: offload.unwrap_or(default),
-        load: load.unwrap_or_default(),
-        block_bytes: ceil_u64(block_bytes.unwrap_or(0.0)),
-    })
+    Ok(tiers)
 }
 
 /// Tiers stand in the order in which blocks go down.
@@ -332,17 +310,13 @@ fn check_order(
 }
 
 /// Picoseconds, rounded up: a load takes at least bytes / bandwidth.
-fn ceil_ps(seconds: f64) -> u64 {
-    ceil_u64(seconds * 1e12)
-}
-
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "finite, not negative, far below 2^64"
 )]
-fn ceil_u64(value: f64) -> u64 {
-    value.ceil() as u64
+fn ceil_ps(seconds: f64) -> u64 {
+    (seconds * 1e12).ceil() as u64
 }
 
 /// What of a prompt is to be loaded.
@@ -390,8 +364,8 @@ impl Core {
         if rule == LoadRule::Auto && !pieces.is_empty() {
             let target = seq.target_tokens();
             let ahead = step.chunks.iter().map(|(_, chunk)| chunk.new_tokens).sum();
-            let ahead = self.prefill_time(0, ahead);
-            let compute = |blocks| self.prefill_time(blocks * self.config.block_size, target);
+            let ahead = self.prompt_time(0, ahead);
+            let compute = |blocks| self.prompt_time(blocks * self.config.block_size, target);
             let (mut best, mut blocks) = (0, cached_blocks);
             let mut soonest = ahead + compute(blocks);
             for n in 1..=pieces.len() {
@@ -451,25 +425,6 @@ impl Core {
         let again = State::Ready { at: now, from_idle: false };
         Some(if from_idle { again } else { State::Loading { until } })
     }
-
-    /// How long a prompt of `target` tokens takes alone from its token `cached` on.
-    fn prefill_time(&self, cached: u32, target: u32) -> SimDuration {
-        let config: &EngineConfig = &self.config;
-        let (mut time, mut cached_tokens) = (SimDuration::ZERO, cached);
-        while cached_tokens < target {
-            let new_tokens = config.max_num_batched_tokens.min(target - cached_tokens);
-            let last = cached_tokens + new_tokens == target;
-            let chunk = PrefillChunk { new_tokens, cached_tokens, last };
-            time += config.step_time.step(&StepWork {
-                prefill: &[chunk],
-                decode_seqs: 0,
-                decode_context: 0,
-                padded_seqs: 0,
-            });
-            cached_tokens += new_tokens;
-        }
-        time
-    }
 }
 
 #[cfg(test)]
@@ -489,5 +444,32 @@ mod tests {
         for bad in ["", "50", "50GB", "0GB/s", "-1GB/s", "Gbit/s", "1e400GB/s"] {
             assert_eq!(Bandwidth::parse(bad), None, "{bad}");
         }
+    }
+
+    /// What editors are told is what is read.
+    #[test]
+    fn the_schema_has_every_unit() {
+        fn is_valid<T: JsonSchema>(value: impl Into<serde_json::Value>) -> bool {
+            let schema = schemars::schema_for!(T).to_value();
+            jsonschema::validator_for(&schema).expect("a schema").is_valid(&value.into())
+        }
+        for unit in ["MB", "GB", "TB", "MiB", "GiB", "TiB"] {
+            let capacity = format!("1_000.5{unit}");
+            assert!(Capacity::parse(&capacity).is_some(), "{capacity}");
+            assert!(is_valid::<Capacity>(capacity.as_str()), "{capacity}");
+            let bandwidth = format!("2{unit}/s");
+            assert!(Bandwidth::parse(&bandwidth).is_some(), "{bandwidth}");
+            assert!(is_valid::<Bandwidth>(bandwidth), "{unit}/s");
+        }
+        for bandwidth in ["2Mbit/s", "2Gbit/s", " 2.5 Tbit/s", "unlimited"] {
+            assert!(Bandwidth::parse(bandwidth).is_some(), "{bandwidth}");
+            assert!(is_valid::<Bandwidth>(bandwidth), "{bandwidth}");
+        }
+        for bad in ["2kB/s", "2Pbit/s", "2", "2GB", "fast"] {
+            assert!(Bandwidth::parse(bad).is_none() && !is_valid::<Bandwidth>(bad), "{bad}");
+            assert!(bad == "2GB" || !is_valid::<Capacity>(bad), "{bad}");
+        }
+        assert!(is_valid::<Capacity>(MAX_TIER_BLOCKS));
+        assert!(!is_valid::<Capacity>(MAX_TIER_BLOCKS + 1));
     }
 }

@@ -2,9 +2,8 @@
 
 use super::pipeline::Pipeline;
 use super::seq::{Seq, SeqId};
-use super::step_time::{PrefillChunk, StepWork};
 use super::worker::{Scheduler, State, Worker};
-use crate::request::Request;
+use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use crate::truth::WorkerTruth;
 
@@ -37,6 +36,10 @@ impl Worker {
         let left = |seq: &Seq| u64::from(seq.target_tokens() - seq.kv_tokens);
         let begun: u64 = self.seqs(&started).filter(|seq| seq.in_prefill()).map(left).sum();
         let missing = |seq: &Seq| {
+            if seq.phase == Phase::Decode {
+                // Its last prompt token; the KV of the others comes from another worker.
+                return 1;
+            }
             let present = self.present_blocks(&seq.content, seq.target_tokens());
             u64::from(seq.target_tokens() - present * block_size)
         };
@@ -45,7 +48,7 @@ impl Worker {
         let ttft = if self.is_up {
             self.to_next_boundary(now)
                 + self.wait_for_place(&started, queued.len())
-                + self.prefill_time(prefill_tokens + own, request.prompt_tokens)
+                + self.core.backlog_time(prefill_tokens + own, request.prompt_tokens)
         } else {
             NEVER
         };
@@ -109,40 +112,6 @@ impl Worker {
             .collect();
         left.sort_unstable();
         let steps = left.get(beyond).or(left.last()).copied().unwrap_or(0);
-        self.decode_step() * steps
-    }
-
-    /// How long a step of the present batch takes.
-    fn decode_step(&self) -> SimDuration {
-        let (config, decode) = (&self.core.config, &self.core.decode);
-        if decode.len() == 0 {
-            return SimDuration::ZERO;
-        }
-        let padded = config.graph_seqs(decode.len(), false).unwrap_or(decode.len());
-        let piece = config.step_time.decode_piece(decode.len(), padded, decode.context());
-        let piece = self.pace.piece(piece);
-        let (prepare, launch) = config.host_time(decode.len(), false);
-        piece.at(decode.context()).max(prepare + launch)
-    }
-
-    /// Steps that compute `tokens` prompt tokens beside the decoding ones.
-    fn prefill_time(&self, tokens: u64, prompt_tokens: u32) -> SimDuration {
-        let (config, decode) = (&self.core.config, &self.core.decode);
-        let budget = u64::from(config.max_num_batched_tokens.saturating_sub(decode.len()).max(1));
-        let (prepare, launch) = config.host_time(decode.len() + 1, true);
-        let step = |new_tokens: u64| {
-            let new_tokens = u32::try_from(new_tokens).expect("within the budget");
-            let cached_tokens = prompt_tokens.saturating_sub(new_tokens);
-            let work = StepWork {
-                prefill: &[PrefillChunk { new_tokens, cached_tokens, last: true }],
-                decode_seqs: decode.len(),
-                decode_context: decode.context(),
-                padded_seqs: decode.len(),
-            };
-            self.pace.time(config.step_time.step(&work)).max(prepare + launch)
-        };
-        let (full, rest) = (tokens / budget, tokens % budget);
-        let rest = if rest > 0 { step(rest) } else { SimDuration::ZERO };
-        if full > 0 { step(budget) * full + rest } else { rest }
+        self.core.decode_time() * steps
     }
 }

@@ -25,9 +25,11 @@ pub(super) struct Vllm {
     /// Requests that hold blocks into which KV is being loaded.
     loading: Vec<SeqId>,
     hits: Hits,
-    /// A request was passed over, because what it needs is being loaded for another.
-    passed_over: bool,
-    /// The request at the head waits for memory.
+    /// What was decided depends on loads from lower tiers, so that the next boundary
+    /// may decide otherwise.
+    looks_again: bool,
+    /// The request at the head waits for memory, or for room in a step that must
+    /// take all of it.
     head_blocked: bool,
     /// The first decode step whose blocks have not been filled.
     filled_to: u64,
@@ -47,7 +49,7 @@ impl Vllm {
             running: Vec::new(),
             loading: Vec::new(),
             hits: Hits::default(),
-            passed_over: false,
+            looks_again: false,
             head_blocked: false,
             filled_to: 0,
             awaiting: Vec::new(),
@@ -75,7 +77,11 @@ impl Vllm {
 
     /// Those in the batch, and those that wait.
     pub(super) fn requests(&self) -> (Vec<SeqId>, Vec<SeqId>) {
-        (self.running.clone(), self.loading.iter().chain(&self.waiting).copied().collect())
+        let queued = self.received.iter().chain(&self.awaiting);
+        let queued: Vec<SeqId> =
+            queued.chain(&self.loading).chain(&self.waiting).copied().collect();
+        debug_assert_eq!(queued.len(), self.waiting());
+        (self.running.clone(), queued)
     }
 
     pub(super) fn submit(&mut self, id: SeqId) {
@@ -90,7 +96,7 @@ impl Vllm {
         let mut budget = core.config.max_num_batched_tokens - core.decode.len();
         self.resume_prefill(core, step, &mut budget);
         self.head_blocked = false;
-        self.passed_over = false;
+        self.looks_again = false;
         // Blocks for KV that is on its way can make the only sequence that runs
         // preempt itself; the engine then has an empty step, and looks again.
         if step.preempted.len() == preempted_before || self.running.is_empty() {
@@ -262,7 +268,7 @@ impl Vllm {
             }
             let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
             if own_blocks == 0 && self.is_being_loaded(core, id, hit_blocks) {
-                self.passed_over = true;
+                self.looks_again = true;
                 at += 1;
                 continue;
             }
@@ -284,6 +290,9 @@ impl Vllm {
             let ready_tokens = (own_blocks + hit_blocks + load_blocks) * block_size;
             let new_tokens = (target - ready_tokens).min(*budget);
             if !core.config.chunked_prefill && new_tokens < target - ready_tokens {
+                // It fits when more of it is hit, or is worth loading.
+                self.head_blocked = true;
+                self.looks_again = core.log.tiers().is_some();
                 return;
             }
             if let Some(tiers) = core.log.tiers_mut().filter(|_| own_blocks == 0) {
@@ -412,13 +421,13 @@ impl Vllm {
 
     /// How many of the next `max` decode-only steps need no decision.
     pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
-        if self.passed_over || self.head_blocked && self.head_may_find_new_blocks(core) {
+        if self.looks_again || self.head_blocked && self.head_may_find_new_blocks(core) {
             return 0;
         }
         core.decode.steps_within(self.cache.free_blocks(), max)
     }
 
-    /// While the head waits for memory, decoding only makes memory scarcer,
+    /// While the head waits, decoding makes memory scarcer and a step no roomier,
     /// unless a running sequence is about to publish the very block at which
     /// the head's hits end.
     fn head_may_find_new_blocks(&self, core: &Core) -> bool {

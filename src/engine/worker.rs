@@ -9,11 +9,10 @@ mod scheduler;
 use super::config::{EngineConfig, Rules};
 use super::gauges::Gauges;
 use super::outbox::{Outbox, StepRecord, Wake};
-use super::pace::Pace;
 use super::pipeline::{Cadence, Pipeline, Segment};
 use super::plan::{ChunkEnd, Plan, Results};
 use super::seq::{Seq, SeqId};
-use super::step_time::{PrefillChunk, StepWork};
+use super::step_time::PrefillChunk;
 use super::tiers::Loaded;
 use super::trtllm::Trtllm;
 use super::vllm::Vllm;
@@ -40,7 +39,6 @@ pub struct Worker {
     /// Preempted while their last token was still being computed.
     late_tokens: Vec<SeqId>,
     spare: Vec<Results>,
-    pub(super) pace: Pace,
     pub(super) is_up: bool,
 }
 
@@ -82,7 +80,6 @@ impl Worker {
             chunks: Vec::new(),
             late_tokens: Vec::new(),
             spare: Vec::new(),
-            pace: Pace::NORMAL,
             is_up: true,
         }
     }
@@ -127,6 +124,7 @@ impl Worker {
         if request.prompt_tokens >= config.max_model_len {
             return Err(RejectReason::ContextLimit);
         }
+        // So it fits into one step where it has to: see `EngineConfig::validate`.
         let room = config.max_model_len - request.prompt_tokens;
         let mut seq = Seq::new(request);
         seq.phase = phase;
@@ -143,11 +141,6 @@ impl Worker {
         let blocks = seq.prompt_tokens.saturating_add(longest).div_ceil(config.block_size);
         if blocks > config.num_blocks {
             return Err(RejectReason::KvPool);
-        }
-        let fits_one_step =
-            config.chunked_prefill || seq.prompt_tokens <= config.max_num_batched_tokens;
-        if !fits_one_step {
-            return Err(RejectReason::ContextLimit);
         }
         let id = self.core.seqs.insert(seq);
         match &mut self.rules {
@@ -324,7 +317,7 @@ impl Worker {
         let has_prefill = !self.formed.chunks.is_empty();
         let seqs = decode_seqs + u32::try_from(self.formed.chunks.len()).expect("fits u32");
         let (prepare, launch) = config.host_time(seqs, has_prefill);
-        let (gpu, growth, mut steps) = self.gpu_time(&config);
+        let (gpu, growth, mut steps) = self.gpu_time();
         self.core.decode.advance(1);
         if output_blocks {
             // The boundary at which an output grows into a block ends the plan.
@@ -384,19 +377,15 @@ impl Worker {
 
     /// GPU time of the step just formed, its growth from step to step, and how
     /// many steps of that kind follow each other until a sequence ends.
-    fn gpu_time(&mut self, config: &EngineConfig) -> (SimDuration, SimDuration, u64) {
+    fn gpu_time(&mut self) -> (SimDuration, SimDuration, u64) {
         let decode_seqs = self.core.decode.len();
         let decode_context = self.core.decode.context();
         if !self.formed.chunks.is_empty() {
             self.chunks.clear();
             self.chunks.extend(self.formed.chunks.iter().map(|&(_, chunk)| chunk));
-            let prefill = &self.chunks;
-            let work = StepWork { prefill, decode_seqs, decode_context, padded_seqs: decode_seqs };
-            return (self.pace.time(config.step_time.step(&work)), SimDuration::ZERO, 1);
+            return (self.core.mixed_time(&self.chunks), SimDuration::ZERO, 1);
         }
-        let padded_seqs = config.graph_seqs(decode_seqs, false).unwrap_or(decode_seqs);
-        let piece = config.step_time.decode_piece(decode_seqs, padded_seqs, decode_context);
-        let piece = self.pace.piece(piece);
+        let piece = self.core.decode_piece();
         let growth = SimDuration::from_ps(piece.per_token_ps * u64::from(decode_seqs));
         let mut steps = 1;
         if self.may_look_ahead(decode_seqs) {

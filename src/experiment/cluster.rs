@@ -1,10 +1,7 @@
 //! The fleet: the `[cluster]` section.
 
-use super::document::NOTHING;
 use super::measure::MeasureSettings;
 use crate::engine::config::EngineConfig;
-use crate::engine::memory;
-use crate::engine::model::Model;
 use crate::engine::settings::EngineSettings;
 use crate::fleet::Link;
 use crate::fleet::changes::{
@@ -88,14 +85,11 @@ pub struct NetworkSettings {
     /// From the last byte of a transfer to its being known at both ends. Default
     /// 1 ms (assumed: a notification and a poll).
     pub latency: SimDuration,
-    /// Bytes of KV of one token on all GPUs of a worker. Default: the model's.
-    pub kv_bytes_per_token: Option<f64>,
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        let latency = SimDuration::from_millis(1);
-        Self { gbit_per_s: 400.0, latency, kv_bytes_per_token: None }
+        Self { gbit_per_s: 400.0, latency: SimDuration::from_millis(1) }
     }
 }
 
@@ -162,31 +156,6 @@ impl ClusterSettings {
         };
         let splits = (1..self.workers).contains(&prefill);
         Invalid::unless(splits, "prefill.workers", prefill, &allowed)
-    }
-
-    /// KV of one token on all GPUs of a worker, which must be the same in both pools.
-    pub(super) fn kv_bytes_per_token(
-        &self,
-        prefill: Option<&Model>,
-        decode: Option<&Model>,
-    ) -> Result<f64, Invalid> {
-        if let Some(bytes) = self.network.kv_bytes_per_token {
-            return Ok(bytes);
-        }
-        let key = "network.kv_bytes_per_token";
-        let of = |model: Option<&Model>| {
-            let hardware = model.and_then(|model| model.hardware.as_ref())?;
-            Some(memory::kv_bytes_per_token(hardware) * f64::from(hardware.tp))
-        };
-        match (of(prefill), of(decode)) {
-            (Some(from), Some(to)) if from.to_bits() == to.to_bits() => Ok(from),
-            (Some(from), Some(to)) => Err(Invalid::new(
-                "decode.model",
-                format!("{to} bytes of KV per token"),
-                format!("one with the KV of the prefill workers' model, {from} bytes per token"),
-            )),
-            _ => Err(Invalid::new(key, NOTHING, "given, as there is no model file with GPUs")),
-        }
     }
 }
 

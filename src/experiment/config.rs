@@ -353,25 +353,17 @@ impl Resolver {
             let settings = own.clone().over(common.clone());
             let config = resolve(model.as_deref(), settings)
                 .map_err(|wrong| document.invalid(&format!("cluster.{name}.engine"), wrong))?;
-            Ok((Arc::new(config), model))
+            Ok(Arc::new(config))
         };
-        let (prefill, model) =
-            pool("prefill", &cluster.prefill.engine, cluster.prefill.model.as_ref())?;
-        let (decode, decode_model) =
-            pool("decode", &cluster.decode.engine, cluster.decode.model.as_ref())?;
-        let invalid = |wrong| document.invalid("cluster", wrong);
-        let kv_bytes_per_token = cluster
-            .kv_bytes_per_token(model.as_deref(), decode_model.as_deref())
-            .map_err(invalid)?;
+        let ClusterSettings { prefill, decode, .. } = cluster;
         let pools = Pools {
             prefill_workers,
             decode_workers: cluster.workers - prefill_workers,
-            prefill,
-            decode,
+            prefill: pool("prefill", &prefill.engine, prefill.model.as_ref())?,
+            decode: pool("decode", &decode.engine, decode.model.as_ref())?,
             link: cluster.network.link(),
-            kv_bytes_per_token,
         };
-        pools.validate().map_err(invalid)?;
+        pools.validate().map_err(|wrong| document.invalid("cluster", wrong))?;
         Ok(pools)
     }
 

@@ -127,7 +127,8 @@ pub(crate) fn play<F: Fleet>(
     let tiers = &engine.tiers;
     if !tiers.tiers.is_empty() {
         let media = tiers.tiers.iter().map(|tier| tier.medium).collect();
-        let token_bytes = tiers.block_bytes as f64 / f64::from(engine.block_size);
+        // 0 where nobody knows.
+        let token_bytes = engine.kv_bytes_per_token.unwrap_or(0.0);
         recorder = recorder.measure_tiers(media, token_bytes);
     }
     if watch.steps.is_some() {

@@ -23,8 +23,6 @@ pub struct Pools {
     pub decode: Arc<EngineConfig>,
     /// What joins them.
     pub link: Link,
-    /// Bytes of KV of one token, on all GPUs of a worker.
-    pub kv_bytes_per_token: f64,
 }
 
 impl Pools {
@@ -56,9 +54,18 @@ impl Pools {
         let gbit_per_s = self.link.gbit_per_s;
         let allowed = "above 0, or inf";
         Invalid::unless(gbit_per_s > 0.0, "network.gbit_per_s", gbit_per_s, allowed)?;
-        let bytes = self.kv_bytes_per_token;
-        let usable = bytes >= 0.0 && bytes.is_finite();
-        Invalid::unless(usable, "network.kv_bytes_per_token", bytes, "at least 0 and finite")
+        let needed = |pool: &str, config: &EngineConfig| {
+            let allowed = "given, there or in [engine], as there is no model file with GPUs";
+            let key = format!("{pool}.engine.kv_bytes_per_token");
+            config.kv_bytes_per_token.ok_or_else(|| Invalid::new(key, "nothing", allowed))
+        };
+        let (from, to) = (needed("prefill", prefill)?, needed("decode", decode)?);
+        Invalid::unless(
+            from.to_bits() == to.to_bits(),
+            "decode.engine.kv_bytes_per_token",
+            to,
+            &format!("that of the prefill workers, {from}: KV moves as it is"),
+        )
     }
 }
 
@@ -76,7 +83,7 @@ impl Handovers {
     pub(super) fn new(pools: &Pools) -> Self {
         Self {
             prefill_workers: pools.prefill_workers,
-            kv_bytes_per_token: pools.kv_bytes_per_token,
+            kv_bytes_per_token: pools.prefill.kv_bytes_per_token.expect("validated pools"),
             kept: BTreeMap::new(),
             network: Network::new(pools.workers(), pools.link),
         }

@@ -73,10 +73,13 @@ impl SimulatedFleet {
         self.out.output_tokens = true;
     }
 
-    /// When something happens next if nothing is submitted.
-    pub fn next_at(&mut self) -> Option<SimTime> {
+    /// When something happens next if nothing is submitted: at a worker, or between
+    /// two.
+    pub fn next_at(&self) -> Option<SimTime> {
         let ready = self.out.events.front().map(|(at, _)| *at);
-        ready.or_else(|| self.queue.peek().map(|(_, due)| due.at))
+        let at_worker = self.queue.peek().map(|(_, due)| due.at);
+        let between = self.handovers.as_ref().and_then(Handovers::due);
+        ready.or_else(|| at_worker.into_iter().chain(between).min())
     }
 
     /// Workers report losses of blocks only when their last copy goes, as

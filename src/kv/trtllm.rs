@@ -16,7 +16,7 @@ use crate::request::{BlockRun, Content};
 /// * One free queue by time of release. Taking a block drops it *and everything
 ///   below it* from the tree.
 ///
-/// The tree keeps at most one partly filled copy of a block, the last stored;
+/// The tree keeps at most one partly filled copy of a block, the longest stored;
 /// the real one keeps one per length. Partly filled blocks directly under the
 /// root are matched by their own id only, not against other texts.
 #[derive(Debug)]

@@ -176,17 +176,22 @@ impl HitsOverTime {
     }
 
     /// The longest time from a change until hits are back: until the first two
-    /// windows in a row with enough of them. Where another change comes before
-    /// that, the time goes on. `None` if they are not back at the end.
+    /// windows in a row with enough of them. A window in which nothing was scheduled
+    /// is as the one before, the first one as not back. Where another change comes
+    /// before that, the time goes on. `None` if they are not back at the end.
     fn recovery_s(&self) -> Option<f64> {
         let least = REGAINED * self.before.ratio()?;
-        // A window in which nothing was scheduled is as the one before.
-        let enough = |hits: &Hits| hits.ratio().is_none_or(|ratio| ratio >= least);
         let mut longest = SimDuration::ZERO;
         let mut fallen: Option<SimTime> = None;
         for AfterChange { since, windows } in &self.changes {
             let from = fallen.unwrap_or(*since);
-            let back = windows.windows(2).position(|pair| pair.iter().all(enough));
+            let mut is_back = false;
+            let are_back = windows.iter().map(|hits| {
+                is_back = hits.ratio().map_or(is_back, |ratio| ratio >= least);
+                is_back
+            });
+            let are_back: Vec<bool> = are_back.collect();
+            let back = are_back.windows(2).position(|pair| pair == [true, true]);
             fallen = match back {
                 Some(index) => {
                     let back_at = *since + RECOVERY_WINDOW * index as u64;
@@ -300,5 +305,23 @@ mod tests {
         let fine = over_time(&[20], &[(5, 90), (20, 86), (41, 90)]);
         assert_eq!(fine.recovery_s(), Some(0.0));
         assert_eq!(over_time(&[20], &[(25, 3)]).recovery_s(), None);
+    }
+
+    #[test]
+    fn windows_without_requests_are_as_the_one_before() {
+        let recovery_s = |scheduled: &[(u64, u32)]| {
+            let mut hits = over_time(&[], &[(5, 90)]);
+            hits.changes.push(AfterChange { since: at(20), windows: Vec::new() });
+            scheduled.iter().for_each(|&(s, cached)| hits.add(at(s), cached, 100));
+            hits.recovery_s()
+        };
+        // Nothing at all for a minute: an outage is no recovery.
+        assert_eq!(recovery_s(&[(81, 10), (92, 90), (103, 90)]), Some(70.0));
+        assert_eq!(recovery_s(&[(81, 90), (92, 90)]), Some(60.0));
+        assert_eq!(recovery_s(&[(81, 10)]), None);
+        // 10, nothing, 90, 90 %.
+        assert_eq!(recovery_s(&[(20, 10), (41, 90), (52, 90)]), Some(20.0));
+        // 90 %, nothing, 10 %.
+        assert_eq!(recovery_s(&[(20, 90), (41, 10)]), Some(0.0));
     }
 }

@@ -236,10 +236,11 @@ impl Recorder {
         ConversationId(self.open[(request.0 - self.first) as usize].conversation)
     }
 
-    /// Requests that are at a worker, as far as routers know.
+    /// Requests that are at a worker, as far as routers know: not those that a router
+    /// holds, prefilled or not.
     pub fn at_workers(&self) -> impl Iterator<Item = RequestId> + '_ {
         let open = self.open.iter().filter(|record| record.end.is_none());
-        open.filter(|record| record.dispatched.is_some()).map(|record| record.request)
+        open.filter(|record| record.stay().is_some()).map(|record| record.request)
     }
 
     /// Observes `level` from now on.

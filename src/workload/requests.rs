@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Groups, each of which takes as many block ids as its text has blocks.
+/// Most groups (assumed: far above any use). Each takes as many block ids as its
+/// text has blocks.
 const MAX_GROUPS: u32 = 1_000_000;
 
 /// A closed or open loop of single requests.

@@ -49,7 +49,8 @@ use std::path::Path;
 
 /// Tokens of a block in Mooncake's traces.
 pub const MOONCAKE_BLOCK_TOKENS: u32 = 512;
-/// Larger blocks than any trace's.
+/// Most tokens in a block of a trace (assumed: four times Mooncake's). The largest
+/// id times this is what ids are bounded by.
 const MAX_BLOCK_TOKENS: u32 = 1 << 11;
 /// Timestamps stay below 100 days, the most the clock is trusted with.
 const MAX_TIMESTAMP_MS: u64 = 100 * 86_400_000;

@@ -1,22 +1,29 @@
 //! Fleets that change: crashes conserve requests, tokens and blocks; nothing
 //! depends on how fast the simulation goes, nor on what workers are called.
 
-use super::rig::{any_draws, any_engine, arrivals, cases, lone_request, vllm_config};
+use super::rig::{
+    any_draws, any_engine, arrivals, cases, lone_request, private_blocks, trtllm_config,
+    vllm_config,
+};
 use super::script::{Fleets, Run, Script, front_end, play, play_fleet, router};
-use kv_router_sim::engine::config::EngineConfig;
-use kv_router_sim::event::{RejectReason, WorkerEventKind};
+use kv_router_sim::engine::Pace;
+use kv_router_sim::engine::config::{EngineConfig, TierOptions};
+use kv_router_sim::engine::tiers::TierSpec;
+use kv_router_sim::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::changes::{
     ChangePlan, ChangeSettings, FailoverSettings, PlannerLoad, PlannerSettings, What,
 };
-use kv_router_sim::id::WorkerId;
+use kv_router_sim::fleet::{Fleet, SimulatedFleet};
+use kv_router_sim::id::{BlockId, WorkerId};
 use kv_router_sim::recorder::End;
-use kv_router_sim::request::{Request, RouteRequest};
+use kv_router_sim::request::{BlockRun, Content, Request, RouteRequest};
 use kv_router_sim::router::policies::POLICIES;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterView, Policy, Verdict};
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::Retries;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn ps(ps: u64) -> SimDuration {
     SimDuration::from_ps(ps)
@@ -504,4 +511,40 @@ fn plans_that_cannot_be_are_refused() {
         refused(PlannerSettings { min_workers: 1, ..planner }),
         "planner.scale_up_above = 0.5: must be a finite number above scale_down_below, 0.6"
     );
+}
+
+/// What is loaded depends on how fast the worker computes at present: 161 tokens in
+/// six steps of 20 ms, or in one of them after ten blocks of 12 ms.
+#[test]
+fn a_slow_worker_loads_what_a_fast_one_computes() {
+    let host = TierSpec { medium: Medium::Host, blocks: 100, block_time: ms(12), latency: ms(1) };
+    let tiers = TierOptions { tiers: vec![host], ..TierOptions::default() };
+    for base in [vllm_config(), trtllm_config()] {
+        // Each text displaces the one before.
+        let config = Arc::new(EngineConfig {
+            num_blocks: 12,
+            max_model_len: 190,
+            max_num_batched_tokens: 32,
+            overlap: false,
+            tiers: tiers.clone(),
+            ..base
+        });
+        let loads = |factor| {
+            let mut fleet = SimulatedFleet::new(1, &config, false);
+            fleet.set_pace(SimTime::ZERO, WorkerId(0), Pace::new(factor).expect("a pace"));
+            for (id, text) in [(0u32, 0u64), (1, 1), (2, 0)] {
+                let now = at_ms(10_000 * u64::from(id));
+                while fleet.next_event(now).is_some() {}
+                let shared = BlockRun { first: BlockId(text << 20), len: 10 };
+                let content = Content::new([shared], private_blocks(id));
+                let request = Request { content, ..lone_request(id, 161, 3) };
+                fleet.submit(now, WorkerId(0), &request).expect("it fits");
+            }
+            let events = std::iter::from_fn(|| fleet.next_event(SimTime::MAX));
+            let is_load =
+                |event: &WorkerEvent| matches!(event.kind, WorkerEventKind::Loaded { .. });
+            events.filter(|(_, event)| is_load(event)).count()
+        };
+        assert_eq!([loads(1.0), loads(2.0)], [0, 1], "{:?}", config.rules);
+    }
 }

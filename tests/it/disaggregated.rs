@@ -23,13 +23,13 @@ use std::sync::Arc;
 const INFINITE: Link = Link { gbit_per_s: f64::INFINITY, latency: SimDuration::ZERO };
 
 fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link: Link) -> Pools {
+    let moving = |config| Arc::new(EngineConfig { kv_bytes_per_token: Some(1e6), ..config });
     Pools {
         prefill_workers: workers.0,
         decode_workers: workers.1,
-        prefill: Arc::new(prefill),
-        decode: Arc::new(decode),
+        prefill: moving(prefill),
+        decode: moving(decode),
         link,
-        kv_bytes_per_token: 1e6,
     }
 }
 
@@ -47,7 +47,10 @@ fn any_pools() -> impl Strategy<Value = Pools> {
             rules: Rules::Vllm,
             block_size: prefill.block_size,
             max_num_batched_tokens: config.max_num_batched_tokens.max(prefill.block_size),
-            max_model_len: config.num_blocks * prefill.block_size,
+            max_model_len: match config.num_blocks * prefill.block_size {
+                pool if config.chunked_prefill => pool,
+                pool => pool.min(config.max_model_len),
+            },
             step_time: match config.step_time {
                 StepTime::Fixed { prefill, decode } => StepTime::Fixed {
                     prefill: prefill + SimDuration::from_ps(1_009 + odd),
@@ -306,7 +309,8 @@ proptest! {
         let roomy = |config: &EngineConfig| {
             let num_blocks = 100_000;
             let max_model_len = num_blocks * config.block_size;
-            Arc::new(EngineConfig { num_blocks, max_model_len, ..config.clone() })
+            let chunked_prefill = true;
+            Arc::new(EngineConfig { num_blocks, max_model_len, chunked_prefill, ..config.clone() })
         };
         let (prefill, decode) = (roomy(&pools.prefill), roomy(&pools.decode));
         let pools = Pools { prefill, decode, link: INFINITE, ..pools };
@@ -367,6 +371,27 @@ fn the_first_token_comes_from_the_worker_that_decodes() {
         play(&vllm_config(), 1, whole, router(&settings, &vllm_config(), 1), None).records[0];
     assert_eq!(aggregated.first_token, Some(at_ms(20)));
     assert_eq!(aggregated.end, Some((at_ms(60), End::Finished { output_tokens: 5 })));
+}
+
+/// While its KV is on its way a request waits, and only its last prompt token is to
+/// be computed; the fleet knows when the next thing happens.
+#[test]
+fn a_request_waits_for_its_kv() {
+    let pools = slow_link(1, SimDuration::ZERO);
+    let mut fleet = SimulatedFleet::with_pools(&pools, false);
+    let request = lone_request(0, 30, 5);
+    fleet.submit(SimTime::ZERO, WorkerId(0), &request).expect("it fits");
+    while let Some((at, event)) = fleet.next_event(at_ms(30)) {
+        if event.kind == WorkerEventKind::Prefilled {
+            fleet.submit(at, WorkerId(1), &request).expect("it fits");
+        }
+    }
+    let other = lone_request(1, 100, 5);
+    let truth = fleet.truth(at_ms(30)).expect("a simulated fleet knows").workers(&other)[1];
+    assert_eq!((truth.running, truth.waiting, truth.prefill_tokens), (0, 1, 1));
+    assert_eq!(fleet.gauges(at_ms(30))[1].waiting, 1);
+    // Thirty tokens of 8 ms.
+    assert_eq!(fleet.next_at(), Some(at_ms(20 + 240)));
 }
 
 #[test]

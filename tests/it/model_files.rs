@@ -101,12 +101,12 @@ fn kv_bytes_follow_from_heads_layers_and_type() {
         ("qwen3-32b-bf16-h200-tp2-vllm.toml", 131_072.0),
         ("llama-3.1-8b-bf16-l40s-vllm.toml", 131_072.0),
     ] {
-        assert_eq!(memory::kv_bytes_per_token(&model(file).hardware.unwrap()), bytes, "{file}");
+        assert_eq!(memory::gpu_kv_bytes_per_token(&model(file).hardware.unwrap()), bytes, "{file}");
     }
     // More GPUs than KV heads: each keeps a whole one.
     let mut hardware = model("qwen3-32b-bf16-h200-tp2-vllm.toml").hardware.unwrap();
     hardware.tp = 16;
-    assert_eq!(memory::kv_bytes_per_token(&hardware), 2.0 * 64.0 * 128.0 * 2.0);
+    assert_eq!(memory::gpu_kv_bytes_per_token(&hardware), 2.0 * 64.0 * 128.0 * 2.0);
 }
 
 #[test]
@@ -260,6 +260,9 @@ fn refusals_name_key_value_and_way_out() {
         "cuda_graph.sizes = [0, 8]",
         "step_time = { kind = \"fixed\", prefill = \"2000h\", decode = \"1ms\" }",
         "host.per_seq = \"20h\"",
+        "num_blocks = \"16Mi\"\nblock_size = \"64Ki\"\nmax_num_batched_tokens = 4_294_967_295
+        max_model_len = 4_294_967_295
+        step_time = { kind = \"linear\", step = \"1ms\", prefill_token = \"1us\", prefill_pair = \"1ns\", decode_seq = \"1us\" }",
     ]
     .iter()
     .map(|overrides| refusal(overrides))
@@ -279,8 +282,9 @@ fn refusals_name_key_value_and_way_out() {
     watermark = NaN: must be at least 0 and below 1
     step_time.kind = "roofline": must be { kind = "fixed", prefill = .., decode = .. }, { kind = "linear", .. } or { kind = "instant" }, as there is no model file with GPUs
     cuda_graph.sizes = 0: must be batch sizes of at least 1; [] for none
-    step_time = 7200000 s for the longest step: must be below 10 days: check times given, and the hardware's peaks and ratios
-    host = 4608000 s for the longest step: must be below 10 days
+    step_time = 7200000 s for the longest step: must be below a day: check times given, and the hardware's peaks and ratios
+    host = 4608000 s for the longest step: must be below a day
+    step_time = 18446744 s for the longest step: must be below a day: check times given, and the hardware's peaks and ratios
     "#);
 }
 

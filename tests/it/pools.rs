@@ -17,7 +17,6 @@ prefix_caching = false
 
 [cluster.network]
 gbit_per_s = 100
-kv_bytes_per_token = 100_000.0
 
 [engine]
 rules = "vllm"
@@ -25,6 +24,7 @@ num_blocks = 300
 max_num_seqs = 6
 max_num_batched_tokens = 256
 max_model_len = 1_000
+kv_bytes_per_token = "100k"
 step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
 
 [router]
@@ -114,7 +114,9 @@ fn pools_that_cannot_be_are_refused_in_one_line() {
         "cluster.decode.engine.rules=\"trtllm\"",
         "cluster.network.gbit_per_s=0",
         "cluster.network.gbit_per_s=nan",
-        "cluster.network.kv_bytes_per_token=-1.0",
+        "engine.kv_bytes_per_token=-1.0",
+        "cluster.decode.engine.kv_bytes_per_token=99_999",
+        "cluster.network.kv_bytes_per_token=100_000",
         "router.policy=\"oracle\"",
         "measure.why=true",
         "router.conditional_disaggregation.max_uncached_ratio=2.0",
@@ -123,4 +125,8 @@ fn pools_that_cannot_be_are_refused_in_one_line() {
     let lines: Vec<String> = shown.iter().map(|change| problem(change)).collect();
     assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:#?}");
     insta::assert_snapshot!(lines.join("\n"));
+    let unknown = EXPERIMENT.replacen("kv_bytes_per_token = \"100k\"\n", "", 1);
+    let refused = Experiment::parse(Path::new("pools.toml"), &unknown, &LoadOptions::default());
+    let line = refused.expect_err("nobody knows how much is moved").to_string();
+    assert!(line.contains("cluster.prefill.engine.kv_bytes_per_token is missing"), "{line}");
 }

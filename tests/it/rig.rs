@@ -49,6 +49,7 @@ pub(crate) fn vllm_config() -> EngineConfig {
             reserve_net_of_reuse: false,
         },
         tiers: TierOptions::default(),
+        kv_bytes_per_token: None,
     }
 }
 
@@ -93,8 +94,10 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
     ];
     // Round times make boundaries and arrivals meet.
     let grid = prop_oneof![Just(1u64), Just(1_000)];
-    (shape, limits, host, graph, time, any::<bool>(), grid).prop_map(
-        |(shape, limits, host, (sizes, padding), (prefill, decode), is_roofline, grid)| {
+    // Without chunks a step has hardly more room than the longest prompt.
+    let longest = prop_oneof![2 => Just(None), 1 => (4u32..120).prop_map(Some)];
+    (shape, limits, host, graph, time, any::<bool>(), grid, longest).prop_map(
+        |(shape, limits, host, (sizes, padding), (prefill, decode), is_roofline, grid, longest)| {
             let (vllm, overlap, block_size) = shape;
             let (num_blocks, max_num_seqs, budget, prefix_caching, watermark_blocks) = limits;
             let base = if vllm { vllm_config() } else { trtllm_config() };
@@ -104,12 +107,18 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
             } else {
                 StepTime::Fixed { prefill: ps(prefill), decode: ps(decode) }
             };
+            let pool = num_blocks * block_size;
+            let (max_model_len, budget) = match longest {
+                Some(longest) => (longest.min(pool), budget.min(longest).max(longest.min(pool))),
+                None => (pool, budget),
+            };
             EngineConfig {
                 block_size,
                 num_blocks,
                 max_num_seqs,
                 max_num_batched_tokens: budget.max(max_num_seqs).max(block_size),
-                max_model_len: num_blocks * block_size,
+                max_model_len,
+                chunked_prefill: longest.is_none(),
                 overlap,
                 prefix_caching,
                 watermark_blocks,

@@ -36,7 +36,7 @@ fn unlimited(blocks: u32) -> TierSpec {
 
 fn with_tiers(config: EngineConfig, tiers: &[TierSpec], offload: Offload) -> EngineConfig {
     let tiers = tiers.to_vec();
-    let options = TierOptions { tiers, offload, load: LoadRule::Always, block_bytes: 0 };
+    let options = TierOptions { tiers, offload, load: LoadRule::Always };
     EngineConfig { tiers: options, ..config }
 }
 
@@ -62,7 +62,7 @@ fn any_tiered_engine() -> impl Strategy<Value = EngineConfig> {
             };
             let offload = if computed { Offload::Computed } else { Offload::Evicted };
             let tiers = Medium::ALL.into_iter().zip(tiers).map(spec).collect();
-            let tiers = TierOptions { tiers, offload, load, block_bytes: 1 };
+            let tiers = TierOptions { tiers, offload, load };
             EngineConfig { tiers, prefix_caching: true, ..config }
         },
     )
@@ -470,12 +470,12 @@ fn a_tier_of_no_capacity_is_no_tier() {
 
 /// A worker of two GPUs has what both need: 160 KiB a token for Llama-3.1-70B at 8 bits.
 #[test]
-fn a_block_has_the_bytes_of_all_gpus() {
+fn a_token_has_the_bytes_of_all_gpus() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     for file in ["llama-3.1-70b-fp8-h200-trtllm.toml", "llama-3.1-70b-fp8-h100-tp2-trtllm.toml"] {
         let model = Model::load(&folder.join(file)).expect("a shipped model");
         let config = model.engine_config(&EngineSettings::default()).unwrap();
-        assert_eq!(config.tiers.block_bytes, 32 * 163_840, "{file}");
+        assert_eq!(config.kv_bytes_per_token, Some(163_840.0), "{file}");
     }
 }
 

@@ -32,7 +32,6 @@ impl Worker {
         self.formed.clear();
         self.late_tokens.clear();
         (self.gauges.running, self.gauges.waiting, self.gauges.used_blocks) = (0, 0, 0);
-        self.pace = Pace::NORMAL;
         self.is_up = false;
         lost
     }
@@ -47,7 +46,7 @@ impl Worker {
         if let State::Running(plan) = &mut self.state {
             plan.cut(self.pipeline, now);
         }
-        self.pace = pace;
+        self.core.pace = pace;
     }
 
     /// What clients have of a sequence, when everything up to the present moment

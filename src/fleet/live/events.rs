@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket, ZmqMessage};
 
 /// How long to wait for a connection to the publisher, and for the next message
-/// of a replay.
+/// of a replay (assumed: a server that is up answers within milliseconds).
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The pause before a connection that broke is made anew.
+/// The pause before a connection that broke is made anew (assumed: so that a
+/// server that is down is not asked all the time).
 const AGAIN: Duration = Duration::from_millis(500);
 /// What ends a replay: -1, big-endian.
 const END: [u8; 8] = (-1_i64).to_be_bytes();

@@ -16,17 +16,19 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// More bytes than any answer has; a server that sends more is not read to its end.
+/// More bytes than any answer has (assumed); a server that sends more is not read to its end.
 const MOST_BYTES: usize = 64 << 20;
-/// Times that a request is sent again; only while no server can have begun it.
+/// Times that a request is sent again; only while no server can have begun it
+/// (assumed: enough for one that refuses connections for a moment).
 const RETRIES: u32 = 2;
-/// The pause before a request is sent again, times the number of tries.
+/// The pause before a request is sent again, times the number of tries (assumed).
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// An idle connection is kept this long; shorter than vLLM's own 5 s, so that
 /// no request meets one that is being closed.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// How long to wait for servers.
+/// How long to wait for servers. The defaults are assumed: far above what a
+/// server that works takes, however long its queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// For a connection.

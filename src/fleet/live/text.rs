@@ -13,6 +13,12 @@ pub(crate) const TOKENS: std::ops::Range<u32> = 16..4096;
 /// Text that sequences with the same shared blocks have in common after them.
 const FORK: u64 = 0xF0_4B;
 
+/// Most tokens that are remembered of what was said, 256 MiB of them (assumed: more
+/// than all conversations that go on at a time have said). Nobody says when a
+/// conversation ends, so those that have been silent longest are forgotten; if one
+/// goes on, its answers so far are made up like any text, and its server misses them.
+const MOST_SAID: usize = 1 << 26;
+
 /// Writes prompts: the same block has the same text wherever it stands, and a
 /// turn repeats what its conversation has said so far, real answers included.
 #[derive(Debug)]
@@ -20,20 +26,35 @@ pub(super) struct Texts {
     block_size: u32,
     /// Makes texts of one run different from another's.
     key: u64,
-    /// Prompt and answer of the last turn of conversations that may go on.
-    said: BTreeMap<ConversationId, Vec<u32>>,
+    /// Prompt and answer of the last turn of conversations that may go on, with the
+    /// number of that turn in the run.
+    said: BTreeMap<ConversationId, (u64, Vec<u32>)>,
+    /// Those conversations by that number.
+    by_age: BTreeMap<u64, ConversationId>,
+    turns: u64,
+    /// Tokens in `said`, and the most.
+    tokens: usize,
+    most_tokens: usize,
 }
 
 impl Texts {
     pub(super) fn new(block_size: u32, key: u64) -> Self {
-        Self { block_size, key, said: BTreeMap::new() }
+        Self {
+            block_size,
+            key,
+            said: BTreeMap::new(),
+            by_age: BTreeMap::new(),
+            turns: 0,
+            tokens: 0,
+            most_tokens: MOST_SAID,
+        }
     }
 
     /// The prompt of `request`.
     pub(super) fn prompt(&mut self, request: &Request) -> Vec<u32> {
         let mut prompt = match request.turn {
             0 => Vec::new(),
-            _ => self.said.remove(&request.conversation).unwrap_or_default(),
+            _ => self.forget(request.conversation).unwrap_or_default(),
         };
         let length = request.prompt_tokens as usize;
         prompt.truncate(length);
@@ -44,7 +65,24 @@ impl Texts {
 
     /// The conversation has said `text`, prompt and answer.
     pub(super) fn hear(&mut self, conversation: ConversationId, text: Vec<u32>) {
-        self.said.insert(conversation, text);
+        self.forget(conversation);
+        self.tokens += text.len();
+        self.by_age.insert(self.turns, conversation);
+        self.said.insert(conversation, (self.turns, text));
+        self.turns += 1;
+        while self.tokens > self.most_tokens
+            && let Some((_, silent)) = self.by_age.first_key_value()
+        {
+            self.forget(*silent);
+        }
+    }
+
+    /// What a conversation has said, which is not remembered any more.
+    fn forget(&mut self, conversation: ConversationId) -> Option<Vec<u32>> {
+        let (turn, text) = self.said.remove(&conversation)?;
+        self.by_age.remove(&turn);
+        self.tokens -= text.len();
+        Some(text)
     }
 
     fn token(&self, request: &Request, at: u32) -> u32 {
@@ -136,6 +174,27 @@ mod tests {
         texts.hear(ConversationId(1), said.clone());
         let next = texts.prompt(&request(1, 1, 40, 0));
         assert_eq!((&next[..23], next.len()), (&said[..], 40));
+    }
+
+    #[test]
+    fn who_is_silent_longest_is_forgotten() {
+        let mut texts = Texts { most_tokens: 60, ..Texts::new(8, 1) };
+        let answer = [5, 6, 7];
+        let hear = |texts: &mut Texts, conversation| {
+            let mut said = texts.prompt(&request(conversation, 0, 20, 0));
+            said.extend(answer);
+            texts.hear(ConversationId(conversation), said);
+        };
+        hear(&mut texts, 1);
+        hear(&mut texts, 2);
+        // The first says something again.
+        hear(&mut texts, 1);
+        hear(&mut texts, 3);
+        assert_eq!(texts.tokens, 46);
+        let known = [1, 2, 3]
+            .map(|conversation| texts.prompt(&request(conversation, 1, 40, 0))[20..23] == answer);
+        assert_eq!(known, [true, false, true]);
+        assert!(texts.said.is_empty() && texts.by_age.is_empty() && texts.tokens == 0);
     }
 
     #[test]

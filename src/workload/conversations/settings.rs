@@ -8,7 +8,7 @@ use crate::workload::{MAX_TOKENS, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Starters, each of which is kept with its length.
+/// Most starters (assumed: far above any use). Each is kept with its length.
 const MAX_STARTERS: u32 = 1_000_000;
 
 /// A closed loop of conversations.

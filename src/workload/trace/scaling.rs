@@ -117,8 +117,10 @@ impl Scaling {
 /// The rows of `trace` with at most `max` prompt tokens.
 fn up_to(trace: &Trace, max: u32) -> Result<Trace, Invalid> {
     let rows = &trace.rows;
-    let shortest = rows.iter().map(|row| row.input_tokens).min().unwrap_or(0);
-    let allowed = format!("at least {shortest}, the shortest prompt of the trace");
+    // Without its first turn a session is left out.
+    let firsts = rows.iter().filter(|row| row.turn == 0);
+    let shortest = firsts.map(|row| row.input_tokens).min().unwrap_or(0);
+    let allowed = format!("at least {shortest}, the shortest first prompt of the trace");
     Invalid::unless(shortest <= max, "max_isl", max, &allowed)?;
     let mut kept = Trace { rows: Vec::new(), runs: Vec::new(), block_tokens: trace.block_tokens };
     // New numbers of rows that stay; sessions that were cut go no further.
@@ -189,9 +191,7 @@ impl<'a> Renaming<'a> {
         let mut scaled = Trace { rows: Vec::new(), runs: Vec::new(), ..trace.clone() };
         for (i, row) in trace.rows.iter().enumerate() {
             let first_run = scaled.runs.len();
-            let input_tokens = self.row(i, &mut scaled.runs);
-            let input_tokens = u32::try_from(input_tokens).ok().filter(|&n| n <= MAX_TOKENS);
-            let Some(input_tokens) = input_tokens else {
+            let Some(input_tokens) = self.row(i, &mut scaled.runs) else {
                 let allowed = format!("so small that no prompt passes {MAX_TOKENS} tokens");
                 return Err(Invalid::new(key, "too large", allowed));
             };
@@ -200,14 +200,15 @@ impl<'a> Renaming<'a> {
         Ok(scaled)
     }
 
-    /// Adds the new ids of row `row` to `runs`; how many tokens it has then.
-    fn row(&mut self, row: usize, runs: &mut Vec<BlockRun>) -> u64 {
+    /// Adds the new ids of row `row` to `runs`; how many tokens it has then, or
+    /// `None` if that is too many.
+    fn row(&mut self, row: usize, runs: &mut Vec<BlockRun>) -> Option<u32> {
         let trace = self.trace;
         let block_tokens = u64::from(trace.block_tokens);
         let old = u64::from(trace.rows[row].input_tokens);
         let of_row = runs.len();
         if trace.runs(row).is_empty() {
-            return self.prompt(old).max(1);
+            return bounded(self.prompt(old).max(1));
         }
         let ids: Vec<u64> = trace.blocks(row).map(|block| block.0).collect();
         let is_whole = |depth: u64| (depth + 1) * block_tokens <= old;
@@ -220,26 +221,29 @@ impl<'a> Renaming<'a> {
                 partial = Some(id);
             }
         }
+        let prefix = self.depth(whole) * block_tokens;
+        let rest = old - whole * block_tokens;
+        let rest = match partial {
+            Some(_) => rest,
+            // Something is asked for, whatever was taken away.
+            None => self.prompt(rest).max(u64::from(prefix == 0)),
+        };
+        let tokens = bounded(prefix + rest)?;
         let root = self.root(row);
         for (depth, &id) in (0..whole).zip(&ids) {
             let (from, to) = (self.depth(depth), self.depth(depth + 1));
             let first = self.rename(id, root, to - from);
             push(runs, of_row, first, to - from);
         }
-        let mut tokens = self.depth(whole) * block_tokens;
-        let rest = old - whole * block_tokens;
         if let Some(id) = partial {
             let first = self.rename(id, root, 1);
             push(runs, of_row, first, 1);
-            return tokens + rest;
+        } else {
+            let blocks = rest.div_ceil(block_tokens);
+            push(runs, of_row, self.next, blocks);
+            self.next += blocks;
         }
-        // Something is asked for, whatever was taken away.
-        let prompt = self.prompt(rest).max(u64::from(tokens == 0));
-        let blocks = prompt.div_ceil(block_tokens);
-        push(runs, of_row, self.next, blocks);
-        self.next += blocks;
-        tokens += prompt;
-        tokens
+        Some(tokens)
     }
 
     fn uses(&self, id: u64) -> u32 {
@@ -285,6 +289,11 @@ impl<'a> Renaming<'a> {
         }
         first
     }
+}
+
+/// The length of a prompt, if it is within bounds.
+fn bounded(tokens: u64) -> Option<u32> {
+    u32::try_from(tokens).ok().filter(|&tokens| tokens <= MAX_TOKENS)
 }
 
 /// Adds `count` ids from `first` to the row whose runs begin at `of_row`.

@@ -161,6 +161,19 @@ fn roots_split_the_requests_of_a_prefix() {
     assert!((70..130).contains(&first), "{first} of 300");
 }
 
+/// Also where blocks of one token make more ids than fit a run.
+#[test]
+fn prompts_that_grow_beyond_all_bounds_are_refused() {
+    let mut trace = small(&[(vec![0], 1)]);
+    let tokens = 5_000_000;
+    trace.block_tokens = 1;
+    trace.rows[0].input_tokens = tokens;
+    trace.runs = vec![BlockRun { first: BlockId(0), len: tokens }];
+    let scaling = Scaling { prompt_len_multiplier: 1_000.0, ..Scaling::default() };
+    let refused = scaling.apply(trace).unwrap_err();
+    assert_eq!(refused.key, "prompt_len_multiplier");
+}
+
 #[test]
 fn sessions_are_cut_and_never_scaled() {
     let text = r#"{"session_id": "a", "timestamp": 0, "input_length": 600, "output_length": 10}
@@ -175,8 +188,8 @@ fn sessions_are_cut_and_never_scaled() {
     };
     assert_eq!(rows(up_to(800).unwrap()), [(0, 0, 600), (1, 0, 100), (1, 1, 200)]);
     assert_eq!(rows(up_to(300).unwrap()), [(0, 0, 100), (0, 1, 200)]);
-    let allowed = "max_isl = 39: must be at least 40, the shortest prompt of the trace";
-    assert_eq!(up_to(39).unwrap_err().to_string(), allowed);
+    let allowed = "max_isl = 99: must be at least 100, the shortest first prompt of the trace";
+    assert_eq!(up_to(99).unwrap_err().to_string(), allowed);
     let longer = Scaling { prompt_len_multiplier: 2.0, ..Scaling::default() };
     assert_eq!(longer.apply(trace.clone()).unwrap_err().key, "prompt_len_multiplier");
     assert!(Lookalike::fit(&trace).is_err());

@@ -1,0 +1,74 @@
+//! How long a worker's steps take: its step-time model, at its pace.
+//!
+//! Whoever wants to know asks here: the steps that run, the rule that weighs a
+//! load from a lower tier against computing, and the [truth](crate::truth).
+
+use super::Core;
+use super::step_time::{AffinePiece, PrefillChunk, StepWork};
+use crate::time::SimDuration;
+
+impl Core {
+    /// GPU time of steps in which only the present sequences decode, which are one or more.
+    pub(super) fn decode_piece(&self) -> AffinePiece {
+        let (config, decode) = (&self.config, &self.decode);
+        let padded_seqs = config.graph_seqs(decode.len(), false).unwrap_or(decode.len());
+        let piece = config.step_time.decode_piece(decode.len(), padded_seqs, decode.context());
+        self.pace.piece(piece)
+    }
+
+    /// GPU time of a step with these pieces of prompts beside the sequences that decode.
+    pub(super) fn mixed_time(&self, prefill: &[PrefillChunk]) -> SimDuration {
+        self.eager_time(prefill, self.decode.len(), self.decode.context())
+    }
+
+    fn eager_time(
+        &self,
+        prefill: &[PrefillChunk],
+        decode_seqs: u32,
+        decode_context: u64,
+    ) -> SimDuration {
+        let work = StepWork { prefill, decode_seqs, decode_context, padded_seqs: decode_seqs };
+        self.pace.time(self.config.step_time.step(&work))
+    }
+
+    /// How long a step of the present batch takes, without prompts.
+    pub(super) fn decode_time(&self) -> SimDuration {
+        let decode = &self.decode;
+        if decode.len() == 0 {
+            return SimDuration::ZERO;
+        }
+        let (prepare, launch) = self.config.host_time(decode.len(), false);
+        self.decode_piece().at(decode.context()).max(prepare + launch)
+    }
+
+    /// GPU time of the steps that compute a prompt alone, from its token `cached` on up
+    /// to its token `target`.
+    pub(super) fn prompt_time(&self, cached: u32, target: u32) -> SimDuration {
+        let (mut time, mut cached_tokens) = (SimDuration::ZERO, cached);
+        while cached_tokens < target {
+            let new_tokens = self.config.max_num_batched_tokens.min(target - cached_tokens);
+            let last = cached_tokens + new_tokens == target;
+            time += self.eager_time(&[PrefillChunk { new_tokens, cached_tokens, last }], 0, 0);
+            cached_tokens += new_tokens;
+        }
+        time
+    }
+
+    /// How long the steps take that compute `tokens` of several prompts, the last
+    /// of which has `prompt_tokens`, beside the sequences that decode: as if all were
+    /// as far into theirs.
+    pub(super) fn backlog_time(&self, tokens: u64, prompt_tokens: u32) -> SimDuration {
+        let (config, decode_seqs) = (&self.config, self.decode.len());
+        let budget = u64::from(config.max_num_batched_tokens.saturating_sub(decode_seqs).max(1));
+        let (prepare, launch) = config.host_time(decode_seqs + 1, true);
+        let step = |new_tokens: u64| {
+            let new_tokens = u32::try_from(new_tokens).expect("within the budget");
+            let cached_tokens = prompt_tokens.saturating_sub(new_tokens);
+            let chunk = PrefillChunk { new_tokens, cached_tokens, last: true };
+            self.mixed_time(&[chunk]).max(prepare + launch)
+        };
+        let (full, rest) = (tokens / budget, tokens % budget);
+        let rest = if rest > 0 { step(rest) } else { SimDuration::ZERO };
+        if full > 0 { step(budget) * full + rest } else { rest }
+    }
+}
