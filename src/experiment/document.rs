@@ -6,7 +6,7 @@ mod extends;
 use super::error::{ExperimentError, Place};
 use super::locate::{self, Fault, join};
 use super::sweep::{self, RANGE_KEYS};
-use crate::settings::{Invalid, nearest};
+use crate::settings::{Invalid, line_of, nearest};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -72,10 +72,7 @@ impl Document {
     }
 
     fn parse_alone(file: &Path, text: &str) -> Result<Self, ExperimentError> {
-        let line_at = |offset: usize| {
-            let before = &text.as_bytes()[..offset.min(text.len())];
-            Place::Line(file.to_owned(), 1 + before.iter().filter(|&&b| b == b'\n').count())
-        };
+        let line_at = |offset: usize| Place::Line(file.to_owned(), line_of(text, offset));
         let syntax = |error: toml::de::Error| ExperimentError::Syntax {
             place: line_at(error.span().map_or(text.len(), |span| span.start)),
             // The parser's own words for a number beyond 64 bits speak of Rust.
