@@ -149,7 +149,17 @@ impl Document {
         let axis = key.strip_prefix("sweep.");
         let swept = axis.unwrap_or(key);
         if let Some((_, values)) = self.sweep.iter_mut().find(|(name, _)| name == swept) {
-            *values = if axis.is_some() { value } else { Value::Array(vec![value]) };
+            *values = match axis {
+                Some(_) => value,
+                None if key == sweep::VARIANT => match sweep::variant(values, &value, text) {
+                    Ok(variant) => Value::Array(vec![variant]),
+                    Err(problem) => {
+                        self.places.insert(key.to_owned(), place);
+                        return Err(self.value_error(key, &value, &problem));
+                    }
+                },
+                None => Value::Array(vec![value]),
+            };
             self.places.insert(join("sweep", swept), place);
             Ok(())
         } else if let Some(axis) = axis {
