@@ -160,10 +160,7 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     let policy = settings.policy.name();
     let allowed = "any other policy: nobody can see the truth of real servers";
     Invalid::unless(policy != "oracle", "router.policy", format!("{policy:?}"), allowed)?;
-    let pools = if settings.pools.is_some() { "pools" } else { "changes" };
-    let is_plain = settings.pools.is_none() && settings.cluster.plan().is_empty();
-    let allowed = "absent: real servers stay as they are, and each does all the work";
-    Invalid::unless(is_plain, "cluster", pools, allowed)?;
+    settings.check_plain("real servers stay as they are, and each does all the work")?;
     let allowed = "false: nobody can see what choices gave away on real servers";
     Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
     Ok(())
