@@ -9,6 +9,7 @@ use crate::time::SimDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -58,6 +59,36 @@ impl Invalid {
             value,
             &format!("a finite number of at least {min}"),
         )
+    }
+}
+
+/// The line of `text`, from 1, in which the byte at `offset` is.
+pub(crate) fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// As text for people: strings without quotes.
+pub fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The number a value stands for, and whether it is a duration (in milliseconds).
+pub fn number(value: &Value) -> Option<(f64, bool)> {
+    match value {
+        Value::Number(n) => n.as_f64().map(|n| (n, false)),
+        Value::String(text) => parse_duration(text)
+            .map(|d| (d.as_millis(), true))
+            .or_else(|_| parse_count(text).map(|n| (f64::from(n), false)))
+            .ok(),
+        _ => None,
+    }
+}
+
+/// True for values that mean the same: `60` and `60.0`, `"1s"` and `"1000ms"`.
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
+    match (number(a), number(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::AccuracyError;
 use crate::engine::model::Dtype;
-use crate::settings::Invalid;
+use crate::settings::{Invalid, line_of};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -17,7 +17,8 @@ pub struct Settings {
     pub steps: PathBuf,
     /// CSV of serving runs.
     pub runs: PathBuf,
-    /// Experiments with published results.
+    /// Experiments with published results, if any.
+    #[serde(default)]
     pub experiments: Vec<Published>,
     /// The page that is written, Markdown.
     pub page: PathBuf,
@@ -96,13 +97,10 @@ impl Settings {
     pub fn load(path: &Path) -> Result<Self, AccuracyError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
-        let mut settings: Self = toml::from_str(&text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            AccuracyError::Toml {
-                path: path.to_path_buf(),
-                line: 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count(),
-                problem: error.message().to_owned(),
-            }
+        let mut settings: Self = toml::from_str(&text).map_err(|error| AccuracyError::Toml {
+            path: path.to_path_buf(),
+            line: line_of(&text, error.span().map_or(0, |span| span.start)),
+            problem: error.message().to_owned(),
         })?;
         settings
             .validate()

@@ -39,8 +39,9 @@ impl HostFit {
         let runs = replays.runs();
         let host = replays.host();
         let ms = |time: Option<SimDuration>| time.unwrap_or_default().as_millis();
+        let library = [ms(host.prepare), ms(host.per_seq)];
         // A host time of nothing could not be changed in proportion.
-        let start = [ms(host.prepare).max(1e-3), ms(host.per_seq).max(1e-4)];
+        let start = [library[0].max(1e-3), library[1].max(1e-4)];
         let replay = |values: &[f64], mask: Option<&[bool]>| {
             let time = |ms: f64| Some(SimDuration::from_millis_f64(ms));
             let host = HostSettings {
@@ -76,20 +77,27 @@ impl HostFit {
                 )
             }))
         };
-        let (before, mut after) = (errors(&start)?, errors(&values)?);
+        let (before, mut after) = (errors(&library)?, errors(&values)?);
         let gain = before[0].mean().unwrap_or_default() - after[0].mean().unwrap_or_default();
         let gains = gain >= LEAST_GAIN;
         if !gains {
             after = before.clone();
         }
-        let parameters = ["prepare", "per_seq"].into_iter().enumerate().map(|(i, key)| Fitted {
-            key,
-            before: start[i],
-            after: if gains { values[i] } else { start[i] },
-            interval: solution.intervals[i],
-        });
-        Ok(Self { parameters: parameters.collect(), before, after })
+        let fit = gains.then_some((&values[..], &solution.intervals[..]));
+        Ok(Self { parameters: parameters(library, fit), before, after })
     }
+}
+
+/// The values of the library beside those of a fit and their intervals; without a
+/// fit that gained anything they stay.
+fn parameters(library: [f64; 2], fit: Option<(&[f64], &[Option<f64>])>) -> Vec<Fitted> {
+    let fitted = |(i, key): (usize, &'static str)| Fitted {
+        key,
+        before: library[i],
+        after: fit.map_or(library[i], |(values, _)| values[i]),
+        interval: fit.and_then(|(_, intervals)| intervals[i]),
+    };
+    ["prepare", "per_seq"].into_iter().enumerate().map(fitted).collect()
 }
 
 /// Runs with their predictions, those that are marked or those that are not.
@@ -104,4 +112,21 @@ fn marked<'a>(
         .zip(marks)
         .filter(move |(_, marked)| **marked == mark)
         .filter_map(|((run, predicted), _)| predicted.map(|predicted| (predicted, run)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A value that stays has no interval, so that nothing is written in its place.
+    #[test]
+    fn a_fit_that_gains_nothing_changes_nothing() {
+        let library = [0.0, 0.02];
+        for parameter in parameters(library, None) {
+            assert_eq!((parameter.after, parameter.interval), (parameter.before, None));
+        }
+        let fit = parameters(library, Some((&[1.5, 0.03], &[Some(0.1), None])));
+        let values: Vec<_> = fit.iter().map(|p| (p.before, p.after, p.interval)).collect();
+        assert_eq!(values, [(0.0, 1.5, Some(0.1)), (0.02, 0.03, None)]);
+    }
 }

@@ -81,6 +81,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
     #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) timeline: RunTimelineArgs,
@@ -101,6 +103,8 @@ sweep that was killed goes on where it was when the same command is given again.
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
     /// Sweep a key, besides what the experiment sweeps; short for --set sweep.KEY=VALUES
     #[arg(long, value_name = "KEY=VALUES")]
     pub(crate) over: Vec<String>,
@@ -123,10 +127,13 @@ Examples:
   sim frontier experiments/dynamo-ab-8xh200.toml --loads 1..8:0.5 --within ttft_ms_p95=10s
 
 Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
-values of workload.concurrency, or of workload.speedup where a trace is replayed.")]
+values of workload.concurrency, or of workload.speedup where a trace is replayed at its own times,
+or of workload.arrivals.rate.")]
 pub(crate) struct FrontierArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
     /// A metric on which policies are to beat the baseline [default: ttft_ms_p95, unless --within is given]
     #[arg(long, value_name = "METRIC")]
     pub(crate) metric: Vec<String>,
@@ -176,7 +183,7 @@ pub(crate) struct CompareArgs {
 Examples:
   sim check experiments/incidents/*.toml
   sim check experiments/incidents/*.toml --format junit > routing.xml
-  sim check experiments/incidents/shared-prompt.toml --update
+  sim check experiments/incidents/shared-prompt-737.toml --update
 
 The baseline of DIR/NAME.toml is DIR/baselines/NAME.toml, unless --baselines names another folder.
 
@@ -195,9 +202,8 @@ pub(crate) struct CheckArgs {
     /// Set a key of every experiment
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Simulations at the same time [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) jobs: Option<u16>,
+    #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
     /// What is printed
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: CheckFormat,
@@ -229,7 +235,7 @@ pub(crate) enum CheckFormat {
     Junit,
 }
 
-// No doc comments on these two: they would become the help of the commands that have them.
+// No doc comments on these: they would become the help of the commands that have them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {
     /// The experiment, a TOML file
@@ -242,9 +248,20 @@ pub(crate) struct ExperimentArgs {
     /// Run with seeds 1 to N instead of the experiment's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) seeds: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct JobsArgs {
     /// Simulations at the same time [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) jobs: Option<u16>,
+    jobs: Option<u16>,
+}
+
+impl JobsArgs {
+    /// How many, if anybody said.
+    pub(crate) fn count(&self) -> Option<usize> {
+        self.jobs.map(usize::from)
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -29,7 +29,8 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     }
     if args.update {
         for (experiment, path, before) in &work {
-            let baseline = Baseline::new(&simulate(experiment, args.jobs)?, before.as_ref())?;
+            let baseline =
+                Baseline::new(&simulate(experiment, args.jobs.count())?, before.as_ref())?;
             write_file(path, baseline.to_toml().as_bytes())?;
             say(&format!("saved {}", path.display()));
         }
@@ -37,7 +38,7 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     }
     let mut pairs = Vec::with_capacity(work.len());
     for (experiment, _, baseline) in work {
-        let summary = simulate(&experiment, args.jobs)?;
+        let summary = simulate(&experiment, args.jobs.count())?;
         pairs.extend(baseline.map(|baseline| (baseline, summary)));
     }
     let check = Check::new(&pairs);
@@ -52,10 +53,9 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     Ok(!check.failed())
 }
 
-fn simulate(experiment: &Experiment, jobs: Option<u16>) -> Result<Summary, CliError> {
+fn simulate(experiment: &Experiment, jobs: Option<usize>) -> Result<Summary, CliError> {
     let bar = Bar::new();
-    let options =
-        RunOptions { jobs: jobs.map(usize::from), progress: &bar, ..RunOptions::default() };
+    let options = RunOptions { jobs, progress: &bar, ..RunOptions::default() };
     let outcome = experiment::run(experiment, options);
     bar.clear();
     Ok(outcome?.summary)

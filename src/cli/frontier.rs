@@ -7,9 +7,11 @@ use super::{CliError, print};
 use kv_router_sim::experiment::{self, Experiment, RunOptions, results::Point};
 use kv_router_sim::frontier::{Loads, Question, Target, frontier};
 use kv_router_sim::report::answer::BASELINE;
-use kv_router_sim::report::view::{POLICY, number, plain};
+use kv_router_sim::report::measured::check_measured;
+use kv_router_sim::report::view::{POLICY, VARIANT, number, plain};
 use kv_router_sim::report::{save, table};
 use kv_router_sim::settings::Invalid;
+use kv_router_sim::workload::WorkloadSettings;
 use std::path::PathBuf;
 
 /// Searches loads, prints up to where what was asked holds.
@@ -19,27 +21,30 @@ pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), Cli
     let loads = loads(&experiment, args.load.as_deref(), args.loads.as_deref())?;
     let policies = policies(&experiment, &loads.key)?;
     let questions = questions(&args, &policies)?;
+    for (key, metric) in questions.iter().flat_map(asked) {
+        check_measured(key, metric, &experiment)?;
+    }
     let bar = Bar::new();
     let simulate = |load_value: f64| -> Result<Vec<Point>, CliError> {
-        let names: Vec<String> = policies.iter().map(|name| format!("{name:?}")).collect();
-        let at = vec![
-            format!("sweep.{POLICY}=[{}]", names.join(", ")),
-            format!("{}={load_value}", loads.key),
-        ];
+        let mut at = vec![format!("{}={load_value}", loads.key)];
+        // One policy is set already, maybe by a variant, beside which it cannot be swept.
+        if policies.len() > 1 {
+            let names: Vec<String> = policies.iter().map(|name| format!("{name:?}")).collect();
+            at.push(format!("sweep.{POLICY}=[{}]", names.join(", ")));
+        }
         let experiment = load(&args.experiment, overrides(&args.experiment, at), traces.clone())?;
-        let jobs = args.experiment.jobs.map(usize::from);
-        let options = RunOptions { jobs, progress: &bar, ..RunOptions::default() };
+        let options =
+            RunOptions { jobs: args.jobs.count(), progress: &bar, ..RunOptions::default() };
         Ok(experiment::run(&experiment, options)?.summary.points)
     };
     let found = frontier(&experiment.name, &experiment.seeds, &loads, &questions, simulate);
     bar.clear();
     let found = found?;
-    let metrics = questions.iter().flat_map(Question::metrics);
-    for metric in metrics {
+    for (key, metric) in questions.iter().flat_map(asked) {
         let has = |point: &Point| point.metrics.contains_key(metric);
         if !found.points.iter().any(|evaluated| has(&evaluated.point)) {
-            let allowed = "a metric that the experiment has; goodput needs [slo]";
-            return Err(Invalid::new("metric", metric, allowed).into());
+            let allowed = "a metric that something happened for";
+            return Err(Invalid::new(key, metric, allowed).into());
         }
     }
     match args.format {
@@ -48,14 +53,28 @@ pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), Cli
     }
 }
 
+/// The metrics of a question, with the argument that named them.
+fn asked(question: &Question) -> Vec<(&'static str, &str)> {
+    let key = match question {
+        Question::Beats { .. } => "--metric",
+        Question::Meets { .. } => "--within",
+    };
+    question.metrics().into_iter().map(|metric| (key, metric)).collect()
+}
+
 /// The key and range to search: what the arguments say, else what is swept.
 fn loads(
     experiment: &Experiment,
     key: Option<&str>,
     range: Option<&str>,
 ) -> Result<Loads, CliError> {
-    let is_closed = experiment.runs[0].settings.workload.concurrency().is_some();
-    let default = if is_closed { "workload.concurrency" } else { "workload.speedup" };
+    let workload = &experiment.runs[0].settings.workload;
+    let is_closed = workload.concurrency().is_some();
+    let default = match workload {
+        _ if is_closed => "workload.concurrency",
+        WorkloadSettings::Trace(trace) if trace.arrivals.is_none() => "workload.speedup",
+        _ => "workload.arrivals.rate",
+    };
     let key = key.unwrap_or(default);
     let Some(range) = range else {
         let swept = experiment.points.iter().filter_map(|point| point.get(key));
@@ -85,8 +104,9 @@ fn policies(experiment: &Experiment, load_key: &str) -> Result<Vec<String>, CliE
     let first = &experiment.points[0];
     for (key, value) in first.iter().filter(|(key, _)| *key != POLICY && *key != load_key) {
         if experiment.points.iter().any(|point| point.get(key) != Some(value)) {
+            let value = if key == VARIANT { "NAME" } else { "VALUE" };
             let allowed =
-                format!("one value, by --set {key}=VALUE: only the load and the policy vary");
+                format!("one value, by --set {key}={value}: only the load and the policy vary");
             return Err(Invalid::new(format!("sweep.{key}"), "several values", allowed).into());
         }
     }

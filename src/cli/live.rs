@@ -3,7 +3,7 @@
 use super::args::ExperimentArgs;
 use super::{CliError, print, run, say};
 use kv_router_sim::experiment::results::Summary;
-use kv_router_sim::experiment::{SUMMARY_FILE, Store, write_file};
+use kv_router_sim::experiment::{SUMMARY_FILE, Store, check_writable, write_file};
 use kv_router_sim::fleet::live::{EventSource, Limits, LiveSettings};
 use kv_router_sim::live::{self, LiveOptions, record};
 use kv_router_sim::report::{save, table};
@@ -49,7 +49,7 @@ pub(crate) struct LiveArgs {
     /// Go on where the servers' prefix caches cannot be emptied
     #[arg(long)]
     pub(crate) keep_caches: bool,
-    /// Write the requests as a trace that the simulator replays (one run only)
+    /// Write the requests of the first run as a trace, which the simulator replays
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
     /// Folder for the results [default: plots/NAME-live, by the experiment's name]
@@ -73,16 +73,23 @@ pub(super) fn live(
         folder.unwrap_or_else(|| Store::default_folder(&format!("{}-live", experiment.name)));
     let open = |part: &str| Store::open(&folder.join(part), &experiment.config_hash, args.force);
     let stores = [open("servers")?, open("simulated")?, open("simulated-alone")?];
+    args.record.as_deref().map(check_writable).transpose()?;
     let options = LiveOptions { servers: servers(&args), api_key, keep_caches: args.keep_caches };
     let outcome = live::run(&experiment, &options, |params, seed| {
         let params: Vec<String> =
             params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         say(&format!("running {}, seed {seed}", params.join(", ")));
     })?;
+    // What people read first: a real run is not made again for a file that fails.
+    let text = live::report(&experiment, &outcome);
+    write_file(&folder.join("report.txt"), text.as_bytes())?;
+    write_file(&folder.join("requests.csv"), live::requests_csv(&outcome).as_bytes())?;
     for (store, summary) in stores.iter().zip([&outcome.real, &outcome.same, &outcome.own]) {
         save(store, summary)?;
     }
-    write_file(&folder.join("requests.csv"), live::requests_csv(&outcome).as_bytes())?;
+    say(&format!("saved in {}", folder.display()));
+    print(&table::head(&outcome.real))?;
+    print(&text)?;
     if let Some(file) = &args.record {
         let first = &outcome.runs[0];
         let block_size = experiment.runs[0].settings.engine.block_size;
@@ -92,11 +99,7 @@ pub(super) fn live(
             file.display()
         ));
     }
-    let text = live::report(&experiment, &outcome);
-    write_file(&folder.join("report.txt"), text.as_bytes())?;
-    say(&format!("saved in {}", folder.display()));
-    print(&table::head(&outcome.real))?;
-    print(&text)
+    Ok(())
 }
 
 fn servers(args: &LiveArgs) -> LiveSettings {

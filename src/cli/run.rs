@@ -16,6 +16,8 @@ use kv_router_sim::report::{
     compare::Comparison,
     details::{DETAILS_FILE, Details},
     fleet_over_time::{FleetsOverTime, fleets_over_time},
+    measured::check_measured,
+    metric::directed,
     over_time::OverTime,
     published::Published,
     requests, save, table,
@@ -32,10 +34,12 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = Published::of(&experiment)?;
+    let jobs = args.jobs.count();
     let window = args.timeline.timeline.then_some(args.timeline.window);
     let told = Told { published: published.clone(), tuned_for: None, timeline: window };
     let folder = Store::default_folder(&experiment.name);
-    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, told)?;
+    let source = Source { args: &args.experiment, overrides, jobs };
+    let summary = execute(&experiment, source, folder, args.output, told)?;
     let view = View::new(&summary, None)?;
     let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
     print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
@@ -56,9 +60,11 @@ pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliE
     // Results of the experiment as its file has it may be beside those of a sweep.
     let name = if args.over.is_empty() { "" } else { "-sweep" };
     let folder = Store::default_folder(&format!("{}{name}", experiment.name));
-    kv_router_sim::report::metric::check_name("--best", &args.best)?;
+    directed("--best", &args.best)?;
+    check_measured("--best", &args.best, &experiment)?;
     let told = Told { published: None, tuned_for: Some(args.best.clone()), timeline: None };
-    let summary = execute(&experiment, &args.experiment, overrides, folder, args.output, told)?;
+    let source = Source { args: &args.experiment, overrides, jobs: args.jobs.count() };
+    let summary = execute(&experiment, source, folder, args.output, told)?;
     print(&table::head(&summary))?;
     print(&Tuning::new(&summary, &args.best)?.report(table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
@@ -82,6 +88,14 @@ pub(super) fn load(
     Ok(Experiment::load(&args.file, &options)?)
 }
 
+/// Where an experiment comes from, and how it is to run.
+struct Source<'a> {
+    args: &'a ExperimentArgs,
+    /// All that was changed in its file.
+    overrides: Vec<String>,
+    jobs: Option<usize>,
+}
+
 /// What commands want told of their results, besides the summary.
 struct Told {
     /// Numbers to compare with.
@@ -96,8 +110,7 @@ struct Told {
 /// Whatever can be wrong is found out before the first simulation.
 fn execute(
     experiment: &Experiment,
-    source: &ExperimentArgs,
-    overrides: Vec<String>,
+    source: Source<'_>,
     default_folder: PathBuf,
     args: OutputArgs,
     told: Told,
@@ -105,7 +118,7 @@ fn execute(
     let folder = args.out.unwrap_or(default_folder);
     detail(&format!(
         "{}: {} points, {} seeds, configuration {}",
-        source.file.display(),
+        source.args.file.display(),
         experiment.points.len(),
         experiment.seeds.len(),
         experiment.config_hash
@@ -121,12 +134,8 @@ fn execute(
     }
     let bar = Bar::new();
     let interrupt = Interrupt::listen(farewell(&bar, journal.is_some(), store.folder()));
-    let options = RunOptions {
-        jobs: source.jobs.map(usize::from),
-        progress: &bar,
-        keep_requests,
-        journal: journal.as_ref(),
-    };
+    let options =
+        RunOptions { jobs: source.jobs, progress: &bar, keep_requests, journal: journal.as_ref() };
     let outcome = experiment::run(experiment, options);
     bar.clear();
     let (_, all) = bar.count();
@@ -145,14 +154,16 @@ fn execute(
     }
     let runs = SavedRuns {
         schema_version: SCHEMA_VERSION,
-        experiment: source.file.display().to_string(),
-        overrides,
+        experiment: source.args.file.display().to_string(),
+        overrides: source.overrides,
         digests,
     };
     let saved = Results { summary, details, runs };
-    if !args.no_figures {
-        saved.write_report(store.folder(), Figures::Write)?;
-    }
+    // A report that cannot be written must not cost the numbers: it fails at the end.
+    let report = match args.no_figures {
+        true => Ok(()),
+        false => saved.write_report(store.folder(), Figures::Write),
+    };
     if args.requests {
         store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
     }
@@ -169,6 +180,7 @@ fn execute(
         journal.remove()?;
     }
     say(&format!("saved in {}", store.folder().display()));
+    report?;
     warn_if_different(&store, summary);
     if let Some(window) = timeline {
         let choice = experiment::timeline::Choice { window, ..Default::default() };

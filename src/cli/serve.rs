@@ -1,6 +1,7 @@
 //! `sim serve`.
 
-use super::{CliError, print, say};
+use super::talk::warn;
+use super::{CliError, print};
 use kv_router_sim::experiment::{Experiment, LoadOptions};
 use kv_router_sim::serve::{ServeOptions, serve};
 use std::net::{IpAddr, Ipv4Addr};
@@ -66,7 +67,7 @@ pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliErr
         },
     )?;
     if !args.host.is_loopback() {
-        say(&format!("warning: {} can be reached from other machines", args.host));
+        warn(&format!("{} can be reached from other machines", args.host));
     }
     if args.router {
         let policy = settings.policy.name();

@@ -96,6 +96,22 @@ pub struct Settings {
     pub source: WorkloadSource,
 }
 
+#[cfg(feature = "live")]
+impl Settings {
+    /// Refuses fleets that change, and separate prefill and decode workers, where
+    /// workers stay as they are and each does all the work; `why` says that.
+    pub(crate) fn check_plain(&self, why: &str) -> Result<(), Invalid> {
+        let ClusterSettings { prefill, change, .. } = &self.cluster;
+        let (key, value) = match prefill.workers {
+            Some(workers) => ("cluster.prefill.workers", workers.to_string()),
+            None if change.is_empty() => ("cluster.planner", "a planner".to_owned()),
+            None => ("cluster.change", format!("a list of {}", change.len())),
+        };
+        let is_plain = prefill.workers.is_none() && self.cluster.plan().is_empty();
+        Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
+    }
+}
+
 /// What the command line adds to an experiment file.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {

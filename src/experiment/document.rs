@@ -6,7 +6,7 @@ mod extends;
 use super::error::{ExperimentError, Place};
 use super::locate::{self, Fault, join};
 use super::sweep::{self, RANGE_KEYS};
-use crate::settings::{Invalid, nearest};
+use crate::settings::{Invalid, line_of, nearest};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -72,10 +72,7 @@ impl Document {
     }
 
     fn parse_alone(file: &Path, text: &str) -> Result<Self, ExperimentError> {
-        let line_at = |offset: usize| {
-            let before = &text.as_bytes()[..offset.min(text.len())];
-            Place::Line(file.to_owned(), 1 + before.iter().filter(|&&b| b == b'\n').count())
-        };
+        let line_at = |offset: usize| Place::Line(file.to_owned(), line_of(text, offset));
         let syntax = |error: toml::de::Error| ExperimentError::Syntax {
             place: line_at(error.span().map_or(text.len(), |span| span.start)),
             // The parser's own words for a number beyond 64 bits speak of Rust.
@@ -152,7 +149,17 @@ impl Document {
         let axis = key.strip_prefix("sweep.");
         let swept = axis.unwrap_or(key);
         if let Some((_, values)) = self.sweep.iter_mut().find(|(name, _)| name == swept) {
-            *values = if axis.is_some() { value } else { Value::Array(vec![value]) };
+            *values = match axis {
+                Some(_) => value,
+                None if key == sweep::VARIANT => match sweep::variant(values, &value, text) {
+                    Ok(variant) => Value::Array(vec![variant]),
+                    Err(problem) => {
+                        self.places.insert(key.to_owned(), place);
+                        return Err(self.value_error(key, &value, &problem));
+                    }
+                },
+                None => Value::Array(vec![value]),
+            };
             self.places.insert(join("sweep", swept), place);
             Ok(())
         } else if let Some(axis) = axis {

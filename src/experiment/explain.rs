@@ -10,6 +10,7 @@ use super::simulate::{RunOutcome, Watch, simulate};
 use crate::driver::{Decision, Stuck};
 use crate::id::RequestId;
 use crate::recorder::{End, RequestRecord};
+use crate::settings::{plain, same};
 use crate::time::{SimDuration, SimTime};
 
 /// Which decision.
@@ -207,8 +208,8 @@ pub(super) fn points(
     at: &[(String, String)],
 ) -> Result<Vec<usize>, ExplainError> {
     let has = |params: &Params, (key, text): &(String, String)| {
-        let value = params.get(key);
-        value.is_some_and(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned) == *text)
+        let wanted = serde_json::from_str(text).unwrap_or_else(|_| text.clone().into());
+        params.get(key).is_some_and(|value| same(value, &wanted) || plain(value) == *text)
     };
     let fits = |params: &Params| at.iter().all(|wanted| has(params, wanted));
     let all = experiment.points.iter().enumerate();

@@ -38,7 +38,9 @@ pub use schema::schema;
 pub use simulate::{RunOutcome, Watch, simulate};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};
-pub use store::{RUNS_FILE, SUMMARY_FILE, Store, StoreError, write_file, write_file_with};
+pub use store::{
+    RUNS_FILE, SUMMARY_FILE, Store, StoreError, check_writable, write_file, write_file_with,
+};
 
 #[cfg(test)]
 mod tests;

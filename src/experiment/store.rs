@@ -19,6 +19,14 @@ pub const SUMMARY_FILE: &str = "summary.json";
 /// The file that says how to run its simulations again.
 pub const RUNS_FILE: &str = "runs.json";
 
+/// What else runs write into the folder, as far as it always has the same name;
+/// the names belong to the reports.
+const OTHER_FILES: [&str; 6] =
+    [RUNS_FILE, "details.json", "summary.csv", "requests.csv", "report.html", "timeline.json.gz"];
+
+/// What they write into it with folders of their own.
+const OTHER_FOLDER: &str = "aiperf";
+
 /// A writable output folder that holds no other results.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -107,9 +115,9 @@ struct Owner {
 impl Store {
     /// Opens `folder` for the experiment with this configuration hash, making it
     /// if need be. Call it before simulating: a folder that cannot be written to
-    /// is found out here. With `force`, a summary or journal that is there is
-    /// removed, whosever it is: figures of one configuration must not stand beside
-    /// the summary of another if the run is killed.
+    /// is found out here. With `force`, results or a journal that are there are
+    /// removed, whosever they are: figures of one configuration must not stand
+    /// beside the summary of another. What is no result stays.
     ///
     /// # Errors
     /// If the folder cannot be written to or holds other results.
@@ -138,13 +146,7 @@ impl Store {
         // Dropped at once: only to see whether it can be made.
         temporary(folder).map_err(|error| unwritable(error.to_string()))?;
         if force {
-            journal::discard(folder).map_err(|error| unwritable(error.to_string()))?;
-            match std::fs::remove_file(folder.join(SUMMARY_FILE)) {
-                Err(error) if error.kind() != NotFound => {
-                    return Err(unwritable(error.to_string()));
-                }
-                _ => {}
-            }
+            discard(folder).map_err(|error| unwritable(error.to_string()))?;
         }
         Ok(Self { folder: folder.into(), config_hash: config_hash.to_owned(), previous })
     }
@@ -178,6 +180,51 @@ impl Store {
     }
 }
 
+/// Removes the results in a folder, if it has any; what says so goes last.
+fn discard(folder: &Path) -> io::Result<()> {
+    let summary = folder.join(SUMMARY_FILE);
+    if summary.exists() || journal::unfinished(folder).is_some() {
+        for name in OTHER_FILES {
+            absent_is_fine(std::fs::remove_file(folder.join(name)))?;
+        }
+        absent_is_fine(std::fs::remove_dir_all(folder.join(OTHER_FOLDER)))?;
+        // Every figure is there twice; a picture that somebody put there is not.
+        for entry in std::fs::read_dir(folder)? {
+            let vector = entry?.path();
+            let bitmap = vector.with_extension("png");
+            if vector.extension().is_some_and(|extension| extension == "svg") && bitmap.is_file() {
+                std::fs::remove_file(bitmap)?;
+                std::fs::remove_file(vector)?;
+            }
+        }
+    }
+    journal::discard(folder)?;
+    absent_is_fine(std::fs::remove_file(summary))
+}
+
+fn absent_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Finds out whether a file can be written before what it is to hold is known.
+///
+/// # Errors
+/// If it cannot.
+pub fn check_writable(file: &Path) -> Result<(), StoreError> {
+    let failed = |reason: String| StoreError::Write { file: file.into(), reason };
+    if file.is_dir() {
+        return Err(failed("it is a folder".to_owned()));
+    }
+    let folder = folder_of(file);
+    let probe = std::fs::create_dir_all(folder).and_then(|()| temporary(folder));
+    probe.map(drop).map_err(|error| failed(error.to_string()))
+}
+
+/// The folder that a file lies in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
+}
+
 /// Writes a file, whole or not at all, with the folders that it lies in.
 ///
 /// # Errors
@@ -194,10 +241,7 @@ pub fn write_file_with(
     file: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), StoreError> {
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(file);
     let written = || -> io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut temporary = temporary(folder)?;

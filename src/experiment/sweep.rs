@@ -144,6 +144,23 @@ fn settings(bundle: &toml::Table) -> Vec<(String, Value)> {
     settings
 }
 
+/// The variant that `chosen` names, which was typed as `text`: a number is a name
+/// too. A table is a variant itself.
+pub(super) fn variant(variants: &Value, chosen: &Value, text: &str) -> Result<Value, String> {
+    if chosen.is_table() {
+        return Ok(chosen.clone());
+    }
+    let wanted = chosen.as_str().unwrap_or(text);
+    let name = |variant: &Value| Some(variant.get("name")?.as_str()?.to_owned());
+    let known = variants.as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = known.iter().find(|variant| name(variant).as_deref() == Some(wanted));
+    found.cloned().ok_or_else(|| {
+        let names: Vec<String> =
+            known.iter().filter_map(name).map(|name| format!("{name:?}")).collect();
+        format!("must be the name of a variant: {}", names.join(", "))
+    })
+}
+
 /// `variant` is a list of tables, each with a name of its own and settings.
 fn check_variants(written: &Value, document: &Document) -> Result<(), String> {
     let example = "like { name = \"cold\", \"router.overlap_weight\" = 0.0 }";

@@ -3,7 +3,7 @@
 use super::policy;
 use super::search::Margin;
 use crate::experiment::results::Point;
-use crate::report::metric::{Better, Metric, short};
+use crate::report::metric::{Better, Metric, directed, short};
 use crate::settings::{Invalid, parse_duration};
 use crate::stats::Estimate;
 use serde::Serialize;
@@ -53,7 +53,7 @@ impl Target {
         let (name, value) =
             text.split_once('=').ok_or_else(|| Invalid::new("--within", text, form))?;
         let (name, value) = (name.trim(), value.trim());
-        let metric = directed("--within", name)?;
+        let (metric, better) = directed("--within", name)?;
         let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| n.is_finite());
         let limit = if metric.is_ratio() {
             value.strip_suffix('%').map_or_else(|| number(value), |n| number(n).map(|n| n / 100.0))
@@ -62,12 +62,20 @@ impl Target {
         } else {
             number(value)
         };
-        let limit = limit.filter(|limit| *limit > 0.0).ok_or_else(|| {
-            Invalid::new(
-                format!("--within {name}"),
-                value,
-                "a positive number, a duration or a percentage",
-            )
+        // No fewer than 0 is no target, no more than 0 is one.
+        let may_be_zero = better == Better::Lower;
+        let is_limit = |limit: &f64| {
+            (*limit > 0.0 || may_be_zero && *limit == 0.0) && (*limit <= 1.0 || !metric.is_ratio())
+        };
+        let limit = limit.filter(is_limit).ok_or_else(|| {
+            let allowed = match metric.unit {
+                "%" if may_be_zero => "from 0 to 1, or a percentage like 80%",
+                "%" => "above 0 and at most 1, or a percentage like 80%",
+                "ms" => "a duration like 600ms, or a number of milliseconds",
+                _ if may_be_zero => "a number of at least 0",
+                _ => "a number above 0",
+            };
+            Invalid::new(format!("--within {name}"), value, allowed)
         })?;
         Ok(Self { metric: name.to_owned(), limit })
     }
@@ -80,18 +88,6 @@ impl fmt::Display for Target {
         let value = format!("{} {}", short(metric.shown(self.limit)), metric.unit);
         write!(f, "{} {sign} {}", metric.label, value.trim_end())
     }
-}
-
-/// The metric of this name, if one of its directions is better.
-///
-/// # Errors
-/// If there is none, or neither direction is better.
-pub(super) fn directed(key: &str, name: &str) -> Result<Metric, Invalid> {
-    crate::report::metric::check_name(key, name)?;
-    let metric = Metric::of(name);
-    let allowed = "a metric of which either more or less is better";
-    Invalid::unless(metric.better.is_some(), key, name, allowed)?;
-    Ok(metric)
 }
 
 impl Question {
@@ -163,14 +159,15 @@ fn lead(metric: &str, candidate: &Point, baseline: &Point) -> Option<Margin> {
     Some(margin)
 }
 
-/// How far a metric is beyond its limit, in parts of the limit.
+/// How far a metric is beyond its limit, in parts of the limit, or as it is beyond 0.
 fn excess(target: &Target, point: &Point) -> Margin {
     let values: Vec<f64> = point
         .metrics
         .get(&target.metric)
         .map(|m| m.per_seed.iter().copied().flatten().collect())
         .unwrap_or_default();
-    let beyond = |value: f64| sign(&target.metric) * (value - target.limit) / target.limit;
+    let part = if target.limit > 0.0 { target.limit } else { 1.0 };
+    let beyond = |value: f64| sign(&target.metric) * (value - target.limit) / part;
     let values: Vec<f64> = values.into_iter().map(beyond).collect();
     Estimate::of(&values).as_ref().map_or(Margin::HOPELESS, bounds)
 }

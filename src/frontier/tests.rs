@@ -150,11 +150,45 @@ fn targets_are_read_in_the_units_of_their_metrics() {
     assert_eq!(limit("itl_ms_p95=60"), Ok(60.0));
     assert_eq!(limit("hit_ratio=80%"), Ok(0.8));
     assert_eq!(limit("goodput_per_s=4.5"), Ok(4.5));
-    for bad in
-        ["ttft_ms_p95", "ttft_ms_p95=fast", "tfft_ms_p95=1s", "goodput_per_s=-1", "running_mean=3"]
-    {
-        assert!(Target::parse(bad).is_err(), "{bad}");
-    }
+    assert_eq!(limit("error_ratio=0"), Ok(0.0));
+    assert_eq!(limit("error_ratio=0.5%"), Ok(0.005));
+    assert_eq!(limit("failed=0"), Ok(0.0));
+    let refused = [
+        "ttft_ms_p95",
+        "ttft_ms_p95=fast",
+        "tfft_ms_p95=1s",
+        "goodput_per_s=-1",
+        "goodput_per_s=0",
+        "running_mean=3",
+        "hit_ratio=80",
+        "hit_ratio=0",
+        "error_ratio=101%",
+        "failed=-1",
+    ];
+    let lines = refused.map(|bad| Target::parse(bad).expect_err(bad).to_string());
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    --within = ttft_ms_p95: must be METRIC=VALUE, like ttft_ms_p95=600ms
+    --within ttft_ms_p95 = fast: must be a duration like 600ms, or a number of milliseconds
+    --within = tfft_ms_p95: must be the name of a metric; the nearest one is `ttft_ms_p95`
+    --within goodput_per_s = -1: must be a number above 0
+    --within goodput_per_s = 0: must be a number above 0
+    --within = running_mean: must be a metric of which either more or less is better
+    --within hit_ratio = 80: must be above 0 and at most 1, or a percentage like 80%
+    --within hit_ratio = 0: must be above 0 and at most 1, or a percentage like 80%
+    --within error_ratio = 101%: must be from 0 to 1, or a percentage like 80%
+    --within failed = -1: must be a number of at least 0
+    ");
+}
+
+/// No limit to divide by: none is good, any is bad.
+#[test]
+fn a_target_of_nothing_is_met_by_nothing() {
+    let targets = vec![Target::parse("failed=0").expect("a target")];
+    let question = Question::Meets { policy: "kv".to_owned(), targets };
+    let failed = |load: f64| if load > 100.0 { vec![0.0, 1.0] } else { vec![0.0, 0.0] };
+    let simulate = |load: f64| Ok::<_, Infallible>(vec![point("kv", &[("failed", failed(load))])]);
+    let found = frontier("x", &[1, 2], &loads(), &[question], simulate).expect("nothing fails");
+    assert_eq!(found.answers[0].limit, Limit::UpTo(100.0));
 }
 
 #[test]

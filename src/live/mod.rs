@@ -90,6 +90,8 @@ pub struct LiveRun {
     pub params: Params,
     /// The seed of its workload.
     pub seed: u64,
+    /// What made its texts: other than those of another run.
+    pub text_key: u64,
     /// Every request that came, in order of arrival.
     pub requests: Vec<LiveRequest>,
     /// Requests as they came, for a trace.
@@ -160,10 +162,7 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     let policy = settings.policy.name();
     let allowed = "any other policy: nobody can see the truth of real servers";
     Invalid::unless(policy != "oracle", "router.policy", format!("{policy:?}"), allowed)?;
-    let pools = if settings.pools.is_some() { "pools" } else { "changes" };
-    let is_plain = settings.pools.is_none() && settings.cluster.plan().is_empty();
-    let allowed = "absent: real servers stay as they are, and each does all the work";
-    Invalid::unless(is_plain, "cluster", pools, allowed)?;
+    settings.check_plain("real servers stay as they are, and each does all the work")?;
     let allowed = "false: nobody can see what choices gave away on real servers";
     Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
     Ok(())
@@ -185,7 +184,8 @@ fn run_once(
     let direct = Settings { router: settings.router.clone().with_feed(feed), ..settings.clone() };
 
     let ends = front_ends(&direct, seed, |policy| policy);
-    let mut fleet = connect(settings, seed, options, &ends)?;
+    let text_key = options.servers.text_key.wrapping_add(seed);
+    let mut fleet = connect(settings, text_key, options, &ends)?;
     begins();
     let before = fleet.counters();
     let mut arrivals = Vec::new();
@@ -240,6 +240,7 @@ fn run_once(
     let run = LiveRun {
         params: params.clone(),
         seed,
+        text_key,
         requests: requests.collect(),
         on_history,
         on_simulation,
@@ -256,12 +257,11 @@ fn run_once(
 /// The servers, with empty caches.
 fn connect(
     settings: &Settings,
-    seed: u64,
+    text_key: u64,
     options: &LiveOptions,
     ends: &[FrontEnd],
 ) -> Result<LiveFleet, LiveError> {
-    let mut servers = options.servers.clone();
-    servers.text_key = servers.text_key.wrapping_add(seed);
+    let servers = LiveSettings { text_key, ..options.servers.clone() };
     let wants_kv_events = ends.iter().any(FrontEnd::wants_kv_events);
     let api_key = options.api_key.as_deref();
     let mut fleet = LiveFleet::connect(&servers, &settings.engine, api_key, wants_kv_events)?;

@@ -5,6 +5,7 @@ use super::{LiveOutcome, LiveRequest, LiveRun};
 use crate::engine::config::EngineConfig;
 use crate::experiment::Experiment;
 use crate::experiment::results::{Point, Summary};
+use crate::fleet::live::alike;
 use crate::id::RequestId;
 use crate::recorder::{End, RequestRecord};
 use crate::report::metric::{Metric, short, signed};
@@ -138,7 +139,8 @@ fn cached(run: &LiveRun, engine: &EngineConfig) -> String {
         both.iter().filter(|(real, own)| real.cached_tokens != own.cached_tokens).collect();
     let equal = both.len() - differ.len();
     let mut text = format!("  cached tokens: equal for {equal} of {} requests\n", both.len());
-    let reasons: Vec<Reason> = differ.iter().map(|(real, _)| reason(run, engine, real)).collect();
+    let reasons: Vec<Reason> =
+        differ.iter().map(|(real, simulated)| reason(run, engine, real, simulated)).collect();
     for (what, count) in Reason::ALL
         .map(|kind| (kind, reasons.iter().filter(|reason| reason.kind() == kind).count()))
     {
@@ -163,20 +165,24 @@ fn cached(run: &LiveRun, engine: &EngineConfig) -> String {
 }
 
 /// Why the cached tokens of a request may differ.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
+    /// This request had been there with so many leading blocks of the same text,
+    /// more than the two share.
+    Chance(RequestId, u32),
     /// This request was at the same worker at the same time and has so many more
     /// of its leading blocks: which of the two is scheduled first decides.
     Beside(RequestId, u32),
     /// The worker had been sent more blocks than it can hold: which of them went
     /// depends on when requests ended.
     Evicted,
-    /// Neither.
+    /// None of these.
     Unknown,
 }
 
 impl Reason {
-    const ALL: [&str; 3] = [
+    const ALL: [&str; 4] = [
+        "where made-up texts agree by chance in the block after those that they share",
         "beside a request that shares blocks with it (the order of scheduling decides)",
         "where blocks had to be evicted (the order of ends decides)",
         "for a reason unknown",
@@ -184,14 +190,18 @@ impl Reason {
 
     fn kind(self) -> &'static str {
         match self {
-            Self::Beside(..) => Self::ALL[0],
-            Self::Evicted => Self::ALL[1],
-            Self::Unknown => Self::ALL[2],
+            Self::Chance(..) => Self::ALL[0],
+            Self::Beside(..) => Self::ALL[1],
+            Self::Evicted => Self::ALL[2],
+            Self::Unknown => Self::ALL[3],
         }
     }
 
     fn text(self) -> String {
         match self {
+            Self::Chance(other, blocks) => {
+                format!("by chance {blocks} blocks of the text of request {other}")
+            }
             Self::Beside(other, blocks) => {
                 format!("beside request {other}, {blocks} blocks shared")
             }
@@ -201,7 +211,12 @@ impl Reason {
     }
 }
 
-fn reason(run: &LiveRun, engine: &EngineConfig, real: &RequestRecord) -> Reason {
+fn reason(
+    run: &LiveRun,
+    engine: &EngineConfig,
+    real: &RequestRecord,
+    simulated: &RequestRecord,
+) -> Reason {
     let Some((sent, worker)) = real.dispatched else { return Reason::Unknown };
     let content = |id: RequestId| &run.arrivals[id.index()].request.content;
     let own = content(real.request);
@@ -212,6 +227,20 @@ fn reason(run: &LiveRun, engine: &EngineConfig, real: &RequestRecord) -> Reason 
             other.dispatched.is_some_and(|(_, at)| at == worker) && other.request != real.request
         })
     };
+    // What answers say is not made up: first turns only.
+    let first_turns = || there().filter(|other| real.turn == 0 && other.turn == 0);
+    let by_chance = first_turns().find_map(|other| {
+        let began = other.dispatched.is_some_and(|(at, _)| at <= first_token);
+        let (other, most) = (other.request, full(real).min(full(other)));
+        let blocks = alike((run.text_key, engine.block_size), own, content(other), most);
+        let shared = common(own, content(other), most) * engine.block_size;
+        let beyond = shared.max(simulated.cached_tokens) + 1..=blocks * engine.block_size;
+        let explains = began && beyond.contains(&real.cached_tokens);
+        explains.then_some(Reason::Chance(other, blocks))
+    });
+    if let Some(reason) = by_chance {
+        return reason;
+    }
     let beside = there().filter(|other| {
         let began = other.dispatched.is_some_and(|(at, _)| at <= first_token);
         // An answer of this very moment may or may not have gone before.
@@ -408,5 +437,85 @@ fn itl(record: &RequestRecord) -> Option<SimDuration> {
             Some((at - record.first_token?) / u64::from(output_tokens - 1))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::LoadOptions;
+    use crate::id::{BlockId, ConversationId, WorkerId};
+    use crate::request::{BlockRun, Request};
+    use crate::workload::Arrival;
+    use std::path::Path;
+
+    /// A first turn that ended before the next second.
+    fn first_turn(id: u32, conversation: u32, prompt_tokens: u32) -> (Arrival, RequestRecord) {
+        let at = |ms: u64| SimTime::ZERO + SimDuration::from_millis(1000 * u64::from(id) + ms);
+        let starter = BlockRun { first: BlockId(9), len: 10 };
+        let private = BlockId(1 << 63 | u64::from(conversation) << 31);
+        let request = Request {
+            id: RequestId(id),
+            conversation: ConversationId(conversation),
+            turn: 0,
+            prompt_tokens,
+            output_tokens: 20,
+            max_tokens: 20,
+            content: Content::new([starter], private).with_fork_tokens(31),
+        };
+        let record = RequestRecord {
+            request: request.id,
+            conversation,
+            turn: 0,
+            prompt_tokens,
+            sent: at(0),
+            arrived: at(0),
+            dispatched: Some((at(0), WorkerId(0))),
+            scheduled: None,
+            cached_tokens: 320,
+            handover: None,
+            first_token: Some(at(60)),
+            end: Some((at(300), End::Finished { output_tokens: 20 })),
+            preemptions: 0,
+            why: None,
+        };
+        (Arrival { at: at(0), sent: at(0), request }, record)
+    }
+
+    /// As it happened on a real server: of the starter's last block all but one token
+    /// is the starter's, and two questions began with the same one.
+    #[test]
+    fn a_block_that_is_the_same_by_chance_is_told() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/live/mid-1w.toml");
+        let experiment = Experiment::load(&file, &LoadOptions::default()).expect("it is there");
+        let engine = &experiment.runs[0].settings.engine;
+        let (arrivals, records): (Vec<_>, Vec<_>) =
+            [first_turn(0, 43, 378), first_turn(1, 48, 488)].into_iter().unzip();
+        let request = |real: &RequestRecord| LiveRequest {
+            real: *real,
+            simulated: Some(*real),
+            failed: None,
+        };
+        let run = LiveRun {
+            params: experiment.points[0].clone(),
+            seed: 3,
+            text_key: 3,
+            requests: records.iter().map(request).collect(),
+            arrivals,
+            on_history: None,
+            on_simulation: None,
+            same_worker: (2, 2),
+            event_faults: Vec::new(),
+            facts: Vec::new(),
+            counted: Vec::new(),
+            simulated_steps: Vec::new(),
+        };
+        let simulated = records[1];
+        let real = |cached_tokens| RequestRecord { cached_tokens, ..simulated };
+        let of = |run: &LiveRun, hit| reason(run, engine, &real(hit), &simulated);
+        assert_eq!(of(&run, 352), Reason::Chance(RequestId(0), 11));
+        assert_eq!(of(&run, 384), Reason::Unknown);
+        assert_eq!(of(&run, 288), Reason::Unknown);
+        assert_eq!(of(&LiveRun { text_key: 4, ..run }, 352), Reason::Unknown);
     }
 }

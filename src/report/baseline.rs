@@ -3,6 +3,7 @@
 
 use super::metric::check_name;
 use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
+use crate::settings::line_of;
 use crate::stats::mean_ci95;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -152,8 +153,10 @@ impl Baseline {
             file: file.into(),
             reason: reason.lines().collect::<Vec<_>>().join(" "),
         };
-        let baseline: Self =
-            toml::from_str(text).map_err(|error| malformed(error.message().to_owned()))?;
+        let baseline: Self = toml::from_str(text).map_err(|error| {
+            let line = line_of(text, error.span().map_or(0, |span| span.start));
+            malformed(format!("line {line}: {}", error.message()))
+        })?;
         for (name, tolerance) in &baseline.tolerance {
             check_name("tolerance", name).map_err(|error| malformed(error.to_string()))?;
             if !(tolerance.is_finite() && *tolerance >= 0.0) {

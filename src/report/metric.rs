@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 42] = [
+const KNOWN: [Known; 58] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("engine_ttft_ms", "engine TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
@@ -78,6 +78,22 @@ const KNOWN: [Known; 42] = [
     ("workers", "workers", "", None),
     ("workers_added", "workers added", "", None),
     ("workers_removed", "workers removed", "", None),
+    ("decode_kv_blocks_used_mean", "KV blocks used, decode worker's mean", "blocks", None),
+    ("decode_running_mean", "requests in the batch, decode worker's mean", "requests", None),
+    ("decode_waiting_mean", "requests that wait, decode worker's mean", "requests", None),
+    ("finished", "finished", "requests", None),
+    ("inflight_mean", "in flight, worker's mean", "requests", None),
+    ("kv_blocks_used_mean", "KV blocks used, worker's mean", "blocks", None),
+    ("prefill_kv_blocks_used_mean", "KV blocks used, prefill worker's mean", "blocks", None),
+    ("prefill_running_mean", "requests in the batch, prefill worker's mean", "requests", None),
+    ("prefill_waiting_mean", "requests that wait, prefill worker's mean", "requests", None),
+    ("running_mean", "requests in the batch, worker's mean", "requests", None),
+    ("shadow_agreed", "decisions that agree", "", None),
+    ("shadow_costs_differ", "decisions with other costs", "", None),
+    ("shadow_decisions", "decisions compared", "", None),
+    ("shadow_tied", "other choices of equal cost", "", None),
+    ("shadow_ties", "decisions with a tie", "", None),
+    ("waiting_mean", "requests that wait, worker's mean", "requests", None),
 ];
 
 /// What tables and figures show when nobody asked for anything in particular.
@@ -155,18 +171,39 @@ impl Metric {
     }
 }
 
-/// Refuses a name whose stem no module of the simulator writes, naming the nearest one.
+/// The statistics that are reported of a stem; none of what is one number.
+fn statistics(stem: &str) -> &'static [&'static str] {
+    match stem {
+        "inter_token_ms" => &["mean", "p50", "p90", "p95", "p99"],
+        "queue_spike_ms" | "queue_spikes" => &["max"],
+        "inflight_spread" => &["mean", "max"],
+        "inflight_skew" | "overlap_regret_blocks" | "workers" => &["mean"],
+        _ if stem.ends_with("_ms") => &["mean", "p50", "p90", "p95", "p99", "max"],
+        _ => &[],
+    }
+}
+
+/// Refuses a name that no module of the simulator writes, naming the nearest one.
+///
+/// # Errors
+/// If it is none.
 pub fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
     let (stem, statistic) = split(name);
-    let is_known = KNOWN.iter().any(|known| known.0 == stem);
-    // Times are only ever reported as some statistic of them.
-    let is_bare = statistic.is_none() && stem.ends_with("_ms");
-    if is_known && !is_bare {
-        return Ok(());
-    }
-    if is_known {
-        let allowed = format!("the name of a metric with a statistic, like `{name}_p95`");
-        return Err(Invalid::new(key, name, allowed));
+    if KNOWN.iter().any(|known| known.0 == stem) {
+        let reported = statistics(stem);
+        let is_one = match statistic {
+            Some(statistic) => reported.contains(&statistic),
+            // Spikes are counted in all and of the worker with most.
+            None => reported.is_empty() || stem == "queue_spikes",
+        };
+        let allowed = match reported {
+            [] => format!("the name of a metric; of this one there is `{stem}` alone"),
+            _ => format!(
+                "the name of a metric with a statistic, `{stem}_` and one of {}",
+                reported.join(", ")
+            ),
+        };
+        return Invalid::unless(is_one, key, name, &allowed);
     }
     let nearest = KNOWN
         .iter()
@@ -182,6 +219,18 @@ pub fn check_name(key: &str, name: &str) -> Result<(), Invalid> {
     ))
 }
 
+/// The metric of this name, and which of its directions is better.
+///
+/// # Errors
+/// If there is none, or neither direction is better.
+pub fn directed(key: &str, name: &str) -> Result<(Metric, Better), Invalid> {
+    check_name(key, name)?;
+    let metric = Metric::of(name);
+    let allowed = "a metric of which either more or less is better";
+    let better = metric.better.ok_or_else(|| Invalid::new(key, name, allowed))?;
+    Ok((metric, better))
+}
+
 /// Place of a metric in reports: known ones in the order of the table above, then the rest by name.
 pub(crate) fn rank(name: &str) -> (usize, String) {
     let (stem, _) = split(name);
@@ -190,7 +239,7 @@ pub(crate) fn rank(name: &str) -> (usize, String) {
 }
 
 /// Splits `ttft_ms_p95` into stem and statistic; `hit_ratio_request_mean` is a stem of its own.
-fn split(name: &str) -> (&str, Option<&str>) {
+pub(super) fn split(name: &str) -> (&str, Option<&str>) {
     if KNOWN.iter().any(|known| known.0 == name) {
         return (name, None);
     }
@@ -263,7 +312,11 @@ mod tests {
     fn a_misspelt_metric_is_refused_with_the_nearest() {
         assert!(check_name("metric", "itl_ms_p50").is_ok());
         let bare = check_name("metric", "itl_ms").unwrap_err().to_string();
-        assert!(bare.ends_with("with a statistic, like `itl_ms_p95`"), "{bare}");
+        let forms = "with a statistic, `itl_ms_` and one of mean, p50, p90, p95, p99, max";
+        assert!(bare.ends_with(forms), "{bare}");
+        for name in ["queue_spikes", "queue_spikes_max", "finished", "running_mean"] {
+            assert_eq!(check_name("metric", name), Ok(()));
+        }
         let error = check_name("metric", "tftt_ms_p50").unwrap_err().to_string();
         assert_eq!(
             error,

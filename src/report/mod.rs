@@ -17,6 +17,7 @@ pub(crate) mod example;
 pub mod explain;
 pub mod fleet_over_time;
 pub mod html;
+pub mod measured;
 pub mod metric;
 pub mod over_time;
 pub mod published;

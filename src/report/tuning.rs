@@ -8,7 +8,7 @@
 
 use super::answer::Difference;
 use super::columns::{Column, table, wrap};
-use super::metric::{Better, Metric, short};
+use super::metric::{Better, Metric, directed, short};
 use super::view::{POLICY, number, plain, same};
 use crate::experiment::results::{Point, Summary};
 use crate::settings::Invalid;
@@ -121,16 +121,11 @@ impl<'a> Tuning<'a> {
     /// # Errors
     /// If no point has the metric, or neither direction of it is better.
     pub fn new(summary: &'a Summary, metric: &str) -> Result<Self, Invalid> {
-        super::metric::check_name("best", metric)?;
-        let metric = Metric::of(metric);
+        let (metric, better) = directed("best", metric)?;
         let has = |point: &Point| point.metrics.get(&metric.name).is_some_and(|m| m.mean.is_some());
         if !summary.points.iter().any(has) {
             return Err(Invalid::new("best", &metric.name, "a metric that these results have"));
         }
-        let Some(better) = metric.better else {
-            let allowed = "a metric of which either more or less is better";
-            return Err(Invalid::new("best", &metric.name, allowed));
-        };
         let (settings, conditions) = keys(summary).into_iter().partition(Key::is_setting);
         let mut tuning = Self { summary, metric, settings, conditions, cases: Vec::new() };
         let mut groups: Vec<(Vec<Option<usize>>, Vec<&Point>)> = Vec::new();

@@ -2,7 +2,9 @@
 //! per combination of whatever else was swept).
 
 use crate::experiment::results::{Metric, Point, Summary};
-use crate::settings::{Invalid, parse_count, parse_duration};
+use crate::settings::Invalid;
+pub(crate) use crate::settings::same;
+pub use crate::settings::{number, plain};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -156,31 +158,6 @@ impl<'a> View<'a> {
         names.sort_by_cached_key(|name| super::metric::rank(name));
         names.dedup();
         names
-    }
-}
-
-/// As text for people: strings without quotes.
-pub fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// The number a value stands for, and whether it is a duration (in milliseconds).
-pub fn number(value: &Value) -> Option<(f64, bool)> {
-    match value {
-        Value::Number(n) => n.as_f64().map(|n| (n, false)),
-        Value::String(text) => parse_duration(text)
-            .map(|d| (d.as_millis(), true))
-            .or_else(|_| parse_count(text).map(|n| (f64::from(n), false)))
-            .ok(),
-        _ => None,
-    }
-}
-
-/// True for values that mean the same: `60` and `60.0`, `"1s"` and `"1000ms"`.
-pub(crate) fn same(a: &Value, b: &Value) -> bool {
-    match (number(a), number(b)) {
-        (Some(a), Some(b)) => a == b,
-        _ => a == b,
     }
 }
 

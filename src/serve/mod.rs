@@ -103,6 +103,7 @@ impl Drop for Served {
 /// If a setting will not do, or an address is taken.
 pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, ServeError> {
     let ServeOptions { speed, behind_router, events, .. } = *options;
+    settings.check_plain("served workers stay as they are, and each does all the work")?;
     Invalid::unless(speed.is_finite() && speed > 0.0, "--speed", speed, "a finite number above 0")?;
     let policy = settings.policy.name();
     let allowed = "any other policy: this router is shown no truth";
@@ -121,15 +122,18 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     let (ask, asks) = mpsc::channel();
     let listeners = runtime.block_on(listen(options, settings.cluster.workers))?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
-    let publish = events.then(|| runtime.block_on(publish(&addresses))).transpose()?;
+    let endpoints = addresses.iter().map(|address| endpoints(*address));
+    let endpoints: Option<Vec<[String; 2]>> =
+        events.then(|| endpoints.collect::<Result<_, _>>()).transpose()?;
+    let publish = endpoints.as_ref().map(|all| runtime.block_on(publish(all))).transpose()?;
     let clock = Clock::new(speed);
     let thread = std::thread::Builder::new().name("sim-engine".to_owned());
     let (of_thread, seed) = (settings.clone(), options.seed);
     // Policies need not be Send, so the thread makes its own.
     let engine = move || engine(&of_thread, (behind_router, seed), clock, asks, publish).run();
     thread.spawn(engine).map_err(start)?;
-    for (id, (address, listener)) in (0..).map(WorkerId).zip(listeners) {
-        let events = events.then(|| endpoints(address));
+    for (id, (_, listener)) in (0..).map(WorkerId).zip(listeners) {
+        let events = endpoints.as_ref().map(|all| all[id.index()].clone());
         let worker = (!behind_router).then_some(id);
         let routes = Routes::new(&settings.engine, &options.model, worker, events, ask.clone());
         runtime.spawn(accept(listener, Arc::new(routes)));
@@ -168,6 +172,9 @@ async fn listen(
         let allowed = format!("so low that {count} ports from there exist");
         let port = port.ok_or_else(|| Invalid::new("--port", options.port, allowed))?;
         let address = SocketAddr::new(options.host, port);
+        if options.events {
+            endpoints(address)?;
+        }
         let wrong =
             |error: std::io::Error| ServeError::Listen { address, reason: error.to_string() };
         let listener = TcpListener::bind(address).await.map_err(wrong)?;
@@ -177,18 +184,27 @@ async fn listen(
 }
 
 /// Where the worker at `address` publishes, and says it again.
-fn endpoints(address: SocketAddr) -> [String; 2] {
-    [1, 2].map(|times| {
-        let port = address.port().wrapping_add(EVENTS_APART * times);
-        format!("tcp://{}", SocketAddr::new(address.ip(), port))
+fn endpoints(address: SocketAddr) -> Result<[String; 2], Invalid> {
+    let further = |times: u16| {
+        let port = address.port().checked_add(EVENTS_APART * times)?;
+        Some(format!("tcp://{}", SocketAddr::new(address.ip(), port)))
+    };
+    further(1).zip(further(2)).map(Into::into).ok_or_else(|| {
+        let most = u16::MAX - 2 * EVENTS_APART;
+        let allowed = format!(
+            "at most {most} for every worker with --events: their KV events are {EVENTS_APART} \
+             and {} ports further",
+            2 * EVENTS_APART
+        );
+        Invalid::new("--port", address.port(), allowed)
     })
 }
 
 /// Publishers of all workers; what is given to the sender is published.
-async fn publish(addresses: &[SocketAddr]) -> Result<UnboundedSender<Publication>, ServeError> {
+async fn publish(endpoints: &[[String; 2]]) -> Result<UnboundedSender<Publication>, ServeError> {
     let mut publishers = Vec::new();
-    for (id, &address) in (0..).map(WorkerId).zip(addresses) {
-        let publisher = Publisher::bind(id, endpoints(address)).await;
+    for (id, endpoints) in (0..).map(WorkerId).zip(endpoints) {
+        let publisher = Publisher::bind(id, endpoints.clone()).await;
         publishers.push(publisher.map_err(ServeError::Events)?);
     }
     let (publish, publications) = unbounded_channel();

@@ -1,13 +1,11 @@
 //! `[[cluster.change]]`, `[cluster.failover]` and `[cluster.planner]` in a file.
 
+use super::program::CROWDED;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 use std::path::Path;
 
-const EXPERIMENT: &str = r#"name = "changing"
-
-[cluster]
-workers = 3
-load_time = "200ms"
+/// What follows the crowded fleet's sections.
+const REST: &str = r#"seeds = 2
 
 [[cluster.change]]
 at = "2s"
@@ -33,15 +31,6 @@ migrations = 1
 retries = 1
 retry_pause = "100ms"
 
-[engine]
-rules = "vllm"
-block_size = 16
-num_blocks = 300
-max_num_seqs = 6
-max_num_batched_tokens = 256
-max_model_len = 1_000
-step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
-
 [router]
 policy = "kv"
 replicas = 2
@@ -51,27 +40,18 @@ sync_delay = "3ms"
 at = "2005ms"
 recovery_delay = "100ms"
 
-[workload]
-kind = "conversations"
-concurrency = 12
-starters = 2
-starter_tokens = { kind = "uniform", min = 50, max = 200 }
-turns = { min = 1, max = 4 }
-question_tokens = { kind = "uniform", min = 5, max = 60 }
-output_tokens = { kind = "normal", mean = 40, sd = 20, min = 1, max = 80 }
-
-[measure]
-warmup = "1s"
-window = "5s"
-seeds = 2
-
 [sweep]
 "router.policy" = ["round_robin", "kv", "dynamo", "session_affinity", "consistent_hash", "oracle"]
 "cluster.failover.migrations" = [0, 1]
 "#;
 
 fn experiment(changes: &[(&str, &str)]) -> Result<Experiment, String> {
-    let mut text = EXPERIMENT.to_owned();
+    let crowded = CROWDED
+        .replace("workers = 3", "workers = 3\nload_time = \"200ms\"")
+        .replace("trtllm", "vllm")
+        .replace("concurrency = 20", "concurrency = 12")
+        .replace("starters = 3", "starters = 2");
+    let mut text = format!("name = \"changing\"\n{crowded}{REST}");
     if !cfg!(feature = "dynamo") {
         text = text.replace("\"dynamo\", ", "");
     }
@@ -133,15 +113,15 @@ fn a_wrong_change_is_one_line_with_its_place() {
         assert!(!message.contains('\n'), "{message}");
     }
     insta::assert_snapshot!(messages.join("\n"), @r#"
-    x.toml:10: cluster.change[0].worker = 7: must be from 0 to 3: the workers of the fleet (what = "start" adds one)
-    x.toml:16: cluster.change[1].worker = 5: must be from 0 to 3: the next new worker is 3
-    x.toml:14: cluster.change[1].at = "6s": must be before the end of the run, "6s"
-    x.toml:20: cluster.change[2].restart_after = given: must be left out unless what = "crash"
-    x.toml:22: cluster.change[2].factor = 0: must be from 0.01 to 100: times that a step takes as long
-    x.toml:19: cluster.change[2].at = "2.4s": must be a time at which worker 1 is not loading, for "slow"
-    x.toml:20: cluster.change[2].what = "explode": must be one of "crash", "drain", "start", "slow"
-    x.toml:26: unknown key cluster.failover.leese; did you mean lease?
-    x.toml:26: cluster.planner.min_workers = 0: must be from 1 to cluster.workers, 3
-    x.toml:15: cluster.change[1].what = "start": must be "crash" or "slow" where a planner starts and drains workers
+    x.toml:34: cluster.change[0].worker = 7: must be from 0 to 3: the workers of the fleet (what = "start" adds one)
+    x.toml:40: cluster.change[1].worker = 5: must be from 0 to 3: the next new worker is 3
+    x.toml:38: cluster.change[1].at = "6s": must be before the end of the run, "6s"
+    x.toml:44: cluster.change[2].restart_after = given: must be left out unless what = "crash"
+    x.toml:46: cluster.change[2].factor = 0: must be from 0.01 to 100: times that a step takes as long
+    x.toml:43: cluster.change[2].at = "2.4s": must be a time at which worker 1 is not loading, for "slow"
+    x.toml:44: cluster.change[2].what = "explode": must be one of "crash", "drain", "start", "slow"
+    x.toml:50: unknown key cluster.failover.leese; did you mean lease?
+    x.toml:50: cluster.planner.min_workers = 0: must be from 1 to cluster.workers, 3
+    x.toml:39: cluster.change[1].what = "start": must be "crash" or "slow" where a planner starts and drains workers
     "#);
 }

@@ -72,6 +72,63 @@ fn two_result_sets_are_compared() {
     }
 }
 
+/// One variant of several can be looked at, though it sets the policy.
+#[test]
+fn a_frontier_of_one_variant() {
+    let place = Scratch::new();
+    let sweep = "variant = [{ name = \"a\", router.policy = \"kv\" }, { name = \"2\", router.policy = \"random\" }]\n";
+    let (base, _) = super::program::EXPERIMENT.split_once("[sweep]").expect("a sweep");
+    place.write("variants.toml", format!("{base}[sweep]\n{sweep}"));
+    let frontier = |variant: &[&str]| {
+        let common =
+            ["frontier", "variants.toml", "--loads", "2..8:2", "--within", "ttft_ms_p95=1s"];
+        place.sim(&[&common[..], variant].concat())
+    };
+    for (variant, policy) in [("variant=a", "kv"), ("variant=2", "random")] {
+        let output = frontier(&["--set", variant]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        assert!(said.contains(&format!("{policy} meets TTFT p95 <= 1000 ms up to")), "{said}");
+    }
+    for (variant, expected) in [
+        (&[][..], "sweep.variant = several values: must be one value, by --set variant=NAME"),
+        (
+            &["--set", "variant=b"][..],
+            "--set variant=b: variant = \"b\": must be the name of a variant: \"a\", \"2\"",
+        ),
+    ] {
+        let output = frontier(variant);
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(line.contains(expected) && line.lines().count() == 1, "{line}");
+    }
+}
+
+/// Where nobody waits for answers, the load is how fast requests come.
+#[test]
+fn the_load_of_an_open_loop_is_its_rate() {
+    let place = Scratch::new();
+    let (base, _) = super::program::EXPERIMENT.split_once("[workload]").expect("a workload");
+    let rest = r#"[workload]
+kind = "requests"
+arrivals = { kind = "poisson", rate = 2 }
+prompt_tokens = { kind = "constant", value = 300 }
+output_tokens = { kind = "constant", value = 10 }
+
+[measure]
+window = "10s"
+seeds = 2
+"#;
+    place.write("open.toml", format!("{base}{rest}"));
+    let args = ["frontier", "open.toml", "--within", "ttft_ms_p95=1s"];
+    let line = text(&place.sim(&args).stderr).to_owned();
+    assert!(line.contains("does not sweep workload.arrivals.rate"), "{line}");
+    let output = place.sim(&[&args[..], &["--loads", "2..6:2"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("loads 2 to 6 (workload.arrivals.rate)"), "{said}");
+}
+
 #[test]
 fn a_frontier_is_found_and_printed() {
     let place = Scratch::new();
@@ -92,6 +149,8 @@ fn a_frontier_is_found_and_printed() {
         (&["--metric", "tfft_ms_p95"][..], "the nearest one is `ttft_ms_p95`"),
         (&["--set", "router.policy=kv"][..], "swept over two policies or more"),
         (&["--set", "sweep.router.temperature=0,1"][..], "only the load and the policy vary"),
+        (&["--within", "goodput_per_s=4"][..], "this one needs [slo]"),
+        (&["--metric", "retries"][..], "cluster.failover.retries"),
     ] {
         let output = place.sim(&[&["frontier", "small.toml"], args].concat());
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stdout));

@@ -50,6 +50,8 @@ fn the_worst_request_is_the_one_with_the_longest_time() {
     let by_time = explained(&place, &[&args[..], &["--worst", "ttft"]].concat());
     let by_number = explained(&place, &[&args[..], &["--request", &worst.1]].concat());
     assert_eq!(by_time, by_number);
+    let other_writing = ["--policy", "kv", "--at", "workload.concurrency=4.0", "--seed", "2"];
+    assert_eq!(by_time, explained(&place, &[&other_writing[..], &["--worst", "ttft"]].concat()));
     assert!(by_time.contains(&format!("request {}: turn", worst.1)), "{by_time}");
 }
 

@@ -19,6 +19,7 @@ mod little;
 mod live;
 mod lives;
 mod lru;
+mod metrics;
 mod model_files;
 mod one_worker;
 mod output_blocks;

@@ -1,13 +1,11 @@
 //! Experiments whose workers prefill or decode.
 
+use super::program::CROWDED;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 use std::path::Path;
 
-const EXPERIMENT: &str = r#"
-name = "pools"
-
-[cluster]
-workers = 4
+/// What follows the crowded fleet's sections.
+const REST: &str = r#"seeds = 2
 
 [cluster.prefill]
 workers = 2
@@ -18,39 +16,22 @@ prefix_caching = false
 [cluster.network]
 gbit_per_s = 100
 
-[engine]
-rules = "vllm"
-num_blocks = 300
-max_num_seqs = 6
-max_num_batched_tokens = 256
-max_model_len = 1_000
-kv_bytes_per_token = "100k"
-step_time = { kind = "fixed", prefill = "7ms", decode = "3ms" }
-
 [router]
 policy = "kv"
-
-[workload]
-kind = "conversations"
-concurrency = 20
-starters = 3
-starter_tokens = { kind = "uniform", min = 50, max = 200 }
-turns = { min = 1, max = 4 }
-question_tokens = { kind = "uniform", min = 5, max = 60 }
-output_tokens = { kind = "normal", mean = 40, sd = 20, min = 1, max = 80 }
-think_time = { kind = "exponential", mean = "200ms", min = "0s", max = "2s" }
-
-[measure]
-warmup = "1s"
-window = "5s"
-seeds = 2
 "#;
 
-fn experiment(overrides: &[&str]) -> Result<Experiment, String> {
+/// With this line more in its section `[engine]`.
+fn experiment_with(line: &str, overrides: &[&str]) -> Result<Experiment, String> {
     let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
     let options = LoadOptions { overrides, ..LoadOptions::default() };
-    Experiment::parse(Path::new("pools.toml"), EXPERIMENT, &options)
-        .map_err(|error| error.to_string())
+    let crowded = CROWDED.replace("workers = 3", "workers = 4").replace("trtllm", "vllm");
+    let crowded = crowded.replace("[engine]\n", &format!("[engine]\n{line}\n"));
+    let text = format!("name = \"pools\"\n{crowded}{REST}");
+    Experiment::parse(Path::new("pools.toml"), &text, &options).map_err(|error| error.to_string())
+}
+
+fn experiment(overrides: &[&str]) -> Result<Experiment, String> {
+    experiment_with("kv_bytes_per_token = \"100k\"", overrides)
 }
 
 #[test]
@@ -125,8 +106,6 @@ fn pools_that_cannot_be_are_refused_in_one_line() {
     let lines: Vec<String> = shown.iter().map(|change| problem(change)).collect();
     assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:#?}");
     insta::assert_snapshot!(lines.join("\n"));
-    let unknown = EXPERIMENT.replacen("kv_bytes_per_token = \"100k\"\n", "", 1);
-    let refused = Experiment::parse(Path::new("pools.toml"), &unknown, &LoadOptions::default());
-    let line = refused.expect_err("nobody knows how much is moved").to_string();
+    let line = experiment_with("", &[]).expect_err("nobody knows how much is moved");
     assert!(line.contains("cluster.prefill.engine.kv_bytes_per_token is missing"), "{line}");
 }

@@ -57,6 +57,49 @@ fn no_figures_on_request() {
     );
 }
 
+/// The numbers are there, whatever becomes of the report.
+#[test]
+fn a_report_that_cannot_be_written_costs_no_results() {
+    let place = Scratch::new();
+    std::fs::create_dir_all(place.path().join("out/report.html/in the way")).expect("made");
+    let output = place.sim(&["run", "small.toml", "--seeds", "1", "--out", "out"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("saved in out\nerror: out/report.html: cannot be written"), "{said}");
+    for name in ["summary.json", "summary.csv", "details.json", "runs.json"] {
+        assert!(place.path().join("out").join(name).exists(), "{name}");
+    }
+    assert!(!place.path().join("out/journal.jsonl").exists());
+}
+
+#[test]
+fn forced_results_replace_all_that_was_there_and_nothing_else() {
+    let place = Scratch::new();
+    let run = |args: &[&str]| {
+        let common = ["run", "small.toml", "--out", "out", "--seeds"];
+        let output = place.sim(&[&common[..], args].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    run(&["2", "--requests", "--aiperf", "--timeline", "--window", "5s..6s"]);
+    let files = place.files().len();
+    place.write("out/notes.txt", "mine");
+    place.write("out/photo.png", "mine");
+    run(&["1", "--force", "--no-figures"]);
+    let mut names: Vec<String> = place.files().into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| name.starts_with("out/") && name != "out/");
+    let own =
+        ["details.json", "notes.txt", "photo.png", "runs.json", "summary.csv", "summary.json"];
+    assert_eq!(names, own.map(|name| format!("out/{name}")), "of {files}");
+    // Where no results are, nothing is removed.
+    std::fs::remove_file(place.path().join("out/summary.json")).expect("removed");
+    place.write("out/photo.svg", "mine");
+    place.write("out/requests.csv", "mine");
+    run(&["2", "--force", "--no-figures"]);
+    for name in ["photo.svg", "photo.png", "requests.csv"] {
+        assert!(place.path().join("out").join(name).exists(), "{name}");
+    }
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let place = Scratch::new();

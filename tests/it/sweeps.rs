@@ -149,6 +149,11 @@ fn what_cannot_be_tuned_is_refused_before_anything_runs() {
     for (args, expected) in [
         (&["--best", "tfft_ms_p95"][..], "the nearest one is `ttft_ms_p95`"),
         (
+            &["--best", "goodput_per_s"][..],
+            "--best = goodput_per_s: must be a metric that this experiment measures; this one needs [slo]",
+        ),
+        (&["--best", "hit_ratio_bound"][..], "of which either more or less is better"),
+        (
             &["--over", "router.temperature"][..],
             "--set sweep.router.temperature: must be KEY=VALUE",
         ),

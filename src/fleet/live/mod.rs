@@ -20,7 +20,7 @@ pub use events::EventSource;
 pub use http::{Failure, Limits};
 pub use probe::{ServerError, ServerFacts};
 pub use prober::{Prober, Timing};
-pub(crate) use text::{BlockNames, TOKENS};
+pub(crate) use text::{BlockNames, TOKENS, alike};
 
 use super::Fleet;
 use crate::engine::Gauges;

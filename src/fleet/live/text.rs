@@ -2,7 +2,7 @@
 //! wants tokens.
 
 use crate::id::{BlockId, ConversationId};
-use crate::request::Request;
+use crate::request::{Content, Request};
 use crate::rng::mix;
 use std::collections::BTreeMap;
 
@@ -86,19 +86,40 @@ impl Texts {
     }
 
     fn token(&self, request: &Request, at: u32) -> u32 {
-        let content = &request.content;
-        let (index, offset) = (at / self.block_size, at % self.block_size);
-        let shared = content.shared_blocks();
-        let BlockId(block) = match shared.checked_sub(1) {
-            Some(last) if index == shared && offset < content.fork_tokens() => {
-                BlockId(content.block(last).0 ^ FORK << 32)
-            }
-            _ => content.block(index),
-        };
-        let drawn = mix(mix(self.key ^ block).wrapping_add(u64::from(offset)));
-        let span = u64::from(TOKENS.end - TOKENS.start);
-        TOKENS.start + u32::try_from(drawn % span).expect("less than a u32")
+        token(self.key, &request.content, (at / self.block_size, at % self.block_size))
     }
+}
+
+/// The made-up token at an offset in a block of a sequence.
+fn token(key: u64, content: &Content, (index, offset): (u32, u32)) -> u32 {
+    let shared = content.shared_blocks();
+    let BlockId(block) = match shared.checked_sub(1) {
+        Some(last) if index == shared && offset < content.fork_tokens() => {
+            BlockId(content.block(last).0 ^ FORK << 32)
+        }
+        _ => content.block(index),
+    };
+    let drawn = mix(mix(key ^ block).wrapping_add(u64::from(offset)));
+    let span = u64::from(TOKENS.end - TOKENS.start);
+    TOKENS.start + u32::try_from(drawn % span).expect("less than a u32")
+}
+
+/// Leading blocks, up to `most`, in which the made-up texts of two sequences agree:
+/// those that they share, and further ones by chance. Where a shared text ends a
+/// token or two before its block does, chance need not be great.
+pub(crate) fn alike(
+    (key, block_size): (u64, u32),
+    one: &Content,
+    other: &Content,
+    most: u32,
+) -> u32 {
+    let text = |content: &Content, index: u32| -> Vec<u32> {
+        (0..block_size).map(|offset| token(key, content, (index, offset))).collect()
+    };
+    let is_same = |index: &u32| {
+        one.block(*index) == other.block(*index) || text(one, *index) == text(other, *index)
+    };
+    u32::try_from((0..most).take_while(is_same).count()).expect("at most `most`")
 }
 
 /// Which block a text is: the simulation's ids for what servers name otherwise.
@@ -141,7 +162,7 @@ fn digest(tokens: &[u32]) -> u64 {
 mod tests {
     use super::*;
     use crate::id::RequestId;
-    use crate::request::{BlockRun, Content};
+    use crate::request::BlockRun;
 
     fn request(conversation: u32, turn: u32, prompt_tokens: u32, fork: u32) -> Request {
         let shared = BlockRun { first: BlockId(7), len: 2 };
@@ -164,6 +185,22 @@ mod tests {
         assert_eq!(one[..19], two[..19]);
         assert!((19..40).filter(|&at| one[at] == two[at]).count() < 3);
         assert!(one.iter().all(|token| TOKENS.contains(token)));
+    }
+
+    /// A shared text that ends one token before its block: one in 4,080 others agrees
+    /// in that token.
+    #[test]
+    fn texts_agree_by_chance_where_one_token_decides() {
+        let one = request(0, 0, 40, 7);
+        let agrees = |conversation: &u32| {
+            alike((1, 8), &one.content, &request(*conversation, 0, 40, 7).content, 5) > 2
+        };
+        let found: Vec<u32> = (1..20_000).filter(agrees).collect();
+        assert!((1..15).contains(&found.len()), "{found:?}");
+        let other = request(found[0], 0, 40, 7);
+        let mut texts = Texts::new(8, 1);
+        let [one, two] = [one, other].map(|request| texts.prompt(&request));
+        assert_eq!((&one[..24], one[24..32] == two[24..32]), (&two[..24], false));
     }
 
     #[test]

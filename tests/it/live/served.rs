@@ -1,6 +1,7 @@
 //! Simulated workers behind vLLM's HTTP interface, asked by the fleet of real
 //! servers: what goes over the wire is what was simulated.
 
+use super::super::program::{Scratch, text};
 use kv_router_sim::experiment::{Experiment, LoadOptions};
 use kv_router_sim::fleet::live::{LiveSettings, ServerError};
 use kv_router_sim::live::{self, LiveError, LiveOptions, LiveOutcome};
@@ -42,8 +43,8 @@ fn experiment(changes: &[&str]) -> Experiment {
     Experiment::parse(Path::new("served.toml"), EXPERIMENT, &options).expect("a good experiment")
 }
 
-fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
-    let options = ServeOptions {
+fn options(events: bool, behind_router: bool) -> ServeOptions {
+    ServeOptions {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 0,
         behind_router,
@@ -51,7 +52,11 @@ fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
         model: "sim".to_owned(),
         events,
         seed: 1,
-    };
+    }
+}
+
+fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
+    let options = options(events, behind_router);
     // Events go to a port that follows from that of HTTP, which somebody may have.
     let mut started = (0..50).map(|_| serve(&experiment.runs[0].settings, &options));
     started.find_map(Result::ok).expect("free ports")
@@ -115,6 +120,62 @@ fn a_fleet_of_another_size_is_refused_before_anything_is_sent() {
         matches!(without_events, LiveError::Server(ServerError::Events { .. })),
         "{without_events}"
     );
+}
+
+/// Why these changes of the experiment cannot be served or run on real servers.
+#[test]
+fn fleets_that_change_and_pools_are_refused_in_one_line() {
+    for change in [
+        "cluster.prefill.workers=1",
+        "cluster.change=[{ at = \"1s\", what = \"crash\", worker = 1 }]",
+        "cluster.planner={ min_workers = 1, max_workers = 3 }",
+    ] {
+        let kv = "cluster.network.kv_bytes_per_token=1000.0";
+        let experiment = experiment(&[change, kv]);
+        let key = change.split_once('=').expect("a key").0;
+        let settings = &experiment.runs[0].settings;
+        let served = serve(settings, &options(false, true)).expect_err("refused").to_string();
+        let servers = LiveSettings { urls: vec![String::new(); 2], ..LiveSettings::default() };
+        let options = LiveOptions { servers, api_key: None, keep_caches: true };
+        let live = live::run(&experiment, &options, |_, _| ()).expect_err("refused").to_string();
+        for (line, who) in [(served, "served workers"), (live, "real servers")] {
+            assert!(line.starts_with(key), "{line}");
+            let why = format!("must be left out: {who} stay as they are, and each does all");
+            assert!(line.contains(&why) && line.lines().count() == 1, "{line}");
+        }
+    }
+}
+
+#[test]
+fn kv_events_beyond_the_last_port_are_refused() {
+    let settings = &experiment(&[]).runs[0].settings;
+    let too_high = ServeOptions { port: 64_000, ..options(true, false) };
+    let line = serve(settings, &too_high).expect_err("refused").to_string();
+    assert_eq!(
+        line,
+        "--port = 64000: must be at most 63535 for every worker with --events: their KV events \
+         are 1000 and 2000 ports further"
+    );
+}
+
+/// A real run takes minutes: what would fail after it fails before it.
+#[test]
+fn a_trace_that_cannot_be_written_is_refused_before_the_run() {
+    let place = Scratch::new();
+    place.write("file", "text");
+    let worker = ["--worker", "http://127.0.0.1:1", "--worker", "http://127.0.0.1:1"];
+    let live = |more: &[&str]| {
+        let output = place.sim(&[&["live", "small.toml"], &worker[..], more].concat());
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr).to_owned()
+    };
+    let line = live(&["--record", "."]);
+    assert_eq!(line, "error: .: cannot be written: it is a folder\n");
+    let line = live(&["--record", "file/trace.jsonl"]);
+    assert!(line.starts_with("error: file/trace.jsonl: cannot be written: "), "{line}");
+    let line = live(&["--record", "new/trace.jsonl"]);
+    assert!(line.contains("http://127.0.0.1:1"), "{line}");
+    assert!(live(&["--jobs", "2"]).contains("unexpected argument '--jobs'"));
 }
 
 /// Status and body of a request.

@@ -1,0 +1,105 @@
+//! The names of metrics: what runs report is known to the commands that ask for
+//! metrics, and they know which of them an experiment will have.
+
+use super::program::CROWDED;
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+use kv_router_sim::report::measured::check_measured;
+use kv_router_sim::report::metric::{check_name, directed};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Experiments that differ in what they measure.
+fn experiments() -> Vec<Experiment> {
+    let tier =
+        |name: &str| format!("{{ name = \"{name}\", capacity = 400, bandwidth = \"10GB/s\" }}");
+    let tiers = |names: &[&str]| {
+        let tiers: Vec<String> = names.iter().map(|name| tier(name)).collect();
+        format!("engine.tier=[{}]", tiers.join(", "))
+    };
+    let bytes = "engine.kv_bytes_per_token=100_000".to_owned();
+    let crash = "cluster.change=[{ at = \"2s\", what = \"crash\", worker = 1 }]".to_owned();
+    let planner = "cluster.planner={ min_workers = 1, max_workers = 4 }".to_owned();
+    let mut overrides = vec![
+        vec![],
+        vec!["slo.ttft=100ms".to_owned(), "measure.why=true".to_owned()],
+        vec![
+            "cluster.prefill.workers=1".to_owned(),
+            "engine.rules=vllm".to_owned(),
+            "cluster.network.kv_bytes_per_token=100_000.0".to_owned(),
+        ],
+        vec![tiers(&["host", "disk"]), bytes.clone()],
+        vec![tiers(&["remote"]), bytes],
+        vec![crash.clone()],
+        vec![crash, "cluster.failover.retries=1".to_owned()],
+        vec![planner],
+    ];
+    if cfg!(feature = "dynamo") {
+        overrides.push(vec!["router.policy=shadow".to_owned()]);
+    }
+    let experiment = |overrides: Vec<String>| {
+        let text = format!("name = \"metrics\"\n{CROWDED}[router]\npolicy = \"kv\"\n");
+        let options = LoadOptions { overrides, ..LoadOptions::default() };
+        Experiment::parse(Path::new("metrics.toml"), &text, &options).expect("valid")
+    };
+    overrides.into_iter().map(experiment).collect()
+}
+
+#[test]
+fn every_metric_of_a_run_is_known_and_every_other_is_refused_before_it() {
+    let measured: Vec<(Experiment, BTreeSet<String>)> = experiments()
+        .into_iter()
+        .map(|experiment| {
+            let outcome = run(&experiment, RunOptions::default()).expect("it ends");
+            let names = outcome.summary.points[0].metrics.keys().cloned().collect();
+            (experiment, names)
+        })
+        .collect();
+    let all: BTreeSet<&String> = measured.iter().flat_map(|(_, names)| names).collect();
+    assert!(all.len() > 100, "{}", all.len());
+    for name in all {
+        assert_eq!(check_name("metric", name), Ok(()));
+        for (index, (experiment, names)) in measured.iter().enumerate() {
+            let is_known = check_measured("metric", name, experiment).is_ok();
+            assert_eq!(is_known, names.contains(name), "{name} of experiment {index}");
+        }
+    }
+}
+
+#[test]
+fn what_a_metric_needs_is_named() {
+    let plain = experiments().remove(0);
+    let refused = |name: &str| check_measured("--best", name, &plain).expect_err(name).to_string();
+    let names = [
+        "goodput_per_s",
+        "hit_ratio_host",
+        "load_ms_p95",
+        "lost_to_eviction_ratio",
+        "transfer_ms_p95",
+        "prefill_running_mean",
+        "failed",
+        "retries",
+        "workers_added",
+        "shadow_agreed",
+        "ttft_ms_p75",
+        "hit_ratio_p50",
+        "inflight_spread",
+    ];
+    let lines = names.map(refused).join("\n");
+    insta::assert_snapshot!(lines, @r#"
+    --best = goodput_per_s: must be a metric that this experiment measures; this one needs [slo]
+    --best = hit_ratio_host: must be a metric that this experiment measures; this one needs an [[engine.tier]] of host memory
+    --best = load_ms_p95: must be a metric that this experiment measures; this one needs [[engine.tier]]
+    --best = lost_to_eviction_ratio: must be a metric that this experiment measures; this one needs measure.why = true
+    --best = transfer_ms_p95: must be a metric that this experiment measures; this one needs cluster.prefill.workers
+    --best = prefill_running_mean: must be a metric that this experiment measures; this one needs cluster.prefill.workers
+    --best = failed: must be a metric that this experiment measures; this one needs [[cluster.change]] or [cluster.planner]
+    --best = retries: must be a metric that this experiment measures; this one needs [[cluster.change]] or [cluster.planner], and cluster.failover.retries
+    --best = workers_added: must be a metric that this experiment measures; this one needs [cluster.planner]
+    --best = shadow_agreed: must be a metric that this experiment measures; this one needs router.policy = "shadow"
+    --best = ttft_ms_p75: must be the name of a metric with a statistic, `ttft_ms_` and one of mean, p50, p90, p95, p99, max
+    --best = hit_ratio_p50: must be the name of a metric; of this one there is `hit_ratio` alone
+    --best = inflight_spread: must be the name of a metric with a statistic, `inflight_spread_` and one of mean, max
+    "#);
+    let error = directed("--best", "hit_ratio_host").expect_err("neither is better").to_string();
+    assert!(error.ends_with("either more or less is better"), "{error}");
+}
