@@ -22,11 +22,7 @@ fn experiments() -> Vec<Experiment> {
     let mut overrides = vec![
         vec![],
         vec!["slo.ttft=100ms".to_owned(), "measure.why=true".to_owned()],
-        vec![
-            "cluster.prefill.workers=1".to_owned(),
-            "engine.rules=vllm".to_owned(),
-            "cluster.network.kv_bytes_per_token=100_000.0".to_owned(),
-        ],
+        vec!["cluster.prefill.workers=1".to_owned(), "engine.rules=vllm".to_owned(), bytes.clone()],
         vec![tiers(&["host", "disk"]), bytes.clone()],
         vec![tiers(&["remote"]), bytes],
         vec![crash.clone()],

@@ -130,7 +130,7 @@ fn fleets_that_change_and_pools_are_refused_in_one_line() {
         "cluster.change=[{ at = \"1s\", what = \"crash\", worker = 1 }]",
         "cluster.planner={ min_workers = 1, max_workers = 3 }",
     ] {
-        let kv = "cluster.network.kv_bytes_per_token=1000.0";
+        let kv = "engine.kv_bytes_per_token=1000";
         let experiment = experiment(&[change, kv]);
         let key = change.split_once('=').expect("a key").0;
         let settings = &experiment.runs[0].settings;
