@@ -1,9 +1,11 @@
 //! Law 6: fast-forward equals step by step, to the picosecond.
 
-use super::rig::{Draw, any_draws, any_engine, arrivals, cases, private_blocks};
+use super::rig::{Draw, any_draws, any_engine, arrivals, cases, private_blocks, vllm_config};
 use kv_router_sim::engine::Gauges;
-use kv_router_sim::engine::config::{EngineConfig, Rules};
-use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
+use kv_router_sim::engine::config::{EngineConfig, Rules, TierOptions};
+use kv_router_sim::engine::step_time::{Linear, StepTime};
+use kv_router_sim::engine::tiers::{LoadRule, Offload, TierSpec};
+use kv_router_sim::event::{KvEvent, Medium, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::request::{Content, Request};
@@ -120,6 +122,51 @@ proptest! {
     ) {
         hold(config, &draws, peek_every)?;
     }
+}
+
+/// A prompt that must be computed in one step has no room in it beside 30 sequences
+/// that decode. Half way through another one's load the link is free soon enough for
+/// loading to be sooner than computing, and it has: nothing else happens then.
+#[test]
+fn a_load_that_becomes_worth_it_is_not_passed_over() {
+    let ms = SimDuration::from_millis;
+    let host = TierSpec {
+        medium: Medium::Host,
+        blocks: 1_000,
+        block_time: ms(4),
+        latency: SimDuration::ZERO,
+    };
+    let config = EngineConfig {
+        chunked_prefill: false,
+        num_blocks: 110,
+        max_num_seqs: 64,
+        max_num_batched_tokens: 320,
+        max_model_len: 320,
+        step_time: StepTime::Linear(Linear {
+            step: ms(10),
+            prefill_token: SimDuration::from_micros(300),
+            ..Linear::default()
+        }),
+        tiers: TierOptions { tiers: vec![host], offload: Offload::Computed, load: LoadRule::Auto },
+        ..vllm_config()
+    };
+    // Two texts of 18 blocks, and enough after them for both to leave the pool.
+    let (second, now) = (ms(1_000).as_ps(), 0);
+    let mut draws: Vec<Draw> = (1..8).map(|text| (second, text, 18, 5, 1)).collect();
+    draws.extend([(second, 0, 0, 300, 1); 3]);
+    draws.push((second, 0, 0, 10, 40));
+    draws.extend([(now, 0, 0, 10, 40); 29]);
+    draws.push((ms(150).as_ps(), 2, 18, 5, 1));
+    draws.push((now, 1, 18, 7, 1));
+    hold(config.clone(), &draws, 1).expect("the same");
+    let nobody = Lookers { peek_every: draws.len(), listens: false, outputs: false };
+    let seen = run(&config, &arrivals(&draws, config.block_size), nobody);
+    let loads = seen.events.iter().filter_map(|(_, event)| match event.kind {
+        WorkerEventKind::Loaded { time, .. } => Some((event.request.0, time)),
+        _ => None,
+    });
+    // 18 blocks take 72 ms; the second load waits for the first one's last 12.
+    assert_eq!(loads.collect::<Vec<_>>(), [(40, ms(72)), (41, ms(84))]);
 }
 
 /// The same arrivals, but that some requests go on from what an earlier one holds
