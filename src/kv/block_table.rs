@@ -97,6 +97,7 @@ impl BlockTable {
         self.vacant.push(index);
     }
 
+    #[inline]
     fn group(&mut self, id: BlockId) -> &mut Group {
         match self.find(key(id)) {
             Some(at) => &mut self.groups[at],
