@@ -2,24 +2,18 @@
 
 use super::Metrics;
 use crate::id::WorkerId;
+use crate::router::{WorkerView, Workers};
 use crate::time::SimTime;
 
 /// Follows the number of requests in flight per worker (from dispatch to end)
 /// and the momentary spread, the largest number minus the smallest. A change
-/// costs O(1), whatever the number of workers: numbers change by one, so the
-/// extremes move by one.
+/// costs O(1), whatever the number of workers.
 #[derive(Debug)]
 pub struct InflightSpread {
-    inflight: Vec<u32>,
-    /// Which workers there are; others count for nothing.
-    present: Vec<bool>,
+    /// Those that are not there count for nothing.
+    workers: Workers,
     /// Worker-picoseconds of presence since `begin`.
     present_ps: u128,
-    present_count: u32,
-    /// How many workers have each number of requests in flight.
-    workers_with: Vec<u32>,
-    least: u32,
-    most: u32,
     begin: SimTime,
     since: SimTime,
     spread_ps: u128,
@@ -33,13 +27,8 @@ impl InflightSpread {
     /// All workers idle.
     pub fn new(workers: u32) -> Self {
         Self {
-            inflight: vec![0; workers as usize],
-            present: vec![true; workers as usize],
+            workers: Workers::new(vec![WorkerView::default(); workers as usize]),
             present_ps: 0,
-            present_count: workers,
-            workers_with: vec![workers],
-            least: 0,
-            most: 0,
             begin: SimTime::ZERO,
             since: SimTime::ZERO,
             spread_ps: 0,
@@ -51,7 +40,18 @@ impl InflightSpread {
 
     /// Number of workers.
     pub fn workers(&self) -> usize {
-        self.inflight.len()
+        self.workers.views().len()
+    }
+
+    /// The momentary spread.
+    fn spread(&self) -> u32 {
+        let view = self.workers.view();
+        view.most_inflight() - view.least_inflight()
+    }
+
+    /// How many workers are there.
+    fn present(&self) -> u128 {
+        self.workers.view().available_count() as u128
     }
 
     /// Forgets the past: means and maxima count from `now`.
@@ -60,7 +60,7 @@ impl InflightSpread {
         self.begin = now;
         self.spread_ps = 0;
         self.present_ps = 0;
-        self.largest_spread = self.most - self.least;
+        self.largest_spread = self.spread();
         self.inflight_ps.fill(0);
         self.changed.fill(now);
     }
@@ -71,76 +71,32 @@ impl InflightSpread {
         self.since = now;
         // A spread counts once it has lasted: changes of one moment are one change.
         if elapsed > 0 {
-            self.largest_spread = self.largest_spread.max(self.most - self.least);
+            self.largest_spread = self.largest_spread.max(self.spread());
         }
-        self.spread_ps += elapsed * u128::from(self.most - self.least);
-        self.present_ps += elapsed * u128::from(self.present_count);
+        self.spread_ps += elapsed * u128::from(self.spread());
+        self.present_ps += elapsed * self.present();
     }
 
     /// A request begins or ends at `worker`.
     pub fn change(&mut self, now: SimTime, worker: WorkerId, begins: bool) {
         self.advance(now);
         let index = worker.index();
-        let before = self.inflight[index];
-        let after = if begins {
-            before + 1
-        } else {
-            before.checked_sub(1).expect("a request that ends is in flight")
-        };
         let elapsed = u128::from((now - self.changed[index]).as_ps());
-        self.inflight_ps[index] += elapsed * u128::from(before);
+        self.inflight_ps[index] += elapsed * u128::from(self.workers.views()[index].inflight);
         self.changed[index] = now;
-        self.inflight[index] = after;
-        if !self.present[index] {
-            return;
-        }
-        self.workers_with[before as usize] -= 1;
-        if after as usize == self.workers_with.len() {
-            self.workers_with.push(0);
-        }
-        self.workers_with[after as usize] += 1;
-        if self.workers_with[before as usize] == 0 {
-            // `after` is the only place the extreme can have moved to.
-            if before == self.least {
-                self.least = if begins { after } else { self.least };
-            }
-            if before == self.most {
-                self.most = if begins { self.most } else { after };
-            }
-        }
-        self.least = self.least.min(after);
-        self.most = self.most.max(after);
+        if begins { self.workers.sent(worker) } else { self.workers.ended(worker) }
     }
 
     /// `worker` is there from `now` on, or is not.
     pub fn set_present(&mut self, now: SimTime, worker: WorkerId, present: bool) {
         self.advance(now);
-        let index = worker.index();
-        if std::mem::replace(&mut self.present[index], present) == present {
-            return;
-        }
-        let requests = self.inflight[index] as usize;
-        if self.workers_with.len() <= requests {
-            self.workers_with.resize(requests + 1, 0);
-        }
-        let (count, workers) = (&mut self.workers_with[requests], &mut self.present_count);
-        if present {
-            (*count, *workers) = (*count + 1, *workers + 1);
-        } else {
-            (*count, *workers) = (*count - 1, *workers - 1);
-        }
-        let held = |(requests, &count): (usize, &u32)| {
-            (count > 0).then(|| u32::try_from(requests).expect("requests are counted in u32"))
-        };
-        let mut numbers = self.workers_with.iter().enumerate().filter_map(held);
-        self.least = numbers.next().unwrap_or(0);
-        self.most = numbers.next_back().unwrap_or(self.least);
+        self.workers.set_available(worker, present);
     }
 
     /// Mean number of workers that were there; `None` over no time.
     pub fn workers_mean(&self, now: SimTime) -> Option<f64> {
         let elapsed = (now - self.begin).as_ps();
-        let latest = u128::from((now - self.since).as_ps()) * u128::from(self.present_count);
+        let latest = u128::from((now - self.since).as_ps()) * self.present();
         let present_ps = self.present_ps + latest;
         let all = self.workers() as f64;
         // Exactly so many, where nobody ever left.
@@ -155,8 +111,8 @@ impl InflightSpread {
         }
         let means: Vec<f64> = (0..self.workers())
             .map(|i| {
-                let open =
-                    u128::from((now - self.changed[i]).as_ps()) * u128::from(self.inflight[i]);
+                let open = u128::from((now - self.changed[i]).as_ps())
+                    * u128::from(self.workers.views()[i].inflight);
                 (self.inflight_ps[i] + open) as f64 / elapsed
             })
             .collect();
@@ -183,14 +139,17 @@ mod tests {
             let mut now = 0;
             let (mut largest, mut integral) = (0, 0u128);
             for (worker, begins, wait) in changes {
-                let scan = spread.inflight.iter().max().unwrap() - spread.inflight.iter().min().unwrap();
+                let inflight = || spread.workers.views().iter().map(|worker| worker.inflight);
+                let scan = inflight().max().unwrap() - inflight().min().unwrap();
                 largest = largest.max(scan);
                 integral += u128::from(scan) * u128::from(wait);
                 now += wait;
-                let begins = begins || spread.inflight[worker as usize] == 0;
+                let begins = begins || spread.workers.views()[worker as usize].inflight == 0;
                 spread.change(SimTime::from_ps(now), WorkerId(worker), begins);
-                prop_assert_eq!(spread.least, *spread.inflight.iter().min().unwrap());
-                prop_assert_eq!(spread.most, *spread.inflight.iter().max().unwrap());
+                let (view, loads) = (spread.workers.view(), spread.workers.views());
+                let inflight = || loads.iter().map(|worker| worker.inflight);
+                prop_assert_eq!(view.least_inflight(), inflight().min().unwrap());
+                prop_assert_eq!(view.most_inflight(), inflight().max().unwrap());
             }
             prop_assert_eq!(spread.largest_spread, largest);
             prop_assert_eq!(spread.spread_ps, integral);

@@ -107,8 +107,8 @@ impl<'a> ClusterView<'a> {
     }
 }
 
-/// The workers as one front end knows them.
-#[derive(Clone, Debug, Default)]
+/// The workers as somebody knows them: a front end, or the recorder.
+#[derive(Clone, Debug)]
 pub struct Workers {
     views: Vec<WorkerView>,
     /// Of consecutive workers each, together of all.
