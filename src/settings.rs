@@ -63,8 +63,9 @@ impl Invalid {
 }
 
 /// The line of `text`, from 1, in which the byte at `offset` is.
-pub(crate) fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
+pub(crate) fn line_of(text: impl AsRef<[u8]>, offset: usize) -> usize {
+    let text = text.as_ref();
+    1 + text[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
 }
 
 /// As text for people: strings without quotes.

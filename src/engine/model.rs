@@ -15,7 +15,7 @@
 pub use crate::engine::hardware::{Dtype, Efficiency, Gpu, Hardware, Shape};
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::engine::table::{MeasuredTimes, TableError};
-use crate::settings::Invalid;
+use crate::settings::{Invalid, line_of};
 use serde::{Deserialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write as _};
@@ -267,13 +267,10 @@ impl Files<'_> {
 
     fn toml<T: DeserializeOwned>(&mut self, path: &Path) -> Result<T, ModelError> {
         let text = self.text(path)?;
-        toml::from_str(&text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            ModelError::Toml {
-                path: path.to_path_buf(),
-                line: 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count(),
-                message: error.message().to_owned(),
-            }
+        toml::from_str(&text).map_err(|error| ModelError::Toml {
+            path: path.to_path_buf(),
+            line: line_of(&text, error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
         })
     }
 }

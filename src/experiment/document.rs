@@ -60,7 +60,7 @@ impl Document {
             reason: error.to_string(),
         })?;
         let text = str::from_utf8(&bytes).map_err(|error| {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
+            let line = line_of(&bytes, error.valid_up_to());
             ExperimentError::NotUtf8 { place: Place::Line(file.to_owned(), line) }
         })?;
         Self::parse_alone(file, text)?.extended(chain)

@@ -8,7 +8,7 @@ use crate::recorder::{End, RequestRecord};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
-use crate::workload::{Arrival, Workload};
+use crate::workload::{Arrival, Listed, Workload};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Everything that came from a fleet, in order.
@@ -201,20 +201,6 @@ impl Script {
 
     /// As a workload.
     pub(super) fn play(&self) -> Box<dyn Workload> {
-        Box::new(Playing(self.requests.iter().map(|sent| sent.arrival.clone()).collect()))
+        Box::new(self.requests.iter().map(|sent| sent.arrival.clone()).collect::<Listed>())
     }
-}
-
-struct Playing(VecDeque<Arrival>);
-
-impl Workload for Playing {
-    fn next_arrival(&self) -> Option<SimTime> {
-        self.0.front().map(|arrival| arrival.at)
-    }
-
-    fn take(&mut self) -> Arrival {
-        self.0.pop_front().expect("an arrival is due")
-    }
-
-    fn observe_end(&mut self, _: SimTime, _: RequestId, _: bool) {}
 }

@@ -20,6 +20,7 @@ use crate::id::{BlockId, RequestId};
 use crate::request::Request;
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
+use std::collections::VecDeque;
 
 /// A source of requests.
 pub trait Workload {
@@ -50,6 +51,28 @@ pub trait Workload {
     /// Changes the number of concurrent conversations from `now` on; an open
     /// loop ignores it.
     fn set_concurrency(&mut self, _now: SimTime, _conversations: u32) {}
+}
+
+/// Requests that come as they are listed, in order of time, whatever becomes of them.
+#[derive(Clone, Debug)]
+pub struct Listed(VecDeque<Arrival>);
+
+impl FromIterator<Arrival> for Listed {
+    fn from_iter<I: IntoIterator<Item = Arrival>>(arrivals: I) -> Self {
+        Self(arrivals.into_iter().collect())
+    }
+}
+
+impl Workload for Listed {
+    fn next_arrival(&self) -> Option<SimTime> {
+        self.0.front().map(|arrival| arrival.at)
+    }
+
+    fn take(&mut self) -> Arrival {
+        self.0.pop_front().expect("an arrival is due")
+    }
+
+    fn observe_end(&mut self, _: SimTime, _: RequestId, _: bool) {}
 }
 
 /// A request on its way into the router.

@@ -16,30 +16,18 @@ use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterSpec, Policy};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
-use kv_router_sim::workload::{Arrival, Workload};
-use std::collections::VecDeque;
+use kv_router_sim::workload::{Arrival, Listed, Workload};
 use std::sync::Arc;
 
-/// An open loop of the given arrivals, in order of time.
-pub(crate) struct Script(VecDeque<Arrival>);
+/// Makes open loops of given arrivals, in order of time.
+pub(crate) struct Script;
 
 impl Script {
-    pub(crate) fn new(requests: impl IntoIterator<Item = (SimTime, Request)>) -> Box<Self> {
+    #[expect(clippy::new_ret_no_self, reason = "a workload of the library")]
+    pub(crate) fn new(requests: impl IntoIterator<Item = (SimTime, Request)>) -> Box<Listed> {
         let arrival = |(at, request)| Arrival { at, sent: at, request };
-        Box::new(Self(requests.into_iter().map(arrival).collect()))
+        Box::new(requests.into_iter().map(arrival).collect())
     }
-}
-
-impl Workload for Script {
-    fn next_arrival(&self) -> Option<SimTime> {
-        self.0.front().map(|arrival| arrival.at)
-    }
-
-    fn take(&mut self) -> Arrival {
-        self.0.pop_front().expect("an arrival is left")
-    }
-
-    fn observe_end(&mut self, _: SimTime, _: RequestId, _: bool) {}
 }
 
 /// A simulated fleet, and all that went in and came out.

@@ -7,6 +7,7 @@ use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::recorder::End;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
+use kv_router_sim::workload::Listed;
 use proptest::prelude::*;
 
 type Interval = (SimTime, SimTime);
@@ -25,7 +26,7 @@ fn union(mut intervals: Vec<Interval>) -> Vec<Interval> {
     merged
 }
 
-fn play_alone(config: &EngineConfig, script: Box<Script>) -> Run {
+fn play_alone(config: &EngineConfig, script: Box<Listed>) -> Run {
     let policy = RouterSettings::new("round_robin");
     play(config, 1, script, router(&policy, config, 1), None)
 }
