@@ -48,6 +48,7 @@ pub mod id;
 pub mod kv;
 #[cfg(feature = "live")]
 pub mod live;
+pub mod metrics;
 pub mod plot;
 pub mod queue;
 pub mod recorder;

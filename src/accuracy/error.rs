@@ -3,7 +3,7 @@
 use crate::driver::Stuck;
 use crate::engine::model::ModelError;
 use crate::experiment::{ExperimentError, RunError};
-use crate::report::published::PublishedError;
+use crate::report::view::published::PublishedError;
 use crate::settings::Invalid;
 use std::path::PathBuf;
 

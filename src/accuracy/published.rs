@@ -5,10 +5,10 @@ use super::errors::Errors;
 use super::report::{Page, Table, shown};
 use super::settings::Published;
 use crate::experiment::{Experiment, LoadOptions, RunOptions, run};
-use crate::report::compare::{Cell, Comparison};
-use crate::report::metric::{Metric, signed};
-use crate::report::published;
+use crate::metrics::{Metric, signed};
+use crate::report::judge::published::{Cell, Comparison};
 use crate::report::view::View;
+use crate::report::view::published;
 
 impl Page {
     /// Runs an experiment and adds the error of every published cell.

@@ -7,7 +7,8 @@ use super::{CliError, print, say};
 use kv_router_sim::experiment::{
     self, Experiment, LoadOptions, RunOptions, results::Summary, write_file,
 };
-use kv_router_sim::report::{baseline::Baseline, check::Check, table};
+use kv_router_sim::report::judge::{baseline::Baseline, check::Check};
+use kv_router_sim::report::render::table;
 use std::path::{Path, PathBuf};
 
 /// Runs the experiments and holds them against their baselines, or writes

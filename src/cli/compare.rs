@@ -3,8 +3,8 @@
 use super::args::{CompareArgs, CompareFormat};
 use super::{CliError, print};
 use kv_router_sim::experiment::{SUMMARY_FILE, results::Summary};
-use kv_router_sim::report::metric::{MAIN, check_name};
-use kv_router_sim::report::{compared::Compared, save, table};
+use kv_router_sim::metrics::{MAIN, check_name};
+use kv_router_sim::report::render::{compared::Compared, save, table};
 use kv_router_sim::settings::Invalid;
 use std::path::Path;
 

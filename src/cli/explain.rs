@@ -5,7 +5,7 @@ use super::results::Results;
 use super::{CliError, print};
 use kv_router_sim::experiment::explain::{Choice, Latency, Pick, explain};
 use kv_router_sim::id::RequestId;
-use kv_router_sim::report::{explain as words, table};
+use kv_router_sim::report::render::{explain as words, table};
 use std::path::PathBuf;
 
 /// Prints why a request of saved results went where it went.

@@ -6,7 +6,7 @@ use kv_router_sim::experiment::results::Summary;
 use kv_router_sim::experiment::{SUMMARY_FILE, Store, check_writable, write_file};
 use kv_router_sim::fleet::live::{EventSource, Limits, LiveSettings};
 use kv_router_sim::live::{self, LiveOptions, record};
-use kv_router_sim::report::{save, table};
+use kv_router_sim::report::render::{save, table};
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use super::results::{Figures, Results, write_figures};
 use super::{CliError, say};
 use kv_router_sim::plot::{self, Choice};
-use kv_router_sim::report::html::REPORT_FILE;
+use kv_router_sim::report::render::html::REPORT_FILE;
 use std::path::PathBuf;
 
 /// Write the report of saved results: one HTML file that needs no network

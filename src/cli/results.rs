@@ -6,9 +6,9 @@ use kv_router_sim::experiment::{
     Experiment, LoadOptions, RUNS_FILE, SUMMARY_FILE, StoreError, write_file,
 };
 use kv_router_sim::plot::{self, Figure};
-use kv_router_sim::report::details::{DETAILS_FILE, Details};
-use kv_router_sim::report::html::{Page, Picture, REPORT_FILE};
-use kv_router_sim::report::save;
+use kv_router_sim::report::render::html::{Page, Picture, REPORT_FILE};
+use kv_router_sim::report::render::save;
+use kv_router_sim::report::view::details::{DETAILS_FILE, Details};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 

@@ -6,24 +6,21 @@ use super::progress::Bar;
 use super::results::{Figures, Results};
 use super::talk::{detail, warn};
 use super::{CliError, print, say};
+use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::{
     self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, RunSpec, SUMMARY_FILE,
     SimulationRequests, Store,
     results::{SCHEMA_VERSION, SavedRuns, Summary},
 };
-use kv_router_sim::report::{
-    aiperf,
-    compare::Comparison,
+use kv_router_sim::metrics::directed;
+use kv_router_sim::report::judge::{published::Comparison, tuning::Tuning};
+use kv_router_sim::report::render::{aiperf, requests, save, table, timeline::TIMELINE_FILE};
+use kv_router_sim::report::view::{
+    self, View,
     details::{DETAILS_FILE, Details},
     fleet_over_time::{FleetsOverTime, fleets_over_time},
-    measured::check_measured,
-    metric::directed,
     over_time::OverTime,
     published::Published,
-    requests, save, table,
-    timeline::TIMELINE_FILE,
-    tuning::Tuning,
-    view::{self, View},
 };
 use kv_router_sim::time::{SimDuration, SimTime};
 use std::path::{Path, PathBuf};

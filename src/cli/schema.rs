@@ -2,7 +2,7 @@
 
 use super::{CliError, print};
 use kv_router_sim::experiment::schema;
-use kv_router_sim::report::{published::PublishedSettings, save};
+use kv_router_sim::report::{render::save, view::published::PublishedSettings};
 
 /// Print the JSON Schema of experiment files, for editors
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use super::{CliError, say};
 use flate2::{Compression, GzBuilder};
 use kv_router_sim::experiment::timeline::{Choice, timeline};
 use kv_router_sim::experiment::{Experiment, write_file_with};
-use kv_router_sim::report::timeline::{self as trace, TIMELINE_FILE};
+use kv_router_sim::report::render::timeline::{self as trace, TIMELINE_FILE};
 use kv_router_sim::settings::parse_duration;
 use kv_router_sim::time::SimTime;
 use std::io::{BufWriter, Write};

@@ -4,7 +4,7 @@ use super::args::Format;
 use super::{CliError, print, say};
 use clap::{Subcommand, ValueEnum};
 use kv_router_sim::experiment::write_file;
-use kv_router_sim::report::save;
+use kv_router_sim::report::render::save;
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::{
     Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReuseDistances, Scaling, Trace,

@@ -19,6 +19,7 @@ pub mod explain;
 mod journal;
 mod locate;
 mod measure;
+mod measured;
 pub mod results;
 mod run;
 mod schema;
@@ -31,6 +32,7 @@ pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Sett
 pub use error::{ExperimentError, Place};
 pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
+pub use measured::check_measured;
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};

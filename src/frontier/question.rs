@@ -3,7 +3,7 @@
 use super::policy;
 use super::search::Margin;
 use crate::experiment::results::Point;
-use crate::report::metric::{Better, Metric, directed, short};
+use crate::metrics::{Better, Metric, directed, short};
 use crate::settings::{Invalid, parse_duration};
 use crate::stats::Estimate;
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! A frontier as text for a terminal.
 
 use super::{Answer, Evaluated, Frontier, Limit, Question};
-use crate::report::columns::{Column, table, wrap};
-use crate::report::metric::{Metric, short};
+use crate::metrics::{Metric, short};
+use crate::report::render::columns::{Column, table, wrap};
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 

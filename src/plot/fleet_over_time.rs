@@ -8,7 +8,7 @@ use super::panel::{Plot, draw_axes};
 use super::scale::Scale;
 use super::style::{FRAME, Look, PAPER};
 use crate::experiment::results::Provenance;
-use crate::report::fleet_over_time::{FleetOverTime, FleetsOverTime};
+use crate::report::view::fleet_over_time::{FleetOverTime, FleetsOverTime};
 use crate::report::view::plain;
 use plotters::coord::Shift;
 use plotters::drawing::DrawingArea;

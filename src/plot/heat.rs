@@ -7,8 +7,8 @@ use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, extent_text, foo
 use super::scale::{Scale, is_drawable};
 use super::style::{FRAME, GRID, INK, ON_DARK, ON_LIGHT, PAPER, PENCIL};
 use crate::experiment::results::Point;
-use crate::report::metric::{Better, Metric, short};
-use crate::report::tuning::{Case, Key, Tuning};
+use crate::metrics::{Better, Metric, short};
+use crate::report::judge::tuning::{Case, Key, Tuning};
 use crate::report::view::plain;
 use plotters::coord::Shift;
 use plotters::drawing::DrawingArea;

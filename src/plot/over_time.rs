@@ -9,7 +9,7 @@ use super::panel::{Plot, draw_axes};
 use super::scale::Scale;
 use super::style::{INK, Look, PAPER};
 use crate::experiment::results::Provenance;
-use crate::report::over_time::OverTime;
+use crate::report::view::over_time::OverTime;
 use crate::report::view::plain;
 use plotters::coord::Shift;
 use plotters::drawing::DrawingArea;

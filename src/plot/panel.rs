@@ -4,7 +4,7 @@ use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
 use super::drawing::{BAR_HEIGHT, Drawing, MARGIN, PLOT_HEIGHT, SMALL_SIZE, Shown, TEXT_SIZE};
 use super::scale::Scale;
 use super::style::{FRAME, GRID, INK, Look, Marker};
-use crate::report::metric::{Metric, short};
+use crate::metrics::{Metric, short};
 use crate::report::view::Axis;
 use plotters::prelude::DrawingBackend;
 

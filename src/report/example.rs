@@ -1,8 +1,8 @@
 //! Result sets for tests, built in one place.
 
 use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
-use crate::report::published::{Published, PublishedSettings};
 use crate::report::view::POLICY;
+use crate::report::view::published::{Published, PublishedSettings};
 use crate::stats::mean_ci95;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,30 +1,14 @@
-//! What is said about a result set: tables, files, a sentence of answer.
+//! What is said about a result set, in three parts, each of which uses only
+//! those before it: a [view](view) of the results, arranged for reading;
+//! [judgements](judge) made from a view; and their [rendering](render) as text,
+//! tables, pages and files.
 //!
-//! Everything here is made from a saved [`Summary`](crate::experiment::results::Summary)
-//! alone, so that a report can be made again without running anything.
+//! Everything here is made from saved results alone, a
+//! [`Summary`](crate::experiment::results::Summary) above all, so that a report
+//! can be made again without running anything.
 
-pub mod aiperf;
-pub mod answer;
-pub mod baseline;
-pub mod change;
-pub mod check;
-pub(crate) mod columns;
-pub mod compare;
-pub mod compared;
-pub mod details;
 #[cfg(test)]
 pub(crate) mod example;
-pub mod explain;
-pub mod fleet_over_time;
-pub mod html;
-pub mod measured;
-pub mod metric;
-pub mod over_time;
-pub mod published;
-pub mod requests;
-pub mod save;
-pub mod table;
-pub mod timeline;
-pub mod tuning;
+pub mod judge;
+pub mod render;
 pub mod view;
-pub mod why;

@@ -1,7 +1,13 @@
 //! A result set arranged for showing: one axis, and one series per policy (and
 //! per combination of whatever else was swept).
 
+pub mod details;
+pub mod fleet_over_time;
+pub mod over_time;
+pub mod published;
+
 use crate::experiment::results::{Metric, Point, Summary};
+use crate::metrics;
 use crate::settings::Invalid;
 pub(crate) use crate::settings::same;
 pub use crate::settings::{number, plain};
@@ -155,7 +161,7 @@ impl<'a> View<'a> {
             .filter(|(_, metric)| metric.mean.is_some())
             .map(|(name, _)| name.as_str())
             .collect();
-        names.sort_by_cached_key(|name| super::metric::rank(name));
+        names.sort_by_cached_key(|name| metrics::rank(name));
         names.dedup();
         names
     }

@@ -3,8 +3,8 @@
 
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 use kv_router_sim::id::WorkerId;
-use kv_router_sim::report::baseline::Baseline;
-use kv_router_sim::report::check::{Check, Verdict};
+use kv_router_sim::report::judge::baseline::Baseline;
+use kv_router_sim::report::judge::check::{Check, Verdict};
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::{ClusterView, Policy, PolicySpec, Verdict as Decision};
 use kv_router_sim::time::SimTime;

@@ -2,9 +2,9 @@
 //! metrics, and they know which of them an experiment will have.
 
 use super::program::CROWDED;
+use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
-use kv_router_sim::report::measured::check_measured;
-use kv_router_sim::report::metric::{check_name, directed};
+use kv_router_sim::metrics::{check_name, directed};
 use std::collections::BTreeSet;
 use std::path::Path;
 

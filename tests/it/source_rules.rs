@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 12] = [
     &["time", "id", "rng", "stats", "tournament"],
     &["settings", "request", "queue"],
     &["event", "truth"],
-    &["kv"],
+    &["kv", "metrics"],
     &["engine", "router", "workload"],
     &["fleet", "recorder"],
     &["driver"],

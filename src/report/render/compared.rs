@@ -1,9 +1,9 @@
 //! Two result sets side by side, as text, Markdown or JSON.
 
-use super::change::{Change, Changes, Direction};
 use super::columns::{Column, markdown, table, wrap};
-use super::metric::Metric;
 use crate::experiment::results::Summary;
+use crate::metrics::Metric;
+use crate::report::judge::change::{Change, Changes, Direction};
 use comfy_table::CellAlignment;
 use serde::Serialize;
 use std::fmt::Write;

@@ -2,10 +2,11 @@
 //! the request met, and why.
 
 use super::columns::{Column, table, wrap};
-use super::metric::short;
 use crate::experiment::explain::Explained;
 use crate::id::WorkerId;
+use crate::metrics::short;
 use crate::recorder::{End, RequestRecord};
+use crate::report::view::plain;
 use crate::router::Verdict;
 use crate::time::SimDuration;
 use std::fmt::Write;
@@ -13,10 +14,8 @@ use std::fmt::Write;
 /// All of it, in lines of `width` columns.
 pub fn report(explained: &Explained, width: usize) -> String {
     let Explained { params, seed, decision, record, .. } = explained;
-    let params: Vec<String> = params
-        .iter()
-        .map(|(key, value)| format!("{key} = {}", super::view::plain(value)))
-        .collect();
+    let params: Vec<String> =
+        params.iter().map(|(key, value)| format!("{key} = {}", plain(value))).collect();
     let mut text = format!("{}, seed {seed}\n", params.join(", "));
     let _ = writeln!(
         text,

@@ -1,8 +1,8 @@
 //! Which metrics an experiment will have: what it must ask for to get the others.
 
-use super::metric::{check_name, split};
+use super::config::{Experiment, Settings};
 use crate::event::Medium;
-use crate::experiment::{Experiment, Settings};
+use crate::metrics::{check_name, split};
 use crate::settings::Invalid;
 
 /// Refuses a metric that no run of `experiment` measures, before anything is

@@ -5,9 +5,9 @@
 //! the same conversations, and the scatter that they share cancels. Otherwise
 //! the two sides are independent samples.
 
-use super::metric::{Better, Metric, rank, short, signed};
-use super::view::{plain, same};
 use crate::experiment::results::{self, Point, Summary};
+use crate::metrics::{Better, Metric, rank, short, signed};
+use crate::report::view::{POLICY, plain, same};
 use crate::stats::Estimate;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -122,7 +122,7 @@ impl Change {
         let shown = self.params.iter().filter(|(key, _)| varying.contains(key));
         let parts: Vec<String> = shown
             .map(|(key, value)| match key.as_str() {
-                super::view::POLICY => plain(value),
+                POLICY => plain(value),
                 key => format!("{} {}", key.rsplit('.').next().unwrap_or(key), plain(value)),
             })
             .collect();

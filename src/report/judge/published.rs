@@ -1,8 +1,8 @@
 //! A simulation held against published numbers, cell by cell.
 
-use super::metric::Metric;
-use super::published::Published;
-use super::view::View;
+use crate::metrics::Metric;
+use crate::report::view::View;
+use crate::report::view::published::Published;
 use crate::stats::mean_ci95;
 
 /// One published number and what the simulation found.

@@ -7,13 +7,13 @@
 //!
 //! Format: "Trace Event Format" of the Chromium project; times are microseconds.
 
-use super::view::plain;
 use crate::engine::StepRecord;
 use crate::event::{WorkerEvent, WorkerEventKind};
 use crate::experiment::results::Provenance;
 use crate::experiment::timeline::Timeline;
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::{End, RequestRecord};
+use crate::report::view::plain;
 use crate::time::SimTime;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

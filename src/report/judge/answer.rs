@@ -5,9 +5,9 @@
 //! compared seed by seed: the scatter that both share cancels. A difference is
 //! clear if the 95 % interval (Student's t) of the paired differences leaves out 0.
 
-use super::metric::{Better, Metric, short, signed};
-use super::view::{Series, View};
 use crate::experiment::results;
+use crate::metrics::{Better, Metric, short, signed};
+use crate::report::view::{Series, View};
 use crate::stats::mean_ci95;
 
 /// The policy that others are held against, where it was run.

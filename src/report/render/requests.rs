@@ -2,6 +2,7 @@
 
 use crate::experiment::SimulationRequests;
 use crate::recorder::{End, RequestRecord, RequestWhy};
+use crate::report::view::plain;
 use crate::time::SimTime;
 use std::collections::BTreeSet;
 
@@ -40,7 +41,7 @@ pub fn to_csv(simulations: &[SimulationRequests]) -> String {
     for simulation in simulations {
         let values: Vec<String> = params
             .iter()
-            .map(|&key| simulation.params.get(key).map(super::view::plain).unwrap_or_default())
+            .map(|&key| simulation.params.get(key).map(plain).unwrap_or_default())
             .collect();
         for record in &simulation.records {
             let row = values.iter().cloned().chain(cells(simulation.seed, record));

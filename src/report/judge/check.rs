@@ -2,10 +2,10 @@
 //! beyond noise.
 
 use super::baseline::Baseline;
-use super::change::{Change, Changes, Direction};
-use super::columns::{Column, markdown, table, wrap};
-use super::metric::Metric;
+use super::change::{Change, Changes, Direction, show};
 use crate::experiment::results::Summary;
+use crate::metrics::Metric;
+use crate::report::render::columns::{Column, markdown, table, wrap};
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 
@@ -108,7 +108,7 @@ impl Check {
                         verdict: Verdict::Unchanged,
                     }),
                     None if matched => {
-                        let params = super::change::show(point);
+                        let params = show(point);
                         self.missing.push((name.clone(), format!("{metric} at {params}")));
                     }
                     None => {}

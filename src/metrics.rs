@@ -239,7 +239,7 @@ pub(crate) fn rank(name: &str) -> (usize, String) {
 }
 
 /// Splits `ttft_ms_p95` into stem and statistic; `hit_ratio_request_mean` is a stem of its own.
-pub(super) fn split(name: &str) -> (&str, Option<&str>) {
+pub(crate) fn split(name: &str) -> (&str, Option<&str>) {
     if KNOWN.iter().any(|known| known.0 == name) {
         return (name, None);
     }

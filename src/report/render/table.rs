@@ -2,12 +2,13 @@
 //!
 //! Plain text without colour, the same on every terminal of the same width.
 
-use super::answer::{answer, at, pairings};
 use super::columns::{Column, align, blocks, table, wrap};
-use super::compare::{Cell, Comparison};
-use super::metric::{MAIN, Metric, short, signed};
-use super::view::View;
+use super::why;
 use crate::experiment::results;
+use crate::metrics::{MAIN, Metric, short, signed};
+use crate::report::judge::answer::{answer, at, pairings};
+use crate::report::judge::published::{Cell, Comparison};
+use crate::report::view::{Axis, View};
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 
@@ -35,7 +36,7 @@ pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize
         }
         None => text.push_str(&policies(view, width)),
     }
-    let why = super::why::table(view, width);
+    let why = why::table(view, width);
     if !why.is_empty() {
         let _ = write!(text, "\n{why}");
     }
@@ -126,7 +127,7 @@ pub(super) fn policy_columns(view: &View<'_>) -> (Vec<Column>, Vec<Column>) {
     }
     let rows = rows(view);
     let mut leading = vec![Column::new(
-        vec![view.axis.as_ref().map_or(String::new(), super::view::Axis::label)],
+        vec![view.axis.as_ref().map_or(String::new(), Axis::label)],
         rows.iter().map(Row::axis_cell).collect(),
     )];
     leading.push(Column::new(

@@ -2,17 +2,17 @@
 //! nothing of any network. It is read without scripts, printed, and turns dark
 //! where a dark page is preferred.
 
-use super::answer::answer;
 use super::columns::{Column, html as table};
-use super::compare::Comparison;
-use super::details::Details;
 use super::table::{
     cell_columns, head, mean_error_columns, policy_columns, policy_notes, published_notes,
 };
-use super::tuning::Tuning;
-use super::view::{POLICY, View, plain};
 use super::why;
 use crate::experiment::results::{SavedRuns, Summary};
+use crate::report::judge::answer::answer;
+use crate::report::judge::published::Comparison;
+use crate::report::judge::tuning::Tuning;
+use crate::report::view::details::Details;
+use crate::report::view::{POLICY, View, plain};
 use crate::settings::Invalid;
 use comfy_table::CellAlignment;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -7,10 +7,10 @@
 //! each other under each combination of them, paired by seed.
 
 use super::answer::Difference;
-use super::columns::{Column, table, wrap};
-use super::metric::{Better, Metric, directed, short};
-use super::view::{POLICY, number, plain, same};
 use crate::experiment::results::{Point, Summary};
+use crate::metrics::{Better, Metric, directed, short};
+use crate::report::render::columns::{Column, table, wrap};
+use crate::report::view::{POLICY, number, plain, same};
 use crate::settings::Invalid;
 use crate::stats::Estimate;
 use comfy_table::CellAlignment;

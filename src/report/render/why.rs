@@ -2,8 +2,8 @@
 //! workers, and where the hits went that an unlimited shared cache would have had.
 
 use super::columns::{Column, blocks, wrap};
-use super::metric::Metric;
-use super::view::View;
+use crate::metrics::Metric;
+use crate::report::view::{Axis, View};
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 
@@ -64,7 +64,7 @@ pub(super) fn columns(view: &View<'_>) -> (Vec<Column>, Vec<Vec<Column>>) {
             here.enumerate().map(move |(i, series)| (x, series, i == 0))
         })
         .collect();
-    let axis = view.axis.as_ref().map_or(String::new(), super::view::Axis::label);
+    let axis = view.axis.as_ref().map_or(String::new(), Axis::label);
     let xs = rows.iter().map(|(x, _, first)| if *first { x.to_string() } else { String::new() });
     let names = rows.iter().map(|(_, series, _)| view.series[*series].label.clone());
     let mut leading = vec![

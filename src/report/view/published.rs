@@ -5,9 +5,9 @@
 //! the simulator's names and units. Lines that start with `#` say where the
 //! numbers come from. An empty cell was not published.
 
-use super::metric::check_name;
-use super::view::{POLICY, number, plain, same};
+use super::{POLICY, number, plain, same};
 use crate::experiment::{Experiment, ExperimentError};
+use crate::metrics::check_name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -428,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_says_what_it_is_relative_to() {
-        let text = include_str!("../../experiments/doks-3xh200.toml")
+        let text = include_str!("../../../experiments/doks-3xh200.toml")
             .replace("published/doks-3xh200.csv", "none.csv")
             .replace("../models/", concat!(env!("CARGO_MANIFEST_DIR"), "/models/"));
         let file = Path::new("/nowhere/doks.toml");

@@ -1,0 +1,12 @@
+//! Results and judgements as text, tables, pages and files.
+
+pub mod aiperf;
+pub(crate) mod columns;
+pub mod compared;
+pub mod explain;
+pub mod html;
+pub mod requests;
+pub mod save;
+pub mod table;
+pub mod timeline;
+pub mod why;
