@@ -10,7 +10,7 @@ use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
 use crate::id::BlockId;
-use crate::kv::TrtllmCache;
+use crate::kv::{BlockCount, TrtllmCache};
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under TensorRT-LLM's rules.
@@ -43,6 +43,11 @@ impl Trtllm {
 
     pub(super) fn cache(&self) -> &TrtllmCache {
         &self.cache
+    }
+
+    /// Every block of the pool, counted.
+    pub(super) fn count_blocks(&self, core: &Core) -> BlockCount {
+        self.cache.count_blocks(core.seqs.ids().map(|id| &core.seqs[id].blocks[..]))
     }
 
     pub(super) fn running(&self, core: &Core) -> usize {
@@ -145,7 +150,8 @@ impl Trtllm {
             let reusable = (seq.prompt_tokens - 1) / core.config.block_size;
             let mut need = i64::from(remaining(core, seq));
             if core.config.trtllm.reserve_net_of_reuse {
-                need -= i64::from(self.cache.present_blocks(&seq.content, reusable));
+                // Cached blocks that nobody holds are among the free ones already.
+                need -= i64::from(self.cache.held_blocks(&seq.content, reusable));
             }
             blocked = need > free;
             if blocked {
@@ -215,7 +221,10 @@ impl Trtllm {
             }
             // The granted size slides over the tokens that were hit.
             end = hit_tokens + granted;
-            if end < seq.prompt_tokens {
+            if !core.config.chunked_prefill {
+                // Blocks that it counted on may have been taken by a prompt before it.
+                end = seq.prompt_tokens;
+            } else if end < seq.prompt_tokens {
                 end = end / core.config.block_size * core.config.block_size;
             }
         }
@@ -288,15 +297,14 @@ impl Trtllm {
     /// need no decision.
     ///
     /// Everything a started request may need is reserved, so decoding leaves as
-    /// much memory for the contexts that wait as there was. But a block that it
-    /// takes may evict a cached one, and then the next decision sees another
-    /// cache: which context is a duplicate of which (T5) can change, and with it
-    /// who is skipped and who blocks the others.
+    /// much memory for the contexts that wait as there was, and no decode changes
+    /// which blocks are shared. But a block that it takes may evict a cached one, and
+    /// then the next decision sees another cache: which context is a duplicate of which
+    /// (T5) can change, and with it who is skipped and who blocks the others.
     pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
         let options = core.config.trtllm;
         let cache_decides = core.config.prefix_caching
             && (options.duplicate_delay && self.contexts.len() > 1
-                || options.reserve_net_of_reuse
                 || !options.count_cached_in_budget);
         if self.contexts.is_empty() {
             return max;

@@ -11,7 +11,7 @@ mod handover;
 use super::seq::{Seq, SeqId};
 use super::{Core, FormedStep};
 use crate::engine::step_time::PrefillChunk;
-use crate::kv::{Hits, VllmCache};
+use crate::kv::{BlockCount, Hits, VllmCache};
 use crate::request::{Content, Phase};
 use std::collections::VecDeque;
 
@@ -65,6 +65,23 @@ impl Vllm {
     /// See [`VllmCache::reset`].
     pub(super) fn reset_cache(&mut self) -> bool {
         self.cache.reset()
+    }
+
+    /// Every block of the pool, counted.
+    pub(super) fn count_blocks(&self, core: &Core) -> BlockCount {
+        let seqs = || core.seqs.ids().map(|id| &core.seqs[id]);
+        let awaiting = self.awaiting.iter().chain(&self.received);
+        let prompts = awaiting.map(|&id| {
+            let Seq { prompt_tokens, held, .. } = &core.seqs[id];
+            prompt_tokens.div_ceil(core.config.block_size) - held.blocks()
+        });
+        let computed = seqs().map(|seq| {
+            let tokens = seq.kv_tokens_at(core.decode.step());
+            // Those that wait for KV have held blocks, and no tokens yet.
+            tokens.div_ceil(core.config.block_size).saturating_sub(seq.held.blocks())
+        });
+        let others = prompts.chain(computed).sum();
+        self.cache.count_blocks(seqs().map(|seq| &seq.held), others)
     }
 
     pub(super) fn running(&self) -> usize {

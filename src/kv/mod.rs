@@ -24,6 +24,25 @@ pub use tiers::{LowerTiers, Offload, Piece, TierSpec};
 pub use trtllm::TrtllmCache;
 pub use vllm::{Held, Hits, VllmCache};
 
+/// The blocks of a pool by what they are, each counted where it lies: in all they
+/// are the pool, whatever a cache's own counters say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCount {
+    /// Blocks that some sequence holds.
+    pub held: u32,
+    /// Free blocks whose content can be hit.
+    pub cached: u32,
+    /// Free blocks without such content.
+    pub empty: u32,
+}
+
+impl BlockCount {
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        self.held + self.cached + self.empty
+    }
+}
+
 /// A physical block of one worker's KV memory.
 pub type Slot = u32;
 

@@ -2,7 +2,7 @@
 //! T12-T22 of docs/engine-rules.md).
 
 use super::free_queue::FreeQueue;
-use super::{BlockTable, EventLog, NONE, Slot};
+use super::{BlockCount, BlockTable, EventLog, NONE, Slot};
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
 
@@ -78,6 +78,23 @@ impl TrtllmCache {
         self.num_blocks - self.free.len()
     }
 
+    /// Counts every block; `held` are the blocks of all sequences. Costs what the pool
+    /// has: for tests.
+    pub fn count_blocks<'a>(&self, held: impl Iterator<Item = &'a [Slot]>) -> BlockCount {
+        let mut slots: Vec<Slot> = held.flatten().copied().collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let free = self.slots.iter().filter(|node| node.refs == 0);
+        let (cached, empty): (Vec<&Node>, Vec<&Node>) = free.partition(|node| node.tokens > 0);
+        let fresh = self.num_blocks as usize - self.slots.len();
+        let count = |blocks: usize| u32::try_from(blocks).expect("no more than the pool has");
+        BlockCount {
+            held: count(slots.len()),
+            cached: count(cached.len()),
+            empty: count(empty.len() + fresh),
+        }
+    }
+
     /// How many of the first `limit` blocks of a sequence are in the tree. The
     /// tree holds whole prefixes, so a binary search finds the end.
     pub fn present_blocks(&self, content: &Content, limit: u32) -> u32 {
@@ -90,6 +107,24 @@ impl TrtllmCache {
             }
         }
         present
+    }
+
+    /// How many of the first `limit` blocks of a sequence are in the tree *and* held
+    /// by some sequence, up to the first that is not.
+    ///
+    /// One more sequence can share them without taking a free block. And they stay:
+    /// only a free block is taken for something else, and what leaves the tree with it
+    /// stands below it, while everything above these blocks is held as well.
+    pub fn held_blocks(&self, content: &Content, limit: u32) -> u32 {
+        let (mut held, mut last) = (0, NONE);
+        for id in content.blocks(limit) {
+            match self.find_below(last, id) {
+                Some(slot) if self.slots[slot as usize].refs > 0 => last = slot,
+                _ => break,
+            }
+            held += 1;
+        }
+        held
     }
 
     /// Adds a sequence: takes what the tree has of the first `prompt_tokens - 1`

@@ -1,7 +1,7 @@
 //! vLLM's prefix cache (checked step by step against vLLM 0.32.0, see the
 //! recorded runs in `tests/data/vllm-runs`).
 
-use super::{EventLog, NONE};
+use super::{BlockCount, EventLog, NONE};
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
 use crate::rng::mix;
@@ -149,6 +149,29 @@ impl VllmCache {
     /// Blocks that some request holds.
     pub fn used_blocks(&self) -> u32 {
         self.num_blocks - self.free_blocks()
+    }
+
+    /// Counts every block; `held` are the cached blocks of all requests, and `others`
+    /// those that they hold beside them. Costs what the pool has: for tests.
+    pub fn count_blocks<'a>(
+        &self,
+        held: impl Iterator<Item = &'a Held>,
+        others: u32,
+    ) -> BlockCount {
+        let pieces = held.flat_map(|held| held.pieces.iter());
+        let mut stretches: Vec<StretchId> =
+            pieces.flat_map(|&piece| self.stretches_of(piece)).collect();
+        stretches.sort_unstable();
+        stretches.dedup();
+        let shared: u32 = stretches.iter().map(|&id| self.at(id).run.len).sum();
+        let first = (self.first != NONE).then_some(self.first);
+        let next = |&id: &StretchId| Some(self.at(id).next).filter(|&next| next != NONE);
+        let free = std::iter::successors(first, next);
+        BlockCount {
+            held: shared + others,
+            cached: free.map(|id| self.at(id).run.len).sum(),
+            empty: self.empty,
+        }
     }
 
     /// Finds the longest run of cached full blocks at the start of a sequence of

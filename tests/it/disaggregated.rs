@@ -1,6 +1,7 @@
 //! Workers that prefill and workers that decode: the laws of one pool hold for
 //! two, and what is between them is conserved.
 
+use super::admission::every_block_is_counted;
 use super::rig::vllm_config;
 use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, request};
 use super::script::{Run, Script, cluster, play, play_pools, router};
@@ -111,6 +112,7 @@ impl Bench<'_> {
         while let Some((at, event)) = self.fleet.next_event(until) {
             last = at;
             self.lives.entry(event.request).or_default().push((at, event));
+            self.fleet.workers().iter().try_for_each(every_block_is_counted)?;
             let request = &self.requests[event.request.index()];
             let blocks = request.prompt_tokens.div_ceil(self.pools.prefill.block_size);
             match event.kind {

@@ -169,13 +169,16 @@ fn a_load_that_becomes_worth_it_is_not_passed_over() {
     assert_eq!(loads.collect::<Vec<_>>(), [(40, ms(72)), (41, ms(84))]);
 }
 
+/// From which of the earlier requests one goes on, and after how many blocks.
+pub(crate) type Follow = Option<(prop::sample::Index, u32)>;
+
+pub(crate) fn any_follows() -> impl Strategy<Value = Vec<Follow>> {
+    prop::collection::vec(prop::option::of((any::<prop::sample::Index>(), 0u32..9)), 40)
+}
+
 /// The same arrivals, but that some requests go on from what an earlier one holds
 /// or will hold, as far as `follows` says; 0 blocks: from all, as its twin.
-fn entangle(
-    arrivals: &mut [(SimTime, Request)],
-    follows: &[Option<(prop::sample::Index, u32)>],
-    block_size: u32,
-) {
+pub(crate) fn entangle(arrivals: &mut [(SimTime, Request)], follows: &[Follow], block_size: u32) {
     for (i, follow) in (0u32..).zip(follows).take(arrivals.len()).skip(1) {
         let Some((earlier, blocks)) = follow else { continue };
         let earlier = arrivals[earlier.index(i as usize)].1.clone();
@@ -199,9 +202,7 @@ proptest! {
     fn who_listens_to_the_cache_changes_nothing(
         config in any_engine(),
         draws in any_draws(),
-        follows in prop::collection::vec(
-            prop::option::of((any::<prop::sample::Index>(), 0u32..9)), 40,
-        ),
+        follows in any_follows(),
         peek_every in 1usize..9,
     ) {
         let config = EngineConfig { rules: Rules::Vllm, ..config };

@@ -1,6 +1,7 @@
 //! The laws of the simulator and the realities it is held to, one module each.
 
 mod accuracy;
+mod admission;
 mod cache_size;
 mod calibrate;
 mod changes;

@@ -81,7 +81,21 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
     config
 }
 
-/// Engines of both rules with little room, so that every limit is met.
+/// Every option of TensorRT-LLM's rules; the defaults half of the time.
+fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let any = flags.prop_map(|(partial, delay, first_chunk, count_cached, net)| TrtllmOptions {
+        partial_reuse: partial,
+        duplicate_delay: delay,
+        store_context: if first_chunk { StoreContext::FirstChunk } else { StoreContext::LastChunk },
+        count_cached_in_budget: count_cached,
+        reserve_net_of_reuse: net,
+    });
+    prop_oneof![Just(TrtllmOptions::default()), any]
+}
+
+/// Engines of both rules, with every option, and with little room, so that every
+/// limit is met.
 pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
     let shape = (any::<bool>(), any::<bool>(), prop_oneof![Just(1u32), Just(2), 3u32..9, Just(16)]);
     let limits = (6u32..60, 1u32..9, 4u32..80, any::<bool>(), 0u32..3);
@@ -96,8 +110,10 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
     let grid = prop_oneof![Just(1u64), Just(1_000)];
     // Without chunks a step has hardly more room than the longest prompt.
     let longest = prop_oneof![2 => Just(None), 1 => (4u32..120).prop_map(Some)];
-    (shape, limits, host, graph, time, any::<bool>(), grid, longest).prop_map(
-        |(shape, limits, host, (sizes, padding), (prefill, decode), is_roofline, grid, longest)| {
+    let options = (any_trtllm_options(), longest);
+    (shape, limits, host, graph, time, any::<bool>(), grid, options).prop_map(
+        |(shape, limits, host, (sizes, padding), (prefill, decode), is_roofline, grid, options)| {
+            let (trtllm, longest) = options;
             let (vllm, overlap, block_size) = shape;
             let (num_blocks, max_num_seqs, budget, prefix_caching, watermark_blocks) = limits;
             let base = if vllm { vllm_config() } else { trtllm_config() };
@@ -130,6 +146,7 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
                     per_seq: ps(host.3),
                 },
                 cuda_graph: CudaGraph { sizes, padding, mixed: false },
+                trtllm,
                 ..base
             }
         },

@@ -42,7 +42,7 @@ fn with_tiers(config: EngineConfig, tiers: &[TierSpec], offload: Offload) -> Eng
 
 /// Engines of both rules with one to three tiers, from links that take no time to
 /// such that are slower than computing.
-fn any_tiered_engine() -> impl Strategy<Value = EngineConfig> {
+pub(crate) fn any_tiered_engine() -> impl Strategy<Value = EngineConfig> {
     let time = || {
         prop_oneof![
             Just(0u64),

@@ -5,7 +5,7 @@
 use super::rig::{cases, private_blocks};
 use super::vllm_cache::{Change, changes};
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Slot, TrtllmCache};
+use kv_router_sim::kv::{BlockCount, EventLog, Slot, TrtllmCache};
 use kv_router_sim::request::{BlockRun, Content};
 use proptest::prelude::*;
 
@@ -260,10 +260,15 @@ impl Pair {
             return Ok(());
         }
         let (mut slots, mut expected) = (Vec::new(), Vec::new());
+        let held = self.cache.held_blocks(&content, (prompt_tokens - 1) / self.block_size);
+        let most = prompt_tokens.div_ceil(self.block_size) - held;
+        let free = self.cache.free_blocks();
         let hit = self.cache.add_sequence(&content, prompt_tokens, &mut slots, &mut self.log);
         let modelled = self.model.add_sequence(&content, prompt_tokens, &mut expected);
         prop_assert_eq!((hit, &slots), (modelled, &expected));
         prop_assert!(hit < prompt_tokens);
+        let taken = free - self.cache.free_blocks();
+        prop_assert!(taken <= most, "{taken} blocks taken, {held} were held");
         self.held.push(Held { content, prompt_tokens, tokens: prompt_tokens, slots });
         Ok(())
     }
@@ -322,6 +327,11 @@ impl Pair {
         prop_assert_eq!(self.cache.used_blocks(), held, "blocks that requests hold");
         prop_assert_eq!(self.cache.free_blocks() + held, self.total);
         prop_assert_eq!(self.cache.free_blocks() as usize, self.model.free.len());
+        let count = self.cache.count_blocks(self.held.iter().map(|held| &held.slots[..]));
+        let cached = |slot: &&Slot| self.model.tree[**slot as usize].is_some();
+        let cached = u32::try_from(self.model.free.iter().filter(cached).count()).unwrap();
+        let empty = self.total - held - cached;
+        prop_assert_eq!(count, BlockCount { held, cached, empty });
         for text in 0..4 {
             let len = shared_blocks(text);
             let run = BlockRun { first: BlockId(text << 20), len };
@@ -329,6 +339,11 @@ impl Pair {
             let modelled = content.blocks(len).take_while(|&id| self.model.full(id).is_some());
             let present = self.cache.present_blocks(&content, len);
             prop_assert_eq!(present as usize, modelled.count());
+            let is_held = |id: &BlockId| {
+                self.model.full(*id).is_some_and(|slot| self.model.references[slot as usize] > 0)
+            };
+            let modelled = content.blocks(len).take_while(is_held);
+            prop_assert_eq!(self.cache.held_blocks(&content, len) as usize, modelled.count());
         }
         Ok(())
     }

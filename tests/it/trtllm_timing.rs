@@ -197,6 +197,40 @@ fn t6_without_overlap_all_others_hit_in_the_next_step() {
     assert_eq!(cached, [(0, 0), (20, 96), (20, 96), (20, 96)]);
 }
 
+/// Ten blocks for prompt and answer of the first, of which the second shares six.
+#[test]
+fn t3_a_net_reservation_leaves_out_what_another_request_holds() {
+    let options = TrtllmOptions { reserve_net_of_reuse: true, ..TrtllmOptions::default() };
+    let gross = EngineConfig { num_blocks: 11, max_model_len: 176, ..trtllm_config() };
+    let net = EngineConfig { trtllm: options, ..gross.clone() };
+    let requests = [(0, sharing(0, 96, 100, 50)), (100, sharing(1, 96, 100, 1))];
+    let scheduled = |config| run(config, &requests).lives[1].scheduled;
+    // The first one's last token leaves at 20 + 49 steps of 10 ms.
+    assert_eq!((scheduled(gross), scheduled(net)), (510, 100));
+}
+
+/// Cached blocks that nobody holds are free already: two prompts must not both count
+/// on them beside the free ones.
+#[test]
+fn t3_a_net_reservation_counts_free_blocks_once() {
+    let config = EngineConfig {
+        num_blocks: 11,
+        max_model_len: 176,
+        trtllm: TrtllmOptions {
+            reserve_net_of_reuse: true,
+            duplicate_delay: false,
+            ..TrtllmOptions::default()
+        },
+        ..trtllm_config()
+    };
+    let arrivals = [(0, 0), (500, 1), (500, 2), (500, 3)];
+    let requests = arrivals.map(|(at, id)| (at, sharing(id, 96, 100, 1)));
+    let outcome = run(config, &requests);
+    let seen: Vec<(u64, u32)> =
+        outcome.lives.iter().map(|life| (life.scheduled, life.cached_tokens)).collect();
+    assert_eq!(seen, [(0, 0), (500, 96), (500, 96), (500, 96)]);
+}
+
 #[test]
 fn t5_a_duplicate_is_skipped_without_blocking_those_behind_it() {
     let options = TrtllmOptions { duplicate_delay: false, ..TrtllmOptions::default() };

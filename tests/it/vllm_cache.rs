@@ -295,6 +295,11 @@ impl Pair {
         let held = u32::try_from(held.len()).unwrap();
         prop_assert_eq!(self.cache.used_blocks(), held, "blocks that requests hold");
         prop_assert_eq!(self.cache.free_blocks() + held, self.total);
+        let others: usize =
+            self.running.iter().map(|r| r.slots.len() - r.held.blocks() as usize).sum();
+        let others = u32::try_from(others).unwrap();
+        let count = self.cache.count_blocks(self.running.iter().map(|r| &r.held), others);
+        prop_assert_eq!((count.held, count.total()), (held, self.total));
         for text in 0..3 {
             let run = BlockRun { first: BlockId(text << 20), len: 5 };
             let content = Content::new([run], private_blocks(0));

@@ -7,7 +7,7 @@ use crate::engine::decode_set::DecodeSet;
 use crate::engine::seq::SeqId;
 use crate::engine::trtllm::Trtllm;
 use crate::engine::vllm::Vllm;
-use crate::kv::{TrtllmCache, VllmCache};
+use crate::kv::{BlockCount, TrtllmCache, VllmCache};
 
 impl Scheduler {
     /// With nothing in queue, batch and cache.
@@ -61,6 +61,15 @@ impl Worker {
     pub fn blocks(&self) -> (u32, u32) {
         let total = self.core.config.num_blocks;
         (total, total - self.rules.used_blocks())
+    }
+
+    /// Every block of the pool, counted where it lies: what [`blocks`](Self::blocks)
+    /// must say. Costs what the pool has: for tests.
+    pub fn count_blocks(&self) -> BlockCount {
+        match &self.rules {
+            Scheduler::Vllm(rules) => rules.count_blocks(&self.core),
+            Scheduler::Trtllm(rules) => rules.count_blocks(&self.core),
+        }
     }
 
     /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does. False, and
