@@ -35,7 +35,7 @@ const LOWER: Option<Better> = Some(Better::Lower);
 const HIGHER: Option<Better> = Some(Better::Higher);
 
 /// The metrics of the simulator, in the order in which reports show them.
-const KNOWN: [Known; 58] = [
+const KNOWN: [Known; 60] = [
     ("ttft_ms", "TTFT", "ms", LOWER),
     ("engine_ttft_ms", "engine TTFT", "ms", LOWER),
     ("itl_ms", "ITL", "ms", LOWER),
@@ -71,6 +71,8 @@ const KNOWN: [Known; 58] = [
     ("error_ratio", "errors", "%", LOWER),
     ("failed", "failed", "requests", LOWER),
     ("retries", "sent again", "requests", LOWER),
+    ("rows_left_out", "rows of the trace left out", "", LOWER),
+    ("sessions_broken", "sessions of the trace broken", "", LOWER),
     ("migrations", "migrations", "", None),
     ("recomputed_tokens", "tokens computed again", "", LOWER),
     ("hit_ratio_lowest", "lowest hit ratio after a change", "%", HIGHER),

@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput};
 use kv_router_sim::experiment::{self, Experiment, LoadOptions, RunOptions};
 use kv_router_sim::rng::mix;
-use kv_router_sim::workload::trace::Trace;
+use kv_router_sim::workload::trace::{ReadOptions, Trace};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub(crate) fn benches(c: &mut Criterion) {
         .replace("trace = \"mooncake-conversation\"", &format!("path = {:?}", trace.display()));
     group.throughput(Throughput::Elements(ROWS as u64));
     group.bench_function("read the conversation trace", |b| {
-        b.iter(|| Trace::read(&trace, None, 512, None).expect("a trace"));
+        b.iter(|| Trace::read(&trace, &ReadOptions::default()).expect("a trace"));
     });
     for policy in ["round_robin", "kv"] {
         let peer =

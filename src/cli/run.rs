@@ -4,7 +4,7 @@ use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::interrupt::Interrupt;
 use super::progress::Bar;
 use super::results::{Figures, Results};
-use super::talk::{detail, warn};
+use super::talk::{detail, note, warn};
 use super::{CliError, print, say};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::{
@@ -82,7 +82,9 @@ pub(super) fn load(
     traces: Option<PathBuf>,
 ) -> Result<Experiment, CliError> {
     let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
-    Ok(Experiment::load(&args.file, &options)?)
+    let experiment = Experiment::load(&args.file, &options)?;
+    experiment.notices.iter().for_each(|notice| note(notice));
+    Ok(experiment)
 }
 
 /// Where an experiment comes from, and how it is to run.

@@ -54,6 +54,13 @@ pub(super) fn detail(line: &str) {
     }
 }
 
+/// What was assumed, and could be otherwise.
+pub(super) fn note(line: &str) {
+    if level() >= Level::Normal {
+        tell("note: ", line);
+    }
+}
+
 /// What the operator should look at.
 pub(super) fn warn(line: &str) {
     tell(&painted("warning: ", DOUBTFUL), line);

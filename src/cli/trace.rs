@@ -1,14 +1,16 @@
 //! `sim trace`: what a trace holds, other forms of it, and look-alikes.
 
 use super::args::Format;
+use super::talk::note;
 use super::{CliError, print, say};
 use clap::{Subcommand, ValueEnum};
 use kv_router_sim::experiment::write_file;
 use kv_router_sim::report::render::save;
-use kv_router_sim::settings::Invalid;
+use kv_router_sim::settings::{Invalid, parse_duration};
+use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::trace::{
-    Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReuseDistances, Scaling, Trace,
-    TraceError, TraceFormat, TraceStats, to_file,
+    Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReadOptions, ReuseDistances,
+    Scaling, TimeUnit, Trace, TraceError, TraceFormat, TraceStats, to_file,
 };
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,7 @@ Examples:
   sim trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl
   sim trace convert mooncake-conversation half.jsonl.zst --limit 6000 --speedup 2
   sim trace convert sessions.jsonl whole.jsonl --as mooncake-delta
+  sim trace convert mooncake-conversation ten-minutes.jsonl --start 20min --end 30min
   sim trace convert mooncake-conversation long.jsonl.gz --prefix-len-multiplier 2 --max-isl 40960
 
 A name that ends with .gz or .zst compresses the file.")]
@@ -44,7 +47,7 @@ A name that ends with .gz or .zst compresses the file.")]
         /// The file to write
         #[arg(value_name = "OUT")]
         out: PathBuf,
-        /// Divide timestamps and delays by this, to whole milliseconds
+        /// Divide times and delays by this
         #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
         speedup: f64,
         #[command(flatten)]
@@ -87,6 +90,15 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "N", default_value_t = MOONCAKE_BLOCK_TOKENS,
         value_parser = clap::value_parser!(u32).range(1..=2048))]
     block_tokens: u32,
+    /// What its times count [default: told by the file, in Mooncake's format ms]
+    #[arg(long, value_enum, value_name = "UNIT")]
+    time_unit: Option<Unit>,
+    /// Only sessions that begin at or after this time of the trace, which becomes 0
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    start: Option<SimDuration>,
+    /// Only what comes before this time of the trace
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    end: Option<SimDuration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -125,6 +137,30 @@ impl From<Rows> for TraceFormat {
             Rows::MooncakeDelta => Self::MooncakeDelta,
             Rows::Azure => Self::Azure,
             Rows::Burstgpt => Self::Burstgpt,
+        }
+    }
+}
+
+/// What times count
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Unit {
+    /// Seconds
+    S,
+    /// Milliseconds
+    Ms,
+    /// Microseconds
+    Us,
+    /// Nanoseconds
+    Ns,
+}
+
+impl From<Unit> for TimeUnit {
+    fn from(unit: Unit) -> Self {
+        match unit {
+            Unit::S => Self::S,
+            Unit::Ms => Self::Ms,
+            Unit::Us => Self::Us,
+            Unit::Ns => Self::Ns,
         }
     }
 }
@@ -171,7 +207,22 @@ fn write(trace: &Trace, out: &Path) -> Result<(), CliError> {
 impl SourceArgs {
     fn read(&self, traces: Option<&Path>) -> Result<Trace, TraceError> {
         let file = file(&self.trace, traces)?;
-        Trace::read(&file, self.rows.map(Into::into), self.block_tokens, self.limit)
+        let options = ReadOptions {
+            format: self.rows.map(Into::into),
+            time_unit: self.time_unit.map(Into::into),
+            block_tokens: self.block_tokens,
+            limit: self.limit,
+        };
+        let trace = Trace::read(&file, &options)?;
+        trace.found().notices.iter().for_each(|notice| note(notice));
+        let Found { rows_left_out, sessions_broken, .. } = *trace.found();
+        if rows_left_out > 0 {
+            note(&format!("{rows_left_out} rows without an answer are left out"));
+        }
+        if sessions_broken > 0 {
+            note(&format!("{sessions_broken} sessions have a turn that begins a new text"));
+        }
+        Ok(trace.within(self.start, self.end).map_err(option)?)
     }
 }
 

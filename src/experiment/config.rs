@@ -46,6 +46,8 @@ pub struct Experiment {
     /// SHA-256 over the resolved settings, hexadecimal: equal for files that
     /// differ in comments, layout, name or description only.
     pub config_hash: String,
+    /// What whoever set this up should know before it runs, a line each.
+    pub notices: Vec<String>,
     document: Document,
 }
 
@@ -183,9 +185,11 @@ impl Experiment {
             points: Vec::new(),
             runs: Vec::new(),
             config_hash: String::new(),
+            notices: Vec::new(),
             document,
         };
         experiment.add_points(&axes, &mut resolver)?;
+        experiment.notices.extend(resolver.notices());
         experiment.config_hash = resolver.config_hash(&experiment.document);
         Ok(experiment)
     }
@@ -411,15 +415,27 @@ impl Resolver {
             return Ok(source.clone());
         }
         let folder = document.folder_of("workload.path");
-        let source = workload.load(folder, self.traces.as_deref()).map_err(|error| {
+        let traces = self.traces.as_deref();
+        let source = workload.load_or_reuse(folder, traces, &self.sources).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             ExperimentError::Workload { place: document.place("workload"), problem }
         })?;
-        // A closed loop reads no files, and a sweep may make very many of them.
-        if workload.concurrency().is_none() {
+        // A sweep may make very many that read no files.
+        if workload.is_read() {
             self.sources.push((workload.clone(), source.clone()));
         }
         Ok(source)
+    }
+
+    /// What was assumed of files, each once, in order of reading.
+    fn notices(&self) -> Vec<String> {
+        let mut notices: Vec<String> = Vec::new();
+        for notice in self.sources.iter().flat_map(|(_, source)| source.notices()) {
+            if !notices.contains(notice) {
+                notices.push(notice.clone());
+            }
+        }
+        notices
     }
 
     /// Covers the document, and what model files and traces say, not only their names.

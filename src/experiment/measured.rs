@@ -29,6 +29,7 @@ enum Need {
     Retries,
     Planner,
     Shadow,
+    Trace,
 }
 
 impl Need {
@@ -45,6 +46,7 @@ impl Need {
             Self::Retries => !plan.is_empty() && plan.failover.retries > 0,
             Self::Planner => plan.planner.is_some(),
             Self::Shadow => settings.policy.name() == "shadow",
+            Self::Trace => settings.workload.is_read(),
         }
     }
 }
@@ -68,6 +70,7 @@ fn need(stem: &str) -> Option<(&'static str, Need)> {
         "retries" => {
             ("[[cluster.change]] or [cluster.planner], and cluster.failover.retries", Need::Retries)
         }
+        "rows_left_out" | "sessions_broken" => ("workload.kind = \"trace\"", Need::Trace),
         "workers_added" | "workers_removed" => ("[cluster.planner]", Need::Planner),
         _ if stem.starts_with("shadow_") => ("router.policy = \"shadow\"", Need::Shadow),
         _ if stem.starts_with("prefill_") || stem.starts_with("decode_") => {

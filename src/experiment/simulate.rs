@@ -158,7 +158,12 @@ pub(crate) fn play<F: Fleet>(
             .as_ref()
             .map_or_else(Slo::default, |slo| Slo { ttft: slo.ttft, itl: slo.itl }),
     };
-    let levels = driver.run(&schedule)?;
+    let mut levels = driver.run(&schedule)?;
+    for (name, count) in settings.source.counts() {
+        levels.iter_mut().for_each(|metrics| {
+            metrics.insert(name.to_owned(), Some(count as f64));
+        });
+    }
     let decision = driver.decision().cloned();
     let (mut recorder, fleet) = driver.into_parts();
     let digest = recorder.digest();

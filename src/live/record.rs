@@ -40,7 +40,7 @@ mod tests {
     use super::*;
     use crate::workload::Workload;
     use crate::workload::conversations::Conversations;
-    use crate::workload::trace::{Trace, TraceReplay};
+    use crate::workload::trace::{ReadOptions, Trace, TraceReplay};
     use std::sync::Arc;
 
     #[test]
@@ -58,7 +58,8 @@ mod tests {
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), trace(&arrivals, 16)).unwrap();
-        let replayed = Arc::new(Trace::read(file.path(), None, 16, None).unwrap());
+        let options = ReadOptions { block_tokens: 16, ..ReadOptions::default() };
+        let replayed = Arc::new(Trace::read(file.path(), &options).unwrap());
         let mut replay = TraceReplay::new(replayed, 16, 1.0);
         let mut same: BTreeMap<BlockId, BlockId> = BTreeMap::new();
         for arrival in &arrivals {

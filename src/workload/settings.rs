@@ -23,7 +23,7 @@ pub enum WorkloadSettings {
     Requests(RequestSettings),
     /// The prefix-ratio benchmark: single requests, of which some share a part.
     PrefixRatio(PrefixRatioSettings),
-    /// An open-loop replay of a recorded trace.
+    /// A replay of a recorded trace, in an open or closed loop.
     Trace(TraceSettings),
 }
 
@@ -48,7 +48,7 @@ impl WorkloadSettings {
             Self::Conversations(settings) => Some(settings.concurrency),
             Self::Requests(settings) => settings.concurrency,
             Self::PrefixRatio(settings) => settings.concurrency,
-            Self::Trace(_) => None,
+            Self::Trace(settings) => settings.concurrency,
         }
     }
 
@@ -72,24 +72,55 @@ impl WorkloadSettings {
         experiment_folder: &Path,
         trace_folder: Option<&Path>,
     ) -> Result<WorkloadSource, TraceError> {
+        self.load_or_reuse(experiment_folder, trace_folder, &[])
+    }
+
+    /// As [`load`](Self::load), with files that one of `known` has read already.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_or_reuse(
+        &self,
+        experiment_folder: &Path,
+        trace_folder: Option<&Path>,
+        known: &[(Self, WorkloadSource)],
+    ) -> Result<WorkloadSource, TraceError> {
         Ok(match self {
             Self::Conversations(settings) => WorkloadSource::Conversations(settings.clone()),
             Self::Requests(settings) => WorkloadSource::Requests(settings.clone()),
             Self::PrefixRatio(settings) => WorkloadSource::Requests(settings.requests()),
             Self::Trace(settings) => {
-                let folders: Vec<PathBuf> = trace_folder
-                    .map(Path::to_owned)
-                    .into_iter()
-                    .chain([experiment_folder.join("../traces")])
-                    .collect();
-                let trace = Arc::new(settings.load(experiment_folder, &folders)?);
+                let same = known.iter().find_map(|(known, source)| match (known, source) {
+                    (Self::Trace(known), WorkloadSource::Trace { trace, .. })
+                        if settings.reads_as(known) =>
+                    {
+                        Some(Arc::clone(trace))
+                    }
+                    _ => None,
+                });
+                let trace = match same {
+                    Some(trace) => trace,
+                    None => {
+                        let folders = trace_folder.map(Path::to_owned).into_iter();
+                        let folders: Vec<PathBuf> =
+                            folders.chain([experiment_folder.join("../traces")]).collect();
+                        Arc::new(settings.load(experiment_folder, &folders)?)
+                    }
+                };
+                settings.validate_for(&trace)?;
                 WorkloadSource::Trace {
                     trace,
                     speedup: settings.speedup,
                     arrivals: settings.arrivals,
+                    concurrency: settings.concurrency,
                 }
             }
         })
+    }
+
+    /// True if the workload is read from a file.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::Trace(_))
     }
 }
 
@@ -108,6 +139,8 @@ pub enum WorkloadSource {
         speedup: f64,
         /// What first turns come by, if not by their timestamps.
         arrivals: Option<ArrivalSettings>,
+        /// The clients that take them, if they come when clients are free.
+        concurrency: Option<u32>,
     },
 }
 
@@ -136,11 +169,12 @@ impl WorkloadSource {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
             Self::Requests(settings) => Box::new(Requests::new(settings.clone(), block_size, seed)),
-            Self::Trace { trace, speedup, arrivals } => {
+            Self::Trace { trace, speedup, arrivals, concurrency } => {
                 let replay = TraceReplay::new(Arc::clone(trace), block_size, *speedup);
-                Box::new(match arrivals {
-                    Some(settings) => replay.with_arrivals(Arrivals::new(*settings, seed)),
-                    None => replay,
+                Box::new(match (arrivals, concurrency) {
+                    (Some(settings), _) => replay.with_arrivals(Arrivals::new(*settings, seed)),
+                    (None, Some(clients)) => replay.with_clients(*clients),
+                    (None, None) => replay,
                 })
             }
         }
@@ -148,6 +182,25 @@ impl WorkloadSource {
 }
 
 impl WorkloadSource {
+    /// What was assumed of the files that were read, a sentence each.
+    pub fn notices(&self) -> &[String] {
+        match self {
+            Self::Trace { trace, .. } => &trace.found().notices,
+            Self::Conversations(_) | Self::Requests(_) => &[],
+        }
+    }
+
+    /// Metrics of what was left out when files were read; none if nothing was read.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Trace { trace, .. } => vec![
+                ("rows_left_out", trace.found().rows_left_out),
+                ("sessions_broken", trace.found().sessions_broken),
+            ],
+            Self::Conversations(_) | Self::Requests(_) => Vec::new(),
+        }
+    }
+
     /// SHA-256 over what was read from files; `None` if nothing was.
     pub fn digest(&self) -> Option<[u8; 32]> {
         match self {

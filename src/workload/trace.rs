@@ -1,13 +1,16 @@
-//! The open loop: a recorded trace, replayed at its own timestamps whatever the
-//! fleet does; only later turns of a session wait for the answer to the turn before.
+//! Recorded traces. An open loop replays one at its own timestamps whatever the
+//! fleet does, and only later turns of a session wait for the answer to the turn
+//! before; a closed loop has so many clients, each with one session after another.
 //!
 //! A row of Mooncake's format names the blocks of its prompt, 512 tokens each,
 //! and an id stands for a block *and everything before it*. An engine with blocks
 //! of `b` tokens sees id `i` as the `512 / b` consecutive block ids from `i x 512 / b`.
 //! The last id of a row may stand for fewer tokens: it gives its whole engine
 //! blocks, and the rest of the prompt is a tail that no request shares, like its
-//! output. Prompts without ids share nothing, unless they are later turns of a
-//! session: then they go on from the turn before and its output.
+//! output. Where the next turn of its session has ids that go on from its own and
+//! room for its output, they name the tail and the output too. Prompts without ids
+//! share nothing, unless they are later turns of a session: then they go on from
+//! the turn before and its output.
 //!
 //! Rows with one timestamp arrive in the order of the file.
 
@@ -15,26 +18,32 @@ mod build;
 mod csv;
 mod error;
 mod file;
+mod formats;
 mod lookalike;
 mod mooncake;
+mod names;
 mod public;
 mod replay;
 mod reuse;
 mod scaling;
 mod scan;
 mod settings;
+mod stamp;
 mod stats;
+mod subset;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use error::TraceError;
+pub use file::ReadOptions;
 pub use lookalike::Lookalike;
 pub use public::PublicTrace;
 pub use replay::TraceReplay;
 pub use reuse::{Capacity, ReuseDistances};
 pub use scaling::Scaling;
 pub use settings::TraceSettings;
+pub use stamp::TimeUnit;
 pub use stats::{Lengths, TraceStats};
 pub use write::to_file;
 
@@ -42,6 +51,8 @@ use super::private_run;
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
 use crate::settings::Invalid;
+use crate::time::SimDuration;
+use names::Beginnings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -52,8 +63,8 @@ pub const MOONCAKE_BLOCK_TOKENS: u32 = 512;
 /// Most tokens in a block of a trace (assumed: four times Mooncake's). The largest
 /// id times this is what ids are bounded by.
 const MAX_BLOCK_TOKENS: u32 = 1 << 11;
-/// Timestamps stay below 100 days, the most the clock is trusted with.
-const MAX_TIMESTAMP_MS: u64 = 100 * 86_400_000;
+/// The longest trace: the most that the clock is trusted with.
+const MAX_TIME: SimDuration = SimDuration::from_secs(100 * 86_400);
 
 /// How the rows of a trace are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -72,23 +83,41 @@ pub enum TraceFormat {
     Burstgpt,
 }
 
-/// A trace in memory: at least one row, in order of time, whose ids form a prefix tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A trace in memory: at least one row, in order of time, whose ids form a prefix
+/// tree. Traces are equal if they replay alike.
+#[derive(Clone, Debug)]
 pub struct Trace {
     rows: Vec<TraceRow>,
     /// The ids of all rows, one row after another, as runs of consecutive ids.
     runs: Vec<BlockRun>,
     block_tokens: u32,
+    /// Which ids begin with the tokens of a shorter block.
+    beginnings: Beginnings,
+    /// Whether all times are whole milliseconds, which speeding up keeps.
+    is_whole_ms: bool,
+    found: Found,
+}
+
+/// What was found when a trace was read or cut, besides its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Rows that were left out: failed, longer than `max_isl`, or the rest of a
+    /// session that ended so.
+    pub rows_left_out: u64,
+    /// Sessions with a later turn that does not go on from the turn before.
+    pub sessions_broken: u64,
+    /// What was assumed of the file, a sentence each.
+    pub notices: Vec<String>,
 }
 
 /// A request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceRow {
-    /// Milliseconds since the start of the trace. A later turn of a session is
-    /// sent then or when the turn before has ended, whatever comes last; it may be 0.
-    pub timestamp_ms: u64,
-    /// Milliseconds that a later turn waits after the end of the turn before.
-    pub delay_ms: u64,
+    /// Time since the first row. A later turn of a session is sent then or when
+    /// the turn before has ended, whatever comes last; it may be zero.
+    pub at: SimDuration,
+    /// The time that a later turn waits after the end of the turn before.
+    pub delay: SimDuration,
     /// Prompt length; at least 1.
     pub input_tokens: u32,
     /// Output length; at least 1.
@@ -102,27 +131,50 @@ pub struct TraceRow {
     next_turn: u32,
     /// The row whose text this one continues; itself if none.
     head: u32,
+    /// The row whose ids name the blocks of its prompt and output: the next turn
+    /// if its ids go on from these, itself else.
+    named_by: u32,
     /// Where the runs of its ids begin.
     first_run: usize,
+}
+
+impl PartialEq for Trace {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { rows, runs, block_tokens, beginnings, is_whole_ms, found: _ } = self;
+        *rows == other.rows
+            && *runs == other.runs
+            && *block_tokens == other.block_tokens
+            && *beginnings == other.beginnings
+            && *is_whole_ms == other.is_whole_ms
+    }
 }
 
 const NO_ROW: u32 = u32::MAX;
 
 impl Trace {
-    /// Reads up to `limit` rows from a file whose ids stand for `block_tokens`
-    /// tokens each, plain or compressed (gzip, Zstandard). The format is told by
-    /// the content unless given; [`TraceFormat::MooncakeDelta`] has to be.
+    /// Reads a file, plain or compressed (gzip, Zstandard). Its first time is 0.
     ///
     /// # Errors
-    /// If the file cannot be read, has no rows or a row that breaks a rule of
-    /// the format; the rest of the file is not looked at.
-    pub fn read(
-        path: &Path,
-        format: Option<TraceFormat>,
-        block_tokens: u32,
-        limit: Option<u32>,
-    ) -> Result<Self, TraceError> {
-        file::read(path, format, block_tokens, limit)
+    /// If the file cannot be read, has no rows, has a format that is not read, or a
+    /// row that breaks a rule of its format; the rest of the file is not looked at.
+    pub fn read(path: &Path, options: &ReadOptions) -> Result<Self, TraceError> {
+        file::read(path, options)
+    }
+
+    /// What was found besides the rows.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// A trace without rows and ids, else as this one.
+    fn emptied(&self) -> Self {
+        Self {
+            rows: Vec::new(),
+            runs: Vec::new(),
+            beginnings: self.beginnings.clone(),
+            found: self.found.clone(),
+            ..*self
+        }
     }
 
     /// The requests, in order; first turns of sessions are in order of time.
@@ -141,12 +193,13 @@ impl Trace {
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         for (index, row) in self.rows.iter().enumerate() {
-            hash.update(row.timestamp_ms.to_le_bytes());
-            hash.update(row.delay_ms.to_le_bytes());
+            hash.update(row.at.as_ps().to_le_bytes());
+            hash.update(row.delay.as_ps().to_le_bytes());
             hash.update(row.session.to_le_bytes());
             hash.update(row.turn.to_le_bytes());
             hash.update(row.input_tokens.to_le_bytes());
             hash.update(row.output_tokens.to_le_bytes());
+            hash.update(row.named_by.to_le_bytes());
             for run in self.runs(index) {
                 hash.update(run.first.0.to_le_bytes());
                 hash.update(run.len.to_le_bytes());
@@ -160,16 +213,16 @@ impl Trace {
         self.block_tokens
     }
 
-    /// The trace with timestamps and delays divided by `speedup` and truncated to
-    /// whole milliseconds.
+    /// The trace with times and delays divided by `speedup`.
     ///
     /// # Errors
     /// If `speedup` is not above 0, or so small that the trace would last too long.
     pub fn sped_up(mut self, speedup: f64) -> Result<Self, Invalid> {
         self.validate_speedup(speedup)?;
-        for row in &mut self.rows {
-            row.timestamp_ms = divided(row.timestamp_ms, speedup);
-            row.delay_ms = divided(row.delay_ms, speedup);
+        let scale = |time| self.divided(time, speedup);
+        let times: Vec<_> = self.rows.iter().map(|row| (scale(row.at), scale(row.delay))).collect();
+        for (row, times) in self.rows.iter_mut().zip(times) {
+            (row.at, row.delay) = times;
         }
         Ok(self)
     }
@@ -177,10 +230,29 @@ impl Trace {
     /// Refuses replays that end after more than 100 days.
     fn validate_speedup(&self, speedup: f64) -> Result<(), Invalid> {
         validate_speedup(speedup)?;
-        let times = self.rows.iter().map(|row| row.timestamp_ms.max(row.delay_ms));
-        let slowest = times.max().unwrap_or(0) as f64 / MAX_TIMESTAMP_MS as f64;
+        let times = self.rows.iter().map(|row| row.at.max(row.delay));
+        let slowest = times.max().unwrap_or_default().as_secs() / MAX_TIME.as_secs();
         let allowed = format!("at least {slowest}, so that the replay ends within 100 days");
         Invalid::unless(speedup >= slowest, "speedup", speedup, &allowed)
+    }
+
+    /// `time / speedup`. Where all times are whole milliseconds it is truncated to
+    /// such, as load generators do it (`int(timestamp / 4)`); fractions are kept.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "truncation is the rule, and nothing is negative"
+    )]
+    fn divided(&self, time: SimDuration, speedup: f64) -> SimDuration {
+        if speedup == 1.0 {
+            return time;
+        }
+        if self.is_whole_ms {
+            let ms = (time.as_ps() / 1_000_000_000) as f64;
+            return SimDuration::from_millis((ms / speedup) as u64);
+        }
+        let ns = (time.as_ps() / 1_000) as f64;
+        SimDuration::from_ps((ns / speedup).round() as u64 * 1_000)
     }
 
     /// True if some row is a later turn of a session.
@@ -211,17 +283,15 @@ impl Trace {
         ids.take(given as usize).chain(own)
     }
 
-    /// Row `row`'s prompt as whole engine blocks of `block_size` tokens, which
-    /// requests share, then those of its session alone.
+    /// Row `row`'s prompt and, where the next turn names it, its output as whole
+    /// engine blocks of `block_size` tokens, which requests share, then those of
+    /// its session alone.
     fn content(&self, row: u32, block_size: u32) -> Content {
         let head = self.rows[row as usize].head;
-        let per_id = self.block_tokens / block_size;
-        let mut left = self.rows[head as usize].input_tokens / block_size;
-        let runs = self.runs(head as usize).iter().map(|run| {
-            let len = left.min(run.len * per_id);
-            left -= len;
-            BlockRun { first: BlockId(run.first.0 * u64::from(per_id)), len }
-        });
+        let names = self.rows[head as usize].named_by as usize;
+        let blocks = self.rows[names].input_tokens / block_size;
+        let size = (self.block_tokens, block_size);
+        let runs = self.beginnings.engine_blocks(self.runs(names), size, blocks);
         Content::new(runs, private_run(head))
     }
 }
@@ -229,17 +299,6 @@ impl Trace {
 fn validate_speedup(speedup: f64) -> Result<(), Invalid> {
     let is_usable = speedup.is_finite() && speedup > 0.0;
     Invalid::unless(is_usable, "speedup", speedup, "a finite number above 0")
-}
-
-/// Whole milliseconds of `ms / speedup`, truncated as load generators do it
-/// (`int(timestamp / 4)`).
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "truncation is the rule"
-)]
-fn divided(ms: u64, speedup: f64) -> u64 {
-    (ms as f64 / speedup) as u64
 }
 
 /// The last block of a private run; no prompt is that long.

@@ -6,7 +6,7 @@ use super::rig::{cases, vllm_config};
 use super::script::{play, router};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::workload::trace::{ReuseDistances, Trace, TraceReplay};
+use kv_router_sim::workload::trace::{ReadOptions, ReuseDistances, Trace, TraceReplay};
 use proptest::prelude::*;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -46,7 +46,8 @@ fn trace(plan: &[(prop::sample::Index, usize, u64)], partial: bool) -> Trace {
     }
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), text).expect("written");
-    Trace::read(file.path(), None, BLOCK, None).expect("a trace")
+    let options = ReadOptions { block_tokens: BLOCK, ..ReadOptions::default() };
+    Trace::read(file.path(), &options).expect("a trace")
 }
 
 /// Blocks that one worker with `blocks` of them hits.

@@ -12,7 +12,7 @@ use kv_router_sim::id::RequestId;
 use kv_router_sim::request::Request;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
-use kv_router_sim::workload::trace::{PublicTrace, Trace, TraceReplay, TraceStats};
+use kv_router_sim::workload::trace::{PublicTrace, ReadOptions, Trace, TraceReplay, TraceStats};
 use kv_router_sim::workload::{Arrival, Workload};
 use proptest::prelude::*;
 use std::cell::RefCell;
@@ -152,7 +152,7 @@ fn hit_blocks(trace: &Arc<Trace>, rules: Rules, block_size: u32) -> u32 {
 #[test]
 fn a_small_trace_hits_what_the_rules_leave_of_the_oracle() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/fixtures/mooncake-small.jsonl");
-    let trace = Arc::new(Trace::read(&path, None, 512, None).expect("the fixture"));
+    let trace = Arc::new(Trace::read(&path, &ReadOptions::default()).expect("the fixture"));
     let stats = TraceStats::of(&trace);
     assert_eq!((stats.repeats_blocks, stats.references_blocks), (9, 16));
     // Row by row 0, 2, 1, 2, 3, 0: partial last blocks never hit, and of the
@@ -178,7 +178,7 @@ fn the_conversation_trace_hits_what_the_rules_leave_of_the_oracle() {
     let public = PublicTrace::named("mooncake-conversation").expect("in the manifest");
     let path = public.find(&[PathBuf::from(folder)]).expect("the trace");
     public.verify(&path).expect("the trace as published");
-    let trace = Arc::new(Trace::read(&path, None, 512, None).expect("a trace"));
+    let trace = Arc::new(Trace::read(&path, &ReadOptions::default()).expect("a trace"));
     let stats = TraceStats::of(&trace);
     assert_eq!((stats.repeats_blocks, stats.references_blocks), (105_710, 288_500));
     assert_eq!(hit_blocks(&trace, Rules::Vllm, 512), 105_592);

@@ -1,6 +1,9 @@
 //! `sim trace` and the forms of results that others read, as a user runs them.
 
 use super::program::{EXPERIMENT, Scratch, text};
+use kv_router_sim::experiment::{Experiment, LoadOptions, Outcome, RunOptions, run};
+use kv_router_sim::recorder::RequestRecord;
+use kv_router_sim::time::SimTime;
 
 const SESSIONS: &str = r#"{"session_id": "a", "timestamp": 0, "input_length": 700, "output_length": 300}
 {"session_id": "b", "timestamp": 40, "input_length": 90, "output_length": 10}
@@ -94,4 +97,146 @@ fn requests_are_told_as_aiperf_tells_them() {
     let summary: serde_json::Value =
         serde_json::from_str(&read("profile_export_aiperf.json")).expect("JSON");
     assert_eq!(summary["input_sequence_length"]["max"], 1_100.0);
+}
+
+/// What replaying `rows` gives, with further keys of `[workload]`; and what was said
+/// of the file.
+fn replayed(rows: &str, keys: &str) -> (Outcome, Vec<String>) {
+    let place = Scratch::new();
+    place.write("t.jsonl", rows);
+    let experiment = format!(
+        "name = \"t\"\n[cluster]\nworkers = 1\n[engine]\nrules = \"vllm\"\nblock_size = 16\n\
+         num_blocks = 20_000\nmax_num_seqs = 64\nmax_num_batched_tokens = 8192\n\
+         max_model_len = 1600\n\
+         step_time = {{ kind = \"fixed\", prefill = \"20ms\", decode = \"10ms\" }}\n\
+         [router]\npolicy = \"round_robin\"\n[measure]\nseeds = 1\n[workload]\n\
+         kind = \"trace\"\npath = \"t.jsonl\"\n{keys}\n"
+    );
+    let file = place.path().join("t.toml");
+    let experiment = Experiment::parse(&file, &experiment, &LoadOptions::default()).expect("valid");
+    let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+    (run(&experiment, options).expect("it ends"), experiment.notices)
+}
+
+/// The requests of a replay, in order of arrival.
+fn requests(outcome: &Outcome) -> Vec<RequestRecord> {
+    let mut records = outcome.requests[0].records.clone();
+    records.sort_by_key(|record| record.request);
+    records
+}
+
+fn metric(outcome: &Outcome, name: &str) -> f64 {
+    outcome.summary.points[0].metrics[name].mean.expect("defined")
+}
+
+fn lengths_and_hits(outcome: &Outcome) -> Vec<(u32, u32)> {
+    requests(outcome).iter().map(|r| (r.prompt_tokens, r.cached_tokens)).collect()
+}
+
+/// The hour before the first row is no part of the replay.
+#[test]
+fn a_replay_begins_with_its_first_row() {
+    let rows = r#"{"timestamp": 3600000, "input_length": 64, "output_length": 100}
+{"timestamp": 3601000, "input_length": 64, "output_length": 100}
+"#;
+    let (outcome, notices) = replayed(rows, "");
+    let records = requests(&outcome);
+    let arrivals: Vec<f64> = records.iter().map(|record| record.arrived.as_secs()).collect();
+    assert_eq!(arrivals, [0.0, 1.0]);
+    let (end, _) = records[1].end.expect("it ended");
+    let rate = metric(&outcome, "requests_per_s");
+    assert!((rate - 2.0 / end.as_secs()).abs() < 1e-9 && rate > 0.9, "{rate}");
+    assert_eq!(notices.len(), 1);
+}
+
+/// The ids of an answer follow from those of the next turn: (512 + 256 - 1) / 16 = 47
+/// blocks, as without ids.
+#[test]
+fn an_answer_is_reused_with_ids_as_without() {
+    let ids = |count: u32| (0..count).map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
+    let rows = |first: String, second: String| {
+        format!(
+            "{{\"session_id\": \"s\", \"timestamp\": 0, \"input_length\": 512, \
+             \"output_length\": 256{first}}}\n{{\"session_id\": \"s\", \"delay\": 1000, \
+             \"input_length\": 832, \"output_length\": 10{second}}}\n"
+        )
+    };
+    let with =
+        rows(format!(", \"hash_ids\": [{}]", ids(32)), format!(", \"hash_ids\": [{}]", ids(52)));
+    let without = rows(String::new(), String::new());
+    for text in [with, without] {
+        let (outcome, notices) = replayed(&text, "trace_block_tokens = 16");
+        assert_eq!(lengths_and_hits(&outcome), [(512, 0), (832, 752)]);
+        assert_eq!(metric(&outcome, "sessions_broken"), 0.0);
+        assert!(notices.is_empty());
+    }
+}
+
+#[test]
+fn increments_are_read_as_such() {
+    let turn = |time: &str| {
+        format!(
+            "{{\"session_id\": \"s\", {time}, \"input_length\": 512, \"output_length\": 320}}\n"
+        )
+    };
+    let rows = turn("\"timestamp\": 0") + &turn("\"delay\": 1000");
+    let (outcome, notices) = replayed(&rows, "");
+    assert_eq!(lengths_and_hits(&outcome), [(512, 0), (1_344, 816)]);
+    assert!(notices[0].contains("rows of one session shrink"), "{notices:?}");
+    // Unless the file is said to have whole prompts.
+    let (outcome, notices) = replayed(&rows, "format = \"mooncake\"");
+    assert_eq!(lengths_and_hits(&outcome), [(512, 0), (512, 0)]);
+    assert_eq!((metric(&outcome, "sessions_broken"), notices.len()), (1.0, 0));
+}
+
+#[test]
+fn clients_of_a_closed_loop_take_one_row_after_another() {
+    let row = |i: u32| {
+        format!("{{\"timestamp\": {}, \"input_length\": 64, \"output_length\": 11}}\n", 1_000 * i)
+    };
+    let rows: String = (0..9).map(row).collect();
+    let (outcome, _) = replayed(&rows, "concurrency = 3");
+    let records = requests(&outcome);
+    assert_eq!(records.len(), 9);
+    // 20 ms and ten of 10 ms for each three of them.
+    let ms = |at: SimTime| at.as_millis();
+    let arrivals: Vec<f64> = records.iter().map(|record| ms(record.arrived)).collect();
+    assert_eq!(arrivals, [0.0, 0.0, 0.0, 120.0, 120.0, 120.0, 240.0, 240.0, 240.0]);
+    let swept = "concurrency = 3\n[sweep]\n\"workload.concurrency\" = [1, 3, 9]\n\
+                 \"workload.start\" = [\"0s\", \"6s\"]";
+    let (outcome, _) = replayed(&rows, swept);
+    let finished = |point: usize| outcome.summary.points[point].metrics["finished"].mean;
+    let all: Vec<Option<f64>> = (0..6).map(finished).collect();
+    assert_eq!(all, [9.0, 3.0, 9.0, 3.0, 9.0, 3.0].map(Some));
+}
+
+#[test]
+fn what_was_assumed_of_a_file_is_said_once() {
+    let place = Scratch::new();
+    let rows = r#"{"timestamp": 1782000000, "input_length": 64, "output_length": 10}
+{"timestamp": 1782000001, "input_length": 64, "output_length": 10}
+"#;
+    place.write("t.jsonl", rows);
+    let workload = EXPERIMENT.find("[workload]").expect("a section");
+    place.write(
+        "trace.toml",
+        format!(
+            "{}[workload]\nkind = \"trace\"\npath = \"t.jsonl\"\n[sweep]\n\
+             \"workload.speedup\" = [1, 2]\n",
+            &EXPERIMENT[..workload]
+        ),
+    );
+    let said = |args: &[&str]| {
+        let output = place.sim(args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        let lines = text(&output.stderr).lines();
+        lines.filter(|line| line.starts_with("note: ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let notes = said(&["run", "trace.toml", "--no-figures", "--out", "out"]);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    let notice = "t.jsonl: its times are dates in seconds: the first row is at 0 s";
+    assert!(notes[0].ends_with(notice), "{notes:?}");
+    assert_eq!(said(&["trace", "stats", "t.jsonl"]), [format!("note: {notice}")]);
+    let args = ["run", "trace.toml", "--no-figures", "--out", "out", "--force", "--quiet"];
+    assert!(said(&args).is_empty());
 }

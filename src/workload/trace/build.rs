@@ -1,12 +1,17 @@
 //! Puts rows of any format together, by the rules that all of them keep.
 
-use super::{MAX_TIMESTAMP_MS, NO_ROW, Trace, TraceError, TraceFormat, TraceRow};
+use super::file::ReadOptions;
+use super::names::Beginnings;
+use super::stamp::{Clock, Stamp, TimeUnit};
+use super::{Found, NO_ROW, Trace, TraceError, TraceRow};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
 use crate::request::BlockRun;
+use crate::time::SimDuration;
 use crate::workload::MAX_TOKENS;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::io;
 use std::path::Path;
 
 /// Times the most engine blocks per id, [`MAX_BLOCK_TOKENS`](super::MAX_BLOCK_TOKENS),
@@ -36,6 +41,11 @@ impl Place<'_> {
         }
     }
 
+    /// The row could not be read.
+    pub(super) fn unread(&self, error: &io::Error) -> TraceError {
+        self.row(format!("cannot be read: {error}"))
+    }
+
     pub(super) fn row(&self, problem: impl Into<String>) -> TraceError {
         TraceError::Row { path: self.path.to_owned(), line: self.line, problem: problem.into() }
     }
@@ -52,57 +62,95 @@ pub(super) struct Names {
 /// A row as it was read.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
-    pub(super) timestamp_ms: Option<u64>,
-    pub(super) delay_ms: Option<u64>,
+    pub(super) timestamp: Option<Stamp>,
+    /// As the file writes it, where it is no number.
+    pub(super) written: Option<&'a str>,
+    pub(super) delay: Option<Stamp>,
     pub(super) input_tokens: u32,
     pub(super) output_tokens: u32,
     pub(super) hash_ids: Option<&'a [u64]>,
     pub(super) session: Option<&'a str>,
 }
 
+/// What the prompt of a later turn is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turns {
+    /// All that the model reads.
+    Whole,
+    /// What is new after the turn before and its answer.
+    Increments,
+    /// Nothing says so: their lengths decide.
+    Unsaid,
+}
+
 /// A trace that is being read.
 pub(super) struct Build<'a> {
     path: &'a Path,
-    format: TraceFormat,
     limit: usize,
     names: &'static Names,
+    turns: Turns,
+    clock: Clock,
     trace: Trace,
     tree: PrefixTree,
     /// The last row of every session that has a name.
     sessions: BTreeMap<String, u32>,
     sessions_begun: u32,
-    /// Of the last first turn.
-    earlier_ms: u64,
+    /// When the last first turn comes.
+    earlier: SimDuration,
+    /// Later turns, the row before each, and their lines.
+    later: Vec<Later>,
+}
+
+/// A later turn of a session, which is joined to the one before when all are known.
+#[derive(Clone, Copy)]
+struct Later {
+    row: u32,
+    previous: u32,
+    line: usize,
 }
 
 impl<'a> Build<'a> {
     pub(super) fn new(
         path: &'a Path,
-        format: TraceFormat,
-        block_tokens: u32,
-        limit: Option<u32>,
+        names: &'static Names,
+        options: &ReadOptions,
+        (turns, unit): (Turns, Option<TimeUnit>),
     ) -> Self {
-        let names = match format {
-            TraceFormat::Azure => &super::csv::AZURE,
-            TraceFormat::Burstgpt => &super::csv::BURSTGPT,
-            TraceFormat::Mooncake | TraceFormat::MooncakeDelta => &super::mooncake::NAMES,
-        };
         Self {
             path,
-            format,
-            limit: limit.map_or(usize::MAX, |limit| limit as usize),
+            limit: options.limit.map_or(usize::MAX, |limit| limit as usize),
             names,
-            trace: Trace { rows: Vec::new(), runs: Vec::new(), block_tokens },
+            turns,
+            clock: Clock::new(unit),
+            trace: Trace {
+                rows: Vec::new(),
+                runs: Vec::new(),
+                block_tokens: options.block_tokens,
+                beginnings: Beginnings::default(),
+                is_whole_ms: true,
+                found: Found::default(),
+            },
             tree: PrefixTree::default(),
             sessions: BTreeMap::new(),
             sessions_begun: 0,
-            earlier_ms: 0,
+            earlier: SimDuration::ZERO,
+            later: Vec::new(),
         }
+    }
+
+    /// What the format calls its fields.
+    pub(super) fn names(&self) -> &'static Names {
+        self.names
     }
 
     /// True once there are as many rows as were asked for.
     pub(super) fn is_full(&self) -> bool {
         self.trace.rows.len() >= self.limit
+    }
+
+    /// Counts a row that is no request to be replayed.
+    pub(super) fn leave_out(&mut self) {
+        self.trace.found.rows_left_out += 1;
     }
 
     /// Adds the row at `place`.
@@ -113,44 +161,37 @@ impl<'a> Build<'a> {
             return Err(place.row("more than 4294967295 requests: use a smaller limit"));
         };
         let previous = given.session.and_then(|session| self.sessions.get(session)).copied();
-        self.check_time(place, &given, previous.is_none())?;
+        let is_first = previous.is_none();
+        let at = self.time(place, &given, is_first)?;
+        let delay = self.delay(place, &given, is_first)?;
         self.check_lengths(place, &given)?;
-        let block_tokens = self.trace.block_tokens;
-        if let Some(ids) = given.hash_ids {
-            let expected = given.input_tokens.div_ceil(block_tokens) as usize;
-            if ids.len() != expected {
-                let (seen, input) = (format!("{} ids", ids.len()), given.input_tokens);
-                let allowed =
-                    format!("{expected} ids, one for each {block_tokens} of {input} tokens");
-                return Err(place.field("hash_ids", seen, allowed));
-            }
-        }
         let first_run = self.trace.runs.len();
+        if let Some(ids) = given.hash_ids {
+            self.add_ids(place, ids, given.input_tokens)?;
+        }
         let mut row = TraceRow {
-            timestamp_ms: given.timestamp_ms.unwrap_or(0),
-            delay_ms: given.delay_ms.unwrap_or(0),
+            at,
+            delay,
             input_tokens: given.input_tokens,
             output_tokens: given.output_tokens,
             session: self.sessions_begun,
             turn: 0,
             next_turn: NO_ROW,
             head: number,
+            named_by: number,
             first_run,
         };
         if let Some(previous) = previous {
-            self.follow(place, &given, previous, &mut row)?;
-            self.trace.rows[previous as usize].next_turn = number;
+            let before = &mut self.trace.rows[previous as usize];
+            (row.session, row.turn) = (before.session, before.turn + 1);
+            before.next_turn = number;
+            self.later.push(Later { row: number, previous, line: place.line });
         } else {
             self.sessions_begun += 1;
-            self.earlier_ms = row.timestamp_ms;
-        }
-        if let Some(ids) = given.hash_ids.filter(|_| row.head == number) {
-            self.tree.add(place, ids, given.input_tokens, block_tokens)?;
-            for &id in ids {
-                match self.trace.runs[first_run..].last_mut() {
-                    Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
-                    _ => self.trace.runs.push(BlockRun { first: BlockId(id), len: 1 }),
-                }
+            self.earlier = at;
+            if let Some(ids) = given.hash_ids {
+                let ids = ids.iter().copied();
+                self.tree.add(place, ids, given.input_tokens, self.trace.block_tokens)?;
             }
         }
         if let Some(session) = given.session {
@@ -165,66 +206,75 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Makes `row` the turn after row `previous`.
-    fn follow(
-        &self,
+    /// Adds the runs of a row's ids.
+    fn add_ids(
+        &mut self,
         place: &Place<'_>,
-        given: &Given<'_>,
-        previous: u32,
-        row: &mut TraceRow,
+        ids: &[u64],
+        input_tokens: u32,
     ) -> Result<(), TraceError> {
-        let before = &self.trace.rows[previous as usize];
-        (row.session, row.turn) = (before.session, before.turn + 1);
-        let history = before.input_tokens + before.output_tokens;
-        if self.format == TraceFormat::MooncakeDelta {
-            row.head = before.head;
-            row.input_tokens = history + given.input_tokens;
-            if row.input_tokens > MAX_TOKENS {
-                let allowed = format!("so short that the whole prompt has at most {MAX_TOKENS}");
-                return Err(place.field(self.names.input, given.input_tokens, allowed));
+        let Trace { block_tokens, runs, .. } = &mut self.trace;
+        let expected = input_tokens.div_ceil(*block_tokens) as usize;
+        if ids.len() != expected {
+            let seen = format!("{} ids", ids.len());
+            let allowed =
+                format!("{expected} ids, one for each {block_tokens} of {input_tokens} tokens");
+            return Err(place.field("hash_ids", seen, allowed));
+        }
+        let first_run = runs.len();
+        for &id in ids {
+            if id > MAX_HASH_ID {
+                let allowed = format!("ids up to {MAX_HASH_ID}: number the blocks from 0");
+                return Err(place.field("hash_ids", id, allowed));
             }
-        } else if given.hash_ids.is_none() && given.input_tokens >= history {
-            row.head = before.head;
+            match runs[first_run..].last_mut() {
+                Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
+                _ => runs.push(BlockRun { first: BlockId(id), len: 1 }),
+            }
         }
         Ok(())
     }
 
-    fn check_time(
-        &self,
+    /// When the row comes; zero for a later turn that has no time of its own.
+    fn time(
+        &mut self,
         place: &Place<'_>,
         given: &Given<'_>,
         is_first: bool,
-    ) -> Result<(), TraceError> {
+    ) -> Result<SimDuration, TraceError> {
         let name = self.names.timestamp;
-        if let Some(delay) = given.delay_ms {
-            if is_first && delay > 0 {
-                let allowed = "absent: only later turns of a session_id wait for the one before";
-                return Err(place.field("delay", delay, allowed));
-            }
-            if delay > MAX_TIMESTAMP_MS {
-                let allowed = format!("at most {MAX_TIMESTAMP_MS} ms (100 days)");
-                return Err(place.field("delay", delay, allowed));
-            }
-        }
-        let Some(timestamp) = given.timestamp_ms else {
+        let Some(stamp) = given.timestamp else {
             if is_first {
                 return Err(place.row(format!("field \"{name}\" is missing")));
             }
-            return Ok(());
+            return Ok(SimDuration::ZERO);
         };
-        if is_first && timestamp < self.earlier_ms {
-            let earlier = self.earlier_ms;
-            let allowed =
-                format!("at least {earlier}, the timestamp before it: sort the rows by time");
-            return Err(place.field(name, timestamp, allowed));
+        let refused = |allowed| match given.written {
+            Some(written) => place.field(name, written, allowed),
+            None => place.field(name, stamp, allowed),
+        };
+        let at = self.clock.at(stamp).map_err(refused)?;
+        if is_first && (at < self.earlier || self.clock.is_before_first(stamp)) {
+            let allowed = "not before the first turn above it: sort the rows by time";
+            return Err(refused(allowed.to_owned()));
         }
-        if timestamp > MAX_TIMESTAMP_MS {
-            let allowed = format!(
-                "at most {MAX_TIMESTAMP_MS} (100 days): milliseconds since the start of the trace"
-            );
-            return Err(place.field(name, timestamp, allowed));
+        Ok(at)
+    }
+
+    fn delay(
+        &mut self,
+        place: &Place<'_>,
+        given: &Given<'_>,
+        is_first: bool,
+    ) -> Result<SimDuration, TraceError> {
+        let Some(stamp) = given.delay else { return Ok(SimDuration::ZERO) };
+        let refused = |allowed| place.field("delay", stamp, allowed);
+        let delay = self.clock.lasting(stamp).map_err(refused)?;
+        if is_first && !delay.is_zero() {
+            let allowed = "absent: only later turns of a session_id wait for the one before";
+            return Err(refused(allowed.to_owned()));
         }
-        Ok(())
+        Ok(delay)
     }
 
     fn check_lengths(&self, place: &Place<'_>, given: &Given<'_>) -> Result<(), TraceError> {
@@ -240,12 +290,143 @@ impl<'a> Build<'a> {
     }
 
     /// The trace, if it has a row.
-    pub(super) fn finish(self) -> Result<Trace, TraceError> {
+    pub(super) fn finish(mut self) -> Result<Trace, TraceError> {
         if self.trace.rows.is_empty() {
             return Err(TraceError::Empty { path: self.path.to_owned() });
         }
+        self.trace.is_whole_ms = self.clock.is_whole_ms();
+        let (turns, how) = self.turns();
+        let path = self.path.display();
+        let notices = self.clock.notice().into_iter().chain(how);
+        self.trace.found.notices = notices.map(|notice| format!("{path}: {notice}")).collect();
+        let later = std::mem::take(&mut self.later);
+        let mut broken = BTreeSet::new();
+        for &turn in &later {
+            let goes_on = match turns {
+                Turns::Increments => self.extend(turn)?,
+                _ => self.follow(turn)?,
+            };
+            if !goes_on {
+                broken.insert(self.trace.rows[turn.row as usize].session);
+            }
+        }
+        self.trace.found.sessions_broken = broken.len() as u64;
+        if turns == Turns::Increments {
+            self.forget_later_ids();
+        }
         Ok(self.trace)
     }
+
+    /// What later turns have, by the lengths of all of them if nothing else says
+    /// so; and what was assumed.
+    fn turns(&self) -> (Turns, Option<String>) {
+        if self.turns != Turns::Unsaid {
+            return (self.turns, None);
+        }
+        let shrinks = |turn: &&Later| !self.fits(**turn) && !self.has_ids_of_previous(**turn);
+        let (all, shrunk) = (self.later.len(), self.later.iter().filter(shrinks).count());
+        let how = format!(
+            "rows of one session shrink: {shrunk} of {all} later turns are shorter than the turn \
+             before and its answer"
+        );
+        if shrunk * 2 > all {
+            let assumed = "read as increments (format = \"mooncake\" reads whole prompts)";
+            (Turns::Increments, Some(format!("{how}; {assumed}")))
+        } else if shrunk > 0 {
+            let assumed = "each begins a new text (format = \"mooncake_delta\" reads increments)";
+            (Turns::Whole, Some(format!("{how}; {assumed}")))
+        } else {
+            (Turns::Whole, None)
+        }
+    }
+
+    /// True if a later turn has room for the turn before and its answer.
+    fn fits(&self, Later { row, previous, .. }: Later) -> bool {
+        let before = &self.trace.rows[previous as usize];
+        self.trace.rows[row as usize].input_tokens >= before.input_tokens + before.output_tokens
+    }
+
+    /// True if the ids of a later turn begin with the whole blocks of the turn
+    /// before, which has some.
+    fn has_ids_of_previous(&self, Later { row, previous, .. }: Later) -> bool {
+        let whole = self.trace.rows[previous as usize].input_tokens / self.trace.block_tokens;
+        whole > 0 && self.ids_go_on(row, previous)
+    }
+
+    /// True if both rows have ids, and those of `row` begin with the whole blocks
+    /// of `previous`.
+    fn ids_go_on(&self, row: u32, previous: u32) -> bool {
+        let (ids, before) = (self.trace.runs(row as usize), self.trace.runs(previous as usize));
+        let whole = self.trace.rows[previous as usize].input_tokens / self.trace.block_tokens;
+        let both = !ids.is_empty() && !before.is_empty();
+        both && ids_of(before).take(whole as usize).eq(ids_of(ids).take(whole as usize))
+    }
+
+    /// Makes a later turn one that has only what is new.
+    fn extend(&mut self, Later { row, previous, line }: Later) -> Result<bool, TraceError> {
+        let before = self.trace.rows[previous as usize];
+        let row = &mut self.trace.rows[row as usize];
+        let new = row.input_tokens;
+        row.head = before.head;
+        row.input_tokens += before.input_tokens + before.output_tokens;
+        if row.input_tokens > MAX_TOKENS {
+            let allowed = format!("so short that the whole prompt has at most {MAX_TOKENS}");
+            return Err(Place { path: self.path, line }.field(self.names.input, new, allowed));
+        }
+        Ok(true)
+    }
+
+    /// Joins a later turn that has its whole prompt to the turn before, if it can
+    /// contain it and its answer.
+    fn follow(&mut self, turn: Later) -> Result<bool, TraceError> {
+        let Later { row, previous, line } = turn;
+        let before = self.trace.rows[previous as usize];
+        let ids = self.trace.runs(row as usize);
+        if ids.is_empty() {
+            let goes_on = self.fits(turn);
+            if goes_on {
+                self.trace.rows[row as usize].head = before.head;
+            }
+            return Ok(goes_on);
+        }
+        let block_tokens = self.trace.block_tokens;
+        let place = Place { path: self.path, line };
+        let input_tokens = self.trace.rows[row as usize].input_tokens;
+        self.tree.add(&place, ids_of(ids), input_tokens, block_tokens)?;
+        let goes_on = self.fits(turn) && self.ids_go_on(row, previous);
+        if goes_on {
+            let (whole, partial) =
+                (before.input_tokens / block_tokens, before.input_tokens % block_tokens);
+            let at = |row: u32| ids_of(self.trace.runs(row as usize)).nth(whole as usize);
+            if let (Some(longer), Some(shorter)) = (at(row), at(previous))
+                && partial > 0
+            {
+                self.trace.beginnings.add(longer, shorter, partial);
+            }
+            self.trace.rows[previous as usize].named_by = row;
+        }
+        Ok(goes_on)
+    }
+
+    /// Ids of turns that follow an answer cannot be shared.
+    fn forget_later_ids(&mut self) {
+        let runs = std::mem::take(&mut self.trace.runs);
+        let mut first_old = 0;
+        for index in 0..self.trace.rows.len() {
+            let end_old = self.trace.rows.get(index + 1).map_or(runs.len(), |next| next.first_run);
+            let row = &mut self.trace.rows[index];
+            row.first_run = self.trace.runs.len();
+            if row.turn == 0 {
+                self.trace.runs.extend_from_slice(&runs[first_old..end_old]);
+            }
+            first_old = end_old;
+        }
+    }
+}
+
+/// The ids that `runs` stand for.
+fn ids_of(runs: &[BlockRun]) -> impl Iterator<Item = u64> + Clone + '_ {
+    runs.iter().flat_map(|run| (0..run.len).map(|i| run.first.offset(i).0))
 }
 
 /// What each id has meant so far. An id names a block with everything before
@@ -271,18 +452,14 @@ impl PrefixTree {
     fn add(
         &mut self,
         place: &Place<'_>,
-        ids: &[u64],
+        ids: impl Iterator<Item = u64>,
         input_tokens: u32,
         block_tokens: u32,
     ) -> Result<(), TraceError> {
         let ordinary = |id: u64| Node { id, parent: id.checked_sub(1), tokens: block_tokens };
         let mut parent = None;
         let mut left = input_tokens;
-        for &id in ids {
-            if id > MAX_HASH_ID {
-                let allowed = format!("ids up to {MAX_HASH_ID}: number the blocks from 0");
-                return Err(place.field("hash_ids", id, allowed));
-            }
+        for id in ids {
             let node = Node { id, parent, tokens: left.min(block_tokens) };
             let is_ordinary = node == ordinary(id);
             let next = u32::try_from(self.nodes.len() + 1).ok().filter(|&next| next < u32::MAX);

@@ -1,13 +1,17 @@
 //! Reads the traces of Azure and BurstGPT: CSV without any identity of texts.
 //!
-//! Times count from the first row, in whole milliseconds. Columns are found by
-//! their names; others are passed over.
+//! Columns are found by their names, in which capitals, blanks and underscores do
+//! not matter; others are passed over.
 
 use super::build::{Build, Given, Names, Place};
+use super::file::{MAX_ROW_BYTES, too_long};
+use super::formats::plain;
+use super::stamp::Stamp;
 use super::{Trace, TraceError, TraceFormat};
 use chrono::NaiveDateTime;
 use csv::{Reader, StringRecord};
-use std::io::Read;
+use std::cell::Cell;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// Azure's public LLM inference traces (AzurePublicDataset, `AzureLLMInferenceTrace_*.csv`).
@@ -19,42 +23,42 @@ pub(super) const AZURE: Names =
 pub(super) const BURSTGPT: Names =
     Names { timestamp: "Timestamp", input: "Request tokens", output: "Response tokens" };
 
-/// BurstGPT's column of sessions, which only its third part has.
+/// The column of sessions, which BurstGPT's third part has.
 const SESSION: &str = "Session ID";
+/// What names of columns that look like it contain.
+const LIKE_SESSION: [&str; 3] = ["session", "conversation", "chatid"];
 
-/// Parses `text`, the content of `path`.
+/// Parses `text`, the content of `path`, whose columns are called `names`.
 pub(super) fn parse(
     path: &Path,
     text: impl Read,
-    names: &Names,
     format: TraceFormat,
     mut build: Build<'_>,
 ) -> Result<Trace, TraceError> {
-    let mut reader = Reader::from_reader(text);
+    let names = build.names();
+    let row_bytes = Cell::new(0);
+    let mut reader = Reader::from_reader(Bounded { text, row_bytes: &row_bytes });
     let failed = |error: &csv::Error| {
         let line = error.position().map_or(1, |at| usize::try_from(at.line()).unwrap_or(0));
-        let problem = match error.kind() {
+        let place = Place { path, line };
+        match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                format!("{len} values in {expected_len} columns")
+                place.row(format!("{len} values in {expected_len} columns"))
             }
-            csv::ErrorKind::Utf8 { .. } => "not UTF-8 text".to_owned(),
-            csv::ErrorKind::Io(error) => return TraceError::read(path, error),
-            _ => error.to_string(),
-        };
-        Place { path, line }.row(problem)
+            csv::ErrorKind::Utf8 { .. } => place.row("not UTF-8 text"),
+            csv::ErrorKind::Io(error) => place.unread(error),
+            _ => place.row(error.to_string()),
+        }
     };
     let header = reader.headers().map_err(|error| failed(&error))?.clone();
-    let find = |name: &str| header.iter().position(|column| column.trim() == name);
-    let column = |name: &str| {
-        let missing = || Place { path, line: 1 }.row(format!("column \"{name}\" is missing"));
-        find(name).ok_or_else(missing)
-    };
-    let (timestamp, input, output) =
-        (column(names.timestamp)?, column(names.input)?, column(names.output)?);
-    let session = find(SESSION);
-    let mut first = None;
+    let columns =
+        Columns::find(&header, names).map_err(|problem| Place { path, line: 1 }.row(problem))?;
     let mut record = StringRecord::new();
-    while !build.is_full() && reader.read_record(&mut record).map_err(|error| failed(&error))? {
+    loop {
+        row_bytes.set(0);
+        if build.is_full() || !reader.read_record(&mut record).map_err(|error| failed(&error))? {
+            return build.finish();
+        }
         let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
         let place = Place { path, line };
         let tokens = |name: &str, at: usize| {
@@ -62,48 +66,92 @@ pub(super) fn parse(
             let allowed = "a whole number from 0 to 4294967295";
             text.parse::<u32>().map_err(|_| place.field(name, text, allowed))
         };
-        let output_tokens = tokens(names.output, output)?;
+        let output_tokens = tokens(names.output, columns.output)?;
         if format == TraceFormat::Burstgpt && output_tokens == 0 {
+            build.leave_out();
             continue;
         }
-        let text = record[timestamp].trim();
-        let at = match format {
-            TraceFormat::Azure => date_ms(text).ok_or("a date like 2023-11-16 18:17:03.9799600"),
-            _ => seconds_ms(text).ok_or("seconds since the start, not negative"),
+        let written = record[columns.timestamp].trim();
+        let stamp = match format {
+            TraceFormat::Azure => date(written).ok_or("a date like 2023-11-16 18:17:03.9799600"),
+            _ => Stamp::parse(written).ok_or("seconds since the start, not negative"),
         };
-        let at = at.map_err(|allowed| place.field(names.timestamp, text, allowed))?;
-        let since = at - *first.get_or_insert(at);
-        let Ok(timestamp_ms) = u64::try_from(since) else {
-            let allowed = "not before the first row: sort the rows by time";
-            return Err(place.field(names.timestamp, text, allowed));
-        };
+        let stamp = stamp.map_err(|allowed| place.field(names.timestamp, written, allowed))?;
         let given = Given {
-            timestamp_ms: Some(timestamp_ms),
-            delay_ms: None,
-            input_tokens: tokens(names.input, input)?,
+            timestamp: Some(stamp),
+            written: Some(written),
+            delay: None,
+            input_tokens: tokens(names.input, columns.input)?,
             output_tokens,
             hash_ids: None,
-            session: session.map(|at| record[at].trim()).filter(|name| !name.is_empty()),
+            session: columns.session.map(|at| record[at].trim()).filter(|name| !name.is_empty()),
         };
         build.add(&place, given)?;
     }
-    build.finish()
 }
 
-/// Milliseconds of a date and time of day, in UTC where it names a zone, rounded down.
-fn date_ms(text: &str) -> Option<i64> {
+/// Places of the columns that are read.
+struct Columns {
+    timestamp: usize,
+    input: usize,
+    output: usize,
+    session: Option<usize>,
+}
+
+impl Columns {
+    fn find(header: &StringRecord, names: &Names) -> Result<Self, String> {
+        let named = |name: &str| {
+            let mut found = (0..header.len()).filter(|&at| plain(&header[at]) == plain(name));
+            match (found.next(), found.next()) {
+                (Some(first), Some(second)) => Err(format!(
+                    "columns \"{}\" and \"{}\" are the same",
+                    &header[first], &header[second]
+                )),
+                (at, _) => Ok(at),
+            }
+        };
+        let needed =
+            |name: &str| named(name)?.ok_or_else(|| format!("column \"{name}\" is missing"));
+        let session = named(SESSION)?;
+        let like = header.iter().enumerate().find(|(at, name)| {
+            let name = plain(name);
+            session != Some(*at) && LIKE_SESSION.iter().any(|like| name.contains(like))
+        });
+        if let Some((_, name)) = like.filter(|_| session.is_none()) {
+            return Err(format!(
+                "column \"{name}\" is not read: call it \"{SESSION}\" if it names sessions, \
+                 else leave it out"
+            ));
+        }
+        Ok(Self {
+            timestamp: needed(names.timestamp)?,
+            input: needed(names.input)?,
+            output: needed(names.output)?,
+            session,
+        })
+    }
+}
+
+/// A text that ends with an error where a row is too long.
+struct Bounded<'a, R> {
+    text: R,
+    row_bytes: &'a Cell<usize>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.text.read(buffer)?;
+        self.row_bytes.set(self.row_bytes.get() + read);
+        if self.row_bytes.get() > MAX_ROW_BYTES { Err(too_long()) } else { Ok(read) }
+    }
+}
+
+/// Nanoseconds of a date and time of day, in UTC where it names a zone.
+fn date(text: &str) -> Option<Stamp> {
     let text = text.strip_suffix("+00:00").or(text.strip_suffix('Z')).unwrap_or(text);
     let at = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"]
         .into_iter()
         .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())?;
-    Some(at.and_utc().timestamp_millis())
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "far below the bounds, and whole ms are the rule"
-)]
-fn seconds_ms(text: &str) -> Option<i64> {
-    let seconds: f64 = text.parse().ok()?;
-    (0.0..1e12).contains(&seconds).then_some((seconds * 1_000.0) as i64)
+    let ns = at.and_utc().timestamp_nanos_opt()?;
+    u64::try_from(ns).ok().map(Stamp::Whole)
 }

@@ -40,6 +40,14 @@ pub enum TraceError {
         /// The values allowed.
         allowed: String,
     },
+    /// The file has no format that is read.
+    #[error("{}: {problem}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like, what it lacks, and which formats there are.
+        problem: String,
+    },
     /// The file has no rows.
     #[error("{}: no requests", path.display())]
     Empty {

@@ -17,11 +17,12 @@
 //! of the trace cuts off are cut again. Where arrivals stand at common instants
 //! (Mooncake's traces tick every 3 s) they are put at the nearest of them.
 
-use super::{NO_ROW, Trace, TraceRow, row_number};
+use super::{Found, NO_ROW, Trace, TraceRow, row_number};
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::rng::{Use, mix, stream};
 use crate::settings::Invalid;
+use crate::time::SimDuration;
 use hashbrown::HashTable;
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ use std::collections::BTreeMap;
 /// A block with more different successors belongs to nobody (assumed: far more
 /// than a conversation branches, far fewer than the users of a system prompt).
 const BRANCHES: u32 = 8;
+
+const PS_PER_MS: u64 = 1_000_000_000;
 
 /// The model of a trace.
 #[derive(Debug)]
@@ -39,8 +42,8 @@ pub struct Lookalike<'a> {
     /// The rows of every session, in order.
     sessions: Vec<Vec<u32>>,
     /// Different timestamps in order, if many rows share each.
-    ticks: Option<Vec<u64>>,
-    duration_ms: u64,
+    ticks: Option<Vec<SimDuration>>,
+    duration: SimDuration,
 }
 
 impl<'a> Lookalike<'a> {
@@ -64,11 +67,11 @@ impl<'a> Lookalike<'a> {
             sessions[session].push(row_number(row));
         }
         let rows = trace.rows();
-        let mut ticks: Vec<u64> = rows.iter().map(|row| row.timestamp_ms).collect();
+        let mut ticks: Vec<SimDuration> = rows.iter().map(|row| row.at).collect();
         ticks.dedup();
-        let duration_ms = ticks[ticks.len() - 1] - ticks[0];
+        let duration = ticks[ticks.len() - 1];
         let ticks = Some(ticks).filter(|ticks| ticks.len() * 2 <= rows.len());
-        Ok(Self { trace, popular, sessions, ticks, duration_ms })
+        Ok(Self { trace, popular, sessions, ticks, duration })
     }
 
     /// Sessions that were found.
@@ -93,12 +96,12 @@ impl<'a> Lookalike<'a> {
     /// is repeated; with fewer, the beginning is drawn.
     pub fn draw(&self, requests: u32, seed: u64) -> Trace {
         let per_period = self.trace.rows().len();
-        let gap = self.duration_ms / per_period as u64;
+        let gap = self.whole_ms(self.duration / per_period as u64);
         let mut drawn: Vec<Drawn> = Vec::new();
         let mut copies = 0;
         let mut period = 0;
         while drawn.len() < requests as usize {
-            let begin = period * (self.duration_ms + gap);
+            let begin = (self.duration + gap) * period;
             let full = drawn.len() + per_period;
             while drawn.len() < full {
                 let rows = self.session(seed, copies);
@@ -114,32 +117,42 @@ impl<'a> Lookalike<'a> {
     }
 
     /// The rows of copy `copy`, one session, and when they come.
-    fn session(&self, seed: u64, copy: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+    fn session(&self, seed: u64, copy: u64) -> impl Iterator<Item = (SimDuration, u32)> + '_ {
         let mut draws = stream(seed, Use::Lookalike, copy, 0);
         let rows = &self.sessions[draws.random_range(0..self.sessions.len())];
-        let first = self.trace.rows()[0].timestamp_ms;
-        let time = move |row: u32| self.trace.rows()[row as usize].timestamp_ms - first;
-        let spread = self.duration_ms / 20;
-        let moved = (time(rows[0]) + draws.random_range(0..=2 * spread)).abs_diff(spread);
+        let time = move |row: u32| self.trace.rows()[row as usize].at;
+        let tick_ps = if self.trace.is_whole_ms { PS_PER_MS } else { 1 };
+        let spread = self.duration.as_ps() / tick_ps / 20;
+        let moved = draws.random_range(0..=2 * spread);
+        let moved = (time(rows[0]).as_ps() / tick_ps + moved).abs_diff(spread);
         // Past the end it is folded back, as it is at the beginning.
-        let start = self.duration_ms - self.duration_ms.abs_diff(moved).min(self.duration_ms);
+        let duration = self.duration.as_ps() / tick_ps;
+        let start = duration - duration.abs_diff(moved).min(duration);
+        let start = SimDuration::from_ps(start * tick_ps);
         let at = move |row: u32| (self.at_tick(start + (time(row) - time(rows[0]))), row);
-        rows.iter().map(move |&row| at(row)).filter(|(at, _)| *at <= self.duration_ms)
+        rows.iter().map(move |&row| at(row)).filter(|(at, _)| *at <= self.duration)
     }
 
     /// The moment `at`, or the nearest of the trace's instants.
-    fn at_tick(&self, at: u64) -> u64 {
-        let Some(ticks) = self.ticks.as_ref().filter(|_| at <= self.duration_ms) else { return at };
-        let tick = |i: usize| ticks[i] - ticks[0];
-        let next = ticks.partition_point(|&t| t - ticks[0] < at).min(ticks.len() - 1);
-        let before = tick(next.saturating_sub(1));
-        if at.abs_diff(before) <= tick(next).abs_diff(at) { before } else { tick(next) }
+    fn at_tick(&self, at: SimDuration) -> SimDuration {
+        let Some(ticks) = self.ticks.as_ref().filter(|_| at <= self.duration) else { return at };
+        let next = ticks.partition_point(|&tick| tick < at).min(ticks.len() - 1);
+        let (before, next) = (ticks[next.saturating_sub(1)], ticks[next]);
+        let apart = |tick: SimDuration| tick.as_ps().abs_diff(at.as_ps());
+        if apart(before) <= apart(next) { before } else { next }
+    }
+
+    /// `time` without its fraction of a millisecond, if the trace has none.
+    fn whole_ms(&self, time: SimDuration) -> SimDuration {
+        let tick_ps = if self.trace.is_whole_ms { PS_PER_MS } else { 1 };
+        SimDuration::from_ps(time.as_ps() / tick_ps * tick_ps)
     }
 
     /// The trace of these rows, ids numbered in order of first use.
     fn build(&self, drawn: &[Drawn]) -> Trace {
-        let block_tokens = self.trace.block_tokens();
-        let mut trace = Trace { rows: Vec::new(), runs: Vec::new(), block_tokens };
+        let mut trace = self.trace.emptied();
+        trace.found = Found::default();
+        let first = drawn.first().map_or(SimDuration::ZERO, |drawn| drawn.at);
         // By old id and copy; what is popular is of every copy.
         let mut ids: HashTable<((u64, u64), u64)> = HashTable::new();
         let hash = |(id, copy): (u64, u64)| mix(id ^ mix(copy));
@@ -159,10 +172,11 @@ impl<'a> Lookalike<'a> {
                 }
             }
             trace.rows.push(TraceRow {
-                timestamp_ms: at,
+                at: at - first,
                 session: number,
                 next_turn: NO_ROW,
                 head: number,
+                named_by: number,
                 first_run,
                 ..self.trace.rows()[index]
             });
@@ -174,7 +188,7 @@ impl<'a> Lookalike<'a> {
 /// A row of a copy, in the order of the new trace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Drawn {
-    at: u64,
+    at: SimDuration,
     copy: u64,
     row: u32,
 }

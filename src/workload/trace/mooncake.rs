@@ -1,11 +1,13 @@
 //! Reads traces in Mooncake's format, and says what is wrong with others.
 //!
-//! Besides the four fields of the format, rows may have `session_id` and `delay`
-//! (ms), as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
+//! Besides the four fields of the format, rows may have `session_id` and `delay`,
+//! as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
 
 use super::build::{Build, Given, MAX_HASH_ID, Names, Place};
+use super::file::read_line;
 use super::scan::scan;
-use super::{MAX_TIMESTAMP_MS, Trace, TraceError};
+use super::stamp::Stamp;
+use super::{Trace, TraceError, formats};
 use crate::workload::MAX_TOKENS;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
@@ -25,39 +27,22 @@ const PASSED_OVER: [&str; 3] = ["request_id", "context_len", "unique_user_prompt
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Line {
-    #[serde(default, deserialize_with = "whole_ms")]
-    pub(super) timestamp: Option<u64>,
+    #[serde(default, deserialize_with = "Stamp::optional")]
+    pub(super) timestamp: Option<Stamp>,
     pub(super) input_length: u32,
     pub(super) output_length: u32,
     #[serde(default)]
     pub(super) hash_ids: Option<Vec<u64>>,
     #[serde(default, deserialize_with = "name")]
     pub(super) session_id: Option<String>,
-    #[serde(default, deserialize_with = "whole_ms")]
-    pub(super) delay: Option<u64>,
+    #[serde(default, deserialize_with = "Stamp::optional")]
+    pub(super) delay: Option<Stamp>,
     #[serde(default, rename = "request_id")]
     _request_id: IgnoredAny,
     #[serde(default, rename = "context_len")]
     _context_len: IgnoredAny,
     #[serde(default, rename = "unique_user_prompt_len")]
     _unique_user_prompt_len: IgnoredAny,
-}
-
-/// Milliseconds, truncated to whole ones.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
-fn whole_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Whole(u64),
-        Real(f64),
-    }
-    match Option::<Number>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Number::Whole(ms)) => Ok(Some(ms)),
-        Some(Number::Real(ms)) if (0.0..1e18).contains(&ms) => Ok(Some(ms as u64)),
-        Some(Number::Real(_)) => Err(serde::de::Error::custom("no time")),
-    }
 }
 
 /// A session is called by a text or a number.
@@ -83,12 +68,10 @@ pub(super) fn parse(
     let (mut bytes, mut row) = (Vec::new(), Line::default());
     let mut place = Place { path, line: 0 };
     while !build.is_full() {
-        bytes.clear();
-        let read = text.read_until(b'\n', &mut bytes);
-        if read.map_err(|error| TraceError::read(path, &error))? == 0 {
+        place.line += 1;
+        if !read_line(&mut text, &mut bytes).map_err(|error| place.unread(&error))? {
             break;
         }
-        place.line += 1;
         let line = bytes.trim_ascii();
         if line.is_empty() {
             continue;
@@ -98,8 +81,9 @@ pub(super) fn parse(
             row = serde_json::from_slice(line).map_err(|error| diagnose(&place, line, &error))?;
         }
         let given = Given {
-            timestamp_ms: row.timestamp,
-            delay_ms: row.delay,
+            timestamp: row.timestamp,
+            written: None,
+            delay: row.delay,
             input_tokens: row.input_length,
             output_tokens: row.output_length,
             hash_ids: row.hash_ids.as_deref(),
@@ -124,7 +108,6 @@ fn diagnose(place: &Place<'_>, bytes: &[u8], error: &serde_json::Error) -> Trace
             continue;
         };
         let (min, max) = match field {
-            "timestamp" | "delay" => (0, MAX_TIMESTAMP_MS),
             "hash_ids" => (0, MAX_HASH_ID),
             _ => (1, u64::from(MAX_TOKENS)),
         };
@@ -132,9 +115,9 @@ fn diagnose(place: &Place<'_>, bytes: &[u8], error: &serde_json::Error) -> Trace
         let is_whole = |value: &Value| value.as_u64().is_some_and(|n| (min..=max).contains(&n));
         match field {
             "timestamp" | "delay" => {
-                let is_time = |ms: f64| (0.0..=MAX_TIMESTAMP_MS as f64).contains(&ms);
+                let is_time = |time: f64| (0.0..1e30).contains(&time);
                 if !(value.is_null() || value.as_f64().is_some_and(is_time)) {
-                    return place.field(field, value, format!("a number {whole}"));
+                    return place.field(field, value, "a number that is not negative");
                 }
             }
             "session_id" => {
@@ -147,7 +130,8 @@ fn diagnose(place: &Place<'_>, bytes: &[u8], error: &serde_json::Error) -> Trace
                     return place.field(field, value, format!("a list of whole numbers {whole}"));
                 };
                 if let Some(id) = ids.iter().find(|id| !is_whole(id)) {
-                    return place.field(field, id, format!("whole numbers {whole}"));
+                    let allowed = format!("whole numbers {whole}: number the blocks");
+                    return place.field(field, id, allowed);
                 }
             }
             _ => {
@@ -159,8 +143,14 @@ fn diagnose(place: &Place<'_>, bytes: &[u8], error: &serde_json::Error) -> Trace
     }
     let is_known = |key: &str| FIELDS.contains(&key) || PASSED_OVER.contains(&key);
     if let Some(unknown) = object.keys().find(|key| !is_known(key)) {
+        if let Some(other) = formats::looks_like(&object) {
+            return place.row(formats::unread(Some(other), ""));
+        }
         let fields = FIELDS.join(", ");
-        return place.row(format!("field \"{unknown}\" is unknown: the fields are {fields}"));
+        let meant = FIELDS.iter().find(|field| formats::plain(field) == formats::plain(unknown));
+        let meant = meant.map_or(String::new(), |field| format!("; did you mean \"{field}\"?"));
+        let problem = format!("field \"{unknown}\" is unknown: the fields are {fields}{meant}");
+        return place.row(problem);
     }
     // A field given twice, for one.
     place.row(without_line(error))

@@ -11,11 +11,11 @@
 //! * The rest is its *prompt*, whose tokens are multiplied and rounded.
 //! * With `n` roots there are `n` copies of every prefix, and a row draws its
 //!   copy, so that `n` times as much competes for caches.
-//! * Rows above the longest prompt are left out, with the rest of their session.
+//! * Rows above the longest prompt are left out, with the rest of their session, and counted.
 //!
 //! Ids change only where they must: leaving rows out keeps them.
 
-use super::{NO_ROW, Trace, TraceRow, row_number};
+use super::{Trace, TraceRow};
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::rng::{Use, mix, stream};
@@ -116,48 +116,13 @@ impl Scaling {
 
 /// The rows of `trace` with at most `max` prompt tokens.
 fn up_to(trace: &Trace, max: u32) -> Result<Trace, Invalid> {
-    let rows = &trace.rows;
     // Without its first turn a session is left out.
-    let firsts = rows.iter().filter(|row| row.turn == 0);
+    let firsts = trace.rows.iter().filter(|row| row.turn == 0);
     let shortest = firsts.map(|row| row.input_tokens).min().unwrap_or(0);
     let allowed = format!("at least {shortest}, the shortest first prompt of the trace");
     Invalid::unless(shortest <= max, "max_isl", max, &allowed)?;
-    let mut kept = Trace { rows: Vec::new(), runs: Vec::new(), block_tokens: trace.block_tokens };
-    // New numbers of rows that stay; sessions that were cut go no further.
-    let mut numbers = vec![NO_ROW; rows.len()];
-    let mut before_row = vec![NO_ROW; rows.len()];
-    let mut sessions = 0;
-    for (i, row) in rows.iter().enumerate() {
-        if row.next_turn != NO_ROW {
-            before_row[row.next_turn as usize] = row_number(i);
-        }
-        let before = (row.turn > 0).then(|| before_row[i] as usize);
-        let goes_on = before.is_none_or(|before| numbers[before] != NO_ROW);
-        if row.input_tokens > max || !goes_on {
-            continue;
-        }
-        let number = row_number(kept.rows.len());
-        numbers[i] = number;
-        let mut new = TraceRow {
-            next_turn: NO_ROW,
-            head: numbers[row.head as usize],
-            first_run: kept.runs.len(),
-            ..*row
-        };
-        match before {
-            None => {
-                new.session = sessions;
-                sessions += 1;
-            }
-            Some(before) => {
-                let before = &mut kept.rows[numbers[before] as usize];
-                new.session = before.session;
-                before.next_turn = number;
-            }
-        }
-        kept.runs.extend_from_slice(trace.runs(i));
-        kept.rows.push(new);
-    }
+    let mut kept = trace.subset(|row| row.input_tokens <= max);
+    kept.found.rows_left_out += (trace.rows.len() - kept.rows.len()) as u64;
     Ok(kept)
 }
 
@@ -188,7 +153,7 @@ impl<'a> Renaming<'a> {
 
     fn apply(mut self, key: &str) -> Result<Trace, Invalid> {
         let trace = self.trace;
-        let mut scaled = Trace { rows: Vec::new(), runs: Vec::new(), ..trace.clone() };
+        let mut scaled = trace.emptied();
         for (i, row) in trace.rows.iter().enumerate() {
             let first_run = scaled.runs.len();
             let Some(input_tokens) = self.row(i, &mut scaled.runs) else {

@@ -2,6 +2,7 @@
 //! a JSON reader can.
 
 use super::mooncake::Line;
+use super::stamp::Stamp;
 
 /// What is left of a line.
 struct Rest<'a>(&'a [u8]);
@@ -46,7 +47,7 @@ pub(super) fn scan(text: &[u8], row: &mut Line) -> Option<()> {
     let mut rest = Rest(text);
     rest.skip(b"{")?;
     rest.field(b"timestamp")?;
-    row.timestamp = Some(rest.number()?);
+    row.timestamp = Some(Stamp::Whole(rest.number()?));
     rest.skip(b",")?;
     rest.field(b"input_length")?;
     row.input_length = u32::try_from(rest.number()?).ok()?;
@@ -109,7 +110,10 @@ mod tests {
     fn the_usual_form_is_read() {
         let text = r#"{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 2354]}"#;
         let row = scanned(text).unwrap();
-        assert_eq!((row.timestamp, row.input_length, row.output_length), (Some(27_482), 6_955, 52));
+        assert_eq!(
+            (row.timestamp, row.input_length, row.output_length),
+            (Some(Stamp::Whole(27_482)), 6_955, 52)
+        );
         assert_eq!(row.hash_ids, Some(vec![46, 47, 2_354]));
         let row = scanned(&format!("{}\r", text.replace(' ', "")));
         assert_eq!(row.and_then(|row| row.hash_ids).map(|ids| ids.len()), Some(3));

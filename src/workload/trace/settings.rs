@@ -1,11 +1,14 @@
 //! What an experiment says of a trace.
 
+use super::subset::validate_window;
 use super::{
-    MAX_BLOCK_TOKENS, MOONCAKE_BLOCK_TOKENS, PublicTrace, Scaling, Trace, TraceError, TraceFormat,
-    validate_speedup,
+    MAX_BLOCK_TOKENS, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReadOptions, Scaling, TimeUnit, Trace,
+    TraceError, TraceFormat, validate_speedup,
 };
 use crate::settings::{self, Count, Invalid};
+use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
+use crate::workload::validate_concurrency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -23,9 +26,12 @@ pub struct TraceSettings {
     /// How its rows are written; told by the file unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<TraceFormat>,
-    /// Timestamps are divided by this and truncated to whole milliseconds, as
-    /// load generators do it (`int(timestamp / 4)`); delays are divided too. 1
-    /// unless given.
+    /// What its times count; the format says so unless given: milliseconds in
+    /// Mooncake's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_unit: Option<TimeUnit>,
+    /// Times and delays are divided by this. Whole milliseconds stay such, as load
+    /// generators do it (`int(timestamp / 4)`). 1 unless given.
     #[serde(default = "one")]
     pub speedup: f64,
     /// Only the first rows of the file; all unless given.
@@ -36,6 +42,13 @@ pub struct TraceSettings {
     )]
     #[schemars(with = "Option<Count>")]
     pub limit: Option<u32>,
+    /// Only sessions that begin at or after this time of the trace, before
+    /// `speedup`; it is the replay's time zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<SimDuration>,
+    /// Only what comes before this time of the trace, before `speedup`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<SimDuration>,
     /// Tokens that an id of the trace stands for; 512, Mooncake's, unless given.
     #[serde(default = "mooncake_block", deserialize_with = "settings::count")]
     #[schemars(with = "Count")]
@@ -46,6 +59,15 @@ pub struct TraceSettings {
     /// When first turns come, in place of the timestamps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<ArrivalSettings>,
+    /// Clients of a closed loop, at first: each takes the next session of the trace
+    /// when it is free. Timestamps do not count then, and neither does `arrivals`.
+    #[serde(
+        default,
+        deserialize_with = "settings::count_option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<Count>")]
+    pub concurrency: Option<u32>,
 }
 
 fn one() -> f64 {
@@ -69,8 +91,14 @@ impl TraceSettings {
             Invalid::unless(limit > 0, "limit", limit, "at least 1; leave it out for all rows")?;
         }
         self.scaling.validate().map_err(|invalid| invalid.within("scaling"))?;
+        validate_window(self.start, self.end)?;
         if let Some(arrivals) = &self.arrivals {
             arrivals.validate().map_err(|invalid| invalid.within("arrivals"))?;
+        }
+        if let Some(concurrency) = self.concurrency {
+            validate_concurrency(concurrency)?;
+            let allowed = "absent beside arrivals: either clients are free or times have come";
+            Invalid::unless(self.arrivals.is_none(), "concurrency", concurrency, allowed)?;
         }
         let tokens = self.trace_block_tokens;
         Invalid::unless(
@@ -88,7 +116,7 @@ impl TraceSettings {
     /// order; a `path` is relative to `experiment_folder`.
     ///
     /// # Errors
-    /// If it is not there, or not a trace, or too long at this `speedup`.
+    /// If it is not there, or not a trace, or nothing of it is left.
     pub fn load(
         &self,
         experiment_folder: &Path,
@@ -98,15 +126,39 @@ impl TraceSettings {
             Source::Public(trace) => trace.find(trace_folders)?,
             Source::Own(path) => experiment_folder.join(path),
         };
-        let trace = Trace::read(&path, self.format, self.trace_block_tokens, self.limit)?;
+        let options = ReadOptions {
+            format: self.format,
+            time_unit: self.time_unit,
+            block_tokens: self.trace_block_tokens,
+            limit: self.limit,
+        };
+        let trace = Trace::read(&path, &options)?.within(self.start, self.end)?;
         let trace = self.scaling.apply(trace).map_err(|invalid| invalid.within("scaling"))?;
+        Ok(trace)
+    }
+
+    /// Refuses replays of `trace` that would last too long.
+    ///
+    /// # Errors
+    /// The first unusable key.
+    pub fn validate_for(&self, trace: &Trace) -> Result<(), Invalid> {
         if let Some(arrivals) = &self.arrivals {
             let starts = trace.rows.iter().filter(|row| row.turn == 0).count();
             let starts = u32::try_from(starts).unwrap_or(u32::MAX);
             arrivals.validate_count(starts).map_err(|invalid| invalid.within("arrivals"))?;
         }
-        trace.validate_speedup(self.speedup)?;
-        Ok(trace)
+        trace.validate_speedup(self.speedup)
+    }
+
+    /// True if both read the same rows: they differ in how they replay them.
+    pub fn reads_as(&self, other: &Self) -> bool {
+        let rows_of = |settings: &Self| Self {
+            speedup: 1.0,
+            arrivals: None,
+            concurrency: None,
+            ..settings.clone()
+        };
+        rows_of(self) == rows_of(other)
     }
 }
 

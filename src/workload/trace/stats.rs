@@ -78,11 +78,10 @@ impl TraceStats {
     /// The facts of `trace`.
     pub fn of(trace: &Trace) -> Self {
         let rows = trace.rows();
-        let last_ms = rows.iter().map(|row| row.timestamp_ms).max().unwrap_or(0);
-        let duration_ms = last_ms - rows[0].timestamp_ms;
-        let duration_s = duration_ms as f64 / 1_000.0;
+        let last = rows.iter().map(|row| row.at).max().unwrap_or_default();
+        let duration_s = (last - rows[0].at).as_secs();
         let count = rows.len() as u64;
-        let timed = rows.iter().filter(|row| row.turn == 0 || row.timestamp_ms > 0).count();
+        let timed = rows.iter().filter(|row| row.turn == 0 || !row.at.is_zero()).count();
         let mut references = 0;
         let mut repeats = 0;
         let mut ratios = 0.0;
@@ -110,7 +109,7 @@ impl TraceStats {
         Self {
             rows: count,
             duration_s,
-            requests_per_s: (duration_ms > 0).then(|| timed as f64 / duration_s),
+            requests_per_s: (duration_s > 0.0).then(|| timed as f64 / duration_s),
             sessions: rows.iter().filter(|row| row.turn == 0).count() as u64,
             input_tokens: Lengths::of(rows.iter().map(|row| row.input_tokens)),
             output_tokens: Lengths::of(rows.iter().map(|row| row.output_tokens)),

@@ -1,3 +1,4 @@
+mod conventions;
 mod formats;
 mod tools;
 
@@ -14,7 +15,8 @@ use std::sync::Arc;
 const FIXTURE: &str = include_str!("../../../traces/fixtures/mooncake-small.jsonl");
 
 fn read(text: &[u8], block_tokens: u32, limit: Option<u32>) -> Result<Trace, TraceError> {
-    file::parse(Path::new("t.jsonl"), text, None, block_tokens, limit)
+    let options = ReadOptions { block_tokens, limit, ..ReadOptions::default() };
+    file::parse(Path::new("t.jsonl"), text, &options)
 }
 
 fn parse(text: &str) -> Result<Trace, TraceError> {
@@ -97,7 +99,7 @@ fn every_broken_row_is_named() {
         r#"{"timestamp": 5, "timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": []}"#,
         r#"{"timestamp": -5, "input_length": 600, "output_length": 1, "hash_ids": [0, 1]}"#,
         r#"{"timestamp": 4, "input_length": 600, "output_length": 1, "hash_ids": [0, 1]}"#,
-        r#"{"timestamp": 8640000001, "input_length": 600, "output_length": 1, "hash_ids": [0, 1]}"#,
+        r#"{"timestamp": 8640000006, "input_length": 600, "output_length": 1, "hash_ids": [0, 1]}"#,
         r#"{"timestamp": 5, "input_length": 0, "output_length": 1, "hash_ids": []}"#,
         r#"{"timestamp": 5, "input_length": 6.5, "output_length": 1, "hash_ids": [0]}"#,
         r#"{"timestamp": 5, "input_length": 600, "output_length": 0, "hash_ids": [0, 1]}"#,
@@ -129,6 +131,9 @@ fn settings_that_cannot_be_used_are_refused() {
         "path = 'x.jsonl'\nspeedup = inf",
         "path = 'x.jsonl'\nlimit = 0",
         "path = 'x.jsonl'\ntrace_block_tokens = 500",
+        "path = 'x.jsonl'\nstart = '20s'\nend = '20s'",
+        "path = 'x.jsonl'\nconcurrency = 0",
+        "path = 'x.jsonl'\nconcurrency = 3\narrivals = { kind = 'poisson', rate = 1 }",
     ] {
         writeln!(seen, "{}", refused(toml)).unwrap();
     }
@@ -149,10 +154,11 @@ fn a_slow_replay_must_end_while_the_clock_is_trusted() {
     std::fs::write(folder.path().join("t.jsonl"), FIXTURE).unwrap();
     let load = |speedup: f64| {
         let toml = format!("path = 't.jsonl'\nspeedup = {speedup:?}");
-        toml::from_str::<TraceSettings>(&toml).unwrap().load(folder.path(), &[])
+        let settings = toml::from_str::<TraceSettings>(&toml).unwrap();
+        settings.validate_for(&settings.load(folder.path(), &[]).unwrap())
     };
-    assert!(load(0.001).is_ok());
-    assert!(matches!(load(1e-7), Err(TraceError::Setting(_))));
+    assert_eq!(load(0.001), Ok(()));
+    assert_eq!(load(1e-7).unwrap_err().key, "speedup");
 }
 
 #[test]
@@ -176,7 +182,7 @@ fn public_traces_have_the_known_facts() {
         let public = PublicTrace::named(name).unwrap();
         let path = public.find(&folders).unwrap();
         public.verify(&path).unwrap();
-        let stats = TraceStats::of(&Trace::read(&path, None, 512, None).unwrap());
+        let stats = TraceStats::of(&Trace::read(&path, &ReadOptions::default()).unwrap());
         assert_eq!(stats.rows, u64::from(public.rows));
         let blocks = [stats.references_blocks, stats.repeats_blocks, stats.unique_blocks];
         assert_eq!(blocks[0], blocks[1] + blocks[2], "a reference is a first or a repeat");

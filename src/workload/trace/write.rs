@@ -1,6 +1,7 @@
 //! Writes a trace in Mooncake's format.
 
 use super::Trace;
+use crate::time::SimDuration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -9,7 +10,8 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// `trace` as a file that is called `name`: JSON lines, compressed if the name
-/// ends with `.gz` or `.zst`. Later turns of sessions have whole prompts.
+/// ends with `.gz` or `.zst`. Later turns of sessions have whole prompts. The
+/// format has whole milliseconds: fractions are cut off.
 pub fn to_file(trace: &Trace, name: &Path) -> Vec<u8> {
     let text = lines(trace);
     match name.extension().and_then(|ending| ending.to_str()) {
@@ -35,11 +37,12 @@ pub(super) fn lines(trace: &Trace) -> String {
         if has_sessions {
             write!(text, "\"session_id\": \"{}\", ", row.session).expect("text takes everything");
         }
-        if row.turn == 0 || row.timestamp_ms > 0 {
-            write!(text, "\"timestamp\": {}, ", row.timestamp_ms).expect("text takes everything");
+        let (at, delay) = (whole_ms(row.at), whole_ms(row.delay));
+        if row.turn == 0 || at > 0 {
+            write!(text, "\"timestamp\": {at}, ").expect("text takes everything");
         }
-        if row.delay_ms > 0 {
-            write!(text, "\"delay\": {}, ", row.delay_ms).expect("text takes everything");
+        if delay > 0 {
+            write!(text, "\"delay\": {delay}, ").expect("text takes everything");
         }
         let (input, output) = (row.input_tokens, row.output_tokens);
         write!(text, "\"input_length\": {input}, \"output_length\": {output}")
@@ -55,4 +58,8 @@ pub(super) fn lines(trace: &Trace) -> String {
         text.push_str("}\n");
     }
     text
+}
+
+fn whole_ms(time: SimDuration) -> u64 {
+    time.as_ps() / 1_000_000_000
 }

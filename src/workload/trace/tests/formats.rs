@@ -3,12 +3,13 @@
 use super::*;
 use crate::time::{SimDuration, SimTime};
 
-fn read_as(text: &str, format: TraceFormat) -> Result<Trace, TraceError> {
-    file::parse(Path::new("t"), text.as_bytes(), Some(format), 512, None)
+pub(super) fn read_as(text: &str, format: TraceFormat) -> Result<Trace, TraceError> {
+    let options = ReadOptions { format: Some(format), ..ReadOptions::default() };
+    file::parse(Path::new("t"), text.as_bytes(), &options)
 }
 
 /// Every request with its arrival; each ends two seconds after it came.
-fn served(trace: &Trace, block_size: u32, speedup: f64) -> Vec<(SimTime, Request)> {
+pub(super) fn served(trace: &Trace, block_size: u32, speedup: f64) -> Vec<(SimTime, Request)> {
     let mut replay = TraceReplay::new(Arc::new(trace.clone()), block_size, speedup);
     let mut running: Vec<(SimTime, RequestId)> = Vec::new();
     let mut seen = Vec::new();
@@ -37,7 +38,7 @@ fn compressed_files_read_as_plain_ones() {
     let read = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        Trace::read(&path, None, 512, None)
+        Trace::read(&path, &ReadOptions::default())
     };
     assert_eq!(read("plain", FIXTURE.as_bytes()).unwrap(), plain);
     for ending in ["gz", "zst"] {
@@ -45,7 +46,10 @@ fn compressed_files_read_as_plain_ones() {
         // The content tells, not the name. Files may be put together from parts.
         assert_eq!(read("whole", &whole).unwrap(), plain, "{ending}");
         let doubled = read("twice", &[whole.clone(), whole.clone()].concat()).unwrap_err();
-        assert!(doubled.to_string().contains("twice:7: timestamp = 0"), "{doubled}");
+        assert!(
+            doubled.to_string().contains("twice:7: timestamp = 0: must be not before"),
+            "{doubled}"
+        );
         let cut = read("cut", &whole[..whole.len() / 2]).unwrap_err().to_string();
         assert!(cut.contains("cut"), "{cut}");
     }
@@ -58,10 +62,13 @@ fn azure_and_burstgpt_are_told_by_their_columns() {
         2023-11-16 18:17:03.9799600,4808,10\r\n2023-11-16 18:17:04.0319600,3180,8\r\n\
         2023-11-17 00:00:00.0000000,1,1";
     let trace = parse(azure).unwrap();
-    let rows: Vec<_> =
-        trace.rows().iter().map(|r| (r.timestamp_ms, r.input_tokens, r.output_tokens)).collect();
-    let midnight_ms = (5 * 3_600 + 42 * 60 + 56) * 1_000 + 21;
-    assert_eq!(rows, [(0, 4_808, 10), (52, 3_180, 8), (midnight_ms, 1, 1)]);
+    let rows: Vec<_> = trace
+        .rows()
+        .iter()
+        .map(|r| (r.at.as_ps() / 1_000, r.input_tokens, r.output_tokens))
+        .collect();
+    let midnight_ns = (5 * 3_600 + 42 * 60 + 56) * 1_000_000_000 + 20_040_000;
+    assert_eq!(rows, [(0, 4_808, 10), (52_000_000, 3_180, 8), (midnight_ns, 1, 1)]);
     let newer = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.009930+00:00,7,2";
     assert_eq!(parse(newer).unwrap().rows().len(), 1);
 
@@ -69,8 +76,8 @@ fn azure_and_burstgpt_are_told_by_their_columns() {
         5,ChatGPT,472,18,490,Conversation log\n45.5,ChatGPT,1087,0,1087,Conversation log\n\
         118,GPT-4,417,276,693,API log\n";
     let trace = parse(burst).unwrap();
-    let rows: Vec<_> = trace.rows().iter().map(|r| (r.timestamp_ms, r.input_tokens)).collect();
-    assert_eq!(rows, [(0, 472), (113_000, 417)], "the request without an answer failed");
+    let rows: Vec<_> = trace.rows().iter().map(|r| (r.at.as_millis(), r.input_tokens)).collect();
+    assert_eq!(rows, [(0.0, 472), (113_000.0, 417)], "the request without an answer failed");
 
     let sessions = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n\
         0,a,1,GPT-4,100,20,120,x\n1,b,1,GPT-4,100,20,120,x\n60,a,1,GPT-4,130,5,135,x\n90,a,1,GPT-4,40,5,45,x\n";
@@ -107,18 +114,18 @@ fn every_broken_csv_row_is_named() {
     }
     insta::assert_snapshot!(seen, @r#"
         t.jsonl:3: TIMESTAMP = 2023-11-16: must be a date like 2023-11-16 18:17:03.9799600
-        t.jsonl:3: TIMESTAMP = 2023-11-16 18:17:03.96: must be not before the first row: sort the rows by time
+        t.jsonl:3: TIMESTAMP = 2023-11-16 18:17:03.96: must be not before the first turn above it: sort the rows by time
         t.jsonl:3: ContextTokens = five: must be a whole number from 0 to 4294967295
         t.jsonl:3: GeneratedTokens = 0: must be from 1 to 1000000000, as every request generates; remove the row
         t.jsonl:3: 2 values in 3 columns
         t.jsonl:1: column "GeneratedTokens" is missing
         t.jsonl: no requests
         t.jsonl:3: Timestamp = x: must be seconds since the start, not negative
-        t.jsonl:3: Timestamp = 6: must be not before the first row: sort the rows by time
+        t.jsonl:3: Timestamp = 6: must be not before the first turn above it: sort the rows by time
         t.jsonl:3: Request tokens = 0: must be from 1 to 1000000000
         t.jsonl:3: Response tokens = -1: must be a whole number from 0 to 4294967295
-        t.jsonl:3: Timestamp = 99999999992000: must be at most 8640000000 (100 days): milliseconds since the start of the trace
-        t.jsonl:1: not a JSON object: expected value at column 1
+        t.jsonl:3: Timestamp = 99999999999: must be at most 100 days, in seconds
+        t.jsonl: has no format that sim reads. Formats: mooncake (JSON lines with timestamp, input_length, output_length and perhaps hash_ids, session_id, delay), mooncake_delta (the same, later turns of a session as increments), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with Timestamp, Request tokens, Response tokens and perhaps Session ID)
         "#);
 }
 
@@ -126,8 +133,8 @@ fn every_broken_csv_row_is_named() {
 fn sessions_wait_for_answers_and_times() {
     let text = r#"{"session_id": "a", "timestamp": 1000, "input_length": 600, "output_length": 10}
         {"timestamp": 1500, "input_length": 600, "output_length": 10}
-        {"session_id": "a", "delay": 250.9, "input_length": 900, "output_length": 10}
-        {"session_id": 7, "timestamp": 2000.5, "input_length": 600, "output_length": 10}
+        {"session_id": "a", "delay": 250, "input_length": 900, "output_length": 10}
+        {"session_id": 7, "timestamp": 2000.0, "input_length": 600, "output_length": 10}
         {"session_id": "a", "timestamp": 9000, "input_length": 950, "output_length": 10}
         {"session_id": 7, "timestamp": 2100, "input_length": 700, "output_length": 10}"#;
     let trace = parse(text).unwrap();
@@ -136,21 +143,21 @@ fn sessions_wait_for_answers_and_times() {
         served.map(|(at, r)| (at.as_millis(), r.conversation.0, r.turn)).collect()
     };
     let plain = [
-        (1_000.0, 0, 0),
-        (1_500.0, 1, 0),
-        (2_000.0, 2, 0),
-        (3_250.0, 0, 1),
-        (4_000.0, 2, 1),
-        (9_000.0, 0, 2),
+        (0.0, 0, 0),
+        (500.0, 1, 0),
+        (1_000.0, 2, 0),
+        (2_250.0, 0, 1),
+        (3_000.0, 2, 1),
+        (8_000.0, 0, 2),
     ];
     assert_eq!(times(1.0), plain);
     let faster = [
-        (500.0, 0, 0),
-        (750.0, 1, 0),
-        (1_000.0, 2, 0),
-        (2_625.0, 0, 1),
-        (3_000.0, 2, 1),
-        (4_625.0, 0, 2),
+        (0.0, 0, 0),
+        (250.0, 1, 0),
+        (500.0, 2, 0),
+        (2_125.0, 0, 1),
+        (2_500.0, 2, 1),
+        (4_125.0, 0, 2),
     ];
     assert_eq!(times(2.0), faster);
     let stats = TraceStats::of(&trace);
@@ -184,25 +191,25 @@ fn broken_sessions_are_named() {
         t.jsonl:2: field "timestamp" is missing
         t.jsonl:2: delay = 3: must be absent: only later turns of a session_id wait for the one before
         t.jsonl:2: delay = 3: must be absent: only later turns of a session_id wait for the one before
-        t.jsonl:2: delay = -3: must be a number from 0 to 8640000000
-        t.jsonl:2: delay = 9000000000: must be at most 8640000000 ms (100 days)
+        t.jsonl:2: delay = -3: must be a number that is not negative
+        t.jsonl:2: delay = 9000000000: must be at most 100 days, in milliseconds
         t.jsonl:2: session_id = ["a"]: must be text or a whole number
         t.jsonl:2: field "input_length" is missing
-        t.jsonl:2: field "messages" is unknown: the fields are timestamp, input_length, output_length, hash_ids, session_id, delay
+        t.jsonl:2: looks like conversations as text, which sim does not read. Formats: mooncake (JSON lines with timestamp, input_length, output_length and perhaps hash_ids, session_id, delay), mooncake_delta (the same, later turns of a session as increments), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with Timestamp, Request tokens, Response tokens and perhaps Session ID)
         t:2: input_length = 900000000: must be so short that the whole prompt has at most 1000000000
         "#);
 }
 
 /// Sessions of turns: new tokens, output, delay; and whether the first turn has ids.
-type Plan = Vec<(Vec<(u32, u32, u32)>, bool)>;
+pub(super) type Plan = Vec<(Vec<(u32, u32, u32)>, bool)>;
 
-fn plan() -> impl Strategy<Value = Plan> {
+pub(super) fn plan() -> impl Strategy<Value = Plan> {
     let turn = (1..1_500u32, 1..400u32, 0..3_000u32);
     prop::collection::vec((prop::collection::vec(turn, 1..5), any::<bool>()), 1..6)
 }
 
 /// The lines of a plan, with what is new in a turn, or with whole prompts.
-fn sessions(plan: &Plan, delta: bool) -> String {
+pub(super) fn sessions(plan: &Plan, delta: bool) -> String {
     let mut text = String::new();
     for (session, (turns, has_ids)) in plan.iter().enumerate() {
         let mut history = 0;

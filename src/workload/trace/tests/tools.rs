@@ -1,6 +1,7 @@
 //! Scaling, reuse distances and look-alikes.
 
 use super::*;
+use crate::time::SimDuration;
 use std::collections::BTreeSet;
 
 fn small(rows: &[(Vec<u64>, u32)]) -> Trace {
@@ -50,9 +51,10 @@ proptest! {
         prop_assert_eq!(shorter.rows().len(), kept.len());
         for (i, &row) in kept.iter().enumerate() {
             prop_assert_eq!(&ids(&shorter, i), &rows[row].0);
-            prop_assert_eq!(shorter.rows()[i].timestamp_ms, row as u64);
+            prop_assert_eq!(shorter.rows()[i].at, SimDuration::from_millis(row as u64));
         }
-        prop_assert_eq!(reread(&shorter), shorter);
+        let first = shorter.rows()[0].at;
+        prop_assert_eq!(reread(&shorter), shorter.within(Some(first), None).unwrap());
     }
 
     /// Against the rules for every pair of rows.
@@ -72,8 +74,8 @@ proptest! {
         };
         let scaled = scaling.apply(trace.clone()).unwrap();
         prop_assert_eq!(&reread(&scaled), &scaled);
-        let times = |trace: &Trace| -> Vec<(u64, u32)> {
-            trace.rows().iter().map(|row| (row.timestamp_ms, row.output_tokens)).collect()
+        let times = |trace: &Trace| -> Vec<(SimDuration, u32)> {
+            trace.rows().iter().map(|row| (row.at, row.output_tokens)).collect()
         };
         prop_assert_eq!(times(&scaled), times(&trace));
         let depth = |blocks: usize| floor(blocks as f64 * prefix);
@@ -229,7 +231,7 @@ fn the_shipped_look_alike_is_near_its_original() {
     let shipped = include_bytes!("../../../../traces/lookalike-conversation.jsonl.gz");
     let path = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(path.path(), shipped).unwrap();
-    let shipped = Trace::read(path.path(), None, 512, None).unwrap();
+    let shipped = Trace::read(path.path(), &ReadOptions::default()).unwrap();
     let reuse = ReuseDistances::of(&shipped);
     assert_eq!((shipped.rows().len(), reuse.references_blocks), (2_000, 55_731));
     let Some(folder) = std::env::var_os("SIM_TRACES") else {
@@ -238,7 +240,8 @@ fn the_shipped_look_alike_is_near_its_original() {
     };
     let public = PublicTrace::named("mooncake-conversation").unwrap();
     let path = public.find(&[PathBuf::from(folder)]).unwrap();
-    let original = Trace::read(&path, None, 512, Some(2_000)).unwrap();
+    let options = ReadOptions { limit: Some(2_000), ..ReadOptions::default() };
+    let original = Trace::read(&path, &options).unwrap();
     assert_eq!(Lookalike::fit(&original).unwrap().draw(2_000, 1), shipped);
     let (a, b) = (TraceStats::of(&original), TraceStats::of(&shipped));
     let near = |a: f64, b: f64, most: f64| assert!((b / a - 1.0).abs() < most, "{b} for {a}");

@@ -1,0 +1,123 @@
+//! Which format a file has, and what is said of a file that has none.
+
+use super::build::Names;
+use super::{TraceFormat, csv, mooncake};
+use serde_json::{Map, Value};
+
+/// All formats, and how their rows look.
+const FORMATS: &str = "mooncake (JSON lines with timestamp, input_length, output_length and perhaps \
+     hash_ids, session_id, delay), mooncake_delta (the same, later turns of a session as \
+     increments), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with \
+     Timestamp, Request tokens, Response tokens and perhaps Session ID)";
+
+/// Files that people have, by keys that all their rows have.
+const OTHERS: [(&[&str], &str); 8] = [
+    (&["chat_id", "parent_chat_id"], "a trace of Alibaba's Bailian (Qwen)"),
+    (&["metadata", "metrics"], "the requests of an AIPerf run (profile_export.jsonl)"),
+    (&["event", "timestamp"], "Dynamo's request events"),
+    (&["requests", "hash_id_scope"], "a trace of conversations by WEKA"),
+    (&["messages"], "conversations as text"),
+    (&["conversations"], "conversations as text (ShareGPT)"),
+    (&["prompt"], "prompts as text"),
+    (&["session_id", "text_input"], "prompts as text, for AIPerf"),
+];
+
+/// Files that are no text, by their first bytes.
+const BINARIES: [(&[u8], &str); 6] = [
+    (b"PK\x03\x04", "a zip archive"),
+    (b"PAR1", "a Parquet file"),
+    (b"BZh", "a file compressed with bzip2"),
+    (b"\xFD7zXZ", "a file compressed with xz"),
+    (b"\xFF\xFE", "text in UTF-16"),
+    (b"\xFE\xFF", "text in UTF-16"),
+];
+
+/// The format of a text that begins with `head`.
+///
+/// # Errors
+/// If it has none that is read: what it looks like, and what it lacks.
+pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
+    if let Some((_, kind)) = BINARIES.iter().find(|(magic, _)| head.starts_with(magic)) {
+        return Err(unread(Some(kind), ""));
+    }
+    let text = head.trim_ascii_start();
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or(text).trim_ascii_end();
+    let is_whole = line.len() < text.len() || head.len() < super::file::HEAD_BYTES;
+    match line {
+        [] => Ok(TraceFormat::Mooncake),
+        [b'{', ..] => match serde_json::from_slice::<Map<String, Value>>(line) {
+            Ok(row) if is_whole => of_row(&row),
+            // A long row, or a broken one, of which more is said when it is read.
+            _ => Ok(TraceFormat::Mooncake),
+        },
+        [b'[', ..] => Err(unread(looks_like_list(text), "Rows are lines, not one list.")),
+        _ => of_columns(line),
+    }
+}
+
+fn of_row(row: &Map<String, Value>) -> Result<TraceFormat, String> {
+    let Names { input, output, .. } = mooncake::NAMES;
+    let missing: Vec<&str> =
+        [input, output].into_iter().filter(|key| !row.contains_key(*key)).collect();
+    match looks_like(row) {
+        None if missing.is_empty() => Ok(TraceFormat::Mooncake),
+        other => Err(unread(other, &needs(TraceFormat::Mooncake, &missing))),
+    }
+}
+
+fn of_columns(line: &[u8]) -> Result<TraceFormat, String> {
+    let line = String::from_utf8_lossy(line);
+    let columns: Vec<String> = line.split([',', ';', '\t']).map(plain).collect();
+    let formats = [(TraceFormat::Azure, &csv::AZURE), (TraceFormat::Burstgpt, &csv::BURSTGPT)];
+    let missing = |names: &Names| -> Vec<&'static str> {
+        let all = [names.timestamp, names.input, names.output];
+        all.into_iter().filter(|name| !columns.contains(&plain(name))).collect()
+    };
+    let nearest = formats.into_iter().map(|(format, names)| (format, missing(names)));
+    match nearest.min_by_key(|(_, missing)| missing.len()) {
+        // Enough to know it: what is missing is said with its line.
+        Some((format, missing)) if missing.len() < 2 && line.contains(',') => Ok(format),
+        Some((format, missing)) if missing.len() < 3 => Err(unread(None, &needs(format, &missing))),
+        _ => Err(unread(None, "")),
+    }
+}
+
+/// What a row with unknown fields looks like, if that is known.
+pub(super) fn looks_like(row: &Map<String, Value>) -> Option<&'static str> {
+    let has_all = |keys: &[&str]| keys.iter().all(|key| row.contains_key(*key));
+    OTHERS.iter().find(|(keys, _)| has_all(keys)).map(|(_, name)| *name)
+}
+
+fn looks_like_list(text: &[u8]) -> Option<&'static str> {
+    let rows: Vec<Map<String, Value>> = serde_json::from_slice(text).ok()?;
+    looks_like(rows.first()?)
+}
+
+/// A column's name without what people write differently: `SessionID`, `session_id`.
+pub(super) fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// What a file would need to be of the nearest format.
+fn needs(nearest: TraceFormat, missing: &[&str]) -> String {
+    let (format, otherwise) = match nearest {
+        TraceFormat::Mooncake => ("mooncake", "has no further fields"),
+        TraceFormat::MooncakeDelta => ("mooncake_delta", "has no further fields"),
+        TraceFormat::Azure => ("azure", "has commas between values"),
+        TraceFormat::Burstgpt => ("burstgpt", "has commas between values"),
+    };
+    match missing {
+        [] => format!("The nearest format is {format}, which {otherwise}."),
+        _ => format!("The nearest format is {format}, which needs {}.", missing.join(" and ")),
+    }
+}
+
+/// What is said of a file that is not read; `needs` is a sentence, or nothing.
+pub(super) fn unread(looks_like: Option<&str>, needs: &str) -> String {
+    let what = match looks_like {
+        Some(kind) => format!("looks like {kind}, which sim does not read."),
+        None => "has no format that sim reads.".to_owned(),
+    };
+    let needs = if needs.is_empty() { String::new() } else { format!(" {needs}") };
+    format!("{what}{needs} Formats: {FORMATS}")
+}
