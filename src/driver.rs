@@ -11,6 +11,7 @@ use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
 use crate::fleet::changes::Changes;
 use crate::id::{ConversationId, RequestId, WorkerId};
+use crate::metrics::catalogue;
 use crate::recorder::{Level, Metrics, Quantiles, Recorder, Slo};
 use crate::request::{Request, RouteRequest};
 use crate::router::front_end::FrontEnd;
@@ -209,7 +210,7 @@ impl<'a, F: Fleet> Driver<'a, F> {
         let gaps = self.fleet.take_token_gaps(self.now);
         let mut metrics = self.recorder.end_window(self.now, &gauges, &gaps);
         if let (Some(before), Some(after)) = (sent_again, self.workload.sent_again()) {
-            metrics.insert("retries".to_owned(), Some((after - before) as f64));
+            metrics.insert(catalogue::RETRIES.only(), Some((after - before) as f64));
         }
         let changes = self.changes.iter().flat_map(|changes| changes.notes());
         let notes = self.front_ends.iter().flat_map(FrontEnd::notes);

@@ -2,7 +2,7 @@
 //! targets of `[slo]`.
 
 use super::document::NOTHING;
-use crate::recorder::SPIKE_WINDOW;
+use crate::recorder::{Quantiles, SPIKE_WINDOW};
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -56,22 +56,6 @@ pub enum QuantileKind {
     /// The requests of a trailing window, at regular moments; the mean of those
     /// percentiles is reported, as a dashboard over Prometheus summaries does.
     Snapshots,
-}
-
-/// What a percentile is taken over, with its times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantiles {
-    /// All requests of the window.
-    Requests,
-    /// The mean over snapshots at `every`, `2 every`, ... after the warm-up, as
-    /// long as they lie in the window, of percentiles over the `trailing` time.
-    Snapshots {
-        /// Time between snapshots; not more than the window.
-        every: SimDuration,
-        /// Time before a snapshot that it covers; never reaches back beyond the
-        /// start of the level.
-        trailing: SimDuration,
-    },
 }
 
 /// How the levels of `workload.concurrency` follow each other.

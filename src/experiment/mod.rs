@@ -31,7 +31,7 @@ pub mod timeline;
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
 pub use error::{ExperimentError, Place};
 pub use journal::Journal;
-pub use measure::{Levels, MeasureSettings, QuantileKind, Quantiles, SloSettings};
+pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;

@@ -1,7 +1,6 @@
 //! One simulation: from settings to the metrics of its levels.
 
 use super::config::Settings;
-use super::measure::Quantiles;
 use crate::driver::{Decision, Driver, Schedule, Stuck};
 use crate::engine::StepRecord;
 use crate::engine::config::EngineConfig;
@@ -9,7 +8,7 @@ use crate::event::WorkerEvent;
 use crate::fleet::changes::{Changes, FailoverSettings};
 use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::RequestId;
-use crate::recorder::{self, Curves, Metrics, Recorder, RequestRecord, Slo};
+use crate::recorder::{Curves, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
 use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
@@ -147,12 +146,7 @@ pub(crate) fn play<F: Fleet>(
         concurrency: levels.to_vec(),
         warmup: measure.warmup,
         window: measure.window,
-        quantiles: match measure.quantiles() {
-            Quantiles::Requests => recorder::Quantiles::Requests,
-            Quantiles::Snapshots { every, trailing } => {
-                recorder::Quantiles::Snapshots { every, trailing }
-            }
-        },
+        quantiles: measure.quantiles(),
         slo: settings
             .slo
             .as_ref()

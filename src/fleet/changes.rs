@@ -16,6 +16,7 @@ pub use settings::{
 use crate::engine::{Gauges, Pace};
 use crate::event::Lost;
 use crate::id::{RequestId, WorkerId};
+use crate::metrics::catalogue;
 use crate::request::Request;
 use crate::time::SimTime;
 use planner::{Decision, Planner};
@@ -261,7 +262,11 @@ impl Changes {
     /// What the planner did since the run began, by name of the metric.
     pub fn notes(&self) -> Vec<(&'static str, f64)> {
         let Some(planner) = &self.planner else { return Vec::new() };
-        vec![("workers_added", planner.added as f64), ("workers_removed", planner.removed as f64)]
+        let counts = [
+            (catalogue::WORKERS_ADDED, planner.added),
+            (catalogue::WORKERS_REMOVED, planner.removed),
+        ];
+        counts.map(|(kind, count)| (kind.stem, count as f64)).into()
     }
 
     fn enter(&mut self, at: SimTime, entry: Entry) {

@@ -4,6 +4,7 @@
 use super::{End, Metrics, Recorder, RequestRecord, Window};
 use crate::event::Lost;
 use crate::id::{RequestId, WorkerId};
+use crate::metrics::{Kind, catalogue};
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
@@ -144,14 +145,14 @@ impl Changing {
     }
 
     pub(super) fn metrics(&self, failed: u64, metrics: &mut Metrics) {
-        let mut insert = |name: &str, value: Option<f64>| {
-            metrics.insert(name.to_owned(), value);
+        let mut insert = |kind: &Kind, value: Option<f64>| {
+            metrics.insert(kind.only(), value);
         };
-        insert("failed", Some(failed as f64));
-        insert("migrations", Some(self.migrations as f64));
-        insert("recomputed_tokens", Some(self.recomputed_tokens as f64));
-        insert("hit_ratio_lowest", self.hits.lowest());
-        insert("hit_recovery_s", self.hits.recovery_s());
+        insert(catalogue::FAILED, Some(failed as f64));
+        insert(catalogue::MIGRATIONS, Some(self.migrations as f64));
+        insert(catalogue::RECOMPUTED_TOKENS, Some(self.recomputed_tokens as f64));
+        insert(catalogue::HIT_RATIO_LOWEST, self.hits.lowest());
+        insert(catalogue::HIT_RECOVERY, self.hits.recovery_s());
     }
 }
 

@@ -2,25 +2,37 @@
 
 use super::{Metrics, Recorder, RequestRecord};
 use crate::engine::Gauges;
+use crate::metrics::{Kind, catalogue};
 use crate::time::SimTime;
 
-/// Means per worker over the window; names begin with `prefix`.
+/// What gauges are reported as: requests in the batch, requests that wait, and
+/// KV blocks used, of all workers or of those of one pool.
+pub(super) type GaugeKinds = [&'static Kind; 3];
+
+pub(super) const OF_ALL: GaugeKinds =
+    [catalogue::RUNNING, catalogue::WAITING, catalogue::KV_BLOCKS_USED];
+pub(super) const OF_PREFILL: GaugeKinds =
+    [catalogue::PREFILL_RUNNING, catalogue::PREFILL_WAITING, catalogue::PREFILL_KV_BLOCKS_USED];
+pub(super) const OF_DECODE: GaugeKinds =
+    [catalogue::DECODE_RUNNING, catalogue::DECODE_WAITING, catalogue::DECODE_KV_BLOCKS_USED];
+
+/// Means per worker over the window.
 pub(super) fn gauge_metrics(
-    prefix: &str,
+    [running, waiting, used]: GaugeKinds,
     (start, end): (&[Gauges], &[Gauges]),
     (elapsed_ps, workers): (u64, Option<f64>),
     metrics: &mut Metrics,
 ) {
     let workers = workers.filter(|workers| *workers > 0.0 && elapsed_ps > 0);
     let Some(workers) = workers else { return };
-    let mut mean = |name: &str, of: fn(&Gauges) -> u128| {
+    let mut mean = |kind: &Kind, of: fn(&Gauges) -> u128| {
         let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
         let mean = total as f64 / elapsed_ps as f64 / workers;
-        metrics.insert(format!("{prefix}{name}"), Some(mean));
+        metrics.insert(kind.only(), Some(mean));
     };
-    mean("running_mean", |gauges| gauges.running_ps);
-    mean("waiting_mean", |gauges| gauges.waiting_ps);
-    mean("kv_blocks_used_mean", |gauges| gauges.used_blocks_ps);
+    mean(running, |gauges| gauges.running_ps);
+    mean(waiting, |gauges| gauges.waiting_ps);
+    mean(used, |gauges| gauges.used_blocks_ps);
 }
 
 impl Recorder {

@@ -22,12 +22,13 @@ pub use window::{Curves, Level, Quantiles, SHARES, Slo};
 use crate::engine::Gauges;
 use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{ConversationId, RequestId, WorkerId};
+use crate::metrics::catalogue;
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
 use changing::Changing;
-use gauges::gauge_metrics;
+use gauges::{GaugeKinds, OF_ALL, OF_DECODE, OF_PREFILL, gauge_metrics};
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
@@ -285,7 +286,7 @@ impl Recorder {
                 let failed = window.observations.failed();
                 let (mut metrics, curves) = window.observations.metrics(&window.level, now, &gaps);
                 changing.metrics(failed, &mut metrics);
-                metrics.insert("workers_mean".into(), self.inflight.workers_mean(now));
+                metrics.insert(catalogue::WORKERS.only(), self.inflight.workers_mean(now));
                 (metrics, curves)
             }
         };
@@ -296,17 +297,17 @@ impl Recorder {
         let elapsed = (now - window.level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         let workers = self.inflight.workers_mean(now);
-        gauge_metrics("", (&start, gauges), (elapsed, workers), &mut metrics);
+        gauge_metrics(OF_ALL, (&start, gauges), (elapsed, workers), &mut metrics);
         if self.prefill_workers > 0 {
             let at = self.prefill_workers as usize;
             let ((prefill, decode), (prefill_now, decode_now)) =
                 (start.split_at(at), gauges.split_at(at));
-            let mut of_pool = |prefix: &str, start: &[Gauges], end: &[Gauges]| {
+            let mut of_pool = |kinds: GaugeKinds, start: &[Gauges], end: &[Gauges]| {
                 let workers = Some(end.len() as f64);
-                gauge_metrics(prefix, (start, end), (elapsed, workers), &mut metrics);
+                gauge_metrics(kinds, (start, end), (elapsed, workers), &mut metrics);
             };
-            of_pool("prefill_", prefill, prefill_now);
-            of_pool("decode_", decode, decode_now);
+            of_pool(OF_PREFILL, prefill, prefill_now);
+            of_pool(OF_DECODE, decode, decode_now);
         }
         metrics
     }

@@ -8,6 +8,7 @@
 
 use super::{Metrics, ms};
 use crate::id::WorkerId;
+use crate::metrics::{Statistic, catalogue};
 use crate::time::{SimDuration, SimTime};
 
 /// A window is a spike above this mean queue time (assumed: two steps of a full
@@ -81,9 +82,9 @@ impl QueueSpikes {
         let highest = lines.iter().map(|line| line.highest_ps).max().unwrap_or(0);
         let most = lines.iter().map(|line| line.spikes).max().unwrap_or(0);
         let all: u32 = lines.iter().map(|line| line.spikes).sum();
-        metrics.insert("queue_spike_ms_max".into(), Some(ms(highest)));
-        metrics.insert("queue_spikes".into(), Some(f64::from(all)));
-        metrics.insert("queue_spikes_max".into(), Some(f64::from(most)));
+        metrics.insert(catalogue::QUEUE_SPIKE.only(), Some(ms(highest)));
+        metrics.insert(catalogue::QUEUE_SPIKES.name(Statistic::Plain), Some(f64::from(all)));
+        metrics.insert(catalogue::QUEUE_SPIKES.name(Statistic::Max), Some(f64::from(most)));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Metrics;
 use crate::id::WorkerId;
+use crate::metrics::{Statistic, catalogue};
 use crate::router::{WorkerView, Workers};
 use crate::time::SimTime;
 
@@ -119,10 +120,11 @@ impl InflightSpread {
         let workers = self.workers_mean(now).filter(|workers| *workers > 0.0).unwrap_or(1.0);
         let mean = means.iter().sum::<f64>() / workers;
         let most = means.iter().copied().fold(0.0, f64::max);
-        metrics.insert("inflight_mean".into(), Some(mean));
-        metrics.insert("inflight_spread_max".into(), Some(f64::from(self.largest_spread)));
-        metrics.insert("inflight_spread_mean".into(), Some(self.spread_ps as f64 / elapsed));
-        metrics.insert("inflight_skew_mean".into(), (mean > 0.0).then(|| most / mean));
+        let spread = catalogue::INFLIGHT_SPREAD;
+        metrics.insert(catalogue::INFLIGHT.only(), Some(mean));
+        metrics.insert(spread.name(Statistic::Max), Some(f64::from(self.largest_spread)));
+        metrics.insert(spread.name(Statistic::Mean), Some(self.spread_ps as f64 / elapsed));
+        metrics.insert(catalogue::INFLIGHT_SKEW.only(), (mean > 0.0).then(|| most / mean));
     }
 }
 

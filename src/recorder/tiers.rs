@@ -4,6 +4,7 @@ use super::Metrics;
 use super::window::{Column, Level};
 use crate::event::Medium;
 use crate::id::RequestId;
+use crate::metrics::catalogue;
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
 
@@ -80,15 +81,19 @@ impl Loads {
         metrics: &mut Metrics,
     ) {
         let Seen { time, loaded_tokens, hit_tokens } = std::mem::take(&mut self.seen);
-        time.metrics("load_ms", level, end, metrics);
+        time.metrics(catalogue::LOAD, level, end, metrics);
         let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
         for &medium in &self.media {
             let hits = hit_tokens[medium as usize] as f64;
-            let name = format!("hit_ratio_{}", medium.name());
-            metrics.insert(name, ratio(hits, prompt_tokens as f64));
+            let kind = match medium {
+                Medium::Host => catalogue::HIT_RATIO_HOST,
+                Medium::Disk => catalogue::HIT_RATIO_DISK,
+                Medium::Remote => catalogue::HIT_RATIO_REMOTE,
+            };
+            metrics.insert(kind.only(), ratio(hits, prompt_tokens as f64));
         }
         let gigabytes = loaded_tokens as f64 * self.token_bytes / 1e9;
         let seconds = (end - level.begin).as_secs();
-        metrics.insert("loaded_gb_per_s".to_owned(), ratio(gigabytes, seconds));
+        metrics.insert(catalogue::LOADED.only(), ratio(gigabytes, seconds));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::spikes::QueueSpikes;
 use super::{End, Metrics, RequestRecord, RequestWhy, ms};
+use crate::metrics::{Kind, Statistic, catalogue};
 use crate::stats::{self, Histogram};
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
@@ -22,12 +23,13 @@ pub struct Level {
 pub enum Quantiles {
     /// All requests of the window.
     Requests,
-    /// The requests of the `trailing` time before each snapshot; the mean over
-    /// the snapshots at `every`, `2 every`, ... into the window is reported.
+    /// The mean over snapshots at `every`, `2 every`, ... after the warm-up, as
+    /// long as they lie in the window, of percentiles over the `trailing` time.
     Snapshots {
-        /// Time between snapshots.
+        /// Time between snapshots; not more than the window.
         every: SimDuration,
-        /// Time before a snapshot that it covers.
+        /// Time before a snapshot that it covers; never reaches back beyond the
+        /// start of the level.
         trailing: SimDuration,
     },
 }
@@ -133,14 +135,14 @@ impl Column {
         }
     }
 
-    pub(super) fn metrics(self, name: &str, level: &Level, end: SimTime, metrics: &mut Metrics) {
-        write(name, &self.summaries(level, end), metrics);
+    pub(super) fn metrics(self, kind: &Kind, level: &Level, end: SimTime, metrics: &mut Metrics) {
+        write(kind, &self.summaries(level, end), metrics);
     }
 
     /// As [`metrics`](Self::metrics), and its distribution.
     fn curve(
         self,
-        name: &str,
+        kind: &Kind,
         level: &Level,
         end: SimTime,
         (metrics, curves): (&mut Metrics, &mut Curves),
@@ -154,20 +156,30 @@ impl Column {
                 .into_iter()
                 .map(at)
                 .collect::<Option<Vec<f64>>>()
-                .map(|curve| (name.to_owned(), curve)),
+                .map(|curve| (kind.stem.to_owned(), curve)),
         );
-        write(name, &summaries, metrics);
+        write(kind, &summaries, metrics);
     }
 }
 
 /// The statistics of a latency: of several snapshots the means over them.
-fn write(name: &str, summaries: &[Summary], metrics: &mut Metrics) {
-    let mut insert = |suffix: &str, values: Vec<f64>| {
-        metrics.insert(format!("{name}_{suffix}"), stats::mean(&values));
-    };
-    insert("mean", summaries.iter().filter_map(|summary| summary.mean).collect());
-    for (suffix, q) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)] {
-        insert(suffix, summaries.iter().filter_map(|summary| summary.quantile(q)).collect());
+fn write(kind: &Kind, summaries: &[Summary], metrics: &mut Metrics) {
+    for &statistic in kind.statistics {
+        let of = |summary: &Summary| match quantile_of(statistic) {
+            Some(q) => summary.quantile(q),
+            None => summary.mean,
+        };
+        let values: Vec<f64> = summaries.iter().filter_map(of).collect();
+        metrics.insert(kind.name(statistic), stats::mean(&values));
+    }
+}
+
+/// The share of values below a percentile; `None` for the mean.
+fn quantile_of(statistic: Statistic) -> Option<f64> {
+    match statistic {
+        Statistic::P(percent) => Some(f64::from(percent) / 100.0),
+        Statistic::Max => Some(1.0),
+        Statistic::Mean | Statistic::Plain => None,
     }
 }
 
@@ -297,51 +309,51 @@ impl Observations {
         gaps: &Histogram,
     ) -> (Metrics, Curves) {
         let (mut metrics, mut curves) = (Metrics::new(), Curves::new());
-        metrics.insert("queue_skew".to_owned(), self.queue_skew());
-        self.ttft.curve("ttft_ms", level, end, (&mut metrics, &mut curves));
-        self.engine_ttft.metrics("engine_ttft_ms", level, end, &mut metrics);
-        self.queue.metrics("queue_ms", level, end, &mut metrics);
-        self.router_queue.metrics("router_queue_ms", level, end, &mut metrics);
+        let queue_skew = self.queue_skew();
+        self.ttft.curve(catalogue::TTFT, level, end, (&mut metrics, &mut curves));
+        self.engine_ttft.metrics(catalogue::ENGINE_TTFT, level, end, &mut metrics);
+        self.queue.metrics(catalogue::QUEUE, level, end, &mut metrics);
+        self.router_queue.metrics(catalogue::ROUTER_QUEUE, level, end, &mut metrics);
         if !self.transfer.values.is_empty() {
-            self.transfer.metrics("transfer_ms", level, end, &mut metrics);
-            self.decode_queue.metrics("decode_queue_ms", level, end, &mut metrics);
+            self.transfer.metrics(catalogue::TRANSFER, level, end, &mut metrics);
+            self.decode_queue.metrics(catalogue::DECODE_QUEUE, level, end, &mut metrics);
         }
-        self.itl.curve("itl_ms", level, end, (&mut metrics, &mut curves));
-        self.e2e.curve("e2e_ms", level, end, (&mut metrics, &mut curves));
-        let mut insert = |name: &str, value: Option<f64>| {
-            metrics.insert(name.to_owned(), value);
+        self.itl.curve(catalogue::ITL, level, end, (&mut metrics, &mut curves));
+        self.e2e.curve(catalogue::E2E, level, end, (&mut metrics, &mut curves));
+        for &statistic in catalogue::INTER_TOKEN.statistics {
+            let ps = quantile_of(statistic).map_or(gaps.mean(), |q| gaps.quantile(q));
+            metrics.insert(catalogue::INTER_TOKEN.name(statistic), ps.map(|ps| ps / 1e9));
+        }
+        let mut insert = |kind: &Kind, value: Option<f64>| {
+            metrics.insert(kind.only(), value);
         };
-        insert("inter_token_ms_mean", gaps.mean().map(|ps| ps / 1e9));
-        for (suffix, q) in [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)] {
-            let value = gaps.quantile(q).map(|ps| ps / 1e9);
-            insert(&format!("inter_token_ms_{suffix}"), value);
-        }
+        insert(catalogue::QUEUE_SKEW, queue_skew);
         let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
         let seconds = (end - level.begin).as_secs();
         let finished = self.finished as f64;
         // Every token of the window is the first of its request or follows a gap.
         let tokens = self.first_tokens as f64 + gaps.count() as f64;
-        insert("output_tokens_per_s", ratio(tokens, seconds));
-        insert("requests_per_s", ratio(finished, seconds));
-        insert("finished", Some(finished));
-        insert("rejected", Some(self.rejected as f64));
-        insert("preemptions", Some(self.preemptions as f64));
+        insert(catalogue::OUTPUT_TOKENS, ratio(tokens, seconds));
+        insert(catalogue::REQUESTS, ratio(finished, seconds));
+        insert(catalogue::FINISHED, Some(finished));
+        insert(catalogue::REJECTED, Some(self.rejected as f64));
+        insert(catalogue::PREEMPTIONS, Some(self.preemptions as f64));
         let unserved = (self.rejected + self.failed) as f64;
-        insert("error_ratio", ratio(unserved, finished + unserved));
-        insert("hit_ratio", ratio(self.cached_tokens as f64, self.prompt_tokens as f64));
-        insert("hit_ratio_request_mean", ratio(self.hit_ratio_sum, finished));
+        insert(catalogue::ERROR_RATIO, ratio(unserved, finished + unserved));
+        insert(catalogue::HIT_RATIO, ratio(self.cached_tokens as f64, self.prompt_tokens as f64));
+        insert(catalogue::HIT_RATIO_REQUESTS, ratio(self.hit_ratio_sum, finished));
         if level.slo != Slo::default() {
-            insert("slo_attainment", ratio(self.good as f64, finished + unserved));
-            insert("goodput_per_s", ratio(self.good as f64, seconds));
+            insert(catalogue::SLO_ATTAINMENT, ratio(self.good as f64, finished + unserved));
+            insert(catalogue::GOODPUT, ratio(self.good as f64, seconds));
         }
         if let Some(why) = &self.why {
             let share = |tokens: u64| ratio(tokens as f64, self.prompt_tokens as f64);
             let lost = why.eviction_tokens + why.wrong_worker_tokens + why.stale_index_tokens;
-            insert("overlap_regret_blocks_mean", ratio(why.regret_blocks as f64, finished));
-            insert("hit_ratio_bound", share(self.cached_tokens + lost));
-            insert("lost_to_eviction_ratio", share(why.eviction_tokens));
-            insert("lost_to_wrong_worker_ratio", share(why.wrong_worker_tokens));
-            insert("lost_to_stale_index_ratio", share(why.stale_index_tokens));
+            insert(catalogue::OVERLAP_REGRET, ratio(why.regret_blocks as f64, finished));
+            insert(catalogue::HIT_RATIO_BOUND, share(self.cached_tokens + lost));
+            insert(catalogue::LOST_TO_EVICTION, share(why.eviction_tokens));
+            insert(catalogue::LOST_TO_WRONG_WORKER, share(why.wrong_worker_tokens));
+            insert(catalogue::LOST_TO_STALE_INDEX, share(why.stale_index_tokens));
         }
         self.spikes.metrics(level.begin, end, &mut metrics);
         (metrics, curves)

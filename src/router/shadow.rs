@@ -8,6 +8,7 @@ use super::decider::Decider;
 use super::{ClusterView, CostParts, Policy, Verdict};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
+use crate::metrics::catalogue;
 use crate::request::RouteRequest;
 use crate::time::SimTime;
 use std::fmt;
@@ -159,11 +160,11 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
 
     fn notes(&self) -> Vec<(&'static str, f64)> {
         vec![
-            ("shadow_decisions", self.tally.decisions as f64),
-            ("shadow_agreed", self.tally.agreed as f64),
-            ("shadow_tied", self.tally.tied as f64),
-            ("shadow_ties", self.tally.ties as f64),
-            ("shadow_costs_differ", self.tally.costs_differ as f64),
+            (catalogue::SHADOW_DECISIONS.stem, self.tally.decisions as f64),
+            (catalogue::SHADOW_AGREED.stem, self.tally.agreed as f64),
+            (catalogue::SHADOW_TIED.stem, self.tally.tied as f64),
+            (catalogue::SHADOW_TIES.stem, self.tally.ties as f64),
+            (catalogue::SHADOW_COSTS_DIFFER.stem, self.tally.costs_differ as f64),
         ]
     }
 

@@ -6,6 +6,7 @@ use super::conversations::{Client, ConversationSettings, Conversations};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
+use crate::metrics::catalogue;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use schemars::JsonSchema;
@@ -194,8 +195,8 @@ impl WorkloadSource {
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         match self {
             Self::Trace { trace, .. } => vec![
-                ("rows_left_out", trace.found().rows_left_out),
-                ("sessions_broken", trace.found().sessions_broken),
+                (catalogue::ROWS_LEFT_OUT.stem, trace.found().rows_left_out),
+                (catalogue::SESSIONS_BROKEN.stem, trace.found().sessions_broken),
             ],
             Self::Conversations(_) | Self::Requests(_) => Vec::new(),
         }

@@ -1,10 +1,10 @@
 //! The names of metrics: what runs report is known to the commands that ask for
 //! metrics, and they know which of them an experiment will have.
 
-use super::program::CROWDED;
+use super::program::{CROWDED, Scratch};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
-use kv_router_sim::metrics::{check_name, directed};
+use kv_router_sim::metrics::{self, CATALOGUE, Kind, Needs, directed};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -37,7 +37,23 @@ fn experiments() -> Vec<Experiment> {
         let options = LoadOptions { overrides, ..LoadOptions::default() };
         Experiment::parse(Path::new("metrics.toml"), &text, &options).expect("valid")
     };
-    overrides.into_iter().map(experiment).collect()
+    let mut experiments: Vec<Experiment> = overrides.into_iter().map(experiment).collect();
+    experiments.push(replay());
+    experiments
+}
+
+/// An experiment whose requests come from a file.
+fn replay() -> Experiment {
+    let place = Scratch::new();
+    place.write("t.jsonl", r#"{"timestamp": 0, "input_length": 100, "output_length": 10}"#);
+    let begin = CROWDED.find("[workload]").expect("a workload");
+    let text = format!(
+        "name = \"replay\"\n{}[router]\npolicy = \"kv\"\n\
+         [workload]\nkind = \"trace\"\npath = \"t.jsonl\"\n",
+        &CROWDED[..begin]
+    );
+    let file = place.path().join("replay.toml");
+    Experiment::parse(&file, &text, &LoadOptions::default()).expect("valid")
 }
 
 #[test]
@@ -50,15 +66,33 @@ fn every_metric_of_a_run_is_known_and_every_other_is_refused_before_it() {
             (experiment, names)
         })
         .collect();
-    let all: BTreeSet<&String> = measured.iter().flat_map(|(_, names)| names).collect();
-    assert!(all.len() > 100, "{}", all.len());
+    let all: BTreeSet<&str> =
+        measured.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
+    let is_built = |kind: &Kind| cfg!(feature = "dynamo") || kind.needs != Needs::Shadow;
+    let catalogue: BTreeSet<String> =
+        CATALOGUE.iter().filter(|kind| is_built(kind)).flat_map(|kind| kind.names()).collect();
+    assert_eq!(all, catalogue.iter().map(String::as_str).collect(), "written, catalogued");
     for name in all {
-        assert_eq!(check_name("metric", name), Ok(()));
         for (index, (experiment, names)) in measured.iter().enumerate() {
             let is_known = check_measured("metric", name, experiment).is_ok();
             assert_eq!(is_known, names.contains(name), "{name} of experiment {index}");
         }
     }
+}
+
+/// `SIM_WRITE_DOCS=1 cargo test --test it metrics` writes it.
+#[test]
+fn the_page_of_metrics_is_that_of_the_catalogue() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    if std::env::var_os("SIM_WRITE_DOCS").is_some() {
+        std::fs::write(&file, metrics::page()).expect("written");
+    }
+    let page = std::fs::read_to_string(&file).expect("docs/metrics.md");
+    assert!(
+        page == metrics::page(),
+        "docs/metrics.md is not that of the catalogue: run this test with \
+         SIM_WRITE_DOCS=1 to write it"
+    );
 }
 
 #[test]

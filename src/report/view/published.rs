@@ -7,8 +7,8 @@
 
 use super::{POLICY, number, plain, same};
 use crate::experiment::{Experiment, ExperimentError};
-use crate::metrics::check_name;
-use schemars::JsonSchema;
+use crate::metrics::{CATALOGUE, check_name};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ pub struct Uncounted {
     #[serde(default)]
     pub params: BTreeMap<String, Value>,
     /// The columns meant.
+    #[schemars(schema_with = "metric_names")]
     pub metrics: Vec<String>,
     /// What is wrong with them; printed below the table.
     pub why: String,
@@ -237,6 +238,12 @@ impl Published {
         }
         Ok(())
     }
+}
+
+/// Names of the catalogue, which editors complete.
+fn metric_names(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<String> = CATALOGUE.iter().flat_map(|kind| kind.names()).collect();
+    json_schema!({ "type": "array", "items": { "type": "string", "enum": names } })
 }
 
 fn is_param(column: &str) -> bool {
