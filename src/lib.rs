@@ -26,7 +26,8 @@
 //!
 //! # Where to look first
 //!
-//! * [`driver`]: the loop that joins workload, router and fleet.
+//! * [`simulation`]: a value that time can be put into; it joins workload, router and
+//!   fleet.
 //! * [`router`]: what a policy may see, and how to write one.
 //! * [`engine`]: the life of a worker, and the exact fast-forward over its steps.
 //! * [`fleet`]: workers in one pool or two, and what happens to them.
@@ -38,7 +39,6 @@
 
 pub mod accuracy;
 pub mod calibrate;
-pub mod driver;
 pub mod engine;
 pub mod event;
 pub mod experiment;
@@ -59,6 +59,7 @@ pub mod router;
 #[cfg(feature = "live")]
 pub mod serve;
 pub mod settings;
+pub mod simulation;
 pub mod stats;
 pub mod time;
 mod tournament;

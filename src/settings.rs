@@ -5,7 +5,7 @@
 //! `deny_unknown_fields` and a `validate` that returns [`Invalid`]; the
 //! `experiment` module adds file and section to it.
 
-use crate::time::SimDuration;
+use crate::time::{PS_PER_SECOND, SimDuration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -103,18 +103,18 @@ pub fn parse_duration(text: &str) -> Result<SimDuration, String> {
     let trimmed = text.trim();
     let split = trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(split);
-    let scale = match unit {
-        "ns" => 1e-9,
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "min" => 60.0,
-        "h" => 3_600.0,
+    let unit_ps: u64 = match unit {
+        "ns" => 1_000,
+        "us" => 1_000_000,
+        "ms" => 1_000_000_000,
+        "s" => PS_PER_SECOND,
+        "min" => 60 * PS_PER_SECOND,
+        "h" => 3_600 * PS_PER_SECOND,
         _ => return Err(format!("{text:?} is not {allowed}")),
     };
-    let number: f64 =
-        number.trim().replace('_', "").parse().map_err(|_| format!("{text:?} is not {allowed}"))?;
-    let seconds = number * scale;
+    let digits = number.trim().replace('_', "");
+    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is not {allowed}"))?;
+    let seconds = number * unit_ps as f64 / PS_PER_SECOND as f64;
     if !seconds.is_finite() || seconds < 0.0 {
         return Err(format!("{text:?} is not {allowed}, and not negative"));
     }
@@ -124,7 +124,24 @@ pub fn parse_duration(text: &str) -> Result<SimDuration, String> {
             "{text:?} is longer than 100 days, the most the clock is trusted with"
         ));
     }
-    Ok(SimDuration::from_secs_f64(seconds))
+    let exact = exact_ps(&digits, unit_ps).map(SimDuration::from_ps);
+    Ok(exact.unwrap_or_else(|| SimDuration::from_secs_f64(seconds)))
+}
+
+/// Whole picoseconds of a plain decimal number, to the nearest one; a float would
+/// lose some of them after hours. `None` for numbers that are written otherwise.
+fn exact_ps(digits: &str, unit_ps: u64) -> Option<u64> {
+    const MOST_PLACES: usize = 18;
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if fraction.len() > MOST_PLACES || !is_plain(whole) || !is_plain(fraction) {
+        return None;
+    }
+    let parse = |part: &str| if part.is_empty() { Some(0) } else { part.parse::<u128>().ok() };
+    let one = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let units = parse(whole)?.checked_mul(one)?.checked_add(parse(fraction)?)?;
+    let ps = units.checked_mul(u128::from(unit_ps))?.checked_add(one / 2)? / one;
+    u64::try_from(ps).ok()
 }
 
 impl<'de> Deserialize<'de> for SimDuration {
@@ -158,9 +175,12 @@ impl JsonSchema for SimDuration {
 }
 
 impl Serialize for SimDuration {
-    /// Whole picoseconds would be exact but unreadable: nanoseconds as a decimal with the unit.
+    /// Nanoseconds as a decimal with the unit, exact to the picosecond.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}ns", self.as_ps() as f64 / 1e3))
+        let (ns, ps) = (self.as_ps() / 1_000, self.as_ps() % 1_000);
+        let fraction = format!(".{ps:03}");
+        let fraction = if ps == 0 { "" } else { fraction.trim_end_matches('0') };
+        serializer.collect_str(&format_args!("{ns}{fraction}ns"))
     }
 }
 
@@ -265,6 +285,20 @@ mod tests {
         for bad in ["5", "", "-1s", "NaNs", "infs", "1e300s", "1 fortnight", "s", "101e0h h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn durations_are_exact_to_the_picosecond() {
+        for (text, ps) in [
+            ("8639999999999999.999ns", 8_639_999_999_999_999_999),
+            ("1234567.890123456789s", 1_234_567_890_123_456_789),
+            ("0.0004ns", 0),
+            (".0005ns", 1),
+        ] {
+            assert_eq!(parse_duration(text).map(SimDuration::as_ps), Ok(ps), "{text}");
+        }
+        let day = SimDuration::from_ps(86_400_000_000_000_001);
+        assert_eq!(serde_json::to_value(day).unwrap(), "86400000000000.001ns");
     }
 
     #[test]

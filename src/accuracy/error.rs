@@ -1,10 +1,10 @@
 //! What can be wrong with measurements and with what is said of them.
 
-use crate::driver::Stuck;
 use crate::engine::model::ModelError;
 use crate::experiment::{ExperimentError, RunError};
 use crate::report::view::published::PublishedError;
 use crate::settings::Invalid;
+use crate::simulation::Stuck;
 use std::path::PathBuf;
 
 /// Why nothing can be compared. The text of each is one line.

@@ -5,7 +5,7 @@ use crate::engine::config::EngineConfig;
 use crate::engine::settings::EngineSettings;
 use crate::fleet::Link;
 use crate::fleet::changes::{
-    ChangePlan, ChangeSettings, FailoverSettings, MOST_WORKERS, PlannerSettings,
+    ChangePlan, ChangeSettings, FailoverSettings, LOAD_TIME, MOST_WORKERS, PlannerSettings,
 };
 use crate::router::PolicySpec;
 use crate::settings::{Count, Invalid, count, count_option};
@@ -48,7 +48,7 @@ pub struct ClusterSettings {
 }
 
 fn load_time() -> SimDuration {
-    SimDuration::from_secs(60)
+    LOAD_TIME
 }
 
 /// The `[cluster.prefill]` section.

@@ -7,10 +7,10 @@
 use super::config::{Experiment, LEVEL_KEY, Params, RunSpec, hex, show};
 use super::results::SavedRuns;
 use super::simulate::{RunOutcome, Watch, simulate};
-use crate::driver::{Decision, Stuck};
 use crate::id::RequestId;
 use crate::recorder::{End, RequestRecord};
 use crate::settings::{plain, same};
+use crate::simulation::{Decision, Stuck};
 use crate::time::{SimDuration, SimTime};
 
 /// Which decision.

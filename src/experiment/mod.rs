@@ -37,7 +37,7 @@ pub use measured::check_measured;
 pub(crate) use run::summarise;
 pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
 pub use schema::schema;
-pub use simulate::{RunOutcome, Watch, simulate};
+pub use simulate::{RunOutcome, Watch, simulate, simulation};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};
 pub use store::{

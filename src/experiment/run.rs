@@ -11,8 +11,8 @@ use super::results::{
 };
 use super::simulate::{RunOutcome, Watch, simulate};
 use super::store::StoreError;
-use crate::driver::Stuck;
 use crate::recorder::{Metrics, RequestRecord, SHARES};
+use crate::simulation::Stuck;
 use crate::stats;
 use crate::time::SimTime;
 use rayon::prelude::*;

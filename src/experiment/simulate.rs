@@ -1,7 +1,6 @@
 //! One simulation: from settings to the metrics of its levels.
 
 use super::config::Settings;
-use crate::driver::{Decision, Driver, Schedule, Stuck};
 use crate::engine::StepRecord;
 use crate::engine::config::EngineConfig;
 use crate::event::WorkerEvent;
@@ -14,6 +13,8 @@ use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
 use crate::router::{ClusterSpec, Policy};
+use crate::settings::Invalid;
+use crate::simulation::{Decision, Outcome, Schedule, Simulation, Stuck};
 use crate::time::SimTime;
 use crate::workload::{Retries, Workload};
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub fn simulate(
     watch: Watch,
 ) -> Result<RunOutcome, Stuck> {
     let front_ends = front_ends(settings, seed, |policy| policy);
-    let mut fleet = simulated_fleet(settings, &front_ends);
+    let mut fleet = simulated_fleet(settings, &front_ends, false);
     if let Some((from, to)) = watch.steps {
         fleet.record_each_step(from, to);
     }
@@ -79,23 +80,66 @@ pub fn simulate(
     Ok(outcome)
 }
 
-/// The simulated workers of `settings`, telling what `front_ends` want to hear.
-pub(crate) fn simulated_fleet(settings: &Settings, front_ends: &[FrontEnd]) -> SimulatedFleet {
+/// The simulated workers of `settings`, which tell what `front_ends` want to hear, or
+/// what any policy might want.
+pub(crate) fn simulated_fleet(
+    settings: &Settings,
+    front_ends: &[FrontEnd],
+    for_any_policy: bool,
+) -> SimulatedFleet {
     let engine = Arc::new(settings.engine.clone());
-    let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
+    let wants_kv_events = for_any_policy || front_ends.iter().any(FrontEnd::wants_kv_events);
     let plan = settings.cluster.plan();
     let slots = plan.slots();
     let mut fleet = match &settings.pools {
         Some(pools) => SimulatedFleet::with_pools(pools, wants_kv_events),
         None => SimulatedFleet::new(slots, &engine, wants_kv_events),
     };
-    if front_ends.iter().any(FrontEnd::wants_output_blocks) {
+    if for_any_policy || front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
     if settings.router.feed().count_copies.unwrap_or(true) {
         fleet.count_copies();
     }
     fleet
+}
+
+/// A simulation of `settings` at time zero, to be stepped, watched and steered. Put
+/// all time in, and it is the one that [`simulate`] runs.
+///
+/// Its workers publish what they store, whatever the policy, so that another one can
+/// take over: a run of a policy that does not look at that takes a little longer.
+pub fn simulation(
+    settings: &Settings,
+    levels: &[u32],
+    seed: u64,
+) -> Simulation<'static, SimulatedFleet> {
+    let front_ends = front_ends(settings, seed, |policy| policy);
+    let fleet = simulated_fleet(settings, &front_ends, true);
+    let workload = settings.source.build(settings.engine.block_size, seed);
+    let others = settings.clone();
+    prepare(settings, levels, (fleet, workload, front_ends), Watch::default())
+        .policies(move |name, front_end| policy_named(&others, name, front_end, seed))
+}
+
+/// The policy `name` in place of the one of `settings`, for one front end.
+fn policy_named(
+    settings: &Settings,
+    name: &str,
+    front_end: usize,
+    seed: u64,
+) -> Result<Box<dyn Policy>, Invalid> {
+    let mut router = settings.router.clone();
+    name.clone_into(&mut router.policy);
+    let named = router.validate_among(&[settings.policy])?;
+    let front_end = u32::try_from(front_end).expect("as many as settings say");
+    let settings = Settings { router, policy: named, ..settings.clone() };
+    Ok(policy(&settings, seed_of(seed, Use::Policy, front_end)))
+}
+
+/// The randomness of one use by one front end: replicas must not share their choices.
+fn seed_of(seed: u64, usage: Use, front_end: u32) -> u64 {
+    mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(front_end))
 }
 
 /// Drives `fleet` with `workload` through `front_ends`, as `settings` measure it.
@@ -105,9 +149,30 @@ pub(crate) fn simulated_fleet(settings: &Settings, front_ends: &[FrontEnd]) -> S
 pub(crate) fn play<F: Fleet>(
     settings: &Settings,
     levels: &[u32],
-    (fleet, mut workload, front_ends): (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
+    parts: (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
     watch: Watch,
 ) -> Result<(RunOutcome, F), Stuck> {
+    let mut simulation = prepare(settings, levels, parts, watch);
+    simulation.advance(SimTime::MAX)?;
+    let Outcome { mut levels, decision, mut recorder, fleet } = simulation.finish();
+    for (name, count) in settings.source.counts() {
+        levels.iter_mut().for_each(|metrics| {
+            metrics.insert(name.to_owned(), Some(count as f64));
+        });
+    }
+    let digest = recorder.digest();
+    let (curves, events) = (recorder.take_curves(), recorder.take_events());
+    let requests = recorder.into_requests();
+    let steps = Vec::new();
+    Ok((RunOutcome { levels, curves, digest, requests, decision, events, steps }, fleet))
+}
+
+fn prepare<'a, F: Fleet>(
+    settings: &Settings,
+    levels: &[u32],
+    (fleet, mut workload, front_ends): (F, Box<dyn Workload + 'a>, Vec<FrontEnd>),
+    watch: Watch,
+) -> Simulation<'a, F> {
     let measure = &settings.measure;
     let plan = settings.cluster.plan();
     let slots = plan.slots();
@@ -126,21 +191,12 @@ pub(crate) fn play<F: Fleet>(
     let tiers = &engine.tiers;
     if !tiers.tiers.is_empty() {
         let media = tiers.tiers.iter().map(|tier| tier.medium).collect();
-        // 0 where nobody knows.
+        // 0 where it is unknown.
         let token_bytes = engine.kv_bytes_per_token.unwrap_or(0.0);
         recorder = recorder.measure_tiers(media, token_bytes);
     }
     if watch.steps.is_some() {
         recorder = recorder.keep_events();
-    }
-    let mut driver = Driver::new(fleet, workload, front_ends, recorder, engine.block_size)
-        .spread(settings.router.spread)
-        .with_pools(prefill_workers);
-    if !plan.is_empty() {
-        driver = driver.changes(Changes::new(plan, engine.num_blocks, engine.max_num_seqs));
-    }
-    if let Some(request) = watch.decision_of {
-        driver = driver.explain(request);
     }
     let schedule = Schedule {
         concurrency: levels.to_vec(),
@@ -152,19 +208,19 @@ pub(crate) fn play<F: Fleet>(
             .as_ref()
             .map_or_else(Slo::default, |slo| Slo { ttft: slo.ttft, itl: slo.itl }),
     };
-    let mut levels = driver.run(&schedule)?;
-    for (name, count) in settings.source.counts() {
-        levels.iter_mut().for_each(|metrics| {
-            metrics.insert(name.to_owned(), Some(count as f64));
-        });
+    let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, engine.block_size)
+        .spread(settings.router.spread)
+        .with_pools(prefill_workers)
+        .measure(schedule);
+    simulation = if plan.is_empty() {
+        simulation.failover(plan)
+    } else {
+        simulation.changes(Changes::new(plan, engine.num_blocks, engine.max_num_seqs))
+    };
+    if let Some(request) = watch.decision_of {
+        simulation = simulation.explain(request);
     }
-    let decision = driver.decision().cloned();
-    let (mut recorder, fleet) = driver.into_parts();
-    let digest = recorder.digest();
-    let (curves, events) = (recorder.take_curves(), recorder.take_events());
-    let requests = recorder.into_requests();
-    let steps = Vec::new();
-    Ok((RunOutcome { levels, curves, digest, requests, decision, events, steps }, fleet))
+    simulation
 }
 
 /// The routers in front of the fleet, each policy as `wrap` gives it back.
@@ -177,8 +233,7 @@ pub(crate) fn front_ends(
     let workers = settings.cluster.slots();
     let feed = router.feed();
     let front_end = |index: u32| {
-        // Replicas must not share their random choices.
-        let seed_of = |usage: Use| mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(index));
+        let seed_of = |usage: Use| seed_of(seed, usage, index);
         let build = || wrap(policy(settings, seed_of(Use::Policy)));
         let mut front_end = FrontEnd::new(build(), workers, &feed, seed_of(Use::Feed));
         if let Some(pools) = &settings.pools {

@@ -10,14 +10,14 @@ mod planner;
 mod settings;
 
 pub use settings::{
-    ChangePlan, ChangeSettings, FailoverSettings, PlannerLoad, PlannerSettings, What,
+    ChangePlan, ChangeSettings, FailoverSettings, LOAD_TIME, PlannerLoad, PlannerSettings, What,
+    WorkerChange,
 };
 
 use crate::engine::{Gauges, Pace};
-use crate::event::Lost;
 use crate::id::{RequestId, WorkerId};
 use crate::metrics::catalogue;
-use crate::request::Request;
+use crate::settings::Invalid;
 use crate::time::SimTime;
 use planner::{Decision, Planner};
 use std::collections::BTreeMap;
@@ -51,7 +51,6 @@ pub enum Effect {
 /// since.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
-    Planned(usize),
     Start(WorkerId),
     Ready(WorkerId, u32),
     NormalPace(WorkerId, u32),
@@ -80,13 +79,6 @@ struct Life {
     returns: bool,
 }
 
-/// A request that may go on elsewhere.
-#[derive(Debug)]
-struct Sent {
-    request: Request,
-    migrations: u32,
-}
-
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Changes {
@@ -94,8 +86,6 @@ pub struct Changes {
     agenda: BTreeMap<(SimTime, u64), Entry>,
     entries: u64,
     workers: Vec<Life>,
-    /// Requests at workers; kept only where requests may migrate.
-    sent: BTreeMap<RequestId, Sent>,
     planner: Option<Planner>,
 }
 
@@ -119,13 +109,9 @@ impl Changes {
             agenda: BTreeMap::new(),
             entries: 0,
             workers: (0..slots).map(life).collect(),
-            sent: BTreeMap::new(),
             planner: plan.planner.map(|settings| Planner::new(settings, slots, pool, batch)),
             plan,
         };
-        for index in 0..changes.plan.changes.len() {
-            changes.enter(SimTime::ZERO + changes.plan.changes[index].at, Entry::Planned(index));
-        }
         changes.enter_look(SimTime::ZERO);
         changes
     }
@@ -145,7 +131,6 @@ impl Changes {
         loop {
             let entry = self.agenda.first_entry().filter(|entry| entry.key().0 <= now)?.remove();
             let effect = match entry {
-                Entry::Planned(index) => self.planned(now, index),
                 Entry::Start(worker) => self.start(now, worker),
                 Entry::Ready(worker, life) => self.ready(now, worker, life),
                 Entry::Drained(worker, life) => self.drained(now, worker, life),
@@ -203,53 +188,31 @@ impl Changes {
 
     /// A request is sent to `worker`: true if that takes it. If not, its front end
     /// will see that.
-    pub fn sent(&mut self, now: SimTime, worker: WorkerId, request: &Request) -> bool {
-        if self.plan.failover.migrations > 0 {
-            let migrations = self.sent.get(&request.id).map_or(0, |sent| sent.migrations);
-            self.sent.insert(request.id, Sent { request: request.clone(), migrations });
-        }
+    pub fn sent(&mut self, now: SimTime, worker: WorkerId, request: RequestId) -> bool {
         let life = &mut self.workers[worker.index()];
         let takes = matches!(life.phase, Phase::Serving | Phase::Draining);
         if takes {
             life.requests += 1;
         } else {
-            self.enter_lost(now, worker, request.id);
+            self.enter_lost(now, worker, request);
         }
         takes
     }
 
     /// A request ended at `worker`.
-    pub fn ended(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
-        self.forget(request);
+    pub fn ended(&mut self, now: SimTime, worker: WorkerId) {
         self.workers[worker.index()].requests -= 1;
         self.stop_if_drained(now, worker);
     }
 
-    /// A request will not be sent any more.
-    pub fn forget(&mut self, request: RequestId) {
-        self.sent.remove(&request);
-    }
-
     /// A request was lost with `worker`: its front end will see that.
-    pub fn lost(&mut self, now: SimTime, worker: WorkerId, lost: &Lost) {
-        if let Some(Sent { request, .. }) = self.sent.get_mut(&lost.request) {
-            // Another worker goes on from what the client has.
-            request.prompt_tokens += lost.output_tokens;
-            request.output_tokens = request.output_tokens.saturating_sub(lost.output_tokens).max(1);
-            request.max_tokens = request.max_tokens.saturating_sub(lost.output_tokens).max(1);
-        }
-        self.enter_lost(now, worker, lost.request);
+    pub fn lost(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        self.enter_lost(now, worker, request);
     }
 
-    /// What a lost request goes on as; `None` if it fails.
-    pub fn migrated(&mut self, request: RequestId) -> Option<Request> {
-        let sent = self.sent.get_mut(&request)?;
-        if sent.migrations == self.plan.failover.migrations {
-            self.sent.remove(&request);
-            return None;
-        }
-        sent.migrations += 1;
-        Some(sent.request.clone())
+    /// How often a request may go on at another worker.
+    pub fn migrations(&self) -> u32 {
+        self.plan.failover.migrations
     }
 
     /// Whether a front end that sees a broken connection to `worker` stops to
@@ -296,10 +259,39 @@ impl Changes {
         now.deaths == life && matches!(now.phase, Phase::Serving | Phase::Draining)
     }
 
-    /// A change that was written down; void if a planner has made it pointless.
-    fn planned(&mut self, now: SimTime, index: usize) -> Option<Effect> {
-        let ChangeSettings { worker, what, restart_after, grace, factor, lasts, .. } =
-            self.plan.changes[index];
+    /// What the plan says will happen, and when, in order of time.
+    pub fn script(&self) -> Vec<(SimTime, WorkerChange)> {
+        let at = |change: &ChangeSettings| (SimTime::ZERO + change.at, change.change());
+        let mut script: Vec<(SimTime, WorkerChange)> = self.plan.changes.iter().map(at).collect();
+        script.sort_by_key(|(at, _)| *at);
+        script
+    }
+
+    /// Whether `change` makes sense now.
+    ///
+    /// # Errors
+    /// If there is no such worker, or it is in no state for that.
+    pub fn check(&self, change: &WorkerChange) -> Result<(), Invalid> {
+        let &WorkerChange { worker, what, .. } = change;
+        let last = self.workers.len() - 1;
+        let range = format!("from 0 to {last}: the workers that this simulation has room for");
+        let life = self.workers.get(worker as usize);
+        let life = life.ok_or_else(|| Invalid::new("worker", worker, range))?;
+        let is = match (what, life.phase) {
+            (What::Start, Phase::Serving) => "up",
+            (What::Start | What::Drain | What::Slow, Phase::Loading) => "loading",
+            (What::Crash | What::Drain | What::Slow, Phase::Down) => "down",
+            (What::Drain, Phase::Draining) => "draining",
+            _ => return Ok(()),
+        };
+        let allowed = format!("a worker that is not {is}, for {:?}", what.to_string());
+        Err(Invalid::new("worker", worker, allowed))
+    }
+
+    /// `change` happens now: gives what is to be done at once. Nothing where a planner
+    /// has made it pointless.
+    pub fn apply(&mut self, now: SimTime, change: &WorkerChange) -> Option<Effect> {
+        let WorkerChange { worker, what, restart_after, grace, factor, lasts } = *change;
         let worker = WorkerId(worker);
         let Life { phase, deaths, .. } = *self.life(worker);
         match what {

@@ -62,6 +62,17 @@ pub trait Fleet {
     /// picoseconds, up to `now`.
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram;
 
+    /// Whether workers publish changes of their caches.
+    fn publishes_kv_events(&self) -> bool {
+        true
+    }
+
+    /// Whether workers can be [stopped](Self::stop), [started](Self::start) and
+    /// [slowed](Self::set_pace).
+    fn takes_changes(&self) -> bool {
+        false
+    }
+
     /// `worker` dies at `now`, with its requests and its cache: gives what was
     /// lost, in order of request. A fleet that is not told what happens to its
     /// workers does nothing here, nor in the next two.

@@ -29,6 +29,8 @@ pub struct SimulatedFleet {
     out: Outbox,
     /// If prefill and decode have workers of their own.
     handovers: Option<Handovers>,
+    /// Cache changes are recorded.
+    publishes: bool,
 }
 
 impl SimulatedFleet {
@@ -60,6 +62,7 @@ impl SimulatedFleet {
             asked: SimTime::ZERO,
             out: Outbox::default(),
             handovers,
+            publishes: wants_kv_events,
         }
     }
 
@@ -245,6 +248,14 @@ impl Fleet for SimulatedFleet {
             self.look(id, |worker, out| worker.settle_present(now, out));
         }
         std::mem::take(&mut self.out.gaps)
+    }
+
+    fn publishes_kv_events(&self) -> bool {
+        self.publishes
+    }
+
+    fn takes_changes(&self) -> bool {
+        self.handovers.is_none()
     }
 
     fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {

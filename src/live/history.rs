@@ -150,8 +150,12 @@ impl Workload for Taken<'_> {
         self.workload.observe_end(now, request, served);
     }
 
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32) {
-        self.workload.set_concurrency(now, conversations);
+    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
+        self.workload.set_concurrency(now, conversations, cut)
+    }
+
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        self.workload.set_rate(now, per_s)
     }
 }
 

@@ -14,7 +14,6 @@ mod report;
 pub use follow::{Agreement, Difference};
 pub use report::{report, requests_csv};
 
-use crate::driver::Stuck;
 use crate::experiment::results::Summary;
 use crate::experiment::{
     Experiment, Params, RunOutcome, RunSpec, Settings, Watch, front_ends, play, simulate,
@@ -28,6 +27,7 @@ use crate::recorder::RequestRecord;
 use crate::router::feed::FeedSettings;
 use crate::router::front_end::FrontEnd;
 use crate::settings::Invalid;
+use crate::simulation::Stuck;
 use crate::time::SimDuration;
 use crate::workload::Arrival;
 use follow::{Followed, Tally, tallied};
@@ -213,7 +213,7 @@ fn run_once(
     let script = Script::new(&arrivals, records, false, way);
     let (mut same, mut simulated_steps) = (None, vec![0; settings.cluster.workers as usize]);
     let on_simulation = follow(settings, seed, &script, |ends| {
-        let mut fleet = simulated_fleet(settings, &ends);
+        let mut fleet = simulated_fleet(settings, &ends, false);
         fleet.record_steps();
         let (outcome, mut fleet) =
             play(settings, &spec.levels, (fleet, script.play(), ends), watch)?;
@@ -303,7 +303,7 @@ fn same_worker(
     script: &Script,
 ) -> Result<(u64, u64), Stuck> {
     let ends = front_ends(settings, seed, |policy| policy);
-    let fleet = simulated_fleet(settings, &ends);
+    let fleet = simulated_fleet(settings, &ends, false);
     let watch = Watch { requests: true, ..Watch::default() };
     let (alone, _) = play(settings, &spec.levels, (fleet, script.play(), ends), watch)?;
     let sent =

@@ -86,39 +86,3 @@ impl RequestRecord {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::{WorkerEvent, WorkerEventKind};
-    use crate::id::{BlockId, ConversationId, RequestId};
-    use crate::recorder::Recorder;
-    use crate::request::{Content, Request};
-    use crate::workload::Arrival;
-
-    /// Between its two workers the router has it.
-    #[test]
-    fn a_prefilled_request_is_at_no_worker() {
-        let (id, now) = (RequestId(0), SimTime::ZERO);
-        let request = Request {
-            id,
-            conversation: ConversationId(0),
-            turn: 0,
-            prompt_tokens: 10,
-            output_tokens: 2,
-            max_tokens: 2,
-            content: Content::new([], BlockId(1 << 40)),
-        };
-        let mut recorder = Recorder::new(2, false).with_pools(1);
-        let at_workers = |recorder: &Recorder| recorder.at_workers().count();
-        recorder.arrive(&Arrival { at: now, sent: now, request });
-        assert_eq!(at_workers(&recorder), 0);
-        recorder.dispatch(now, id, WorkerId(0));
-        assert_eq!(at_workers(&recorder), 1);
-        let kind = WorkerEventKind::Prefilled;
-        recorder.observe(now, &WorkerEvent { worker: WorkerId(0), request: id, kind });
-        assert_eq!(at_workers(&recorder), 0);
-        recorder.dispatch(now, id, WorkerId(1));
-        assert_eq!(at_workers(&recorder), 1);
-    }
-}

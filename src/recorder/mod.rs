@@ -11,17 +11,19 @@ mod handover;
 mod spikes;
 mod spread;
 mod tiers;
+mod trailing;
 mod why;
 mod window;
 
 pub use handover::{Handover, Stay};
 pub use spread::InflightSpread;
+pub use trailing::Recent;
 pub use why::RequestWhy;
 pub use window::{Curves, Level, Quantiles, SHARES, Slo};
 
 use crate::engine::Gauges;
 use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
-use crate::id::{ConversationId, RequestId, WorkerId};
+use crate::id::{RequestId, WorkerId};
 use crate::metrics::catalogue;
 use crate::request::Request;
 use crate::stats::Histogram;
@@ -33,6 +35,7 @@ use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
 use tiers::Loads;
+use trailing::Trailing;
 use why::Why;
 use window::Observations;
 
@@ -115,6 +118,9 @@ pub struct Recorder {
     curves: Vec<Curves>,
     /// What workers told, if it is kept.
     events: Option<Vec<(SimTime, WorkerEvent)>>,
+    /// The last moments, if they are kept.
+    trailing: Option<Trailing>,
+    first_tokens: u64,
 }
 
 /// The level that is being observed.
@@ -145,7 +151,30 @@ impl Recorder {
             changing: None,
             curves: Vec::new(),
             events: None,
+            trailing: None,
+            first_tokens: 0,
         }
+    }
+
+    /// Keeps what happens for the time `over` after it did, for [`recent`](Self::recent).
+    pub fn keep_trailing(&mut self, over: SimDuration) {
+        self.trailing = Some(Trailing::new(over));
+    }
+
+    /// What was observed in the time before `now` that is
+    /// [kept](Self::keep_trailing).
+    pub fn recent(&self, now: SimTime) -> Option<Recent> {
+        self.trailing.as_ref().map(|trailing| trailing.recent(now))
+    }
+
+    /// Mean time, in milliseconds, that requests waited at `worker` in that time.
+    pub fn recent_queue_ms(&self, now: SimTime, worker: WorkerId) -> Option<f64> {
+        self.trailing.as_ref()?.queue_ms(now, worker)
+    }
+
+    /// Requests whose first token came.
+    pub fn first_tokens(&self) -> u64 {
+        self.first_tokens
     }
 
     /// The first `prefill_workers` workers only prefill, the others decode: gauges
@@ -153,11 +182,6 @@ impl Recorder {
     pub fn with_pools(mut self, prefill_workers: u32) -> Self {
         self.prefill_workers = prefill_workers;
         self
-    }
-
-    /// True if a worker has prefilled the request and another one is to decode it.
-    pub fn is_prefilled(&self, request: RequestId) -> bool {
-        self.open[(request.0 - self.first) as usize].handover.is_some()
     }
 
     /// Keeps everything that workers tell of requests, for [`take_events`](Self::take_events).
@@ -215,12 +239,6 @@ impl Recorder {
         }
     }
 
-    /// A request that was sent and has not ended, where that is
-    /// [measured](Self::measure_why).
-    pub fn sent_request(&self, id: RequestId) -> Option<&Request> {
-        self.why.as_ref()?.request(id)
-    }
-
     /// The request of `event` is scheduled with `cached_tokens` hit, while the
     /// workers hold the leading blocks `held` of its prompt.
     pub fn note_hits(&mut self, event: &WorkerEvent, cached_tokens: u32, held: &[u32]) {
@@ -230,18 +248,6 @@ impl Recorder {
             let record = self.record(event.request);
             record.why = record.why.filter(|_| record.first_token.is_some()).or(Some(found));
         }
-    }
-
-    /// The conversation of a request that has not ended.
-    pub fn conversation(&self, request: RequestId) -> ConversationId {
-        ConversationId(self.open[(request.0 - self.first) as usize].conversation)
-    }
-
-    /// Requests that are at a worker, as far as routers know: not those that a router
-    /// holds, prefilled or not.
-    pub fn at_workers(&self) -> impl Iterator<Item = RequestId> + '_ {
-        let open = self.open.iter().filter(|record| record.end.is_none());
-        open.filter(|record| record.stay().is_some()).map(|record| record.request)
     }
 
     /// Observes `level` from now on.
@@ -273,31 +279,53 @@ impl Recorder {
     /// If no window began, or if the workers' gauges contradict the requests'
     /// residence times (Little's law, exactly): our own bug.
     pub fn end_window(&mut self, now: SimTime, gauges: &[Gauges], gaps: &Histogram) -> Metrics {
-        self.inflight.advance(now);
+        let (metrics, curves) =
+            self.measured(now, gauges, gaps).expect("a window that ends has begun");
         let window = self.seen.take().expect("a window that ends has begun");
         let start = window.start.expect("a window that ends has begun");
         self.check_little(window.level.begin, now, &start, gauges);
-        let prompt_tokens = window.observations.prompt_tokens();
+        self.curves.push(curves);
+        metrics
+    }
+
+    /// The metrics of the window as if it ended at `now`; `None` outside a window.
+    pub fn metrics(
+        &mut self,
+        now: SimTime,
+        gauges: &[Gauges],
+        gaps: &Histogram,
+    ) -> Option<Metrics> {
+        self.measured(now, gauges, gaps).map(|(metrics, _)| metrics)
+    }
+
+    fn measured(
+        &mut self,
+        now: SimTime,
+        gauges: &[Gauges],
+        gaps: &Histogram,
+    ) -> Option<(Metrics, Curves)> {
+        self.inflight.advance(now);
+        let Window { level, observations, start } = self.seen.as_ref()?;
+        let start = start.as_ref()?;
         let (mut metrics, curves) = match &self.changing {
-            None => window.observations.metrics(&window.level, now, gaps),
+            None => observations.metrics(level, now, gaps),
             Some(changing) => {
                 let mut gaps = gaps.clone();
                 gaps.merge(changing.gaps());
-                let failed = window.observations.failed();
-                let (mut metrics, curves) = window.observations.metrics(&window.level, now, &gaps);
+                let failed = observations.failed();
+                let (mut metrics, curves) = observations.metrics(level, now, &gaps);
                 changing.metrics(failed, &mut metrics);
                 metrics.insert(catalogue::WORKERS.only(), self.inflight.workers_mean(now));
                 (metrics, curves)
             }
         };
-        self.curves.push(curves);
-        if let Some(loads) = &mut self.loads {
-            loads.metrics(&window.level, now, prompt_tokens, &mut metrics);
+        if let Some(loads) = &self.loads {
+            loads.metrics(level, now, observations.prompt_tokens(), &mut metrics);
         }
-        let elapsed = (now - window.level.begin).as_ps();
+        let elapsed = (now - level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         let workers = self.inflight.workers_mean(now);
-        gauge_metrics(OF_ALL, (&start, gauges), (elapsed, workers), &mut metrics);
+        gauge_metrics(OF_ALL, (start, gauges), (elapsed, workers), &mut metrics);
         if self.prefill_workers > 0 {
             let at = self.prefill_workers as usize;
             let ((prefill, decode), (prefill_now, decode_now)) =
@@ -309,7 +337,7 @@ impl Recorder {
             of_pool(OF_PREFILL, prefill, prefill_now);
             of_pool(OF_DECODE, decode, decode_now);
         }
-        metrics
+        Some((metrics, curves))
     }
 
     /// A request reached the router.
@@ -404,6 +432,10 @@ impl Recorder {
             WorkerEventKind::FirstToken => {
                 record.first_token = Some(now);
                 let record = *record;
+                self.first_tokens += 1;
+                if let Some(trailing) = &mut self.trailing {
+                    trailing.first_token(now, &record);
+                }
                 if let Some(window) = &mut self.seen {
                     window.observations.first_token(now, &window.level, &record);
                 }
@@ -443,11 +475,6 @@ impl Recorder {
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
-    }
-
-    /// Requests that have not ended.
-    pub fn unended(&self) -> usize {
-        self.open.iter().filter(|record| record.end.is_none()).count()
     }
 
     /// Requests that have ended.
@@ -493,6 +520,9 @@ impl Recorder {
         }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);
+        }
+        if let Some(trailing) = &mut self.trailing {
+            trailing.end(now, &record, end);
         }
         while self.open.front().is_some_and(|record| record.end.is_some()) {
             self.open.pop_front();

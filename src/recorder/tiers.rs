@@ -74,13 +74,13 @@ impl Loads {
     /// Metrics of the level, whose window ends at `end`, with `prompt_tokens` of
     /// requests that finished in it.
     pub(super) fn metrics(
-        &mut self,
+        &self,
         level: &Level,
         end: SimTime,
         prompt_tokens: u64,
         metrics: &mut Metrics,
     ) {
-        let Seen { time, loaded_tokens, hit_tokens } = std::mem::take(&mut self.seen);
+        let Seen { time, loaded_tokens, hit_tokens } = &self.seen;
         time.metrics(catalogue::LOAD, level, end, metrics);
         let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
         for &medium in &self.media {
@@ -92,7 +92,7 @@ impl Loads {
             };
             metrics.insert(kind.only(), ratio(hits, prompt_tokens as f64));
         }
-        let gigabytes = loaded_tokens as f64 * self.token_bytes / 1e9;
+        let gigabytes = *loaded_tokens as f64 * self.token_bytes / 1e9;
         let seconds = (end - level.begin).as_secs();
         metrics.insert(catalogue::LOADED.only(), ratio(gigabytes, seconds));
     }

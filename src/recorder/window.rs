@@ -117,9 +117,9 @@ impl Column {
     }
 
     /// Summaries of the values: one per snapshot, or one of all.
-    fn summaries(self, level: &Level, end: SimTime) -> Vec<Summary> {
+    fn summaries(&self, level: &Level, end: SimTime) -> Vec<Summary> {
         match level.quantiles {
-            Quantiles::Requests => vec![Summary::of(self.values)],
+            Quantiles::Requests => vec![Summary::of(self.values.clone())],
             Quantiles::Snapshots { every, trailing } => {
                 let mut summaries = Vec::new();
                 let mut at = level.begin + every;
@@ -135,13 +135,13 @@ impl Column {
         }
     }
 
-    pub(super) fn metrics(self, kind: &Kind, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(&self, kind: &Kind, level: &Level, end: SimTime, metrics: &mut Metrics) {
         write(kind, &self.summaries(level, end), metrics);
     }
 
     /// As [`metrics`](Self::metrics), and its distribution.
     fn curve(
-        self,
+        &self,
         kind: &Kind,
         level: &Level,
         end: SimTime,
@@ -303,7 +303,7 @@ impl Observations {
     }
 
     pub(super) fn metrics(
-        self,
+        &self,
         level: &Level,
         end: SimTime,
         gaps: &Histogram,

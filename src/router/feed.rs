@@ -316,6 +316,13 @@ impl Feed {
         SimTime::from_ps(now.as_ps().saturating_sub(self.way.delay.as_ps()))
     }
 
+    /// What is published from now on takes another way; what is not given stays. Events
+    /// under way arrive as they would have.
+    pub(super) fn set_way(&mut self, delay: Option<SimDuration>, loss_ratio: Option<f64>) {
+        self.way.delay = delay.unwrap_or(self.way.delay);
+        self.way.loss_ratio = loss_ratio.unwrap_or(self.way.loss_ratio);
+    }
+
     /// Takes an event that `worker` publishes at `at`.
     ///
     /// # Panics

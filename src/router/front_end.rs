@@ -12,6 +12,7 @@ use super::{CostParts, Policy, Release, Reported, Verdict, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
+use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use std::collections::VecDeque;
 use std::fmt;
@@ -107,7 +108,7 @@ impl FrontEnd {
     pub fn restart(&mut self, now: SimTime) {
         let Restart { policy, recovery_delay, .. } = self.restart.take().expect("a restart is due");
         self.policy = policy;
-        // Who is there, it reads anew; what is there, nobody tells.
+        // Membership is re-read; cache contents are not re-sent.
         self.workers.forget();
         for (worker, view) in (0..).map(WorkerId).zip(self.workers.views()) {
             if !view.available {
@@ -116,6 +117,28 @@ impl FrontEnd {
         }
         self.peers.clear();
         self.feed.restart(now, recovery_delay);
+    }
+
+    /// Runs `policy` from now on, as if the router were deployed again: it knows who can
+    /// be chosen, and nothing of caches and of requests in flight. A restart that was
+    /// due later does not come.
+    pub fn replace_policy(&mut self, now: SimTime, policy: Box<dyn Policy>) {
+        self.reports = policy.report_period().map(|period| (period, now));
+        self.restart = Some(Restart { at: now, policy, recovery_delay: None });
+        self.restart(now);
+    }
+
+    /// Changes a parameter of the running policy.
+    ///
+    /// # Errors
+    /// If the policy cannot change that while it runs, or not to that.
+    pub fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.policy.set_parameter(key, value)
+    }
+
+    /// KV events published from now on take another way; what is not given stays.
+    pub fn set_feed(&mut self, delay: Option<SimDuration>, loss_ratio: Option<f64>) {
+        self.feed.set_way(delay, loss_ratio);
     }
 
     /// Hears that `worker` is gone, or takes no more requests.

@@ -99,6 +99,7 @@ pub use view::{ClusterView, Reported, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
+use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use policies::oracle::Oracle;
 
@@ -188,6 +189,16 @@ pub trait Policy {
 
     /// Hears that `worker` takes requests, with an empty cache.
     fn worker_joined(&mut self, _worker: WorkerId) {}
+
+    /// Changes a parameter while the policy runs; `key` is its key in `[router]`.
+    ///
+    /// # Errors
+    /// If the policy has no such parameter that can change, or not to that value.
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        let allowed = "left out: the policy that runs has no parameter of that name that can \
+                       change while it runs";
+        Err(Invalid::new(key, value, allowed))
+    }
 
     /// The oracle, which alone is shown the true state of the fleet: nothing that
     /// another policy gets has it.

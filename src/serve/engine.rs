@@ -4,7 +4,6 @@
 use super::metrics::Counters;
 use super::publisher::{Event, Publication};
 use super::words;
-use crate::driver::reports;
 use crate::engine::Gauges;
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::live::{BlockNames, TOKENS};
@@ -14,6 +13,7 @@ use crate::request::{BlockRun, Content, Request};
 use crate::rng::mix;
 use crate::router::Verdict;
 use crate::router::front_end::FrontEnd;
+use crate::simulation::reports;
 use crate::time::{SimDuration, SimTime};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

@@ -154,7 +154,7 @@ fn engine(
     let config = Arc::new(settings.engine.clone());
     let fleet = match publish {
         Some(_) => SimulatedFleet::new(workers, &config, true),
-        None => simulated_fleet(settings, &ends),
+        None => simulated_fleet(settings, &ends, false),
     };
     let block_size = settings.engine.block_size;
     Engine::new((fleet, workers), ends.into_iter().next(), (clock, block_size), asks, publish)

@@ -106,6 +106,29 @@ pub struct Arrivals {
     /// still in phases without requests.
     at_s: f64,
     phases: Phases,
+    /// A moment by the clock of the process and by that of the run, and how much longer
+    /// a time after it is by the latter.
+    origin: (SimTime, SimTime),
+    stretch: f64,
+    /// The last arrival.
+    latest: SimTime,
+}
+
+/// From `at` on, times of a process come closer or lie further apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RateChange {
+    at: SimTime,
+    stretch: f64,
+}
+
+impl RateChange {
+    /// When what would have been at `time` is.
+    pub(super) fn moved(self, time: SimTime) -> SimTime {
+        if time <= self.at || time == SimTime::MAX {
+            return time;
+        }
+        self.at + SimDuration::from_secs_f64((time - self.at).as_secs() * self.stretch)
+    }
 }
 
 impl Arrivals {
@@ -116,11 +139,42 @@ impl Arrivals {
     pub fn new(settings: ArrivalSettings, seed: u64) -> Self {
         settings.validate().expect("validated settings");
         let phases = Phases::new(&settings, seed);
-        Self { settings, seed, count: 0, at_s: 0.0, phases }
+        let (origin, stretch) = ((SimTime::ZERO, SimTime::ZERO), 1.0);
+        Self { settings, seed, count: 0, at_s: 0.0, phases, origin, stretch, latest: SimTime::ZERO }
     }
 
     /// The next arrival, not before the last one.
     pub fn next_time(&mut self) -> SimTime {
+        let own = self.next_own();
+        let (from, to) = self.origin;
+        // The clocks are one until the rate changes.
+        let time = if self.stretch == 1.0 && from == to {
+            own
+        } else {
+            to + SimDuration::from_secs_f64(own.since(from).as_secs() * self.stretch)
+        };
+        self.latest = self.latest.max(time);
+        self.latest
+    }
+
+    /// The process goes on at `per_s` requests a second from `now` on: all that it does
+    /// comes faster or slower. Gives where arrivals that are known already come to lie;
+    /// `None` for rates that a process cannot have.
+    pub(super) fn set_rate(&mut self, now: SimTime, per_s: f64) -> Option<RateChange> {
+        if !(RATES.0..=RATES.1).contains(&per_s) {
+            return None;
+        }
+        let (from, to) = self.origin;
+        let own = SimDuration::from_secs_f64(now.since(to).as_secs() / self.stretch);
+        let stretch = self.settings.rate() / per_s;
+        let change = RateChange { at: now, stretch: stretch / self.stretch };
+        (self.origin, self.stretch) = ((from + own, now), stretch);
+        self.latest = change.moved(self.latest);
+        Some(change)
+    }
+
+    /// The next arrival by the clock of the process.
+    fn next_own(&mut self) -> SimTime {
         let mut draws = stream(self.seed, Use::Arrival, self.count, 0);
         let valid = "validated settings";
         self.count += 1;
@@ -252,6 +306,40 @@ mod tests {
         assert!((rate / 20.0 - 1.0).abs() < 0.05, "{rate} a second");
         // Nothing comes in three quarters of the time: gaps are short or long.
         assert!(gaps(&times).1 > 2.0);
+    }
+
+    /// Whatever the process: what comes after a change of rate is what would have come,
+    /// closer together.
+    #[test]
+    fn a_rate_that_changes_stretches_the_rest() {
+        for toml in [
+            "kind = 'constant'\nrate = 20",
+            "kind = 'gamma'\nrate = 20\ncv = 3",
+            "kind = 'on_off'\nrate = 20\non = '1s'\noff = '3s'",
+        ] {
+            let before = times(settings(toml), 1, 400);
+            let mut process = Arrivals::new(settings(toml), 1);
+            let mut seen: Vec<SimTime> = (0..100).map(|_| process.next_time()).collect();
+            let now = seen[97];
+            let change = process.set_rate(now, 80.0).unwrap();
+            seen.iter_mut().for_each(|at| *at = change.moved(*at));
+            seen.extend((0..100).map(|_| process.next_time()));
+            assert!(seen.is_sorted());
+            let later = seen[199] + SimDuration::from_secs(1);
+            process.set_rate(later, 20.0).unwrap();
+            let last = process.next_time();
+            for (seen, before) in seen[..98].iter().zip(&before) {
+                assert_eq!(seen.as_secs(), *before);
+            }
+            let expected = |at: f64| before[97] + (at - before[97]) / 4.0;
+            for (seen, before) in seen[98..].iter().zip(&before[98..]) {
+                assert!((seen.as_secs() - expected(*before)).abs() < 1e-9);
+            }
+            // The clock of the process had gone four seconds in that last one.
+            let next = later.as_secs() + (before[200] - before[199] - 4.0).max(0.0);
+            assert!(last.as_secs() >= next - 1e-9, "{last:?} of {next}");
+            assert!(process.set_rate(later, 1e9).is_none());
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! A *slot* is one of the concurrent users. It runs one conversation after
 //! another, and all draws are keyed by (slot, how many conversations it began
 //! before, turn): whichever policy serves them, and however their requests
-//! interleave, slot 7's third conversation is the same.
+//! interleave, slot 7's third conversation is the same. Where the load sinks and
+//! rises again, slots that come back begin a new series of conversations: the same
+//! ones, however many the slot had begun before.
 //!
 //! The prompt of a turn is the prompt of the turn before, its output and a new
 //! question, so it grows by extension and shares all earlier full blocks. It
@@ -18,7 +20,7 @@ pub(super) use settings::is_zero;
 pub use settings::{Client, ConversationSettings, Turns};
 
 use super::distribution::popular;
-use super::{Arrival, PAUSE_AFTER_REJECTION, Workload, private_run};
+use super::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Stream, Use, stream};
@@ -26,6 +28,10 @@ use crate::time::SimTime;
 use rand::RngExt;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+/// A slot begins at most 2 to this many conversations between two changes of the load
+/// (assumed: far above any run).
+const SERIES_BITS: u32 = 20;
 
 /// The closed loop of [`ConversationSettings`]. Taking a request and hearing of
 /// its end cost O(log concurrency).
@@ -39,6 +45,8 @@ pub struct Conversations {
     /// Lengths of the starters.
     starter_tokens: Vec<u32>,
     slots: Vec<Slot>,
+    /// Changes of the load so far.
+    series: u32,
     /// The next turn of every slot that is not waiting for an answer.
     sends: BinaryHeap<Reverse<Send>>,
     /// The slot of every request taken, by request id.
@@ -58,8 +66,12 @@ struct Send {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     state: State,
-    /// Conversations begun here before the present one.
+    /// The number of the present conversation, and of the next one: those begun here
+    /// before, in this series and with those of all series before.
     nth: u32,
+    next: u32,
+    /// It ends with the answer that it waits for.
+    is_cut: bool,
     conversation: ConversationId,
     starter: u32,
     turn: u32,
@@ -98,11 +110,12 @@ impl Conversations {
             concurrency: 0,
             starter_tokens,
             slots: Vec::new(),
+            series: 0,
             sends: BinaryHeap::new(),
             slot_of: Vec::new(),
             conversations_begun: 0,
         };
-        workload.set_concurrency(SimTime::ZERO, concurrency);
+        workload.set_concurrency(SimTime::ZERO, concurrency, false);
         workload
     }
 
@@ -117,20 +130,22 @@ impl Conversations {
         let conversation = ConversationId(self.conversations_begun);
         self.conversations_begun =
             self.conversations_begun.checked_add(1).expect("fewer than 2^32 conversations");
+        let present = &mut self.slots[slot as usize];
+        present.nth = present.next;
+        present.next = present.next.checked_add(1).expect("fewer than 2^32 conversations");
         let mut draws = self.draws(slot, Use::Conversation, 0);
         let ConversationSettings { starters, starter_exponent, .. } = self.settings;
         let starter = popular(starters, starter_exponent, &mut draws);
         let turns = draws.random_range(self.settings.turns.min..=self.settings.turns.max);
         let present = &mut self.slots[slot as usize];
         *present = Slot {
-            state: State::Idle,
-            nth: present.nth,
             conversation,
             starter,
             turn: 0,
             turns,
             prompt_tokens: self.starter_tokens[starter as usize],
             output_tokens: 0,
+            ..*present
         };
         self.begin_turn(slot, sent);
     }
@@ -162,22 +177,33 @@ impl Conversations {
         content.with_fork_tokens(if len > 0 { fork_tokens } else { 0 })
     }
 
-    /// Stops the slots from `self.concurrency` on: turns that are not yet sent are not sent.
-    fn stop_slots(&mut self, now: SimTime) {
+    /// Stops the slots from `self.concurrency` on: they begin no conversation, and if
+    /// they are `cut`, turns that are not yet sent are not sent.
+    fn stop_slots(&mut self, now: SimTime, cut: bool) {
         let slots = &mut self.slots;
         let concurrency = self.concurrency;
+        for slot in slots.iter_mut().skip(concurrency as usize) {
+            slot.is_cut |= cut;
+        }
         self.sends.retain(|Reverse(send)| {
-            let stays = send.slot < concurrency || send.sent <= now;
+            let slot = &mut slots[send.slot as usize];
+            let goes_on = slot.turn > 0 && !slot.is_cut;
+            let stays = send.slot < concurrency || send.sent <= now || goes_on;
             if !stays {
-                slots[send.slot as usize].state = State::Idle;
-                slots[send.slot as usize].nth += 1;
+                slot.state = State::Idle;
             }
             stays
         });
     }
 
     /// Starts a conversation in every idle slot below `self.concurrency`.
-    fn start_slots(&mut self, now: SimTime) {
+    fn start_slots(&mut self, now: SimTime, before: u32) {
+        let series = self.series << SERIES_BITS;
+        let concurrency = self.concurrency as usize;
+        for slot in self.slots.iter_mut().take(concurrency).skip(before as usize) {
+            slot.next = slot.next.max(series);
+            slot.is_cut = false;
+        }
         if self.slots.len() < self.concurrency as usize {
             self.slots.resize(self.concurrency as usize, Slot::default());
         }
@@ -224,21 +250,25 @@ impl Workload for Conversations {
         let stops = slot >= self.concurrency;
         let present = &mut self.slots[slot as usize];
         present.state = State::Idle;
-        if goes_on && !stops {
+        if goes_on && !(stops && present.is_cut) {
             present.turn += 1;
             self.begin_turn(slot, now + think);
             return;
         }
-        present.nth += 1;
         if !stops {
             let pause = if served { think } else { think.max(PAUSE_AFTER_REJECTION) };
             self.begin_conversation(slot, now + pause);
         }
     }
 
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32) {
-        self.concurrency = conversations;
-        self.stop_slots(now);
-        self.start_slots(now);
+    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
+        if conversations > MAX_CONCURRENCY {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.concurrency, conversations);
+        self.stop_slots(now, cut);
+        self.start_slots(now, before);
+        self.series += 1;
+        true
     }
 }

@@ -48,9 +48,18 @@ pub trait Workload {
         None
     }
 
-    /// Changes the number of concurrent conversations from `now` on; an open
-    /// loop ignores it.
-    fn set_concurrency(&mut self, _now: SimTime, _conversations: u32) {}
+    /// Changes the number of concurrent conversations or clients from `now` on. Those
+    /// that are too many go on to their last turn, or, if they are `cut`, to the answer
+    /// that they wait for. False where there is no such number, as in an open loop.
+    fn set_concurrency(&mut self, _now: SimTime, _conversations: u32, _cut: bool) -> bool {
+        false
+    }
+
+    /// Changes the arrival rate, in requests a second, from `now` on. False where no
+    /// process of arrivals decides, or none can have that rate.
+    fn set_rate(&mut self, _now: SimTime, _per_s: f64) -> bool {
+        false
+    }
 }
 
 /// Requests that come as they are listed, in order of time, whatever becomes of them.

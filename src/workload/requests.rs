@@ -10,7 +10,8 @@ use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{Client, is_zero};
 use super::distribution::{Distribution, Tokens, popular, validate_exponent};
 use super::{
-    Arrival, MAX_TOKENS, PAUSE_AFTER_REJECTION, Workload, private_run, validate_concurrency,
+    Arrival, MAX_CONCURRENCY, MAX_TOKENS, PAUSE_AFTER_REJECTION, Workload, private_run,
+    validate_concurrency,
 };
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
@@ -264,11 +265,29 @@ impl Workload for Requests {
         self.send(if served { now } else { now + PAUSE_AFTER_REJECTION });
     }
 
-    fn set_concurrency(&mut self, now: SimTime, clients: u32) {
-        if self.arrivals.is_none() {
+    fn set_concurrency(&mut self, now: SimTime, clients: u32, _cut: bool) -> bool {
+        let is_closed = self.arrivals.is_none() && clients <= MAX_CONCURRENCY;
+        if is_closed {
             self.concurrency = clients;
             self.send(now);
         }
+        is_closed
+    }
+
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        let Some((arrivals, next)) = &mut self.arrivals else { return false };
+        let Some(change) = arrivals.set_rate(now, per_s) else { return false };
+        *next = change.moved(*next);
+        // What is on its way stays so; what was about to be sent is sent at another time.
+        let sends = std::mem::take(&mut self.sends).into_iter();
+        self.sends = sends
+            .map(|Reverse((at, number, sent))| {
+                let moved = change.moved(sent);
+                Reverse((moved + (at - sent), number, moved))
+            })
+            .collect();
+        self.send_due();
+        true
     }
 }
 

@@ -90,8 +90,12 @@ impl Workload for Retries<'_> {
         Some(self.sent_again)
     }
 
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32) {
-        self.inner.set_concurrency(now, conversations);
+    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
+        self.inner.set_concurrency(now, conversations, cut)
+    }
+
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        self.inner.set_rate(now, per_s)
     }
 }
 

@@ -54,7 +54,7 @@ fn plan(workers: u32, changes: Vec<ChangeSettings>) -> ChangePlan {
 
 /// Changes of up to six workers, of which some may start later, on the times of
 /// [`any_draws`]: in mid-step, on boundaries, all at once.
-fn any_plan() -> impl Strategy<Value = ChangePlan> {
+pub(crate) fn any_plan() -> impl Strategy<Value = ChangePlan> {
     let at = prop_oneof![
         (0u64..40_000).prop_map(|n| n * 1_000),
         0u64..3_000_000,
@@ -102,7 +102,7 @@ fn any_plan() -> impl Strategy<Value = ChangePlan> {
     })
 }
 
-fn any_policy() -> impl Strategy<Value = RouterSettings> {
+pub(crate) fn any_policy() -> impl Strategy<Value = RouterSettings> {
     let names: Vec<&str> = POLICIES.iter().map(|policy| policy.name()).collect();
     let named = prop::sample::select(names).prop_map(RouterSettings::new);
     let others = [

@@ -3,13 +3,13 @@
 use super::rig::{any_conversations, any_draws, any_engine, any_policy, arrivals, cases};
 use super::rig::{closed_loop, vllm_config};
 use super::script::{Run, Script, front_end, play, router};
-use kv_router_sim::driver::Stuck;
 use kv_router_sim::event::{WorkerEvent, WorkerEventKind};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterView, Policy, Release, Verdict};
+use kv_router_sim::simulation::Stuck;
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 
@@ -221,7 +221,7 @@ fn a_policy_that_keeps_requests_is_found_out() {
     let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).err();
     let panic = panic.expect("nothing can ever end");
     let message = panic.downcast_ref::<String>().expect("a message");
-    let stuck = Stuck { at: SimTime::ZERO, unfinished: 3 };
+    let stuck = Stuck::Unfinished { at: SimTime::ZERO, unfinished: 3 };
     assert!(message.contains(&format!("{stuck:?}")), "{message}");
 }
 

@@ -24,6 +24,7 @@ mod metrics;
 mod model_files;
 mod one_worker;
 mod output_blocks;
+mod pieces;
 mod pools;
 mod prefix_oracle;
 mod program;

@@ -1,7 +1,6 @@
 //! Runs written out by a test: requests that arrive when it says, policies that
 //! do what it says, and a fleet that is watched.
 
-use kv_router_sim::driver::{Driver, Schedule};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::{Gauges, Pace, StepRecord, Worker};
 use kv_router_sim::event::{KvEvent, Lost, RejectReason, WorkerEvent};
@@ -14,6 +13,7 @@ use kv_router_sim::router::feed::FeedSettings;
 use kv_router_sim::router::front_end::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterSpec, Policy};
+use kv_router_sim::simulation::{Outcome, Schedule, Simulation};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::{Arrival, Listed, Workload};
@@ -213,11 +213,6 @@ fn play_on(
         fleet.tell_output_blocks();
     }
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new(), lost: Vec::new() };
-    let mut driver =
-        Driver::new(fleet, workload, front_ends, recorder, block_size).with_pools(prefill_workers);
-    if let Some(changes) = changes {
-        driver = driver.changes(changes);
-    }
     let schedule = Schedule {
         concurrency: vec![0],
         warmup: SimDuration::ZERO,
@@ -225,8 +220,15 @@ fn play_on(
         quantiles: Quantiles::Requests,
         slo: Slo::default(),
     };
-    let metrics = driver.run(&schedule).expect("a run that ends").remove(0);
-    let (recorder, mut watched) = driver.into_parts();
+    let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, block_size)
+        .with_pools(prefill_workers)
+        .measure(schedule);
+    if let Some(changes) = changes {
+        simulation = simulation.changes(changes);
+    }
+    simulation.advance(SimTime::MAX).expect("a run that ends");
+    let Outcome { mut levels, recorder, fleet: mut watched, .. } = simulation.finish();
+    let metrics = levels.remove(0);
     let digest = recorder.digest();
     let mut records = recorder.into_requests();
     records.sort_by_key(|record| record.request);

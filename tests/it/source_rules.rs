@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 12] = [
     &["kv", "metrics"],
     &["engine", "router", "workload"],
     &["fleet", "recorder"],
-    &["driver"],
+    &["simulation"],
     &["experiment"],
     &["report"],
     &["frontier", "plot", "accuracy", "live", "serve"],

@@ -32,6 +32,39 @@ pub struct ChangeSettings {
     pub lasts: Option<SimDuration>,
 }
 
+/// What happens to a worker, without its time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WorkerChange {
+    /// The worker.
+    pub worker: u32,
+    /// What.
+    pub what: What,
+    /// See [`ChangeSettings::restart_after`].
+    pub restart_after: Option<SimDuration>,
+    /// See [`ChangeSettings::grace`].
+    pub grace: Option<SimDuration>,
+    /// See [`ChangeSettings::factor`].
+    pub factor: Option<f64>,
+    /// See [`ChangeSettings::lasts`].
+    pub lasts: Option<SimDuration>,
+}
+
+impl ChangeSettings {
+    /// Without its time.
+    pub fn change(&self) -> WorkerChange {
+        let Self { worker, what, restart_after, grace, factor, lasts, .. } = *self;
+        WorkerChange { worker, what, restart_after, grace, factor, lasts }
+    }
+}
+
+impl WorkerChange {
+    /// At `at`.
+    pub fn at(self, at: SimDuration) -> ChangeSettings {
+        let Self { worker, what, restart_after, grace, factor, lasts } = self;
+        ChangeSettings { at, worker, what, restart_after, grace, factor, lasts }
+    }
+}
+
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -141,6 +174,9 @@ pub struct PlannerSettings {
     pub grace_intervals: Option<u32>,
 }
 
+/// The shortest time between two looks of a planner (assumed: far below any use).
+const LEAST_INTERVAL: SimDuration = SimDuration::from_millis(1);
+
 fn interval() -> SimDuration {
     SimDuration::from_secs(30)
 }
@@ -172,13 +208,19 @@ impl PlannerSettings {
         let range = format!("from cluster.workers, {workers}, to {}", super::MOST_WORKERS);
         let fits = (workers..=super::MOST_WORKERS).contains(&max_workers);
         Invalid::unless(fits, "max_workers", max_workers, &range)?;
-        Invalid::unless(!interval.is_zero(), "interval", "\"0s\"", "longer than 0s")?;
+        let shown = format!("\"{}s\"", interval.as_secs());
+        let allowed = "at least 1ms: a planner looks at every worker";
+        Invalid::unless(interval >= LEAST_INTERVAL, "interval", shown, allowed)?;
         let (up, down) = (self.scale_up_above, self.scale_down_below);
         Invalid::unless_at_least("scale_down_below", down, 0.0)?;
         let allowed = format!("a finite number above scale_down_below, {down}");
         Invalid::unless(up.is_finite() && up > down, "scale_up_above", up, &allowed)
     }
 }
+
+/// Time that a worker takes from its start until it serves, unless given (assumed:
+/// weights, graphs and warm-up of a model of 70 billion parameters).
+pub const LOAD_TIME: SimDuration = SimDuration::from_secs(60);
 
 /// Everything that happens to a fleet's workers.
 #[derive(Clone, Debug, PartialEq)]
@@ -206,6 +248,17 @@ enum State {
 }
 
 impl ChangePlan {
+    /// A plan for `workers` workers in which nothing happens.
+    pub fn of_nothing(workers: u32) -> Self {
+        Self {
+            workers,
+            load_time: LOAD_TIME,
+            changes: Vec::new(),
+            failover: FailoverSettings::default(),
+            planner: None,
+        }
+    }
+
     /// True if nothing ever changes.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.planner.is_none()

@@ -204,7 +204,7 @@ proptest! {
                     break;
                 }
             }
-            workload.set_concurrency(now, level);
+            workload.set_concurrency(now, level, true);
             let on_their_way = |w: &Conversations| {
                 w.sends.iter().filter(|s| s.0.slot >= level).all(|s| s.0.sent <= now)
             };
@@ -277,18 +277,18 @@ fn a_rejected_request_ends_its_conversation_and_time_goes_on() {
 fn a_removed_slot_ends_with_its_turn_and_can_come_back() {
     let mut workload = Conversations::new(fixed(), BLOCK_SIZE, 1);
     let (a, b) = (workload.take(), workload.take());
-    workload.set_concurrency(secs(3.0), 1);
+    workload.set_concurrency(secs(3.0), 1, true);
     workload.observe_end(secs(4.0), b.request.id, true);
     assert_eq!(workload.next_arrival(), None);
     workload.observe_end(secs(5.0), a.request.id, true);
     assert_eq!(workload.next_arrival(), Some(secs(12.086)));
-    workload.set_concurrency(secs(6.0), 2);
+    workload.set_concurrency(secs(6.0), 2, true);
     let back = workload.take();
     assert_eq!(back.sent, secs(6.0));
     assert_ne!(back.request.conversation, b.request.conversation);
     // A turn that is already sent arrives; one that is not sent yet never is.
     workload.observe_end(secs(7.0), back.request.id, true);
-    workload.set_concurrency(secs(12.01), 0);
+    workload.set_concurrency(secs(12.01), 0, true);
     assert_eq!(workload.take().request.conversation, a.request.conversation);
     assert_eq!(workload.next_arrival(), None);
 }

@@ -5,7 +5,7 @@ use crate::id::{ConversationId, RequestId};
 use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::arrivals::Arrivals;
-use crate::workload::{Arrival, PAUSE_AFTER_REJECTION, Workload};
+use crate::workload::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Workload};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -181,6 +181,13 @@ impl Workload for TraceReplay {
         Arrival { at, sent: at, request }
     }
 
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        let Starts::Process(arrivals, next) = &mut self.starts else { return false };
+        let Some(change) = arrivals.set_rate(now, per_s) else { return false };
+        *next = change.moved(*next);
+        true
+    }
+
     /// Every row is sent, also after a turn that was rejected.
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
         let ended = self.trace.rows[self.row_of[request.index()] as usize];
@@ -199,9 +206,14 @@ impl Workload for TraceReplay {
         self.due.push(Reverse((at, ended.next_turn)));
     }
 
-    fn set_concurrency(&mut self, now: SimTime, clients: u32) {
-        if let Starts::Clients(all) = &mut self.starts {
-            all.set_count(now, clients);
+    /// Sessions of a trace always go on to their last row.
+    fn set_concurrency(&mut self, now: SimTime, clients: u32, _cut: bool) -> bool {
+        match &mut self.starts {
+            Starts::Clients(all) if clients <= MAX_CONCURRENCY => {
+                all.set_count(now, clients);
+                true
+            }
+            _ => false,
         }
     }
 }

@@ -6,13 +6,13 @@ mod server;
 
 use super::rig::vllm_config;
 use super::script::router;
-use kv_router_sim::driver::{Driver, Schedule};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::event::RejectReason;
 use kv_router_sim::fleet::live::{FailedRequest, Failure, Limits, LiveFleet, LiveSettings};
 use kv_router_sim::recorder::{End, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::time::SimDuration;
+use kv_router_sim::simulation::{Outcome, Schedule, Simulation};
+use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::requests::{RequestSettings, Requests};
 use server::{Fault, Server};
 use std::sync::atomic::Ordering;
@@ -58,10 +58,12 @@ fn send(
     let front_end = router(&RouterSettings::new("round_robin"), &config, workers);
     fleet.start();
     let recorder = Recorder::new(workers, true);
-    let mut driver =
-        Driver::new(fleet, Box::new(workload), vec![front_end], recorder, config.block_size);
-    let metrics = driver.run(&schedule()).expect("it ends").remove(0);
-    let (recorder, fleet) = driver.into_parts();
+    let mut simulation =
+        Simulation::new(fleet, Box::new(workload), vec![front_end], recorder, config.block_size)
+            .measure(schedule());
+    simulation.advance(SimTime::MAX).expect("it ends");
+    let Outcome { mut levels, recorder, fleet, .. } = simulation.finish();
+    let metrics = levels.remove(0);
     let failed = fleet.failed().to_vec();
     let records = recorder.into_requests();
 

@@ -1,0 +1,132 @@
+//! What the loop does when workers come and go.
+
+use super::control::Control;
+use super::observer::Happening;
+use super::{Course, Simulation, Stuck, Turn};
+use crate::event::{Lost, WorkerEvent, WorkerEventKind};
+use crate::fleet::Fleet;
+use crate::fleet::changes::{Changes, Effect};
+use crate::id::{RequestId, WorkerId};
+use crate::recorder::End;
+use crate::router::FrontEnd;
+use crate::time::SimTime;
+
+impl<F: Fleet> Simulation<'_, F> {
+    /// Workers come and go as `changes` says.
+    pub fn changes(mut self, changes: Changes) -> Self {
+        self.recorder.follow_changes(changes.absent());
+        for worker in changes.absent() {
+            let _nothing = self.fleet.stop(SimTime::ZERO, worker);
+            self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
+        }
+        let planned = changes.script().into_iter();
+        self.steering.add(planned.map(|(at, change)| (at, Control::Worker(change))));
+        self.changes = Some(Box::new(changes));
+        self
+    }
+
+    /// When something happens to a worker next. In a run that ends with its last
+    /// request, only while one `is_busy`.
+    pub(super) fn change_due(&self, is_busy: bool) -> SimTime {
+        let is_timed = self.course.as_ref().is_none_or(Course::is_timed);
+        let changes = self.changes.as_ref().filter(|_| is_busy || is_timed);
+        changes.and_then(|changes| changes.due()).unwrap_or(SimTime::MAX)
+    }
+
+    /// Everything that happens to workers up to and at `now`.
+    pub(super) fn change(&mut self, now: SimTime) -> Result<(), Stuck> {
+        while let Some(effect) = self.changes.as_mut().and_then(|changes| changes.take(now)) {
+            self.guard.count(now, Turn::Change)?;
+            self.perform(now, effect);
+        }
+        Ok(())
+    }
+
+    /// Does what happens to a worker.
+    pub(super) fn perform(&mut self, now: SimTime, effect: Effect) {
+        self.observers.tell(now, Happening::Change(&effect));
+        if self.changes.as_ref().is_some_and(|changes| changes.costs_cache(effect)) {
+            self.recorder.disturb(now);
+        }
+        match effect {
+            Effect::Stop(worker) => self.stop(now, worker),
+            Effect::Serve(worker) => {
+                self.fleet.start(worker);
+                self.recorder.set_present(now, worker, true);
+            }
+            Effect::Pace(worker, pace) => self.fleet.set_pace(now, worker, pace),
+            Effect::Left(worker) => {
+                self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
+            }
+            Effect::Joined(worker) => {
+                self.front_ends.iter_mut().for_each(|front_end| front_end.worker_joined(worker));
+            }
+            Effect::Lost(worker, request) => self.notice_loss(now, worker, request),
+            Effect::Look => {
+                let gauges = self.fleet.gauges(now);
+                if let Some(changes) = &mut self.changes {
+                    changes.plan(now, &gauges);
+                }
+            }
+        }
+        self.release(now);
+    }
+
+    /// `worker` dies with all it has.
+    fn stop(&mut self, now: SimTime, worker: WorkerId) {
+        // What it has published is on its way.
+        if self.front_ends.iter().any(FrontEnd::wants_kv_events) {
+            self.take_kv_events(now);
+        }
+        for lost in self.fleet.stop(now, worker) {
+            self.recorder.lose(now, worker, &lost);
+            self.requests.lose(worker, &lost);
+            if let Some(changes) = &mut self.changes {
+                changes.lost(now, worker, lost.request);
+            }
+        }
+        self.recorder.set_present(now, worker, false);
+        self.front_ends.iter_mut().for_each(|front_end| front_end.cut_feed(worker));
+    }
+
+    /// True if a request was sent to a worker that is not there.
+    pub(super) fn is_lost_on_arrival(
+        &mut self,
+        now: SimTime,
+        worker: WorkerId,
+        request: RequestId,
+    ) -> bool {
+        let Some(changes) = &mut self.changes else { return false };
+        if changes.sent(now, worker, request) {
+            return false;
+        }
+        let lost = Lost { request, output_tokens: 0, last_token_at: now };
+        self.recorder.lose(now, worker, &lost);
+        self.requests.lose(worker, &lost);
+        true
+    }
+
+    /// The front end that sent a request to `worker` sees that it is lost.
+    fn notice_loss(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        let event = WorkerEvent { worker, request, kind: WorkerEventKind::Failed };
+        self.tell_front_ends(now, &event);
+        self.observers.tell(now, Happening::Worker(&event));
+        let Some(changes) = &self.changes else { return };
+        let live = self.requests.get(request);
+        let migrates = live.migrations < changes.migrations();
+        if changes.inhibits(worker) {
+            self.front_ends[live.front_end].worker_left(worker);
+        }
+        if migrates {
+            self.requests.migrate(request);
+            self.recorder.migrate(request);
+            self.deliver_kv_events(now);
+            self.route(now, request);
+        } else {
+            self.requests.end(request);
+            self.recorder.fail(now, request);
+            self.observers.tell(now, Happening::End { request, end: End::Failed });
+            self.workload.observe_failure(now, request);
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! A simulation: a value that time can be put into.
+//!
+//! It owns workload, front ends, fleet, the table of live requests and the clock.
+//! [`Simulation::advance`] puts time in: it never looks inside the fleet, but asks
+//! for the next event up to the next moment at which it has something to do
+//! itself. So the same loop serves simulated and real fleets, and a run that goes
+//! through in one piece, one that is stepped, and one that is watched are the same
+//! run: whatever the pieces, the results are equal.
+//!
+//! What happens is told to the [`Recorder`], which listens and measures, and to
+//! [`Observer`]s. A [`Schedule`] says what is measured, and when the simulation is
+//! over.
+
+mod changes;
+mod control;
+mod course;
+mod guard;
+mod observer;
+mod requests;
+mod routing;
+mod snapshot;
+mod steering;
+
+pub use control::{Control, ControlKind, ControlSettings, controls_toml};
+pub use course::Schedule;
+pub use guard::Stuck;
+pub use observer::{Happening, Observer};
+pub use requests::{LiveRequest, Whereabouts};
+pub use routing::Decision;
+pub use snapshot::{Recent, Snapshot, WorkerSnapshot};
+
+use crate::engine::Gauges;
+use crate::fleet::Fleet;
+use crate::fleet::changes::Changes;
+use crate::id::RequestId;
+use crate::recorder::{Metrics, Recorder};
+use crate::router::Reported;
+use crate::router::front_end::FrontEnd;
+use crate::router::settings::Spread;
+use crate::time::SimTime;
+use crate::workload::Workload;
+use course::Course;
+use guard::{Guard, Turn};
+use observer::Observers;
+use requests::LiveRequests;
+use snapshot::Samples;
+use std::fmt;
+use steering::Steering;
+
+/// See the [module documentation](self).
+pub struct Simulation<'a, F> {
+    fleet: F,
+    workload: Box<dyn Workload + 'a>,
+    front_ends: Vec<FrontEnd>,
+    requests: LiveRequests,
+    recorder: Recorder,
+    observers: Observers<'a>,
+    block_size: u32,
+    /// Everything before the arrivals of this moment has happened.
+    now: SimTime,
+    /// When something happened last.
+    last: SimTime,
+    spread: Spread,
+    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
+    prefill_workers: u32,
+    /// The request whose routing is to be taken apart.
+    explained: Option<RequestId>,
+    decision: Option<Decision>,
+    /// What happens to the workers, if anything does.
+    changes: Option<Box<Changes>>,
+    /// What is measured, if anything is.
+    course: Option<Course>,
+    steering: Steering<'a>,
+    /// What snapshots need of the past, if any are wanted.
+    samples: Option<Samples>,
+    guard: Guard,
+    /// Why it cannot go on.
+    stuck: Option<Stuck>,
+}
+
+impl<F: fmt::Debug> fmt::Debug for Simulation<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// How far a simulation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Its clock: everything before the arrivals of this moment has happened.
+    pub now: SimTime,
+    /// Its schedule has ended, or nothing can happen any more. More time changes nothing.
+    pub is_over: bool,
+}
+
+/// What a simulation leaves behind.
+#[derive(Debug)]
+pub struct Outcome<F> {
+    /// The metrics of each measured window that ended, in order.
+    pub levels: Vec<Metrics>,
+    /// The decision that was to be taken apart, once it was made.
+    pub decision: Option<Decision>,
+    /// Everything that was recorded.
+    pub recorder: Recorder,
+    /// The workers.
+    pub fleet: F,
+}
+
+impl<'a, F: Fleet> Simulation<'a, F> {
+    /// A simulation at time zero. Requests go to the front ends in turn, unless
+    /// [`spread`](Self::spread) says otherwise; nothing is measured without a
+    /// [schedule](Self::measure).
+    ///
+    /// # Panics
+    /// Without a front end.
+    pub fn new(
+        fleet: F,
+        workload: Box<dyn Workload + 'a>,
+        front_ends: Vec<FrontEnd>,
+        recorder: Recorder,
+        block_size: u32,
+    ) -> Self {
+        assert!(!front_ends.is_empty(), "a fleet has at least one front end");
+        Self {
+            fleet,
+            workload,
+            front_ends,
+            requests: LiveRequests::default(),
+            recorder,
+            observers: Observers::default(),
+            block_size,
+            now: SimTime::ZERO,
+            last: SimTime::ZERO,
+            spread: Spread::InTurn,
+            prefill_workers: 0,
+            explained: None,
+            decision: None,
+            changes: None,
+            course: None,
+            steering: Steering::default(),
+            samples: None,
+            guard: Guard::default(),
+            stuck: None,
+        }
+    }
+
+    /// Which front end a request reaches.
+    pub fn spread(mut self, spread: Spread) -> Self {
+        self.spread = spread;
+        self
+    }
+
+    /// The first `prefill_workers` workers only prefill: requests that they are done
+    /// with are routed again, to a worker that decodes.
+    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
+        self.prefill_workers = prefill_workers;
+        self
+    }
+
+    /// Takes the decision about `request` apart, for [`Outcome::decision`].
+    pub fn explain(mut self, request: RequestId) -> Self {
+        self.explained = Some(request);
+        self
+    }
+
+    /// `observer` hears everything from now on. It cannot change what it hears of.
+    pub fn observe(&mut self, observer: impl Observer + 'a) {
+        self.observers.add(Box::new(observer));
+    }
+
+    /// The clock.
+    pub fn now(&self) -> SimTime {
+        self.now
+    }
+
+    /// The workers.
+    pub fn fleet(&self) -> &F {
+        &self.fleet
+    }
+
+    /// The requests that have arrived and not ended, in order of arrival.
+    pub fn live_requests(&self) -> impl Iterator<Item = &LiveRequest> {
+        self.requests.iter()
+    }
+
+    /// Puts time in, up to `until`; [`SimTime::MAX`] lets it run to its end. A time
+    /// that is past changes nothing.
+    ///
+    /// What the past causes at `until` is included: what workers do then, and windows
+    /// that begin or end. Changes of workers, arrivals and decisions of that moment
+    /// are not: they come with the next call.
+    ///
+    /// # Errors
+    /// If it cannot go on: requests will never end, or time does not move. It stays so.
+    pub fn advance(&mut self, until: SimTime) -> Result<Progress, Stuck> {
+        if let Some(stuck) = &self.stuck {
+            return Err(stuck.clone());
+        }
+        let progress = self.run(until);
+        self.stuck = progress.as_ref().err().cloned();
+        progress
+    }
+
+    fn run(&mut self, until: SimTime) -> Result<Progress, Stuck> {
+        while !self.is_over() && self.now <= until {
+            let mark = self.mark();
+            let to = until.min(mark);
+            self.run_until(to)?;
+            if self.ends_by_itself() && self.is_idle() {
+                self.now = self.last;
+                self.end_window();
+            } else if to == SimTime::MAX {
+                // Nothing is left to wait for.
+                let unfinished = self.requests.live();
+                if unfinished > 0 {
+                    return Err(Stuck::Unfinished { at: self.last, unfinished });
+                }
+                self.now = self.last;
+                return Ok(Progress { now: self.now, is_over: true });
+            } else {
+                self.now = to;
+                if mark > to {
+                    break;
+                }
+                self.pass()?;
+            }
+        }
+        Ok(Progress { now: self.now, is_over: self.is_over() })
+    }
+
+    /// When something happens that does not come from the fleet; [`SimTime::MAX`] if
+    /// nothing will.
+    pub fn due(&self) -> SimTime {
+        self.next_turn().0.min(self.mark())
+    }
+
+    /// When windows, the script or samples go on.
+    fn mark(&self) -> SimTime {
+        let course = self.course.as_ref().map_or(SimTime::MAX, Course::mark);
+        // Where nothing happens there is nothing to be sampled.
+        let samples = self.samples.as_ref().filter(|samples| samples.covers(self.last, self.now));
+        let sample = samples.map_or(SimTime::MAX, |samples| samples.mark().max(self.now));
+        course.min(self.steering.mark()).min(sample)
+    }
+
+    /// What is due at a mark, in this order: windows, the script, samples.
+    fn pass(&mut self) -> Result<(), Stuck> {
+        if self.course.as_ref().is_some_and(|course| course.mark() <= self.now) {
+            self.pass_window();
+        } else if self.steering.mark() <= self.now {
+            self.last = self.now;
+            self.follow_script()?;
+        } else {
+            self.sample();
+        }
+        Ok(())
+    }
+
+    /// The next thing to do that the fleet does not cause, and when.
+    fn next_turn(&self) -> (SimTime, Turn) {
+        let arrival = self.workload.next_arrival().unwrap_or(SimTime::MAX);
+        let is_busy = self.requests.live() > 0 || arrival < SimTime::MAX;
+        let wake = self.front_ends.iter().filter_map(FrontEnd::wake_at).min();
+        // No policy looks at reports when nothing is left to be done.
+        let reporting = self.front_ends.iter().filter(|_| is_busy);
+        let wake = reporting.filter_map(FrontEnd::report_due).chain(wake).min();
+        let wake = wake.unwrap_or(SimTime::MAX).max(self.now);
+        let restart = self.front_ends.iter().filter_map(FrontEnd::restart_due).min();
+        let change = self.change_due(is_busy).max(self.now);
+        // At one moment in this order.
+        let mut next = (change, Turn::Change);
+        for other in [
+            (restart.unwrap_or(SimTime::MAX), Turn::Restart),
+            (arrival, Turn::Arrival),
+            (wake, Turn::Wake),
+        ] {
+            if other.0 < next.0 {
+                next = other;
+            }
+        }
+        next
+    }
+
+    /// Everything before the changes and the arrivals of the moment `end`.
+    fn run_until(&mut self, end: SimTime) -> Result<(), Stuck> {
+        loop {
+            let (at, turn) = self.next_turn();
+            let next = at.min(end);
+            if let Some((at, event)) = self.fleet.next_event(next) {
+                self.happens(at, Turn::Event)?;
+                self.handle(at, &event);
+            } else if next == end {
+                return Ok(());
+            } else {
+                self.happens(next, turn)?;
+                match turn {
+                    Turn::Change => self.change(next)?,
+                    Turn::Restart => self.restart(next),
+                    Turn::Arrival => self.arrive(next),
+                    Turn::Wake => {
+                        self.report(next);
+                        self.release(next);
+                    }
+                    Turn::Event => unreachable!("events come from the fleet"),
+                }
+            }
+        }
+    }
+
+    fn happens(&mut self, at: SimTime, turn: Turn) -> Result<(), Stuck> {
+        (self.now, self.last) = (at, at);
+        self.guard.count(at, turn)
+    }
+
+    /// True if the run is over when no request is left.
+    fn ends_by_itself(&self) -> bool {
+        self.course.as_ref().is_some_and(Course::is_open)
+    }
+
+    /// True if nothing is left to be done, and nothing will be.
+    fn is_idle(&self) -> bool {
+        self.requests.live() == 0 && self.next_turn().0 == SimTime::MAX
+    }
+
+    fn is_over(&self) -> bool {
+        self.course.as_ref().is_some_and(Course::is_over)
+    }
+
+    /// Ends the simulation at its clock's time. A window that has not ended is left out.
+    pub fn finish(self) -> Outcome<F> {
+        let levels = self.course.map_or(Vec::new(), Course::into_levels);
+        let Self { decision, recorder, fleet, .. } = self;
+        Outcome { levels, decision, recorder, fleet }
+    }
+}
+
+/// What workers with these gauges report to routers at `now`.
+pub(crate) fn reports(now: SimTime, gauges: &[Gauges]) -> Vec<Reported> {
+    let report = |gauges: &Gauges| Reported {
+        at: now,
+        running: gauges.running,
+        waiting: gauges.waiting,
+        used_blocks: gauges.used_blocks,
+    };
+    gauges.iter().map(report).collect()
+}

@@ -1,0 +1,317 @@
+//! What the loop does with a request: from its arrival over decisions to its end.
+
+use super::observer::Happening;
+use super::requests::LiveRequest;
+use super::{Simulation, reports};
+use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
+use crate::fleet::Fleet;
+use crate::id::{RequestId, WorkerId};
+use crate::recorder::End;
+use crate::request::Request;
+use crate::router::front_end::FrontEnd;
+use crate::router::settings::Spread;
+use crate::router::{CostParts, Verdict, WorkerView};
+use crate::time::SimTime;
+use crate::truth::WorkerTruth;
+
+/// One decision of a router, taken apart: what it knew, and what was true.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The request.
+    pub request: RequestId,
+    /// When.
+    pub at: SimTime,
+    /// The front end that decided.
+    pub front_end: usize,
+    /// Full blocks of the prompt.
+    pub prompt_blocks: u32,
+    /// What it decided; where a request was held, what it decided first.
+    pub verdict: Verdict,
+    /// What the policy says each worker would have cost; empty if it does not say.
+    pub costs: Vec<CostParts>,
+    /// What the front end counted, per worker.
+    pub view: Vec<WorkerView>,
+    /// Leading blocks that its index showed on each worker, if it has one.
+    pub believed_blocks: Option<Vec<u32>>,
+    /// What was true of each worker; empty if the fleet cannot tell.
+    pub truth: Vec<WorkerTruth>,
+}
+
+impl Decision {
+    /// Forgets all but the first workers: the others were no choice.
+    fn keep_workers(&mut self, workers: usize) {
+        self.view.truncate(workers);
+        self.truth.truncate(workers);
+        if let Some(blocks) = &mut self.believed_blocks {
+            blocks.truncate(workers);
+        }
+    }
+}
+
+impl<F: Fleet> Simulation<'_, F> {
+    pub(super) fn arrive(&mut self, now: SimTime) {
+        let arrival = self.workload.take();
+        debug_assert_eq!(arrival.at, now);
+        self.recorder.arrive(&arrival);
+        self.observers.tell(now, Happening::Arrival(&arrival));
+        let request = arrival.request;
+        let (id, front_end) = (request.id, self.front_end_of(&request));
+        self.requests.arrive(request, front_end);
+        self.deliver_kv_events(now);
+        self.route(now, id);
+    }
+
+    fn front_end_of(&self, request: &Request) -> usize {
+        let key = match self.spread {
+            Spread::InTurn => request.id.index(),
+            Spread::ByConversation => request.conversation.index(),
+        };
+        key % self.front_ends.len()
+    }
+
+    /// A request that is at its front end is decided about.
+    pub(super) fn route(&mut self, now: SimTime, id: RequestId) {
+        let live = self.requests.get(id);
+        let front_end = &mut self.front_ends[live.front_end];
+        // In this order: to know the truth is to look at every worker.
+        if let Some(oracle) = front_end.oracle()
+            && let Some(truth) = self.fleet.truth(now)
+        {
+            oracle.see(truth.workers(&live.request));
+        }
+        let is_explained = self.explained == Some(id) && !live.is_prefilled;
+        let looked_at = is_explained.then(|| self.look(now, id));
+        let LiveRequest { request, front_end, .. } = self.requests.get(id);
+        let view = self.requests.get(id).view(self.block_size);
+        let verdict = self.front_ends[*front_end].route(now, &view);
+        let decision = Happening::Decision { request, front_end: *front_end, verdict };
+        self.observers.tell(now, decision);
+        let prefills = |worker: WorkerId| worker.0 < self.prefill_workers;
+        if let Some(mut decision) = looked_at {
+            if matches!(verdict, Verdict::Send(worker) if prefills(worker)) {
+                decision.keep_workers(self.prefill_workers as usize);
+            }
+            self.decision = Some(Decision { verdict, ..decision });
+        }
+        match verdict {
+            Verdict::Send(worker) => self.dispatch(now, worker, id),
+            Verdict::Hold => self.requests.hold(id),
+            Verdict::Reject(reason) => self.turn_away(now, id, reason),
+        }
+    }
+
+    fn turn_away(&mut self, now: SimTime, id: RequestId, reason: RejectReason) {
+        if self.requests.end(id).is_prefilled {
+            self.fleet.give_up(now, id);
+        }
+        self.recorder.turn_away(now, id, reason);
+        self.observers.tell(now, Happening::End { request: id, end: End::Rejected(reason) });
+        if reason == RejectReason::NoWorker {
+            self.workload.observe_failure(now, id);
+        } else {
+            self.workload.observe_end(now, id, false);
+        }
+    }
+
+    /// The decision about a request before it is made.
+    fn look(&mut self, now: SimTime, id: RequestId) -> Decision {
+        let LiveRequest { request, front_end: index, .. } = self.requests.get(id);
+        let view = request.route_view(self.block_size);
+        let front_end = &mut self.front_ends[*index];
+        Decision {
+            request: id,
+            at: now,
+            front_end: *index,
+            prompt_blocks: view.blocks.len(),
+            verdict: Verdict::Hold,
+            costs: front_end.explain(now, &view),
+            believed_blocks: front_end.overlap_blocks(now, &view),
+            view: front_end.workers().to_vec(),
+            truth: self.fleet.truth(now).map_or(Vec::new(), |truth| truth.workers(request)),
+        }
+    }
+
+    /// Front ends whose time has come restart. What they held comes to them again.
+    pub(super) fn restart(&mut self, now: SimTime) {
+        let due = |front_end: &FrontEnd| front_end.restart_due().is_some_and(|at| at <= now);
+        let due: Vec<bool> = self.front_ends.iter().map(due).collect();
+        let held = self.requests.forget(&due);
+        for (front_end, _) in self.front_ends.iter_mut().zip(&due).filter(|(_, due)| **due) {
+            front_end.restart(now);
+        }
+        self.deliver_kv_events(now);
+        self.route_again(now, held);
+    }
+
+    /// Requests that a policy held which is no more come to its successor.
+    pub(super) fn route_again(&mut self, now: SimTime, held: Vec<RequestId>) {
+        for id in held {
+            self.requests.release(id);
+            self.route(now, id);
+        }
+    }
+
+    /// Gives the front ends the cache changes that may be visible to them now.
+    pub(super) fn deliver_kv_events(&mut self, now: SimTime) {
+        let interested = self.front_ends.iter().filter(|front_end| front_end.wants_kv_events());
+        if let Some(until) = interested.map(|front_end| front_end.kv_horizon(now)).max() {
+            self.take_kv_events(until);
+        }
+    }
+
+    /// Gives the front ends what workers published up to `until`.
+    pub(super) fn take_kv_events(&mut self, until: SimTime) {
+        let front_ends = &mut self.front_ends;
+        self.fleet.take_kv_events(until, &mut |worker, at, event| {
+            for front_end in &mut *front_ends {
+                front_end.hear_kv(at, worker, event);
+            }
+        });
+    }
+
+    fn dispatch(&mut self, now: SimTime, worker: WorkerId, id: RequestId) {
+        self.note_choice(now, worker, id);
+        self.tell_peers_of_booking(now, worker, id);
+        self.recorder.dispatch(now, id, worker);
+        self.requests.send(id, worker);
+        if self.is_lost_on_arrival(now, worker, id) {
+            let request = &self.requests.get(id).request;
+            self.observers.tell(now, Happening::Dispatch { request, worker });
+            return;
+        }
+        let request = &self.requests.get(id).request;
+        match self.fleet.submit(now, worker, request) {
+            Ok(()) => self.observers.tell(now, Happening::Dispatch { request, worker }),
+            Err(reason) => {
+                let kind = WorkerEventKind::Rejected(reason);
+                self.handle(now, &WorkerEvent { worker, request: id, kind });
+            }
+        }
+    }
+
+    /// Lets the recorder compare the choice with what was there.
+    fn note_choice(&mut self, now: SimTime, worker: WorkerId, id: RequestId) {
+        if !self.recorder.measures_why() {
+            return;
+        }
+        let Some(truth) = self.fleet.truth(now) else { return };
+        let LiveRequest { request, front_end, .. } = self.requests.get(id);
+        let held = truth.cached_blocks(request);
+        let view = request.route_view(self.block_size);
+        let front_end = &mut self.front_ends[*front_end];
+        // An index of what was routed has taken this request in already.
+        let believed =
+            if front_end.wants_kv_events() { front_end.overlap_blocks(now, &view) } else { None };
+        self.recorder.note_choice(request, worker, &held, believed.as_deref());
+    }
+
+    /// Lets the recorder compare what was hit with what is there.
+    fn note_hits(&mut self, now: SimTime, event: &WorkerEvent) {
+        let WorkerEventKind::Scheduled { cached_tokens } = event.kind else { return };
+        if !self.recorder.measures_why() {
+            return;
+        }
+        let Some(truth) = self.fleet.truth(now) else { return };
+        let held = truth.cached_blocks(&self.requests.get(event.request).request);
+        self.recorder.note_hits(event, cached_tokens, &held);
+    }
+
+    fn tell_peers_of_booking(&mut self, now: SimTime, worker: WorkerId, id: RequestId) {
+        if self.front_ends.len() == 1 || !self.front_ends.iter().any(FrontEnd::hears_peers) {
+            return;
+        }
+        let &LiveRequest { ref request, front_end: index, .. } = self.requests.get(id);
+        let view = request.route_view(self.block_size);
+        let believed = self.front_ends[index].overlap_blocks(now, &view);
+        let overlap_blocks = believed.map_or(0, |blocks| blocks[worker.index()]);
+        let peers = self.front_ends.iter_mut().enumerate().filter(|(at, _)| *at != index);
+        for (_, peer) in peers {
+            peer.hear_booking(now, request, self.block_size, worker, overlap_blocks);
+        }
+    }
+
+    /// The front end that sent the request hears of it, and so do the others.
+    pub(super) fn tell_front_ends(&mut self, now: SimTime, event: &WorkerEvent) {
+        let index = self.requests.get(event.request).front_end;
+        if self.requests.is_forgotten(event.request, event.kind.ends_stay()) {
+            return;
+        }
+        for (at, front_end) in self.front_ends.iter_mut().enumerate() {
+            if at == index {
+                front_end.observe(now, event);
+            } else {
+                front_end.hear_life(now, event);
+            }
+        }
+    }
+
+    /// A worker tells of a request.
+    pub(super) fn handle(&mut self, now: SimTime, event: &WorkerEvent) {
+        self.note_hits(now, event);
+        self.tell_front_ends(now, event);
+        self.recorder.observe(now, event);
+        self.observers.tell(now, Happening::Worker(event));
+        match event.kind {
+            WorkerEventKind::Finished { output_tokens } => {
+                let delivered_tokens = self.requests.get(event.request).delivered_tokens;
+                let output_tokens = delivered_tokens + output_tokens;
+                self.end(now, event, End::Finished { output_tokens });
+            }
+            WorkerEventKind::Rejected(reason) => self.end(now, event, End::Rejected(reason)),
+            WorkerEventKind::Prefilled => {
+                self.requests.prefill(event.request);
+                self.deliver_kv_events(now);
+                self.route(now, event.request);
+            }
+            WorkerEventKind::Scheduled { .. }
+            | WorkerEventKind::CacheHit { .. }
+            | WorkerEventKind::Loaded { .. }
+            | WorkerEventKind::Preempted
+            | WorkerEventKind::KvReceived { .. }
+            | WorkerEventKind::FirstToken
+            | WorkerEventKind::Failed
+            | WorkerEventKind::OutputBlock { .. } => {}
+        }
+        self.release(now);
+    }
+
+    /// A request ends at its worker.
+    fn end(&mut self, now: SimTime, event: &WorkerEvent, end: End) {
+        if let Some(changes) = &mut self.changes {
+            changes.ended(now, event.worker);
+        }
+        self.requests.end(event.request);
+        self.observers.tell(now, Happening::End { request: event.request, end });
+        let served = matches!(end, End::Finished { .. });
+        self.workload.observe_end(now, event.request, served);
+    }
+
+    /// Shows the front ends whose turn it is what the workers report.
+    pub(super) fn report(&mut self, now: SimTime) {
+        let due = |front_end: &FrontEnd| front_end.report_due().is_some_and(|due| due <= now);
+        if !self.front_ends.iter().any(due) {
+            return;
+        }
+        let reported = reports(now, &self.fleet.gauges(now));
+        for front_end in self.front_ends.iter_mut().filter(|front_end| due(front_end)) {
+            front_end.report(now, &reported);
+        }
+    }
+
+    /// Sends what the policies let go.
+    pub(super) fn release(&mut self, now: SimTime) {
+        if self.requests.held() == 0 {
+            return;
+        }
+        self.deliver_kv_events(now);
+        for index in 0..self.front_ends.len() {
+            while let Some((id, verdict)) = self.front_ends[index].release(now) {
+                self.requests.release(id);
+                match verdict {
+                    Ok(worker) => self.dispatch(now, worker, id),
+                    Err(reason) => self.turn_away(now, id, reason),
+                }
+            }
+        }
+    }
+}

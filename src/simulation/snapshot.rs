@@ -1,0 +1,152 @@
+//! What a dashboard would show.
+
+use super::Simulation;
+use crate::fleet::Fleet;
+use crate::id::WorkerId;
+pub use crate::recorder::Recent;
+use crate::time::{SimDuration, SimTime};
+use std::collections::VecDeque;
+
+/// A simulation at one moment.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The moment.
+    pub at: SimTime,
+    /// Requests that have arrived and not ended.
+    pub live_requests: usize,
+    /// Those of them that policies hold.
+    pub held_requests: usize,
+    /// The time before, as long as [`watch`](Simulation::watch) says; `None` unless it
+    /// is watched.
+    pub recent: Option<Recent>,
+    /// Output tokens a second over that time and up to a tenth of it more; `None`
+    /// unless it is watched.
+    pub output_tokens_per_s: Option<f64>,
+    /// The workers, in order of id.
+    pub workers: Vec<WorkerSnapshot>,
+}
+
+/// One worker of a [`Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct WorkerSnapshot {
+    /// Whether front ends may choose it, as far as the first one knows.
+    pub is_present: bool,
+    /// Requests in its batch.
+    pub running: u32,
+    /// Requests at it that are not in the batch.
+    pub waiting: u32,
+    /// KV blocks held by requests.
+    pub used_blocks: u32,
+    /// Requests that front ends have sent there and that have not ended.
+    pub inflight: u32,
+    /// Mean time from dispatch to the first batch, in milliseconds, of requests whose
+    /// first token came in the time that is watched.
+    pub queue_ms: Option<f64>,
+}
+
+/// So many samples are taken in the time that is watched.
+const SAMPLES: u64 = 10;
+
+/// Tokens counted at even times.
+#[derive(Debug)]
+pub(super) struct Samples {
+    over: SimDuration,
+    next: SimTime,
+    /// Output tokens up to the last look at the fleet, without first ones.
+    tokens: u64,
+    taken: VecDeque<(SimTime, u64)>,
+}
+
+impl Samples {
+    pub(super) fn mark(&self) -> SimTime {
+        self.next
+    }
+
+    /// True if what happened at `last` matters `now`.
+    pub(super) fn covers(&self, last: SimTime, now: SimTime) -> bool {
+        now <= last + self.over
+    }
+}
+
+impl<F: Fleet> Simulation<'_, F> {
+    /// Keeps what [`snapshot`](Self::snapshot) says of the time before it, `over` at
+    /// most. Changes nothing in the run.
+    ///
+    /// # Panics
+    /// If `over` is no time.
+    pub fn watch(&mut self, over: SimDuration) {
+        assert!(!over.is_zero(), "a time to be watched");
+        self.recorder.keep_trailing(over);
+        let (next, taken) = (self.now, VecDeque::new());
+        self.samples = Some(Samples { over, next, tokens: 0, taken });
+    }
+
+    /// What a dashboard would show now. Looking changes nothing in the run.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let gauges = self.take_gauges();
+        let now = self.now;
+        let mut inflight = vec![0; gauges.len()];
+        for front_end in &self.front_ends {
+            for (sum, view) in inflight.iter_mut().zip(front_end.workers()) {
+                *sum += view.inflight;
+            }
+        }
+        let known = self.front_ends[0].workers();
+        let worker = |(id, gauges): (u32, &crate::engine::Gauges)| {
+            let at = WorkerId(id).index();
+            WorkerSnapshot {
+                is_present: known[at].available,
+                running: gauges.running,
+                waiting: gauges.waiting,
+                used_blocks: gauges.used_blocks,
+                inflight: inflight[at],
+                queue_ms: self.recorder.recent_queue_ms(now, WorkerId(id)),
+            }
+        };
+        Snapshot {
+            at: now,
+            live_requests: self.requests.live(),
+            held_requests: self.requests.held(),
+            recent: self.recorder.recent(now),
+            output_tokens_per_s: self.output_tokens_per_s(),
+            workers: (0..).zip(&gauges).map(worker).collect(),
+        }
+    }
+
+    /// Every token is the first of its request or follows a gap.
+    fn output_tokens(&self) -> u64 {
+        let gaps = self.samples.as_ref().map_or(0, |samples| samples.tokens);
+        gaps + self.recorder.first_tokens()
+    }
+
+    fn output_tokens_per_s(&self) -> Option<f64> {
+        let samples = self.samples.as_ref()?;
+        let from = SimTime::from_ps(self.now.as_ps().saturating_sub(samples.over.as_ps()));
+        let past = samples.taken.iter().rev().find(|(at, _)| *at <= from);
+        let &(at, tokens) = past.or(samples.taken.front())?;
+        let seconds = (self.now - at).as_secs();
+        (seconds > 0.0).then(|| (self.output_tokens() - tokens) as f64 / seconds)
+    }
+
+    /// Counts tokens now, and sets the next time.
+    pub(super) fn sample(&mut self) {
+        let _gauges = self.take_gauges();
+        let (now, tokens) = (self.now, self.output_tokens());
+        let Some(samples) = &mut self.samples else { return };
+        let every = SimDuration::from_ps((samples.over.as_ps() / SAMPLES).max(1));
+        samples.next = now + every;
+        samples.taken.push_back((now, tokens));
+        while samples.taken.get(1).is_some_and(|(at, _)| *at + samples.over <= now) {
+            samples.taken.pop_front();
+        }
+    }
+
+    /// So many gaps between tokens were taken from the fleet.
+    pub(super) fn count_gaps(&mut self, gaps: u64) {
+        if let Some(samples) = &mut self.samples {
+            samples.tokens += gaps;
+        }
+    }
+}
