@@ -1,5 +1,4 @@
-//! What workers tell the outside: the life of requests, and changes of the
-//! prefix cache.
+//! What workers announce: the life of requests, and changes of the prefix cache.
 
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::BlockRun;
@@ -29,8 +28,8 @@ pub enum WorkerEventKind {
         /// Prompt tokens that need no computing.
         cached_tokens: u32,
     },
-    /// It tells how much of the prompt it found in its cache. Servers say so with
-    /// the last token; simulated workers when they [schedule](Self::Scheduled).
+    /// How much of its prompt was found in the cache. Servers say so with the last
+    /// token; simulated workers when they [schedule](Self::Scheduled).
     CacheHit {
         /// Prompt tokens that needed no computing.
         cached_tokens: u32,
@@ -44,7 +43,7 @@ pub enum WorkerEventKind {
         transfer: SimDuration,
     },
     /// A part of its KV was loaded from tiers below GPU memory before it enters a
-    /// batch; told just before that.
+    /// batch; announced just before that.
     Loaded {
         /// Tokens from each medium, in the order of [`Medium::ALL`].
         tokens: [u32; Medium::ALL.len()],
@@ -56,8 +55,8 @@ pub enum WorkerEventKind {
     /// Its first output token left the worker.
     FirstToken,
     /// A later output token, not the last, left the worker and is the first of a
-    /// KV block; told only if somebody [wants it](crate::engine::Outbox::output_blocks). May be
-    /// told twice where a preemption came between.
+    /// KV block; announced only if [asked for](crate::engine::Outbox::output_blocks), and
+    /// perhaps twice where a preemption came between.
     OutputBlock {
         /// Output tokens so far, this one included.
         output_tokens: u32,
@@ -69,8 +68,8 @@ pub enum WorkerEventKind {
     },
     /// The worker will not run it.
     Rejected(RejectReason),
-    /// The worker is gone and the request with it. Told by the fleet's front, when
-    /// the connection breaks; the request may go on elsewhere.
+    /// The worker is gone and the request with it. The fleet's front announces
+    /// it when the connection breaks; the request may go on elsewhere.
     Failed,
 }
 

@@ -1,8 +1,8 @@
-//! What is true of a worker at one moment, whoever knows it.
+//! The true state of a worker at one moment.
 //!
-//! No router can know this. A simulated fleet can show it, to two: the policy
-//! `oracle`, which is an upper bound and no router, and the recorder, which
-//! measures what a policy's choice gave away.
+//! No router can know it. A simulated fleet shows it to two: the policy `oracle`, which
+//! is an upper bound and no router, and the recorder, which measures the regret of each
+//! choice.
 
 use crate::time::SimDuration;
 

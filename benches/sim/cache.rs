@@ -2,8 +2,10 @@
 //! mean of the Mooncake conversation trace) in a warm pool of 16,384 blocks.
 
 use criterion::{Criterion, Throughput};
+use kv_router_sim::engine::rules::trtllm::TrtllmCache;
+use kv_router_sim::engine::rules::vllm::{Held, Hits, VllmCache};
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Held, Hits, Slot, TrtllmCache, VllmCache};
+use kv_router_sim::kv::{EventLog, Slot};
 use kv_router_sim::request::Content;
 
 const BLOCK_SIZE: u32 = 64;

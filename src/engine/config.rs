@@ -1,12 +1,13 @@
 //! The configuration that a worker runs with: resolved and validated, see
 //! [`settings`](crate::engine::settings) for how people write it.
 
+use crate::engine::rules::Limits;
+pub use crate::engine::rules::trtllm::StoreContext;
+pub use crate::engine::rules::{Rules, RulesName, TrtllmOptions, VllmOptions};
 use crate::engine::step_time::StepTime;
 pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 /// Most sequences in a batch: 16 times what any engine ships with, so that
 /// tables indexed by batch size stay small.
@@ -28,31 +29,10 @@ pub(crate) fn bounded(key: &str, value: u32, max: u32) -> Result<(), Invalid> {
 /// slowest worker (see [`Pace`](super::Pace)) would run the clock over.
 pub(crate) const LONGEST_STEP_S: f64 = 86_400.0;
 
-/// Whose scheduling rules a worker follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Rules {
-    /// vLLM V1: optimistic admission, block by block, preemption of the newest.
-    Vllm,
-    /// TensorRT-LLM's PyTorch backend: blocks for prompt and answer are
-    /// reserved at admission, nothing is preempted.
-    Trtllm,
-}
-
-/// When TensorRT-LLM offers a chunked prompt's blocks for reuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreContext {
-    /// After its first chunk, blocks still to be computed included: what the engine does.
-    FirstChunk,
-    /// After its last chunk: what the engine means to do, and later versions do.
-    LastChunk,
-}
-
 /// A validated engine configuration: everything a worker needs to know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineConfig {
-    /// Scheduling rules.
+    /// Whose scheduling rules, and the options that only that engine has.
     pub rules: Rules,
     /// Tokens in a KV block.
     pub block_size: u32,
@@ -68,8 +48,6 @@ pub struct EngineConfig {
     pub chunked_prefill: bool,
     /// Full blocks are kept for reuse by later requests.
     pub prefix_caching: bool,
-    /// vLLM: blocks that admission leaves free while something runs.
-    pub watermark_blocks: u32,
     /// The host prepares the next step while this one runs (vLLM: async
     /// scheduling; TensorRT-LLM: overlap scheduler).
     pub overlap: bool,
@@ -82,8 +60,6 @@ pub struct EngineConfig {
     pub host: HostTime,
     /// Which steps are launched as one captured graph.
     pub cuda_graph: CudaGraph,
-    /// What only TensorRT-LLM's rules look at.
-    pub trtllm: TrtllmOptions,
     /// KV memory below the GPU's.
     pub tiers: TierOptions,
     /// Bytes that one token of KV takes on all GPUs of a worker together; what moves
@@ -113,33 +89,6 @@ pub struct CudaGraph {
     pub padding: bool,
     /// Steps with prompt tokens are launched as fast as captured ones, at their own size.
     pub mixed: bool,
-}
-
-/// Options of TensorRT-LLM's rules. The defaults are those of version 1.3.0rc1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrtllmOptions {
-    /// The tokens that a prompt shares with the start of a cached block are reused too.
-    pub partial_reuse: bool,
-    /// A request waits while another computes the first block that it misses.
-    pub duplicate_delay: bool,
-    /// When a chunked prompt's blocks are offered for reuse.
-    pub store_context: StoreContext,
-    /// Cached prompt tokens count against the step's token budget.
-    pub count_cached_in_budget: bool,
-    /// Admission reserves only the blocks that reuse does not provide (versions after 1.3.0rc1).
-    pub reserve_net_of_reuse: bool,
-}
-
-impl Default for TrtllmOptions {
-    fn default() -> Self {
-        Self {
-            partial_reuse: true,
-            duplicate_delay: true,
-            store_context: StoreContext::FirstChunk,
-            count_cached_in_budget: true,
-            reserve_net_of_reuse: false,
-        }
-    }
 }
 
 impl EngineConfig {
@@ -172,13 +121,11 @@ impl EngineConfig {
                 self.max_model_len
             ),
         )?;
-        // TensorRT-LLM cuts prompts at block boundaries: a smaller budget starts none.
-        Invalid::unless(
-            self.rules == Rules::Vllm || self.max_num_batched_tokens >= self.block_size,
-            "max_num_batched_tokens",
-            self.max_num_batched_tokens,
-            &format!("at least block_size ({}) under TensorRT-LLM's rules", self.block_size),
-        )?;
+        self.rules.validate(Limits {
+            block_size: self.block_size,
+            num_blocks: self.num_blocks,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+        })?;
         Invalid::unless(
             u64::from(self.max_model_len) <= self.pool_tokens(),
             "max_model_len",
@@ -210,12 +157,6 @@ impl EngineConfig {
             "host",
             format!("{host_s:.0} s for the longest step"),
             "below a day",
-        )?;
-        Invalid::unless(
-            self.watermark_blocks < self.num_blocks,
-            "watermark",
-            self.watermark_blocks,
-            &format!("fewer blocks than the pool has ({})", self.num_blocks),
         )
     }
 
@@ -246,23 +187,6 @@ impl EngineConfig {
 }
 
 impl CudaGraph {
-    /// The batch sizes that an engine captures unless told otherwise.
-    ///
-    /// TensorRT-LLM's PyTorch backend up to 128: 1 to 32, 64 and 128, or with
-    /// padding 1, 2, 4 and the multiples of 8. vLLM V1: 1, 2, 4, the multiples
-    /// of 8 up to 256 and those of 16 up to 512.
-    pub fn default_sizes(rules: Rules, padding: bool) -> Vec<u32> {
-        match (rules, padding) {
-            (Rules::Trtllm, false) => (1..=32).chain([64, 128]).collect(),
-            (Rules::Trtllm, true) => [1, 2, 4].into_iter().chain((8..=128).step_by(8)).collect(),
-            (Rules::Vllm, _) => [1, 2, 4]
-                .into_iter()
-                .chain((8..=256).step_by(8))
-                .chain((272..=512).step_by(16))
-                .collect(),
-        }
-    }
-
     /// See [`EngineConfig::graph_seqs`].
     pub fn seqs(&self, seqs: u32, has_prefill: bool) -> Option<u32> {
         if has_prefill {

@@ -31,8 +31,6 @@ pub(super) struct DecodeSet {
 pub(super) struct Member {
     pub(super) admission: u64,
     pub(super) id: SeqId,
-    /// It enters the blocks that it fills when somebody could see them (vLLM).
-    pub(super) defers: bool,
 }
 
 impl DecodeSet {
@@ -81,7 +79,7 @@ impl DecodeSet {
         let admission = seq.admission;
         let bucket = &mut self.buckets[residue];
         let at = bucket.partition_point(|other| other.admission < admission);
-        bucket.insert(at, Member { admission, id, defers: false });
+        bucket.insert(at, Member { admission, id });
         self.occupied[residue / 64] |= 1 << (residue % 64);
     }
 
@@ -154,14 +152,6 @@ impl DecodeSet {
     /// Sequences that fill their last block in step `step`, in order of admission.
     pub(super) fn fillers(&self, step: u64) -> &[Member] {
         self.takers(step + 1)
-    }
-
-    /// Says whether a sequence enters the blocks that it fills late.
-    pub(super) fn set_defers(&mut self, seqs: &Seqs, id: SeqId, defers: bool) {
-        let Some(from) = seqs[id].decode_from else { return };
-        let residue = self.residue(from, seqs[id].kv_tokens);
-        let member = self.buckets[residue].iter_mut().find(|member| member.id == id);
-        member.expect("a member of its bucket").defers = defers;
     }
 
     /// How many of the next `max` steps need at most `free` new blocks in all.

@@ -1,8 +1,6 @@
 //! What a worker runs on: a GPU's data sheet, a network's dimensions, and how
 //! much of the one the engine reaches with the other.
 
-use crate::engine::memory;
-use crate::engine::roofline::Roofline;
 use crate::engine::table::MeasuredTimes;
 use crate::settings::Invalid;
 use serde::{Deserialize, Serialize};
@@ -99,7 +97,7 @@ pub struct Shape {
 }
 
 /// How much of a GPU's peaks an engine reaches, and its fixed costs: the
-/// parameters of [`Roofline`], fitted to measured operators.
+/// parameters of [`Roofline`](crate::engine::roofline::Roofline), fitted to measured operators.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Efficiency {
@@ -140,10 +138,15 @@ pub struct Gemm {
     pub k: f64,
 }
 
+/// Bytes in `gib` binary gigabytes.
+pub fn gib(gib: f64) -> f64 {
+    gib * 1_073_741_824.0
+}
+
 impl Gpu {
     /// Bytes that an engine finds.
     pub fn memory_bytes(&self) -> f64 {
-        memory::gib(self.memory_gib)
+        gib(self.memory_gib)
     }
 }
 
@@ -315,15 +318,5 @@ impl Hardware {
             "\"fp8\"",
             "\"bf16\", unless the efficiencies give fp8_ratio",
         )
-    }
-
-    /// Bytes that one token of KV takes on all GPUs of a worker together.
-    pub fn kv_bytes_per_token(&self) -> f64 {
-        memory::gpu_kv_bytes_per_token(self) * f64::from(self.tp)
-    }
-
-    /// The compact step-time model of this hardware, for batches up to `max_num_seqs`.
-    pub fn roofline(&self, max_num_seqs: u32) -> Roofline {
-        Roofline::new(self, max_num_seqs)
     }
 }

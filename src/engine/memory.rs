@@ -1,25 +1,15 @@
-//! How many KV blocks a GPU has room for.
+//! What a GPU's memory is spent on.
 //!
-//! Both engines are given a "KV memory fraction", and mean different things:
-//!
-//! * vLLM's `gpu_memory_utilization` is a share of the whole GPU, out of which
-//!   weights and activations are paid as well; the rest is rounded down to
-//!   blocks, and one of them is kept as the null block.
-//! * TensorRT-LLM's `free_gpu_memory_fraction` is a share of what weights and
-//!   the measured peak leave free; tokens are rounded up to blocks.
+//! Every engine is given a "KV memory fraction", and each means something else by it:
+//! see [`Engine::kv_blocks`](crate::engine::rules::Engine::kv_blocks).
 //!
 //! Neither engine publishes what activations, workspaces, captured graphs and
 //! the CUDA context take. That number is an assumption of the model file; at
 //! fraction 0.9 a GiB of it moves the pool of Llama-3.1-70B FP8 on an H200 by
 //! 1.5 % under TensorRT-LLM.
 
-use crate::engine::config::Rules;
+pub use crate::engine::hardware::gib;
 use crate::engine::hardware::{Dtype, Hardware};
-
-/// Bytes in `gib` binary gigabytes.
-pub fn gib(gib: f64) -> f64 {
-    gib * 1_073_741_824.0
-}
 
 /// Bytes of weights on each GPU.
 ///
@@ -46,6 +36,13 @@ pub fn gpu_kv_bytes_per_token(hardware: &Hardware) -> f64 {
         * hardware.kv_dtype.bytes()
 }
 
+impl Hardware {
+    /// Bytes that one token of KV takes on all GPUs of a worker together.
+    pub fn kv_bytes_per_token(&self) -> f64 {
+        gpu_kv_bytes_per_token(self) * f64::from(self.tp)
+    }
+}
+
 /// What a GPU's memory is spent on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
@@ -60,27 +57,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Blocks that requests can use; 0 if there is no room.
-    pub fn blocks(&self, rules: Rules, bytes_per_token: f64, block_size: u32) -> u32 {
-        let taken = self.weight_bytes + self.activation_bytes;
-        let block_size = f64::from(block_size);
-        let blocks = match rules {
-            Rules::Vllm => {
-                let bytes = self.total_bytes * self.fraction - taken;
-                (bytes / (bytes_per_token * block_size)).floor() - 1.0
-            }
-            Rules::Trtllm => {
-                let bytes = (self.total_bytes - taken) * self.fraction;
-                ((bytes / bytes_per_token).floor() / block_size).ceil()
-            }
-        };
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "`as` saturates: no room is 0, too much room is refused by validation"
-        )]
-        {
-            blocks as u32
-        }
+    /// Bytes of everything but KV.
+    pub fn taken_bytes(&self) -> f64 {
+        self.weight_bytes + self.activation_bytes
     }
 }

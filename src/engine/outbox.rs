@@ -15,19 +15,19 @@ pub struct Outbox {
     pub awaited: Vec<(RequestId, u32)>,
     /// Every gap between two tokens of a request, in picoseconds.
     pub gaps: Histogram,
-    /// Whether somebody wants to hear of every block that an output grows into.
+    /// Whether to announce every block that an output grows into.
     pub output_blocks: bool,
-    /// Whether somebody wants to hear of every token of an output, as of one that
+    /// Whether to announce every token of an output, as if it were one that
     /// begins a block; only where steps are gone through one by one.
     pub output_tokens: bool,
-    /// The steps that ran, if somebody wants them.
+    /// The steps that ran, if they are recorded.
     pub steps: Option<Vec<StepRecord>>,
     /// Where only steps that touch this time are wanted, and each by itself.
     pub each_step: Option<(SimTime, SimTime)>,
 }
 
 impl Outbox {
-    /// True if a stretch of steps from `start` to `end` is to be told step by step.
+    /// True if a stretch of steps from `start` to `end` is to be recorded step by step.
     pub(super) fn wants_each(&self, start: SimTime, end: SimTime) -> bool {
         self.each_step.is_some_and(|(from, to)| start <= to && from <= end)
     }

@@ -1,6 +1,6 @@
 //! How fast a worker's GPU is, against what its step-time model says.
 
-use super::step_time::AffinePiece;
+use super::work::AffinePiece;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 
@@ -11,8 +11,8 @@ pub struct Pace {
     per_mille: u64,
 }
 
-/// The slowest worker (assumed: nobody leaves one in service that is ten times as
-/// slow). Its longest step, 100 days, stays within the clock, which lasts 213.
+/// The slowest worker (assumed: ten times as slow as any that stays in service). Its
+/// longest step, 100 days, stays within the clock, which lasts 213.
 const MOST: f64 = 100.0;
 
 impl Pace {

@@ -1,8 +1,8 @@
 //! What a worker is doing, and what it knows of the steps to come.
 
-use super::StepRecord;
+use super::outbox::StepRecord;
 use super::pipeline::{Cadence, Pipeline};
-use super::seq::SeqId;
+use super::step::Results;
 use crate::time::SimTime;
 
 /// A step that runs, and the decode-only steps that are known to follow.
@@ -16,35 +16,6 @@ pub(super) struct Plan {
     /// Results of the last step of the plan; the others only decode.
     pub(super) last: Results,
     pub(super) record: StepRecord,
-}
-
-/// What a step leaves to be handled at its boundary.
-#[derive(Debug, Default)]
-pub(super) struct Results {
-    /// Sequences that decoded a token, the ended ones included.
-    pub(super) decoded: u32,
-    /// Prompt chunks, and what came of them.
-    pub(super) chunks: Vec<(SeqId, ChunkEnd)>,
-    /// Sequences that sampled their last token.
-    pub(super) ended: Vec<SeqId>,
-}
-
-/// What a prompt chunk came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ChunkEnd {
-    /// More of the prompt is to come.
-    Partial,
-    /// The request's first token was sampled.
-    FirstToken,
-    /// A preempted request caught up and sampled its next token, the one of this number.
-    NextToken(u32),
-}
-
-impl Results {
-    /// Nothing that anyone could see but `decoded` tokens.
-    pub(super) fn only_decoded(&self, decoded: u32) -> bool {
-        self.decoded == decoded && self.chunks.is_empty() && self.ended.is_empty()
-    }
 }
 
 impl Plan {

@@ -25,15 +25,13 @@
 
 use crate::engine::hardware::{Dtype, Gemm, Hardware};
 use crate::engine::memory;
-use crate::engine::step_time::{AffinePiece, PrefillChunk, StepWork};
+use crate::engine::work::{AffinePiece, PrefillChunk, StepWork, TILE_ROWS};
 use crate::time::SimDuration;
 
 /// Fixed time of a layer's element-wise kernels, seconds. Fitted, as above.
 const ELEMENTWISE_S: f64 = 9e-6;
 /// Share of the memory bandwidth that they reach. Fitted, as above.
 const ELEMENTWISE_RATIO: f64 = 0.64;
-/// FP8 products with a scale per tensor run in tiles of this many rows.
-pub(crate) const TILE_ROWS: u32 = 128;
 
 /// The formula with its constants multiplied out, in seconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +89,13 @@ impl Product {
         let moved = self.weights_s + self.row_move_s * rows;
         let computed = self.row_compute_s * rows;
         (moved * moved + computed * computed).sqrt() + self.fixed_s
+    }
+}
+
+impl Hardware {
+    /// The compact step-time model of this hardware, for batches up to `max_num_seqs`.
+    pub fn roofline(&self, max_num_seqs: u32) -> Roofline {
+        Roofline::new(self, max_num_seqs)
     }
 }
 

@@ -1,16 +1,25 @@
 //! Sequences: the requests as a worker sees them.
 
-use super::tiers::Loaded;
+use crate::event::Medium;
 use crate::id::RequestId;
-use crate::kv::{Held, Slot};
 use crate::request::{Content, Phase, Request};
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 use std::ops::{Index, IndexMut};
 
 /// Index of a sequence in its worker's slab.
 pub(super) type SeqId = u32;
 
-/// A request inside a worker.
+/// What was loaded from lower tiers for a sequence, or is being loaded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loaded {
+    /// By medium.
+    pub(super) tokens: [u32; Medium::ALL.len()],
+    /// From the moment when it was asked for until it is done.
+    pub(super) time: SimDuration,
+}
+
+/// A request inside a worker, as every engine sees it. What one engine adds it keeps
+/// itself, in a [`PerSeq`].
 #[derive(Debug)]
 pub(super) struct Seq {
     pub(super) request: RequestId,
@@ -18,13 +27,9 @@ pub(super) struct Seq {
     pub(super) phase: Phase,
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
-    /// What the client allowed; TensorRT-LLM reserves memory for it.
+    /// What the client allowed.
     pub(super) max_tokens: u32,
     pub(super) content: Content,
-    /// Physical blocks held, in order (TensorRT-LLM).
-    pub(super) blocks: Vec<Slot>,
-    /// Cached blocks held (vLLM); it holds as many in all as its KV needs.
-    pub(super) held: Held,
     /// Tokens whose KV is computed or being computed. Of a decoding sequence:
     /// as of the step in which it joined.
     pub(super) kv_tokens: u32,
@@ -34,8 +39,6 @@ pub(super) struct Seq {
     pub(super) admission: u64,
     /// The decode step in which it joined, while it decodes.
     pub(super) decode_from: Option<u64>,
-    /// Preempted at least once.
-    pub(super) preempted: bool,
     /// Its last token is being computed; it waits for its results.
     pub(super) ending: bool,
     /// When its last token before a preemption left.
@@ -43,8 +46,6 @@ pub(super) struct Seq {
     /// Number of the first token that it sampled since it was last admitted;
     /// `u32::MAX` until it has.
     pub(super) first_since_admission: u32,
-    /// It was in a batch (TensorRT-LLM).
-    pub(super) started: bool,
     /// A part of its KV is on its way from a lower tier; it holds the blocks.
     pub(super) loading: bool,
     /// That part, until it enters a batch.
@@ -60,17 +61,13 @@ impl Seq {
             output_tokens: request.output_tokens,
             max_tokens: request.max_tokens,
             content: request.content.clone(),
-            blocks: Vec::new(),
-            held: Held::default(),
             kv_tokens: 0,
             generated: 0,
             admission: 0,
             decode_from: None,
-            preempted: false,
             ending: false,
             last_token_at: SimTime::ZERO,
             first_since_admission: u32::MAX,
-            started: false,
             loading: false,
             loaded: None,
         }
@@ -103,16 +100,11 @@ impl Seq {
 pub(super) struct Seqs {
     places: Vec<Option<Seq>>,
     vacant: Vec<SeqId>,
-    /// Emptied block lists, kept for their capacity.
-    spare_blocks: Vec<Vec<Slot>>,
     admissions: u64,
 }
 
 impl Seqs {
-    pub(super) fn insert(&mut self, mut seq: Seq) -> SeqId {
-        if let Some(blocks) = self.spare_blocks.pop() {
-            seq.blocks = blocks;
-        }
+    pub(super) fn insert(&mut self, seq: Seq) -> SeqId {
         match self.vacant.pop() {
             Some(id) => {
                 self.places[id as usize] = Some(seq);
@@ -126,11 +118,8 @@ impl Seqs {
     }
 
     pub(super) fn remove(&mut self, id: SeqId) -> Seq {
-        let mut seq = self.places[id as usize].take().expect("a live sequence");
+        let seq = self.places[id as usize].take().expect("a live sequence");
         self.vacant.push(id);
-        let mut blocks = std::mem::take(&mut seq.blocks);
-        blocks.clear();
-        self.spare_blocks.push(blocks);
         seq
     }
 
@@ -161,5 +150,35 @@ impl Index<SeqId> for Seqs {
 impl IndexMut<SeqId> for Seqs {
     fn index_mut(&mut self, id: SeqId) -> &mut Seq {
         self.places[id as usize].as_mut().expect("a live sequence")
+    }
+}
+
+/// What a scheduler keeps of each sequence beside its [`Seq`], by the same ids.
+#[derive(Debug, Default)]
+pub(super) struct PerSeq<T> {
+    entries: Vec<T>,
+}
+
+impl<T: Default> PerSeq<T> {
+    /// The entry of a new sequence, as the last one of this id left it.
+    pub(super) fn place(&mut self, id: SeqId) -> &mut T {
+        let at = id as usize;
+        if at >= self.entries.len() {
+            self.entries.resize_with(at + 1, T::default);
+        }
+        &mut self.entries[at]
+    }
+}
+
+impl<T> Index<SeqId> for PerSeq<T> {
+    type Output = T;
+    fn index(&self, id: SeqId) -> &T {
+        &self.entries[id as usize]
+    }
+}
+
+impl<T> IndexMut<SeqId> for PerSeq<T> {
+    fn index_mut(&mut self, id: SeqId) -> &mut T {
+        &mut self.entries[id as usize]
     }
 }

@@ -8,10 +8,13 @@
 use crate::engine::config::bounded;
 pub use crate::engine::config::{
     CudaGraph, EngineConfig, HostTime, MAX_BLOCK_SIZE, MAX_NUM_BLOCKS, MAX_NUM_SEQS, Rules,
-    StoreContext, TierOptions, TrtllmOptions,
+    RulesName, StoreContext, TierOptions, TrtllmOptions,
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
+use crate::engine::rules::OwnSettings;
+pub use crate::engine::rules::trtllm::TrtllmSettings;
+use crate::engine::rules::vllm::VllmSettings;
 use crate::engine::step_time::{Linear, StepTime, faster};
 use crate::engine::tiers;
 pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
@@ -25,7 +28,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSettings {
     /// `"vllm"` or `"trtllm"`. Needed.
-    pub rules: Option<Rules>,
+    pub rules: Option<RulesName>,
     /// Tokens in a KV block. Default: 16 (vLLM), 32 (TensorRT-LLM).
     #[serde(deserialize_with = "count_option")]
     #[schemars(with = "Option<Count>")]
@@ -138,22 +141,6 @@ pub struct CudaGraphSettings {
     pub mixed: Option<bool>,
 }
 
-/// `[engine.trtllm]`. See [`TrtllmOptions`] for meaning and defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrtllmSettings {
-    /// See [`TrtllmOptions::partial_reuse`].
-    pub partial_reuse: Option<bool>,
-    /// See [`TrtllmOptions::duplicate_delay`].
-    pub duplicate_delay: Option<bool>,
-    /// See [`TrtllmOptions::store_context`].
-    pub store_context: Option<StoreContext>,
-    /// See [`TrtllmOptions::count_cached_in_budget`].
-    pub count_cached_in_budget: Option<bool>,
-    /// See [`TrtllmOptions::reserve_net_of_reuse`].
-    pub reserve_net_of_reuse: Option<bool>,
-}
-
 impl EngineSettings {
     /// These settings, and those of `base` where they say nothing.
     pub fn over(self, base: Self) -> Self {
@@ -199,10 +186,9 @@ impl EngineSettings {
     /// Names the first key, relative to `[engine]`, that is missing or whose
     /// value cannot be used.
     pub fn resolve(&self, hardware: Option<&Hardware>) -> Result<EngineConfig, Invalid> {
-        let rules = needed("rules", self.rules, "\"vllm\" or \"trtllm\"")?;
-        let trtllm = rules == Rules::Trtllm;
-        // `tokens_per_block` of TensorRT-LLM; `block_size` of vLLM on NVIDIA GPUs.
-        let block_size = self.block_size.unwrap_or(if trtllm { 32 } else { 16 });
+        let rules = needed("rules", self.rules, &RulesName::list(|_| true))?;
+        let defaults = rules.defaults();
+        let block_size = self.block_size.unwrap_or(defaults.block_size);
         let max_num_seqs =
             needed("max_num_seqs", self.max_num_seqs, "given: sequences that run at once")?;
         let max_num_batched_tokens = needed(
@@ -220,8 +206,10 @@ impl EngineSettings {
         let kv_bytes_per_token = self.kv_bytes_per_token.map(f64::from);
         let kv_bytes_per_token = kv_bytes_per_token.or(hardware.map(Hardware::kv_bytes_per_token));
         let block_bytes = kv_bytes_per_token.map(|bytes| bytes * f64::from(block_size));
+        let own =
+            OwnSettings { vllm: VllmSettings { watermark: self.watermark }, trtllm: self.trtllm };
         let config = EngineConfig {
-            rules,
+            rules: rules.resolve(&own, num_blocks)?,
             block_size,
             num_blocks,
             max_num_seqs,
@@ -229,13 +217,11 @@ impl EngineSettings {
             max_model_len: self.model_len(rules, block_size, num_blocks, hardware),
             chunked_prefill: self.chunked_prefill.unwrap_or(true),
             prefix_caching: self.prefix_caching.unwrap_or(true),
-            watermark_blocks: self.watermark_blocks(num_blocks)?,
-            overlap: self.overlap.unwrap_or(trtllm),
+            overlap: self.overlap.unwrap_or(defaults.overlap),
             fast_forward: self.fast_forward.unwrap_or(true),
             step_time: self.step_time(max_num_seqs, hardware)?,
             host: self.host.resolve(self.speedup_ratio.unwrap_or(1.0)),
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
-            trtllm: self.trtllm.resolve(),
             tiers: self.tiers(rules, block_bytes)?,
             kv_bytes_per_token,
         };
@@ -243,21 +229,17 @@ impl EngineSettings {
         Ok(config)
     }
 
-    fn tiers(&self, rules: Rules, block_bytes: Option<f64>) -> Result<TierOptions, Invalid> {
-        let default = match rules {
-            Rules::Vllm => Offload::Computed,
-            Rules::Trtllm => Offload::Evicted,
-        };
+    fn tiers(&self, rules: RulesName, block_bytes: Option<f64>) -> Result<TierOptions, Invalid> {
         Ok(TierOptions {
             tiers: tiers::resolve(self.tier.as_deref().unwrap_or_default(), block_bytes)?,
-            offload: self.offload.unwrap_or(default),
+            offload: self.offload.unwrap_or(rules.defaults().offload),
             load: self.load.unwrap_or_default(),
         })
     }
 
     fn computed_blocks(
         &self,
-        rules: Rules,
+        rules: RulesName,
         block_size: u32,
         hardware: Option<&Hardware>,
     ) -> Result<u32, Invalid> {
@@ -282,7 +264,8 @@ impl EngineSettings {
             activation_bytes: memory::gib(activation),
             fraction,
         };
-        let blocks = budget.blocks(rules, memory::gpu_kv_bytes_per_token(hardware), block_size);
+        let bytes_per_token = memory::gpu_kv_bytes_per_token(hardware);
+        let blocks = rules.kv_blocks(&budget, bytes_per_token, block_size);
         Invalid::unless(
             blocks >= 1,
             "kv_memory_fraction",
@@ -301,35 +284,18 @@ impl EngineSettings {
 
     fn model_len(
         &self,
-        rules: Rules,
+        rules: RulesName,
         block_size: u32,
         num_blocks: u32,
         hardware: Option<&Hardware>,
     ) -> u32 {
         let pool = num_blocks.saturating_mul(block_size);
         let wanted = self.max_model_len.or(hardware.map(|h| h.shape.context_tokens));
-        match (wanted, rules) {
-            // TensorRT-LLM lowers its limit to the pool; vLLM refuses to start.
-            (Some(tokens), Rules::Trtllm) => tokens.min(pool),
-            (Some(tokens), Rules::Vllm) => tokens,
-            (None, _) => pool,
+        match wanted {
+            Some(tokens) if rules.defaults().lowers_model_len => tokens.min(pool),
+            Some(tokens) => tokens,
+            None => pool,
         }
-    }
-
-    fn watermark_blocks(&self, num_blocks: u32) -> Result<u32, Invalid> {
-        let watermark = self.watermark.unwrap_or(0.0);
-        Invalid::unless(
-            (0.0..1.0).contains(&watermark),
-            "watermark",
-            watermark,
-            "at least 0 and below 1",
-        )?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "rounds down, as vLLM does; a share of a u32 fits"
-        )]
-        Ok((watermark * f64::from(num_blocks)) as u32)
     }
 
     fn step_time(
@@ -383,11 +349,12 @@ impl HostSettings {
 }
 
 impl CudaGraphSettings {
-    fn resolve(&self, rules: Rules, max_num_seqs: u32) -> Result<CudaGraph, Invalid> {
-        let padding = self.padding.unwrap_or(rules == Rules::Vllm);
+    fn resolve(&self, rules: RulesName, max_num_seqs: u32) -> Result<CudaGraph, Invalid> {
+        let defaults = rules.defaults();
+        let padding = self.padding.unwrap_or(defaults.graph_padding);
         let mut sizes = match &self.sizes {
             Some(sizes) => sizes.clone(),
-            None => CudaGraph::default_sizes(rules, padding),
+            None => (defaults.graph_sizes)(padding),
         };
         sizes.sort_unstable();
         sizes.dedup();
@@ -403,26 +370,13 @@ impl CudaGraphSettings {
 }
 
 impl TrtllmSettings {
-    fn over(self, base: Self) -> Self {
+    pub(in crate::engine) fn over(self, base: Self) -> Self {
         Self {
             partial_reuse: self.partial_reuse.or(base.partial_reuse),
             duplicate_delay: self.duplicate_delay.or(base.duplicate_delay),
             store_context: self.store_context.or(base.store_context),
             count_cached_in_budget: self.count_cached_in_budget.or(base.count_cached_in_budget),
             reserve_net_of_reuse: self.reserve_net_of_reuse.or(base.reserve_net_of_reuse),
-        }
-    }
-
-    fn resolve(&self) -> TrtllmOptions {
-        let default = TrtllmOptions::default();
-        TrtllmOptions {
-            partial_reuse: self.partial_reuse.unwrap_or(default.partial_reuse),
-            duplicate_delay: self.duplicate_delay.unwrap_or(default.duplicate_delay),
-            store_context: self.store_context.unwrap_or(default.store_context),
-            count_cached_in_budget: self
-                .count_cached_in_budget
-                .unwrap_or(default.count_cached_in_budget),
-            reserve_net_of_reuse: self.reserve_net_of_reuse.unwrap_or(default.reserve_net_of_reuse),
         }
     }
 }

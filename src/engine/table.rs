@@ -11,7 +11,7 @@
 //!
 //! A step is the sum: matrix products at the tokens of prompt and decode
 //! together, prompt attention for each chunk, decode attention once. That is
-//! how the source composes mixed steps too; nobody measured them.
+//! how the source composes mixed steps too; they were not measured.
 //!
 //! * Beyond a grid, the line through its last two points goes on.
 //! * Prompt attention is a fixed cost plus a rate per new token that grows with
@@ -26,8 +26,7 @@
 
 pub use crate::engine::curves::TableError;
 use crate::engine::curves::{Curve, Grid, Points};
-use crate::engine::roofline::TILE_ROWS;
-use crate::engine::step_time::{AffinePiece, PrefillChunk, StepWork};
+use crate::engine::work::{AffinePiece, PrefillChunk, StepWork, TILE_ROWS};
 use crate::time::SimDuration;
 
 /// Measured component times of one deployment.

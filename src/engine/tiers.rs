@@ -7,14 +7,10 @@
 //! `WAITING_FOR_REMOTE_KVS`; the asynchronous connectors of TensorRT-LLM).
 //! `[engine] load` says when it does: see [`LoadRule`].
 
-use super::seq::SeqId;
-use super::worker::State;
-use super::{Core, FormedStep};
 use crate::event::Medium;
-use crate::kv::Piece;
 pub use crate::kv::{Offload, TierSpec};
 use crate::settings::Invalid;
-use crate::time::{SimDuration, SimTime};
+use crate::time::SimDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -319,114 +315,6 @@ fn ceil_ps(seconds: f64) -> u64 {
     (seconds * 1e12).ceil() as u64
 }
 
-/// What of a prompt is to be loaded.
-#[derive(Debug)]
-pub(super) struct Load {
-    pieces: Vec<Piece>,
-    /// All of them.
-    pub(super) blocks: u32,
-}
-
-/// What was loaded for a sequence, or is being loaded.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Loaded {
-    /// By medium.
-    pub(super) tokens: [u32; Medium::ALL.len()],
-    /// From the moment when it was asked for until it is done.
-    pub(super) time: SimDuration,
-}
-
-impl Core {
-    /// What follows happens at `now`.
-    pub(super) fn set_time(&mut self, now: SimTime) {
-        self.now = now;
-        if let Some(tiers) = self.log.tiers_mut() {
-            tiers.set_time(now);
-        }
-    }
-
-    /// What sequence `id` should have loaded, of which GPU memory holds the first
-    /// `cached_blocks`, while `step` is being formed.
-    pub(super) fn plan_load(
-        &self,
-        id: SeqId,
-        cached_blocks: u32,
-        step: &FormedStep,
-    ) -> Option<Load> {
-        let tiers = self.log.tiers()?;
-        let rule = self.config.tiers.load;
-        let seq = &self.seqs[id];
-        let limit = (seq.target_tokens() - 1) / self.config.block_size;
-        if rule == LoadRule::Never || cached_blocks >= limit {
-            return None;
-        }
-        let mut pieces = tiers.find(&seq.content, cached_blocks, limit);
-        if rule == LoadRule::Auto && !pieces.is_empty() {
-            let target = seq.target_tokens();
-            let ahead = step.chunks.iter().map(|(_, chunk)| chunk.new_tokens).sum();
-            let ahead = self.prompt_time(0, ahead);
-            let compute = |blocks| self.prompt_time(blocks * self.config.block_size, target);
-            let (mut best, mut blocks) = (0, cached_blocks);
-            let mut soonest = ahead + compute(blocks);
-            for n in 1..=pieces.len() {
-                blocks += pieces[n - 1].blocks;
-                let load = tiers.done(&pieces[..n]) - self.now;
-                let time = load.max(ahead) + compute(blocks);
-                if time <= soonest {
-                    (soonest, best) = (time, n);
-                }
-            }
-            pieces.truncate(best);
-        }
-        let blocks = pieces.iter().map(|piece| piece.blocks).sum();
-        (blocks > 0).then_some(Load { pieces, blocks })
-    }
-
-    /// Begins a load for sequence `id`; true if it takes time.
-    pub(super) fn begin_load(&mut self, id: SeqId, load: &Load) -> bool {
-        let (now, block_size) = (self.now, self.config.block_size);
-        let tiers = self.log.tiers_mut().expect("a load comes from a tier");
-        let seq = &mut self.seqs[id];
-        let tokens = tiers.tokens(&load.pieces, block_size);
-        let done = tiers.load(&seq.content, &load.pieces);
-        seq.loaded = Some(Loaded { tokens, time: done - now });
-        seq.loading = done > now;
-        if seq.loading {
-            self.loads.insert((done, id));
-        }
-        seq.loading
-    }
-
-    /// Takes the sequences whose loads are done, in order of their requests.
-    pub(super) fn take_loaded(&mut self) -> Vec<SeqId> {
-        let mut done = Vec::new();
-        while let Some(&(at, id)) = self.loads.first().filter(|(at, _)| *at <= self.now) {
-            self.loads.remove(&(at, id));
-            self.seqs[id].loading = false;
-            done.push(id);
-        }
-        done.sort_unstable_by_key(|&id| self.seqs[id].request);
-        done
-    }
-
-    /// What a worker does that formed no step, if requests are left.
-    pub(super) fn form_again(
-        &self,
-        now: SimTime,
-        from_idle: bool,
-        formed: &FormedStep,
-    ) -> Option<State> {
-        if !formed.preempted.is_empty() {
-            // The last running sequence made room for what was loaded for others.
-            return Some(State::Ready { at: now, from_idle: true });
-        }
-        let &(until, _) = self.loads.first()?;
-        // An idle worker may have woken with one arrival of several (T27).
-        let again = State::Ready { at: now, from_idle: false };
-        Some(if from_idle { again } else { State::Loading { until } })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,7 +334,7 @@ mod tests {
         }
     }
 
-    /// What editors are told is what is read.
+    /// The schema allows what is read, and no more.
     #[test]
     fn the_schema_has_every_unit() {
         fn is_valid<T: JsonSchema>(value: impl Into<serde_json::Value>) -> bool {

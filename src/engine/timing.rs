@@ -1,10 +1,10 @@
 //! How long a worker's steps take: its step-time model, at its pace.
 //!
-//! Whoever wants to know asks here: the steps that run, the rule that weighs a
-//! load from a lower tier against computing, and the [truth](crate::truth).
+//! The only place that computes this: for the steps that run, for the rule that weighs
+//! a load from a lower tier against computing, and for the [truth](crate::truth).
 
-use super::Core;
-use super::step_time::{AffinePiece, PrefillChunk, StepWork};
+use super::core::Core;
+use super::work::{AffinePiece, PrefillChunk, StepWork};
 use crate::time::SimDuration;
 
 impl Core {

@@ -1,9 +1,10 @@
 //! What is true of a worker, for those who may know: see [`crate::truth`].
 
 use super::pipeline::Pipeline;
+use super::scheduler::{BatchAndQueue, Scheduler};
 use super::seq::{Seq, SeqId};
-use super::worker::{Scheduler, State, Worker};
-use crate::request::{Phase, Request};
+use super::worker::{State, Worker};
+use crate::request::{Content, Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use crate::truth::WorkerTruth;
 
@@ -32,7 +33,7 @@ impl Worker {
     pub fn truth(&self, now: SimTime, request: &Request) -> WorkerTruth {
         let block_size = self.core.config.block_size;
         let cached_blocks = self.cached_blocks(request);
-        let (started, queued) = self.rules.requests(&self.core);
+        let BatchAndQueue { batch: started, queue: queued } = self.rules.requests(&self.core);
         let left = |seq: &Seq| u64::from(seq.target_tokens() - seq.kv_tokens);
         let begun: u64 = self.seqs(&started).filter(|seq| seq.in_prefill()).map(left).sum();
         let missing = |seq: &Seq| {
@@ -67,17 +68,14 @@ impl Worker {
         ids.iter().map(|&id| &self.core.seqs[id])
     }
 
-    fn present_blocks(&self, content: &crate::request::Content, tokens: u32) -> u32 {
+    fn present_blocks(&self, content: &Content, tokens: u32) -> u32 {
         let config = &self.core.config;
         if !config.prefix_caching {
             return 0;
         }
         // One token is always computed.
         let limit = (tokens - 1) / config.block_size;
-        match &self.rules {
-            Scheduler::Vllm(rules) => rules.present_blocks(&self.core, content, limit),
-            Scheduler::Trtllm(rules) => rules.cache().present_blocks(content, limit),
-        }
+        self.rules.present_blocks(&self.core, content, limit)
     }
 
     /// The rest of the step that runs.

@@ -1,24 +1,21 @@
-//! The life of a worker; see the [module documentation](super).
+//! The life of a worker, from boundary to boundary; see the [module documentation](super).
 
-mod each_step;
-mod handover;
-mod lifecycle;
-mod output_blocks;
-mod scheduler;
-
-use super::config::{EngineConfig, Rules};
+use super::config::EngineConfig;
+use super::core::Core;
+use super::decode_set::Member;
 use super::gauges::Gauges;
 use super::outbox::{Outbox, StepRecord, Wake};
+use super::pace::Pace;
 use super::pipeline::{Cadence, Pipeline, Segment};
-use super::plan::{ChunkEnd, Plan, Results};
-use super::seq::{Seq, SeqId};
-use super::step_time::PrefillChunk;
-use super::tiers::Loaded;
-use super::trtllm::Trtllm;
-use super::vllm::Vllm;
-use super::{Core, FormedStep};
-use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
-use crate::id::WorkerId;
+use super::plan::Plan;
+use super::rules::dispatch::AnyScheduler;
+use super::scheduler::{Handover, Scheduler};
+use super::seq::{Loaded, Seq, SeqId};
+use super::step::{ChunkEnd, FormedStep, Results};
+use super::work::PrefillChunk;
+use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::id::{RequestId, WorkerId};
+use crate::kv::BlockCount;
 use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
@@ -28,7 +25,7 @@ use std::sync::Arc;
 pub struct Worker {
     id: WorkerId,
     pub(super) core: Core,
-    pub(super) rules: Scheduler,
+    pub(super) rules: AnyScheduler,
     pub(super) pipeline: Pipeline,
     pub(super) state: State,
     /// With overlap: the step before the launched one, whose results are not handled yet.
@@ -40,12 +37,6 @@ pub struct Worker {
     late_tokens: Vec<SeqId>,
     spare: Vec<Results>,
     pub(super) is_up: bool,
-}
-
-#[derive(Debug)]
-pub(super) enum Scheduler {
-    Vllm(Vllm),
-    Trtllm(Trtllm),
 }
 
 #[derive(Debug)]
@@ -64,9 +55,9 @@ pub(super) enum State {
 
 impl Worker {
     /// An idle worker with an empty cache. Cache events are recorded only if
-    /// somebody `wants_kv_events`.
+    /// `wants_kv_events`.
     pub fn new(id: WorkerId, config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
-        let rules = Scheduler::new(&config);
+        let rules = AnyScheduler::new(&config);
         let core = Core::new(config, wants_kv_events);
         Self {
             id,
@@ -108,8 +99,8 @@ impl Worker {
         self.submit_phase(now, request, Phase::Whole, out)
     }
 
-    /// Takes a request at `now` for a part of its work; vLLM's rules only, unless
-    /// that is all of it.
+    /// Takes a request at `now` for a part of its work; unless that is all of it, only
+    /// where the engine [hands KV over](super::rules::Defaults::hands_over_kv).
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
@@ -129,28 +120,33 @@ impl Worker {
         let mut seq = Seq::new(request);
         seq.phase = phase;
         if phase == Phase::Prefill {
-            // As routers ask for it: a prompt and one token, which nobody gets.
+            // As routers ask for it: a prompt and one token, which is not used.
             seq.output_tokens = 1;
         }
         seq.output_tokens = seq.output_tokens.min(room);
         seq.max_tokens = seq.max_tokens.min(room);
-        let longest = match config.rules {
-            Rules::Vllm => seq.output_tokens,
-            Rules::Trtllm => seq.max_tokens,
-        };
-        let blocks = seq.prompt_tokens.saturating_add(longest).div_ceil(config.block_size);
+        let longest = seq.prompt_tokens.saturating_add(self.rules.longest_output(&seq));
+        let blocks = longest.div_ceil(config.block_size);
         if blocks > config.num_blocks {
             return Err(RejectReason::KvPool);
         }
         let id = self.core.seqs.insert(seq);
-        match &mut self.rules {
-            Scheduler::Vllm(rules) => rules.submit(id),
-            Scheduler::Trtllm(rules) => rules.submit(id),
-        }
+        self.rules.submit(id);
         self.see_change(now, out);
         self.gauges.advance(now);
         self.gauges.waiting += 1;
         Ok(())
+    }
+
+    /// Something changes at `now` that the next boundary has to see.
+    fn see_change(&mut self, now: SimTime, out: &mut Outbox) {
+        match &mut self.state {
+            State::Idle => self.state = State::Ready { at: now, from_idle: true },
+            State::Running(plan) => plan.cut(self.pipeline, now),
+            State::Loading { until } => *until = now,
+            State::Ready { .. } | State::Draining { .. } => {}
+        }
+        self.settle(now, out);
     }
 
     /// Handles the results that are due at the boundary `now`.
@@ -213,7 +209,7 @@ impl Worker {
             match end {
                 ChunkEnd::Partial => {}
                 ChunkEnd::FirstToken if self.core.seqs[id].phase == Phase::Prefill => {}
-                ChunkEnd::FirstToken => self.tell(now, id, WorkerEventKind::FirstToken, out),
+                ChunkEnd::FirstToken => self.announce(now, id, WorkerEventKind::FirstToken, out),
                 ChunkEnd::NextToken(number) => {
                     let gap = now.since(self.core.seqs[id].last_token_at);
                     out.gaps.add(gap.as_ps(), 1);
@@ -226,31 +222,74 @@ impl Worker {
                 self.keep(now, id, out);
                 continue;
             }
-            match &mut self.rules {
-                Scheduler::Vllm(rules) => rules.end(&mut self.core, id),
-                Scheduler::Trtllm(rules) => rules.end(&mut self.core, id),
-            }
+            self.rules.end(&mut self.core, id);
             let seq = self.core.seqs.remove(id);
             let kind = WorkerEventKind::Finished { output_tokens: seq.output_tokens };
             let event = WorkerEvent { worker: self.id, request: seq.request, kind };
             out.events.push_back((now, event));
         }
-        if let Scheduler::Trtllm(rules) = &mut self.rules {
-            for &(id, end) in &results.chunks {
-                // A request of one token has ended, and stored its blocks, already.
-                if self.core.seqs.get(id).is_some() {
-                    rules.chunk_done(&mut self.core, id, end != ChunkEnd::Partial);
-                }
-            }
-        }
+        self.rules.computed(&mut self.core, &results.chunks);
         self.core.log.publish(now);
         results.chunks.clear();
         self.spare.push(results);
     }
 
-    fn tell(&self, now: SimTime, id: SeqId, kind: WorkerEventKind, out: &mut Outbox) {
+    /// Ends a sequence that was only to be prefilled.
+    fn keep(&mut self, now: SimTime, id: SeqId, out: &mut Outbox) {
+        self.handover().0.keep(id);
+        self.announce(now, id, WorkerEventKind::Prefilled, out);
+    }
+
+    fn announce(&self, now: SimTime, id: SeqId, kind: WorkerEventKind, out: &mut Outbox) {
         let request = self.core.seqs[id].request;
         out.events.push_back((now, WorkerEvent { worker: self.id, request, kind }));
+    }
+
+    /// Says whose decoded token, due at `now`, is the first of a block. `ahead`
+    /// steps were formed after the one that computed it.
+    fn announce_output_blocks(&self, now: SimTime, ahead: u64, out: &mut Outbox) {
+        let taking = self.core.decode.step() - ahead;
+        if out.output_tokens {
+            self.core
+                .decode
+                .members()
+                .for_each(|&member| self.announce_member(now, member, taking, out));
+        } else if out.output_blocks {
+            // A sequence takes a block in the step after its token needs one.
+            let takers = self.core.decode.takers(taking).iter();
+            takers.for_each(|&member| self.announce_member(now, member, taking, out));
+        } else {
+            return;
+        }
+        // With overlap the step of a last token may run already: the one before is due.
+        for &id in self.in_flight.iter().flat_map(|results| &results.ended) {
+            self.announce_token(now, id, self.core.seqs[id].generated - 1, out);
+        }
+    }
+
+    /// Says so of the token that a member computed in the step before `taking`.
+    fn announce_member(
+        &self,
+        now: SimTime,
+        Member { id, .. }: Member,
+        taking: u64,
+        out: &mut Outbox,
+    ) {
+        let seq = &self.core.seqs[id];
+        let Some(from) = seq.decode_from.filter(|&from| from < taking) else { return };
+        let decoded = u32::try_from(taking - from).expect("fewer than 2^32 tokens");
+        self.announce_token(now, id, seq.generated + decoded, out);
+    }
+
+    /// Says so if token `number` of a sequence, due at `now`, is the first of a block.
+    fn announce_token(&self, now: SimTime, id: SeqId, number: u32, out: &mut Outbox) {
+        let seq = &self.core.seqs[id];
+        let before = seq.prompt_tokens + number.saturating_sub(1);
+        let between = number > 1 && number < seq.output_tokens;
+        let begins = out.output_blocks && before.is_multiple_of(self.core.config.block_size);
+        if between && (begins || out.output_tokens) {
+            self.announce(now, id, WorkerEventKind::OutputBlock { output_tokens: number }, out);
+        }
     }
 
     /// Forms the next step at `now` and plans what follows it.
@@ -267,34 +306,44 @@ impl Worker {
             self.pipeline.restart(now);
         }
         self.formed.clear();
-        match &mut self.rules {
-            Scheduler::Vllm(rules) => rules.form(&mut self.core, &mut self.formed),
-            Scheduler::Trtllm(rules) => rules.form(&mut self.core, &mut self.formed, from_idle),
-        }
-        self.announce(now, out);
+        self.rules.form(&mut self.core, &mut self.formed, from_idle);
+        self.announce_formed(now, out);
         self.read_gauges();
         self.state = if !self.formed.chunks.is_empty() || self.core.decode.len() > 0 {
             State::Running(self.plan(out.output_blocks))
         } else if self.in_flight.is_some() {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
-        } else if let Some(again) = self.core.form_again(now, from_idle, &self.formed) {
+        } else if let Some(again) = self.form_again(now, from_idle) {
             again
         } else {
             let left = self.gauges.waiting + self.gauges.running;
-            let waits = self.waits_for_others();
+            let waits = self.rules.waits_for_others();
             assert!(left == 0 || waits, "{:?} is idle at {now:?} with {left} requests", self.id);
             State::Idle
         };
     }
 
-    fn announce(&mut self, now: SimTime, out: &mut Outbox) {
+    /// What to do when no step was formed and requests are left.
+    fn form_again(&self, now: SimTime, from_idle: bool) -> Option<State> {
+        if !self.formed.preempted.is_empty() {
+            // The last running sequence made room for what was loaded for others.
+            return Some(State::Ready { at: now, from_idle: true });
+        }
+        let &(until, _) = self.core.loads.first()?;
+        // An idle worker may have woken with one arrival of several (T27).
+        let again = State::Ready { at: now, from_idle: false };
+        Some(if from_idle { again } else { State::Loading { until } })
+    }
+
+    /// Announces what forming the step did to requests.
+    fn announce_formed(&mut self, now: SimTime, out: &mut Outbox) {
         for &id in &self.formed.loaded {
             if let Some(Loaded { tokens, time }) = self.core.seqs[id].loaded.take() {
-                self.tell(now, id, WorkerEventKind::Loaded { tokens, time }, out);
+                self.announce(now, id, WorkerEventKind::Loaded { tokens, time }, out);
             }
         }
         for &(id, cached_tokens) in &self.formed.admitted {
-            self.tell(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
+            self.announce(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
         }
         for &id in &self.formed.preempted {
             let seq = &mut self.core.seqs[id];
@@ -303,7 +352,7 @@ impl Worker {
             if self.core.config.overlap {
                 self.late_tokens.push(id);
             }
-            self.tell(now, id, WorkerEventKind::Preempted, out);
+            self.announce(now, id, WorkerEventKind::Preempted, out);
         }
         for &(id, tokens) in &self.formed.awaited {
             out.awaited.push((self.core.seqs[id].request, tokens));
@@ -326,11 +375,7 @@ impl Worker {
             steps = steps.min(taking.saturating_sub(next - 1).saturating_add(late));
         }
         if steps > 1 {
-            let further = match &self.rules {
-                Scheduler::Vllm(rules) => rules.undisturbed_steps(&self.core, steps - 1),
-                Scheduler::Trtllm(rules) => rules.undisturbed_steps(&self.core, steps - 1),
-            };
-            steps = further + 1;
+            steps = self.rules.undisturbed_steps(&self.core, steps - 1) + 1;
         }
         let mut last = self.spare.pop().unwrap_or_default();
         let joined = u32::try_from(self.formed.joined.len()).expect("fits u32");
@@ -464,6 +509,18 @@ impl Worker {
         }
     }
 
+    /// Settles the boundaries of `segment` one after the other and records each
+    /// step; `record` has what all of them share.
+    fn settle_each(&mut self, segment: &Segment, record: StepRecord, out: &mut Outbox) {
+        for step in segment.single_steps() {
+            // Seen at the boundary, before the step that is formed there takes blocks.
+            let used_blocks = self.rules.used_blocks();
+            let (start, end) = (step.start, step.boundary(1));
+            out.note_step(StepRecord { start, end, used_blocks, ..record });
+            self.settle_blocks(&step);
+        }
+    }
+
     /// Settles everything up to the present moment `now`.
     ///
     /// A boundary at `now` itself is only half passed: its results are there,
@@ -555,15 +612,134 @@ impl Worker {
         self.core.log.count_copies();
     }
 
+    /// Blocks of the pool, and how many of them no request holds.
+    pub fn blocks(&self) -> (u32, u32) {
+        let total = self.core.config.num_blocks;
+        (total, total - self.rules.used_blocks())
+    }
+
+    /// Every block of the pool, counted where it lies: what [`blocks`](Self::blocks)
+    /// must say. Costs what the pool has: for tests.
+    pub fn count_blocks(&self) -> BlockCount {
+        self.rules.count_blocks(&self.core)
+    }
+
+    /// Forgets the prefix cache, as vLLM's `reset_prefix_cache` does. False, and
+    /// nothing is forgotten, while a request holds blocks, or if the engine has no
+    /// such call.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        self.rules.reset_cache()
+    }
+
     fn read_gauges(&mut self) {
-        let (running, waiting) = match &self.rules {
-            Scheduler::Vllm(rules) => (rules.running(), rules.waiting()),
-            Scheduler::Trtllm(rules) => (rules.running(&self.core), rules.waiting(&self.core)),
-        };
+        let (running, waiting) = (self.rules.running(&self.core), self.rules.waiting(&self.core));
         let count = |n| u32::try_from(n).expect("requests are counted in u32");
         self.gauges.running = count(running);
         self.gauges.waiting = count(waiting);
         self.gauges.used_blocks = self.rules.used_blocks();
+    }
+}
+
+/// Requests that one worker prefills and another one decodes.
+impl Worker {
+    /// The KV of `request` came at `now`: a request taken in phase
+    /// [`Decode`](Phase::Decode) for which it had asked.
+    ///
+    /// # Panics
+    /// If it has not asked for it.
+    pub fn kv_came(&mut self, now: SimTime, request: RequestId, out: &mut Outbox) {
+        self.see_change(now, out);
+        let (handover, core) = self.handover();
+        handover.kv_came(core, request);
+    }
+
+    /// Frees the KV of `request` at `now`, which was taken in phase
+    /// [`Prefill`](Phase::Prefill) and has been prefilled.
+    ///
+    /// # Panics
+    /// If it does not keep it.
+    pub fn let_go(&mut self, now: SimTime, request: RequestId, out: &mut Outbox) {
+        self.see_change(now, out);
+        let (handover, core) = self.handover();
+        let id = handover.let_go(core, request);
+        core.seqs.remove(id);
+        self.gauges.advance(now);
+        self.gauges.used_blocks = self.rules.used_blocks();
+    }
+
+    fn handover(&mut self) -> (&mut dyn Handover, &mut Core) {
+        let handover = self.rules.handover();
+        (handover.expect("pools have engines that hand KV over"), &mut self.core)
+    }
+}
+
+/// Workers die, come back, and change their pace.
+impl Worker {
+    /// True unless it [died](Self::die) and did not [come back](Self::come_back).
+    pub fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// Dies at the present moment `now` with its requests and its cache, and
+    /// publishes nothing more: gives what was lost, in order of request.
+    pub fn die(&mut self, now: SimTime, out: &mut Outbox) -> Vec<Lost> {
+        self.settle_present(now, out);
+        self.gauges.advance(now);
+        let ids: Vec<SeqId> = self.core.seqs.ids().collect();
+        let mut lost: Vec<Lost> = ids.into_iter().map(|id| self.lost(id)).collect();
+        lost.sort_unstable_by_key(|lost| lost.request);
+        let config = Arc::clone(&self.core.config);
+        self.rules = AnyScheduler::new(&config);
+        self.core.lose_all();
+        self.pipeline = Pipeline::default();
+        self.state = State::Idle;
+        self.in_flight = None;
+        self.formed.clear();
+        self.late_tokens.clear();
+        (self.gauges.running, self.gauges.waiting, self.gauges.used_blocks) = (0, 0, 0);
+        self.is_up = false;
+        lost
+    }
+
+    /// Takes requests again, with an empty cache.
+    pub fn come_back(&mut self) {
+        self.is_up = true;
+    }
+
+    /// Steps formed from `now` on run at `pace`: a plan ends where the next one is.
+    pub fn set_pace(&mut self, now: SimTime, pace: Pace) {
+        if let State::Running(plan) = &mut self.state {
+            plan.cut(self.pipeline, now);
+        }
+        self.core.pace = pace;
+    }
+
+    /// What clients have of a sequence, when everything up to the present moment
+    /// is settled.
+    fn lost(&self, id: SeqId) -> Lost {
+        let seq = &self.core.seqs[id];
+        let since = |sampled: u32| sampled.saturating_sub(seq.first_since_admission) + 1;
+        // Steps whose results are not handled; a sequence that decodes sampled a
+        // token in each of them, back to the one in which its prompt ended.
+        let is_running = matches!(self.state, State::Running(_));
+        let unseen_steps = u32::from(is_running) + u32::from(self.in_flight.is_some());
+        let ends_in_flight = self.in_flight.iter().any(|results| results.ended.contains(&id));
+        let (sampled, unseen) = match seq.decode_from {
+            Some(from) => {
+                let decoded = self.core.decode.step() - from;
+                let decoded = u32::try_from(decoded).expect("fewer than 2^32 tokens");
+                let sampled = seq.generated + decoded;
+                (sampled, unseen_steps.min(since(sampled)))
+            }
+            None if seq.ending && ends_in_flight => (seq.generated, 1),
+            None if seq.ending => (seq.generated, unseen_steps.min(since(seq.generated))),
+            None => (seq.generated, u32::from(self.late_tokens.contains(&id))),
+        };
+        let output_tokens = sampled - unseen;
+        let left_at_boundary = output_tokens >= seq.first_since_admission;
+        let last_token_at =
+            if left_at_boundary { self.pipeline.boundary } else { seq.last_token_at };
+        Lost { request: seq.request, output_tokens, last_token_at }
     }
 }
 

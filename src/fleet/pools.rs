@@ -2,7 +2,8 @@
 //! request moves between them.
 
 use super::network::{Arrived, Link, Network, Transfer};
-use crate::engine::config::{EngineConfig, Rules};
+use crate::engine::config::EngineConfig;
+use crate::engine::rules::RulesName;
 use crate::id::{RequestId, WorkerId};
 use crate::request::Phase;
 use crate::settings::Invalid;
@@ -37,11 +38,16 @@ impl Pools {
     /// Names the first key, relative to `[cluster]`.
     pub fn validate(&self) -> Result<(), Invalid> {
         for (key, config) in [("prefill", &self.prefill), ("decode", &self.decode)] {
+            let (rules, able) =
+                (config.rules.name(), |name: RulesName| name.defaults().hands_over_kv);
             Invalid::unless(
-                config.rules == Rules::Vllm,
+                able(rules),
                 &format!("{key}.engine.rules"),
-                "\"trtllm\"",
-                "\"vllm\": hand-over between pools is modelled by its rules only",
+                format!("{:?}", rules.as_str()),
+                &format!(
+                    "{}: hand-over between pools is modelled by its rules only",
+                    RulesName::list(able)
+                ),
             )?;
         }
         let (prefill, decode) = (&self.prefill, &self.decode);

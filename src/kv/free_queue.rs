@@ -1,6 +1,6 @@
 //! The order in which free slots are taken.
 
-use super::{NONE, Slot};
+use super::slot::{NONE, Slot};
 
 /// Free slots in the order in which they will be taken:
 ///
@@ -10,7 +10,7 @@ use super::{NONE, Slot};
 /// A slot in the second part can be taken out of the middle, because its content
 /// was hit. All operations are O(1).
 #[derive(Debug)]
-pub(super) struct FreeQueue {
+pub(crate) struct FreeQueue {
     next_fresh: Slot,
     end: Slot,
     links: Vec<Link>,
@@ -26,17 +26,17 @@ struct Link {
 }
 
 impl FreeQueue {
-    pub(super) fn new(slots: u32) -> Self {
+    pub(crate) fn new(slots: u32) -> Self {
         Self { next_fresh: 0, end: slots, links: Vec::new(), head: NONE, tail: NONE, back_len: 0 }
     }
 
-    pub(super) fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         (self.end - self.next_fresh) + self.back_len
     }
 
     /// Takes the next slot. A fresh slot is the one whose number equals the
     /// number of slots used so far.
-    pub(super) fn pop(&mut self) -> Option<Slot> {
+    pub(crate) fn pop(&mut self) -> Option<Slot> {
         if self.next_fresh < self.end {
             let slot = self.next_fresh;
             self.next_fresh += 1;
@@ -51,7 +51,7 @@ impl FreeQueue {
         Some(slot)
     }
 
-    pub(super) fn push_back(&mut self, slot: Slot) {
+    pub(crate) fn push_back(&mut self, slot: Slot) {
         self.links[slot as usize] = Link { prev: self.tail, next: NONE };
         match self.tail {
             NONE => self.head = slot,
@@ -62,7 +62,7 @@ impl FreeQueue {
     }
 
     /// Takes `slot` out of the back part.
-    pub(super) fn remove(&mut self, slot: Slot) {
+    pub(crate) fn remove(&mut self, slot: Slot) {
         let Link { prev, next } = self.links[slot as usize];
         match prev {
             NONE => self.head = next,

@@ -1,6 +1,6 @@
 //! Cache changes on their way out of the engine.
 
-use super::LowerTiers;
+use super::tiers::LowerTiers;
 use crate::event::KvEvent;
 use crate::id::BlockId;
 use crate::request::BlockRun;
@@ -64,7 +64,7 @@ impl EventLog {
     }
 
     /// `run` was stored after `parent`.
-    pub(super) fn stored(&mut self, parent: Option<BlockId>, run: BlockRun) {
+    pub(crate) fn stored(&mut self, parent: Option<BlockId>, run: BlockRun) {
         if let Some(tiers) = &mut self.tiers {
             tiers.stored(run);
         }
@@ -82,7 +82,7 @@ impl EventLog {
     }
 
     /// `run` was lost, its last block first; `last_copy` if the cache holds it no more.
-    pub(super) fn removed(&mut self, run: BlockRun, last_copy: bool) {
+    pub(crate) fn removed(&mut self, run: BlockRun, last_copy: bool) {
         if let Some(tiers) = self.tiers.as_mut().filter(|_| last_copy) {
             tiers.lost(run);
         }

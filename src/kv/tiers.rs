@@ -23,7 +23,8 @@
 //! The link of a lower tier goes straight to the GPU (as GPU direct storage
 //! does); vLLM stages such loads in host memory.
 
-use super::{BlockTable, NONE};
+use super::block_table::BlockTable;
+use super::slot::NONE;
 use crate::event::{KvEvent, Medium};
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
@@ -79,7 +80,7 @@ struct Tier {
 
 /// Consecutive blocks of a sequence that one tier holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct TierRun {
     tier: usize,
     /// Where it begins in the sequence.
     from: u32,
@@ -121,8 +122,8 @@ impl LowerTiers {
 
     /// The blocks of a sequence from `from` on, up to `limit` or to the first that
     /// no tier holds, in order.
-    pub fn find(&self, content: &Content, from: u32, limit: u32) -> Vec<Piece> {
-        let mut found: Vec<Piece> = Vec::new();
+    pub fn find(&self, content: &Content, from: u32, limit: u32) -> Vec<TierRun> {
+        let mut found: Vec<TierRun> = Vec::new();
         let ids = content.range(from, limit).flat_map(ids);
         for (at, id) in (from..).zip(ids) {
             let holder = self.tiers.iter().map(|tier| tier.held.ready(id));
@@ -134,14 +135,14 @@ impl LowerTiers {
                     last.blocks += 1;
                     last.ready = last.ready.max(ready);
                 }
-                _ => found.push(Piece { tier, from: at, blocks: 1, ready }),
+                _ => found.push(TierRun { tier, from: at, blocks: 1, ready }),
             }
         }
         found
     }
 
     /// When a load of `pieces` that is asked for now would be done.
-    pub fn done(&self, pieces: &[Piece]) -> SimTime {
+    pub fn done(&self, pieces: &[TierRun]) -> SimTime {
         let tiers = self.tiers.iter().enumerate();
         tiers
             .filter_map(|(at, tier)| tier.load(at, pieces, self.now))
@@ -151,7 +152,7 @@ impl LowerTiers {
 
     /// Loads `pieces`, which were just found for `content`: gives the time when
     /// that is done.
-    pub fn load(&mut self, content: &Content, pieces: &[Piece]) -> SimTime {
+    pub fn load(&mut self, content: &Content, pieces: &[TierRun]) -> SimTime {
         let done = self.done(pieces);
         for (at, tier) in self.tiers.iter_mut().enumerate() {
             if let Some((free, _)) = tier.load(at, pieces, self.now) {
@@ -167,7 +168,7 @@ impl LowerTiers {
                     } else {
                         tier.held.remove(id);
                         let medium = tier.medium;
-                        self.tell(medium, id, false);
+                        self.note(medium, id, false);
                     }
                 }
             }
@@ -176,7 +177,7 @@ impl LowerTiers {
     }
 
     /// Tokens that `pieces` hold in each medium.
-    pub fn tokens(&self, pieces: &[Piece], block_size: u32) -> [u32; Medium::ALL.len()] {
+    pub fn tokens(&self, pieces: &[TierRun], block_size: u32) -> [u32; Medium::ALL.len()] {
         let mut tokens = [0; Medium::ALL.len()];
         for piece in pieces {
             tokens[self.tiers[piece.tier].medium as usize] += piece.blocks * block_size;
@@ -234,14 +235,14 @@ impl LowerTiers {
         tier.held.insert(id, tier.written_until);
         let medium = tier.medium;
         if let Some(displaced) = displaced {
-            self.tell(medium, displaced, false);
+            self.note(medium, displaced, false);
             self.write(at + 1, displaced);
         }
-        self.tell(medium, id, true);
+        self.note(medium, id, true);
     }
 
     /// Notes a change; neighbours become one event.
-    fn tell(&mut self, medium: Medium, id: BlockId, stored: bool) {
+    fn note(&mut self, medium: Medium, id: BlockId, stored: bool) {
         let run = BlockRun { first: id, len: 1 };
         if let Some(last) = self.events.last_mut()
             && let (KvEvent::StoredBelow { medium: of, run }, true)
@@ -268,7 +269,7 @@ impl LowerTiers {
 impl Tier {
     /// When its link would be free again after what it, the tier `at`, has of
     /// `pieces`, and when that would be there; `None` if it has nothing of them.
-    fn load(&self, at: usize, pieces: &[Piece], now: SimTime) -> Option<(SimTime, SimTime)> {
+    fn load(&self, at: usize, pieces: &[TierRun], now: SimTime) -> Option<(SimTime, SimTime)> {
         let own = || pieces.iter().filter(|piece| piece.tier == at);
         let blocks: u32 = own().map(|piece| piece.blocks).sum();
         let ready = own().map(|piece| piece.ready).max()?;
@@ -433,16 +434,16 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_told_as_runs() {
+    fn neighbours_become_one_event() {
         let mut tiers = LowerTiers::new(&[spec(Medium::Host, 4, 0)], Offload::Evicted);
         tiers.lost(run(10, 4));
         let (medium, host) = (Medium::Host, |first, len| run(first, len));
-        let told: Vec<_> = tiers.take_events().collect();
-        assert_eq!(told, [KvEvent::StoredBelow { medium, run: host(10, 4) }]);
+        let noted: Vec<_> = tiers.take_events().collect();
+        assert_eq!(noted, [KvEvent::StoredBelow { medium, run: host(10, 4) }]);
         let pieces = tiers.find(&text(10), 1, 3);
         tiers.load(&text(10), &pieces);
-        let told: Vec<_> = tiers.take_events().collect();
-        assert_eq!(told, [KvEvent::RemovedBelow { medium, run: host(11, 2) }]);
+        let noted: Vec<_> = tiers.take_events().collect();
+        assert_eq!(noted, [KvEvent::RemovedBelow { medium, run: host(11, 2) }]);
     }
 
     #[derive(Clone, Debug)]
@@ -526,7 +527,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Against lists, with what is told applied to sets; no tier holds more
+        /// Against lists, with the events applied to sets; no tier holds more
         /// than it has room for (law 2).
         #[test]
         fn tiers_are_lists_in_order_of_use(
@@ -539,7 +540,7 @@ mod tests {
             let sizes = [host as usize, disk as usize];
             let mut naive =
                 Naive { tiers: sizes.map(|size| (size, Vec::new())).to_vec(), offload };
-            let mut told = [std::collections::BTreeSet::new(), Default::default()];
+            let mut noted = [std::collections::BTreeSet::new(), Default::default()];
             for act in &acts {
                 match *act {
                     Act::Lost(first, len) => tiers.lost(run(first, len)),
@@ -555,15 +556,15 @@ mod tests {
                 for event in tiers.take_events() {
                     match event {
                         KvEvent::StoredBelow { medium, run } => {
-                            ids(run).for_each(|id| _ = told[medium as usize].insert(id.0));
+                            ids(run).for_each(|id| _ = noted[medium as usize].insert(id.0));
                         }
                         KvEvent::RemovedBelow { medium, run } => {
-                            ids(run).for_each(|id| _ = told[medium as usize].remove(&id.0));
+                            ids(run).for_each(|id| _ = noted[medium as usize].remove(&id.0));
                         }
                         other => prop_assert!(false, "{other:?}"),
                     }
                 }
-                for ((tier, (_, list)), told) in tiers.tiers.iter().zip(&naive.tiers).zip(&told) {
+                for ((tier, (_, list)), noted) in tiers.tiers.iter().zip(&naive.tiers).zip(&noted) {
                     prop_assert!(tier.held.len() <= tier.capacity);
                     let mut order = Vec::new();
                     let mut next = tier.held.ends.map_or(NONE, |(oldest, _)| oldest);
@@ -576,7 +577,7 @@ mod tests {
                     prop_assert_eq!(tier.held.len() as usize, list.len());
                     let mut sorted = order;
                     sorted.sort_unstable();
-                    prop_assert_eq!(sorted, told.iter().copied().collect::<Vec<_>>());
+                    prop_assert_eq!(sorted, noted.iter().copied().collect::<Vec<_>>());
                 }
             }
         }

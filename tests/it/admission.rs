@@ -6,7 +6,7 @@ use super::fast_forward::{any_follows, entangle};
 use super::program::Scratch;
 use super::rig::{any_draws, any_engine, arrivals, cases, trtllm_config};
 use super::tiers::any_tiered_engine;
-use kv_router_sim::engine::config::{EngineConfig, TrtllmOptions};
+use kv_router_sim::engine::config::{EngineConfig, Rules, TrtllmOptions};
 use kv_router_sim::engine::{Outbox, Wake, Worker};
 use kv_router_sim::event::WorkerEventKind;
 use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
@@ -120,13 +120,13 @@ fn a_pool_that_is_too_small_for_all_serves_all() {
             max_num_seqs: 4,
             max_num_batched_tokens: 1_024,
             max_model_len: 768,
-            trtllm: TrtllmOptions {
+            rules: Rules::Trtllm(TrtllmOptions {
                 reserve_net_of_reuse: true,
                 duplicate_delay: on(0),
                 partial_reuse: on(1),
                 count_cached_in_budget: on(2),
                 ..TrtllmOptions::default()
-            },
+            }),
             overlap: on(3),
             ..trtllm_config()
         };

@@ -6,8 +6,10 @@
 //! keeps it as long as no request computes what another one stored.
 
 use super::rig::{cases, private_blocks};
+use kv_router_sim::engine::rules::trtllm::TrtllmCache;
+use kv_router_sim::engine::rules::vllm::{Held, Hits, VllmCache};
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Held, Hits, TrtllmCache, VllmCache};
+use kv_router_sim::kv::EventLog;
 use kv_router_sim::request::{BlockRun, Content};
 use proptest::prelude::*;
 

@@ -2,11 +2,11 @@
 //! two, and what is between them is conserved.
 
 use super::admission::every_block_is_counted;
-use super::rig::vllm_config;
 use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, request};
+use super::rig::{under_vllm, vllm_config};
 use super::script::{Run, Script, cluster, play, play_pools, router};
 use kv_router_sim::engine::Gauges;
-use kv_router_sim::engine::config::{EngineConfig, Rules};
+use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, Link, Pools, SimulatedFleet};
@@ -45,7 +45,7 @@ fn any_pools() -> impl Strategy<Value = Pools> {
     let workers = (1u32..4, 1u32..4);
     (workers, any_engine(), any_engine(), link).prop_map(|(workers, prefill, decode, link)| {
         let fit = |config: EngineConfig, odd: u64| EngineConfig {
-            rules: Rules::Vllm,
+            rules: under_vllm(config.clone()).rules,
             block_size: prefill.block_size,
             max_num_batched_tokens: config.max_num_batched_tokens.max(prefill.block_size),
             max_model_len: match config.num_blocks * prefill.block_size {

@@ -1,8 +1,10 @@
 //! Law 6: fast-forward equals step by step, to the picosecond.
 
-use super::rig::{Draw, any_draws, any_engine, arrivals, cases, private_blocks, vllm_config};
+use super::rig::{
+    Draw, any_draws, any_engine, arrivals, cases, private_blocks, under_vllm, vllm_config,
+};
 use kv_router_sim::engine::Gauges;
-use kv_router_sim::engine::config::{EngineConfig, Rules, TierOptions};
+use kv_router_sim::engine::config::{EngineConfig, TierOptions};
 use kv_router_sim::engine::step_time::{Linear, StepTime};
 use kv_router_sim::engine::tiers::{LoadRule, Offload, TierSpec};
 use kv_router_sim::event::{KvEvent, Medium, WorkerEvent, WorkerEventKind};
@@ -205,7 +207,7 @@ proptest! {
         follows in any_follows(),
         peek_every in 1usize..9,
     ) {
-        let config = EngineConfig { rules: Rules::Vllm, ..config };
+        let config = under_vllm(config);
         let mut arrivals = arrivals(&draws, config.block_size);
         entangle(&mut arrivals, &follows, config.block_size);
         let heard = Lookers { peek_every, listens: true, outputs: false };

@@ -2,7 +2,7 @@
 
 use kv_router_sim::engine::memory::{self, Budget};
 use kv_router_sim::engine::model::{Dtype, Hardware, Model, ModelError, Parts, Shape};
-use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, Rules};
+use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, RulesName};
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::time::SimDuration;
 use proptest::prelude::*;
@@ -71,7 +71,10 @@ fn every_model_file_resolves_with_each_step_time() {
 #[test]
 fn the_peer_benchmark_needs_no_gpu() {
     let config = config("fixed-20-10.toml", "");
-    assert_eq!((config.rules, config.block_size, config.num_blocks), (Rules::Vllm, 64, 16_384));
+    assert_eq!(
+        (config.rules.name(), config.block_size, config.num_blocks),
+        (RulesName::Vllm, 64, 16_384)
+    );
     assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (256, 8_192));
     let ms = SimDuration::from_millis;
     assert_eq!(config.step_time, StepTime::Fixed { prefill: ms(20), decode: ms(10) });
@@ -121,7 +124,7 @@ fn trtllm_pools_match_the_estimate_for_each_assumed_overhead() {
                 activation_bytes: memory::gib(gib),
                 fraction: 0.9,
             };
-            budget.blocks(Rules::Trtllm, bytes_per_token, 32)
+            RulesName::Trtllm.kv_blocks(&budget, bytes_per_token, 32)
         };
         assert_eq!(blocks(139.81, 72.651e9, 163_840.0), h200, "{gib} GiB");
         assert_eq!(blocks(79.19, 72.651e9 / 2.0, 81_920.0), h100, "{gib} GiB");
@@ -159,11 +162,11 @@ proptest! {
     ) {
         let budget = Budget { total_bytes: 80e9, weight_bytes, activation_bytes, fraction };
         let (taken, block_bytes) = (weight_bytes + activation_bytes, 1e5 * f64::from(block_size));
-        let blocks = f64::from(budget.blocks(Rules::Vllm, 1e5, block_size));
+        let blocks = f64::from(RulesName::Vllm.kv_blocks(&budget, 1e5, block_size));
         let room = 80e9 * fraction - taken;
         prop_assert!(blocks == 0.0 || (blocks + 1.0) * block_bytes <= room);
         prop_assert!((blocks + 2.0) * block_bytes > room);
-        let blocks = f64::from(budget.blocks(Rules::Trtllm, 1e5, block_size));
+        let blocks = f64::from(RulesName::Trtllm.kv_blocks(&budget, 1e5, block_size));
         let room = (80e9 - taken) * fraction;
         prop_assert!((blocks - 1.0) * block_bytes < room && (blocks + 1e-6) * block_bytes + 1e5 > room);
     }

@@ -3,7 +3,7 @@
 //! engine's rules leave of it.
 
 use super::rig::{any_conversations, any_draws, any_engine, any_policy, arrivals, cases};
-use super::rig::{closed_loop, vllm_config};
+use super::rig::{closed_loop, trtllm_config, vllm_config};
 use super::script::{Run, Script, play, router};
 use kv_router_sim::engine::config::{EngineConfig, Rules};
 use kv_router_sim::engine::step_time::StepTime;
@@ -65,8 +65,8 @@ fn check_bound(
         let usable = common.unwrap_or(0).min(request.prompt_tokens - 1);
         let bound = match config.rules {
             _ if !config.prefix_caching => 0,
-            Rules::Vllm => usable / config.block_size * config.block_size,
-            Rules::Trtllm => usable,
+            Rules::Vllm(_) => usable / config.block_size * config.block_size,
+            Rules::Trtllm(_) => usable,
         };
         prop_assert!(cached_tokens <= bound, "{cached_tokens} of {bound} tokens: {request:?}");
         before.push(event.request);
@@ -125,23 +125,21 @@ proptest! {
 }
 
 /// An engine that nothing holds back: no time passes, everything fits.
-fn unlimited(rules: Rules, block_size: u32) -> EngineConfig {
+fn unlimited(base: &EngineConfig, block_size: u32) -> EngineConfig {
     EngineConfig {
-        rules,
         block_size,
         num_blocks: 1 << 24,
         max_num_seqs: 65_536,
         max_num_batched_tokens: u32::MAX / 2,
         max_model_len: 1_000_000,
         step_time: StepTime::Instant,
-        overlap: rules == Rules::Trtllm,
-        ..vllm_config()
+        ..base.clone()
     }
 }
 
 /// Blocks of `block_size` that one unlimited worker hits of `trace`.
-fn hit_blocks(trace: &Arc<Trace>, rules: Rules, block_size: u32) -> u32 {
-    let config = unlimited(rules, block_size);
+fn hit_blocks(trace: &Arc<Trace>, base: &EngineConfig, block_size: u32) -> u32 {
+    let config = unlimited(base, block_size);
     let replay = Box::new(TraceReplay::new(Arc::clone(trace), block_size, 1.0));
     let policy = RouterSettings::new("round_robin");
     let run = play(&config, 1, replay, router(&policy, &config, 1), None);
@@ -157,13 +155,13 @@ fn a_small_trace_hits_what_the_rules_leave_of_the_oracle() {
     assert_eq!((stats.repeats_blocks, stats.references_blocks), (9, 16));
     // Row by row 0, 2, 1, 2, 3, 0: partial last blocks never hit, and of the
     // 2,048 tokens of the fifth row the last block is computed.
-    assert_eq!(hit_blocks(&trace, Rules::Vllm, 512), 8);
+    assert_eq!(hit_blocks(&trace, &vllm_config(), 512), 8);
     // In blocks of 64: 0, 17, 8, 16, 24, 0.
-    assert_eq!(hit_blocks(&trace, Rules::Vllm, 64), 65);
+    assert_eq!(hit_blocks(&trace, &vllm_config(), 64), 65);
     // TensorRT-LLM stores a prompt when its step is done: of the first three
     // rows, which arrive together, the second runs before that and misses, the
     // third waits for the second and hits.
-    assert_eq!(hit_blocks(&trace, Rules::Trtllm, 512), 6);
+    assert_eq!(hit_blocks(&trace, &trtllm_config(), 512), 6);
 }
 
 /// Needs the file of a public trace; see traces/manifest.toml.
@@ -181,5 +179,5 @@ fn the_conversation_trace_hits_what_the_rules_leave_of_the_oracle() {
     let trace = Arc::new(Trace::read(&path, &ReadOptions::default()).expect("a trace"));
     let stats = TraceStats::of(&trace);
     assert_eq!((stats.repeats_blocks, stats.references_blocks), (105_710, 288_500));
-    assert_eq!(hit_blocks(&trace, Rules::Vllm, 512), 105_592);
+    assert_eq!(hit_blocks(&trace, &vllm_config(), 512), 105_592);
 }

@@ -1,7 +1,7 @@
 //! Small engines and workloads that tests are built from.
 
 use kv_router_sim::engine::config::{
-    CudaGraph, EngineConfig, HostTime, Rules, StoreContext, TierOptions, TrtllmOptions,
+    CudaGraph, EngineConfig, HostTime, Rules, StoreContext, TierOptions, TrtllmOptions, VllmOptions,
 };
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::roofline::Roofline;
@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 /// vLLM's rules, instant host, fixed step times.
 pub(crate) fn vllm_config() -> EngineConfig {
     EngineConfig {
-        rules: Rules::Vllm,
+        rules: Rules::Vllm(VllmOptions { watermark_blocks: 0 }),
         block_size: 16,
         num_blocks: 1_000,
         max_num_seqs: 16,
@@ -27,7 +27,6 @@ pub(crate) fn vllm_config() -> EngineConfig {
         max_model_len: 4_096,
         chunked_prefill: true,
         prefix_caching: true,
-        watermark_blocks: 0,
         overlap: false,
         fast_forward: true,
         step_time: StepTime::Fixed {
@@ -41,13 +40,6 @@ pub(crate) fn vllm_config() -> EngineConfig {
             per_seq: SimDuration::ZERO,
         },
         cuda_graph: CudaGraph { sizes: Vec::new(), padding: false, mixed: false },
-        trtllm: TrtllmOptions {
-            partial_reuse: true,
-            duplicate_delay: true,
-            store_context: StoreContext::FirstChunk,
-            count_cached_in_budget: true,
-            reserve_net_of_reuse: false,
-        },
         tiers: TierOptions::default(),
         kv_bytes_per_token: None,
     }
@@ -55,7 +47,23 @@ pub(crate) fn vllm_config() -> EngineConfig {
 
 /// TensorRT-LLM's rules with overlap scheduling, otherwise as [`vllm_config`].
 pub(crate) fn trtllm_config() -> EngineConfig {
-    EngineConfig { rules: Rules::Trtllm, overlap: true, ..vllm_config() }
+    let options = TrtllmOptions {
+        partial_reuse: true,
+        duplicate_delay: true,
+        store_context: StoreContext::FirstChunk,
+        count_cached_in_budget: true,
+        reserve_net_of_reuse: false,
+    };
+    EngineConfig { rules: Rules::Trtllm(options), overlap: true, ..vllm_config() }
+}
+
+/// The same worker under vLLM's rules, if it is not yet.
+pub(crate) fn under_vllm(config: EngineConfig) -> EngineConfig {
+    let rules = match config.rules {
+        rules @ Rules::Vllm(_) => rules,
+        _ => vllm_config().rules,
+    };
+    EngineConfig { rules, ..config }
 }
 
 /// Step times of a real deployment, affine in the context.
@@ -70,9 +78,11 @@ pub(crate) fn roofline() -> StepTime {
     StepTime::Roofline(ROOFLINE.get_or_init(load).clone())
 }
 
-/// `cases` random cases, the same ones every time unless `PROPTEST_RNG_SEED`
+/// `cases` random cases, or as many as `PROPTEST_CASES` says; the same ones every time unless `PROPTEST_RNG_SEED`
 /// says otherwise; a failure is printed, not written into the tree.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    let cases = asked.map_or(cases, |asked| asked.parse().expect("PROPTEST_CASES is a number"));
     let mut config =
         ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     if config.rng_seed == RngSeed::Random {
@@ -116,7 +126,11 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
             let (trtllm, longest) = options;
             let (vllm, overlap, block_size) = shape;
             let (num_blocks, max_num_seqs, budget, prefix_caching, watermark_blocks) = limits;
-            let base = if vllm { vllm_config() } else { trtllm_config() };
+            let watermark_blocks = watermark_blocks.min(num_blocks - 1);
+            let rules = match vllm {
+                true => Rules::Vllm(VllmOptions { watermark_blocks }),
+                false => Rules::Trtllm(trtllm),
+            };
             let ps = |ps: u64| SimDuration::from_ps(ps / grid * grid);
             let step_time = if is_roofline {
                 roofline()
@@ -129,6 +143,7 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
                 None => (pool, budget),
             };
             EngineConfig {
+                rules,
                 block_size,
                 num_blocks,
                 max_num_seqs,
@@ -137,7 +152,6 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
                 chunked_prefill: longest.is_none(),
                 overlap,
                 prefix_caching,
-                watermark_blocks,
                 step_time,
                 host: HostTime {
                     prepare: ps(host.0),
@@ -146,8 +160,7 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
                     per_seq: ps(host.3),
                 },
                 cuda_graph: CudaGraph { sizes, padding, mixed: false },
-                trtllm,
-                ..base
+                ..vllm_config()
             }
         },
     )

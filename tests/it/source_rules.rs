@@ -1,7 +1,7 @@
 //! Rules of the source tree itself: which module may use which, how long a file
 //! may be, and what must not be in one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The modules from the bottom up: each may use itself and what lies in lower
@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 12] = [
 
 /// What must not be in the sources, and what to use in its place. The last part
 /// names the only places where it may be.
-const BANNED: [(&str, &str, &[&str]); 14] = [
+const BANNED: [(&str, &str, &[&str]); 18] = [
     ("HashMap", "BTreeMap, an index or hashbrown::HashTable: the order must be the same", DYNAMO),
     ("HashSet", "BTreeSet or a sorted Vec: the order must be the same", DYNAMO),
     (
@@ -49,14 +49,26 @@ const BANNED: [(&str, &str, &[&str]); 14] = [
     ("dbg!", "nothing: the library does not print", &[]),
     ("todo!", "the missing part", &[]),
     ("unimplemented!", "the missing part", &[]),
+    ("Rules::Vllm", "what the engine's Defaults or Scheduler say", ENGINES),
+    ("Rules::Trtllm", "what the engine's Defaults or Scheduler say", ENGINES),
+    ("RulesName::Vllm", "what the engine's Defaults or Scheduler say", ENGINES),
+    ("RulesName::Trtllm", "what the engine's Defaults or Scheduler say", ENGINES),
     ("TODO", "the missing part, or an entry in the tracker", &[]),
     ("FIXME", "the repair, or an entry in the tracker", &[]),
 ];
 
+/// The folders of the engines: no other file asks which engine a worker follows.
+const ENGINES: &[&str] = &["src/engine/rules/"];
+
 /// The adapter whose counterpart speaks in standard maps.
 const DYNAMO: &[&str] = &["src/router/dynamo"];
 
-const MOST_LINES: usize = 600;
+/// Modules in which files still use each other in a circle: to become fewer.
+const CIRCLES_INSIDE: &[&str] =
+    &["cli", "experiment", "fleet", "frontier", "live", "plot", "recorder", "router", "workload"];
+
+/// A file is one idea. One that is longer than this is more.
+const MOST_LINES: usize = 1_000;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -172,4 +184,194 @@ fn banned_words_stay_out() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The paths that a file uses, and the names that it hands on.
+struct Uses {
+    /// Paths as they are written, from `crate`, `super` or a child.
+    used: Vec<String>,
+    /// Of `pub use`: name, and what it stands for.
+    aliases: Vec<(String, String)>,
+}
+
+/// `a::{b, c::{self, D as E}}` as single paths, each with the name that it gets.
+fn expand(tree: &str) -> Vec<(String, String)> {
+    let tree = tree.trim();
+    let Some(open) = tree.find('{') else {
+        let (path, name) = match tree.split_once(" as ") {
+            Some((path, name)) => (path.trim(), name.trim()),
+            None => (tree, tree.rsplit("::").next().expect("a last part")),
+        };
+        return vec![(path.to_owned(), name.to_owned())];
+    };
+    let (before, inside) = (&tree[..open], &tree[open + 1..tree.rfind('}').expect("closed")]);
+    let mut parts = vec![String::new()];
+    let mut depth = 0;
+    for c in inside.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        match c {
+            ',' if depth == 0 => parts.push(String::new()),
+            _ => parts.last_mut().expect("one at least").push(c),
+        }
+    }
+    let whole = before.trim_end_matches("::");
+    let parts = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty());
+    parts
+        .flat_map(|part| match part {
+            "self" => expand(whole),
+            part => expand(&format!("{before}{part}")),
+        })
+        .collect()
+}
+
+fn uses_of(text: &str) -> Uses {
+    // Tests stand last in a file, and may use what they like.
+    let text = text.split("#[cfg(test)]\nmod tests {").next().expect("a first part");
+    let text: String = code(text).flat_map(|(_, line)| [line, "\n"]).collect();
+    let (mut used, mut aliases) = (Vec::new(), Vec::new());
+    let mut rest = String::new();
+    let mut statement: Option<(bool, String)> = None;
+    for line in text.lines() {
+        let trimmed = line.trim();
+        if statement.is_none() {
+            let visible = trimmed.starts_with("pub");
+            let after = match visible {
+                true => trimmed.find("use ").filter(|&at| at < 25).map(|at| &trimmed[at..]),
+                false => Some(trimmed),
+            };
+            statement = after
+                .and_then(|text| text.strip_prefix("use "))
+                .map(|text| (visible, text.to_owned()));
+            if statement.is_none() {
+                rest += line;
+                rest.push('\n');
+            }
+        } else if let Some((_, text)) = &mut statement {
+            text.push_str(trimmed);
+        }
+        if statement.as_ref().is_some_and(|(_, text)| text.ends_with(';')) {
+            let (visible, text) = statement.take().expect("just looked at");
+            for (path, name) in expand(text.trim_end_matches(';')) {
+                match visible {
+                    true => aliases.push((name, path)),
+                    false => used.push(path),
+                }
+            }
+        }
+    }
+    for root in ["crate::", "super::"] {
+        for (at, _) in rest.match_indices(root) {
+            let is_part =
+                rest[..at].ends_with(|c: char| c == ':' || c == '_' || c.is_alphanumeric());
+            let is_visibility = rest[..at].ends_with("in ");
+            if !is_part && !is_visibility {
+                let path = &rest[at..];
+                let end = path.find(|c: char| c != ':' && c != '_' && !c.is_ascii_alphanumeric());
+                used.push(path[..end.unwrap_or(path.len())].trim_end_matches(':').to_owned());
+            }
+        }
+    }
+    // What a file hands on and uses itself, it uses.
+    let own = aliases.iter().filter(|(name, _)| rest.contains(name.as_str()));
+    used.extend(own.map(|(_, path)| path.clone()));
+    Uses { used, aliases }
+}
+
+/// The files of `src/` by the path of their module, each with the modules that it uses.
+fn graph() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    let is_test = |file: &str| file.contains("test");
+    let files: BTreeMap<Vec<String>, Uses> = sources(&["src"])
+        .iter()
+        .filter(|(file, _)| !is_test(file))
+        .map(|(file, text)| {
+            let path = file.trim_start_matches("src/").trim_end_matches(".rs");
+            let mut path: Vec<String> = path.split('/').map(str::to_owned).collect();
+            if path.last().is_some_and(|last| last == "mod" || last == "lib") {
+                path.pop();
+            }
+            (path, uses_of(text))
+        })
+        .collect();
+    let absolute = |own: &[String], path: &str| -> Vec<String> {
+        let mut at = own.to_vec();
+        let mut parts = path.split("::").peekable();
+        match parts.peek() {
+            Some(&"crate") => at.clear(),
+            Some(&("super" | "self")) => {}
+            _ => return at.into_iter().chain(parts.map(str::to_owned)).collect(),
+        }
+        for part in parts {
+            match part {
+                "crate" | "self" => {}
+                "super" => drop(at.pop()),
+                part => at.push(part.to_owned()),
+            }
+        }
+        at
+    };
+    // The file in which what a path names stands, through what others hand on.
+    let resolve = |own: &[String], path: &str| -> Option<Vec<String>> {
+        let mut path = absolute(own, path);
+        for _ in 0..8 {
+            let len = (0..=path.len()).rev().find(|&len| files.contains_key(&path[..len]))?;
+            let (module, name) = (path[..len].to_vec(), path.get(len));
+            let aliases = &files[&module].aliases;
+            let alias = name.and_then(|name| aliases.iter().find(|(other, _)| other == name));
+            let Some((_, stands_for)) = alias else { return Some(module) };
+            path = absolute(&module, stands_for);
+        }
+        None
+    };
+    let used = |(own, uses): (&Vec<String>, &Uses)| {
+        let used = uses.used.iter().filter_map(|path| resolve(own, path));
+        (own.clone(), used.filter(|other| other != own && !other.is_empty()).collect())
+    };
+    files.iter().map(used).collect()
+}
+
+#[test]
+fn files_of_a_module_use_each_other_in_one_direction() {
+    let graph = graph();
+    let mut edges = 0;
+    let mut wrong = Vec::new();
+    let modules: BTreeSet<&String> = graph.keys().filter_map(|path| path.first()).collect();
+    for module in modules {
+        let inside = |path: &Vec<String>| path.first() == Some(module);
+        let mut left: BTreeMap<&Vec<String>, BTreeSet<&Vec<String>>> = graph
+            .iter()
+            .filter(|(path, _)| inside(path))
+            .map(|(path, used)| (path, used.iter().filter(|path| inside(path)).collect()))
+            .collect();
+        edges += left.values().map(BTreeSet::len).sum::<usize>();
+        // Whatever uses nothing that is left, and then whatever is used by nothing that
+        // is left, is in no circle.
+        loop {
+            let before = left.len();
+            let names: BTreeSet<&Vec<String>> = left.keys().copied().collect();
+            left.values_mut().for_each(|used| used.retain(|path| names.contains(path)));
+            left.retain(|_, used| !used.is_empty());
+            let used: BTreeSet<&Vec<String>> = left.values().flatten().copied().collect();
+            left.retain(|path, _| used.contains(path));
+            if left.len() == before {
+                break;
+            }
+        }
+        if !left.is_empty() && !CIRCLES_INSIDE.contains(&module.as_str()) {
+            let line = |(path, used): (&&Vec<String>, &BTreeSet<&Vec<String>>)| {
+                let used: Vec<String> = used.iter().map(|path| path.join("::")).collect();
+                format!("  {} uses {}", path.join("::"), used.join(", "))
+            };
+            let lines: Vec<String> = left.iter().map(line).collect();
+            wrong.push(format!(
+                "files of {module} use each other in a circle:\n{}",
+                lines.join("\n")
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(edges > 300, "only {edges} uses were found: is the search broken?");
 }

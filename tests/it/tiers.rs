@@ -8,7 +8,7 @@ use super::rig::{
     lone_request, roofline, trtllm_config, vllm_config,
 };
 use super::script::{Run, Script, play, router};
-use kv_router_sim::engine::config::{EngineConfig, Rules, TierOptions};
+use kv_router_sim::engine::config::{EngineConfig, Rules, TierOptions, TrtllmOptions};
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::engine::tiers::{LoadRule, Offload, TierSpec};
@@ -203,11 +203,10 @@ fn sequential_hits(config: &EngineConfig, requests: &[(u64, u32, u32, u32)]) -> 
 /// Engines of both rules, with room for one request at least; TensorRT-LLM's without
 /// reuse of parts of blocks, which no tier keeps.
 fn small_engine(vllm: bool, num_blocks: u32) -> EngineConfig {
-    let base = if vllm { vllm_config() } else { trtllm_config() };
-    let trtllm =
-        kv_router_sim::engine::config::TrtllmOptions { partial_reuse: false, ..Default::default() };
-    let model_len = 14 * 4;
-    EngineConfig { block_size: 4, num_blocks, max_model_len: model_len, trtllm, ..base }
+    let options = TrtllmOptions { partial_reuse: false, ..TrtllmOptions::default() };
+    let trtllm = EngineConfig { rules: Rules::Trtllm(options), ..trtllm_config() };
+    let base = if vllm { vllm_config() } else { trtllm };
+    EngineConfig { block_size: 4, num_blocks, max_model_len: 14 * 4, ..base }
 }
 
 /// Requests whose own part is never whole blocks, so that none computes a block
@@ -309,8 +308,7 @@ fn prompt(id: u32, text: u64) -> kv_router_sim::request::Request {
 
 /// Steps of 20 ms with prompts and of 10 ms without; 12 blocks of GPU memory, so
 /// that each text displaces the one before; 3 ms a block, and 1 ms.
-fn slow_host(rules: Rules) -> EngineConfig {
-    let base = if rules == Rules::Vllm { vllm_config() } else { trtllm_config() };
+fn slow_host(base: EngineConfig) -> EngineConfig {
     let spec = TierSpec {
         block_time: SimDuration::from_millis(3),
         latency: SimDuration::from_millis(1),
@@ -323,8 +321,8 @@ fn slow_host(rules: Rules) -> EngineConfig {
 /// A lone prompt waits for its load, then computes the rest.
 #[test]
 fn a_load_takes_latency_and_bandwidth() {
-    for rules in [Rules::Vllm, Rules::Trtllm] {
-        let config = slow_host(rules);
+    for base in [vllm_config(), trtllm_config()] {
+        let config = slow_host(base);
         let requests = [(0, 0u64), (1_000, 1), (2_000, 0)];
         let script = (0..).zip(requests).map(|(id, (ms, text))| (at_ms(ms), prompt(id, text)));
         let settings = RouterSettings::new("round_robin");
@@ -335,7 +333,7 @@ fn a_load_takes_latency_and_bandwidth() {
             run.events.iter().find_map(|(_, event)| loaded(event)).expect("a load");
         let blocks = u64::from(tokens[0] / 16);
         assert_eq!(tokens, [u32::try_from(blocks).unwrap() * 16, 0, 0]);
-        assert_eq!(time, SimDuration::from_millis(3 * blocks + 1), "{rules:?}");
+        assert_eq!(time, SimDuration::from_millis(3 * blocks + 1), "{:?}", config.rules);
         assert!(blocks >= 9, "{blocks} blocks");
         assert_eq!(run.records[2].cached_tokens, 160);
         let ttft = SimDuration::from_millis(3 * blocks + 1 + 20);
@@ -346,8 +344,8 @@ fn a_load_takes_latency_and_bandwidth() {
 /// While one prompt is loaded others go on, and a second load waits for the link.
 #[test]
 fn others_go_on_during_a_load() {
-    for rules in [Rules::Vllm, Rules::Trtllm] {
-        let config = EngineConfig { num_blocks: 48, max_model_len: 700, ..slow_host(rules) };
+    for base in [vllm_config(), trtllm_config()] {
+        let config = EngineConfig { num_blocks: 48, max_model_len: 700, ..slow_host(base) };
         // Four texts displace the first two; both come back at once, with a new prompt.
         let texts =
             [(0, 0u64), (500, 1), (1_000, 2), (1_500, 3), (2_000, 4), (2_500, 5), (3_000, 6)];
@@ -366,10 +364,10 @@ fn others_go_on_during_a_load() {
             .collect();
         let [(first, (_, one)), (second, (_, two))] = loads[..] else { panic!("{loads:?}") };
         assert_eq!((first, second), (RequestId(7), RequestId(8)));
-        assert_eq!(one, SimDuration::from_millis(31), "{rules:?}");
+        assert_eq!(one, SimDuration::from_millis(31), "{:?}", config.rules);
         // Twenty blocks after it was asked for, and the latency once.
         assert_eq!(two, SimDuration::from_millis(61));
-        assert_eq!(run.records[9].first_token, Some(at_ms(4_020)), "{rules:?}");
+        assert_eq!(run.records[9].first_token, Some(at_ms(4_020)), "{:?}", config.rules);
         assert!(run.records[7].first_token > run.records[9].first_token);
         assert!(
             run.records.iter().all(|record| matches!(record.end, Some((_, End::Finished { .. }))))
@@ -381,8 +379,8 @@ fn others_go_on_during_a_load() {
 /// hits them.
 #[test]
 fn what_is_being_loaded_is_not_loaded_twice() {
-    for rules in [Rules::Vllm, Rules::Trtllm] {
-        let config = EngineConfig { num_blocks: 48, max_model_len: 700, ..slow_host(rules) };
+    for base in [vllm_config(), trtllm_config()] {
+        let config = EngineConfig { num_blocks: 48, max_model_len: 700, ..slow_host(base) };
         let texts = [(0, 0u64), (500, 1), (1_000, 2), (1_500, 3), (2_000, 4), (2_500, 5)];
         let script = (0..).zip(texts.into_iter().chain([(4_000, 0), (4_000, 0)]));
         let script = script.map(|(id, (ms, text))| (at_ms(ms), prompt(id, text)));
@@ -390,9 +388,9 @@ fn what_is_being_loaded_is_not_loaded_twice() {
         let run = play(&config, 1, Script::new(script), router(&settings, &config, 1), None);
         check(&run).unwrap();
         let loads = run.events.iter().filter(|(_, event)| loaded(event).is_some());
-        assert_eq!(loads.count(), 1, "{rules:?}");
+        assert_eq!(loads.count(), 1, "{:?}", config.rules);
         assert_eq!(run.records[6].cached_tokens, 160);
-        assert_eq!(run.records[7].cached_tokens, 160, "{rules:?}");
+        assert_eq!(run.records[7].cached_tokens, 160, "{:?}", config.rules);
     }
 }
 

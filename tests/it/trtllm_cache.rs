@@ -4,8 +4,9 @@
 
 use super::rig::{cases, private_blocks};
 use super::vllm_cache::{Change, changes};
+use kv_router_sim::engine::rules::trtllm::TrtllmCache;
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{BlockCount, EventLog, Slot, TrtllmCache};
+use kv_router_sim::kv::{BlockCount, Cache, EventLog, Slot};
 use kv_router_sim::request::{BlockRun, Content};
 use proptest::prelude::*;
 

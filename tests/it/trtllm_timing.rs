@@ -6,7 +6,7 @@
 //! `k` starts on the GPU, which is when step `k - 1` ends.
 
 use super::rig::{lone_request, private_blocks, trtllm_config};
-use kv_router_sim::engine::config::{EngineConfig, StoreContext, TrtllmOptions};
+use kv_router_sim::engine::config::{EngineConfig, Rules, StoreContext, TrtllmOptions};
 use kv_router_sim::engine::{Outbox, StepRecord, Wake, Worker};
 use kv_router_sim::event::{KvEvent, WorkerEventKind};
 use kv_router_sim::id::{BlockId, WorkerId};
@@ -202,7 +202,7 @@ fn t6_without_overlap_all_others_hit_in_the_next_step() {
 fn t3_a_net_reservation_leaves_out_what_another_request_holds() {
     let options = TrtllmOptions { reserve_net_of_reuse: true, ..TrtllmOptions::default() };
     let gross = EngineConfig { num_blocks: 11, max_model_len: 176, ..trtllm_config() };
-    let net = EngineConfig { trtllm: options, ..gross.clone() };
+    let net = EngineConfig { rules: Rules::Trtllm(options), ..gross.clone() };
     let requests = [(0, sharing(0, 96, 100, 50)), (100, sharing(1, 96, 100, 1))];
     let scheduled = |config| run(config, &requests).lives[1].scheduled;
     // The first one's last token leaves at 20 + 49 steps of 10 ms.
@@ -216,11 +216,11 @@ fn t3_a_net_reservation_counts_free_blocks_once() {
     let config = EngineConfig {
         num_blocks: 11,
         max_model_len: 176,
-        trtllm: TrtllmOptions {
+        rules: Rules::Trtllm(TrtllmOptions {
             reserve_net_of_reuse: true,
             duplicate_delay: false,
             ..TrtllmOptions::default()
-        },
+        }),
         ..trtllm_config()
     };
     let arrivals = [(0, 0), (500, 1), (500, 2), (500, 3)];
@@ -246,7 +246,7 @@ fn t5_a_duplicate_is_skipped_without_blocking_those_behind_it() {
     };
     // They are fetched at 20. The duplicate waits for the next step's forming.
     assert_eq!(scheduled(trtllm_config()), [0, 20, 30, 20]);
-    let together = EngineConfig { trtllm: options, ..trtllm_config() };
+    let together = EngineConfig { rules: Rules::Trtllm(options), ..trtllm_config() };
     assert_eq!(scheduled(together), [0, 20, 20, 20]);
 }
 
@@ -300,14 +300,14 @@ fn t39_hits_do_not_widen_the_budget() {
     // One when idle, then three whole prompts of 100 although 96 are cached.
     assert_eq!(prefills(config.clone()), [1, 3, 1]);
     let options = TrtllmOptions { count_cached_in_budget: false, ..TrtllmOptions::default() };
-    assert_eq!(prefills(EngineConfig { trtllm: options, ..config }), [1, 4]);
+    assert_eq!(prefills(EngineConfig { rules: Rules::Trtllm(options), ..config }), [1, 4]);
 }
 
 #[test]
 fn t15_blocks_are_offered_before_they_are_computed() {
     let config = |store_context| EngineConfig {
         max_num_batched_tokens: 64,
-        trtllm: TrtllmOptions { store_context, ..TrtllmOptions::default() },
+        rules: Rules::Trtllm(TrtllmOptions { store_context, ..TrtllmOptions::default() }),
         ..trtllm_config()
     };
     // Three chunks: 64, 64, 32 tokens, in steps that end at 20, 40, 60.

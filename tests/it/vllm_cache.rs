@@ -2,9 +2,10 @@
 //! written here as plainly as can be, and free + held = total after every change.
 
 use super::rig::{cases, private_blocks};
+use kv_router_sim::engine::rules::vllm::{Held, Hits, VllmCache};
 use kv_router_sim::event::KvEvent;
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Held, Hits, Slot, VllmCache};
+use kv_router_sim::kv::{Cache, EventLog, Slot};
 use kv_router_sim::request::{BlockRun, Content};
 use kv_router_sim::time::SimTime;
 use proptest::prelude::*;

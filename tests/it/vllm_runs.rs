@@ -5,7 +5,7 @@
 //! sequence of steps does not depend on time. Further files are read from the
 //! folder named by `SIM_VLLM_RUNS`.
 
-use kv_router_sim::engine::config::EngineConfig;
+use kv_router_sim::engine::config::{EngineConfig, Rules, VllmOptions};
 use kv_router_sim::engine::{Outbox, StepRecord, Wake, Worker};
 use kv_router_sim::event::{KvEvent, WorkerEventKind};
 use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
@@ -212,7 +212,7 @@ fn replay(path: &Path, fast_forward: bool) -> usize {
         max_num_seqs,
         max_num_batched_tokens,
         max_model_len,
-        watermark_blocks,
+        rules: Rules::Vllm(VllmOptions { watermark_blocks }),
         fast_forward,
         ..super::rig::vllm_config()
     };

@@ -1,22 +1,28 @@
-//! TensorRT-LLM's scheduling rules (PyTorch backend around 1.3.0rc1, capacity
-//! policy GUARANTEED_NO_EVICT), T1-T39 of docs/engine-rules.md.
+//! TensorRT-LLM's scheduler (capacity policy GUARANTEED_NO_EVICT).
 //!
 //! At most `max_num_seqs` requests are *active*. A request starts only if the
 //! blocks of its prompt and its longest possible output fit beside what all
 //! started ones may still need, so nothing is ever preempted.
 
-use super::config::StoreContext;
-use super::seq::{Seq, SeqId};
-use super::{Core, FormedStep};
-use crate::engine::step_time::PrefillChunk;
+use super::cache::TrtllmCache;
+use super::{StoreContext, TrtllmOptions};
+use crate::engine::core::Core;
+use crate::engine::decode_set::DecodeSet;
+use crate::engine::scheduler::{BatchAndQueue, Scheduler};
+use crate::engine::seq::{PerSeq, Seq, SeqId};
+use crate::engine::step::{ChunkEnd, FormedStep};
+use crate::engine::work::PrefillChunk;
 use crate::id::BlockId;
-use crate::kv::{BlockCount, TrtllmCache};
+use crate::kv::{BlockCount, Cache, Slot};
+use crate::request::Content;
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under TensorRT-LLM's rules.
 #[derive(Debug)]
-pub(super) struct Trtllm {
+pub(in crate::engine) struct TrtllmScheduler {
+    options: TrtllmOptions,
     cache: TrtllmCache,
+    own: PerSeq<Own>,
     waiting: VecDeque<SeqId>,
     /// In order of arrival: started, waiting for memory, or waiting for their
     /// last results (T1).
@@ -29,55 +35,30 @@ pub(super) struct Trtllm {
     claimed: Vec<BlockId>,
 }
 
-impl Trtllm {
-    pub(super) fn new(cache: TrtllmCache) -> Self {
-        Self {
-            cache,
-            waiting: VecDeque::new(),
-            active: Vec::new(),
-            contexts: Vec::new(),
-            asks: Vec::new(),
-            claimed: Vec::new(),
-        }
+/// What TensorRT-LLM keeps of a sequence.
+#[derive(Debug, Default)]
+struct Own {
+    /// Physical blocks held, in order.
+    blocks: Vec<Slot>,
+    /// It was in a batch.
+    started: bool,
+}
+
+impl Scheduler for TrtllmScheduler {
+    /// Memory is reserved for what the client allows.
+    fn longest_output(&self, seq: &Seq) -> u32 {
+        seq.max_tokens
     }
 
-    pub(super) fn cache(&self) -> &TrtllmCache {
-        &self.cache
-    }
-
-    /// Every block of the pool, counted.
-    pub(super) fn count_blocks(&self, core: &Core) -> BlockCount {
-        self.cache.count_blocks(core.seqs.ids().map(|id| &core.seqs[id].blocks[..]))
-    }
-
-    pub(super) fn running(&self, core: &Core) -> usize {
-        self.active.len() - self.not_started(core)
-    }
-
-    pub(super) fn waiting(&self, core: &Core) -> usize {
-        self.waiting.len() + self.not_started(core)
-    }
-
-    /// Those that have started, and those that wait.
-    pub(super) fn requests(&self, core: &Core) -> (Vec<SeqId>, Vec<SeqId>) {
-        let waits = |id: &SeqId| waits(&core.seqs[*id]);
-        let (mut queued, started): (Vec<SeqId>, Vec<SeqId>) =
-            self.active.iter().copied().partition(waits);
-        queued.extend(&self.waiting);
-        (started, queued)
-    }
-
-    fn not_started(&self, core: &Core) -> usize {
-        self.contexts.iter().filter(|&&id| waits(&core.seqs[id])).count()
-    }
-
-    pub(super) fn submit(&mut self, id: SeqId) {
+    fn submit(&mut self, id: SeqId) {
+        let own = self.own.place(id);
+        own.blocks.clear();
+        own.started = false;
         self.waiting.push_back(id);
     }
 
-    /// Forms the next step and allocates its blocks. `from_idle`: the blocked
-    /// fetch of an idle engine returns with the first arrival alone (T27).
-    pub(super) fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {
+    /// The blocked fetch of an idle engine returns with the first arrival alone (T27).
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {
         self.take_loaded(core);
         self.fetch(core, from_idle);
         self.pass_capacity(core);
@@ -89,6 +70,134 @@ impl Trtllm {
         let contexts = &mut self.contexts;
         contexts.retain(|&id| core.seqs[id].in_prefill());
         self.decode_blocks(core, core.decode.step());
+    }
+
+    /// Prompts are stored (T14a, T15).
+    fn computed(&mut self, core: &mut Core, chunks: &[(SeqId, ChunkEnd)]) {
+        if !core.config.prefix_caching {
+            return;
+        }
+        let Core { seqs, log, .. } = core;
+        for &(id, end) in chunks {
+            let waits =
+                self.options.store_context == StoreContext::LastChunk && end == ChunkEnd::Partial;
+            // A request of one token has ended, and stored its blocks, already.
+            if let Some(seq) = seqs.get(id).filter(|_| !waits) {
+                let blocks = &self.own[id].blocks;
+                self.cache.store(&seq.content, blocks, seq.prompt_tokens - 1, false, log);
+            }
+        }
+    }
+
+    /// Its blocks are stored (T14b) before they are released.
+    fn end(&mut self, core: &mut Core, id: SeqId) {
+        let Core { config, seqs, log, .. } = core;
+        let (seq, blocks) = (&seqs[id], &self.own[id].blocks);
+        if config.prefix_caching {
+            let tokens = seq.prompt_tokens + seq.generated - 1;
+            self.cache.store(&seq.content, blocks, tokens, true, log);
+        }
+        self.cache.release(blocks);
+        let at = self.active.iter().position(|&other| other == id);
+        self.active.remove(at.expect("an ending request is active"));
+    }
+
+    /// Blocks are taken, none stored (T13).
+    fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        for member in core.decode.takers(step) {
+            let slot = self.cache.allocate(&mut core.log);
+            self.own[member.id].blocks.push(slot);
+        }
+    }
+
+    fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
+        decode.next_taking(step)
+    }
+
+    /// Everything a started request may need is reserved, so decoding leaves as
+    /// much memory for the contexts that wait as there was, and no decode changes
+    /// which blocks are shared. But a block that it takes may evict a cached one, and
+    /// then the next decision sees another cache: which context is a duplicate of which
+    /// (T5) can change, and with it who is skipped and who blocks the others.
+    fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
+        let options = self.options;
+        let cache_decides = core.config.prefix_caching
+            && (options.duplicate_delay && self.contexts.len() > 1
+                || !options.count_cached_in_budget);
+        if self.contexts.is_empty() {
+            return max;
+        }
+        if core.log.tiers().is_some() {
+            // What is loaded for one makes others wait, and what is worth loading
+            // changes with the time that is left for it.
+            return 0;
+        }
+        if !cache_decides {
+            return max;
+        }
+        let formed = core.decode.step() - 1;
+        max.min(core.decode.next_taking(formed) - formed)
+    }
+
+    fn running(&self, core: &Core) -> usize {
+        self.active.len() - self.not_started(core)
+    }
+
+    fn waiting(&self, core: &Core) -> usize {
+        self.waiting.len() + self.not_started(core)
+    }
+
+    fn requests(&self, core: &Core) -> BatchAndQueue {
+        let waits = |id: &SeqId| self.waits(core, *id);
+        let (mut queued, started): (Vec<SeqId>, Vec<SeqId>) =
+            self.active.iter().copied().partition(waits);
+        queued.extend(&self.waiting);
+        BatchAndQueue { batch: started, queue: queued }
+    }
+
+    fn present_blocks(&self, _core: &Core, content: &Content, limit: u32) -> u32 {
+        self.cache.present_blocks(content, limit)
+    }
+
+    fn used_blocks(&self) -> u32 {
+        self.cache.used_blocks()
+    }
+
+    fn count_blocks(&self, core: &Core) -> BlockCount {
+        self.cache.count_blocks(core.seqs.ids().map(|id| &self.own[id].blocks[..]))
+    }
+}
+
+impl TrtllmScheduler {
+    pub(in crate::engine) fn new(options: TrtllmOptions, block_size: u32, num_blocks: u32) -> Self {
+        Self {
+            options,
+            cache: TrtllmCache::new(block_size, num_blocks, options.partial_reuse),
+            own: PerSeq::default(),
+            waiting: VecDeque::new(),
+            active: Vec::new(),
+            contexts: Vec::new(),
+            asks: Vec::new(),
+            claimed: Vec::new(),
+        }
+    }
+
+    /// A context that has not started holds no block, or waits for what is loaded into them.
+    fn waits(&self, core: &Core, id: SeqId) -> bool {
+        self.own[id].blocks.is_empty() || core.seqs[id].loading
+    }
+
+    fn not_started(&self, core: &Core) -> usize {
+        self.contexts.iter().filter(|&&id| self.waits(core, id)).count()
+    }
+
+    /// Blocks that a request may still take until its longest possible end (T3).
+    fn remaining(&self, core: &Core, id: SeqId) -> u32 {
+        let seq = &core.seqs[id];
+        let tokens = seq.prompt_tokens.saturating_add(seq.max_tokens);
+        let held = u32::try_from(self.own[id].blocks.len());
+        let held = held.expect("a sequence has fewer than 2^32 blocks");
+        tokens.div_ceil(core.config.block_size).saturating_sub(held)
     }
 
     /// Moves arrivals from the waiting queue to the active list (T1).
@@ -115,12 +224,12 @@ impl Trtllm {
             return;
         }
         let mut free = i64::from(self.cache.free_blocks());
-        let duplicate_delay = core.config.prefix_caching && core.config.trtllm.duplicate_delay;
+        let duplicate_delay = core.config.prefix_caching && self.options.duplicate_delay;
         self.claimed.clear();
         for &id in &self.active {
             let seq = &core.seqs[id];
-            if !seq.blocks.is_empty() {
-                free -= i64::from(remaining(core, seq));
+            if !self.own[id].blocks.is_empty() {
+                free -= i64::from(self.remaining(core, id));
                 if seq.in_prefill() && duplicate_delay {
                     self.claimed.extend(self.missing_key(core, seq));
                 }
@@ -133,7 +242,7 @@ impl Trtllm {
             if seq.loading {
                 continue;
             }
-            if !seq.blocks.is_empty() {
+            if !self.own[id].blocks.is_empty() {
                 self.asks.push((id, seq.prompt_tokens - seq.kv_tokens));
                 continue;
             }
@@ -148,9 +257,9 @@ impl Trtllm {
                 self.claimed.extend(key);
             }
             let reusable = (seq.prompt_tokens - 1) / core.config.block_size;
-            let mut need = i64::from(remaining(core, seq));
-            if core.config.trtllm.reserve_net_of_reuse {
-                // Cached blocks that nobody holds are among the free ones already.
+            let mut need = i64::from(self.remaining(core, id));
+            if self.options.reserve_net_of_reuse {
+                // Cached blocks that no request holds are among the free ones already.
                 need -= i64::from(self.cache.held_blocks(&seq.content, reusable));
             }
             blocked = need > free;
@@ -159,7 +268,7 @@ impl Trtllm {
             }
             free -= need;
             let mut ask = seq.prompt_tokens;
-            if !core.config.trtllm.count_cached_in_budget {
+            if !self.options.count_cached_in_budget {
                 let present = self.cache.present_blocks(&seq.content, reusable);
                 ask -= present * core.config.block_size;
             }
@@ -167,7 +276,7 @@ impl Trtllm {
         }
     }
 
-    /// The first full block of the prompt that nobody has stored yet.
+    /// The first full block of the prompt that is not stored yet.
     fn missing_key(&self, core: &Core, seq: &Seq) -> Option<BlockId> {
         let full = seq.prompt_tokens / core.config.block_size;
         let present = self.cache.present_blocks(&seq.content, full);
@@ -207,13 +316,12 @@ impl Trtllm {
     /// are looked up and all its blocks allocated (T12).
     fn compute_chunk(&mut self, core: &mut Core, step: &mut FormedStep, id: SeqId, granted: u32) {
         let mut end = core.seqs[id].kv_tokens + granted;
-        if core.seqs[id].blocks.is_empty() && self.start(core, step, id) {
+        if self.own[id].blocks.is_empty() && self.start(core, step, id) {
             // Loaded first.
             return;
         }
         let seq = &mut core.seqs[id];
-        if !seq.started {
-            seq.started = true;
+        if !std::mem::replace(&mut self.own[id].started, true) {
             let hit_tokens = seq.kv_tokens;
             step.admitted.push((id, hit_tokens));
             if seq.loaded.is_some() {
@@ -241,9 +349,9 @@ impl Trtllm {
     fn start(&mut self, core: &mut Core, step: &FormedStep, id: SeqId) -> bool {
         let block_size = core.config.block_size;
         if !core.config.prefix_caching {
-            let seq = &mut core.seqs[id];
-            let blocks = seq.prompt_tokens.div_ceil(block_size);
-            seq.blocks.extend((0..blocks).map(|_| self.cache.allocate(&mut core.log)));
+            let blocks = core.seqs[id].prompt_tokens.div_ceil(block_size);
+            let slots = (0..blocks).map(|_| self.cache.allocate(&mut core.log));
+            self.own[id].blocks.extend(slots);
             return false;
         }
         let mut load = None;
@@ -260,13 +368,12 @@ impl Trtllm {
         // Before blocks are taken: what they displace must not displace this.
         let takes_time = load.as_ref().is_some_and(|load| core.begin_load(id, load));
         let Core { seqs, log, .. } = core;
-        let seq = &mut seqs[id];
-        let Seq { content, blocks, prompt_tokens, .. } = seq;
-        seq.kv_tokens = self.cache.add_sequence(content, *prompt_tokens, blocks, log);
+        let (seq, blocks) = (&mut seqs[id], &mut self.own[id].blocks);
+        seq.kv_tokens = self.cache.add_sequence(&seq.content, seq.prompt_tokens, blocks, log);
         if let Some(load) = load {
             seq.kv_tokens = (cached_blocks + load.blocks) * block_size;
             if !takes_time {
-                self.cache.store(&seq.content, &seq.blocks, seq.kv_tokens, false, log);
+                self.cache.store(&seq.content, blocks, seq.kv_tokens, false, log);
             }
         }
         takes_time
@@ -280,82 +387,7 @@ impl Trtllm {
         for id in core.take_loaded() {
             let Core { seqs, log, .. } = core;
             let seq = &seqs[id];
-            self.cache.store(&seq.content, &seq.blocks, seq.kv_tokens, false, log);
+            self.cache.store(&seq.content, &self.own[id].blocks, seq.kv_tokens, false, log);
         }
     }
-
-    /// The block traffic of decode step `step`: blocks are taken, none stored (T13).
-    pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
-        for i in 0..core.decode.takers(step).len() {
-            let id = core.decode.takers(step)[i].id;
-            let slot = self.cache.allocate(&mut core.log);
-            core.seqs[id].blocks.push(slot);
-        }
-    }
-
-    /// How many of the next `max` decode-only steps, after the one just counted,
-    /// need no decision.
-    ///
-    /// Everything a started request may need is reserved, so decoding leaves as
-    /// much memory for the contexts that wait as there was, and no decode changes
-    /// which blocks are shared. But a block that it takes may evict a cached one, and
-    /// then the next decision sees another cache: which context is a duplicate of which
-    /// (T5) can change, and with it who is skipped and who blocks the others.
-    pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
-        let options = core.config.trtllm;
-        let cache_decides = core.config.prefix_caching
-            && (options.duplicate_delay && self.contexts.len() > 1
-                || !options.count_cached_in_budget);
-        if self.contexts.is_empty() {
-            return max;
-        }
-        if core.log.tiers().is_some() {
-            // What is loaded for one makes others wait, and what is worth loading
-            // changes with the time that is left for it.
-            return 0;
-        }
-        if !cache_decides {
-            return max;
-        }
-        let formed = core.decode.step() - 1;
-        max.min(core.decode.next_taking(formed) - formed)
-    }
-
-    /// Stores a prompt whose chunk has been computed (T14a, T15).
-    pub(super) fn chunk_done(&mut self, core: &mut Core, id: SeqId, last: bool) {
-        let Core { config, seqs, log, .. } = core;
-        if !config.prefix_caching
-            || (config.trtllm.store_context == StoreContext::LastChunk && !last)
-        {
-            return;
-        }
-        let seq = &seqs[id];
-        self.cache.store(&seq.content, &seq.blocks, seq.prompt_tokens - 1, false, log);
-    }
-
-    /// Ends a request whose last token has left: its blocks are stored (T14b)
-    /// and released, its place is free.
-    pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
-        let Core { config, seqs, log, .. } = core;
-        let seq = &seqs[id];
-        if config.prefix_caching {
-            let tokens = seq.prompt_tokens + seq.generated - 1;
-            self.cache.store(&seq.content, &seq.blocks, tokens, true, log);
-        }
-        self.cache.release(&seq.blocks);
-        let at = self.active.iter().position(|&other| other == id);
-        self.active.remove(at.expect("an ending request is active"));
-    }
-}
-
-/// A context that has not started holds no block, or waits for what is loaded into them.
-fn waits(seq: &Seq) -> bool {
-    seq.blocks.is_empty() || seq.loading
-}
-
-/// Blocks that a request may still take until its longest possible end (T3).
-fn remaining(core: &Core, seq: &Seq) -> u32 {
-    let tokens = seq.prompt_tokens.saturating_add(seq.max_tokens);
-    let held = u32::try_from(seq.blocks.len()).expect("a sequence has fewer than 2^32 blocks");
-    tokens.div_ceil(core.config.block_size).saturating_sub(held)
 }

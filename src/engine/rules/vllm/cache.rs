@@ -1,8 +1,8 @@
 //! vLLM's prefix cache (checked step by step against vLLM 0.32.0, see the
 //! recorded runs in `tests/data/vllm-runs`).
 
-use super::{BlockCount, EventLog, NONE};
 use crate::id::BlockId;
+use crate::kv::{BlockCount, Cache, EventLog, NONE};
 use crate::request::{BlockRun, Content};
 use crate::rng::mix;
 use hashbrown::HashTable;
@@ -66,7 +66,7 @@ struct Stretch {
     newer: StretchId,
     /// What followed when it was cut: the rest for those who held all of it.
     rest: StretchId,
-    /// Who enters the blocks that follow late, if somebody does.
+    /// Who enters the blocks that follow late, if a request does.
     owner: u32,
 }
 
@@ -124,6 +124,24 @@ impl Held {
     }
 }
 
+impl Cache for VllmCache {
+    fn num_blocks(&self) -> u32 {
+        self.num_blocks
+    }
+
+    fn free_blocks(&self) -> u32 {
+        self.empty + self.cached
+    }
+
+    fn reset(&mut self) -> bool {
+        let idle = self.used_blocks() == 0;
+        if idle {
+            *self = Self::new(self.block_size, self.num_blocks);
+        }
+        idle
+    }
+}
+
 impl VllmCache {
     /// An empty pool of `num_blocks` usable blocks.
     pub fn new(block_size: u32, num_blocks: u32) -> Self {
@@ -139,16 +157,6 @@ impl VllmCache {
             last: NONE,
             released: Vec::new(),
         }
-    }
-
-    /// Blocks that no request holds, cached ones included.
-    pub fn free_blocks(&self) -> u32 {
-        self.empty + self.cached
-    }
-
-    /// Blocks that some request holds.
-    pub fn used_blocks(&self) -> u32 {
-        self.num_blocks - self.free_blocks()
     }
 
     /// Counts every block; `held` are the cached blocks of all requests, and `others`
@@ -197,12 +205,12 @@ impl VllmCache {
         present
     }
 
-    /// Lets a request enter the blocks that it fills next late: says so, if nobody
-    /// can tell. Whoever meets the last block entered so far will see that there is
-    /// an `owner`, who then has to enter them first.
+    /// Lets a request enter the blocks that it fills next late, if that makes no
+    /// difference; true if so. A lookup that ends at the last block entered so far finds
+    /// the `owner`, which then has to enter the others first.
     ///
-    /// Nobody else has any block behind it: nobody else has the last block, nothing
-    /// is cached that follows it, and nothing is cached behind what is not.
+    /// No other request has a block behind it: none has the last block, nothing is
+    /// cached that follows it, and nothing is cached behind what is not.
     pub fn defer(&mut self, content: &Content, held: &Held, owner: u32) -> bool {
         let Some(&piece) = held.pieces.last() else { return false };
         let id = self.stretches_of(piece).last().expect("a piece is not empty");
@@ -312,16 +320,6 @@ impl VllmCache {
         self.empty += others;
     }
 
-    /// Forgets all content, as vLLM's `reset_prefix_cache` does: if a request
-    /// holds blocks it does nothing and returns false.
-    pub fn reset(&mut self) -> bool {
-        let idle = self.used_blocks() == 0;
-        if idle {
-            *self = Self::new(self.block_size, self.num_blocks);
-        }
-        idle
-    }
-
     /// A request's next blocks hold `run` from now on.
     fn store(&mut self, mut run: BlockRun, held: &mut Held) {
         held.blocks += run.len;
@@ -352,7 +350,7 @@ impl VllmCache {
     }
 
     /// Lengthens the last stretch of a request by `run`, if they are
-    /// consecutive and nobody else holds the stretch or has a copy of it.
+    /// consecutive and no other request holds the stretch or has a copy of it.
     fn grow(&mut self, run: BlockRun, held: &mut Held) -> bool {
         let Some(piece) = held.pieces.last_mut() else { return false };
         let id = self.stretches_of(*piece).last().expect("a piece is not empty");

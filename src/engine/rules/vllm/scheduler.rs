@@ -1,4 +1,4 @@
-//! vLLM's scheduling rules (V1, FCFS), R1-R8 of docs/engine-rules.md.
+//! vLLM's scheduler.
 //!
 //! Running sequences come first, in order of admission: each decoding one takes
 //! one token of the step's budget, the one whose prompt is still being computed
@@ -6,19 +6,25 @@
 //! while budget, places and free blocks last. Memory is not reserved: when a
 //! running sequence finds no free block, the last admitted one is preempted.
 
-mod handover;
-
-use super::seq::{Seq, SeqId};
-use super::{Core, FormedStep};
-use crate::engine::step_time::PrefillChunk;
-use crate::kv::{BlockCount, Hits, VllmCache};
+use super::VllmOptions;
+use super::cache::{Held, Hits, VllmCache};
+use crate::engine::core::Core;
+use crate::engine::decode_set::DecodeSet;
+use crate::engine::scheduler::{BatchAndQueue, Handover, Scheduler};
+use crate::engine::seq::{PerSeq, Seq, SeqId};
+use crate::engine::step::FormedStep;
+use crate::engine::work::PrefillChunk;
+use crate::id::RequestId;
+use crate::kv::{BlockCount, Cache};
 use crate::request::{Content, Phase};
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
 #[derive(Debug)]
-pub(super) struct Vllm {
+pub(in crate::engine) struct VllmScheduler {
+    options: VllmOptions,
     cache: VllmCache,
+    own: PerSeq<Own>,
     waiting: VecDeque<SeqId>,
     /// In order of admission; sequences whose last step runs are still here.
     running: Vec<SeqId>,
@@ -41,72 +47,28 @@ pub(super) struct Vllm {
     kept: Vec<SeqId>,
 }
 
-impl Vllm {
-    pub(super) fn new(cache: VllmCache) -> Self {
-        Self {
-            cache,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            loading: Vec::new(),
-            hits: Hits::default(),
-            looks_again: false,
-            head_blocked: false,
-            filled_to: 0,
-            awaiting: Vec::new(),
-            received: VecDeque::new(),
-            kept: Vec::new(),
-        }
+/// What vLLM keeps of a sequence.
+#[derive(Debug, Default)]
+struct Own {
+    /// Cached blocks held; it holds as many in all as its KV needs.
+    held: Held,
+    /// It enters the blocks that it fills when they could be seen.
+    defers: bool,
+    /// Preempted at least once.
+    preempted: bool,
+}
+
+impl Scheduler for VllmScheduler {
+    fn longest_output(&self, seq: &Seq) -> u32 {
+        seq.output_tokens
     }
 
-    pub(super) fn cache(&self) -> &VllmCache {
-        &self.cache
-    }
-
-    /// See [`VllmCache::reset`].
-    pub(super) fn reset_cache(&mut self) -> bool {
-        self.cache.reset()
-    }
-
-    /// Every block of the pool, counted.
-    pub(super) fn count_blocks(&self, core: &Core) -> BlockCount {
-        let seqs = || core.seqs.ids().map(|id| &core.seqs[id]);
-        let awaiting = self.awaiting.iter().chain(&self.received);
-        let prompts = awaiting.map(|&id| {
-            let Seq { prompt_tokens, held, .. } = &core.seqs[id];
-            prompt_tokens.div_ceil(core.config.block_size) - held.blocks()
-        });
-        let computed = seqs().map(|seq| {
-            let tokens = seq.kv_tokens_at(core.decode.step());
-            // Those that wait for KV have held blocks, and no tokens yet.
-            tokens.div_ceil(core.config.block_size).saturating_sub(seq.held.blocks())
-        });
-        let others = prompts.chain(computed).sum();
-        self.cache.count_blocks(seqs().map(|seq| &seq.held), others)
-    }
-
-    pub(super) fn running(&self) -> usize {
-        self.running.len()
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len() + self.loading.len() + self.awaiting.len() + self.received.len()
-    }
-
-    /// Those in the batch, and those that wait.
-    pub(super) fn requests(&self) -> (Vec<SeqId>, Vec<SeqId>) {
-        let queued = self.received.iter().chain(&self.awaiting);
-        let queued: Vec<SeqId> =
-            queued.chain(&self.loading).chain(&self.waiting).copied().collect();
-        debug_assert_eq!(queued.len(), self.waiting());
-        (self.running.clone(), queued)
-    }
-
-    pub(super) fn submit(&mut self, id: SeqId) {
+    fn submit(&mut self, id: SeqId) {
+        *self.own.place(id) = Own::default();
         self.waiting.push_back(id);
     }
 
-    /// Forms the next step and allocates its blocks.
-    pub(super) fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep, _from_idle: bool) {
         self.take_loaded(core);
         let preempted_before = step.preempted.len();
         self.decode(core, step);
@@ -118,6 +80,159 @@ impl Vllm {
         // preempt itself; the engine then has an empty step, and looks again.
         if step.preempted.len() == preempted_before || self.running.is_empty() {
             self.admit(core, step, &mut budget);
+        }
+    }
+
+    fn end(&mut self, core: &mut Core, id: SeqId) {
+        self.release(core, id);
+        self.leave_batch(id);
+    }
+
+    /// Sequences in order of admission take a block at the start of one (evicting what
+    /// it held) and publish it when they fill it (R5, R6).
+    fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        self.filled_to = step + 1;
+        let takers = core.decode.takers(step).len();
+        if !core.log.is_heard() {
+            // Only events show in which order.
+            self.cache.allocate(narrow(takers), &mut core.log);
+            for i in 0..core.decode.fillers(step).len() {
+                let id = core.decode.fillers(step)[i].id;
+                if !self.own[id].defers {
+                    self.fill_block(core, id, step);
+                    self.defer(core, id);
+                }
+            }
+            return;
+        }
+        let fillers = core.decode.fillers(step).len();
+        let (mut t, mut f) = (0, 0);
+        while t < takers || f < fillers {
+            let taker = core.decode.takers(step).get(t).map_or(u64::MAX, |who| who.admission);
+            match core.decode.fillers(step).get(f) {
+                Some(filler) if filler.admission < taker => {
+                    f += 1;
+                    self.fill_block(core, filler.id, step);
+                }
+                _ => {
+                    t += 1;
+                    self.cache.allocate(1, &mut core.log);
+                }
+            }
+        }
+    }
+
+    /// A block is published in the step that fills it, the one before the next is taken.
+    fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
+        let taking = decode.next_taking(step);
+        if taking > step { taking - 1 } else { taking }
+    }
+
+    fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
+        if self.looks_again || self.head_blocked && self.head_may_find_new_blocks(core) {
+            return 0;
+        }
+        core.decode.steps_within(self.cache.free_blocks(), max)
+    }
+
+    fn running(&self, _core: &Core) -> usize {
+        self.running.len()
+    }
+
+    fn waiting(&self, _core: &Core) -> usize {
+        self.waiting.len() + self.loading.len() + self.awaiting.len() + self.received.len()
+    }
+
+    fn requests(&self, core: &Core) -> BatchAndQueue {
+        let queued = self.received.iter().chain(&self.awaiting);
+        let queued: Vec<SeqId> =
+            queued.chain(&self.loading).chain(&self.waiting).copied().collect();
+        debug_assert_eq!(queued.len(), self.waiting(core));
+        BatchAndQueue { batch: self.running.clone(), queue: queued }
+    }
+
+    fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32 {
+        let (present, owner) = self.cache.present_blocks(content, limit);
+        let Some(owner) = owner else { return present };
+        let theirs = &core.seqs[owner].content;
+        let put_off = present..self.filled_blocks(core, owner).min(limit);
+        let equal = put_off.take_while(|&at| theirs.block(at) == content.block(at));
+        present + u32::try_from(equal.count()).expect("blocks fit u32")
+    }
+
+    fn used_blocks(&self) -> u32 {
+        self.cache.used_blocks()
+    }
+
+    fn count_blocks(&self, core: &Core) -> BlockCount {
+        let awaiting = self.awaiting.iter().chain(&self.received);
+        let prompts = awaiting.map(|&id| {
+            let blocks = core.seqs[id].prompt_tokens.div_ceil(core.config.block_size);
+            blocks - self.own[id].held.blocks()
+        });
+        let computed = core.seqs.ids().map(|id| {
+            let tokens = core.seqs[id].kv_tokens_at(core.decode.step());
+            // Those that wait for KV have held blocks, and no tokens yet.
+            tokens.div_ceil(core.config.block_size).saturating_sub(self.own[id].held.blocks())
+        });
+        let others = prompts.chain(computed).sum();
+        self.cache.count_blocks(core.seqs.ids().map(|id| &self.own[id].held), others)
+    }
+
+    fn reset_cache(&mut self) -> bool {
+        self.cache.reset()
+    }
+
+    fn handover(&mut self) -> Option<&mut dyn Handover> {
+        Some(self)
+    }
+
+    /// KV comes, or blocks that are kept for others become free.
+    fn waits_for_others(&self) -> bool {
+        !self.awaiting.is_empty() || !self.kept.is_empty()
+    }
+}
+
+/// H1-H6 of docs/deployments.md.
+///
+/// Source: vLLM's scheduler (`WAITING_FOR_REMOTE_KVS`) and its NIXL connector.
+impl Handover for VllmScheduler {
+    /// H2.
+    fn keep(&mut self, id: SeqId) {
+        self.leave_batch(id);
+        self.kept.push(id);
+    }
+
+    fn let_go(&mut self, core: &mut Core, request: RequestId) -> SeqId {
+        let at = self.kept.iter().position(|&id| core.seqs[id].request == request);
+        let id = self.kept.swap_remove(at.expect("KV that is kept"));
+        self.release(core, id);
+        id
+    }
+
+    /// H4.
+    fn kv_came(&mut self, core: &Core, request: RequestId) {
+        let at = self.awaiting.iter().position(|&id| core.seqs[id].request == request);
+        self.received.push_back(self.awaiting.remove(at.expect("KV that is waited for")));
+    }
+}
+
+impl VllmScheduler {
+    pub(in crate::engine) fn new(options: VllmOptions, block_size: u32, num_blocks: u32) -> Self {
+        Self {
+            options,
+            cache: VllmCache::new(block_size, num_blocks),
+            own: PerSeq::default(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            loading: Vec::new(),
+            hits: Hits::default(),
+            looks_again: false,
+            head_blocked: false,
+            filled_to: 0,
+            awaiting: Vec::new(),
+            received: VecDeque::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -152,41 +267,6 @@ impl Vllm {
         }
     }
 
-    /// The block traffic of decode step `step`: sequences in order of admission
-    /// take a block at the start of one (evicting what it held) and publish it
-    /// when they fill it (R5, R6).
-    pub(super) fn decode_blocks(&mut self, core: &mut Core, step: u64) {
-        self.filled_to = step + 1;
-        let takers = core.decode.takers(step).len();
-        if !core.log.is_heard() {
-            // Only events show in which order.
-            self.cache.allocate(narrow(takers), &mut core.log);
-            for i in 0..core.decode.fillers(step).len() {
-                let member = core.decode.fillers(step)[i];
-                if !member.defers {
-                    self.fill_block(core, member.id, step);
-                    self.defer(core, member.id);
-                }
-            }
-            return;
-        }
-        let fillers = core.decode.fillers(step).len();
-        let (mut t, mut f) = (0, 0);
-        while t < takers || f < fillers {
-            let taker = core.decode.takers(step).get(t).map_or(u64::MAX, |who| who.admission);
-            match core.decode.fillers(step).get(f) {
-                Some(filler) if filler.admission < taker => {
-                    f += 1;
-                    self.fill_block(core, filler.id, step);
-                }
-                _ => {
-                    t += 1;
-                    self.cache.allocate(1, &mut core.log);
-                }
-            }
-        }
-    }
-
     fn fill_block(&mut self, core: &mut Core, id: SeqId, step: u64) {
         let full = (core.seqs[id].kv_tokens_at(step) + 1) / core.config.block_size;
         self.publish(core, id, full);
@@ -194,31 +274,30 @@ impl Vllm {
 
     /// Makes the first `full` blocks of a sequence hittable (R5).
     fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
-        let Seq { content, held, .. } = &core.seqs[id];
-        if !core.config.prefix_caching || full <= held.blocks() {
+        let held = self.own[id].held.blocks();
+        if !core.config.prefix_caching || full <= held {
             return;
         }
-        if let Some(owner) = self.cache.owner_of(content, held.blocks(), full) {
+        if let Some(owner) = self.cache.owner_of(&core.seqs[id].content, held, full) {
             self.enter_deferred(core, owner);
         }
-        let Seq { content, held, .. } = &mut core.seqs[id];
-        self.cache.publish(content, held, full, &mut core.log);
+        let Core { seqs, log, .. } = core;
+        self.cache.publish(&seqs[id].content, &mut self.own[id].held, full, log);
     }
 
     /// Lets a sequence enter the blocks that it fills later, all at once, as far
-    /// as nobody can see the difference: a run costs its sequences, not its blocks.
-    fn defer(&mut self, core: &mut Core, id: SeqId) {
-        let Seq { content, held, .. } = &core.seqs[id];
-        if self.cache.defer(content, held, id) {
-            core.decode.set_defers(&core.seqs, id, true);
-        }
+    /// as the difference cannot be seen: a run costs its sequences, not its blocks.
+    fn defer(&mut self, core: &Core, id: SeqId) {
+        let own = &mut self.own[id];
+        own.defers = self.cache.defer(&core.seqs[id].content, &own.held, id);
     }
 
-    /// Enters the blocks that a sequence has put off, since somebody is about to
-    /// look, and all further ones at once.
+    /// Enters the blocks that a sequence has put off, since they are about to be looked
+    /// up, and all further ones at once.
     fn enter_deferred(&mut self, core: &mut Core, id: SeqId) {
-        self.cache.stop_deferring(&core.seqs[id].held);
-        core.decode.set_defers(&core.seqs, id, false);
+        let own = &mut self.own[id];
+        own.defers = false;
+        self.cache.stop_deferring(&own.held);
         self.publish(core, id, self.filled_blocks(core, id));
     }
 
@@ -227,23 +306,14 @@ impl Vllm {
         core.seqs[id].kv_tokens_at(self.filled_to) / core.config.block_size
     }
 
-    /// How many of the first `limit` blocks of a sequence can be hit.
-    pub(super) fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32 {
-        let (present, owner) = self.cache.present_blocks(content, limit);
-        let Some(owner) = owner else { return present };
-        let theirs = &core.seqs[owner].content;
-        let put_off = present..self.filled_blocks(core, owner).min(limit);
-        let equal = put_off.take_while(|&at| theirs.block(at) == content.block(at));
-        present + u32::try_from(equal.count()).expect("blocks fit u32")
-    }
-
     /// Takes all blocks of a sequence that does not decode (any more).
     fn release(&mut self, core: &mut Core, id: SeqId) {
         self.publish(core, id, core.seqs[id].kv_tokens / core.config.block_size);
-        let seq = &mut core.seqs[id];
-        let blocks = seq.kv_tokens.div_ceil(core.config.block_size);
-        let others = blocks - seq.held.blocks();
-        self.cache.release(&mut seq.held, others);
+        let blocks = core.seqs[id].kv_tokens.div_ceil(core.config.block_size);
+        let own = &mut self.own[id];
+        own.defers = false;
+        let others = blocks - own.held.blocks();
+        self.cache.release(&mut own.held, others);
     }
 
     /// The next chunk of the prompt that is being computed. It is always the
@@ -290,7 +360,7 @@ impl Vllm {
                 continue;
             }
             let needed = target.div_ceil(block_size) - own_blocks - hit_blocks + free_hits;
-            let watermark = if self.running.is_empty() { 0 } else { core.config.watermark_blocks };
+            let watermark = if self.running.is_empty() { 0 } else { self.options.watermark_blocks };
             if needed.saturating_add(watermark) > self.cache.free_blocks() {
                 if self.running.is_empty() && self.give_up_loaded(core, id) {
                     continue;
@@ -317,9 +387,8 @@ impl Vllm {
             }
             self.waiting.remove(at);
             if own_blocks == 0 {
-                let seq = &mut core.seqs[id];
-                self.cache.take(&self.hits, &mut seq.held);
-                seq.kv_tokens = ready_tokens;
+                self.cache.take(&self.hits, &mut self.own[id].held);
+                core.seqs[id].kv_tokens = ready_tokens;
             }
             if let Some(load) = load {
                 let takes_time = core.begin_load(id, &load);
@@ -332,15 +401,50 @@ impl Vllm {
             }
             self.running.push(id);
             core.seqs.admit(id);
-            let seq = &core.seqs[id];
-            if seq.loaded.is_some() {
+            if core.seqs[id].loaded.is_some() {
                 step.loaded.push(id);
             }
-            if !seq.preempted {
+            if !self.own[id].preempted {
                 step.admitted.push((id, ready_tokens));
             }
             self.compute_chunk(core, step, id, new_tokens);
             *budget -= new_tokens;
+        }
+    }
+
+    /// The head is given blocks for all of its prompt but what was just found here
+    /// (H3). It waits for its KV aside, so those behind it may go on.
+    fn await_kv(&mut self, core: &mut Core, step: &mut FormedStep, hit_tokens: u32) {
+        let id = self.waiting.pop_front().expect("the head was looked up");
+        let seq = &core.seqs[id];
+        let held = &mut self.own[id].held;
+        self.cache.take(&self.hits, held);
+        let blocks = seq.prompt_tokens.div_ceil(core.config.block_size);
+        self.cache.allocate(blocks - held.blocks(), &mut core.log);
+        step.awaited.push((id, seq.prompt_tokens - hit_tokens));
+        self.awaiting.push(id);
+    }
+
+    /// Lets requests whose KV came decode, before any other request is admitted: the
+    /// last prompt token is computed here and gives the first output token (H5).
+    fn join_received(
+        &mut self,
+        core: &mut Core,
+        step: &mut FormedStep,
+        budget: &mut u32,
+        places: usize,
+    ) {
+        while *budget > 0 && self.running.len() < places {
+            let Some(id) = self.received.pop_front() else { return };
+            self.publish(core, id, core.seqs[id].prompt_tokens / core.config.block_size);
+            self.running.push(id);
+            core.seqs.admit(id);
+            core.seqs[id].kv_tokens = core.seqs[id].prompt_tokens - 1;
+            // Its block for this step is among those it has.
+            core.decode.join(&mut core.seqs, id);
+            step.admitted.push((id, core.seqs[id].kv_tokens));
+            step.joined.push(id);
+            *budget -= 1;
         }
     }
 
@@ -419,14 +523,14 @@ impl Vllm {
     /// outputs kept, and it waits first in line.
     fn preempt_last(&mut self, core: &mut Core, step: &mut FormedStep) -> SeqId {
         let at = self.running.iter().rposition(|&id| !core.seqs[id].ending);
-        let id = self.running.remove(at.expect("someone who needs a block is running"));
+        let id = self.running.remove(at.expect("a sequence that needs a block runs"));
         if core.seqs[id].decode_from.is_some() {
             core.decode.leave(&mut core.seqs, id);
         }
         self.release(core, id);
         let seq = &mut core.seqs[id];
         seq.kv_tokens = 0;
-        seq.preempted = true;
+        self.own[id].preempted = true;
         if seq.phase == Phase::Decode {
             // What was received is lost, and computed here like any prompt.
             seq.phase = Phase::Whole;
@@ -434,14 +538,6 @@ impl Vllm {
         self.waiting.push_front(id);
         step.preempted.push(id);
         id
-    }
-
-    /// How many of the next `max` decode-only steps need no decision.
-    pub(super) fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
-        if self.looks_again || self.head_blocked && self.head_may_find_new_blocks(core) {
-            return 0;
-        }
-        core.decode.steps_within(self.cache.free_blocks(), max)
     }
 
     /// While the head waits, decoding makes memory scarcer and a step no roomier,
@@ -454,12 +550,6 @@ impl Vllm {
         let missing = self.present_blocks(core, &head.content, limit);
         let wanted = head.content.block(missing);
         self.running.iter().any(|&id| core.seqs[id].content.block(missing) == wanted)
-    }
-
-    /// Ends a sequence whose last token has left: its blocks are freed.
-    pub(super) fn end(&mut self, core: &mut Core, id: SeqId) {
-        self.release(core, id);
-        self.leave_batch(id);
     }
 
     fn leave_batch(&mut self, id: SeqId) {

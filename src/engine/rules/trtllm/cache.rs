@@ -1,9 +1,8 @@
 //! TensorRT-LLM's block reuse tree (PyTorch backend around 1.3.0rc1; rules
 //! T12-T22 of docs/engine-rules.md).
 
-use super::free_queue::FreeQueue;
-use super::{BlockCount, BlockTable, EventLog, NONE, Slot};
 use crate::id::BlockId;
+use crate::kv::{BlockCount, BlockTable, Cache, EventLog, FreeQueue, NONE, Slot};
 use crate::request::{BlockRun, Content};
 
 /// TensorRT-LLM's block pool with its radix tree of stored blocks.
@@ -53,6 +52,24 @@ const FRESH: Node = Node {
     prev_sibling: NONE,
 };
 
+impl Cache for TrtllmCache {
+    fn num_blocks(&self) -> u32 {
+        self.num_blocks
+    }
+
+    fn free_blocks(&self) -> u32 {
+        self.free.len()
+    }
+
+    fn reset(&mut self) -> bool {
+        let idle = self.used_blocks() == 0;
+        if idle {
+            *self = Self::new(self.block_size, self.num_blocks, self.partial_reuse);
+        }
+        idle
+    }
+}
+
 impl TrtllmCache {
     /// An empty pool of `num_blocks` blocks.
     pub fn new(block_size: u32, num_blocks: u32, partial_reuse: bool) -> Self {
@@ -66,16 +83,6 @@ impl TrtllmCache {
             partial: BlockTable::default(),
             subtree: Vec::new(),
         }
-    }
-
-    /// Blocks that no sequence holds, cached ones included.
-    pub fn free_blocks(&self) -> u32 {
-        self.free.len()
-    }
-
-    /// Blocks that some sequence holds.
-    pub fn used_blocks(&self) -> u32 {
-        self.num_blocks - self.free.len()
     }
 
     /// Counts every block; `held` are the blocks of all sequences. Costs what the pool

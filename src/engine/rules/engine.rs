@@ -1,0 +1,67 @@
+//! What settings, memory and fleets must know of an engine before a worker runs.
+
+use crate::engine::memory::Budget;
+use crate::kv::Offload;
+use crate::settings::Invalid;
+use std::fmt::Debug;
+
+/// An engine, as far as it is settled before a worker runs: implemented by its options.
+///
+/// Engines differ in what they do unless told otherwise ([`Defaults`]: data, of which
+/// versions of one engine may have several), in options of their own, in what they make
+/// of a GPU's memory, and in the rules by which they schedule (the other half of the
+/// seam, `scheduler::Scheduler`).
+pub trait Engine: Clone + Debug + PartialEq {
+    /// The keys of `[engine]` that only this engine has.
+    type Settings;
+
+    /// What it does unless told otherwise.
+    const DEFAULTS: Defaults;
+
+    /// The options that `settings` ask for, with a pool of `num_blocks`.
+    ///
+    /// # Errors
+    /// Names the first key, relative to `[engine]`, whose value cannot be used.
+    fn resolve(settings: &Self::Settings, num_blocks: u32) -> Result<Self, Invalid>;
+
+    /// KV blocks that requests can use, where a token takes `bytes_per_token` on each
+    /// GPU: a whole number, not positive if there is no room.
+    fn kv_blocks(budget: &Budget, bytes_per_token: f64, block_size: u32) -> f64;
+
+    /// Refuses limits with which the engine would not start, or could only hang.
+    ///
+    /// # Errors
+    /// Names the first key, relative to `[engine]`, whose value cannot be used.
+    fn validate(&self, limits: Limits) -> Result<(), Invalid>;
+}
+
+/// What an engine does unless told otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Tokens in a KV block.
+    pub block_size: u32,
+    /// The host prepares the next step while this one runs.
+    pub overlap: bool,
+    /// When blocks enter the tiers below GPU memory.
+    pub offload: Offload,
+    /// A batch between two captured sizes runs as the next larger one.
+    pub graph_padding: bool,
+    /// The batch sizes that are captured, with padding or without.
+    pub graph_sizes: fn(padding: bool) -> Vec<u32>,
+    /// A `max_model_len` above what the pool holds is lowered to that; otherwise the
+    /// engine does not start.
+    pub lowers_model_len: bool,
+    /// Its workers can prefill for others and decode for others, as far as that is modelled.
+    pub hands_over_kv: bool,
+}
+
+/// The sizes that bound a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens in a KV block.
+    pub block_size: u32,
+    /// KV blocks that requests can use.
+    pub num_blocks: u32,
+    /// Tokens computed in one step.
+    pub max_num_batched_tokens: u32,
+}

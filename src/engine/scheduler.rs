@@ -1,0 +1,114 @@
+//! What the rules of an engine must do: the seam between a worker and its engine.
+//!
+//! *When* something happens is the worker's business, *what* happens the scheduler's.
+
+use super::core::Core;
+use super::decode_set::DecodeSet;
+use super::seq::{Seq, SeqId};
+use super::step::{ChunkEnd, FormedStep};
+use crate::id::RequestId;
+use crate::kv::BlockCount;
+use crate::request::Content;
+use std::fmt::Debug;
+
+/// The rules of one engine: its queue, its batch and its cache.
+///
+/// A worker calls [`form`](Self::form) at a boundary, and when the step's results are
+/// due [`end`](Self::end) for every sequence that sampled its last token, then
+/// [`computed`](Self::computed). Requests arrive in between. What all engines know of
+/// a sequence stands in [`Core`]; what one of them adds it keeps itself.
+///
+/// What a scheduler does must follow from these calls alone: the same calls, the same
+/// steps. And every block of its pool is always held, cached or empty.
+pub(super) trait Scheduler: Debug {
+    /// Output tokens for which the pool must have room, or the sequence is never served.
+    fn longest_output(&self, seq: &Seq) -> u32;
+
+    /// Takes a request, the last in the queue.
+    fn submit(&mut self, id: SeqId);
+
+    /// Forms the next step and takes its blocks. `from_idle`: the engine had nothing
+    /// to do until now.
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool);
+
+    /// Prompt chunks have been computed; requests that ended with that have been
+    /// [ended](Self::end) already.
+    fn computed(&mut self, _core: &mut Core, _chunks: &[(SeqId, ChunkEnd)]) {}
+
+    /// The last token of a sequence has left: it gives back its place and its blocks.
+    fn end(&mut self, core: &mut Core, id: SeqId);
+
+    /// The block traffic of decode step `step`, which was planned and not formed:
+    /// takes the blocks that its sequences need, stores those that they fill.
+    fn decode_blocks(&mut self, core: &mut Core, step: u64);
+
+    /// The first step at or after `step` in which decoding changes the cache.
+    fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64;
+
+    /// How many of the next `max` decode-only steps, after the one just counted, need
+    /// no decision: forming them would give the present batch again.
+    fn undisturbed_steps(&self, core: &Core, max: u64) -> u64;
+
+    /// Number of requests in the batch, or between its steps.
+    fn running(&self, core: &Core) -> usize;
+
+    /// Number of requests that are not in the batch.
+    fn waiting(&self, core: &Core) -> usize;
+
+    /// Those requests themselves.
+    fn requests(&self, core: &Core) -> BatchAndQueue;
+
+    /// How many of the first `limit` blocks of a sequence could be hit.
+    fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32;
+
+    /// Blocks that sequences hold.
+    fn used_blocks(&self) -> u32;
+
+    /// Every block of the pool, counted where it lies, at the cost of the pool's size.
+    fn count_blocks(&self, core: &Core) -> BlockCount;
+
+    /// Forgets the cache, as vLLM's `reset_prefix_cache` does; false, and nothing is
+    /// forgotten, while a request holds blocks or if the engine has no such call.
+    fn reset_cache(&mut self) -> bool {
+        false
+    }
+
+    /// Prefilling for other workers, and decoding for them: `None` for an engine
+    /// without ([`hands_over_kv`](super::rules::Defaults::hands_over_kv)).
+    fn handover(&mut self) -> Option<&mut dyn Handover> {
+        None
+    }
+
+    /// True if something will happen without anything in a batch, by what another
+    /// worker does.
+    fn waits_for_others(&self) -> bool {
+        false
+    }
+}
+
+/// Requests that one worker prefills and another one decodes. Asked once per request.
+pub(super) trait Handover {
+    /// Ends the stay of a prefilled sequence in the batch, but keeps its blocks.
+    fn keep(&mut self, id: SeqId);
+
+    /// Frees the blocks kept for `request`; gives its sequence.
+    ///
+    /// # Panics
+    /// If none are kept.
+    fn let_go(&mut self, core: &mut Core, request: RequestId) -> SeqId;
+
+    /// The KV of `request` is there: it may join a batch from the next step on.
+    ///
+    /// # Panics
+    /// If the worker does not wait for it.
+    fn kv_came(&mut self, core: &Core, request: RequestId);
+}
+
+/// The requests of a worker.
+#[derive(Debug, Default)]
+pub(super) struct BatchAndQueue {
+    /// In the batch, or between its steps.
+    pub(super) batch: Vec<SeqId>,
+    /// Those that wait, in order of arrival as far as that decides.
+    pub(super) queue: Vec<SeqId>,
+}
