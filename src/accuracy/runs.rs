@@ -6,8 +6,7 @@ use crate::engine::model::{Model, Parts};
 use crate::engine::settings::{EngineSettings, HostSettings};
 use crate::experiment::{ClusterSettings, MeasureSettings, Settings, Watch, simulate};
 use crate::recorder::Metrics;
-use crate::router::policies::round_robin;
-use crate::router::settings::RouterSettings;
+use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::workload::conversations::Client;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::requests::RequestSettings;
@@ -113,8 +112,8 @@ impl<'a> Replays<'a> {
             cluster: ClusterSettings::new(1),
             engine,
             pools: None,
-            router: RouterSettings::new(round_robin::POLICY.name()),
-            policy: round_robin::POLICY,
+            router: FrontEndSettings::default(),
+            policy: RouterSettings::new("round_robin").chosen(),
             source: WorkloadSource::Requests(workload.clone()),
             workload: WorkloadSettings::Requests(workload),
             measure: MeasureSettings::until_the_end(),

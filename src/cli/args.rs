@@ -3,6 +3,7 @@
 use super::completions::CompletionsArgs;
 use super::init::InitArgs;
 use super::man::ManArgs;
+use super::policies::PoliciesArgs;
 use super::report::{PlotArgs, ReportArgs};
 use super::schema::SchemaArgs;
 use super::timeline::{RunTimelineArgs, TimelineArgs};
@@ -59,6 +60,7 @@ Examples:
   sim trace stats traces/fixtures/mooncake-small.jsonl"
     )]
     Trace(TraceCommand),
+    Policies(PoliciesArgs),
     Init(InitArgs),
     Schema(SchemaArgs),
     Completions(CompletionsArgs),

@@ -16,6 +16,7 @@ mod interrupt;
 #[cfg(feature = "live")]
 mod live;
 mod man;
+mod policies;
 mod progress;
 mod report;
 mod results;
@@ -130,6 +131,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
+        Command::Policies(args) => policies::run(&args).map(|()| true),
         Command::Init(args) => init::run(&args).map(|()| true),
         Command::Schema(args) => schema::run(&args).map(|()| true),
         Command::Completions(args) => completions::run(&args).map(|()| true),

@@ -7,7 +7,7 @@ use crate::fleet::Link;
 use crate::fleet::changes::{
     ChangePlan, ChangeSettings, FailoverSettings, LOAD_TIME, MOST_WORKERS, PlannerSettings,
 };
-use crate::router::PolicySpec;
+use crate::router::ChosenPolicy;
 use crate::settings::{Count, Invalid, count, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
@@ -162,14 +162,14 @@ impl ClusterSettings {
 /// Refuses what is not defined where prefill and decode have workers of their own;
 /// names the section.
 pub(super) fn check_pooled(
-    policy: &PolicySpec,
+    policy: &ChosenPolicy,
     measure: &MeasureSettings,
     engine: &EngineConfig,
 ) -> Result<(), (&'static str, Invalid)> {
-    if policy.name() == "oracle" {
-        let allowed = "another policy where cluster.prefill.workers is given: the oracle knows one \
-                       pool";
-        return Err(("router", Invalid::new("policy", "\"oracle\"", allowed)));
+    if policy.wants().truth {
+        let allowed = "another policy where cluster.prefill.workers is given: what is true of \
+                       workers is defined for one pool";
+        return Err(("router", Invalid::new("policy", format!("{:?}", policy.name()), allowed)));
     }
     if !engine.tiers.tiers.is_empty() {
         let allowed = "left out where cluster.prefill.workers is given: tiers below GPU memory are \

@@ -3,14 +3,16 @@
 pub use super::cluster::ClusterSettings;
 use super::cluster::check_pooled;
 use super::document::{Document, NOTHING};
+use super::effects::Effects;
 use super::error::{ExperimentError, Place};
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::Model;
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::fleet::Pools;
-use crate::router::PolicySpec;
-use crate::router::settings::{PARAMETERS, RouterSettings};
+use crate::router::feed::FeedSettings;
+use crate::router::settings::{FrontEndSettings, RouterSettings};
+use crate::router::{ChosenPolicy, PolicyFactory, Registry};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::{WorkloadSettings, WorkloadSource};
@@ -84,10 +86,10 @@ pub struct Settings {
     pub engine: EngineConfig,
     /// If prefill and decode have workers of their own.
     pub pools: Option<Pools>,
-    /// The router in front of it.
-    pub router: RouterSettings,
-    /// The policy that it names.
-    pub policy: PolicySpec,
+    /// The front ends before it.
+    pub router: FrontEndSettings,
+    /// Their policy, with its parameters.
+    pub policy: ChosenPolicy,
     /// The requests.
     pub workload: WorkloadSettings,
     /// What is measured.
@@ -122,7 +124,7 @@ pub struct LoadOptions {
     /// Folder of public traces.
     pub traces: Option<PathBuf>,
     /// Policies that `router.policy` may name besides this crate's.
-    pub policies: Vec<PolicySpec>,
+    pub policies: Vec<Arc<dyn PolicyFactory>>,
 }
 
 impl Experiment {
@@ -175,7 +177,8 @@ impl Experiment {
         let axes = sweep::axes(&document)?;
         let mut resolver = Resolver {
             traces: options.traces.clone(),
-            policies: options.policies.clone(),
+            registry: Registry::with(&options.policies)
+                .map_err(|invalid| document.invalid("router", invalid))?,
             ..Resolver::default()
         };
         let mut experiment = Self {
@@ -202,8 +205,9 @@ impl Experiment {
         let level_axis = axes.iter().position(|axis| axis.key == LEVEL_KEY);
         // The run that the levels of one combination of all other axes belong to.
         let mut sequences: BTreeMap<Vec<usize>, usize> = BTreeMap::new();
-        // By run, what its first point's document says to its policy.
-        let mut seen: Vec<Option<[u8; 32]>> = Vec::new();
+        // By run, all that its first point says and its policy sees.
+        let mut seen: Vec<[u8; 32]> = Vec::new();
+        let mut effects = Effects::new(axes, &resolver.registry);
         for mut indices in sweep::combinations(axes) {
             let mut document = self.document.clone();
             let mut params = Params::new();
@@ -221,6 +225,7 @@ impl Experiment {
             if let Some(policy) = document.get("router.policy") {
                 params.insert("router.policy".to_owned(), serde_json::json!(policy));
             }
+            effects.note(&document, &settings.policy);
             let point = self.points.len();
             self.points.push(params);
             self.seeds.clone_from(&settings.measure.seeds);
@@ -236,7 +241,7 @@ impl Experiment {
                     continue;
                 }
             }
-            seen.push(seen_by_policy(&document, &settings.policy));
+            seen.push(seen_by_policy(&document, &settings));
             let (levels, points) = (vec![level], vec![point]);
             let run = RunSpec { settings, levels, points, same_as: None };
             check_length(&document, &run)?;
@@ -244,10 +249,10 @@ impl Experiment {
         }
         let mut known: BTreeMap<(&[u8; 32], Vec<u32>), usize> = BTreeMap::new();
         for (index, (run, seen)) in self.runs.iter_mut().zip(&seen).enumerate() {
-            let Some(seen) = seen else { continue };
             let first = *known.entry((seen, run.levels.clone())).or_insert(index);
             run.same_as = Some(first).filter(|first| *first < index);
         }
+        self.notices = effects.notices();
         Ok(())
     }
 
@@ -277,17 +282,21 @@ impl Experiment {
     }
 }
 
-/// SHA-256 over what a point's document says to a blind policy; `None` of others,
-/// which see all that was swept.
-fn seen_by_policy(document: &Document, policy: &PolicySpec) -> Option<[u8; 32]> {
-    if !policy.is_blind() {
-        return None;
+/// SHA-256 over what a point's document says, of its router only what the policy
+/// sees: runs that differ in nothing else are one.
+fn seen_by_policy(document: &Document, settings: &Settings) -> [u8; 32] {
+    let Settings { router, policy, .. } = settings;
+    let mut seen = document.settings();
+    let mut front_ends = router.clone();
+    if !policy.wants().kv_events {
+        front_ends.feed = FeedSettings::default();
     }
-    let mut settings = document.settings();
-    if let Some(router) = settings.get_mut("router").and_then(serde_json::Value::as_object_mut) {
-        router.retain(|key, _| !PARAMETERS.contains(&key.as_str()));
-    }
-    Some(Sha256::digest(settings.to_string()).into())
+    seen["router"] = serde_json::json!({
+        "policy": policy.name(),
+        "parameters": policy.parameters().to_string(),
+        "front_ends": front_ends,
+    });
+    Sha256::digest(seen.to_string()).into()
 }
 
 /// Parameters on one line.
@@ -303,7 +312,7 @@ pub(super) fn show(params: &Params) -> String {
 #[derive(Default)]
 struct Resolver {
     traces: Option<PathBuf>,
-    policies: Vec<PolicySpec>,
+    registry: Registry,
     /// By the path as written, and where that leads.
     models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
@@ -322,8 +331,11 @@ impl Resolver {
         let common: EngineSettings = document.section("engine")?;
         let engine = resolve(model.as_deref(), common.clone()).map_err(invalid("engine"))?;
         let router: RouterSettings = document.section("router")?;
-        let policy = router.validate_among(&self.policies).map_err(invalid("router"))?;
-        router.validate_for(cluster.slots()).map_err(invalid("router"))?;
+        if let Some(unknown) = self.registry.find_unknown(&router.parameters) {
+            return Err(document.unknown(&format!("router.{unknown}"), &self.registry.keys()));
+        }
+        let (router, policy) =
+            router.resolve(&self.registry, cluster.slots()).map_err(invalid("router"))?;
         let pools = match cluster.prefill.workers {
             Some(workers) => {
                 Some(self.pools(document, &cluster, workers, &common, model.as_ref())?)

@@ -330,7 +330,8 @@ impl Document {
         }
     }
 
-    fn unknown(&self, key: &str, known: &[String]) -> ExperimentError {
+    /// The error for a key that nothing reads, where these are known.
+    pub(super) fn unknown(&self, key: &str, known: &[String]) -> ExperimentError {
         let name = key.rsplit('.').next().unwrap_or(key);
         let hint = match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => format!("; did you mean {near}?"),

@@ -1,7 +1,7 @@
 //! Which metrics an experiment will have: what it must ask for to get the others.
 
 use super::config::{Experiment, Settings};
-use crate::metrics::{Needs, check_name};
+use crate::metrics::{Needs, catalogue, check_name};
 use crate::settings::Invalid;
 
 /// Refuses a metric that no run of `experiment` measures, before anything is
@@ -30,7 +30,10 @@ fn meets(settings: &Settings, needs: Needs) -> bool {
         Needs::Changes => !plan.is_empty(),
         Needs::Retries => !plan.is_empty() && plan.failover.retries > 0,
         Needs::Planner => plan.planner.is_some(),
-        Needs::Shadow => settings.policy.name() == "shadow",
+        Needs::Shadow => {
+            let stem = catalogue::SHADOW_DECISIONS.stem;
+            settings.policy.about().metrics.iter().any(|metric| metric == stem)
+        }
         Needs::Trace => settings.workload.is_read(),
     }
 }

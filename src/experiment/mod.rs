@@ -14,6 +14,7 @@
 mod cluster;
 mod config;
 mod document;
+mod effects;
 mod error;
 pub mod explain;
 mod journal;

@@ -5,7 +5,8 @@ use super::config::ClusterSettings;
 use super::document::Extends;
 use super::measure::{MeasureSettings, SloSettings};
 use crate::engine::settings::EngineSettings;
-use crate::router::settings::RouterSettings;
+use crate::router::Registry;
+use crate::router::settings::FrontEndSettings;
 use crate::workload::WorkloadSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -24,7 +25,8 @@ struct File<P> {
     extends: Option<Extends>,
     cluster: ClusterSettings,
     engine: Option<EngineSettings>,
-    router: RouterSettings,
+    #[schemars(schema_with = "router")]
+    router: Value,
     workload: WorkloadSettings,
     measure: Option<MeasureSettings>,
     slo: Option<SloSettings>,
@@ -121,6 +123,22 @@ fn walk(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
         Value::Array(items) => items.iter_mut().for_each(|inner| walk(inner, change)),
         _ => {}
     }
+}
+
+/// `[router]`: which policy, what holds for every policy, and all parameters.
+fn router(generator: &mut SchemaGenerator) -> Schema {
+    let registry = Registry::default();
+    let mut section = Value::from(FrontEndSettings::json_schema(generator));
+    let names: Vec<&str> = registry.abouts().map(|about| about.name.as_str()).collect();
+    section["description"] = json!("The front ends and their policy, with its parameters.");
+    section["properties"]["policy"] =
+        json!({ "description": "Which policy routes.", "type": "string", "examples": names });
+    for (key, property) in registry.properties() {
+        section["properties"][&key] = property;
+    }
+    section["required"] = json!(["policy"]);
+    section["additionalProperties"] = json!(false);
+    Schema::try_from(section).unwrap_or_else(|error| unreachable!("a section is a schema: {error}"))
 }
 
 /// `[sweep]`: keys may be written in quotes or as sections in sections.

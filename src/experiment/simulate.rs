@@ -12,7 +12,7 @@ use crate::rng::{Use, mix};
 use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
-use crate::router::{ClusterSpec, Policy};
+use crate::router::{ClusterSpec, Policy, Role, Surroundings};
 use crate::settings::Invalid;
 use crate::simulation::{Decision, Outcome, Schedule, Simulation, Stuck};
 use crate::time::SimTime;
@@ -98,7 +98,7 @@ pub(crate) fn simulated_fleet(
     if for_any_policy || front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
-    if settings.router.feed().count_copies.unwrap_or(true) {
+    if settings.router.feed.count_copies.unwrap_or(true) {
         fleet.count_copies();
     }
     fleet
@@ -129,11 +129,15 @@ fn policy_named(
     front_end: usize,
     seed: u64,
 ) -> Result<Box<dyn Policy>, Invalid> {
-    let mut router = settings.router.clone();
-    name.clone_into(&mut router.policy);
-    let named = router.validate_among(&[settings.policy])?;
+    let Settings { cluster, router, .. } = settings;
+    let named = settings.policy.other(name)?;
+    named.check_in(&Surroundings {
+        workers: cluster.slots(),
+        front_ends: router.replicas,
+        may_skip_prefill: router.conditional_disaggregation.is_some(),
+    })?;
     let front_end = u32::try_from(front_end).expect("as many as settings say");
-    let settings = Settings { router, policy: named, ..settings.clone() };
+    let settings = Settings { policy: named, ..settings.clone() };
     Ok(policy(&settings, seed_of(seed, Use::Policy, front_end)))
 }
 
@@ -231,11 +235,10 @@ pub(crate) fn front_ends(
 ) -> Vec<FrontEnd> {
     let router = &settings.router;
     let workers = settings.cluster.slots();
-    let feed = router.feed();
     let front_end = |index: u32| {
         let seed_of = |usage: Use| seed_of(seed, usage, index);
         let build = || wrap(policy(settings, seed_of(Use::Policy)));
-        let mut front_end = FrontEnd::new(build(), workers, &feed, seed_of(Use::Feed));
+        let mut front_end = FrontEnd::new(build(), workers, &router.feed, seed_of(Use::Feed));
         if let Some(pools) = &settings.pools {
             front_end = front_end.in_pools(pools.prefill_workers);
         }
@@ -255,20 +258,24 @@ pub(crate) fn front_ends(
 /// One front end's policy.
 fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
     let Settings { cluster, engine, router, policy, pools, .. } = settings;
-    let spec = |workers: u32, engine: &EngineConfig| ClusterSpec {
+    let spec = |workers: u32, role: Role, engine: &EngineConfig| ClusterSpec {
         workers,
+        role,
         block_size: engine.block_size,
         blocks_per_worker: engine.num_blocks,
         max_num_seqs: engine.max_num_seqs,
         max_num_batched_tokens: engine.max_num_batched_tokens,
     };
     let Some(pools) = pools else {
-        return policy.build(router, &spec(cluster.slots(), engine), seed);
+        return policy.build(&spec(cluster.slots(), Role::Both, engine), seed);
     };
-    let clusters =
-        [spec(pools.prefill_workers, &pools.prefill), spec(pools.decode_workers, &pools.decode)];
-    let prefill = policy.build(&router.for_prefill(), &clusters[0], seed);
-    let decode = policy.build(&router.for_decode(), &clusters[1], mix(seed));
+    let may_prefill = router.conditional_disaggregation.is_some();
+    let clusters = [
+        spec(pools.prefill_workers, Role::Prefill, &pools.prefill),
+        spec(pools.decode_workers, Role::Decode { may_prefill }, &pools.decode),
+    ];
+    let prefill = policy.build(&clusters[0], seed);
+    let decode = policy.build(&clusters[1], mix(seed));
     let both = Disaggregated::new([prefill, decode], &clusters);
     Box::new(both.with_condition(router.conditional_disaggregation))
 }

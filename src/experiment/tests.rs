@@ -187,8 +187,8 @@ fn bad_values() {
     demo.toml:4: cluster.workers = "three": "three" has an unknown unit: use k, Ki, M or Mi
     demo.toml:4: cluster.workers = 4294967296: 4294967296 is not between 0 and 4294967295
     demo.toml:9: engine.num_blocks = "1kB": "1kB" has an unknown unit: use k, Ki, M or Mi
-    demo.toml:16: router.temperature = NaN: must be a finite number of at least 0
-    demo.toml:16: router.temperature = -inf: must be a finite number of at least 0
+    demo.toml:16: router.temperature = NaN: must be 0, or a number from 1e-9 to 1e12
+    demo.toml:16: router.temperature = -inf: must be 0, or a number from 1e-9 to 1e12
     demo.toml:16: router.temperature = "hot": must be a number
     demo.toml:19: router.feed.delay = 12: must be a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
     demo.toml:19: router.feed.delay = "12": "12" is not a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"

@@ -1,9 +1,8 @@
 //! A policy that does what was done, and says what it would have done.
 
-use crate::event::{KvEvent, WorkerEvent};
 use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
-use crate::router::{ClusterView, CostParts, Policy, Verdict};
+use crate::router::{ClusterView, CostParts, Policy, Release, Verdict, forward};
 use crate::time::SimTime;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,10 +51,12 @@ pub(super) fn tallied(tally: &Tally) -> Agreement {
     tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Sends requests where a script says, and asks the policy, if there is one, what
-/// each worker would cost.
+/// Sends requests where a script says, and asks the policy what each worker would
+/// cost, if it can be asked.
 pub(super) struct Followed {
-    pub(super) policy: Option<Box<dyn Policy>>,
+    pub(super) policy: Box<dyn Policy>,
+    /// If not, the policy is one that listens to nothing.
+    pub(super) is_asked: bool,
     /// By number of the request: its number in the live run, and where it went.
     pub(super) taken: Arc<[(RequestId, WorkerId)]>,
     pub(super) tally: Tally,
@@ -79,38 +80,30 @@ impl Followed {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Policy for Followed {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let (original, taken) = self.taken[request.id.index()];
-        if let Some(policy) = &self.policy {
-            self.compare(original, taken, policy.explain(request, view));
-        }
-        if let Some(policy) = &mut self.policy {
-            let believed = policy.overlap_blocks(request);
+        if self.is_asked {
+            self.compare(original, taken, self.policy.explain(request, view));
+            let believed = self.policy.overlap_blocks(request);
             let overlap_blocks = believed.map_or(0, |blocks| blocks[taken.index()]);
             // As if another front end had sent it there: booked, not chosen.
-            policy.observe_peer(request, taken, overlap_blocks);
+            self.policy.observe_peer(request, taken, overlap_blocks);
         }
         Verdict::Send(taken)
     }
 
-    fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
-        if let Some(policy) = &mut self.policy {
-            policy.observe(now, event);
-        }
+    /// The script holds nothing back.
+    fn release(&mut self, _: SimTime, _: &ClusterView<'_>) -> Option<Release> {
+        None
     }
 
-    fn wants_kv_events(&self) -> bool {
-        self.policy.as_ref().is_some_and(|policy| policy.wants_kv_events())
+    fn wake_at(&self) -> Option<SimTime> {
+        None
     }
 
-    fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
-        if let Some(policy) = &mut self.policy {
-            policy.observe_kv(worker, event);
-        }
-    }
-
-    fn wants_output_blocks(&self) -> bool {
-        self.policy.as_ref().is_some_and(|policy| policy.wants_output_blocks())
-    }
+    forward! { policy: observe, wants_kv_events, observe_kv, report_period, wants_output_blocks,
+    wants_truth, observe_truth, overlap_blocks, observe_peer, worker_left, worker_joined,
+    set_parameter, notes, explain }
 }

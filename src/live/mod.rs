@@ -26,6 +26,8 @@ use crate::id::{RequestId, WorkerId};
 use crate::recorder::RequestRecord;
 use crate::router::feed::FeedSettings;
 use crate::router::front_end::FrontEnd;
+use crate::router::policies::round_robin::RoundRobin;
+use crate::router::settings::FrontEndSettings;
 use crate::settings::Invalid;
 use crate::simulation::Stuck;
 use crate::time::SimDuration;
@@ -34,10 +36,6 @@ use follow::{Followed, Tally, tallied};
 use history::{Observed, Retold, Script, Taken};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Policies that can be asked what they would have done: they compare costs, and
-/// can be told of a decision that was not theirs.
-const FOLLOWED: [&str; 2] = ["kv", "dynamo"];
 
 /// How a live run begins.
 #[derive(Clone, Debug, Default)]
@@ -161,7 +159,12 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     Invalid::unless(workers as usize == servers, "cluster.workers", workers, &allowed)?;
     let policy = settings.policy.name();
     let allowed = "any other policy: nobody can see the truth of real servers";
-    Invalid::unless(policy != "oracle", "router.policy", format!("{policy:?}"), allowed)?;
+    Invalid::unless(
+        !settings.policy.wants().truth,
+        "router.policy",
+        format!("{policy:?}"),
+        allowed,
+    )?;
     settings.check_plain("real servers stay as they are, and each does all the work")?;
     let allowed = "false: nobody can see what choices gave away on real servers";
     Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
@@ -179,9 +182,10 @@ fn run_once(
     let block_size = settings.engine.block_size;
     let watch = Watch { requests: true, ..Watch::default() };
     // The wires between servers and router have a delay of their own.
-    let count_copies = settings.router.feed().count_copies;
+    let count_copies = settings.router.feed.count_copies;
     let feed = FeedSettings { count_copies, ..FeedSettings::instant() };
-    let direct = Settings { router: settings.router.clone().with_feed(feed), ..settings.clone() };
+    let router = FrontEndSettings { feed, ..settings.router.clone() };
+    let direct = Settings { router, ..settings.clone() };
 
     let ends = front_ends(&direct, seed, |policy| policy);
     let text_key = options.servers.text_key.wrapping_add(seed);
@@ -283,13 +287,14 @@ fn follow(
     script: &Script,
     play: impl FnOnce(Vec<FrontEnd>) -> Result<(), Stuck>,
 ) -> Result<Option<Agreement>, Stuck> {
-    let is_asked = FOLLOWED.contains(&settings.policy.name());
+    let is_asked = settings.policy.about().can_follow;
     let tally = Tally::default();
     let taken: Arc<[(RequestId, WorkerId)]> =
         script.requests.iter().map(|sent| (sent.original, sent.worker)).collect();
     play(front_ends(settings, seed, |policy| {
         let (taken, tally) = (Arc::clone(&taken), Arc::clone(&tally));
-        Box::new(Followed { policy: is_asked.then_some(policy), taken, tally })
+        let policy = if is_asked { policy } else { Box::new(RoundRobin::default()) };
+        Box::new(Followed { policy, is_asked, taken, tally })
     }))?;
     Ok(is_asked.then(|| tallied(&tally)))
 }

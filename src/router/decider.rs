@@ -1,9 +1,10 @@
 //! Policies whose choice can be taken apart: looked up, chosen, booked.
 //!
-//! So somebody can stand in between: [`Queued`](super::queued::Queued) waits
+//! So that others can stand in between: [`Queued`](super::queued::Queued) waits
 //! before it chooses, [`ShadowPolicy`](super::shadow::ShadowPolicy) lets one
 //! choose and both book.
 
+use super::kv::KvParams;
 use super::{Policy, Verdict};
 use crate::event::RejectReason;
 use crate::id::WorkerId;
@@ -18,7 +19,7 @@ pub trait Decider: Policy {
     /// Looks up `request` in what is known of the workers' caches.
     fn look_up(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Self::Asked;
 
-    /// Looks up anew a request that has waited.
+    /// Looks up a request again that has waited.
     fn look_again(&mut self, now: SimTime, asked: &mut Self::Asked);
 
     /// Prompt tokens to compute on the worker that holds most of the prompt.
@@ -42,6 +43,13 @@ pub trait Decider: Policy {
 
     /// Prompt tokens in flight on the worker that has least of them.
     fn least_prefill_tokens(&self) -> u64;
+
+    /// Routes by other parameters from now on. Those that say what is counted and
+    /// what is listened to must be as they were.
+    ///
+    /// # Errors
+    /// What would have to hold, if the policy cannot do that while it runs.
+    fn set_params(&mut self, params: &KvParams) -> Result<(), String>;
 
     /// Chooses and books, or turns away.
     ///

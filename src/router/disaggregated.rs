@@ -7,14 +7,13 @@
 //! flight alone. 0.9 counts blocks that requests in flight share once, 1.6 counts
 //! all of every request.
 
-use super::kv::Semantics;
-use super::settings::RouterSettings;
 use super::{ClusterSpec, ClusterView, CostParts, Policy, Release, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
+use crate::truth::WorkerTruth;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,16 +41,10 @@ impl ConditionalDisaggregation {
     ///
     /// # Errors
     /// The first setting that will not do.
-    pub fn validate(&self, semantics: Semantics) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), Invalid> {
         let ratio = self.max_uncached_ratio;
         let is_share = (0.0..=1.0).contains(&ratio);
-        Invalid::unless(is_share, "max_uncached_ratio", ratio, "a share between 0 and 1")?;
-        Invalid::unless(
-            semantics == Semantics::V1_6,
-            "max_uncached_tokens",
-            self.max_uncached_tokens,
-            "left out with its section where semantics = \"0.9\", which has no such rule",
-        )
+        Invalid::unless(is_share, "max_uncached_ratio", ratio, "a share between 0 and 1")
     }
 
     fn holds(&self, prompt_tokens: u32, uncached_tokens: u32) -> bool {
@@ -60,29 +53,19 @@ impl ConditionalDisaggregation {
     }
 }
 
-impl RouterSettings {
-    /// These settings as the router of prefill workers has them.
-    pub fn for_prefill(&self) -> Self {
-        Self { track_active_blocks: false, ..self.clone() }
-    }
-
-    /// These settings as the router of decode workers has them.
-    pub fn for_decode(&self) -> Self {
-        let decode = self.clone();
-        match self.semantics {
-            Semantics::V0_9 => Self { overlap_weight: 0.0, ..decode },
-            Semantics::V1_6 => Self {
-                // What is cached counts only where it may spare a hand-over.
-                overlap_score_credit: match self.conditional_disaggregation {
-                    Some(_) => self.overlap_score_credit,
-                    None => Some(0.0),
-                },
-                assume_kv_reuse: false,
-                track_prefill_tokens: false,
-                ..decode
-            },
-        }
-    }
+/// What the workers do that a policy routes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Prefill and decode.
+    #[default]
+    Both,
+    /// Prefill only.
+    Prefill,
+    /// Decode.
+    Decode {
+        /// Whether prompts that are short enough are prefilled there, too.
+        may_prefill: bool,
+    },
 }
 
 /// See the [module documentation](self).
@@ -136,6 +119,7 @@ impl Disaggregated {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Policy for Disaggregated {
     fn route(
         &mut self,
@@ -183,6 +167,7 @@ impl Policy for Disaggregated {
         self.prefill.report_period().or(self.decode.report_period())
     }
 
+    /// Prefill workers put out one token.
     fn wants_output_blocks(&self) -> bool {
         self.decode.wants_output_blocks()
     }
@@ -219,6 +204,36 @@ impl Policy for Disaggregated {
             None => self.prefill.observe_peer(request, worker, overlap_blocks),
             Some(worker) => self.decode.observe_peer(request, worker, overlap_blocks),
         }
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        match self.in_decode(worker) {
+            None => self.prefill.worker_left(worker),
+            Some(worker) => self.decode.worker_left(worker),
+        }
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        match self.in_decode(worker) {
+            None => self.prefill.worker_joined(worker),
+            Some(worker) => self.decode.worker_joined(worker),
+        }
+    }
+
+    fn wants_truth(&self) -> bool {
+        self.prefill.wants_truth() || self.decode.wants_truth()
+    }
+
+    fn observe_truth(&mut self, mut workers: Vec<WorkerTruth>) {
+        let decode = workers.split_off(self.prefill_workers as usize);
+        self.prefill.observe_truth(workers);
+        self.decode.observe_truth(decode);
+    }
+
+    /// Both policies are of one kind, so both take it or neither does.
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.prefill.set_parameter(key, value)?;
+        self.decode.set_parameter(key, value)
     }
 
     fn notes(&self) -> Vec<(&'static str, f64)> {

@@ -7,13 +7,13 @@
 //! replica synchronisation does it. Indexes are never shared: each has its feed.
 
 use super::feed::{Feed, FeedSettings};
-use super::policies::oracle::Oracle;
 use super::{CostParts, Policy, Release, Reported, Verdict, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
+use crate::truth::WorkerTruth;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -194,10 +194,15 @@ impl FrontEnd {
         }
     }
 
-    /// The oracle, if that is its policy: to be shown the truth before
-    /// [`route`](Self::route).
-    pub fn oracle(&mut self) -> Option<&mut Oracle> {
-        self.policy.as_oracle()
+    /// True if its policy is to be shown the truth before [`route`](Self::route).
+    pub fn wants_truth(&self) -> bool {
+        self.policy.wants_truth()
+    }
+
+    /// Shows its policy the truth about every worker, in order of id, as the
+    /// request that is routed next would find it.
+    pub fn observe_truth(&mut self, workers: Vec<WorkerTruth>) {
+        self.policy.observe_truth(workers);
     }
 
     /// How many leading blocks of the prompt its policy believes each worker to

@@ -12,24 +12,30 @@
 //!
 //! # A policy of your own
 //!
-//! A type with [`Policy::route`], and a [`PolicySpec`] that names it. A program
-//! that uses this crate hands that to
-//! [`LoadOptions`](crate::experiment::LoadOptions), and experiments can name and
-//! sweep it as any other:
+//! A type with [`Policy::route`], a type for its [parameters](Parameters), and a
+//! [`Registration`] that joins them under a name. A program that uses this crate
+//! hands that to [`LoadOptions`](crate::experiment::LoadOptions), and experiments
+//! can name and sweep the policy and its parameters as any other:
 //!
 //! ```
 //! use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 //! use kv_router_sim::id::WorkerId;
 //! use kv_router_sim::request::RouteRequest;
-//! use kv_router_sim::router::{ClusterView, Policy, PolicySpec, Verdict};
-//! use kv_router_sim::settings::Invalid;
+//! use kv_router_sim::router::{ClusterView, Parameters, Policy, Registration, Verdict};
 //! use kv_router_sim::time::SimTime;
+//! use schemars::JsonSchema;
+//! use serde::{Deserialize, Serialize};
 //! use std::path::Path;
 //!
 //! /// The first worker, in order of id, that has room.
+//! #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+//! #[serde(default)]
 //! struct FirstWithRoom {
+//!     /// Requests that a worker may have in flight.
 //!     room: u32,
 //! }
+//!
+//! impl Parameters for FirstWithRoom {}
 //!
 //! impl Policy for FirstWithRoom {
 //!     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
@@ -39,26 +45,15 @@
 //!     }
 //! }
 //!
-//! /// `[router.own]`, where the parameters of such policies stand.
-//! #[derive(serde::Deserialize)]
-//! #[serde(deny_unknown_fields)]
-//! struct Own {
-//!     room: u32,
-//! }
-//!
-//! const FIRST_WITH_ROOM: PolicySpec = PolicySpec::new("first_with_room", |settings, _, _| {
-//!     let room = settings.own::<Own>().map_or(1, |own| own.room);
-//!     Box::new(FirstWithRoom { room })
-//! })
-//! .with_check(|settings| settings.own::<Own>().map(drop));
-//!
-//! let mut options = LoadOptions { policies: vec![FIRST_WITH_ROOM], ..LoadOptions::default() };
+//! let rule = "the first worker that has room";
+//! let own = Registration::new("first_with_room", rule, |own: &FirstWithRoom, _, _| own.clone());
+//! let mut options = LoadOptions { policies: vec![own.shared()], ..LoadOptions::default() };
 //! for change in [
 //!     "workload.concurrency=60",
 //!     "measure.window=100s",
 //!     "measure.seeds=1",
-//!     "router.own.room=32",
-//!     r#"sweep.router.policy=["round_robin", "first_with_room"]"#,
+//!     "router.policy=first_with_room",
+//!     "sweep.router.room=[20, 60]",
 //! ] {
 //!     options.overrides.push(change.to_owned());
 //! }
@@ -69,31 +64,39 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! In this crate the type and its `PolicySpec`, called `POLICY`, are one file in
-//! `policies/`, and its name is one line in the list there.
+//! In this crate all of that is one file in `policies/`, and its name is one line
+//! in the list there.
 
+mod by_cost;
 pub mod decider;
 pub mod disaggregated;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
+mod factory;
 pub mod feed;
+mod forward;
 pub mod front_end;
 pub mod kv;
+mod parameters;
 pub mod policies;
 pub mod queued;
+mod registry;
 mod sample;
 mod select;
 pub mod settings;
 pub mod shadow;
-mod spec;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod view;
 
+pub use disaggregated::Role;
+pub use factory::{About, ChosenPolicy, Origin, PolicyFactory, Registration, Wants};
+pub(crate) use forward::{forward, forward_one};
 pub use front_end::FrontEnd;
-pub use spec::PolicySpec;
+pub use parameters::{NoParameters, Parameter, Parameters, Surroundings, change, check_range};
+pub use registry::Registry;
 pub use view::{ClusterView, Reported, WorkerView, Workers};
 
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
@@ -101,13 +104,15 @@ use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
-use policies::oracle::Oracle;
+use crate::truth::WorkerTruth;
 
 /// The facts about a fleet that a router is configured with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClusterSpec {
     /// Number of workers that there can ever be, with ids `0..workers`.
     pub workers: u32,
+    /// What they do.
+    pub role: Role,
     /// Tokens in a KV block.
     pub block_size: u32,
     /// KV blocks of each worker.
@@ -116,6 +121,18 @@ pub struct ClusterSpec {
     pub max_num_seqs: u32,
     /// Tokens a worker computes in one step.
     pub max_num_batched_tokens: u32,
+}
+
+impl ClusterSpec {
+    /// One worker of one block.
+    pub(crate) const SMALLEST: Self = Self {
+        workers: 1,
+        role: Role::Both,
+        block_size: 1,
+        blocks_per_worker: 1,
+        max_num_seqs: 1,
+        max_num_batched_tokens: 1,
+    };
 }
 
 /// A routing policy. One method is required.
@@ -190,20 +207,26 @@ pub trait Policy {
     /// Hears that `worker` takes requests, with an empty cache.
     fn worker_joined(&mut self, _worker: WorkerId) {}
 
-    /// Changes a parameter while the policy runs; `key` is its key in `[router]`.
-    ///
-    /// # Errors
-    /// If the policy has no such parameter that can change, or not to that value.
-    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
-        let allowed = "left out: the policy that runs has no parameter of that name that can \
-                       change while it runs";
-        Err(Invalid::new(key, value, allowed))
+    /// True if the policy is to be shown the true state of workers. No router can
+    /// have that: such a policy is a bound for others.
+    fn wants_truth(&self) -> bool {
+        false
     }
 
-    /// The oracle, which alone is shown the true state of the fleet: nothing that
-    /// another policy gets has it.
-    fn as_oracle(&mut self) -> Option<&mut Oracle> {
-        None
+    /// Is shown the truth about every worker, in order of id, as the request that
+    /// is routed next would find it; only a policy that [wants](Self::wants_truth) it.
+    fn observe_truth(&mut self, _workers: Vec<WorkerTruth>) {}
+
+    /// Sets a parameter while the policy runs, as if it had been set from the start;
+    /// what was decided before stays as it is. Parameters that are not numbers
+    /// cannot be set.
+    ///
+    /// # Errors
+    /// If `key` is no parameter that can change, or not to `value`; nothing has
+    /// changed then.
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        let allowed = "left alone: this policy has no parameter that can change while it runs";
+        Err(Invalid::new(key, value, allowed))
     }
 
     /// What the policy counted about itself since the run began, by name of the

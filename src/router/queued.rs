@@ -2,15 +2,17 @@
 //!
 //! A request waits while *every* worker has more than a threshold of prompt
 //! tokens in flight, and behind those that wait already. It is looked up when it
-//! comes, and anew if it has waited for 10 s; the worker is chosen when it goes,
-//! by the loads of that moment. Source: `scheduling/queue.rs` and
+//! comes, and again after it has waited for 10 s; the worker is chosen when it
+//! goes, by the loads of that moment. Source: `scheduling/queue.rs` and
 //! `scheduling/policy.rs` of dynamo-kv-router 1.6.1, with one class of requests
 //! and no priorities.
 
 use super::decider::Decider;
-use super::{ClusterView, CostParts, Policy, Release, Verdict};
-use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::{RequestId, WorkerId};
+use super::forward::forward;
+use super::kv::KvParams;
+use super::{ClusterView, Policy, Release, Verdict};
+use crate::event::RejectReason;
+use crate::id::RequestId;
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
@@ -59,13 +61,28 @@ impl<D: Decider> fmt::Debug for Queued<D> {
 
 impl<D: Decider> Queued<D> {
     /// A queue before `decider` that holds requests while every worker has more
-    /// than `busy_tokens` prompt tokens in flight.
+    /// than `busy_tokens` prompt tokens in flight; infinite: none waits.
     pub fn new(decider: D, busy_tokens: f64, order: QueueOrder) -> Self {
         Self { decider, busy_tokens, order, waiting: BTreeMap::new(), arrivals: 0 }
     }
 
     fn all_busy(&self) -> bool {
-        self.decider.least_prefill_tokens() as f64 > self.busy_tokens
+        // The production router goes through all workers to find the least busy one.
+        self.busy_tokens.is_finite()
+            && self.decider.least_prefill_tokens() as f64 > self.busy_tokens
+    }
+
+    /// Routes by other parameters from now on.
+    ///
+    /// # Errors
+    /// What would have to hold, if the decider cannot do that while it runs.
+    pub(super) fn set_params(&mut self, params: &KvParams) -> Result<(), String> {
+        self.decider.set_params(params)
+    }
+
+    /// Holds requests above another number of prompt tokens from now on.
+    pub(super) fn set_busy_tokens(&mut self, busy_tokens: f64) {
+        self.busy_tokens = busy_tokens;
     }
 
     /// Lower goes first; equal ranks in order of arrival.
@@ -78,6 +95,7 @@ impl<D: Decider> Queued<D> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<D: Decider> Policy for Queued<D> {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         let asked = self.decider.look_up(now, request);
@@ -91,11 +109,14 @@ impl<D: Decider> Policy for Queued<D> {
     }
 
     fn release(&mut self, now: SimTime, view: &ClusterView<'_>) -> Option<Release> {
+        if self.waiting.is_empty() {
+            return None;
+        }
         if view.available().next().is_none() {
             let (_, Waiting { request, .. }) = self.waiting.pop_first()?;
             return Some((request, Err(RejectReason::NoWorker)));
         }
-        if self.waiting.is_empty() || self.all_busy() {
+        if self.all_busy() {
             return None;
         }
         let (_, Waiting { request, since, mut asked }) = self.waiting.pop_first()?;
@@ -105,43 +126,7 @@ impl<D: Decider> Policy for Queued<D> {
         Some((request, self.decider.send(now, asked)))
     }
 
-    fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
-        self.decider.observe(now, event);
-    }
-
-    fn wants_kv_events(&self) -> bool {
-        self.decider.wants_kv_events()
-    }
-
-    fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
-        self.decider.observe_kv(worker, event);
-    }
-
-    fn worker_left(&mut self, worker: WorkerId) {
-        self.decider.worker_left(worker);
-    }
-
-    fn worker_joined(&mut self, worker: WorkerId) {
-        self.decider.worker_joined(worker);
-    }
-
-    fn wants_output_blocks(&self) -> bool {
-        self.decider.wants_output_blocks()
-    }
-
-    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        self.decider.overlap_blocks(request)
-    }
-
-    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
-        self.decider.observe_peer(request, worker, overlap_blocks);
-    }
-
-    fn notes(&self) -> Vec<(&'static str, f64)> {
-        self.decider.notes()
-    }
-
-    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        self.decider.explain(request, view)
-    }
+    forward! { decider: observe, wants_kv_events, observe_kv, report_period, wants_output_blocks,
+    wants_truth, observe_truth, wake_at, overlap_blocks, observe_peer, worker_left, worker_joined,
+    set_parameter, notes, explain }
 }

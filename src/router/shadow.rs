@@ -5,13 +5,26 @@
 //! and every difference is one of the decision at hand.
 
 use super::decider::Decider;
-use super::{ClusterView, CostParts, Policy, Verdict};
+use super::forward::forward;
+use super::kv::KvParams;
+use super::{ClusterView, Policy, Release, Verdict};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 use crate::metrics::catalogue;
 use crate::request::RouteRequest;
-use crate::time::SimTime;
+use crate::settings::Invalid;
+use crate::time::{SimDuration, SimTime};
+use crate::truth::WorkerTruth;
 use std::fmt;
+
+/// What [`ShadowPolicy`] counts about itself.
+pub const METRICS: [&str; 5] = [
+    catalogue::SHADOW_DECISIONS.stem,
+    catalogue::SHADOW_AGREED.stem,
+    catalogue::SHADOW_TIED.stem,
+    catalogue::SHADOW_TIES.stem,
+    catalogue::SHADOW_COSTS_DIFFER.stem,
+];
 
 /// How far two deciders agreed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,8 +127,14 @@ impl<Driver: Decider, Other: Decider> Decider for ShadowPolicy<Driver, Other> {
     fn least_prefill_tokens(&self) -> u64 {
         self.driver.least_prefill_tokens()
     }
+
+    fn set_params(&mut self, params: &KvParams) -> Result<(), String> {
+        self.driver.set_params(params)?;
+        self.other.set_params(params)
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         self.route_at_once(now, request)
@@ -149,26 +168,39 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
         self.driver.wants_output_blocks() || self.other.wants_output_blocks()
     }
 
-    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        self.driver.overlap_blocks(request)
-    }
-
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
         self.driver.observe_peer(request, worker, overlap_blocks);
         self.other.observe_peer(request, worker, overlap_blocks);
     }
 
-    fn notes(&self) -> Vec<(&'static str, f64)> {
-        vec![
-            (catalogue::SHADOW_DECISIONS.stem, self.tally.decisions as f64),
-            (catalogue::SHADOW_AGREED.stem, self.tally.agreed as f64),
-            (catalogue::SHADOW_TIED.stem, self.tally.tied as f64),
-            (catalogue::SHADOW_TIES.stem, self.tally.ties as f64),
-            (catalogue::SHADOW_COSTS_DIFFER.stem, self.tally.costs_differ as f64),
-        ]
+    fn wants_truth(&self) -> bool {
+        self.driver.wants_truth() || self.other.wants_truth()
     }
 
-    fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        self.driver.explain(request, view)
+    fn observe_truth(&mut self, workers: Vec<WorkerTruth>) {
+        self.driver.observe_truth(workers.clone());
+        self.other.observe_truth(workers);
     }
+
+    fn report_period(&self) -> Option<SimDuration> {
+        self.driver.report_period().or(self.other.report_period())
+    }
+
+    /// The driver's; neither holds requests back by itself.
+    fn release(&mut self, now: SimTime, view: &ClusterView<'_>) -> Option<Release> {
+        self.driver.release(now, view)
+    }
+
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.driver.set_parameter(key, value)?;
+        self.other.set_parameter(key, value)
+    }
+
+    fn notes(&self) -> Vec<(&'static str, f64)> {
+        let Tally { decisions, agreed, tied, ties, costs_differ } = self.tally;
+        let counts = [decisions, agreed, tied, ties, costs_differ];
+        METRICS.into_iter().zip(counts.map(|count| count as f64)).collect()
+    }
+
+    forward! { driver: wake_at, overlap_blocks, explain }
 }

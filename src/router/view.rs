@@ -43,13 +43,13 @@ pub struct ClusterView<'a> {
     /// One entry per worker, in order of id; those that are not available, too.
     pub workers: &'a [WorkerView],
     /// Their loads, by pool, in order of id.
-    pools: &'a [Loads],
+    pools: &'a [ByLoad],
 }
 
 impl<'a> ClusterView<'a> {
     /// # Panics
     /// If the workers are in two pools, which have a view each, or there are none.
-    fn loads(&self) -> &'a Loads {
+    fn loads(&self) -> &'a ByLoad {
         assert_eq!(self.pools.len(), 1, "the loads of one pool are asked for");
         &self.pools[0]
     }
@@ -107,25 +107,25 @@ impl<'a> ClusterView<'a> {
     }
 }
 
-/// The workers as somebody knows them: a front end, or the recorder.
+/// The workers as a front end or the recorder knows them.
 #[derive(Clone, Debug)]
 pub struct Workers {
     views: Vec<WorkerView>,
     /// Of consecutive workers each, together of all.
-    pools: Vec<Loads>,
+    pools: Vec<ByLoad>,
 }
 
 impl Workers {
     /// Workers in one pool, as `views` says.
     pub fn new(views: Vec<WorkerView>) -> Self {
-        let pools = vec![Loads::of(&views)];
+        let pools = vec![ByLoad::of(&views)];
         Self { views, pools }
     }
 
     /// The same workers in two pools, the first of so many workers.
     pub(super) fn in_pools(self, first: u32) -> Self {
         let (prefill, decode) = self.views.split_at(first as usize);
-        Self { pools: vec![Loads::of(prefill), Loads::of(decode)], ..self }
+        Self { pools: vec![ByLoad::of(prefill), ByLoad::of(decode)], ..self }
     }
 
     /// As a policy sees them.
@@ -138,7 +138,7 @@ impl Workers {
         &self.views
     }
 
-    /// Whether nobody can be chosen.
+    /// Whether no worker can be chosen.
     pub(super) fn none_available(&self) -> bool {
         self.pools.iter().all(|loads| loads.available.is_empty())
     }
@@ -195,12 +195,12 @@ impl Workers {
         let mut views = &self.views[..];
         for loads in &mut self.pools {
             let (own, rest) = views.split_at(loads.places.len());
-            (*loads, views) = (Loads::of(own), rest);
+            (*loads, views) = (ByLoad::of(own), rest);
         }
     }
 
     /// The pool of `worker`, and the worker as the pool counts.
-    fn loads_of(&mut self, worker: WorkerId) -> (&mut Loads, WorkerId) {
+    fn loads_of(&mut self, worker: WorkerId) -> (&mut ByLoad, WorkerId) {
         let first = self.pools[0].places.len();
         match worker.index().checked_sub(first) {
             None => (&mut self.pools[0], worker),
@@ -212,10 +212,10 @@ impl Workers {
 /// The workers of one pool that can be chosen, by requests in flight. Numbers
 /// change by one, so the extremes move by one.
 #[derive(Clone, Debug, Default)]
-struct Loads {
+struct ByLoad {
     /// In order of id.
     available: Vec<WorkerId>,
-    /// Who has how many requests.
+    /// The workers by how many requests they have.
     workers_with: Vec<Vec<WorkerId>>,
     /// Where each worker stands among those with as many.
     places: Vec<usize>,
@@ -224,7 +224,7 @@ struct Loads {
     total: u64,
 }
 
-impl Loads {
+impl ByLoad {
     fn of(views: &[WorkerView]) -> Self {
         let mut loads = Self { places: vec![0; views.len()], ..Self::default() };
         for (at, view) in views.iter().enumerate().filter(|(_, view)| view.available) {
@@ -239,12 +239,12 @@ impl Loads {
     fn moves(&mut self, worker: WorkerId, before: u32, after: u32) {
         self.exits(worker, before);
         self.enters(worker, after);
-        // If it left a number to nobody, it stands where the extreme has moved to.
-        let nobody = self.workers_with[before as usize].is_empty();
-        if after < self.least || nobody && before == self.least {
+        // If no other has the number it left, the extreme has moved with it.
+        let none_left = self.workers_with[before as usize].is_empty();
+        if after < self.least || none_left && before == self.least {
             self.least = after;
         }
-        if after > self.most || nobody && before == self.most {
+        if after > self.most || none_left && before == self.most {
             self.most = after;
         }
     }

@@ -107,8 +107,8 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     Invalid::unless(speed.is_finite() && speed > 0.0, "--speed", speed, "a finite number above 0")?;
     let policy = settings.policy.name();
     let allowed = "any other policy: this router is shown no truth";
-    let is_oracle = behind_router && policy == "oracle";
-    Invalid::unless(!is_oracle, "router.policy", format!("{policy:?}"), allowed)?;
+    let wants_truth = behind_router && settings.policy.wants().truth;
+    Invalid::unless(!wants_truth, "router.policy", format!("{policy:?}"), allowed)?;
     let replicas = settings.router.replicas;
     let allowed = "1: all requests reach one front end here";
     Invalid::unless(!behind_router || replicas == 1, "router.replicas", replicas, allowed)?;

@@ -74,10 +74,10 @@ impl<F: Fleet> Simulation<'_, F> {
         let live = self.requests.get(id);
         let front_end = &mut self.front_ends[live.front_end];
         // In this order: to know the truth is to look at every worker.
-        if let Some(oracle) = front_end.oracle()
+        if front_end.wants_truth()
             && let Some(truth) = self.fleet.truth(now)
         {
-            oracle.see(truth.workers(&live.request));
+            front_end.observe_truth(truth.workers(&live.request));
         }
         let is_explained = self.explained == Some(id) && !live.is_prefilled;
         let looked_at = is_explained.then(|| self.look(now, id));

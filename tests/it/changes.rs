@@ -17,7 +17,7 @@ use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{BlockId, WorkerId};
 use kv_router_sim::recorder::End;
 use kv_router_sim::request::{BlockRun, Content, Request, RouteRequest};
-use kv_router_sim::router::policies::POLICIES;
+use kv_router_sim::router::policies;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterView, Policy, Verdict};
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -103,7 +103,7 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ChangePlan> {
 }
 
 pub(crate) fn any_policy() -> impl Strategy<Value = RouterSettings> {
-    let names: Vec<&str> = POLICIES.iter().map(|policy| policy.name()).collect();
+    let names: Vec<&str> = policies::all().iter().map(|policy| &*policy.about().name).collect();
     let named = prop::sample::select(names).prop_map(RouterSettings::new);
     let others = [
         "policy = \"kv\"\nsemantics = \"0.9\"",

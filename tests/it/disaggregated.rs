@@ -12,10 +12,9 @@ use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, Link, Pools, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
-use kv_router_sim::router::FrontEnd;
 use kv_router_sim::router::disaggregated::{ConditionalDisaggregation, Disaggregated};
-use kv_router_sim::router::kv::Semantics;
 use kv_router_sim::router::settings::RouterSettings;
+use kv_router_sim::router::{ClusterSpec, FrontEnd, Role};
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -73,16 +72,16 @@ fn stepping(pools: &Pools) -> Pools {
 
 /// Two policies of one kind, one for each pool.
 fn two_policies(settings: &RouterSettings, pools: &Pools) -> FrontEnd {
+    let conditional = settings.front_ends.conditional_disaggregation;
+    let decode = Role::Decode { may_prefill: conditional.is_some() };
+    let of = |config, workers, role| ClusterSpec { role, ..cluster(config, workers) };
     let clusters = [
-        cluster(&pools.prefill, pools.prefill_workers),
-        cluster(&pools.decode, pools.decode_workers),
+        of(&pools.prefill, pools.prefill_workers, Role::Prefill),
+        of(&pools.decode, pools.decode_workers, decode),
     ];
-    let policies = [
-        settings.for_prefill().factory().build(&clusters[0], 7),
-        settings.for_decode().factory().build(&clusters[1], 8),
-    ];
-    let both =
-        Disaggregated::new(policies, &clusters).with_condition(settings.conditional_disaggregation);
+    let chosen = settings.chosen();
+    let policies = [chosen.build(&clusters[0], 7), chosen.build(&clusters[1], 8)];
+    let both = Disaggregated::new(policies, &clusters).with_condition(conditional);
     let front_end = FrontEnd::new(Box::new(both), pools.workers(), &settings.feed(), 7);
     front_end.in_pools(pools.prefill_workers)
 }
@@ -196,26 +195,21 @@ proptest! {
 
 /// Every router, `kv` in both versions, with a queue and with a condition.
 fn any_router() -> impl Strategy<Value = RouterSettings> {
-    let kv = |change: fn(&mut RouterSettings)| {
-        let mut settings = RouterSettings::new("kv");
-        change(&mut settings);
-        Just(settings)
-    };
+    let kv = || RouterSettings::new("kv");
+    let mut conditional = kv();
+    conditional.front_ends.conditional_disaggregation =
+        Some(ConditionalDisaggregation { max_uncached_tokens: 60, max_uncached_ratio: 0.9 });
     prop_oneof![
         Just(RouterSettings::new("round_robin")),
         Just(RouterSettings::new("least_loaded")),
         Just(RouterSettings::new("session_affinity")),
-        kv(|_| {}),
-        kv(|settings| settings.semantics = Semantics::V0_9),
-        kv(|settings| settings.queue_threshold = Some(0.5)),
-        kv(|settings| settings.active_decode_blocks_threshold = Some(0.4)),
-        kv(|settings| settings.use_kv_events = false),
-        kv(|settings| settings.track_output_blocks = true),
-        kv(|settings| {
-            let conditional =
-                ConditionalDisaggregation { max_uncached_tokens: 60, max_uncached_ratio: 0.9 };
-            settings.conditional_disaggregation = Some(conditional);
-        }),
+        Just(kv()),
+        Just(kv().with("semantics", "0.9")),
+        Just(kv().with("queue_threshold", 0.5)),
+        Just(kv().with("active_decode_blocks_threshold", 0.4)),
+        Just(kv().with("use_kv_events", false)),
+        Just(kv().with("track_output_blocks", true)),
+        Just(conditional),
     ]
 }
 
@@ -456,9 +450,8 @@ fn a_full_decode_worker_holds_the_prefill_worker_up() {
 fn each_side_counts_what_it_should() {
     let pools = slow_link(1, SimDuration::ZERO);
     let pools = Pools { decode_workers: 2, ..pools };
-    let decode_costs = |semantics| {
-        let mut settings = RouterSettings::new("kv");
-        settings.semantics = semantics;
+    let decode_costs = |semantics: &str| {
+        let settings = RouterSettings::new("kv").with("semantics", semantics);
         let mut front_end = two_policies(&settings, &pools);
         // Five blocks of 16, four of them a text that all share.
         let asked = |id| request(id, (0, 1, 4, 16, 9), 16);
@@ -475,9 +468,9 @@ fn each_side_counts_what_it_should() {
         costs
     };
     // Of the worker with the first: its 5 blocks and the one that is not shared.
-    assert_eq!(decode_costs(Semantics::V0_9), [5.0, 6.0]);
+    assert_eq!(decode_costs("0.9"), [5.0, 6.0]);
     // Every request brings all its blocks.
-    assert_eq!(decode_costs(Semantics::V1_6), [5.0, 10.0]);
+    assert_eq!(decode_costs("1.6"), [5.0, 10.0]);
 
     // On the prefill side blocks in flight do not count, prompt tokens do.
     let pools = Pools { prefill_workers: 2, ..pools };

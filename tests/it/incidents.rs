@@ -6,7 +6,7 @@ use kv_router_sim::id::WorkerId;
 use kv_router_sim::report::judge::baseline::Baseline;
 use kv_router_sim::report::judge::check::{Check, Verdict};
 use kv_router_sim::request::RouteRequest;
-use kv_router_sim::router::{ClusterView, Policy, PolicySpec, Verdict as Decision};
+use kv_router_sim::router::{ClusterView, NoParameters, Policy, Registration, Verdict as Choice};
 use kv_router_sim::time::SimTime;
 use std::path::{Path, PathBuf};
 
@@ -54,18 +54,19 @@ fn worse(name: &str, options: &LoadOptions) -> Vec<String> {
 struct FirstOfEquals;
 
 impl Policy for FirstOfEquals {
-    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Decision {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Choice {
         let loads = view.workers.iter().map(|worker| worker.inflight);
         let (_, first) = loads.zip(0..).min().expect("a worker");
-        Decision::Send(WorkerId(first))
+        Choice::Send(WorkerId(first))
     }
 }
 
 #[test]
 fn ties_broken_to_the_lowest_id_are_caught() {
     // Known by the name of the policy that it stands for.
-    let planted = PolicySpec::new("least_loaded", |_, _, _| Box::new(FirstOfEquals));
-    let options = LoadOptions { policies: vec![planted], ..LoadOptions::default() };
+    let rule = "the first of the least loaded";
+    let planted = Registration::new("least_loaded", rule, |_: &NoParameters, _, _| FirstOfEquals);
+    let options = LoadOptions { policies: vec![planted.shared()], ..LoadOptions::default() };
     let worse = worse("tied-workers-9975", &options);
     assert!(worse.iter().any(|what| what.starts_with("inflight_skew_mean")), "{worse:?}");
 }

@@ -24,6 +24,7 @@ mod metrics;
 mod model_files;
 mod one_worker;
 mod output_blocks;
+mod own_policies;
 mod pieces;
 mod pools;
 mod prefix_oracle;

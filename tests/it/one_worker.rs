@@ -6,7 +6,6 @@ use super::rig::closed_loop;
 use super::rig::{POLICIES, any_conversations, any_draws, any_engine, arrivals, cases};
 use super::script::{Run, Script, play, router};
 use kv_router_sim::engine::config::EngineConfig;
-use kv_router_sim::router::kv::Semantics;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::Workload;
@@ -14,15 +13,11 @@ use proptest::prelude::*;
 
 /// Every policy, the KV policy in several shapes.
 fn routers() -> Vec<RouterSettings> {
-    let kv = |change: fn(&mut RouterSettings)| {
-        let mut settings = RouterSettings::new("kv");
-        change(&mut settings);
-        settings
-    };
+    let kv = || RouterSettings::new("kv");
     let variants = [
-        kv(|settings| settings.semantics = Semantics::V0_9),
-        kv(|settings| (settings.temperature, settings.overlap_weight) = (0.7, 3.0)),
-        kv(|settings| (settings.overlap_weight, settings.track_active_blocks) = (0.0, false)),
+        kv().with("semantics", "0.9"),
+        kv().with("temperature", 0.7).with("overlap_weight", 3.0),
+        kv().with("overlap_weight", 0.0).with("track_active_blocks", false),
     ];
     POLICIES.into_iter().map(RouterSettings::new).chain(variants).collect()
 }

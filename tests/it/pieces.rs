@@ -71,7 +71,7 @@ impl Given {
             .changes(changes)
             .policies(move |name, front_end| {
                 let settings = RouterSettings::new(name);
-                Ok(settings.factory().build(&cluster(&config, slots), front_end as u64))
+                Ok(settings.chosen().build(&cluster(&config, slots), front_end as u64))
             })
             .script(script.to_vec())
     }

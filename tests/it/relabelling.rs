@@ -7,7 +7,7 @@ use super::script::{Script, front_end, play};
 use kv_router_sim::id::WorkerId;
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView, Workers};
+use kv_router_sim::router::{ClusterSpec, ClusterView, Policy, Role, Verdict, WorkerView, Workers};
 use kv_router_sim::time::SimTime;
 use proptest::prelude::*;
 
@@ -63,6 +63,7 @@ proptest! {
     fn least_loaded_follows_its_workers(names in any_names(), step in 1u32..5, seed: u64) {
         let cluster = ClusterSpec {
             workers: WORKERS,
+            role: Role::Both,
             block_size: 16,
             blocks_per_worker: 100,
             max_num_seqs: 8,
@@ -73,7 +74,7 @@ proptest! {
         for (worker, &name) in (0..).zip(&names) {
             view[name as usize].inflight = worker * step;
         }
-        let factory = RouterSettings::new("least_loaded").factory();
+        let factory = RouterSettings::new("least_loaded").chosen();
         let request = lone_request(0, 10, 1);
         let verdict = factory.build(&cluster, seed).route(
             SimTime::ZERO,

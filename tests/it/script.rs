@@ -12,7 +12,7 @@ use kv_router_sim::request::Request;
 use kv_router_sim::router::feed::FeedSettings;
 use kv_router_sim::router::front_end::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, Policy};
+use kv_router_sim::router::{ClusterSpec, Policy, Role};
 use kv_router_sim::simulation::{Outcome, Schedule, Simulation};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -120,6 +120,7 @@ pub(crate) fn front_end(policy: Box<dyn Policy>, workers: u32) -> FrontEnd {
 pub(crate) fn cluster(config: &EngineConfig, workers: u32) -> ClusterSpec {
     ClusterSpec {
         workers,
+        role: Role::Both,
         block_size: config.block_size,
         blocks_per_worker: config.num_blocks,
         max_num_seqs: config.max_num_seqs,
@@ -129,7 +130,7 @@ pub(crate) fn cluster(config: &EngineConfig, workers: u32) -> ClusterSpec {
 
 /// One front end as an experiment would have it.
 pub(crate) fn router(settings: &RouterSettings, config: &EngineConfig, workers: u32) -> FrontEnd {
-    let policy = settings.factory().build(&cluster(config, workers), 7);
+    let policy = settings.chosen().build(&cluster(config, workers), 7);
     FrontEnd::new(policy, workers, &settings.feed(), 7)
 }
 

@@ -5,6 +5,7 @@
 //! in question, and a listener on this thread takes the number out of the log.
 
 use crate::id::WorkerId;
+use crate::router::kv::KvParams;
 use dynamo_kv_router::{DefaultWorkerSelector, KvRouterConfig};
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+
+/// So high that nearly all draws are uniform.
+const TEMPERATURE: f64 = 1e9;
 
 /// See the module.
 pub(super) struct LoggedCosts {
@@ -25,12 +29,18 @@ pub(super) struct LoggedCosts {
 impl LoggedCosts {
     pub(super) fn new(config: KvRouterConfig) -> Self {
         let last = Arc::new(LastCost::default());
-        let config = KvRouterConfig { router_temperature: 1e9, ..config };
+        let config = KvRouterConfig { router_temperature: TEMPERATURE, ..config };
         Self {
             selector: DefaultWorkerSelector::new_seeded(Some(config), super::POOL, 0),
             log: Dispatch::new(Listener(Arc::clone(&last))),
             last,
         }
+    }
+
+    /// Costs by other weights from now on.
+    pub(super) fn set_weights(&mut self, params: &KvParams) {
+        let params = KvParams { temperature: TEMPERATURE, ..*params };
+        super::set_weights(&mut self.selector.kv_router_config, &params);
     }
 
     /// The cost of `worker`, which `select` chooses now and then.

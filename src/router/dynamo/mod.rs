@@ -124,20 +124,14 @@ impl DynamoPolicy {
     /// A policy for `cluster`; `seed` decides ties and draws. `params.semantics`
     /// is not looked at: the crate is version 1.6.1.
     pub fn new(params: KvParams, cluster: &ClusterSpec, seed: u64) -> Self {
-        let config = KvRouterConfig {
-            overlap_score_credit: params.overlap_score_credit,
-            overlap_score_credit_decay: params.overlap_score_credit_decay,
-            prefill_load_scale: params.prefill_load_scale,
-            decode_active_request_weight: params.decode_active_request_weight,
-            host_cache_hit_weight: params.host_cache_hit_weight,
-            disk_cache_hit_weight: params.disk_cache_hit_weight,
-            router_temperature: params.temperature,
+        let mut config = KvRouterConfig {
             router_track_active_blocks: params.track_active_blocks,
             router_track_prefill_tokens: params.track_prefill_tokens,
             router_assume_kv_reuse: params.assume_kv_reuse,
             router_track_output_blocks: params.track_output_blocks,
             ..KvRouterConfig::default()
         };
+        set_weights(&mut config, &params);
         let approximate = params.approximate.filter(|_| params.needs_index());
         let guesses = approximate.map(|retention| Guesses::new(&retention));
         let epoch = guesses.as_ref().map_or_else(Instant::now, Guesses::epoch);
@@ -348,14 +342,13 @@ impl DynamoPolicy {
     fn cost_parts(&self, asked: &Asked) -> Vec<CostParts> {
         let request = self.scheduling_request(asked, None);
         let loads = &request.worker_loads;
-        let least = self
-            .available()
-            .min_by_key(|worker| loads[&rank(*worker)].active_prefill_tokens)
-            .expect("a worker is available");
+        let least =
+            self.available().min_by_key(|worker| loads[&rank(*worker)].active_prefill_tokens);
         let parts = |worker: WorkerId| {
-            if !self.workers.contains_key(&u64::from(worker.0)) {
+            let (Some(least), true) = (least, self.workers.contains_key(&u64::from(worker.0)))
+            else {
                 return CostParts { worker, cost: f64::INFINITY, parts: Vec::new() };
-            }
+            };
             let load = loads[&rank(worker)];
             // The least busy worker is among the allowed, as the credit's decay looks at it.
             let allowed = HashSet::from([u64::from(worker.0), u64::from(least.0)]);
@@ -397,6 +390,16 @@ impl DynamoPolicy {
         let booked = self.tracker.add_request(booking, self.now);
         booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", asked.request));
     }
+}
+
+fn set_weights(config: &mut KvRouterConfig, params: &KvParams) {
+    config.overlap_score_credit = params.overlap_score_credit;
+    config.overlap_score_credit_decay = params.overlap_score_credit_decay;
+    config.prefill_load_scale = params.prefill_load_scale;
+    config.decode_active_request_weight = params.decode_active_request_weight;
+    config.host_cache_hit_weight = params.host_cache_hit_weight;
+    config.disk_cache_hit_weight = params.disk_cache_hit_weight;
+    config.router_temperature = params.temperature;
 }
 
 impl Decider for DynamoPolicy {
@@ -446,6 +449,18 @@ impl Decider for DynamoPolicy {
             guesses.sent(worker, &prompt, self.now);
             self.apply(worker, stored(None, prompt));
         }
+    }
+
+    /// The crate reads its weights for every request, so they can change; what it
+    /// counts cannot.
+    fn set_params(&mut self, params: &KvParams) -> Result<(), String> {
+        if params.needs_index() && self.tree.is_none() {
+            return Err("0 as it was from the start: no index was kept of what is cached".into());
+        }
+        self.params = *params;
+        set_weights(&mut self.selector.kv_router_config, params);
+        self.costs.set_weights(params);
+        Ok(())
     }
 
     fn least_prefill_tokens(&self) -> u64 {

@@ -19,8 +19,8 @@ pub enum Semantics {
     V1_6,
 }
 
-/// Parameters of the KV policy; defaults and meaning as in
-/// [`RouterSettings`](crate::router::settings::RouterSettings).
+/// What the parameters of the KV policy come to; keys and defaults are those of
+/// [`KvSettings`](crate::router::policies::kv::KvSettings).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KvParams {
     /// Which version's rules hold.

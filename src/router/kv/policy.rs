@@ -407,6 +407,21 @@ impl Decider for KvPolicy {
         }
     }
 
+    fn set_params(&mut self, params: &KvParams) -> Result<(), String> {
+        if params.needs_index() && self.index.is_none() {
+            return Err("0 as it was from the start: no index was kept of what is cached".into());
+        }
+        self.params = *params;
+        let many = self.workers() >= MANY_WORKERS as usize;
+        let workers = self.standing.barred.len();
+        self.standing.negated_load_costs = (params.temperature > 0.0 && many).then(|| {
+            let workers = u32::try_from(workers).expect("worker ids are u32");
+            Tournament::new(workers, 0.0, f64::INFINITY)
+        });
+        (0..workers).for_each(|at| self.note_load(worker_at(at)));
+        Ok(())
+    }
+
     fn least_prefill_tokens(&self) -> u64 {
         if self.absent.len() == self.workers() { 0 } else { self.standing.prefill_tokens.least() }
     }

@@ -1,39 +1,79 @@
-use crate::router::settings::RouterSettings;
-use crate::router::spec::PolicySpec;
-use crate::router::{ClusterSpec, Policy};
+use super::kv::CostSettings;
+use crate::router::ClusterSpec;
+use crate::router::by_cost::{ByCost, CostParameters};
+use crate::router::disaggregated::Role;
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::kv::{KvParams, Semantics};
+use crate::router::parameters::Parameters;
 use crate::settings::Invalid;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// NVIDIA's own router, crate `dynamo-kv-router` 1.6.1, behind the adapter
 /// `router::dynamo`; needs the feature `dynamo`.
-pub const POLICY: PolicySpec = PolicySpec::new("dynamo", build).with_check(available);
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "NVIDIA's own router: its index, its bookkeeping, its selector";
+    Registration::new("dynamo", rule, |settings: &DynamoSettings, cluster, seed| {
+        let decider = decider(settings.params(cluster.role), cluster, seed);
+        ByCost::new(settings.clone(), decider, cluster)
+    })
+    .follows("NVIDIA Dynamo", Some("1.6.1"), "the crate dynamo-kv-router itself")
+    .can_follow()
+    .shared()
+}
+
+/// Parameters of `dynamo`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DynamoSettings {
+    /// All that it shares with `kv`.
+    #[serde(flatten)]
+    pub costs: CostSettings,
+}
+
+impl Parameters for DynamoSettings {
+    const CHANGEABLE: &'static [&'static str] = CostSettings::CHANGEABLE;
+
+    fn check(&self) -> Result<(), Invalid> {
+        available("dynamo")?;
+        self.costs.check()
+    }
+}
+
+impl CostParameters for DynamoSettings {
+    fn params(&self, role: Role) -> KvParams {
+        self.costs.params(Semantics::V1_6, role)
+    }
+
+    fn costs(&self) -> &CostSettings {
+        &self.costs
+    }
+}
 
 /// Refuses the production router where the build leaves it out.
-pub(super) fn available(settings: &RouterSettings) -> Result<(), Invalid> {
+pub(super) fn available(policy: &str) -> Result<(), Invalid> {
     Invalid::unless(
         cfg!(feature = "dynamo"),
         "policy",
-        &settings.policy,
+        format!("{policy:?}"),
         "another policy: this build leaves the production router out \
          (build with the feature `dynamo`)",
     )
 }
 
-fn build(settings: &RouterSettings, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
-    super::kv::queued(decider(settings, cluster, seed), settings, cluster)
-}
-
 /// As a decider.
 #[cfg(feature = "dynamo")]
 pub(super) fn decider(
-    settings: &RouterSettings,
+    params: KvParams,
     cluster: &ClusterSpec,
     seed: u64,
 ) -> crate::router::dynamo::DynamoPolicy {
-    crate::router::dynamo::DynamoPolicy::new(super::kv::params(settings), cluster, seed)
+    crate::router::dynamo::DynamoPolicy::new(params, cluster, seed)
 }
 
-/// Never called: validated settings do not ask for it.
+/// Never called: checked settings do not ask for it.
 #[cfg(not(feature = "dynamo"))]
-pub(super) fn decider(_: &RouterSettings, _: &ClusterSpec, _: u64) -> crate::router::kv::KvPolicy {
+pub(super) fn decider(_: KvParams, _: &ClusterSpec, _: u64) -> crate::router::kv::KvPolicy {
     panic!("the production router is not in this build")
 }

@@ -4,29 +4,35 @@ use crate::event::WorkerEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{Bookings, Overlaps};
+use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, few, lowest};
-use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
+use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
 use crate::tournament::Tournament;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// See [`InferenceExtension`].
-pub const POLICY: PolicySpec = PolicySpec::new("inference_extension", |settings, cluster, seed| {
-    let params = ScorerParams {
-        prefix_weight: settings.prefix_weight,
-        kv_weight: settings.kv_weight,
-        queue_weight: settings.queue_weight,
-        max_prefix_blocks: settings.max_prefix_blocks,
-        lru_capacity_blocks: settings.lru_capacity_blocks,
-        report_period: settings.report_period,
-    };
-    Box::new(InferenceExtension::new(params, cluster, seed))
-});
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "the highest weighted sum of scores: prefix, free KV memory, queue";
+    Registration::new("inference_extension", rule, |params: &ScorerParams, cluster, seed| {
+        InferenceExtension::new(*params, cluster, seed)
+    })
+    .follows(
+        "Gateway API inference extension",
+        None,
+        "prefix/plugin.go, scorer/queue.go and the weights of the chart's epp-config.yaml",
+    )
+    .shared()
+}
 
-/// Parameters of [`InferenceExtension`], as in
-/// [`RouterSettings`](crate::router::settings::RouterSettings).
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Parameters of [`InferenceExtension`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct ScorerParams {
     /// Weight of the share of the prompt sent there before.
     pub prefix_weight: f64,
@@ -34,12 +40,44 @@ pub struct ScorerParams {
     pub kv_weight: f64,
     /// Weight of the shortness of the queue.
     pub queue_weight: f64,
-    /// Blocks of a prompt that are matched at most.
+    /// Blocks of a prompt that are matched at most; at least 1.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub max_prefix_blocks: u32,
     /// Blocks remembered per worker.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub lru_capacity_blocks: u32,
     /// Time between two reports of a worker's gauges.
     pub report_period: SimDuration,
+}
+
+impl Default for ScorerParams {
+    fn default() -> Self {
+        Self {
+            prefix_weight: 3.0,
+            kv_weight: 2.0,
+            queue_weight: 2.0,
+            max_prefix_blocks: 256,
+            lru_capacity_blocks: 31_250,
+            report_period: SimDuration::from_millis(50),
+        }
+    }
+}
+
+impl Parameters for ScorerParams {
+    const CHANGEABLE: &'static [&'static str] =
+        &["prefix_weight", "kv_weight", "queue_weight", "max_prefix_blocks", "lru_capacity_blocks"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        check_range("prefix_weight", self.prefix_weight, 0.0..=MOST)?;
+        check_range("kv_weight", self.kv_weight, 0.0..=MOST)?;
+        check_range("queue_weight", self.queue_weight, 0.0..=MOST)?;
+        let blocks = self.max_prefix_blocks;
+        Invalid::unless(blocks > 0, "max_prefix_blocks", blocks, "at least 1")?;
+        let some = !self.report_period.is_zero();
+        Invalid::unless(some, "report_period", "0s", "more than no time")
+    }
 }
 
 /// The weighted scorers of the Gateway API inference extension, which llm-d's
@@ -184,6 +222,12 @@ impl Policy for InferenceExtension {
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
         _ = self.bookings.observe(event);
+    }
+
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.params = change(&self.params, key, value)?;
+        self.as_of = None;
+        Ok(())
     }
 
     fn worker_left(&mut self, worker: WorkerId) {

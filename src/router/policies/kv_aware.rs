@@ -2,17 +2,48 @@ use super::worker_at;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
+use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::CachedPrefixes;
-use crate::router::spec::PolicySpec;
+use crate::router::parameters::{Parameters, change};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
+use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
 use crate::tournament::Tournament;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// See [`KvAware`].
-pub const POLICY: PolicySpec = PolicySpec::new("kv_aware", |settings, cluster, _| {
-    Box::new(KvAware::new(settings.kv_aware_threshold_tokens, cluster))
-});
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "the worker that holds most of the prompt, if all but a bounded rest is held";
+    Registration::new("kv_aware", rule, |params: &KvAwareParams, cluster, _| {
+        KvAware::new(*params, cluster)
+    })
+    .follows("vLLM production stack", None, "routers/routing_logic.py, KvawareRouter")
+    .shared()
+}
+
+/// Parameters of [`KvAware`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct KvAwareParams {
+    /// A match counts if at most so many prompt tokens are left over.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub kv_aware_threshold_tokens: u32,
+}
+
+impl Default for KvAwareParams {
+    /// The stack's.
+    fn default() -> Self {
+        Self { kv_aware_threshold_tokens: 2_000 }
+    }
+}
+
+impl Parameters for KvAwareParams {
+    const CHANGEABLE: &'static [&'static str] = &["kv_aware_threshold_tokens"];
+}
 
 /// Time over which requests per second are counted: the production stack's
 /// `--request-stats-window` default.
@@ -27,7 +58,7 @@ const WINDOW: SimDuration = SimDuration::from_secs(60);
 /// depends on the order of a map we take the longest match, then the lowest id.
 #[derive(Debug)]
 pub struct KvAware {
-    threshold_tokens: u32,
+    params: KvAwareParams,
     block_size: u32,
     cached: CachedPrefixes,
     /// Requests sent in the last minute, oldest first.
@@ -38,11 +69,10 @@ pub struct KvAware {
 }
 
 impl KvAware {
-    /// A policy for `cluster`. A match counts if at most `threshold_tokens` of
-    /// the prompt are left over (the stack's default is 2,000).
-    pub fn new(threshold_tokens: u32, cluster: &ClusterSpec) -> Self {
+    /// A policy for `cluster`.
+    pub fn new(params: KvAwareParams, cluster: &ClusterSpec) -> Self {
         Self {
-            threshold_tokens,
+            params,
             block_size: cluster.block_size,
             cached: CachedPrefixes::default(),
             sent: VecDeque::new(),
@@ -55,7 +85,7 @@ impl KvAware {
     fn counts(&self, request: &RouteRequest<'_>, blocks: u32) -> bool {
         let held = u64::from(blocks) * u64::from(self.block_size);
         let left = u64::from(request.prompt_tokens).saturating_sub(held);
-        blocks > 0 && left <= u64::from(self.threshold_tokens)
+        blocks > 0 && left <= u64::from(self.params.kv_aware_threshold_tokens)
     }
 
     fn least_recently_busy(&mut self, now: SimTime) -> WorkerId {
@@ -85,6 +115,11 @@ impl Policy for KvAware {
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         Some(self.cached.overlaps(request).to_vec(self.workers))
+    }
+
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.params = change(&self.params, key, value)?;
+        Ok(())
     }
 
     fn worker_left(&mut self, worker: WorkerId) {

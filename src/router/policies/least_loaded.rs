@@ -1,14 +1,20 @@
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::NoParameters;
 use crate::router::select::one_of;
-use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
+use std::sync::Arc;
 
 /// See [`LeastLoaded`].
-pub const POLICY: PolicySpec =
-    PolicySpec::new("least_loaded", |_, _, seed| Box::new(LeastLoaded::new(seed))).blind();
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "the fewest requests in flight from this front end; a draw among equals";
+    Registration::new("least_loaded", rule, |_: &NoParameters, _, seed| LeastLoaded::new(seed))
+        .follows("NVIDIA Dynamo", None, "its least loaded, which most gateways have too")
+        .shared()
+}
 
 /// The worker with the fewest requests in flight from this front end; among
 /// equals one drawn uniformly.

@@ -3,14 +3,15 @@
 //! Each states its public source. Where the original depends on the order of a
 //! hash map, ours draws from the policy's seed or goes by worker id, and says so.
 //!
-//! A new policy is one file here, with its type, [`Policy::route`](super::Policy::route)
-//! and a constant `POLICY`, and one line below. (`rustfmt` does not follow
-//! modules that a macro declares; `.ci/run` names these files to it.)
+//! A new policy is one file here, with its type, [`Policy::route`](super::Policy::route),
+//! its parameters and a function `policy`, and one line below. (`rustfmt` does not
+//! follow modules that a macro declares; `.ci/run` names these files to it.)
 
 mod sent;
 
-use super::spec::PolicySpec;
+use super::factory::PolicyFactory;
 use crate::id::WorkerId;
+use std::sync::{Arc, LazyLock};
 
 /// Declares the modules and lists their policies.
 macro_rules! policies {
@@ -20,8 +21,8 @@ macro_rules! policies {
             pub mod $name;
         )*
 
-        /// Every policy of this crate, in the order in which messages list them.
-        pub const POLICIES: &[PolicySpec] = &[$($name::POLICY),*];
+        static ALL: LazyLock<Vec<Arc<dyn PolicyFactory>>> =
+            LazyLock::new(|| vec![$($name::policy()),*]);
     };
 }
 
@@ -41,6 +42,11 @@ policies! {
     kv_aware,
     ttft_estimate,
     oracle,
+}
+
+/// Every policy of this crate, in the order in which messages list them.
+pub fn all() -> &'static [Arc<dyn PolicyFactory>] {
+    &ALL
 }
 
 /// The worker at `index` of a list in order of id.

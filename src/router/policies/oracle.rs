@@ -1,15 +1,20 @@
 use super::worker_at;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::NoParameters;
 use crate::router::select::Ties;
-use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use crate::truth::WorkerTruth;
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 /// See [`Oracle`].
-pub const POLICY: PolicySpec = PolicySpec::new("oracle", |_, _, seed| Box::new(Oracle::new(seed)));
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "the shortest true time to first token: no router, but a bound";
+    Registration::new("oracle", rule, |_: &NoParameters, _, seed| Oracle::new(seed)).shared()
+}
 
 /// The worker with the lowest true time to first token; then the one that holds
 /// most of the prompt, then the one with the fewest requests, then a draw.
@@ -29,12 +34,6 @@ impl Oracle {
     pub fn new(seed: u64) -> Self {
         Self { seen: Vec::new(), draws: rng::stream(seed, Use::Policy, 0, 0) }
     }
-
-    /// Shows the truth about every worker, in order of id, as the request that is
-    /// routed next would find it. Nothing else reads what is shown here.
-    pub fn see(&mut self, workers: Vec<WorkerTruth>) {
-        self.seen = workers;
-    }
 }
 
 impl Policy for Oracle {
@@ -50,8 +49,12 @@ impl Policy for Oracle {
         Verdict::Send(worker_at(soonest.chosen()))
     }
 
-    fn as_oracle(&mut self) -> Option<&mut Oracle> {
-        Some(self)
+    fn wants_truth(&self) -> bool {
+        true
+    }
+
+    fn observe_truth(&mut self, workers: Vec<WorkerTruth>) {
+        self.seen = workers;
     }
 
     fn explain(&self, _: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {

@@ -2,14 +2,24 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::spec::PolicySpec;
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::NoParameters;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+use std::sync::Arc;
 
 /// See [`PowerOfTwo`].
-pub const POLICY: PolicySpec =
-    PolicySpec::new("power_of_two", |_, _, seed| Box::new(PowerOfTwo::new(seed))).blind();
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "the less loaded of two workers drawn";
+    Registration::new("power_of_two", rule, |_: &NoParameters, _, seed| PowerOfTwo::new(seed))
+        .follows(
+            "Mitzenmacher, The power of two choices in randomized load balancing",
+            Some("2001"),
+            "the rule; equals as in NVIDIA Dynamo 1.6",
+        )
+        .shared()
+}
 
 /// The less loaded of two different workers drawn uniformly, by requests in
 /// flight; the first drawn if they are equal.

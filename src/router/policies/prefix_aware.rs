@@ -3,16 +3,23 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::NoParameters;
 use crate::router::select::one_of;
-use crate::router::spec::PolicySpec;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+use std::sync::Arc;
 
 /// See [`PrefixAware`].
-pub const POLICY: PolicySpec = PolicySpec::new("prefix_aware", |_, cluster, seed| {
-    Box::new(PrefixAware::new(cluster.workers, seed))
-});
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "a draw among the workers that got the longest beginning of the prompt before";
+    Registration::new("prefix_aware", rule, |_: &NoParameters, cluster, seed| {
+        PrefixAware::new(cluster.workers, seed)
+    })
+    .follows("vLLM production stack", None, "routers/routing_logic.py, PrefixAwareRouter")
+    .shared()
+}
 
 /// A worker drawn among those that got the longest beginning of the prompt
 /// before; among all if none got any.

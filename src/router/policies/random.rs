@@ -1,13 +1,17 @@
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::spec::PolicySpec;
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::NoParameters;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
 use rand::RngExt;
+use std::sync::Arc;
 
 /// See [`Random`].
-pub const POLICY: PolicySpec =
-    PolicySpec::new("random", |_, _, seed| Box::new(Random::new(seed))).blind();
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "a worker drawn uniformly for every request";
+    Registration::new("random", rule, |_: &NoParameters, _, seed| Random::new(seed)).shared()
+}
 
 /// A worker drawn uniformly for every request.
 #[derive(Debug)]

@@ -1,12 +1,18 @@
 use super::worker_at;
 use crate::request::RouteRequest;
-use crate::router::spec::PolicySpec;
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::NoParameters;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
+use std::sync::Arc;
 
 /// See [`RoundRobin`].
-pub const POLICY: PolicySpec =
-    PolicySpec::new("round_robin", |_, _, _| Box::new(RoundRobin::default())).blind();
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "workers in turn, blind to load";
+    Registration::new("round_robin", rule, |_: &NoParameters, _, _| RoundRobin::default())
+        .follows("NVIDIA Dynamo", None, "its round robin: one counter per front end")
+        .shared()
+}
 
 /// Workers in turn, in order of id, from worker 0.
 ///

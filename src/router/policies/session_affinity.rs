@@ -4,22 +4,25 @@ use crate::event::WorkerEvent;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::mix;
-use crate::router::spec::PolicySpec;
+use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::parameters::{Parameters, change};
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
+use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
 use hashbrown::HashTable;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// See [`SessionAffinity`].
-pub const POLICY: PolicySpec = PolicySpec::new("session_affinity", |settings, _, seed| {
-    let params = SessionParams {
-        affinity: settings.session_affinity,
-        ttl: settings.session_ttl,
-        slack_requests: settings.session_slack_requests,
-    };
-    Box::new(SessionAffinity::new(params, seed))
-});
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "every turn of a conversation to the worker of its first turn";
+    Registration::new("session_affinity", rule, |params: &SessionParams, _, seed| {
+        SessionAffinity::new(*params, seed)
+    })
+    .follows("NVIDIA Dynamo", Some("1.6"), "its session affinity; the bound on load is ours")
+    .shared()
+}
 
 /// What a session does when its worker is busy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,16 +35,34 @@ pub enum Affinity {
     Soft,
 }
 
-/// Parameters of [`SessionAffinity`], as in
-/// [`RouterSettings`](crate::router::settings::RouterSettings).
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Parameters of [`SessionAffinity`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct SessionParams {
-    /// Hard or soft.
-    pub affinity: Affinity,
-    /// A session without activity for so long is forgotten.
-    pub ttl: SimDuration,
-    /// Soft: requests in flight above the least loaded worker that a session bears.
-    pub slack_requests: u32,
+    /// `"hard"` stays on its worker, `"soft"` leaves a busy one.
+    pub session_affinity: Affinity,
+    /// A session without activity for so long is forgotten (default assumed;
+    /// Dynamo's is off unless set).
+    pub session_ttl: SimDuration,
+    /// With `"soft"`: requests in flight above the least loaded worker that a
+    /// session bears (default assumed).
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub session_slack_requests: u32,
+}
+
+impl Default for SessionParams {
+    fn default() -> Self {
+        Self {
+            session_affinity: Affinity::default(),
+            session_ttl: SimDuration::from_secs(300),
+            session_slack_requests: 8,
+        }
+    }
+}
+
+impl Parameters for SessionParams {
+    const CHANGEABLE: &'static [&'static str] = &["session_slack_requests"];
 }
 
 /// Every turn of a conversation to the worker of its first turn, which is the
@@ -91,16 +112,16 @@ impl SessionAffinity {
         conversation: ConversationId,
         view: &ClusterView<'_>,
     ) -> Option<WorkerId> {
-        let SessionParams { affinity, ttl, slack_requests } = self.params;
+        let SessionParams { session_affinity, session_ttl, session_slack_requests } = self.params;
         let session = self.session(conversation)?;
         if !view.workers[session.worker.index()].available {
             return None;
         }
-        if session.inflight == 0 && now.since(session.last_activity) > ttl {
+        if session.inflight == 0 && now.since(session.last_activity) > session_ttl {
             return None;
         }
         let excess = view.workers[session.worker.index()].inflight - view.least_inflight();
-        let stays = affinity == Affinity::Hard || excess <= slack_requests;
+        let stays = session_affinity == Affinity::Hard || excess <= session_slack_requests;
         stays.then_some(session.worker)
     }
 
@@ -152,6 +173,11 @@ impl Policy for SessionAffinity {
             session.last_activity = now;
             session.inflight -= u32::from(ended);
         }
+    }
+
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.params = change(&self.params, key, value)?;
+        Ok(())
     }
 
     /// 0 for the worker of the conversation and 1 for the others; requests in

@@ -3,39 +3,71 @@ use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::WorkerSet;
+use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, lowest, one_of};
-use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
+use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
 use crate::tournament::Tournament;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// See [`SglangCacheAware`].
-pub const POLICY: PolicySpec = PolicySpec::new("sglang_cache_aware", |settings, cluster, seed| {
-    let params = CacheAwareParams {
-        cache_threshold: settings.cache_threshold,
-        balance_abs_threshold: settings.balance_abs_threshold,
-        balance_rel_threshold: settings.balance_rel_threshold,
-        eviction_interval: settings.eviction_interval,
-        max_tree_tokens: settings.max_tree_tokens,
-    };
-    Box::new(SglangCacheAware::new(params, cluster, seed))
-});
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "where the prompt's beginning was sent before, unless loads are imbalanced";
+    Registration::new("sglang_cache_aware", rule, |params: &CacheAwareParams, cluster, seed| {
+        SglangCacheAware::new(*params, cluster, seed)
+    })
+    .follows("SGLang", None, "sgl-router, policies/cache_aware.rs")
+    .shared()
+}
 
-/// Parameters of [`SglangCacheAware`], as in
-/// [`RouterSettings`](crate::router::settings::RouterSettings).
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Parameters of [`SglangCacheAware`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct CacheAwareParams {
-    /// Share of the prompt that must match for the match to decide.
+    /// Share of the prompt that must match for the match to decide, 0 to 1.
     pub cache_threshold: f64,
-    /// Imbalanced only if the loads differ by more than this.
+    /// Loads are imbalanced only if they differ by more than so many requests.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub balance_abs_threshold: u32,
-    /// Imbalanced only if the highest load exceeds the lowest by this factor.
+    /// Loads are imbalanced only if the highest exceeds the lowest by this factor.
     pub balance_rel_threshold: f64,
     /// Time between two rounds of forgetting.
     pub eviction_interval: SimDuration,
-    /// Tokens remembered per worker after such a round.
+    /// Tokens remembered per worker after such a round (default: its 64 Mi
+    /// characters at 4 characters a token, assumed).
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
     pub max_tree_tokens: u32,
+}
+
+impl Default for CacheAwareParams {
+    fn default() -> Self {
+        Self {
+            cache_threshold: 0.3,
+            balance_abs_threshold: 64,
+            balance_rel_threshold: 1.5,
+            eviction_interval: SimDuration::from_secs(120),
+            max_tree_tokens: 16 << 20,
+        }
+    }
+}
+
+impl Parameters for CacheAwareParams {
+    const CHANGEABLE: &'static [&'static str] =
+        &["cache_threshold", "balance_abs_threshold", "balance_rel_threshold", "max_tree_tokens"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        check_range("cache_threshold", self.cache_threshold, 0.0..=MOST)?;
+        check_range("balance_rel_threshold", self.balance_rel_threshold, 0.0..=MOST)?;
+        let some = !self.eviction_interval.is_zero();
+        Invalid::unless(some, "eviction_interval", "0s", "more than no time")
+    }
 }
 
 /// The cache-aware policy of SGLang's router (`sgl-router`,
@@ -149,6 +181,11 @@ impl Policy for SglangCacheAware {
         self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
         self.note_sent(worker);
         Verdict::Send(worker)
+    }
+
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.params = change(&self.params, key, value)?;
+        Ok(())
     }
 
     fn worker_left(&mut self, worker: WorkerId) {

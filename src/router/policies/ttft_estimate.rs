@@ -3,17 +3,50 @@ use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
+use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{Bookings, CachedPrefixes, WorkerSet};
+use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, few, lowest};
-use crate::router::spec::PolicySpec;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
+use crate::settings::Invalid;
 use crate::time::SimTime;
 use crate::tournament::Tournament;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// See [`TtftEstimate`].
-pub const POLICY: PolicySpec = PolicySpec::new("ttft_estimate", |settings, cluster, seed| {
-    Box::new(TtftEstimate::new(settings.prefill_tokens_per_s, cluster, seed))
-});
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "the shortest estimated time to first token";
+    Registration::new("ttft_estimate", rule, |params: &TtftParams, cluster, seed| {
+        TtftEstimate::new(*params, cluster, seed)
+    })
+    .follows("Mooncake (Qin et al.)", Some("2024"), "algorithm 1, the idea; the estimate is ours")
+    .shared()
+}
+
+/// Parameters of [`TtftEstimate`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TtftParams {
+    /// Prompt tokens that a worker computes per second (default assumed; take the
+    /// model file's rate).
+    pub prefill_tokens_per_s: f64,
+}
+
+impl Default for TtftParams {
+    fn default() -> Self {
+        Self { prefill_tokens_per_s: 10_000.0 }
+    }
+}
+
+impl Parameters for TtftParams {
+    const CHANGEABLE: &'static [&'static str] = &["prefill_tokens_per_s"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        check_range("prefill_tokens_per_s", self.prefill_tokens_per_s, 1.0..=MOST)
+    }
+}
 
 /// The worker with the shortest estimated time to the first token: the time
 /// until it has room, the prompts before this one, and this prompt's uncached part.
@@ -24,7 +57,7 @@ pub const POLICY: PolicySpec = PolicySpec::new("ttft_estimate", |settings, clust
 /// worker with a full batch frees one place per mean time between its last ends.
 #[derive(Debug)]
 pub struct TtftEstimate {
-    prefill_tokens_per_s: f64,
+    params: TtftParams,
     cluster: ClusterSpec,
     cached: CachedPrefixes,
     bookings: Bookings,
@@ -67,11 +100,10 @@ impl Estimate {
 }
 
 impl TtftEstimate {
-    /// A policy for `cluster` whose workers compute `prefill_tokens_per_s`;
-    /// `seed` decides among equals.
-    pub fn new(prefill_tokens_per_s: f64, cluster: &ClusterSpec, seed: u64) -> Self {
+    /// A policy for `cluster`; `seed` decides among equals.
+    pub fn new(params: TtftParams, cluster: &ClusterSpec, seed: u64) -> Self {
         Self {
-            prefill_tokens_per_s,
+            params,
             cluster: *cluster,
             cached: CachedPrefixes::default(),
             bookings: Bookings::new(cluster.workers),
@@ -94,8 +126,8 @@ impl TtftEstimate {
         let beyond_batch = (load.requests + 1).saturating_sub(self.cluster.max_num_seqs);
         Estimate {
             room_s: f64::from(beyond_batch) * self.ends[worker.index()].mean_gap_s,
-            queue_s: load.prefill_tokens as f64 / self.prefill_tokens_per_s,
-            prefill_s: uncached as f64 / self.prefill_tokens_per_s,
+            queue_s: load.prefill_tokens as f64 / self.params.prefill_tokens_per_s,
+            prefill_s: uncached as f64 / self.params.prefill_tokens_per_s,
         }
     }
 
@@ -121,7 +153,7 @@ impl Policy for TtftEstimate {
         let others = overlaps.split(few(view.workers.len()), &mut special);
         special.sort_unstable();
         let prefill_s = |overlap_blocks| {
-            self.uncached_tokens(request, overlap_blocks) as f64 / self.prefill_tokens_per_s
+            self.uncached_tokens(request, overlap_blocks) as f64 / self.params.prefill_tokens_per_s
         };
         let (base, gain) = (prefill_s(0), prefill_s(0) - prefill_s(others));
         let bounds = Bounds { special: &special, base, gain };
@@ -149,6 +181,12 @@ impl Policy for TtftEstimate {
         if let Some(worker) = changed {
             self.note_wait(worker);
         }
+    }
+
+    fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
+        self.params = change(&self.params, key, value)?;
+        (0..self.ends.len()).for_each(|at| self.note_wait(worker_at(at)));
+        Ok(())
     }
 
     fn worker_left(&mut self, worker: WorkerId) {

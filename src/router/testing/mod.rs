@@ -4,7 +4,7 @@
 pub(crate) mod golden;
 pub(crate) mod history;
 
-use super::ClusterSpec;
+use super::{ClusterSpec, Role};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
 use crate::request::{BlockRun, Content, Request};
@@ -13,6 +13,7 @@ use crate::request::{BlockRun, Content, Request};
 pub(crate) fn cluster(workers: u32, block_size: u32) -> ClusterSpec {
     ClusterSpec {
         workers,
+        role: Role::Both,
         block_size,
         blocks_per_worker: 10_000,
         max_num_seqs: 64,

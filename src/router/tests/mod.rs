@@ -1,7 +1,9 @@
 //! Laws of the front end, the feed, the settings and the simple policies.
 
 mod feed;
+mod parameters;
 mod policies;
 mod rivals;
 mod selection;
 mod settings;
+mod wrappers;

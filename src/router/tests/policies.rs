@@ -2,7 +2,8 @@
 
 use crate::id::WorkerId;
 use crate::router::feed::FeedSettings;
-use crate::router::settings::{RouterSettings, policy_names};
+use crate::router::policies;
+use crate::router::settings::RouterSettings;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
 use crate::router::{FrontEnd, Verdict, WorkerView, Workers};
@@ -15,7 +16,7 @@ fn choices(policy: &str, inflight: &[u32], seed: u64) -> Vec<usize> {
     let text = texts.add(None);
     let request = texts.request(0, text, 100, 16);
     let cluster = cluster(u32::try_from(inflight.len()).unwrap(), 16);
-    let mut policy = RouterSettings::new(policy).factory().build(&cluster, seed);
+    let mut policy = RouterSettings::new(policy).chosen().build(&cluster, seed);
     let view = |&inflight| WorkerView { inflight, ..WorkerView::default() };
     let workers = Workers::new(inflight.iter().map(view).collect());
     let mut choose = || match policy.route(SimTime::ZERO, &request.route_view(16), &workers.view())
@@ -72,7 +73,7 @@ const TAKE_THE_LOWEST: [&str; 8] = [
 
 /// Choices of `policy` on a history with loads, first tokens, ends and KV events.
 fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) -> Vec<WorkerId> {
-    let policy = settings.factory().build(&cluster(workers, BLOCK_SIZE), 3);
+    let policy = settings.chosen().build(&cluster(workers, BLOCK_SIZE), 3);
     let feed = settings.clone().with_feed(FeedSettings::instant()).feed();
     let mut front_end = FrontEnd::new(policy, workers, &feed, 3);
     let mut history = History::new(texts, workers);
@@ -117,7 +118,7 @@ proptest! {
         acts in any_acts(3, 80),
         alone in any_acts(1, 30),
     ) {
-        for name in policy_names() {
+        for name in policies::all().iter().map(|policy| &policy.about().name) {
             let settings: RouterSettings = toml::from_str(&format!("policy = \"{name}\"")).unwrap();
             if settings.validate().is_err() {
                 continue; // left out of this build

@@ -2,7 +2,6 @@
 
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::Request;
-use crate::router::policies::session_affinity::Affinity;
 use crate::router::settings::RouterSettings;
 use crate::router::testing::{FINISHED, Texts, cluster, life};
 use crate::router::{Policy, Reported, Verdict, WorkerView, Workers};
@@ -23,7 +22,7 @@ impl Bench {
         let workers = u32::try_from(inflight.len()).unwrap();
         let view = |&inflight| WorkerView { inflight, ..WorkerView::default() };
         Self {
-            policy: settings.factory().build(&cluster(workers, BLOCK_SIZE), 1),
+            policy: settings.chosen().build(&cluster(workers, BLOCK_SIZE), 1),
             workers: inflight.iter().map(view).collect(),
             requests: 0,
         }
@@ -93,7 +92,7 @@ fn a_soft_session_leaves_a_busy_worker_for_good() {
     let mut texts = Texts::default();
     let text = texts.add(None);
     let turn = prompt(&texts, text, 2);
-    let soft = RouterSettings { session_affinity: Affinity::Soft, ..settings("session_affinity") };
+    let soft = settings("session_affinity").with("session_affinity", "soft");
     let mut bench = Bench::new(&soft, &[0, 1, 1]);
     assert_eq!(bench.route(&turn), 0);
     bench.workers[0].inflight = 9;
@@ -107,7 +106,7 @@ fn a_soft_session_leaves_a_busy_worker_for_good() {
 
 #[test]
 fn a_new_worker_takes_keys_from_others_and_moves_no_other() {
-    let loose = RouterSettings { hash_load_factor: 1e6, ..settings("consistent_hash") };
+    let loose = settings("consistent_hash").with("hash_load_factor", 1e6);
     let (mut four, mut five) = (Bench::new(&loose, &[0; 4]), Bench::new(&loose, &[0; 5]));
     let mut texts = Texts::default();
     let mut moved = 0;
@@ -170,7 +169,7 @@ fn sglang_follows_matches_while_loads_are_balanced() {
 fn sglang_forgets_leaves_first() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let small = RouterSettings { max_tree_tokens: 160, ..settings("sglang_cache_aware") };
+    let small = settings("sglang_cache_aware").with("max_tree_tokens", 160);
     // After two minutes the first 10 of 20 blocks are left: a match for the same
     // prompt, not for one of 40 blocks, which goes to the smaller tree.
     for (blocks, stays) in [(20, true), (40, false)] {
@@ -241,7 +240,7 @@ fn kv_aware_wants_nearly_the_whole_prompt() {
 fn ttft_estimates_add_up() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let fast = RouterSettings { prefill_tokens_per_s: 100.0, ..settings("ttft_estimate") };
+    let fast = settings("ttft_estimate").with("prefill_tokens_per_s", 100.0);
     let mut bench = Bench::new(&fast, &[0, 0]);
     for event in texts.stored(text, 0, 10) {
         bench.policy.observe_kv(WorkerId(1), &event);

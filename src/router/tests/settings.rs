@@ -1,7 +1,7 @@
 //! What `[router]` accepts, and what it says otherwise.
 
-use crate::router::kv::Semantics;
-use crate::router::settings::{RouterSettings, policy_names};
+use crate::router::policies;
+use crate::router::settings::RouterSettings;
 use crate::router::testing::cluster;
 use crate::time::SimDuration;
 
@@ -14,7 +14,7 @@ fn read(text: &str) -> Result<RouterSettings, String> {
 
 #[test]
 fn every_name_reads_back_and_builds() {
-    for name in policy_names() {
+    for name in policies::all().iter().map(|policy| policy.about().name.as_str()) {
         let settings: RouterSettings = toml::from_str(&format!("policy = \"{name}\"")).unwrap();
         assert_eq!(settings.policy.as_str(), name);
         assert_eq!(settings, RouterSettings::new(name));
@@ -23,7 +23,7 @@ fn every_name_reads_back_and_builds() {
         if !built_in {
             continue;
         }
-        let policy = settings.factory().build(&cluster(3, 16), 1);
+        let policy = settings.chosen().build(&cluster(3, 16), 1);
         assert!(policy.wake_at().is_none());
     }
 }
@@ -36,7 +36,8 @@ fn keys_of_another_policy_are_accepted_and_kept() {
     )
     .unwrap();
     assert_eq!(settings.policy, "round_robin");
-    assert_eq!((settings.overlap_weight, settings.semantics), (2.0, Semantics::V0_9));
+    assert_eq!(settings.parameters["overlap_weight"].as_float(), Some(2.0));
+    assert!(settings.chosen().parameters().is_empty(), "round robin has none");
     assert_eq!(settings.feed().delay, SimDuration::from_millis(12));
 }
 
@@ -46,7 +47,7 @@ fn settings_survive_a_round_trip() {
     assert_eq!(read(&toml::to_string(&settings).unwrap()), Ok(settings));
 }
 
-/// 0.9's publisher passes every removal on; everybody since counts copies.
+/// 0.9's publisher passes every removal on; all since then count copies.
 #[test]
 fn copies_are_counted_as_the_version_does() {
     let counts = |text| read(text).unwrap().feed().count_copies;
@@ -61,7 +62,7 @@ fn copies_are_counted_as_the_version_does() {
 #[test]
 fn no_index_and_no_events_at_weight_0() {
     let wants =
-        |text: &str| read(text).unwrap().factory().build(&cluster(3, 16), 1).wants_kv_events();
+        |text: &str| read(text).unwrap().chosen().build(&cluster(3, 16), 1).wants_kv_events();
     assert!(wants("policy = \"kv\""));
     assert!(!wants("policy = \"kv\"\noverlap_weight = 0.0"));
     assert!(!wants("policy = \"kv\"\noverlap_score_credit = 0.0"));
@@ -85,6 +86,20 @@ fn mistakes_are_named() {
         "policy = \"kv\"\n[feed]\nloss_ratio = 1.5",
         "policy = \"consistent_hash\"\nhash_load_factor = 0.9",
         "policy = \"sglang_cache_aware\"\neviction_interval = \"0s\"",
+        "policy = \"kv\"\noverlap_weight = 1e308",
+        "policy = \"kv\"\ntemperature = 1e-300",
+        "policy = \"kv\"\nsemantics = 0.9",
+        "policy = \"kv\"\nsemantics = \"1.5\"",
+        "policy = \"kv\"\nqueue_order = \"fsfc\"",
+        "policy = \"kv\"\napproximate_ttl = \"300\"",
+        "policy = \"kv\"\nuse_kv_events = 1",
+        "policy = \"kv\"\nexpected_output_tokens = -1",
+        "policy = \"kv\"\noverlap_wait = 1.0",
+        "policy = \"round_robin\"\noverlap_weight = \"much\"",
+        "policy = \"round_robins\"",
+        "policy = \"round_robin\"\nreplicas = 500001",
+        "policy = \"consistent_hash\"\nhash_replication = 4294967295",
+        "policy = \"kv\"\nsemantics = \"0.9\"\nconditional_disaggregation = {}",
     ]
     .into_iter()
     .map(|text| format!("{}\n    {}", text.replace('\n', " / "), read(text).unwrap_err()))

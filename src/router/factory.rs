@@ -1,0 +1,298 @@
+//! What makes policies: known by name in `router.policy`, with parameters of
+//! their own.
+
+use super::parameters::{self, Parameter, Parameters, Surroundings};
+use super::registry::Registry;
+use super::{ClusterSpec, Policy};
+use crate::settings::Invalid;
+use crate::time::SimDuration;
+use std::fmt;
+use std::sync::Arc;
+use toml::Table;
+
+/// Makes policies of one kind.
+///
+/// A factory is shared by everything that runs, so it must not change. A policy
+/// is made inside the job that runs it and need not be `Send`. For a policy in
+/// Rust a [`Registration`] is all it takes; other languages implement this trait.
+///
+/// Parameters are a TOML table of keys of `[router]`:
+/// [`complete`](Self::complete) makes it from those that were given, and every
+/// other method gets what it made.
+pub trait PolicyFactory: fmt::Debug + Send + Sync {
+    /// What the policy is.
+    fn about(&self) -> &About;
+
+    /// All parameters, where these were `given`; each of them is known.
+    ///
+    /// # Errors
+    /// The first key whose value is not of its kind.
+    fn complete(&self, given: &Table) -> Result<Table, Invalid>;
+
+    /// Refuses parameters that the policy cannot work with.
+    ///
+    /// # Errors
+    /// The first such key.
+    fn check(&self, _parameters: &Table) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// Refuses parameters that do not fit what stands around the policy.
+    ///
+    /// # Errors
+    /// The first such key.
+    fn check_in(&self, _parameters: &Table, _: &Surroundings) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// A fresh policy for one front end; `seed` is all the randomness it gets.
+    fn build(&self, parameters: &Table, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy>;
+
+    /// Whether the publisher of KV events that goes with the policy counts copies
+    /// of a block, unless `[router.feed]` says.
+    fn counts_copies(&self, _parameters: &Table) -> bool {
+        true
+    }
+}
+
+/// What a policy is, whatever its parameters.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct About {
+    /// As written in `router.policy`.
+    pub name: String,
+    /// Its rule, in one line.
+    pub rule: String,
+    /// What it restates, if anything.
+    pub origin: Option<Origin>,
+    /// Its keys in `[router]`.
+    pub parameters: Vec<Parameter>,
+    /// The metrics that it counts about itself ([`Policy::notes`]).
+    pub metrics: Vec<String>,
+    /// Whether it takes a worker of the lowest cost that it explains and books
+    /// what others decided, so that it can be asked what it would have done.
+    pub can_follow: bool,
+}
+
+impl About {
+    /// A policy without parameters.
+    pub fn new(name: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            rule: rule.into(),
+            origin: None,
+            parameters: Vec::new(),
+            metrics: Vec::new(),
+            can_follow: false,
+        }
+    }
+
+    /// True if `key` is a parameter.
+    pub fn knows(&self, key: &str) -> bool {
+        self.parameters.iter().any(|parameter| parameter.name == key)
+    }
+}
+
+/// What a policy restates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The project, or the paper.
+    pub project: String,
+    /// Its version, where one was followed.
+    pub version: Option<String>,
+    /// Where in it the rule stands.
+    pub source: String,
+}
+
+/// What a policy asks of those around it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// KV events, for an index of the workers' caches.
+    pub kv_events: bool,
+    /// How often workers report their gauges.
+    pub reports: Option<SimDuration>,
+    /// Every block that an output grows into.
+    pub output_blocks: bool,
+    /// The true state of workers, which no router has.
+    pub truth: bool,
+}
+
+impl Wants {
+    /// What `policy` asks for.
+    pub fn of(policy: &dyn Policy) -> Self {
+        Self {
+            kv_events: policy.wants_kv_events(),
+            reports: policy.report_period(),
+            output_blocks: policy.wants_output_blocks(),
+            truth: policy.wants_truth(),
+        }
+    }
+}
+
+/// A policy in Rust, with the parameters `P`.
+pub struct Registration<P> {
+    about: About,
+    build: Box<Build<P>>,
+}
+
+type Build<P> = dyn Fn(&P, &ClusterSpec, u64) -> Box<dyn Policy> + Send + Sync;
+
+impl<P: Parameters> Registration<P> {
+    /// The policy `name`, whose `rule` fits one line, made by `build` from checked
+    /// parameters, the facts of the fleet and the seed of all its draws.
+    pub fn new<T: Policy + 'static>(
+        name: &str,
+        rule: &str,
+        build: impl Fn(&P, &ClusterSpec, u64) -> T + Send + Sync + 'static,
+    ) -> Self {
+        Self::boxed(name, rule, move |parameters, cluster, seed| {
+            Box::new(build(parameters, cluster, seed))
+        })
+    }
+
+    /// As [`new`](Self::new), where the parameters decide about the type.
+    pub fn boxed(
+        name: &str,
+        rule: &str,
+        build: impl Fn(&P, &ClusterSpec, u64) -> Box<dyn Policy> + Send + Sync + 'static,
+    ) -> Self {
+        let about = About { parameters: parameters::describe::<P>(), ..About::new(name, rule) };
+        Self { about, build: Box::new(build) }
+    }
+
+    /// Says what the policy restates: a project, its version if one was followed,
+    /// and where in it the rule stands.
+    pub fn follows(mut self, project: &str, version: Option<&str>, source: &str) -> Self {
+        let (project, version) = (project.to_owned(), version.map(str::to_owned));
+        self.about.origin = Some(Origin { project, version, source: source.to_owned() });
+        self
+    }
+
+    /// Names the metrics that the policy counts about itself.
+    pub fn counts(mut self, metrics: &[&str]) -> Self {
+        self.about.metrics = metrics.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// Says that the policy takes a worker of the lowest cost that it explains and
+    /// books what others decided.
+    pub fn can_follow(mut self) -> Self {
+        self.about.can_follow = true;
+        self
+    }
+
+    /// To be named in experiments.
+    pub fn shared(self) -> Arc<dyn PolicyFactory> {
+        Arc::new(self)
+    }
+}
+
+impl<P> fmt::Debug for Registration<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("name", &self.about.name).finish_non_exhaustive()
+    }
+}
+
+impl<P: Parameters> PolicyFactory for Registration<P> {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn complete(&self, given: &Table) -> Result<Table, Invalid> {
+        parameters::read::<P>(given).map(|parameters| parameters::to_table(&parameters))
+    }
+
+    fn check(&self, parameters: &Table) -> Result<(), Invalid> {
+        typed::<P>(parameters).check()
+    }
+
+    fn check_in(&self, parameters: &Table, surroundings: &Surroundings) -> Result<(), Invalid> {
+        typed::<P>(parameters).check_in(surroundings)
+    }
+
+    fn build(&self, parameters: &Table, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
+        (self.build)(&typed(parameters), cluster, seed)
+    }
+
+    fn counts_copies(&self, parameters: &Table) -> bool {
+        typed::<P>(parameters).counts_copies()
+    }
+}
+
+fn typed<P: Parameters>(parameters: &Table) -> P {
+    parameters::from_table(parameters)
+        .unwrap_or_else(|error| panic!("{error}: no parameters that were completed: {parameters}"))
+}
+
+/// A policy with its parameters, checked.
+#[derive(Clone, Debug)]
+pub struct ChosenPolicy {
+    factory: Arc<dyn PolicyFactory>,
+    parameters: Table,
+    /// What else could have been chosen, and all parameters that were given.
+    registry: Registry,
+    given: Table,
+}
+
+impl ChosenPolicy {
+    /// The policy of `factory`, one of `registry`, where these parameters were
+    /// `given`, of which it knows `own`.
+    pub(super) fn new(
+        factory: Arc<dyn PolicyFactory>,
+        own: &Table,
+        (registry, given): (Registry, Table),
+    ) -> Result<Self, Invalid> {
+        let parameters = factory.complete(own)?;
+        factory.check(&parameters)?;
+        Ok(Self { factory, parameters, registry, given })
+    }
+
+    /// The policy `name` in its place, where the same was given.
+    ///
+    /// # Errors
+    /// If there is none of that name, or the first key with a value that will not
+    /// do, relative to `[router]`.
+    pub fn other(&self, name: &str) -> Result<Self, Invalid> {
+        self.registry.choose(name, &self.given)
+    }
+
+    /// What it is.
+    pub fn about(&self) -> &About {
+        self.factory.about()
+    }
+
+    /// As written in `router.policy`.
+    pub fn name(&self) -> &str {
+        &self.about().name
+    }
+
+    /// All parameters that hold a value.
+    pub fn parameters(&self) -> &Table {
+        &self.parameters
+    }
+
+    /// Refuses parameters that do not fit what stands around the policy.
+    ///
+    /// # Errors
+    /// The first such key, relative to `[router]`.
+    pub fn check_in(&self, surroundings: &Surroundings) -> Result<(), Invalid> {
+        self.factory.check_in(&self.parameters, surroundings)
+    }
+
+    /// A fresh policy for one front end; `seed` is all the randomness it gets.
+    pub fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
+        self.factory.build(&self.parameters, cluster, seed)
+    }
+
+    /// What it asks of those around it. A policy says that itself, so one is made
+    /// and asked.
+    pub fn wants(&self) -> Wants {
+        Wants::of(&*self.build(&ClusterSpec::SMALLEST, 0))
+    }
+
+    /// Whether the publisher of KV events that goes with it counts copies of a
+    /// block, unless `[router.feed]` says.
+    pub fn counts_copies(&self) -> bool {
+        self.factory.counts_copies(&self.parameters)
+    }
+}

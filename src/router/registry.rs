@@ -1,0 +1,217 @@
+//! The policies that `router.policy` may name, and the keys of `[router]`.
+//!
+//! The section is flat: keys that hold for every policy, and the parameters of
+//! all policies beside each other, because experiments sweep `router.policy` and
+//! keep the rest. So a key that any policy knows is accepted and takes effect on
+//! those that know it; a key that none knows is an error.
+
+use super::factory::{About, ChosenPolicy, PolicyFactory};
+use super::parameters::Parameter;
+use super::policies;
+use super::settings::FrontEndSettings;
+use crate::settings::{Invalid, nearest};
+use schemars::schema_for;
+use serde_json::{Map, Value as Json, json};
+use std::sync::Arc;
+use toml::Table;
+
+/// The policies that can be named.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    factories: Vec<Arc<dyn PolicyFactory>>,
+}
+
+impl Default for Registry {
+    /// This crate's policies.
+    fn default() -> Self {
+        Self { factories: policies::all().to_vec() }
+    }
+}
+
+impl Registry {
+    /// This crate's policies and `more`, which win where names are the same.
+    ///
+    /// # Errors
+    /// If `more` repeats a name, or has a parameter that means something else to
+    /// every router or to another policy: one key has one meaning.
+    pub fn with(more: &[Arc<dyn PolicyFactory>]) -> Result<Self, Invalid> {
+        let mut registry = Self { factories: Vec::new() };
+        for factory in more {
+            registry.check_new(factory.about())?;
+            registry.factories.push(Arc::clone(factory));
+        }
+        for factory in policies::all() {
+            if registry.get(&factory.about().name).is_none() {
+                if !more.is_empty() {
+                    registry.check_new(factory.about())?;
+                }
+                registry.factories.push(Arc::clone(factory));
+            }
+        }
+        Ok(registry)
+    }
+
+    fn check_new(&self, about: &About) -> Result<(), Invalid> {
+        let name = format!("{:?}", about.name);
+        if self.get(&about.name).is_some() {
+            return Err(Invalid::new("policy", name, "given to one policy only: two were added"));
+        }
+        let common = common_keys();
+        for own in &about.parameters {
+            if common.contains_key(&own.name) {
+                let allowed = format!(
+                    "a policy whose parameters have names of their own; {} belongs to every router",
+                    own.name
+                );
+                return Err(Invalid::new("policy", name, allowed));
+            }
+            let same_name = |other: &Arc<dyn PolicyFactory>| {
+                let mut parameters = other.about().parameters.iter();
+                parameters.find(|parameter| parameter.name == own.name).cloned()
+            };
+            for other in &self.factories {
+                if let Some(theirs) = same_name(other)
+                    && shape(&theirs.schema) != shape(&own.schema)
+                {
+                    let allowed = format!(
+                        "a policy whose parameters mean what others mean by them: {} is {} here, \
+                         but {} to {:?}",
+                        own.name,
+                        own.allowed,
+                        theirs.allowed,
+                        other.about().name
+                    );
+                    return Err(Invalid::new("policy", name, allowed));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What each policy is, in the order in which messages list them.
+    pub fn abouts(&self) -> impl Iterator<Item = &About> {
+        self.factories.iter().map(|factory| factory.about())
+    }
+
+    fn get(&self, name: &str) -> Option<&Arc<dyn PolicyFactory>> {
+        self.factories.iter().find(|factory| factory.about().name == name)
+    }
+
+    /// What makes the policy `name`.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn find(&self, name: &str) -> Result<&Arc<dyn PolicyFactory>, Invalid> {
+        self.get(name).ok_or_else(|| {
+            let names = || self.abouts().map(|about| about.name.as_str());
+            let hint = nearest(name, names()).map(|name| format!("; did you mean {name:?}?"));
+            let listed: Vec<String> = names().map(|name| format!("{name:?}")).collect();
+            let allowed = format!("one of {}{}", listed.join(", "), hint.unwrap_or_default());
+            Invalid::new("policy", format!("{name:?}"), allowed)
+        })
+    }
+
+    /// The policy `name`, where these parameters were `given`.
+    ///
+    /// # Errors
+    /// If there is none of that name, or the first key with a value that will not
+    /// do; a key that only other policies know has to be of its kind.
+    pub fn choose(&self, name: &str, given: &Table) -> Result<ChosenPolicy, Invalid> {
+        let factory = self.find(name)?;
+        let mut own = Table::new();
+        for (key, value) in given {
+            if factory.about().knows(key) {
+                own.insert(key.clone(), value.clone());
+                continue;
+            }
+            let other = self.factories.iter().find(|other| other.about().knows(key));
+            let Some(other) = other else { return Err(self.unknown(key, value)) };
+            other.complete(&Table::from_iter([(key.clone(), value.clone())]))?;
+        }
+        ChosenPolicy::new(Arc::clone(factory), &own, (self.clone(), given.clone()))
+    }
+
+    /// The first of the `given` keys that no policy knows.
+    pub fn find_unknown<'a>(&self, given: &'a Table) -> Option<&'a String> {
+        given.keys().find(|key| !self.abouts().any(|about| about.knows(key)))
+    }
+
+    fn unknown(&self, key: &str, value: &toml::Value) -> Invalid {
+        let near = nearest(key, self.keys().iter().map(String::as_str))
+            .map(|near| format!("; did you mean {near}?"));
+        let allowed =
+            format!("left out: no policy has such a parameter{}", near.unwrap_or_default());
+        Invalid::new(key, value, allowed)
+    }
+
+    /// The keys of `[router]`.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys = vec!["policy".to_owned()];
+        keys.extend(common_keys().into_iter().map(|(key, _)| key));
+        let parameters = self.abouts().flat_map(|about| &about.parameters);
+        for parameter in parameters {
+            if !keys.contains(&parameter.name) {
+                keys.push(parameter.name.clone());
+            }
+        }
+        keys
+    }
+
+    /// The parameters of all policies as properties of a JSON Schema; each says
+    /// who knows it.
+    pub fn properties(&self) -> Map<String, Json> {
+        let mut properties = Map::new();
+        for about in self.abouts() {
+            for parameter in &about.parameters {
+                if properties.contains_key(&parameter.name) {
+                    continue;
+                }
+                let mut schema = parameter.schema.clone();
+                schema["description"] = json!(self.describe(parameter));
+                properties.insert(parameter.name.clone(), schema);
+            }
+        }
+        properties
+    }
+
+    /// Who knows a parameter, what it means and what holds where it is not given.
+    fn describe(&self, parameter: &Parameter) -> String {
+        let (mut names, mut defaults) = (Vec::new(), Vec::new());
+        for about in self.abouts() {
+            let known = about.parameters.iter().find(|known| known.name == parameter.name);
+            let Some(known) = known else { continue };
+            names.push(about.name.as_str());
+            defaults.extend(known.default.as_ref().map(|default| (about.name.as_str(), default)));
+        }
+        let default = match defaults.as_slice() {
+            [] => String::new(),
+            [(_, default), rest @ ..] if rest.iter().all(|(_, other)| other == default) => {
+                format!(" Default: {default}.")
+            }
+            all => {
+                let each: Vec<String> =
+                    all.iter().map(|(name, default)| format!("{default} ({name})")).collect();
+                format!(" Default: {}.", each.join(", "))
+            }
+        };
+        format!("({}) {}{default}", names.join(", "), parameter.doc)
+    }
+}
+
+/// The keys of [`FrontEndSettings`], with their schemas.
+fn common_keys() -> Map<String, Json> {
+    let mut schema = Json::from(schema_for!(FrontEndSettings));
+    match schema["properties"].take() {
+        Json::Object(properties) => properties,
+        other => unreachable!("a struct has properties: {other}"),
+    }
+}
+
+/// What a schema says about values, without words and defaults.
+fn shape(schema: &Json) -> Json {
+    let mut shape = schema.clone();
+    if let Some(map) = shape.as_object_mut() {
+        map.retain(|key, _| key != "description" && key != "default");
+    }
+    shape
+}
