@@ -91,13 +91,17 @@ pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
 
 /// Measures a server and prints the settings that fit it.
 #[cfg(feature = "live")]
-pub(super) fn live(args: &CalibrateArgs, api_key: Option<String>) -> Result<(), CliError> {
+pub(super) fn live(
+    args: &CalibrateArgs,
+    api_key: Option<&kv_router_sim::fleet::live::ApiKey>,
+) -> Result<(), CliError> {
     use kv_router_sim::calibrate::live::{LiveFit, Measured, measure};
     use kv_router_sim::fleet::live::{Limits, Prober};
     let Some(url) = &args.live else { return Ok(()) };
-    let mut prober = Prober::connect(url, None, api_key.as_deref(), Limits::default())?;
-    let facts = prober.facts();
-    say(&format!("measuring {url}: vLLM {}, model {}", facts.version, facts.model));
+    let mut prober = Prober::connect(url, None, api_key, Limits::default())?;
+    let (place, facts) = (prober.place(), prober.facts());
+    let hidden = |text: &str| api_key.map_or_else(|| text.to_owned(), |key| key.hide(text));
+    say(&hidden(&format!("measuring {place}: vLLM {}, model {}", facts.version, facts.model)));
     let measured = measure(&mut prober, usize::from(args.repeats))?;
     let fit = LiveFit::new(&measured)?;
     let mut text = String::new();
@@ -112,7 +116,7 @@ pub(super) fn live(args: &CalibrateArgs, api_key: Option<String>) -> Result<(), 
         let _ = writeln!(text, "{what:<36}{ms:>10.2} ms{fitted:>10.2} ms fitted{error:>+8.1} %");
     }
     let title = format!(
-        "\n{url}: mean error {:.1} %; milliseconds, prefill_pair and decode_token nanoseconds",
+        "\n{place}: mean error {:.1} %; milliseconds, prefill_pair and decode_token nanoseconds",
         fit.error_percent()
     );
     text += &table(&title, &fit.parameters);

@@ -4,10 +4,10 @@ use super::args::ExperimentArgs;
 use super::{CliError, print, run, say};
 use kv_router_sim::experiment::results::Summary;
 use kv_router_sim::experiment::{SUMMARY_FILE, Store, check_writable, write_file};
-use kv_router_sim::fleet::live::{EventSource, Limits, LiveSettings};
+use kv_router_sim::fleet::live::{ApiKey, EventSource, Limits, LiveSettings};
 use kv_router_sim::live::{self, LiveOptions, record};
 use kv_router_sim::report::render::{save, table};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Run an experiment on real vLLM servers, and put reality beside the simulation
@@ -64,13 +64,15 @@ pub(crate) struct LiveArgs {
 pub(super) fn live(
     args: LiveArgs,
     traces: Option<PathBuf>,
-    api_key: Option<String>,
+    api_key: Option<ApiKey>,
 ) -> Result<(), CliError> {
     let overrides = run::overrides(&args.experiment, Vec::new());
     let experiment = run::load(&args.experiment, overrides, traces)?;
     let folder = args.out.clone();
     let folder =
         folder.unwrap_or_else(|| Store::default_folder(&format!("{}-live", experiment.name)));
+    let parts = ["servers", "simulated", "simulated-alone"].map(|part| folder.join(part));
+    let fresh = Fresh::note(parts.iter().chain(&args.record));
     let open = |part: &str| Store::open(&folder.join(part), &experiment.config_hash, args.force);
     let stores = [open("servers")?, open("simulated")?, open("simulated-alone")?];
     args.record.as_deref().map(check_writable).transpose()?;
@@ -80,6 +82,7 @@ pub(super) fn live(
             params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         say(&format!("running {}, seed {seed}", params.join(", ")));
     })?;
+    fresh.keep();
     // What people read first: a real run is not made again for a file that fails.
     let text = live::report(&experiment, &outcome);
     write_file(&folder.join("report.txt"), text.as_bytes())?;
@@ -100,6 +103,38 @@ pub(super) fn live(
         ));
     }
     Ok(())
+}
+
+/// Folders that do not exist yet. Those that were made are removed when this goes,
+/// so that a run that came to nothing leaves nothing behind.
+struct Fresh(Vec<PathBuf>);
+
+impl Fresh {
+    /// Of these paths and all that they lie in.
+    fn note<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Self {
+        let mut absent: Vec<PathBuf> = paths
+            .flat_map(|path| path.ancestors())
+            .filter(|path| **path != *Path::new("") && !path.exists())
+            .map(Path::to_owned)
+            .collect();
+        // The deepest first.
+        absent.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+        absent.dedup();
+        Self(absent)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // One that is not empty is not ours alone, and stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 fn servers(args: &LiveArgs) -> LiveSettings {

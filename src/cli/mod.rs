@@ -127,7 +127,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, traces).map(|()| true),
         #[cfg(feature = "live")]
         Command::Calibrate(args) if args.live.is_some() => {
-            calibrate::live(&args, api_key()).map(|()| true)
+            calibrate::live(&args, api_key().as_ref()).map(|()| true)
         }
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
@@ -151,6 +151,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// The key that servers ask for, if there is one.
 #[cfg(feature = "live")]
-fn api_key() -> Option<String> {
-    std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty())
+fn api_key() -> Option<kv_router_sim::fleet::live::ApiKey> {
+    let key = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
+    key.map(|key| kv_router_sim::fleet::live::ApiKey::new(&key))
 }

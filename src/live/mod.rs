@@ -20,7 +20,8 @@ use crate::experiment::{
     simulated_fleet, summarise,
 };
 use crate::fleet::live::{
-    EventFaults, FailedRequest, LiveFleet, LiveSettings, ServerCounters, ServerError, ServerFacts,
+    ApiKey, EventFaults, FailedRequest, LiveFleet, LiveSettings, PassedOver, ServerCounters,
+    ServerError, ServerFacts,
 };
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::RequestRecord;
@@ -43,7 +44,7 @@ pub struct LiveOptions {
     /// The servers.
     pub servers: LiveSettings,
     /// Sent to all of them; shown nowhere.
-    pub api_key: Option<String>,
+    pub api_key: Option<ApiKey>,
     /// Whether to go on where the servers' caches could not be emptied.
     pub keep_caches: bool,
 }
@@ -103,6 +104,8 @@ pub struct LiveRun {
     pub same_worker: (u64, u64),
     /// What was wrong with KV events, by server.
     pub event_faults: Vec<EventFaults>,
+    /// Valid KV events that were not followed, by server.
+    pub passed_over: Vec<PassedOver>,
     /// What the servers say of themselves.
     pub facts: Vec<ServerFacts>,
     /// What each counted during the run, as far as it says.
@@ -250,6 +253,7 @@ fn run_once(
         on_simulation,
         same_worker: same_worker(settings, spec, seed, &script)?,
         event_faults: fleet.event_faults().cloned().collect(),
+        passed_over: fleet.passed_over().cloned().collect(),
         facts: fleet.facts().cloned().collect(),
         counted: counted.map(|(before, after)| Some(after?.since(&before?))).collect(),
         simulated_steps,
@@ -267,7 +271,7 @@ fn connect(
 ) -> Result<LiveFleet, LiveError> {
     let servers = LiveSettings { text_key, ..options.servers.clone() };
     let wants_kv_events = ends.iter().any(FrontEnd::wants_kv_events);
-    let api_key = options.api_key.as_deref();
+    let api_key = options.api_key.as_ref();
     let mut fleet = LiveFleet::connect(&servers, &settings.engine, api_key, wants_kv_events)?;
     match fleet.reset_caches() {
         Err(error) if !options.keep_caches => return Err(LiveError::Caches(error)),

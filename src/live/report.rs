@@ -5,13 +5,13 @@ use super::{LiveOutcome, LiveRequest, LiveRun};
 use crate::engine::config::EngineConfig;
 use crate::experiment::Experiment;
 use crate::experiment::results::{Point, Summary};
-use crate::fleet::live::alike;
+use crate::fleet::live::{OF_LAYERS, alike};
 use crate::id::RequestId;
 use crate::metrics::{Metric, short, signed};
 use crate::recorder::{End, RequestRecord};
 use crate::request::Content;
 use crate::time::{SimDuration, SimTime};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// What is compared.
@@ -113,6 +113,11 @@ fn fates(run: &LiveRun) -> String {
         run.requests.len(),
         failed.len(),
     );
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    failed.iter().for_each(|failed| *kinds.entry(failed.failure.kind()).or_default() += 1);
+    for (kind, count) in kinds {
+        let _ = writeln!(text, "    {count} {kind}");
+    }
     for failed in failed.iter().take(SHOWN) {
         let _ = writeln!(
             text,
@@ -176,15 +181,22 @@ enum Reason {
     /// The worker had been sent more blocks than it can hold: which of them went
     /// depends on when requests ended.
     Evicted,
+    /// Some layers of the server keep less than full attention does, and a prefix is
+    /// found only as far as all of them hold it.
+    Layers,
+    /// The server began with an empty cache in mid-run.
+    Restarted,
     /// None of these.
     Unknown,
 }
 
 impl Reason {
-    const ALL: [&str; 4] = [
+    const ALL: [&str; 6] = [
         "where made-up texts agree by chance in the block after those that they share",
         "beside a request that shares blocks with it (the order of scheduling decides)",
         "where blocks had to be evicted (the order of ends decides)",
+        "where the server has layers that keep less than full attention does, which is not simulated",
+        "at a server that restarted, its cache lost",
         "for a reason unknown",
     ];
 
@@ -193,7 +205,9 @@ impl Reason {
             Self::Chance(..) => Self::ALL[0],
             Self::Beside(..) => Self::ALL[1],
             Self::Evicted => Self::ALL[2],
-            Self::Unknown => Self::ALL[3],
+            Self::Layers => Self::ALL[3],
+            Self::Restarted => Self::ALL[4],
+            Self::Unknown => Self::ALL[5],
         }
     }
 
@@ -206,6 +220,8 @@ impl Reason {
                 format!("beside request {other}, {blocks} blocks shared")
             }
             Self::Evicted => "blocks had been evicted".to_owned(),
+            Self::Layers => "some of its layers keep less".to_owned(),
+            Self::Restarted => "the server had restarted".to_owned(),
             Self::Unknown => "unknown".to_owned(),
         }
     }
@@ -240,6 +256,16 @@ fn reason(
     });
     if let Some(reason) = by_chance {
         return reason;
+    }
+    if real.cached_tokens < simulated.cached_tokens {
+        let passed_over = run.passed_over.get(worker.index());
+        let is_of_layers = |what: &String| what.starts_with(OF_LAYERS);
+        if passed_over.is_some_and(|kinds| kinds.keys().any(is_of_layers)) {
+            return Reason::Layers;
+        }
+        if run.event_faults.get(worker.index()).is_some_and(|faults| faults.restarts > 0) {
+            return Reason::Restarted;
+        }
     }
     let beside = there().filter(|other| {
         let began = other.dispatched.is_some_and(|(at, _)| at <= first_token);
@@ -347,15 +373,22 @@ fn events(run: &LiveRun) -> String {
                 .map_or(String::new(), |first| format!(" (the first: {first})")),
         );
     }
+    for (worker, passed_over) in run.passed_over.iter().enumerate() {
+        for (what, count) in passed_over {
+            let _ =
+                writeln!(text, "  KV events of worker {worker}: {count} of {what} not followed");
+        }
+    }
     text
 }
 
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 17] = [
     "request",
     "conversation",
     "turn",
     "worker",
     "end",
+    "failure_kind",
     "failure",
     "prompt_tokens",
     "cached_tokens",
@@ -389,7 +422,7 @@ pub fn requests_csv(outcome: &LiveOutcome) -> String {
     String::from_utf8(bytes).expect("made from text")
 }
 
-fn cells(request: &LiveRequest) -> [String; 16] {
+fn cells(request: &LiveRequest) -> [String; 17] {
     let real = &request.real;
     let simulated = request.simulated.as_ref();
     let ms =
@@ -406,6 +439,7 @@ fn cells(request: &LiveRequest) -> [String; 16] {
         real.turn.to_string(),
         real.dispatched.map(|(_, worker)| worker.to_string()).unwrap_or_default(),
         end.to_owned(),
+        request.failed.as_ref().map(|failed| failed.failure.kind().to_owned()).unwrap_or_default(),
         request.failed.as_ref().map(|failed| failed.failure.to_string()).unwrap_or_default(),
         real.prompt_tokens.to_string(),
         real.cached_tokens.to_string(),
@@ -506,6 +540,7 @@ mod tests {
             on_simulation: None,
             same_worker: (2, 2),
             event_faults: Vec::new(),
+            passed_over: Vec::new(),
             facts: Vec::new(),
             counted: Vec::new(),
             simulated_steps: Vec::new(),

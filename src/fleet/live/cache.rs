@@ -10,28 +10,70 @@ use crate::event::KvEvent;
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A change of a server's cache in its own words; fields that nobody needs are
-/// passed over.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// A change of a server's cache in its own words. The fields stand in vLLM's order,
+/// since old versions send them as a list; later ones are not needed.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "type")]
 pub(super) enum ServerEvent {
     /// Blocks can be hit from now on, in this order.
     BlockStored {
         block_hashes: Vec<BlockHash>,
         parent_block_hash: Option<BlockHash>,
-        /// Of all these blocks.
+        /// Of all these blocks. A group of layers that keeps less than full attention
+        /// leaves blocks out, but not their tokens.
         token_ids: Vec<u32>,
         block_size: u32,
+        #[serde(default)]
+        lora_id: IgnoredAny,
+        /// `GPU`, or where else the copy is.
+        #[serde(default)]
+        medium: Option<String>,
+        #[serde(default)]
+        lora_name: IgnoredAny,
+        #[serde(default)]
+        extra_keys: IgnoredAny,
+        /// Which of the groups of layers stores them; all have hashes of their own.
+        #[serde(default)]
+        group_idx: Option<u32>,
+        /// What the layers of that group keep.
+        #[serde(default)]
+        kv_cache_spec_kind: Option<String>,
     },
     /// Copies of these blocks were lost.
-    BlockRemoved { block_hashes: Vec<BlockHash> },
+    BlockRemoved {
+        block_hashes: Vec<BlockHash>,
+        #[serde(default)]
+        medium: Option<String>,
+        #[serde(default)]
+        group_idx: Option<u32>,
+    },
     /// All are lost.
     AllBlocksCleared {},
+    /// An event of a later version.
+    #[serde(other)]
+    Unknown,
 }
+
+/// Why an event was not followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// It makes no sense.
+    Broken(String),
+    /// It is valid and about something else than the blocks of full attention in
+    /// GPU memory.
+    Other(String),
+}
+
+/// How events begin to be named that are about layers of another kind.
+pub(crate) const OF_LAYERS: &str = "layers of";
+
+/// The kinds of groups that keep every block of a prefix: a prefix is found as far as
+/// they hold it, as in an engine whose layers are all alike.
+const KEEPS_ALL: [&str; 3] = ["full_attention", "mla_attention", "sink_full_attention"];
 
 /// vLLM's name of a block: a number, or the bytes of the whole hash.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +109,11 @@ impl<'de> Deserialize<'de> for BlockHash {
 const MOST_WAITING: usize = 100_000;
 
 /// What one server holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ServerCache {
+    block_size: u32,
+    /// The group of layers that is followed: the first that keeps everything.
+    group: Option<u32>,
     held: BTreeMap<BlockHash, Held>,
     /// In the order in which they were stored.
     waiting: Vec<Nameless>,
@@ -89,25 +134,46 @@ struct Nameless {
 }
 
 impl ServerCache {
+    /// An empty cache of blocks of `block_size` tokens.
+    pub(super) fn new(block_size: u32) -> Self {
+        Self { block_size, group: None, held: BTreeMap::new(), waiting: Vec::new() }
+    }
+
     /// Takes an event in; what it comes to goes to `told`.
     ///
     /// # Errors
-    /// What is wrong with the event.
+    /// Why it is not followed.
     pub(super) fn hear(
         &mut self,
         event: ServerEvent,
         names: &BlockNames,
         told: &mut impl FnMut(KvEvent),
-    ) -> Result<(), String> {
+    ) -> Result<(), Unheard> {
         match event {
-            ServerEvent::BlockStored { block_hashes, parent_block_hash, token_ids, block_size } => {
+            ServerEvent::BlockStored {
+                block_hashes,
+                parent_block_hash,
+                token_ids,
+                block_size,
+                medium,
+                group_idx,
+                kv_cache_spec_kind,
+                ..
+            } => {
+                on_gpu(medium)?;
+                self.follows(group_idx, kv_cache_spec_kind.as_deref())?;
                 let size = block_size as usize;
                 if size == 0 || token_ids.len() != block_hashes.len() * size {
-                    return Err(format!(
+                    return Err(Unheard::Broken(format!(
                         "BlockStored with {} blocks of {block_size} tokens and {} tokens",
                         block_hashes.len(),
                         token_ids.len()
-                    ));
+                    )));
+                }
+                if block_size != self.block_size {
+                    let expected = self.block_size;
+                    let what = format!("blocks of {block_size} tokens, not {expected}");
+                    return Err(Unheard::Other(what));
                 }
                 let mut parent = parent_block_hash;
                 for (hash, tokens) in block_hashes.into_iter().zip(token_ids.chunks_exact(size)) {
@@ -120,14 +186,33 @@ impl ServerCache {
                 let old = self.waiting.len().saturating_sub(MOST_WAITING);
                 self.waiting.drain(..old);
             }
-            ServerEvent::BlockRemoved { block_hashes } => {
+            ServerEvent::BlockRemoved { block_hashes, medium, group_idx } => {
+                on_gpu(medium)?;
+                if group_idx.is_some() && group_idx != self.group {
+                    return Err(Unheard::Other(format!("{OF_LAYERS} another group")));
+                }
                 for hash in block_hashes {
                     self.remove(&hash, told);
                 }
             }
             ServerEvent::AllBlocksCleared {} => self.clear(told),
+            ServerEvent::Unknown => {
+                return Err(Unheard::Other("events of an unknown type".to_owned()));
+            }
         }
         Ok(())
+    }
+
+    /// Whether the blocks of this group say what the server holds of a prefix. Versions
+    /// that number groups and do not say their kind put full attention first.
+    fn follows(&mut self, group: Option<u32>, kind: Option<&str>) -> Result<(), Unheard> {
+        let Some(group) = group else { return Ok(()) };
+        let keeps_all = kind.map_or(group == 0, |kind| KEEPS_ALL.contains(&kind));
+        if keeps_all && *self.group.get_or_insert(group) == group {
+            return Ok(());
+        }
+        let kind: String = kind.unwrap_or("another kind").chars().take(40).collect();
+        Err(Unheard::Other(format!("{OF_LAYERS} {kind}")))
     }
 
     /// Tells of blocks whose names have become known.
@@ -187,6 +272,17 @@ impl ServerCache {
     }
 }
 
+/// Copies below GPU memory are not what a router's index counts.
+fn on_gpu(medium: Option<String>) -> Result<(), Unheard> {
+    match medium {
+        Some(medium) if medium != "GPU" => {
+            let medium: String = medium.chars().take(40).collect();
+            Err(Unheard::Other(format!("copies in {medium}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,11 +296,32 @@ mod tests {
             parent_block_hash: parent.map(BlockHash::Number),
             token_ids: tokens.to_vec(),
             block_size: SIZE,
+            lora_id: IgnoredAny,
+            medium: Some("GPU".to_owned()),
+            lora_name: IgnoredAny,
+            extra_keys: IgnoredAny,
+            group_idx: None,
+            kv_cache_spec_kind: None,
         }
     }
 
     fn removed(hash: u64) -> ServerEvent {
-        ServerEvent::BlockRemoved { block_hashes: vec![BlockHash::Number(hash)] }
+        let block_hashes = vec![BlockHash::Number(hash)];
+        ServerEvent::BlockRemoved { block_hashes, medium: None, group_idx: None }
+    }
+
+    /// `event` of a group of layers, whose kind removals do not say.
+    fn of_group(event: ServerEvent, group: u32, kind: Option<&str>) -> ServerEvent {
+        let mut event = event;
+        match &mut event {
+            ServerEvent::BlockStored { group_idx, kv_cache_spec_kind, .. } => {
+                *group_idx = Some(group);
+                *kv_cache_spec_kind = kind.map(str::to_owned);
+            }
+            ServerEvent::BlockRemoved { group_idx, .. } => *group_idx = Some(group),
+            other => panic!("{other:?}"),
+        }
+        event
     }
 
     /// What a router believes that hears of all of `events`.
@@ -229,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_copy_of_a_block_outlives_the_other() {
-        let (mut cache, names) = (ServerCache::default(), names());
+        let (mut cache, names) = (ServerCache::new(SIZE), names());
         let run = |first| BlockRun { first: BlockId(first), len: 1 };
         let events = [
             stored(&[7, 8], None, &[1, 2, 3, 4]),
@@ -251,7 +368,7 @@ mod tests {
 
     #[test]
     fn what_has_no_name_yet_waits_with_all_that_follows_it() {
-        let (mut cache, mut names) = (ServerCache::default(), names());
+        let (mut cache, mut names) = (ServerCache::new(SIZE), names());
         let events = [
             stored(&[7], None, &[1, 2]),
             stored(&[9], Some(7), &[5, 6]),
@@ -277,16 +394,69 @@ mod tests {
 
     #[test]
     fn a_block_that_goes_before_it_had_a_name_never_comes() {
-        let (mut cache, mut names) = (ServerCache::default(), names());
+        let (mut cache, mut names) = (ServerCache::new(SIZE), names());
         let events = [stored(&[7], None, &[1, 2]), stored(&[9], Some(7), &[5, 6]), removed(9)];
         believed(&mut cache, &names, &events);
         names.name(Some(BlockId(10)), &[5, 6], BlockId(20));
         cache.resolve(&names, &mut |event| panic!("{event:?}"));
     }
 
+    /// Of a server whose layers keep different amounts, the group of full attention is
+    /// followed; events of the others are valid, and have other hashes for the same text.
+    #[test]
+    fn full_attention_is_followed_among_groups_of_layers() {
+        let (mut cache, names) = (ServerCache::new(SIZE), names());
+        let mut told = Vec::new();
+        let mut hear = |event| cache.hear(event, &names, &mut |event| told.push(event));
+        let window = Some("sliding_window");
+        // A window leaves a block out, not its tokens.
+        let sparse = of_group(stored(&[8], None, &[1, 2, 3, 4]), 1, window);
+        let other = |what: &str| Err(Unheard::Other(what.to_owned()));
+        assert_eq!(hear(sparse), other("layers of sliding_window"));
+        let full = of_group(stored(&[7, 8], None, &[1, 2, 3, 4]), 0, Some("full_attention"));
+        assert_eq!(hear(full), Ok(()));
+        assert_eq!(hear(of_group(removed(8), 1, None)), other("layers of another group"));
+        assert_eq!(hear(of_group(removed(8), 0, None)), Ok(()));
+        // A second group that keeps everything holds what the first does.
+        let second = of_group(stored(&[7], None, &[1, 2]), 2, Some("mla_attention"));
+        assert_eq!(hear(second), other("layers of mla_attention"));
+        let run = |first| BlockRun { first: BlockId(first), len: 1 };
+        let parent = Some(BlockId(10));
+        assert_eq!(
+            told,
+            [
+                KvEvent::Stored { parent: None, run: run(10) },
+                KvEvent::Stored { parent, run: run(11) },
+                KvEvent::Removed { run: run(11) },
+            ]
+        );
+    }
+
+    #[test]
+    fn valid_events_about_something_else_are_named() {
+        let (mut cache, names) = (ServerCache::new(SIZE), names());
+        let mut hear = |event| cache.hear(event, &names, &mut |event| panic!("{event:?}"));
+        let mut below = stored(&[7], None, &[1, 2]);
+        let mut large = stored(&[7], None, &[1, 2, 3]);
+        if let ServerEvent::BlockStored { medium, .. } = &mut below {
+            *medium = Some("CPU".to_owned());
+        }
+        if let ServerEvent::BlockStored { block_size, .. } = &mut large {
+            *block_size = 3;
+        }
+        for (event, what) in [
+            (below, "copies in CPU"),
+            (large, "blocks of 3 tokens, not 2"),
+            (ServerEvent::Unknown, "events of an unknown type"),
+            (of_group(stored(&[7], None, &[1, 2]), 3, None), "layers of another kind"),
+        ] {
+            assert_eq!(hear(event), Err(Unheard::Other(what.to_owned())));
+        }
+    }
+
     #[test]
     fn contradictory_events_are_refused() {
-        let mut cache = ServerCache::default();
+        let mut cache = ServerCache::new(SIZE);
         for event in [stored(&[7], None, &[1]), stored(&[7, 8], None, &[1, 2])] {
             assert!(cache.hear(event, &names(), &mut |event| panic!("{event:?}")).is_err());
         }

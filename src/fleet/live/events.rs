@@ -5,6 +5,7 @@
 //! the replay socket is asked for what is missing, if there is one.
 
 use super::cache::ServerEvent;
+use super::key::place;
 use crate::id::WorkerId;
 use bytes::Bytes;
 use std::sync::mpsc::Sender;
@@ -101,7 +102,7 @@ impl Listener {
 
     async fn subscribe(&self) -> Result<SubSocket, String> {
         let EventSource { endpoint, bind, .. } = &self.source;
-        let wrong = |error: String| format!("KV events at {endpoint}: {error}");
+        let wrong = |error: String| format!("KV events at {}: {error}", place(endpoint));
         let mut socket = SubSocket::new();
         let open = async {
             socket.subscribe("").await?;
@@ -201,7 +202,7 @@ impl Listener {
     /// What the replay socket has from batch `from` on.
     async fn replay(&self, from: u64) -> Result<Vec<Batch>, String> {
         let Some(endpoint) = &self.source.replay else { return Ok(Vec::new()) };
-        let wrong = |error: String| format!("replay of KV events at {endpoint}: {error}");
+        let wrong = |error: String| format!("replay of KV events at {}: {error}", place(endpoint));
         let mut socket = DealerSocket::new();
         let mut batches = Vec::new();
         let ask = async {
@@ -260,7 +261,7 @@ fn number_of(frame: &[u8]) -> Option<u64> {
 }
 
 /// The events of a batch.
-fn decode(payload: &[u8]) -> Result<Vec<ServerEvent>, String> {
+pub(super) fn decode(payload: &[u8]) -> Result<Vec<ServerEvent>, String> {
     /// Time, events, and the rank, which old versions leave out.
     #[derive(serde::Deserialize)]
     struct Batch(

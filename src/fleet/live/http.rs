@@ -1,6 +1,7 @@
 //! HTTP to servers: pooled connections, TLS, time limits, and one completion
 //! from request to last token.
 
+use super::key::{ApiKey, hide};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Full, Limited};
@@ -80,9 +81,48 @@ pub enum Failure {
     /// The answer makes no sense.
     #[error("not an answer as vLLM gives it: {0}")]
     Malformed(String),
+    /// It has another length than was asked for, with `ignore_eos` and below the
+    /// context limit.
+    #[error("{came} tokens where {asked} were asked for with ignore_eos")]
+    WrongLength {
+        /// Tokens that came.
+        came: usize,
+        /// Tokens that were asked for.
+        asked: usize,
+    },
+    /// What the server says of the answer cannot be true.
+    #[error("the server contradicts itself: {0}")]
+    Contradiction(String),
 }
 
 impl Failure {
+    /// The kind of failure, in a word or two.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NoAnswer(_) => "no answer",
+            Self::Silent(_) => "silent",
+            Self::TooLong(_) => "too long",
+            Self::Status { .. } => "status",
+            Self::Cut { .. } => "cut",
+            Self::Malformed(_) => "malformed",
+            Self::WrongLength { .. } => "wrong length",
+            Self::Contradiction(_) => "contradiction",
+        }
+    }
+
+    /// The same without `key` in what it quotes.
+    pub(super) fn hiding(mut self, key: Option<&ApiKey>) -> Self {
+        match &mut self {
+            Self::NoAnswer(text)
+            | Self::Status { message: text, .. }
+            | Self::Cut { reason: text, .. }
+            | Self::Malformed(text)
+            | Self::Contradiction(text) => *text = hide(key, text),
+            Self::Silent(_) | Self::TooLong(_) | Self::WrongLength { .. } => {}
+        }
+        self
+    }
+
     /// True if no server can have begun the request.
     fn is_safe_to_retry(&self, connected: bool) -> bool {
         match self {
@@ -97,8 +137,18 @@ impl Failure {
 #[derive(Clone, Debug)]
 pub(super) struct Http {
     client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    key: Option<ApiKey>,
     authorization: Option<HeaderValue>,
     pub(super) limits: Limits,
+}
+
+/// How long prompt and answer are to be, in tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lengths {
+    pub(super) prompt: usize,
+    pub(super) answer: usize,
+    /// Of both together, where the server says so: it ends answers there.
+    pub(super) limit: Option<usize>,
 }
 
 /// A whole completion.
@@ -125,22 +175,24 @@ struct Choice {
     token_ids: Option<Vec<u32>>,
     #[serde(default)]
     text: String,
+    finish_reason: Option<String>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
 struct Usage {
-    prompt_tokens: u32,
+    prompt_tokens: u64,
+    completion_tokens: Option<u64>,
     prompt_tokens_details: Option<Details>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
 struct Details {
-    cached_tokens: Option<u32>,
+    cached_tokens: Option<u64>,
 }
 
 impl Http {
-    /// `api_key` goes into the header `Authorization` and nowhere else.
-    pub(super) fn new(limits: Limits, api_key: Option<&str>) -> Result<Self, String> {
+    /// `key` goes into the header `Authorization` and nowhere else.
+    pub(super) fn new(limits: Limits, key: Option<&ApiKey>) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = || {
             let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider));
@@ -163,13 +215,18 @@ impl Http {
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .build(connector);
-        let authorization = api_key.map(|key| {
-            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+        let authorization = key.map(|key| {
+            let mut value = HeaderValue::from_str(&key.authorization())
                 .map_err(|_| "the API key has characters that no HTTP header can hold")?;
             value.set_sensitive(true);
             Ok::<_, &str>(value)
         });
-        Ok(Self { client, authorization: authorization.transpose()?, limits })
+        Ok(Self { client, key: key.cloned(), authorization: authorization.transpose()?, limits })
+    }
+
+    /// The key that no message may show.
+    pub(super) fn key(&self) -> Option<&ApiKey> {
+        self.key.as_ref()
     }
 
     /// Sends a request; an answer with an error status is a failure.
@@ -213,7 +270,7 @@ impl Http {
         let said = json.as_ref().and_then(|json| {
             json.pointer("/error/message").or_else(|| json.get("message"))?.as_str()
         });
-        Failure::Status { status, message: shorten(said.unwrap_or(&text)) }
+        Failure::Status { status, message: self.quote(said.unwrap_or(&text)) }
     }
 
     async fn read(&self, response: Response<Incoming>) -> Result<String, Failure> {
@@ -225,16 +282,25 @@ impl Http {
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 
+    /// What a server wrote, shortened; the key is taken out first, lest half of it
+    /// remain.
+    fn quote(&self, text: &str) -> String {
+        shorten(&hide(self.key(), text))
+    }
+
     /// The text at `uri`.
     pub(super) async fn get(&self, uri: &Uri) -> Result<String, Failure> {
-        let response = self.send(Method::GET, uri, Bytes::new()).await?;
-        self.read(response).await
+        self.ask(Method::GET, uri).await
     }
 
     /// Asks for something to be done.
     pub(super) async fn post(&self, uri: &Uri) -> Result<String, Failure> {
-        let response = self.send(Method::POST, uri, Bytes::new()).await?;
-        self.read(response).await
+        self.ask(Method::POST, uri).await
+    }
+
+    async fn ask(&self, method: Method, uri: &Uri) -> Result<String, Failure> {
+        let answer = async { self.read(self.send(method, uri, Bytes::new()).await?).await };
+        answer.await.map_err(|failure| failure.hiding(self.key()))
     }
 
     /// One streamed completion of token ids. `told` hears of every chunk with
@@ -243,13 +309,13 @@ impl Http {
         &self,
         uri: &Uri,
         body: Bytes,
-        (prompt_tokens, max_tokens): (usize, usize),
+        lengths: Lengths,
         mut told: impl FnMut(Instant, usize) + Send,
     ) -> Result<Answer, Failure> {
         let limits = self.limits;
         let whole = async {
             let response = self.send(Method::POST, uri, body).await?;
-            let mut answer = Incomplete { prompt_tokens, max_tokens, ..Incomplete::default() };
+            let mut answer = Incomplete { lengths, ..Incomplete::default() };
             let mut bytes = 0;
             let data = response.into_body().into_data_stream().map(|data| {
                 let data = data.map_err(io::Error::other)?;
@@ -273,7 +339,7 @@ impl Http {
                 if data == "[DONE]" {
                     return answer.complete();
                 }
-                let tokens = answer.take(now, &data)?;
+                let tokens = answer.take(now, &data, |text| self.quote(text))?;
                 if tokens > 0 {
                     told(now, tokens);
                 }
@@ -282,14 +348,14 @@ impl Http {
         tokio::time::timeout(limits.total, whole)
             .await
             .unwrap_or(Err(Failure::TooLong(limits.total)))
+            .map_err(|failure| failure.hiding(self.key()))
     }
 }
 
 /// A completion that is under way.
 #[derive(Default)]
 struct Incomplete {
-    prompt_tokens: usize,
-    max_tokens: usize,
+    lengths: Lengths,
     tokens: Vec<u32>,
     usage: Option<Usage>,
     last_token: Option<Instant>,
@@ -297,13 +363,17 @@ struct Incomplete {
 
 impl Incomplete {
     /// Takes a chunk in; how many tokens it has.
-    fn take(&mut self, now: Instant, data: &str) -> Result<usize, Failure> {
-        let chunk: Chunk = serde_json::from_str(data).map_err(|error| {
-            Failure::Malformed(format!("{error} in a chunk {:?}", shorten(data)))
-        })?;
+    fn take(
+        &mut self,
+        now: Instant,
+        data: &str,
+        quote: impl Fn(&str) -> String,
+    ) -> Result<usize, Failure> {
+        let chunk: Chunk = serde_json::from_str(data)
+            .map_err(|error| Failure::Malformed(format!("{error} in a chunk {:?}", quote(data))))?;
         if let Some(error) = chunk.error {
             let said = error.get("message").and_then(serde_json::Value::as_str);
-            return Err(self.cut(&shorten(said.unwrap_or(&error.to_string()))));
+            return Err(self.cut(&quote(said.unwrap_or(&error.to_string()))));
         }
         self.usage = chunk.usage.or(self.usage);
         let before = self.tokens.len();
@@ -316,11 +386,13 @@ impl Incomplete {
                     return Err(Failure::Malformed(what.to_owned()));
                 }
             }
+            if let Some(reason @ ("abort" | "error")) = choice.finish_reason.as_deref() {
+                return Err(self.cut(&format!("finish_reason {reason:?}")));
+            }
         }
         let tokens = self.tokens.len() - before;
-        if self.tokens.len() > self.max_tokens {
-            let (came, asked) = (self.tokens.len(), self.max_tokens);
-            return Err(Failure::Malformed(format!("{came} tokens where {asked} were asked for")));
+        if self.tokens.len() > self.lengths.answer {
+            return Err(self.wrong_length());
         }
         if tokens > 0 {
             self.last_token = Some(now);
@@ -332,18 +404,58 @@ impl Incomplete {
         Failure::Cut { tokens: self.tokens.len(), reason: reason.to_owned() }
     }
 
+    fn wrong_length(&self) -> Failure {
+        Failure::WrongLength { came: self.tokens.len(), asked: self.lengths.answer }
+    }
+
     fn complete(self) -> Result<Answer, Failure> {
         let Some(last_token) = self.last_token else { return Err(self.cut("no token")) };
-        if let Some(usage) = self.usage
-            && usage.prompt_tokens as usize != self.prompt_tokens
-        {
-            let (seen, sent) = (usage.prompt_tokens, self.prompt_tokens);
-            let what = format!("usage of {seen} prompt tokens where {sent} were sent");
-            return Err(Failure::Malformed(what));
+        let Lengths { prompt, answer, limit } = self.lengths;
+        let came = self.tokens.len();
+        if came < answer && limit.is_none_or(|limit| prompt + came < limit) {
+            return Err(self.wrong_length());
         }
-        let details = self.usage.and_then(|usage| usage.prompt_tokens_details);
-        let cached_tokens = details.and_then(|details| details.cached_tokens);
+        let Some(usage) = self.usage else {
+            let what = "no usage, which stream_options asked for";
+            return Err(Failure::Malformed(what.to_owned()));
+        };
+        let contradiction = |what: String| Err(Failure::Contradiction(what));
+        let seen = usage.prompt_tokens;
+        if seen != prompt as u64 {
+            return contradiction(format!(
+                "usage of {seen} prompt tokens where {prompt} were sent"
+            ));
+        }
+        if let Some(counted) = usage.completion_tokens.filter(|counted| *counted != came as u64) {
+            return contradiction(format!("usage of {counted} output tokens where {came} came"));
+        }
+        let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens);
+        if let Some(cached) = cached.filter(|cached| *cached > seen) {
+            return contradiction(format!("{cached} cached tokens of a prompt of {prompt}"));
+        }
+        let cached_tokens = cached.and_then(|cached| u32::try_from(cached).ok());
         Ok(Answer { tokens: self.tokens, cached_tokens, last_token })
+    }
+}
+
+/// Reads the lines of `text` as chunks of an answer.
+#[cfg(fuzzing)]
+pub(super) fn take_anything(text: &str) {
+    let key = ApiKey::new("sk-key");
+    let lengths = Lengths { prompt: 20, answer: 8, limit: Some(4096) };
+    let mut answer = Incomplete { lengths, ..Incomplete::default() };
+    let mut failed = None;
+    for line in text.lines() {
+        let quote = |text: &str| shorten(&key.hide(text));
+        failed = answer.take(Instant::now(), line, quote).err();
+        if failed.is_some() {
+            break;
+        }
+    }
+    let failed = failed.or_else(|| answer.complete().err());
+    if let Some(failure) = failed {
+        let shown = failure.hiding(Some(&key)).to_string();
+        assert!(!shown.to_lowercase().contains("sk-key"), "{shown}");
     }
 }
 

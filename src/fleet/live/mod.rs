@@ -11,13 +11,16 @@
 mod cache;
 mod events;
 mod http;
+mod key;
 mod metrics;
 mod probe;
 mod prober;
 mod text;
 
+pub(crate) use cache::OF_LAYERS;
 pub use events::EventSource;
 pub use http::{Failure, Limits};
+pub use key::ApiKey;
 pub use probe::{ServerError, ServerFacts};
 pub use prober::{Prober, Timing};
 pub(crate) use text::{BlockNames, TOKENS, alike};
@@ -30,10 +33,11 @@ use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
-use cache::ServerCache;
+use cache::{ServerCache, Unheard};
 use events::{Heard, Listener, News};
-use http::{Answer, Http};
+use http::{Answer, Http, Lengths};
 use hyper::Uri;
+use key::{hide, place};
 use metrics::Samples;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +128,11 @@ pub struct EventFaults {
     pub first_broken: Option<String>,
 }
 
+/// Valid KV events of one server that are not followed, by what they are about: layers
+/// that keep less than full attention does, other media than GPU memory, another block
+/// size, and kinds of events that are not known here.
+pub type PassedOver = BTreeMap<String, u64>;
+
 /// Servers that answer HTTP; see the [module documentation](self).
 pub struct LiveFleet {
     servers: Vec<Server>,
@@ -173,6 +182,7 @@ struct Server {
     /// Cache changes that nobody has taken yet.
     changes: VecDeque<(SimTime, KvEvent)>,
     faults: EventFaults,
+    passed_over: PassedOver,
     inflight: u32,
     gauges: Gauges,
     reported: Arc<ReportedGauges>,
@@ -218,7 +228,17 @@ impl LiveFleet {
     pub fn connect(
         settings: &LiveSettings,
         engine: &EngineConfig,
-        api_key: Option<&str>,
+        api_key: Option<&ApiKey>,
+        wants_kv_events: bool,
+    ) -> Result<Self, ServerError> {
+        Self::connected(settings, engine, api_key, wants_kv_events)
+            .map_err(|error| error.hiding(api_key))
+    }
+
+    fn connected(
+        settings: &LiveSettings,
+        engine: &EngineConfig,
+        api_key: Option<&ApiKey>,
         wants_kv_events: bool,
     ) -> Result<Self, ServerError> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -229,13 +249,17 @@ impl LiveFleet {
         };
         let (tell, told) = mpsc::channel();
         let (tell_events, heard) = mpsc::channel();
+        // An address that will not do is found before any server is asked.
+        for url in &settings.urls {
+            probe::address(url, "")?;
+        }
         let mut servers = Vec::new();
         for (id, url) in (0..).map(WorkerId).zip(&settings.urls) {
             let facts = runtime.block_on(probe::facts(&http, url, settings.model.as_deref()))?;
             facts.check(url, engine)?;
             if wants_kv_events {
                 let given = settings.events.get(id.index()).or(facts.events.as_ref());
-                let wrong = |reason| ServerError::Events { url: url.clone(), reason };
+                let wrong = |reason| ServerError::Events { url: place(url), reason };
                 let source = given.ok_or_else(|| wrong(NO_EVENTS.to_owned()))?.clone();
                 let connect = Listener::connect(id, source, tell_events.clone());
                 let (listener, socket) = runtime.block_on(connect).map_err(wrong)?;
@@ -249,9 +273,10 @@ impl LiveFleet {
                 url: url.clone(),
                 facts,
                 places: Arc::new(Semaphore::new(MOST_AT_ONCE)),
-                cache: ServerCache::default(),
+                cache: ServerCache::new(engine.block_size),
                 changes: VecDeque::new(),
                 faults: EventFaults::default(),
+                passed_over: PassedOver::new(),
                 inflight: 0,
                 gauges: Gauges::default(),
                 reported,
@@ -290,7 +315,7 @@ impl LiveFleet {
     async fn reset_cache(&self, server: &Server) -> Result<(), ServerError> {
         let path = "/reset_prefix_cache";
         let uri = probe::address(&server.url, path)?;
-        let failed = |failure| ServerError::Request { url: server.url.clone(), path, failure };
+        let failed = |failure| ServerError::Request { url: place(&server.url), path, failure };
         for _ in 0..RESETS {
             if !self.http.post(&uri).await.map_err(failed)?.contains("false") {
                 return Ok(());
@@ -325,6 +350,11 @@ impl LiveFleet {
     /// What was wrong with KV events, in order of id.
     pub fn event_faults(&self) -> impl Iterator<Item = &EventFaults> {
         self.servers.iter().map(|server| &server.faults)
+    }
+
+    /// Valid KV events that were not followed, in order of id.
+    pub fn passed_over(&self) -> impl Iterator<Item = &PassedOver> {
+        self.servers.iter().map(|server| &server.passed_over)
     }
 
     /// What the servers have counted since they started; `None` for one that does not say.
@@ -427,14 +457,18 @@ impl LiveFleet {
     fn hear(&mut self) {
         while let Ok(Heard { worker, at, what }) = self.heard.try_recv() {
             let at = self.time(at);
-            let Server { cache, changes, faults, .. } = &mut self.servers[worker.index()];
+            let key = self.http.key();
+            let Server { cache, changes, faults, passed_over, .. } =
+                &mut self.servers[worker.index()];
             let at = changes.back().map_or(at, |(last, _)| at.max(*last));
             let mut told = |event| changes.push_back((at, event));
             match what {
                 News::Events(events) => {
                     for event in events {
-                        if let Err(problem) = cache.hear(event, &self.names, &mut told) {
-                            faults.note_broken(problem);
+                        match cache.hear(event, &self.names, &mut told) {
+                            Ok(()) => {}
+                            Err(Unheard::Broken(problem)) => faults.note_broken(problem),
+                            Err(Unheard::Other(what)) => note_other(passed_over, hide(key, &what)),
                         }
                     }
                 }
@@ -444,7 +478,7 @@ impl LiveFleet {
                     faults.restarts += 1;
                     cache.clear(&mut told);
                 }
-                News::Broken(problem) => faults.note_broken(problem),
+                News::Broken(problem) => faults.note_broken(hide(key, &problem)),
             }
         }
         for Server { cache, changes, .. } in &mut self.servers {
@@ -458,6 +492,15 @@ impl LiveFleet {
 const NO_EVENTS: &str = "the policy needs KV events and the server does not say where it publishes \
                          them: name the place with --events, start the server with \
                          --kv-events-config, or --set router.use_kv_events=false";
+
+/// Kinds of events that are told apart, at most: servers name them.
+const MOST_KINDS: usize = 16;
+
+/// Counts a valid event that is not followed.
+fn note_other(passed_over: &mut PassedOver, what: String) {
+    let known = passed_over.contains_key(&what) || passed_over.len() < MOST_KINDS;
+    *passed_over.entry(if known { what } else { "others".to_owned() }).or_default() += 1;
+}
 
 impl EventFaults {
     fn note_broken(&mut self, problem: String) {
@@ -491,7 +534,11 @@ impl Fleet for LiveFleet {
         server.advance(now);
         server.inflight += 1;
         let body = probe::completion(&server.facts.model, &prompt, request.output_tokens);
-        let lengths = (prompt.len(), request.output_tokens as usize);
+        let lengths = Lengths {
+            prompt: prompt.len(),
+            answer: request.output_tokens as usize,
+            limit: server.facts.max_model_len.map(|limit| limit as usize),
+        };
         let (http, uri) = (self.http.clone(), server.completions.clone());
         let (places, tell, id) = (Arc::clone(&server.places), self.tell.clone(), request.id);
         let open = Open { worker, request: request.clone(), prompt, tokens: 0, last_token: None };
@@ -555,6 +602,30 @@ impl Fleet for LiveFleet {
 
     fn take_token_gaps(&mut self, _now: SimTime) -> Histogram {
         std::mem::take(&mut self.gaps)
+    }
+}
+
+/// Takes in bytes as if a server had sent them, wherever a server can send some: for
+/// the fuzz target, which has no server.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn take_anything(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let samples = Samples::new(&text);
+    for name in ["vllm:cache_config_info", "vllm:num_requests_waiting"] {
+        let _ = samples.sum(name);
+        let _ = samples.named(name).filter_map(|sample| sample.label("block_size")).count();
+    }
+    probe::take_anything(&text);
+    http::take_anything(&text);
+    if let Ok(events) = events::decode(bytes) {
+        let mut cache = ServerCache::new(16);
+        let names = BlockNames::default();
+        for event in events {
+            let _ = cache.hear(event, &names, &mut |_| ());
+        }
+        cache.resolve(&names, &mut |_| ());
+        cache.clear(&mut |_| ());
     }
 }
 

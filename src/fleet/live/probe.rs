@@ -1,7 +1,8 @@
 //! What a server says of itself, held against what an experiment assumes.
 
 use super::events::EventSource;
-use super::http::{Failure, Http};
+use super::http::{Failure, Http, Lengths};
+use super::key::{ApiKey, hide, place};
 use super::metrics::Samples;
 use crate::engine::config::EngineConfig;
 use bytes::Bytes;
@@ -38,7 +39,16 @@ pub enum ServerError {
     /// The address is none.
     #[error("worker {url:?}: not an address of a server; like http://127.0.0.1:8000")]
     Address {
-        /// As given.
+        /// As given, without what may be a key.
+        url: String,
+    },
+    /// The address holds more than a place.
+    #[error(
+        "worker {url}: its address has a user, a query or a fragment, where keys stand: leave them \
+         out and give the key in the variable SIM_API_KEY"
+    )]
+    Key {
+        /// Its address, without these.
         url: String,
     },
     /// It does not answer as vLLM does.
@@ -100,9 +110,37 @@ struct Publisher {
     replay_endpoint: Option<String>,
 }
 
+impl ServerError {
+    /// The same without `key` in what it quotes.
+    pub(super) fn hiding(mut self, key: Option<&ApiKey>) -> Self {
+        match &mut self {
+            Self::Address { url } | Self::Key { url } => *url = hide(key, url),
+            Self::Request { url, failure, .. } => {
+                *url = hide(key, url);
+                *failure = failure.clone().hiding(key);
+            }
+            Self::Mismatch { url, server, way_out, .. } => {
+                *url = hide(key, url);
+                *server = hide(key, server);
+                *way_out = hide(key, way_out);
+            }
+            Self::Events { url, reason } => {
+                *url = hide(key, url);
+                *reason = hide(key, reason);
+            }
+            Self::Client(reason) => *reason = hide(key, reason),
+        }
+        self
+    }
+}
+
 /// The address of `path` at the server `base`.
 pub(super) fn address(base: &str, path: &str) -> Result<Uri, ServerError> {
-    let wrong = || ServerError::Address { url: base.to_owned() };
+    let wrong = || ServerError::Address { url: place(base) };
+    let authority = base.split_once("://").map_or(base, |(_, rest)| rest);
+    if authority.contains(['@', '?', '#']) {
+        return Err(ServerError::Key { url: place(base) });
+    }
     let uri: Uri = format!("{}{path}", base.trim_end_matches('/')).parse().map_err(|_| wrong())?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
     if is_http { Ok(uri) } else { Err(wrong()) }
@@ -114,7 +152,7 @@ pub(super) async fn facts(
     url: &str,
     model: Option<&str>,
 ) -> Result<ServerFacts, ServerError> {
-    let failed = |path| move |failure| ServerError::Request { url: url.to_owned(), path, failure };
+    let failed = |path| move |failure| ServerError::Request { url: place(url), path, failure };
     let get = async |path: &'static str| http.get(&address(url, path)?).await.map_err(failed(path));
     let malformed =
         |path| move |error: serde_json::Error| failed(path)(Failure::Malformed(error.to_string()));
@@ -126,7 +164,7 @@ pub(super) async fn facts(
     let Some(card) = card else {
         let served: Vec<&str> = models.data.iter().map(|card| card.id.as_str()).collect();
         return Err(ServerError::Mismatch {
-            url: url.to_owned(),
+            url: place(url),
             what: "the model",
             server: served.join(", "),
             experiment: model.unwrap_or_default().to_owned(),
@@ -144,13 +182,12 @@ pub(super) async fn facts(
         Err(_) => None,
     };
     let body = completion(&card.id, &TRIAL, 1);
+    let lengths = Lengths { prompt: TRIAL.len(), answer: 1, limit: None };
     let uri = address(url, "/v1/completions")?;
-    let trial = http
-        .complete(&uri, body, (TRIAL.len(), 1), |_, _| ())
-        .await
-        .map_err(failed("/v1/completions"))?;
+    let trial =
+        http.complete(&uri, body, lengths, |_, _| ()).await.map_err(failed("/v1/completions"))?;
     Ok(ServerFacts {
-        version: version.version,
+        version: hide(http.key(), &version.version),
         model: card.id.clone(),
         max_model_len: card.max_model_len,
         block_size: number("block_size"),
@@ -160,6 +197,15 @@ pub(super) async fn facts(
         reports_cached_tokens: trial.cached_tokens.is_some(),
         events,
     })
+}
+
+/// Reads `text` as whatever a server may say of itself.
+#[cfg(fuzzing)]
+pub(super) fn take_anything(text: &str) {
+    let _ = serde_json::from_str::<Version>(text);
+    let _ = serde_json::from_str::<Models>(text);
+    let _ = event_source(text);
+    let _ = address(text, "/version");
 }
 
 /// The publisher of the first engine.
@@ -179,7 +225,7 @@ impl ServerFacts {
     pub fn check(&self, url: &str, engine: &EngineConfig) -> Result<(), ServerError> {
         let same = |what, key: &str, server: Option<String>, experiment: String| match server {
             Some(server) if server != experiment => Err(ServerError::Mismatch {
-                url: url.to_owned(),
+                url: place(url),
                 what,
                 way_out: format!("start the server anew, or --set engine.{key}={server}"),
                 server,
@@ -197,7 +243,7 @@ impl ServerFacts {
         same("max_model_len", "max_model_len", server, engine.max_model_len.to_string())?;
         if !self.reports_cached_tokens {
             return Err(ServerError::Mismatch {
-                url: url.to_owned(),
+                url: place(url),
                 what: "the report of cached tokens",
                 server: "off".to_owned(),
                 experiment: "needed".to_owned(),

@@ -1,6 +1,7 @@
 //! Requests to one server, a batch at a time, to learn how long its steps take.
 
-use super::http::{Failure, Http, Limits};
+use super::http::{Failure, Http, Lengths, Limits};
+use super::key::{ApiKey, place};
 use super::probe::{self, ServerError, ServerFacts};
 use super::text::TOKENS;
 use crate::rng::mix;
@@ -37,7 +38,7 @@ impl Prober {
     pub fn connect(
         url: &str,
         model: Option<&str>,
-        api_key: Option<&str>,
+        api_key: Option<&ApiKey>,
         limits: Limits,
     ) -> Result<Self, ServerError> {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -46,10 +47,16 @@ impl Prober {
             let _inside = runtime.enter();
             Http::new(limits, api_key).map_err(ServerError::Client)?
         };
-        let facts = runtime.block_on(probe::facts(&http, url, model))?;
+        let facts = runtime.block_on(probe::facts(&http, url, model));
+        let facts = facts.map_err(|error| error.hiding(api_key))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let texts = mix(now.as_secs() ^ u64::from(now.subsec_nanos()) << 32);
         Ok(Self { runtime, http, url: url.to_owned(), facts, texts })
+    }
+
+    /// Where the server is, as messages may show it.
+    pub fn place(&self) -> String {
+        place(&self.url)
     }
 
     /// What the server says of itself.
@@ -76,7 +83,9 @@ impl Prober {
                 let prompt = text(self.texts, prompt_tokens);
                 let body = probe::completion(&self.facts.model, &prompt, max_tokens);
                 let (http, uri) = (self.http.clone(), uri.clone());
-                let lengths = (prompt_tokens, max_tokens as usize);
+                let limit = self.facts.max_model_len.map(|limit| limit as usize);
+                let answer = max_tokens as usize;
+                let lengths = Lengths { prompt: prompt_tokens, answer, limit };
                 self.runtime.spawn(async move {
                     let sent = Instant::now();
                     let mut first = None;
@@ -93,7 +102,7 @@ impl Prober {
                 })
             })
             .collect();
-        let failed = |failure| ServerError::Request { url: self.url.clone(), path, failure };
+        let failed = |failure| ServerError::Request { url: place(&self.url), path, failure };
         let done = tasks.into_iter().map(|task| {
             let ended = self.runtime.block_on(task);
             let lost = |error: tokio::task::JoinError| Failure::NoAnswer(error.to_string());

@@ -1,6 +1,7 @@
 //! The fleet of real servers, against servers that misbehave: whatever they do,
 //! every request ends, with a reason where it was not served.
 
+mod misbehaving;
 mod served;
 mod server;
 
@@ -133,15 +134,19 @@ fn resets_and_broken_streams_are_failures_with_their_reason() {
 
 #[test]
 fn nonsense_is_a_failure_that_shows_it() {
-    for (fault, shown) in [
-        (Fault::BadJson, "oops"),
-        (Fault::TooMany, "9 tokens where 8 were asked for"),
-        (Fault::OtherPrompt, "prompt tokens where"),
+    for (fault, kind, shown) in [
+        (Fault::BadJson, "malformed", "oops"),
+        (Fault::NoUsage, "malformed", "no usage"),
+        (Fault::TooMany, "wrong length", "9 tokens where 8 were asked for"),
+        (Fault::TooFew, "wrong length", "4 tokens where 8 were asked for"),
+        (Fault::OtherPrompt, "contradiction", "prompt tokens where"),
+        (Fault::OtherCount, "contradiction", "13 output tokens where 8 came"),
+        (Fault::TooMuchCached, "contradiction", "cached tokens of a prompt of"),
     ] {
         let failures = beside(fault);
         assert_eq!(failures.len(), 3, "{fault:?}");
         for failure in failures {
-            assert!(matches!(failure, Failure::Malformed(_)), "{failure}");
+            assert_eq!(failure.kind(), kind, "{failure}");
             assert!(failure.to_string().contains(shown), "{failure}");
         }
     }

@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What the server does to every request for a completion but the trial.
@@ -36,6 +36,38 @@ pub(super) enum Fault {
     SlowReader,
     /// Says that the prompt was longer than it is.
     OtherPrompt,
+    /// Sends half as many tokens as asked for, with a good end.
+    TooFew,
+    /// Says that more of the prompt was cached than there is.
+    TooMuchCached,
+    /// Says that it made more tokens than it sent.
+    OtherCount,
+    /// Leaves the usage out.
+    NoUsage,
+    /// A usage below zero.
+    NegativeUsage,
+    /// Tokens that are no numbers.
+    WordsForTokens,
+    /// Ends with `finish_reason` `abort`.
+    Aborted,
+    /// Sends the client elsewhere.
+    Redirect,
+    /// A page of a proxy where a stream should be.
+    Page,
+    /// A line that does not end, of so many bytes.
+    Line(usize),
+    /// Comments that keep the stream alive, and nothing else.
+    Comments,
+    /// Something that is no HTTP.
+    NoHttp,
+    /// A refusal that says the key.
+    SaysKey,
+    /// An error in the stream that says the key, where a shortened text would cut it.
+    StreamsKey,
+    /// A chunk that is no JSON and has the key in it.
+    BrokenKey,
+    /// Serves a model whose name is the key.
+    NamedKey,
 }
 
 pub(super) struct Server {
@@ -53,6 +85,8 @@ struct Shared {
     completions: Arc<AtomicU32>,
     dead: Arc<AtomicBool>,
     port: u16,
+    /// The header `Authorization` of the last request.
+    authorization: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -72,6 +106,7 @@ impl Server {
             completions: Arc::clone(&completions),
             dead: Arc::new(AtomicBool::new(false)),
             port,
+            authorization: Arc::default(),
         };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -98,6 +133,10 @@ impl Shared {
                 let mut line = String::new();
                 if reader.read_line(&mut line).ok()? == 0 {
                     return None;
+                }
+                if line.to_ascii_lowercase().starts_with("authorization:") {
+                    let value = line["authorization:".len()..].trim();
+                    *self.authorization.lock().expect("whole") = value.to_owned();
                 }
                 if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                     length = value.trim().parse().expect("a number");
@@ -139,7 +178,9 @@ impl Shared {
         match path {
             "/version" => (200, r#"{"version":"0.32.0"}"#.to_owned()),
             "/v1/models" => {
-                (200, format!(r#"{{"data":[{{"id":"tiny","max_model_len":{max_model_len}}}]}}"#))
+                let name = if self.fault == Fault::NamedKey { self.said() } else { "tiny".into() };
+                let card = serde_json::json!({ "id": name, "max_model_len": max_model_len });
+                (200, serde_json::json!({ "data": [card] }).to_string())
             }
             "/metrics" => (
                 200,
@@ -153,6 +194,11 @@ impl Shared {
         }
     }
 
+    /// The key, as it came.
+    fn said(&self) -> String {
+        self.authorization.lock().expect("whole").clone()
+    }
+
     fn complete(&self, stream: &TcpStream, fault: Fault, body: &[u8]) -> Option<()> {
         let body: serde_json::Value = serde_json::from_slice(body).expect("JSON");
         let prompt = body["prompt"].as_array().expect("token ids").len();
@@ -162,6 +208,25 @@ impl Shared {
             Fault::Silent => {
                 std::thread::sleep(Duration::from_secs(30));
                 return None;
+            }
+            Fault::SaysKey => {
+                let said = self.said();
+                let message = format!("wrong: {said}; yes, {said}");
+                let body = serde_json::json!({ "error": { "message": message } });
+                return respond(stream, 401, &body.to_string());
+            }
+            Fault::Page => return respond(stream, 200, "<html><p>Login</p></html>"),
+            Fault::NoHttp => {
+                let mut out = stream;
+                return out.write_all(b"SSH-2.0-OpenSSH_9.6\r\n\r\n").ok();
+            }
+            Fault::Redirect => {
+                let mut out = stream;
+                let said = self.said();
+                let head = format!(
+                    "HTTP/1.1 302 X\r\nlocation: http://127.0.0.1:1/?key={said}\r\ncontent-length: 0\r\n\r\n"
+                );
+                return out.write_all(head.as_bytes()).ok();
             }
             Fault::Status(status) => {
                 return respond(stream, status, r#"{"error":{"message":"no, thank you"}}"#);
@@ -176,7 +241,11 @@ impl Shared {
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
         )
         .ok()?;
-        let total = if fault == Fault::TooMany { 2 * tokens } else { tokens };
+        let total = match fault {
+            Fault::TooMany => 2 * tokens,
+            Fault::TooFew => tokens / 2,
+            _ => tokens,
+        };
         let bundle = if fault == Fault::Bundles { 3 } else { 1 };
         let mut sent = 0;
         while sent < total {
@@ -196,6 +265,30 @@ impl Shared {
                     let _ = TcpStream::connect(("127.0.0.1", self.port));
                     return None;
                 }
+                Fault::Line(bytes) => {
+                    event(stream, &"x".repeat(bytes))?;
+                    return None;
+                }
+                Fault::Comments => loop {
+                    std::thread::sleep(Duration::from_millis(100));
+                    out.write_all(b"5\r\n:\r\n\r\n\r\n").ok()?;
+                },
+                Fault::WordsForTokens => {
+                    event(stream, r#"{"choices":[{"text":"a","token_ids":["a"]}]}"#)?;
+                }
+                Fault::Aborted => {
+                    let end = r#"{"choices":[{"text":"","token_ids":[],"finish_reason":"abort"}]}"#;
+                    event(stream, end)?;
+                }
+                Fault::StreamsKey if sent > 2 => {
+                    let said = self.said();
+                    let message = format!("{}{said}", "x".repeat(200 - said.len() / 2));
+                    let error = serde_json::json!({ "error": { "message": message } });
+                    event(stream, &error.to_string())?;
+                }
+                Fault::BrokenKey if sent > 2 => {
+                    event(stream, &format!("{{\"choices\": \"{}\"}}", self.said()))?;
+                }
                 Fault::BadJson if sent > 2 => event(stream, "{\"choices\": [oops")?,
                 Fault::ErrorChunk if sent > 2 => {
                     event(stream, r#"{"error":{"message":"EngineDeadError","code":500}}"#)?;
@@ -207,12 +300,17 @@ impl Shared {
             }
         }
         let prompt = if fault == Fault::OtherPrompt { prompt + 1 } else { prompt };
-        event(
-            stream,
-            &format!(
-                r#"{{"choices":[],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{tokens},"prompt_tokens_details":{{"cached_tokens":7}}}}}}"#
-            ),
-        )?;
+        let cached = if fault == Fault::TooMuchCached { prompt + 1 } else { prompt.min(7) };
+        let made = if fault == Fault::OtherCount { total + 5 } else { total };
+        let made = if fault == Fault::NegativeUsage { "-8".to_owned() } else { made.to_string() };
+        if fault != Fault::NoUsage {
+            event(
+                stream,
+                &format!(
+                    r#"{{"choices":[],"usage":{{"prompt_tokens":{prompt},"completion_tokens":{made},"prompt_tokens_details":{{"cached_tokens":{cached}}}}}}}"#
+                ),
+            )?;
+        }
         event(stream, "[DONE]")?;
         out.write_all(b"0\r\n\r\n").ok()
     }
