@@ -29,9 +29,12 @@ pub(crate) struct ServeArgs {
     /// Set a key of the experiment
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Address to listen on; another than loopback is open to others
+    /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub(crate) host: IpAddr,
+    /// Let --host be an address that other machines can reach; there is no access control
+    #[arg(long)]
+    pub(crate) allow_remote: bool,
     /// Port of worker 0, the others follow; or of the router
     #[arg(long, value_name = "PORT", default_value_t = 8000)]
     pub(crate) port: u16,
@@ -58,6 +61,7 @@ pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliErr
         settings,
         &ServeOptions {
             host: args.host,
+            allow_remote: args.allow_remote,
             port: args.port,
             behind_router: args.router,
             speed: args.speed,
@@ -66,7 +70,7 @@ pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliErr
             seed: experiment.seeds[0],
         },
     )?;
-    if !args.host.is_loopback() {
+    if !args.host.to_canonical().is_loopback() {
         warn(&format!("{} can be reached from other machines", args.host));
     }
     if args.router {

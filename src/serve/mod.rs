@@ -21,11 +21,12 @@ use crate::id::WorkerId;
 use crate::settings::Invalid;
 use engine::{Ask, Clock, Engine};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use publisher::{Publication, Publisher, publish_all};
 use routes::Routes;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -34,11 +35,19 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 /// further, its replay socket.
 const EVENTS_APART: u16 = 1000;
 
+/// For the head of a request, and for the next request on an open connection (assumed:
+/// longer than clients keep idle connections, and short enough that those who say nothing
+/// do not take up every file).
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How to serve.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// The address to listen on.
     pub host: IpAddr,
+    /// Whether it may be one that other machines reach: whoever reaches it can ask for
+    /// whatever they like.
+    pub allow_remote: bool,
     /// The port of worker 0, the others follow; or of the router. 0: any that are free.
     pub port: u16,
     /// One port, behind the experiment's router, in place of one per worker.
@@ -103,6 +112,9 @@ impl Drop for Served {
 /// If a setting will not do, or an address is taken.
 pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, ServeError> {
     let ServeOptions { speed, behind_router, events, .. } = *options;
+    let is_own = options.host.to_canonical().is_loopback();
+    let allowed = "a loopback address as 127.0.0.1; --allow-remote if other machines may reach it";
+    Invalid::unless(is_own || options.allow_remote, "--host", options.host, allowed)?;
     settings.check_plain("served workers stay as they are, and each does all the work")?;
     Invalid::unless(speed.is_finite() && speed > 0.0, "--speed", speed, "a finite number above 0")?;
     let policy = settings.policy.name();
@@ -217,7 +229,7 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
     loop {
         // Out of files, most likely: connections that end will free some.
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
@@ -229,6 +241,8 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
             });
             // A client that breaks off hears nothing more.
             let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_PATIENCE)
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;
         });

@@ -17,12 +17,15 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::oneshot;
 
 /// Longer requests are refused.
 const MOST_BYTES: usize = 64 << 20;
+/// For the next bytes of a request's body (assumed: a client that sends at all does not
+/// pause so long).
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// The version of vLLM whose interface this is.
 const VERSION: &str = "0.32.0";
 /// Tokens of an answer whose request names no number: vLLM's default for
@@ -190,9 +193,8 @@ impl Routes {
     ) -> Result<Response<Body>, Refusal> {
         let session = request.headers().get(SESSION_HEADER).and_then(|value| value.to_str().ok());
         let session = session.map(str::to_owned);
-        let body = Limited::new(request.into_body(), MOST_BYTES).collect().await;
-        let body = body.map_err(|error| bad(format!("the body cannot be read: {error}")))?;
-        let wanted: Wanted = serde_json::from_slice(&body.to_bytes())
+        let body = read(request.into_body()).await?;
+        let wanted: Wanted = serde_json::from_slice(&body)
             .map_err(|error| bad(format!("the body is not as it should be: {error}")))?;
         let streamed = wanted.stream;
         let (form, max_tokens) = self.form(wanted, is_chat)?;
@@ -389,6 +391,24 @@ struct Progress {
     cached_tokens: u32,
 }
 
+/// The body of a request.
+async fn read(body: Incoming) -> Result<Vec<u8>, Refusal> {
+    let broken = |error: &dyn std::fmt::Display| bad(format!("the body cannot be read: {error}"));
+    let mut body = Limited::new(body, MOST_BYTES);
+    let mut bytes = Vec::new();
+    loop {
+        let frame = tokio::time::timeout(BODY_PATIENCE, body.frame()).await.map_err(|_| {
+            let message = format!("nothing more of the body came for {BODY_PATIENCE:?}");
+            Refusal(StatusCode::REQUEST_TIMEOUT, "RequestTimeoutError", message)
+        })?;
+        let Some(frame) = frame else { return Ok(bytes) };
+        let frame = frame.map_err(|error| broken(&error))?;
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+}
+
 /// The tokens of a prompt.
 fn prompt(prompt: Option<Prompt>) -> Result<Vec<u32>, Refusal> {
     let one = || bad("prompt must be one text or one list of token ids".to_owned());
@@ -409,6 +429,9 @@ fn prompt(prompt: Option<Prompt>) -> Result<Vec<u32>, Refusal> {
 /// The tokens of a chat, each turn after the name of who said it.
 fn chat(messages: Option<Vec<Message>>) -> Result<Vec<u32>, Refusal> {
     let messages = messages.ok_or_else(|| bad("messages are missing".to_owned()))?;
+    if messages.is_empty() {
+        return Err(bad("messages must hold at least one message".to_owned()));
+    }
     let mut tokens = Vec::new();
     for Message { role, content } in messages {
         tokens.extend(words::tokens(&format!("\n[{role}]")));

@@ -46,6 +46,7 @@ fn experiment(changes: &[&str]) -> Experiment {
 fn options(events: bool, behind_router: bool) -> ServeOptions {
     ServeOptions {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        allow_remote: false,
         port: 0,
         behind_router,
         speed: 1.0,
@@ -158,6 +159,21 @@ fn kv_events_beyond_the_last_port_are_refused() {
     );
 }
 
+#[test]
+fn an_address_that_others_reach_needs_a_word() {
+    let settings = &experiment(&[]).runs[0].settings;
+    for host in ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"] {
+        let host: IpAddr = host.parse().expect("an address");
+        let open = ServeOptions { host, ..options(false, false) };
+        let line = serve(settings, &open).expect_err("refused").to_string();
+        assert!(line.starts_with(&format!("--host = {host}: must be a loopback")), "{line}");
+        assert!(line.contains("--allow-remote"), "{line}");
+    }
+    let host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let allowed = ServeOptions { host, allow_remote: true, ..options(false, false) };
+    serve(settings, &allowed).expect("allowed");
+}
+
 /// A real run takes minutes: what would fail after it fails before it.
 #[test]
 fn a_trace_that_cannot_be_written_is_refused_before_the_run() {
@@ -175,6 +191,8 @@ fn a_trace_that_cannot_be_written_is_refused_before_the_run() {
     assert!(line.starts_with("error: file/trace.jsonl: cannot be written: "), "{line}");
     let line = live(&["--record", "new/trace.jsonl"]);
     assert!(line.contains("http://127.0.0.1:1"), "{line}");
+    let left: Vec<String> = place.files().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, ["file", "small.toml"], "a check that failed leaves nothing behind");
     assert!(live(&["--jobs", "2"]).contains("unexpected argument '--jobs'"));
 }
 
@@ -215,6 +233,7 @@ fn chats_and_whole_answers_have_vllms_shape_behind_the_router_too() {
             ("/v1/completions", r#"{"prompt":["a","b"]}"#, 400),
             ("/v1/completions", r#"{"prompt":"x","max_tokens":0}"#, 400),
             ("/v1/chat/completions", r#"{"prompt":"x"}"#, 400),
+            ("/v1/chat/completions", r#"{"messages":[]}"#, 400),
             ("/v1/elsewhere", "{}", 404),
         ] {
             let (status, answer) = ask(&served, "POST", path, body);
