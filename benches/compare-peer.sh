@@ -34,8 +34,8 @@ must_install() {
     $install || { echo "compare-peer: $1 is not there: give --install to get it" >&2; exit 2; }
 }
 
-cargo build --quiet --release --manifest-path "$root/Cargo.toml"
-sim="$target/release/sim run --jobs 1 --no-figures --force --out $folder/out"
+cargo build --quiet --locked --profile dist --manifest-path "$root/Cargo.toml"
+sim="$target/dist/sim run --jobs 1 --no-figures --force --out $folder/out"
 
 case $peer in
 dynamo-kv | dynamo-rr)
