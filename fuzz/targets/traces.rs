@@ -1,0 +1,24 @@
+#![no_main]
+//! A trace is read or refused, plain or compressed.
+
+use kv_router_sim::workload::trace::{ReadOptions, Trace, TraceFormat};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((first, rest)) = bytes.split_first() else { return };
+    let format = match first % 5 {
+        1 => Some(TraceFormat::Mooncake),
+        2 => Some(TraceFormat::MooncakeDelta),
+        3 => Some(TraceFormat::Azure),
+        4 => Some(TraceFormat::BurstGpt),
+        _ => None,
+    };
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), rest).expect("written");
+    let options =
+        ReadOptions { format, block_tokens: 16, limit: Some(10_000), ..ReadOptions::default() };
+    match Trace::read(file.path(), &options) {
+        Ok(trace) => assert!(!trace.rows().is_empty()),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+});
