@@ -16,7 +16,7 @@
 //! for change in ["workload.concurrency=60", "measure.window=100s", "measure.seeds=1"] {
 //!     options.overrides.push(change.to_owned());
 //! }
-//! let experiment = Experiment::load(Path::new("experiments/doks-3xh200.toml"), &options)?;
+//! let experiment = Experiment::load(Path::new("doks-3xh200"), &options)?;
 //! let summary = run(&experiment, RunOptions::default())?.summary;
 //! let hits = |point: usize| summary.points[point].metrics["hit_ratio"].mean;
 //! // The sweep is over policies: round_robin, then kv.
@@ -39,6 +39,7 @@
 
 pub mod accuracy;
 pub mod calibrate;
+pub mod catalogue;
 pub mod engine;
 pub mod event;
 pub mod experiment;

@@ -1,9 +1,19 @@
-//! Building blocks for settings that people write: values with units, and the
-//! one shape of "this value will not do".
+//! Building blocks for settings that people write: tables that are merged and know
+//! where each key was given ([`Sheet`]), values with units, and the one shape of
+//! "this value will not do".
 //!
 //! Every module that has settings owns a `Deserialize` struct with
-//! `deny_unknown_fields` and a `validate` that returns [`Invalid`]; the
-//! `experiment` module adds file and section to it.
+//! `deny_unknown_fields` and a `validate` that returns [`Invalid`]; the sheet that
+//! it was read from adds file, line and section to it.
+
+mod place;
+mod read;
+mod sheet;
+
+pub use place::{Place, SettingsError};
+pub(crate) use read::join;
+pub use sheet::Sheet;
+pub(crate) use sheet::{is_inside, offsets};
 
 use crate::time::{PS_PER_SECOND, SimDuration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -12,6 +22,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
+
+/// What [`Invalid`] shows as the value of a key that is not given.
+pub const NOTHING: &str = "nothing";
 
 /// A setting with a value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,12 +4,15 @@
 //! so that a further extract of the same source can be read as it is.
 
 use super::{AccuracyError, Assumed, Names};
+use crate::catalogue;
 use crate::engine::model::{Dtype, Parts};
 use crate::engine::step_time::{PrefillChunk, StepWork};
+use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, Read};
 use std::path::Path;
 
 /// What the tokens of a step are.
@@ -267,6 +270,17 @@ pub fn read_runs(
     })
 }
 
+/// The text of a file, plain or compressed with gzip.
+fn unpacked(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if path.extension().is_some_and(|ending| ending == "gz") {
+        MultiGzDecoder::new(catalogue::open(path)?).read_to_string(&mut text)?;
+    } else {
+        catalogue::open(path)?.read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
 type Problem<'a> = &'a dyn Fn(String) -> AccuracyError;
 
 /// Reads a CSV with comments row by row; `convert` may pass over a row.
@@ -274,8 +288,8 @@ fn read<R: DeserializeOwned, T>(
     path: &Path,
     convert: impl Fn(R, Problem<'_>) -> Result<Option<T>, AccuracyError>,
 ) -> Result<Vec<T>, AccuracyError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
+    let text =
+        unpacked(path).map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
     let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(text.as_bytes());
     let at =
         |line: u64, problem: String| AccuracyError::Row { path: path.to_path_buf(), line, problem };

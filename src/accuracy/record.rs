@@ -2,6 +2,7 @@
 
 use super::AccuracyError;
 use super::errors::Errors;
+use crate::catalogue;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -44,7 +45,7 @@ impl Record {
     /// # Errors
     /// If the file cannot be read, or is something else.
     pub fn read(path: &Path) -> Result<Self, AccuracyError> {
-        let text = std::fs::read_to_string(path)
+        let text = catalogue::read_text(path)
             .map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
         let entries: Result<Vec<Entry>, csv::Error> =
             csv::Reader::from_reader(text.as_bytes()).deserialize().collect();
@@ -53,6 +54,20 @@ impl Record {
             line: error.position().map_or(1, csv::Position::line),
             problem: error.to_string(),
         })
+    }
+
+    /// Mean error in percent of the time per output token over the serving runs of a
+    /// deployment, of any version of its engine, and the number of those runs.
+    pub fn of_runs(&self, deployment: &str) -> Option<(f64, usize)> {
+        let of = |entry: &&Entry| {
+            let rest = entry.error_of.strip_prefix("run, ").and_then(|e| e.strip_suffix(", TPOT"));
+            let rest = rest.and_then(|rest| rest.strip_prefix(deployment));
+            rest.is_some_and(|version| version.is_empty() || version.starts_with(' '))
+        };
+        let found: Vec<&Entry> = self.0.iter().filter(of).collect();
+        let runs: usize = found.iter().map(|entry| entry.count).sum();
+        let sum: f64 = found.iter().map(|entry| entry.mean_percent * entry.count as f64).sum();
+        (runs > 0).then(|| (sum / runs as f64, runs))
     }
 
     /// What is worse than `before` by more than [`MARGIN_POINTS`], or missing.
@@ -101,6 +116,19 @@ mod tests {
         assert!(read.worse_than(&before).is_empty());
         std::fs::write(&path, "error_of,count,mean_percent\na,1,x\n").unwrap();
         assert!(Record::read(&path).unwrap_err().to_string().contains("record.csv:2"));
+    }
+
+    #[test]
+    fn the_runs_of_a_deployment_are_those_of_all_its_versions() {
+        let before = record(&[
+            ("run, a tp 1, vllm, TPOT", &[1.0]),
+            ("run, a tp 1, vllm 0.9, TPOT", &[3.0, 5.0]),
+            ("run, a tp 1, vllm 0.9, TPOT, other half", &[9.0]),
+            ("run, a tp 1, vllm 0.9, TTFT", &[9.0]),
+            ("run, a tp 1, vllmx, TPOT", &[9.0]),
+        ]);
+        assert_eq!(before.of_runs("a tp 1, vllm"), Some((3.0, 3)));
+        assert_eq!(before.of_runs("b tp 1, vllm"), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::data::ServingRun;
 use super::{AccuracyError, Assumed};
 use crate::engine::model::{Model, Parts};
-use crate::engine::settings::{EngineSettings, HostSettings};
+use crate::engine::settings::{EngineSettings, HostTime};
 use crate::experiment::{ClusterSettings, MeasureSettings, Settings, Watch, simulate};
 use crate::recorder::Metrics;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
@@ -59,18 +59,18 @@ impl<'a> Replays<'a> {
     }
 
     /// Host times of the first run's engine, as the library has them.
-    pub fn host(&self) -> HostSettings {
-        self.models.values().next().map_or_else(HostSettings::default, |model| model.engine.host)
+    pub fn host(&self) -> HostTime {
+        self.models.values().next().map_or_else(HostTime::default, |model| model.engine.host)
     }
 
-    /// Replays all runs under `changes` of the engine; those that a mask does
-    /// not mark are left out.
+    /// Replays all runs once `change` was made to their engines; those that a mask
+    /// does not mark are left out.
     ///
     /// # Errors
     /// The first run that cannot be replayed.
     pub fn predict(
         &self,
-        changes: &EngineSettings,
+        change: &(dyn Fn(&mut EngineSettings) + Sync),
         mask: Option<&[bool]>,
     ) -> Result<Vec<Option<Predicted>>, AccuracyError> {
         // Results, not one Result of all: which error comes first must not depend on timing.
@@ -78,7 +78,7 @@ impl<'a> Replays<'a> {
             .into_par_iter()
             .map(|i| {
                 let wanted = mask.is_none_or(|mask| mask[i]);
-                wanted.then(|| self.replay(&self.runs[i], changes)).transpose()
+                wanted.then(|| self.replay(&self.runs[i], change)).transpose()
             })
             .collect();
         results.into_iter().collect()
@@ -89,23 +89,22 @@ impl<'a> Replays<'a> {
     /// # Errors
     /// The first run that cannot be replayed.
     pub fn predict_all(&self) -> Result<Vec<Predicted>, AccuracyError> {
-        let predicted = self.predict(&EngineSettings::default(), None)?;
+        let predicted = self.predict(&|_| (), None)?;
         Ok(predicted.into_iter().flatten().collect())
     }
 
     fn replay(
         &self,
         run: &ServingRun,
-        changes: &EngineSettings,
+        change: &(dyn Fn(&mut EngineSettings) + Sync),
     ) -> Result<Predicted, AccuracyError> {
         let model = &self.models[&run.parts];
+        let mut engine = model.engine.clone();
         // What benchmarks give: as long as their longest request.
-        let longest = EngineSettings {
-            max_model_len: Some(run.prompt_tokens + run.output_tokens),
-            ..EngineSettings::default()
-        };
-        let engine = model
-            .engine_config(&changes.clone().over(longest))
+        engine.max_model_len = Some(run.prompt_tokens + run.output_tokens);
+        change(&mut engine);
+        let engine = engine
+            .resolve(model.hardware.as_ref())
             .map_err(|invalid| AccuracyError::Engine { deployment: run.to_string(), invalid })?;
         let workload = self.workload(run);
         let settings = Settings {

@@ -1,6 +1,7 @@
 //! The file that says what measurements are compared with, and how.
 
 use super::AccuracyError;
+use crate::catalogue;
 use crate::engine::model::Dtype;
 use crate::settings::{Invalid, line_of};
 use serde::Deserialize;
@@ -95,7 +96,7 @@ impl Settings {
     /// # Errors
     /// If it cannot be read, is not the TOML expected, or has a value that will not do.
     pub fn load(path: &Path) -> Result<Self, AccuracyError> {
-        let text = std::fs::read_to_string(path)
+        let text = catalogue::read_text(path)
             .map_err(|source| AccuracyError::Io { path: path.to_path_buf(), source })?;
         let mut settings: Self = toml::from_str(&text).map_err(|error| AccuracyError::Toml {
             path: path.to_path_buf(),

@@ -5,7 +5,7 @@ use super::{Fitted, four_digits};
 use crate::accuracy::data::ServingRun;
 use crate::accuracy::runs::{Predicted, Replays};
 use crate::accuracy::{AccuracyError, Errors};
-use crate::engine::settings::{EngineSettings, HostSettings};
+use crate::engine::settings::EngineSettings;
 use crate::time::SimDuration;
 use std::cell::Cell;
 
@@ -38,19 +38,16 @@ impl HostFit {
     pub fn new(replays: &Replays<'_>, fitted: &[bool]) -> Result<Self, AccuracyError> {
         let runs = replays.runs();
         let host = replays.host();
-        let ms = |time: Option<SimDuration>| time.unwrap_or_default().as_millis();
-        let library = [ms(host.prepare), ms(host.per_seq)];
+        let library = [host.prepare.as_millis(), host.per_seq.as_millis()];
         // A host time of nothing could not be changed in proportion.
         let start = [library[0].max(1e-3), library[1].max(1e-4)];
         let replay = |values: &[f64], mask: Option<&[bool]>| {
-            let time = |ms: f64| Some(SimDuration::from_millis_f64(ms));
-            let host = HostSettings {
-                prepare: time(values[0]),
-                per_seq: time(values[1]),
-                ..HostSettings::default()
+            let [prepare, per_seq] = [values[0], values[1]].map(SimDuration::from_millis_f64);
+            let change = |engine: &mut EngineSettings| {
+                engine.host.prepare = prepare;
+                engine.host.per_seq = per_seq;
             };
-            let changes = EngineSettings { host, ..EngineSettings::default() };
-            replays.predict(&changes, mask)
+            replays.predict(&change, mask)
         };
         let failure = Cell::new(None);
         let residuals = |values: &[f64]| match replay(values, Some(fitted)) {

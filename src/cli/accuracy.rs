@@ -3,6 +3,7 @@
 use super::args::AccuracyArgs;
 use super::{CliError, print, say, talk};
 use kv_router_sim::accuracy::{MARGIN_POINTS, Page, Record, Settings};
+use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
 
 /// Compares with measurements; prints the page, writes it, or holds it to what
@@ -14,9 +15,11 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
     let Some(before) = before else {
         if args.write {
             // The record last: it is what checks look at.
-            write_file(&settings.page, page.text.as_bytes())?;
-            write_file(&settings.record, page.record.to_csv().as_bytes())?;
-            say(&format!("wrote {} and {}", settings.page.display(), settings.record.display()));
+            // What comes with the program is written below the working folder.
+            let [file, record] = [&settings.page, &settings.record].map(|f| catalogue::writable(f));
+            write_file(file, page.text.as_bytes())?;
+            write_file(record, page.record.to_csv().as_bytes())?;
+            say(&format!("wrote {} and {}", file.display(), record.display()));
             return Ok(true);
         }
         return print(&page.text).map(|()| true);

@@ -3,12 +3,14 @@
 use super::completions::CompletionsArgs;
 use super::init::InitArgs;
 use super::man::ManArgs;
+use super::models::ModelsArgs;
 use super::policies::PoliciesArgs;
 use super::report::{PlotArgs, ReportArgs};
 use super::schema::SchemaArgs;
 use super::timeline::{RunTimelineArgs, TimelineArgs};
 use super::trace::TraceCommand;
 use clap::{Parser, Subcommand, ValueEnum};
+use kv_router_sim::catalogue;
 use std::path::PathBuf;
 
 /// Simulates LLM serving fleets: will KV-cache-aware routing help, up to which
@@ -20,8 +22,9 @@ use std::path::PathBuf;
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  sim init my-fleet && sim run my-fleet/experiment.toml
-  sim frontier my-fleet/experiment.toml --within ttft_ms_p95=1s
+  sim run doks-3xh200
+  sim init my-fleet && sim run my-fleet
+  sim frontier my-fleet --within ttft_ms_p95=1s
   sim help sweep"
 )]
 pub(crate) struct Args {
@@ -57,9 +60,10 @@ pub(crate) enum Command {
         subcommand,
         after_help = "\
 Examples:
-  sim trace stats traces/fixtures/mooncake-small.jsonl"
+  sim trace stats lookalike-conversation"
     )]
     Trace(TraceCommand),
+    Models(ModelsArgs),
     Policies(PoliciesArgs),
     Init(InitArgs),
     Schema(SchemaArgs),
@@ -71,10 +75,13 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim run experiments/doks-3xh200.toml
-  sim run experiments/doks-3xh200.toml --seeds 2 --out quick
-  sim run experiments/doks-3xh200.toml --set workload.concurrency=100 --set router.policy=kv
-  sim run experiments/doks-3xh200.toml --set sweep.router.temperature=0,0.5
+  sim run doks-3xh200
+  sim run doks-3xh200 --seeds 2 --out quick
+  sim run doks-3xh200 --set workload.concurrency=100 --set router.policy=kv --out one-load
+  sim run doks-3xh200 --set sweep.router.temperature=0,0.5 --out temperatures
+
+EXPERIMENT is a TOML file, a folder that `sim init` made, or the name of an experiment that comes
+with sim; a name that is none lists those there are.
 
 A run that was killed goes on where it was when the same command is given again.
 
@@ -94,10 +101,10 @@ pub(crate) struct RunArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim sweep experiments/sweep-overlap-temperature.toml
-  sim sweep experiments/doks-3xh200.toml --set workload.concurrency=180 --set router.policy=kv \\
+  sim sweep sweep-overlap-temperature
+  sim sweep doks-3xh200 --set workload.concurrency=180 --set router.policy=kv \\
       --over router.overlap_weight=0..4:0.5 --over router.temperature=0,0.2,0.5
-  sim sweep experiments/doks-3xh200.toml --set router.policy=kv --over router.feed.delay=1ms..10s:x10
+  sim sweep doks-3xh200 --set router.policy=kv --over router.feed.delay=1ms..10s:x10 --out delays
 
 VALUES are a list (0,0.5,1), a range with a step (60..180:20) or with a factor (8..512:x2), both
 ends included. With --over, results go to plots/NAME-sweep unless --out names another folder. A
@@ -124,9 +131,9 @@ pub(crate) struct SweepArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim frontier experiments/doks-3xh200.toml
-  sim frontier experiments/doks-3xh200.toml --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
-  sim frontier experiments/dynamo-ab-8xh200.toml --loads 1..8:0.5 --within ttft_ms_p95=10s
+  sim frontier doks-3xh200
+  sim frontier doks-3xh200 --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
+  sim frontier lookalike-conversation-8w --loads 1..8:0.5 --within ttft_ms_p95=10s
 
 Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
 values of workload.concurrency, or of workload.speedup where a trace is replayed at its own times,
@@ -157,9 +164,10 @@ pub(crate) struct FrontierArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim compare plots/before plots/after
-  sim compare plots/before plots/after --format markdown
-  sim compare plots/weight-1 plots/weight-2 --ignore router.overlap_weight --all")]
+  sim run doks-3xh200 --seeds 2 --out before
+  sim run doks-3xh200 --seeds 2 --out after --set router.overlap_weight=2
+  sim compare before after
+  sim compare before after --format markdown --all")]
 pub(crate) struct CompareArgs {
     /// Folder with the results to start from
     pub(crate) before: PathBuf,
@@ -183,22 +191,23 @@ pub(crate) struct CompareArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim check experiments/incidents/*.toml
-  sim check experiments/incidents/*.toml --format junit > routing.xml
-  sim check experiments/incidents/shared-prompt-737.toml --update
+  sim check herding-589 tied-workers-9975
+  sim check tied-workers-9975 --format junit > routing.xml
+  sim check tied-workers-9975 --update --baselines baselines
 
 The baseline of DIR/NAME.toml is DIR/baselines/NAME.toml, unless --baselines names another folder.
+Experiments that come with sim have theirs with them.
 
 Exit codes: 0 passed, 1 something got worse beyond its tolerance and beyond noise, 2 usage or input
 error.")]
 pub(crate) struct CheckArgs {
-    /// The experiments, TOML files
+    /// The experiments: TOML files, or names of those that come with sim
     #[arg(required = true, value_name = "EXPERIMENT")]
     pub(crate) experiments: Vec<PathBuf>,
     /// Folder of the baselines [default: `baselines` beside each experiment]
     #[arg(long, value_name = "DIR")]
     pub(crate) baselines: Option<PathBuf>,
-    /// Write the baselines anew instead of checking; tolerances are kept
+    /// Write new baselines instead of checking; tolerances are kept
     #[arg(long)]
     pub(crate) update: bool,
     /// Set a key of every experiment
@@ -240,7 +249,7 @@ pub(crate) enum CheckFormat {
 // No doc comments on these: they would become the help of the commands that have them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {
-    /// The experiment, a TOML file
+    /// The experiment: a TOML file, or the name of one that comes with sim
     #[arg(value_name = "EXPERIMENT")]
     pub(crate) file: PathBuf,
     /// Set a key of the experiment, like measure.window=60s; a swept key is then
@@ -295,6 +304,7 @@ pub(crate) struct OutputArgs {
     group = clap::ArgGroup::new("which").required(true).args(["request", "worst"]),
     after_help = "\
 Examples:
+  sim run doks-3xh200 --seeds 2
   sim explain plots/doks-3xh200 --worst ttft --policy kv --at workload.concurrency=180
   sim explain plots/doks-3xh200 --worst ttft --quantile 0.95 --policy round_robin
   sim explain plots/doks-3xh200 --request 4711 --policy kv --seed 2"
@@ -358,8 +368,8 @@ Examples:
 
 Exit codes: 0 done, 1 an error has grown, 2 usage or input error.")]
 pub(crate) struct AccuracyArgs {
-    /// What is compared, a TOML file
-    #[arg(default_value = "experiments/accuracy.toml")]
+    /// What is compared: a TOML file
+    #[arg(default_value = catalogue::ACCURACY)]
     pub(crate) settings: PathBuf,
     /// Write the page and the record of its errors that the settings name
     #[arg(long)]
@@ -375,7 +385,7 @@ pub(crate) struct AccuracyArgs {
 Examples:
   sim calibrate                              fit everything, print, write nothing
   sim calibrate --only h200-vllm --out new   write new/efficiencies/h200-vllm.toml
-  sim calibrate --only vllm --runs mine.csv  host time of vLLM from other runs
+  sim calibrate --only trtllm                host time of TensorRT-LLM
   sim calibrate --live http://127.0.0.1:8000 steps of a real server, from a probe of a minute
 
 What is fitted starts from the file in the library; a new GPU or engine needs a
@@ -384,7 +394,7 @@ copy of another one's there first.
 Exit codes: 0 done, 2 usage or input error.")]
 pub(crate) struct CalibrateArgs {
     /// Where measurements and library are, a TOML file
-    #[arg(default_value = "experiments/accuracy.toml")]
+    #[arg(default_value = catalogue::ACCURACY)]
     pub(crate) settings: PathBuf,
     /// Fit only this: GPU-ENGINE for what it reaches, ENGINE for its host time
     #[arg(long, value_name = "NAME")]

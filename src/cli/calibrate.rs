@@ -7,6 +7,7 @@ use kv_router_sim::accuracy::runs::Replays;
 use kv_router_sim::accuracy::steps::Steps;
 use kv_router_sim::accuracy::{AccuracyError, Errors, Settings, halves};
 use kv_router_sim::calibrate::{Fitted, HostFit, PeaksFit, rewrite};
+use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -135,7 +136,7 @@ fn changed(
     written: impl Fn(f64) -> String,
 ) -> Result<(PathBuf, String), CliError> {
     let full = models.join(&path);
-    let mut text = std::fs::read_to_string(&full)
+    let mut text = catalogue::read_text(&full)
         .map_err(|source| AccuracyError::Io { path: full.clone(), source })?;
     for parameter in parameters.iter().filter(|parameter| parameter.interval.is_some()) {
         let key = parameter.key;

@@ -4,11 +4,13 @@ use super::args::{CheckArgs, CheckFormat};
 use super::progress::Bar;
 use super::talk::{BAD, GOOD, highlighted};
 use super::{CliError, print, say};
+use kv_router_sim::catalogue;
 use kv_router_sim::experiment::{
     self, Experiment, LoadOptions, RunOptions, results::Summary, write_file,
 };
 use kv_router_sim::report::judge::{baseline::Baseline, check::Check};
 use kv_router_sim::report::render::table;
+use kv_router_sim::settings::Invalid;
 use std::path::{Path, PathBuf};
 
 /// Runs the experiments and holds them against their baselines, or writes
@@ -24,8 +26,15 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
         };
         let experiment = Experiment::load(file, &options)?;
         let path = baseline_path(file, args.baselines.as_deref());
-        let baseline =
-            if args.update && !path.exists() { None } else { Some(Baseline::read(&path)?) };
+        if args.update && catalogue::is_shipped(&path) {
+            let allowed = "given with --update: baselines that come with sim cannot be replaced";
+            return Err(Invalid::new("--baselines", "nothing", allowed).into());
+        }
+        let baseline = if args.update && !catalogue::is_file(&path) {
+            None
+        } else {
+            Some(Baseline::read(&path)?)
+        };
         work.push((experiment, path, baseline));
     }
     if args.update {
@@ -63,7 +72,8 @@ fn simulate(experiment: &Experiment, jobs: Option<usize>) -> Result<Summary, Cli
 }
 
 /// `baselines/NAME.toml` beside the experiment, or in another folder.
-fn baseline_path(experiment: &Path, folder: Option<&Path>) -> PathBuf {
+fn baseline_path(typed: &Path, folder: Option<&Path>) -> PathBuf {
+    let experiment = catalogue::experiment(typed).unwrap_or_else(|_| typed.to_owned());
     let default = experiment.parent().unwrap_or(Path::new("")).join("baselines");
     folder.unwrap_or(&default).join(experiment.file_name().unwrap_or_default())
 }

@@ -9,9 +9,9 @@ use clap_complete::Shell;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim completions bash > ~/.local/share/bash-completion/completions/sim
-  sim completions zsh > ~/.zfunc/_sim
-  sim completions fish > ~/.config/fish/completions/sim.fish")]
+  sim completions bash > sim.bash && . ./sim.bash
+  mkdir -p ~/.zfunc && sim completions zsh > ~/.zfunc/_sim
+  mkdir -p ~/.config/fish/completions && sim completions fish > ~/.config/fish/completions/sim.fish")]
 pub(crate) struct CompletionsArgs {
     /// The shell
     shell: Shell,

@@ -2,7 +2,7 @@
 
 use super::args::{Format, FrontierArgs};
 use super::progress::Bar;
-use super::run::{load, overrides};
+use super::run::{load, load_again, overrides};
 use super::{CliError, print};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::{self, Experiment, RunOptions, results::Point};
@@ -32,7 +32,8 @@ pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), Cli
             let names: Vec<String> = policies.iter().map(|name| format!("{name:?}")).collect();
             at.push(format!("sweep.{POLICY}=[{}]", names.join(", ")));
         }
-        let experiment = load(&args.experiment, overrides(&args.experiment, at), traces.clone())?;
+        let overrides = overrides(&args.experiment, at);
+        let experiment = load_again(&args.experiment, overrides, traces.clone())?;
         let options =
             RunOptions { jobs: args.jobs.count(), progress: &bar, ..RunOptions::default() };
         Ok(experiment::run(&experiment, options)?.summary.points)

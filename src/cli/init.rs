@@ -1,61 +1,122 @@
 //! `sim init`.
 
 use super::{CliError, print};
+use kv_router_sim::catalogue::{self, EXPERIMENT_FILE, Kind};
 use kv_router_sim::experiment::write_file;
 use kv_router_sim::settings::Invalid;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Write a commented experiment that runs as it is
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim init my-fleet && sim run my-fleet/experiment.toml
-  sim init --force
+  sim init my-fleet && sim run my-fleet
+  sim init --from doks-3xh200 my-doks && sim run my-doks --seeds 1
+  sim init --force my-fleet
 
-Writes DIR/experiment.toml, and the files of its model, GPU and engine into DIR/models.")]
+Writes DIR/experiment.toml: an experiment with the name of the folder, which goes on working when
+it is moved. With --from it is a copy of a shipped experiment, with the published numbers that it is
+compared with.")]
 pub(crate) struct InitArgs {
-    /// Where to
+    /// The folder, by whose name the experiment is called
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
+    /// Copy this shipped experiment [default: a chat service on four H100]
+    #[arg(long, value_name = "NAME")]
+    from: Option<String>,
     /// Replace files that are there with other content
     #[arg(long)]
     force: bool,
 }
 
-/// A file of this repository under the same name.
-macro_rules! library {
-    ($($name:literal),* $(,)?) => {
-        [$(($name, include_str!(concat!("../../", $name)))),*]
-    };
-}
-
-const EXPERIMENT: (&str, &str) = ("experiment.toml", include_str!("init/experiment.toml"));
-
-/// What the experiment needs.
-const LIBRARY: [(&str, &str); 5] = library![
-    "models/llama-3.1-8b-bf16-h100-vllm.toml",
-    "models/engines/vllm.toml",
-    "models/gpus/h100.toml",
-    "models/shapes/llama-3.1-8b.toml",
-    "models/efficiencies/h100-vllm.toml",
-];
+/// What is written without `--from`.
+const TEMPLATE: &str = include_str!("init/experiment.toml");
 
 /// Writes the files; none if one would replace something else.
 pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
-    let files = || LIBRARY.iter().chain([&EXPERIMENT]);
-    for (name, text) in files().filter(|_| !args.force) {
-        let file = args.folder.join(name);
-        if file.exists() && std::fs::read(&file).ok().as_deref() != Some(text.as_bytes()) {
+    let name = name(&args.folder)?;
+    let mut files = Vec::new();
+    match &args.from {
+        None => files.push((PathBuf::from(EXPERIMENT_FILE), renamed(TEMPLATE, &name).into_bytes())),
+        Some(shipped) => {
+            let source = catalogue::named(Kind::Experiment, shipped)
+                .map_err(|unknown| Invalid::new("--from", shipped, format!("known: {unknown}")))?;
+            let text = text(&source);
+            files.push((PathBuf::from(EXPERIMENT_FILE), renamed(&text, &name).into_bytes()));
+            files.extend(published(&text, &source));
+        }
+    }
+    for (file, content) in files.iter().filter(|_| !args.force) {
+        let path = args.folder.join(file);
+        if path.exists() && std::fs::read(&path).ok().as_ref() != Some(content) {
             let allowed = format!(
-                "without a file {name} of other content; choose another folder, or replace the file with \
-                 --force"
+                "without a file {} of other content; choose another folder, or replace the file with \
+                 --force",
+                file.display()
             );
             return Err(Invalid::new("DIR", args.folder.display(), allowed).into());
         }
     }
-    for (name, text) in files() {
-        write_file(&args.folder.join(name), text.as_bytes())?;
+    for (file, content) in &files {
+        write_file(&args.folder.join(file), content)?;
     }
-    let file = args.folder.join(EXPERIMENT.0);
-    print(&format!("wrote {0}; run it with: sim run {0}\n", file.display()))
+    let file = args.folder.join(EXPERIMENT_FILE);
+    // A folder is enough to run it, except for the one that everybody is in.
+    let shown = if args.folder == Path::new(".") { &file } else { &args.folder };
+    print(&format!("wrote {}; run it with: sim run {}\n", file.display(), shown.display()))
+}
+
+/// What the experiment of a folder is called.
+fn name(folder: &Path) -> Result<String, Invalid> {
+    let Some(last) = folder.file_name() else { return Ok("experiment".to_owned()) };
+    let name = last.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_name = name.len() <= 100 && !name.starts_with('.') && name.chars().all(plain);
+    let allowed = "a folder whose name can be that of an experiment: 1 to 100 letters, digits, '-', \
+                   '_' or '.', not starting with '.'";
+    Invalid::unless(is_name, "DIR", folder.display(), allowed)?;
+    Ok(name.into_owned())
+}
+
+/// An experiment under another name.
+fn renamed(text: &str, name: &str) -> String {
+    let rename = |line: &str| match line.strip_prefix("name = ") {
+        Some(_) => format!("name = {name:?} # results go to plots/{name}\n"),
+        None => format!("{line}\n"),
+    };
+    text.lines().map(rename).collect()
+}
+
+/// The published numbers that a shipped experiment is compared with.
+fn published(text: &str, source: &Path) -> Option<(PathBuf, Vec<u8>)> {
+    let table: toml::Table = text.parse().expect("shipped experiments are TOML");
+    let file = PathBuf::from(table.get("published")?.get("file")?.as_str()?);
+    let shipped = catalogue::join(source.parent().unwrap_or(Path::new("")), &file);
+    let content = catalogue::read(&shipped).expect("shipped with its experiment");
+    Some((file, content.into_owned()))
+}
+
+fn text(shipped: &Path) -> String {
+    catalogue::read_text(shipped).expect("shipped experiments are text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy must find everything from wherever it is.
+    #[test]
+    fn shipped_experiments_name_nothing_by_a_path_outside_of_their_folder() {
+        for name in catalogue::names(Kind::Experiment) {
+            let text = text(&catalogue::named(Kind::Experiment, name).expect("a name"));
+            assert!(!text.contains("\"../"), "{name}");
+            let table: toml::Table = text.parse().expect("TOML");
+            assert!(table.get("workload").and_then(|load| load.get("path")).is_none(), "{name}");
+            assert_eq!(
+                text.lines().filter(|line| line.starts_with("name = ")).count(),
+                1,
+                "{name}"
+            );
+        }
+    }
 }

@@ -18,10 +18,12 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim live experiments/live/tiny-3w.toml --worker http://127.0.0.1:8200 \\
+  sim live tiny-3w --worker http://127.0.0.1:8200 \\
       --worker http://127.0.0.1:8201 --worker http://127.0.0.1:8202
-  sim live my.toml --worker http://127.0.0.1:8000 --events ipc:///run/kv.ipc --record run.jsonl
-  sim compare plots/NAME-live/simulated plots/NAME-live/servers
+  sim live mid-1w --worker http://127.0.0.1:8000 --record run.jsonl
+
+What came of it is in plots/NAME-live/simulated and plots/NAME-live/servers, for sim compare. --events
+names a server's socket of KV events where it does not say so itself, like ipc:///run/kv.ipc.
 
 Servers need --enable-prompt-tokens-details, and VLLM_SERVER_DEV_MODE=1 to have their caches emptied
 (or --keep-caches). An API key is taken from the variable SIM_API_KEY.

@@ -16,6 +16,7 @@ mod interrupt;
 #[cfg(feature = "live")]
 mod live;
 mod man;
+mod models;
 mod policies;
 mod progress;
 mod report;
@@ -133,6 +134,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
         Command::Policies(args) => policies::run(&args).map(|()| true),
         Command::Init(args) => init::run(&args).map(|()| true),
+        Command::Models(args) => models::run(&args).map(|()| true),
         Command::Schema(args) => schema::run(&args).map(|()| true),
         Command::Completions(args) => completions::run(&args).map(|()| true),
         Command::Man(args) => man::run(&args).map(|()| true),

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  sim run doks-3xh200 --seeds 1 --no-figures
   sim report plots/doks-3xh200              write plots/doks-3xh200/report.html
   sim report plots/doks-3xh200 --out site   write site/report.html
 
@@ -26,8 +27,9 @@ pub(crate) struct ReportArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  sim run doks-3xh200 --seeds 1 --no-figures
   sim plot plots/doks-3xh200 --y queue_ms_p95 --y queue_ms_p50
-  sim plot plots/delays --x router.feed.delay --y hit_ratio --out figures
+  sim plot plots/doks-3xh200 --x workload.concurrency --y hit_ratio --out figures
 
 Metrics of one kind (ttft_ms_p50, ttft_ms_p95) share a figure.")]
 pub(crate) struct PlotArgs {

@@ -75,16 +75,26 @@ pub(super) fn overrides(args: &ExperimentArgs, more: Vec<String>) -> Vec<String>
     overrides
 }
 
-/// The experiment of the arguments' file with these overrides.
+/// The experiment of the arguments' file with these overrides; says what there is to
+/// know of it.
 pub(super) fn load(
     args: &ExperimentArgs,
     overrides: Vec<String>,
     traces: Option<PathBuf>,
 ) -> Result<Experiment, CliError> {
-    let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
-    let experiment = Experiment::load(&args.file, &options)?;
+    let experiment = load_again(args, overrides, traces)?;
     experiment.notices.iter().for_each(|notice| note(notice));
     Ok(experiment)
+}
+
+/// As [`load`], for an experiment of which everything has been said.
+pub(super) fn load_again(
+    args: &ExperimentArgs,
+    overrides: Vec<String>,
+    traces: Option<PathBuf>,
+) -> Result<Experiment, CliError> {
+    let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
+    Ok(Experiment::load(&args.file, &options)?)
 }
 
 /// Where an experiment comes from, and how it is to run.

@@ -14,16 +14,16 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim serve experiments/doks-3xh200.toml                      three ports, 8000 to 8002
-  sim serve experiments/doks-3xh200.toml --router --set router.policy=kv
-  sim serve experiments/doks-3xh200.toml --events --speed 10  with KV events, ten times as fast
+  sim serve doks-3xh200                      three ports, 8000 to 8002
+  sim serve doks-3xh200 --router --set router.policy=kv
+  sim serve doks-3xh200 --events --speed 10  with KV events, ten times as fast
 
 The workers are those of the experiment's first point; its workload is not used. With --events
 worker p's KV events are on port p + 1000, its replay socket on port p + 2000.
 
 Exit codes: 0 done, 2 usage or input error.")]
 pub(crate) struct ServeArgs {
-    /// The experiment, a TOML file
+    /// The experiment: a TOML file, or the name of one that comes with sim
     #[arg(value_name = "EXPERIMENT")]
     pub(crate) file: PathBuf,
     /// Set a key of the experiment

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  sim run doks-3xh200 --seeds 1
   sim timeline plots/doks-3xh200 --policy kv --at workload.concurrency=180
   sim timeline plots/doks-3xh200 --policy kv --window 2200s..2260s --out kv.json.gz
 

@@ -19,11 +19,11 @@ pub(crate) enum TraceCommand {
     /// Say what a trace holds: requests, tokens, shared blocks, how soon they are used again
     #[command(after_help = "\
 Examples:
-  sim trace stats traces/fixtures/mooncake-small.jsonl
-  SIM_TRACES=~/traces sim trace stats mooncake-conversation
-  sim trace stats BurstGPT_1.csv --limit 10000 --format json
+  sim trace stats lookalike-conversation
+  sim trace stats lookalike-conversation --limit 1000 --format json
 
-Public traces are looked for by name in the folder that SIM_TRACES names.")]
+Public traces are looked for by name in the folder that SIM_TRACES names; lookalike-conversation
+comes with sim.")]
     Stats {
         #[command(flatten)]
         source: SourceArgs,
@@ -34,11 +34,10 @@ Public traces are looked for by name in the folder that SIM_TRACES names.")]
     /// Write a trace in Mooncake's format, scaled if asked for
     #[command(after_help = "\
 Examples:
-  sim trace convert AzureLLMInferenceTrace_conv.csv azure.jsonl
-  sim trace convert mooncake-conversation half.jsonl.zst --limit 6000 --speedup 2
-  sim trace convert sessions.jsonl whole.jsonl --as mooncake-delta
-  sim trace convert mooncake-conversation ten-minutes.jsonl --start 20min --end 30min
-  sim trace convert mooncake-conversation long.jsonl.gz --prefix-len-multiplier 2 --max-isl 40960
+  sim trace convert lookalike-conversation half.jsonl.zst --limit 1000 --speedup 2
+  sim trace convert half.jsonl.zst half.jsonl
+  sim trace convert lookalike-conversation five-minutes.jsonl --start 2min --end 7min
+  sim trace convert lookalike-conversation long.jsonl.gz --prefix-len-multiplier 2 --max-isl 40960
 
 A name that ends with .gz or .zst compresses the file.")]
     Convert {
@@ -56,9 +55,9 @@ A name that ends with .gz or .zst compresses the file.")]
     /// Write a trace that looks like another one: sessions drawn from it, with blocks of their own
     #[command(after_help = "\
 Examples:
-  sim trace synth mooncake-conversation lookalike.jsonl.zst
-  sim trace synth mooncake-conversation small.jsonl --limit 2000 --seed 7
-  sim trace synth mine.jsonl twice-as-long.jsonl --requests 20000")]
+  sim trace synth lookalike-conversation another.jsonl.zst --seed 7
+  sim trace synth lookalike-conversation small.jsonl --limit 500
+  sim trace synth small.jsonl twice-as-long.jsonl --requests 1000")]
     Synth {
         #[command(flatten)]
         source: SourceArgs,

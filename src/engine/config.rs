@@ -67,8 +67,10 @@ pub struct EngineConfig {
     pub kv_bytes_per_token: Option<f64>,
 }
 
-/// Host time of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Host time of a step; `[engine.host]` of settings, where every key defaults to no
+/// time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct HostTime {
     /// Before anything of the step can run on the GPU.
     pub prepare: SimDuration,

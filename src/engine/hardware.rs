@@ -3,6 +3,7 @@
 
 use crate::engine::table::MeasuredTimes;
 use crate::settings::Invalid;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -26,7 +27,9 @@ pub struct Hardware {
 }
 
 /// A number format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     /// 16 bit.
@@ -60,6 +63,8 @@ impl fmt::Display for Dtype {
 pub struct Gpu {
     /// Its name, for messages.
     pub name: String,
+    /// Where the numbers come from.
+    pub source: Option<String>,
     /// GiB that CUDA reports to a process, somewhat less than the driver lists.
     pub memory_gib: f64,
     /// Memory bandwidth, TB/s.
@@ -76,6 +81,8 @@ pub struct Gpu {
 pub struct Shape {
     /// Its name, for messages.
     pub name: String,
+    /// Where the numbers come from.
+    pub source: Option<String>,
     /// `num_hidden_layers`.
     pub layers: u32,
     /// `hidden_size`.
@@ -101,6 +108,11 @@ pub struct Shape {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Efficiency {
+    /// Where the numbers come from.
+    pub source: Option<String>,
+    /// The GPU and engine, as `h100-vllm`, that they were measured on, if they stand in
+    /// for numbers that nobody has measured.
+    pub borrowed_from: Option<String>,
     /// Bandwidth of matrix products, share of the peak.
     pub weight_bandwidth_ratio: f64,
     /// FP8 rate of matrix products, share of the peak; absent if not known.
@@ -150,57 +162,7 @@ impl Gpu {
     }
 }
 
-/// What a `config.json` of Hugging Face says of a dense transformer; its other
-/// keys do not matter here. Defaults are those of the library `transformers`.
-#[derive(Deserialize)]
-struct PublishedConfig {
-    model_type: String,
-    num_hidden_layers: u32,
-    hidden_size: u32,
-    num_attention_heads: u32,
-    num_key_value_heads: Option<u32>,
-    head_dim: Option<u32>,
-    intermediate_size: u32,
-    vocab_size: u32,
-    max_position_embeddings: u32,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    /// Mixtures of experts say how many there are under one of these names.
-    #[serde(alias = "num_local_experts", alias = "n_routed_experts")]
-    num_experts: Option<u32>,
-}
-
 impl Shape {
-    /// Reads the `config.json` that a network is published with.
-    ///
-    /// # Errors
-    /// If it is no JSON object with the keys of a dense transformer.
-    pub fn from_config_json(text: &str) -> Result<Self, serde_json::Error> {
-        let config: PublishedConfig = serde_json::from_str(text)?;
-        let refuse = |problem: String| Err(serde::de::Error::custom(problem));
-        if let Some(experts) = config.num_experts {
-            return refuse(format!("{experts} experts: only dense transformers can be described"));
-        }
-        let heads = config.num_attention_heads;
-        let head_size = match config.head_dim {
-            Some(size) => size,
-            None if heads == 0 => return refuse("num_attention_heads = 0".to_owned()),
-            None => config.hidden_size / heads,
-        };
-        Ok(Self {
-            name: config.model_type,
-            layers: config.num_hidden_layers,
-            hidden: config.hidden_size,
-            heads,
-            kv_heads: config.num_key_value_heads.unwrap_or(heads),
-            head_size,
-            ffn: config.intermediate_size,
-            vocabulary: config.vocab_size,
-            context_tokens: config.max_position_embeddings,
-            tied_embeddings: config.tie_word_embeddings,
-        })
-    }
-
     /// The matrix products of a layer on each of `tp` GPUs: QKV, attention
     /// output, gate and up, down. KV heads that cannot be split are repeated.
     pub fn layer_gemms(&self, tp: u32) -> [Gemm; 4] {

@@ -28,7 +28,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `work` `curves` `table` `hardware` `memory` `roofline` `step_time` | what a step has to compute, and how long that takes on which GPU |
+//! | `work` `curves` `table` `hardware` `config_json` `memory` `roofline` `step_time` | what a step has to compute, and how long that takes on which GPU |
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
@@ -36,6 +36,7 @@
 //! | `settings` `model` | `[engine]` and model files as people write them |
 
 pub mod config;
+mod config_json;
 mod core;
 mod curves;
 mod decode_set;

@@ -1,35 +1,52 @@
 //! Model files: a model on a GPU under an engine, as one TOML that names its
-//! parts by relative path.
+//! parts.
 //!
-//! What is generic stands apart from what is particular. `models/gpus/` knows
-//! a GPU's data sheet, `models/shapes/` a network's dimensions,
-//! `models/efficiencies/` how much of the peaks an engine reaches, and
-//! `models/tables/` measured times, and `models/engines/` what an engine does
-//! unless told otherwise. A file of `models/` itself puts them together and adds
-//! what is particular in `[engine]`. It may leave `[hardware]` out if it gives
-//! pool size and step time itself. [`Model::compose`] does the same from
-//! [`Parts`] by name, without a file.
+//! What is generic stands apart from what is particular. `models/gpus/` has
+//! the data sheets of GPUs, `models/shapes/` the dimensions of networks,
+//! `models/efficiencies/` how much of the peaks an engine reaches,
+//! `models/tables/` measured times, and `models/engines/` the defaults of
+//! engines. A file of `models/` itself puts them together and adds what is
+//! particular in `[engine]`. It may leave `[hardware]` out if it gives pool size
+//! and step time itself.
 //!
-//! A shape may be the `config.json` that a network is published with.
+//! An experiment names such a file, or puts the parts together itself: a
+//! [`ModelChoice`]. A part is a file, or the name of one that comes with the
+//! program ([`catalogue`]). A shape may be the `config.json` that a network is
+//! published with.
 
+use super::config_json::{self, Declared};
+use crate::catalogue::{self, Kind, Unknown};
 pub use crate::engine::hardware::{Dtype, Efficiency, Gpu, Hardware, Shape};
-use crate::engine::settings::{EngineConfig, EngineSettings};
+use crate::engine::settings::{EngineConfig, EngineSettings, RulesName};
 use crate::engine::table::{MeasuredTimes, TableError};
-use crate::settings::{Invalid, line_of};
-use serde::{Deserialize, de::DeserializeOwned};
+use crate::settings::{Invalid, NOTHING, SettingsError, Sheet};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
+use toml::Table;
 
 /// A loaded model file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Its name, for reports.
     pub name: String,
+    /// Where its numbers come from, if it says so itself.
+    pub source: Option<String>,
+    /// What runs on what, as measurements of it are called: `llama-3.1-8b bf16, h100
+    /// tp 1, vllm`. `None` without hardware.
+    pub deployment: Option<String>,
     /// GPU, network and efficiencies; `None` if the file gives times itself.
     pub hardware: Option<Hardware>,
-    /// Defaults of the `[engine]` section.
+    /// What its engine does where an experiment says nothing: its `[engine]` over the
+    /// engine's defaults.
     pub engine: EngineSettings,
+    /// The same as it was written.
+    sheet: Sheet,
     /// SHA-256 over the file and all that it names, in order, hexadecimal.
     pub sha256: String,
 }
@@ -42,28 +59,60 @@ pub enum ModelError {
     Read {
         /// The file.
         path: PathBuf,
-        /// The model file that names it, if it is not the model file itself.
-        by: Option<PathBuf>,
+        /// The model that names it, if it is not the model file itself.
+        by: Option<String>,
         /// Why.
         source: std::io::Error,
     },
-    /// Not the TOML (or JSON) expected: syntax, an unknown key, a missing key, a wrong type.
+    /// Syntax, an unknown key, a missing key, a value that cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A published configuration that is no JSON or lacks something.
     #[error("{}:{line}: {message}", path.display())]
-    Toml {
+    Json {
         /// The file.
         path: PathBuf,
         /// Line of the problem, from 1.
         line: usize,
-        /// What is wrong, with the names that are allowed.
+        /// What is wrong.
         message: String,
     },
-    /// A value that cannot be used.
-    #[error("{}: {invalid}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
+    /// Parts that do not go together.
+    #[error("{of}: {invalid}")]
+    Parts {
+        /// What they would be.
+        of: String,
         /// Key, value and values allowed.
         invalid: Invalid,
+    },
+    /// A model that is neither a file nor the name of a shipped one.
+    #[error("{unknown}")]
+    Name {
+        /// Which names there are.
+        unknown: Unknown,
+    },
+    /// A part that is neither a file nor the name of a shipped one.
+    #[error("{key} = {name:?}: {unknown}")]
+    Part {
+        /// The key that names it.
+        key: &'static str,
+        /// The name.
+        name: String,
+        /// Which names there are.
+        unknown: Unknown,
+    },
+    /// An engine on a GPU whose speed is not known.
+    #[error(
+        "gpu = {gpu:?} with engine = {engine:?}: how fast this engine runs on this GPU is not known; \
+         known are {}; or name a file with efficiency = PATH", known.join(", ")
+    )]
+    NoEfficiency {
+        /// The GPU.
+        gpu: String,
+        /// The engine.
+        engine: String,
+        /// What is known, as GPU-ENGINE.
+        known: Vec<&'static str>,
     },
     /// A table of measured times that cannot be used.
     #[error("{}:{}", path.display(), error)]
@@ -75,8 +124,8 @@ pub enum ModelError {
     },
 }
 
-fn named_by(by: Option<&Path>) -> String {
-    by.map_or(String::new(), |by| format!(" (named by {})", by.display()))
+fn named_by(by: Option<&str>) -> String {
+    by.map_or(String::new(), |by| format!(" (named by {by})"))
 }
 
 /// A model by the names of its parts in a library such as `models/`.
@@ -99,32 +148,133 @@ pub struct Parts {
 impl fmt::Display for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { gpu, engine, shape, tp, weight_dtype, .. } = self;
-        let shape = Path::new(shape).file_stem().unwrap_or_default().to_string_lossy();
-        write!(f, "{shape} {weight_dtype}, {gpu} tp {tp}, {engine}")
+        f.write_str(&deployment(shape, *weight_dtype, gpu, *tp, engine))
     }
 }
 
+/// The model of a fleet, as an experiment says it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelChoice {
+    /// A model file, or the name of a shipped one.
+    File(String),
+    /// Parts that are put together.
+    Parts(PartsChoice),
+}
+
+/// The parts of a model; each is a file, or the name of a shipped one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartsChoice {
+    /// The network's dimensions: a name, a TOML file, or a published `config.json`.
+    pub shape: String,
+    /// The GPU.
+    pub gpu: String,
+    /// GPUs that share each layer. Default 1.
+    #[serde(default = "one")]
+    pub tp: u32,
+    /// The engine.
+    pub engine: String,
+    /// Number format of the weights: `"bf16"` or `"fp8"`. Default `"bf16"`.
+    #[serde(default = "bf16")]
+    pub weights: Dtype,
+    /// Number format of the KV cache. Default: `"bf16"` under vLLM, which keeps KV
+    /// in the network's own type; that of the weights under TensorRT-LLM (assumed:
+    /// its 8-bit checkpoints bring scales for the cache).
+    pub kv: Option<Dtype>,
+    /// How much of the GPU's peaks the engine reaches. Default: what was measured of
+    /// this engine on this GPU.
+    pub efficiency: Option<String>,
+    /// The shape is a `config.json` of a `model_type` that is not known, and describes a
+    /// dense transformer with full attention all the same. Default false.
+    #[serde(default)]
+    pub assume_dense: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn bf16() -> Dtype {
+    Dtype::Bf16
+}
+
+impl fmt::Display for ModelChoice {
+    /// As it is written in TOML.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(name) => write!(f, "{name:?}"),
+            Self::Parts(parts) => {
+                let table = toml::Table::try_from(parts).expect("text and numbers");
+                write!(f, "{}", toml::Value::Table(table))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ChoiceVisitor;
+        impl<'de> Visitor<'de> for ChoiceVisitor {
+            type Value = ModelChoice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a model, a model file, or { shape, gpu, engine, ... }")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ModelChoice, E> {
+                String::deserialize(StrDeserializer::new(text)).map(ModelChoice::File)
+            }
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<ModelChoice, M::Error> {
+                PartsChoice::deserialize(MapAccessDeserializer::new(map)).map(ModelChoice::Parts)
+            }
+        }
+        deserializer.deserialize_any(ChoiceVisitor)
+    }
+}
+
+impl JsonSchema for ModelChoice {
+    fn schema_name() -> Cow<'static, str> {
+        "Model".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let name = "The name of a shipped model, or a model file relative to this file";
+        json_schema!({
+            "anyOf": [
+                { "description": name, "type": "string" },
+                generator.subschema_for::<PartsChoice>(),
+            ]
+        })
+    }
+}
+
+/// A model file as written; its parts are files, or names of shipped ones.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelFile {
     name: String,
-    /// A file of engine defaults, below `engine`.
-    defaults: Option<PathBuf>,
+    /// Where its numbers come from, if not from the parts.
+    source: Option<String>,
+    /// Defaults of an engine, below `engine`.
+    defaults: Option<String>,
     hardware: Option<HardwareFile>,
-    #[serde(default)]
-    engine: EngineSettings,
+    /// Read once it is merged with the defaults.
+    #[serde(default, rename = "engine")]
+    _engine: Table,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HardwareFile {
-    gpu: PathBuf,
-    shape: PathBuf,
-    efficiency: PathBuf,
+    gpu: String,
+    shape: String,
+    efficiency: String,
     table: Option<PathBuf>,
     tp: u32,
     weight_dtype: Dtype,
-    kv_dtype: Dtype,
+    /// Only parts that are put together may leave it out.
+    kv_dtype: Option<Dtype>,
+    /// A `config.json` of a `model_type` that is not known describes a dense transformer.
+    #[serde(default)]
+    assume_dense: bool,
 }
 
 impl Model {
@@ -135,9 +285,29 @@ impl Model {
     /// the `[engine]` section will do is known only once an experiment has had
     /// its say, in [`engine_config`](Self::engine_config).
     pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let mut files = Files { root: path, digest: Sha256::new() };
-        let file: ModelFile = files.toml(path)?;
-        file.load(files)
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut files = Files { of: path.display().to_string(), folder, digest: Sha256::new() };
+        let sheet = files.sheet(path)?;
+        let file: ModelFile = sheet.read()?;
+        if file.hardware.as_ref().is_some_and(|hardware| hardware.kv_dtype.is_none()) {
+            let needed = Invalid::new("hardware.kv_dtype", NOTHING, "\"bf16\" or \"fp8\"");
+            return Err(sheet.invalid(needed).into());
+        }
+        file.load(files, Some(&sheet))
+    }
+
+    /// The model that an experiment chooses; `folder` is where its paths start.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and a name that nothing has.
+    pub fn choose(choice: &ModelChoice, folder: &Path) -> Result<Self, ModelError> {
+        match choice {
+            ModelChoice::File(name) => {
+                let path = catalogue::find(Kind::Model, name, folder);
+                Self::load(&path.map_err(|unknown| ModelError::Name { unknown })?)
+            }
+            ModelChoice::Parts(parts) => parts.load(folder),
+        }
     }
 
     /// The model made of `parts`, each a file of the library in `folder`.
@@ -148,59 +318,134 @@ impl Model {
         let Parts { gpu, engine, shape, tp, weight_dtype, kv_dtype } = parts;
         let file = ModelFile {
             name: parts.to_string(),
-            defaults: Some(format!("engines/{engine}.toml").into()),
+            source: None,
+            defaults: Some(format!("engines/{engine}.toml")),
             hardware: Some(HardwareFile {
-                gpu: format!("gpus/{gpu}.toml").into(),
-                shape: Path::new("shapes").join(shape),
-                efficiency: format!("efficiencies/{gpu}-{engine}.toml").into(),
+                gpu: format!("gpus/{gpu}.toml"),
+                shape: format!("shapes/{shape}"),
+                efficiency: format!("efficiencies/{gpu}-{engine}.toml"),
                 table: None,
                 tp: *tp,
                 weight_dtype: *weight_dtype,
-                kv_dtype: *kv_dtype,
+                kv_dtype: Some(*kv_dtype),
+                assume_dense: false,
             }),
-            engine: EngineSettings::default(),
+            _engine: Table::new(),
         };
-        file.load(Files { root: &folder.join(parts.to_string()), digest: Sha256::new() })
+        file.load(Files { of: parts.to_string(), folder, digest: Sha256::new() }, None)
     }
 
-    /// The configuration of a worker: this file's defaults under `overrides`.
+    /// The configuration of a worker as the model describes it.
     ///
     /// # Errors
     /// As [`EngineSettings::resolve`].
-    pub fn engine_config(&self, overrides: &EngineSettings) -> Result<EngineConfig, Invalid> {
-        overrides.clone().over(self.engine.clone()).resolve(self.hardware.as_ref())
+    pub fn engine_config(&self) -> Result<EngineConfig, Invalid> {
+        self.engine.resolve(self.hardware.as_ref())
+    }
+
+    /// What its engine does, as it was written, for keys of `[engine]` to be put over.
+    pub fn engine_sheet(&self) -> &Sheet {
+        &self.sheet
     }
 }
 
-impl ModelFile {
-    fn load(self, mut files: Files<'_>) -> Result<Model, ModelError> {
-        let defaults = match &self.defaults {
-            Some(path) => files.toml(&files.at(path))?,
-            None => EngineSettings::default(),
+impl PartsChoice {
+    fn load(&self, folder: &Path) -> Result<Model, ModelError> {
+        let Self { shape, gpu, tp, engine, weights, kv, efficiency, assume_dense } = self;
+        let name = deployment(shape, *weights, gpu, *tp, engine);
+        let files = Files { of: name.clone(), folder, digest: Sha256::new() };
+        // Before the pair of them is looked up.
+        files.find(Kind::Gpu, "gpu", gpu)?;
+        files.find(Kind::Engine, "engine", engine)?;
+        let pair = format!("{}-{}", stem(gpu), stem(engine));
+        if efficiency.is_none() && catalogue::named(Kind::Efficiency, &pair).is_err() {
+            let (gpu, engine) = (stem(gpu).to_owned(), stem(engine).to_owned());
+            let known = catalogue::names(Kind::Efficiency).collect();
+            return Err(ModelError::NoEfficiency { gpu, engine, known });
+        }
+        let hardware = HardwareFile {
+            gpu: gpu.clone(),
+            shape: shape.clone(),
+            efficiency: efficiency.clone().unwrap_or(pair),
+            table: None,
+            tp: *tp,
+            weight_dtype: *weights,
+            kv_dtype: *kv,
+            assume_dense: *assume_dense,
         };
-        let hardware = self.hardware.map(|hardware| hardware.load(&mut files)).transpose()?;
+        let file = ModelFile {
+            name,
+            source: None,
+            defaults: Some(engine.clone()),
+            hardware: Some(hardware),
+            _engine: Table::new(),
+        };
+        file.load(files, None)
+    }
+}
+
+/// A part without the folders and the ending of its file.
+fn stem(part: &str) -> &str {
+    let name = part.rsplit_once('/').map_or(part, |(_, name)| name);
+    name.strip_suffix(".toml").or(name.strip_suffix(".json")).unwrap_or(name)
+}
+
+/// What runs on what, as measurements of it are called.
+fn deployment(shape: &str, weights: Dtype, gpu: &str, tp: u32, engine: &str) -> String {
+    format!("{} {weights}, {} tp {tp}, {}", stem(shape), stem(gpu), stem(engine))
+}
+
+impl ModelFile {
+    /// `own` is the file as it was written; there is none for parts.
+    fn load(self, mut files: Files<'_>, own: Option<&Sheet>) -> Result<Model, ModelError> {
+        let own_engine = own.map(|own| own.section("engine")).transpose()?;
+        let defaults = match &self.defaults {
+            Some(engine) => {
+                let path = files.find(Kind::Engine, "engine", engine)?;
+                Some(files.sheet(&path)?.named("engine"))
+            }
+            None => None,
+        };
+        let sheet = match (own_engine, defaults) {
+            (Some(own), Some(defaults)) => own.over(defaults),
+            (only, None) | (None, only) => only.unwrap_or_default(),
+        };
+        let engine: EngineSettings = sheet.read()?;
+        let rules = engine.rules;
+        let deployment = self.hardware.as_ref().map(|hardware| {
+            let HardwareFile { shape, weight_dtype, gpu, tp, .. } = hardware;
+            let engine = self.defaults.as_deref().unwrap_or(rules.map_or("", RulesName::as_str));
+            deployment(shape, *weight_dtype, gpu, *tp, engine)
+        });
+        let hardware = self.hardware.map(|hardware| hardware.load(&mut files, rules, own));
+        let hardware = hardware.transpose()?;
         let sha256 = files.digest.finalize().iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
         });
-        Ok(Model { name: self.name, hardware, engine: self.engine.over(defaults), sha256 })
+        let Self { name, source, .. } = self;
+        Ok(Model { name, source, deployment, hardware, engine, sheet, sha256 })
     }
 }
 
 impl HardwareFile {
-    fn load(self, files: &mut Files<'_>) -> Result<Hardware, ModelError> {
-        let (gpu_path, shape_path) = (files.at(&self.gpu), files.at(&self.shape));
-        let efficiency_path = files.at(&self.efficiency);
-        let gpu: Gpu = files.toml(&gpu_path)?;
-        gpu.validate().map_err(invalid_in(&gpu_path))?;
-        let shape = files.shape(&shape_path)?;
-        shape.validate().map_err(invalid_in(&shape_path))?;
-        let efficiency: Efficiency = files.toml(&efficiency_path)?;
-        efficiency.validate().map_err(invalid_in(&efficiency_path))?;
+    fn load(
+        self,
+        files: &mut Files<'_>,
+        rules: Option<RulesName>,
+        own: Option<&Sheet>,
+    ) -> Result<Hardware, ModelError> {
+        let gpu_path = files.find(Kind::Gpu, "gpu", &self.gpu)?;
+        let shape_path = files.find(Kind::Shape, "shape", &self.shape)?;
+        let efficiency_path = files.find(Kind::Efficiency, "efficiency", &self.efficiency)?;
+        let gpu = files.part(&gpu_path, Gpu::validate)?;
+        let declared = Declared { weights: self.weight_dtype, assume_dense: self.assume_dense };
+        let shape = files.shape(&shape_path, declared)?;
+        let efficiency = files.part(&efficiency_path, Efficiency::validate)?;
         let table = match &self.table {
             None => None,
             Some(path) => {
-                let path = files.at(path);
+                let path = catalogue::join(files.folder, path);
                 let text = files.text(&path)?;
                 Some(
                     MeasuredTimes::parse(&text)
@@ -215,46 +460,54 @@ impl HardwareFile {
             table,
             tp: self.tp,
             weight_dtype: self.weight_dtype,
-            kv_dtype: self.kv_dtype,
+            kv_dtype: self.kv_dtype.unwrap_or(match rules.map(RulesName::defaults) {
+                Some(defaults) if defaults.kv_as_weights => self.weight_dtype,
+                _ => Dtype::Bf16,
+            }),
         };
-        hardware.validate().map_err(invalid_in(files.root))?;
+        hardware.validate().map_err(|invalid| match own {
+            Some(own) => own.invalid(invalid).into(),
+            None => ModelError::Parts { of: files.of.clone(), invalid },
+        })?;
         Ok(hardware)
     }
 }
 
-fn invalid_in(path: &Path) -> impl FnOnce(Invalid) -> ModelError {
-    let path = path.to_path_buf();
-    move |invalid| ModelError::Invalid { path, invalid }
-}
-
-/// The model file and those it names, as they are read.
+/// The files of a model, as they are read.
 struct Files<'a> {
-    root: &'a Path,
+    /// The model file, or what stands for it in messages.
+    of: String,
+    /// Where relative paths start.
+    folder: &'a Path,
     digest: Sha256,
 }
 
 impl Files<'_> {
-    /// A path as the model file names it.
-    fn at(&self, path: &Path) -> PathBuf {
-        self.root.parent().unwrap_or(Path::new("")).join(path)
-    }
-
-    /// One of ours, or a published `config.json`.
-    fn shape(&mut self, path: &Path) -> Result<Shape, ModelError> {
-        if path.extension().is_none_or(|extension| extension != "json") {
-            return self.toml(path);
-        }
-        let text = self.text(path)?;
-        Shape::from_config_json(&text).map_err(|error| ModelError::Toml {
-            path: path.to_path_buf(),
-            line: error.line().max(1),
-            message: error.to_string(),
+    /// The file that a part means.
+    fn find(&self, kind: Kind, key: &'static str, part: &str) -> Result<PathBuf, ModelError> {
+        catalogue::find(kind, part, self.folder).map_err(|unknown| ModelError::Part {
+            key,
+            name: part.to_owned(),
+            unknown,
         })
     }
 
+    /// One of ours, or a published `config.json`.
+    fn shape(&mut self, path: &Path, declared: Declared) -> Result<Shape, ModelError> {
+        if path.extension().is_none_or(|extension| extension != "json") {
+            return self.part(path, Shape::validate);
+        }
+        let text = self.text(path)?;
+        let refused = |line, message| ModelError::Json { path: path.to_path_buf(), line, message };
+        let shape = config_json::read(&text, declared)
+            .map_err(|found| refused(found.line, found.problem))?;
+        shape.validate().map_err(|invalid| refused(1, invalid.to_string()))?;
+        Ok(shape)
+    }
+
     fn text(&mut self, path: &Path) -> Result<String, ModelError> {
-        let by = (path != self.root).then(|| self.root.to_path_buf());
-        let text = std::fs::read_to_string(path).map_err(|source| ModelError::Read {
+        let by = (path.as_os_str() != self.of.as_str()).then(|| self.of.clone());
+        let text = catalogue::read_text(path).map_err(|source| ModelError::Read {
             path: path.to_path_buf(),
             by,
             source,
@@ -265,12 +518,20 @@ impl Files<'_> {
         Ok(text)
     }
 
-    fn toml<T: DeserializeOwned>(&mut self, path: &Path) -> Result<T, ModelError> {
+    fn sheet(&mut self, path: &Path) -> Result<Sheet, ModelError> {
         let text = self.text(path)?;
-        toml::from_str(&text).map_err(|error| ModelError::Toml {
-            path: path.to_path_buf(),
-            line: line_of(&text, error.span().map_or(0, |span| span.start)),
-            message: error.message().to_owned(),
-        })
+        Ok(Sheet::parse(path, &text)?)
+    }
+
+    /// A part in a file of its own.
+    fn part<T: DeserializeOwned>(
+        &mut self,
+        path: &Path,
+        validate: impl FnOnce(&T) -> Result<(), Invalid>,
+    ) -> Result<T, ModelError> {
+        let sheet = self.sheet(path)?;
+        let part: T = sheet.read()?;
+        validate(&part).map_err(|invalid| sheet.invalid(invalid))?;
+        Ok(part)
     }
 }

@@ -1,9 +1,10 @@
 //! The `[engine]` section as people write it.
 //!
 //! The same section stands in a model file, where it gives defaults, and in an
-//! experiment, which wins key by key. [`EngineSettings::resolve`] fills the
-//! gaps with the engine's own defaults, computes the size of the KV pool, and
-//! refuses what no engine would start with.
+//! experiment, which wins key by key: they are merged as tables
+//! ([`Sheet`](crate::settings::Sheet)) before they become this type.
+//! [`EngineSettings::resolve`] fills the gaps with the engine's own defaults,
+//! computes the size of the KV pool, and refuses what no engine would start with.
 
 use crate::engine::config::bounded;
 pub use crate::engine::config::{
@@ -13,12 +14,11 @@ pub use crate::engine::config::{
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
 use crate::engine::rules::OwnSettings;
-pub use crate::engine::rules::trtllm::TrtllmSettings;
 use crate::engine::rules::vllm::VllmSettings;
 use crate::engine::step_time::{Linear, StepTime, faster};
 use crate::engine::tiers;
 pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
-use crate::settings::{Count, Invalid, count_option};
+use crate::settings::{Count, Invalid, NOTHING, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -73,11 +73,11 @@ pub struct EngineSettings {
     /// Default: `{ kind = "roofline" }` if there is hardware.
     pub step_time: Option<StepTimeSettings>,
     /// Host time of a step.
-    pub host: HostSettings,
+    pub host: HostTime,
     /// CUDA graphs.
     pub cuda_graph: CudaGraphSettings,
     /// What only TensorRT-LLM's rules look at.
-    pub trtllm: TrtllmSettings,
+    pub trtllm: TrtllmOptions,
     /// KV memory below the GPU's, fast to slow. Default: none.
     pub tier: Option<Vec<TierSettings>>,
     /// When blocks enter it. Default: `"computed"` for vLLM, `"evicted"` for
@@ -114,20 +114,6 @@ pub enum StepTimeSettings {
     Instant {},
 }
 
-/// `[engine.host]`; every key defaults to no time. See [`HostTime`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct HostSettings {
-    /// Before anything of a step can run on the GPU.
-    pub prepare: Option<SimDuration>,
-    /// Launching a captured graph.
-    pub launch: Option<SimDuration>,
-    /// Launching an eager step.
-    pub eager_launch: Option<SimDuration>,
-    /// Added to `prepare` per sequence.
-    pub per_seq: Option<SimDuration>,
-}
-
 /// `[engine.cuda_graph]`. See [`CudaGraph`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -142,43 +128,6 @@ pub struct CudaGraphSettings {
 }
 
 impl EngineSettings {
-    /// These settings, and those of `base` where they say nothing.
-    pub fn over(self, base: Self) -> Self {
-        Self {
-            rules: self.rules.or(base.rules),
-            block_size: self.block_size.or(base.block_size),
-            num_blocks: self.num_blocks.or(base.num_blocks),
-            kv_memory_fraction: self.kv_memory_fraction.or(base.kv_memory_fraction),
-            activation_gib: self.activation_gib.or(base.activation_gib),
-            max_num_seqs: self.max_num_seqs.or(base.max_num_seqs),
-            max_num_batched_tokens: self.max_num_batched_tokens.or(base.max_num_batched_tokens),
-            max_model_len: self.max_model_len.or(base.max_model_len),
-            chunked_prefill: self.chunked_prefill.or(base.chunked_prefill),
-            prefix_caching: self.prefix_caching.or(base.prefix_caching),
-            watermark: self.watermark.or(base.watermark),
-            overlap: self.overlap.or(base.overlap),
-            speedup_ratio: self.speedup_ratio.or(base.speedup_ratio),
-            fast_forward: self.fast_forward.or(base.fast_forward),
-            step_time: self.step_time.or(base.step_time),
-            host: HostSettings {
-                prepare: self.host.prepare.or(base.host.prepare),
-                launch: self.host.launch.or(base.host.launch),
-                eager_launch: self.host.eager_launch.or(base.host.eager_launch),
-                per_seq: self.host.per_seq.or(base.host.per_seq),
-            },
-            cuda_graph: CudaGraphSettings {
-                sizes: self.cuda_graph.sizes.or(base.cuda_graph.sizes),
-                padding: self.cuda_graph.padding.or(base.cuda_graph.padding),
-                mixed: self.cuda_graph.mixed.or(base.cuda_graph.mixed),
-            },
-            trtllm: self.trtllm.over(base.trtllm),
-            tier: self.tier.or(base.tier),
-            offload: self.offload.or(base.offload),
-            load: self.load.or(base.load),
-            kv_bytes_per_token: self.kv_bytes_per_token.or(base.kv_bytes_per_token),
-        }
-    }
-
     /// The configuration of a worker on `hardware`, or without any if pool and
     /// step time are given.
     ///
@@ -198,6 +147,8 @@ impl EngineSettings {
         )?;
         // Before anything is computed with them.
         bounded("block_size", block_size, MAX_BLOCK_SIZE)?;
+        let (fits, allowed) = (defaults.takes_blocks)(block_size);
+        Invalid::unless(fits, "block_size", block_size, allowed)?;
         bounded("max_num_seqs", max_num_seqs, MAX_NUM_SEQS)?;
         let num_blocks = match self.num_blocks {
             Some(blocks) => blocks,
@@ -220,7 +171,7 @@ impl EngineSettings {
             overlap: self.overlap.unwrap_or(defaults.overlap),
             fast_forward: self.fast_forward.unwrap_or(true),
             step_time: self.step_time(max_num_seqs, hardware)?,
-            host: self.host.resolve(self.speedup_ratio.unwrap_or(1.0)),
+            host: self.host.at(self.speedup_ratio.unwrap_or(1.0)),
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             tiers: self.tiers(rules, block_bytes)?,
             kv_bytes_per_token,
@@ -311,7 +262,7 @@ impl EngineSettings {
         let kind = match (self.step_time, hardware) {
             (Some(kind), _) => kind,
             (None, Some(_)) => StepTimeSettings::Roofline {},
-            (None, None) => return Err(Invalid::new("step_time", "nothing", without)),
+            (None, None) => return Err(Invalid::new("step_time", NOTHING, without)),
         };
         let model = match kind {
             StepTimeSettings::Fixed { prefill, decode } => StepTime::Fixed { prefill, decode },
@@ -336,10 +287,11 @@ impl EngineSettings {
     }
 }
 
-impl HostSettings {
-    fn resolve(&self, speedup_ratio: f64) -> HostTime {
-        let time = |time: Option<SimDuration>| faster(time.unwrap_or_default(), speedup_ratio);
-        HostTime {
+impl HostTime {
+    /// These times on hosts that are so many times as fast.
+    fn at(self, speedup_ratio: f64) -> Self {
+        let time = |time: SimDuration| faster(time, speedup_ratio);
+        Self {
             prepare: time(self.prepare),
             launch: time(self.launch),
             eager_launch: time(self.eager_launch),
@@ -369,20 +321,8 @@ impl CudaGraphSettings {
     }
 }
 
-impl TrtllmSettings {
-    pub(in crate::engine) fn over(self, base: Self) -> Self {
-        Self {
-            partial_reuse: self.partial_reuse.or(base.partial_reuse),
-            duplicate_delay: self.duplicate_delay.or(base.duplicate_delay),
-            store_context: self.store_context.or(base.store_context),
-            count_cached_in_budget: self.count_cached_in_budget.or(base.count_cached_in_budget),
-            reserve_net_of_reuse: self.reserve_net_of_reuse.or(base.reserve_net_of_reuse),
-        }
-    }
-}
-
 fn needed<T>(key: &str, value: Option<T>, allowed: &str) -> Result<T, Invalid> {
-    value.ok_or_else(|| Invalid::new(key, "nothing", allowed))
+    value.ok_or_else(|| Invalid::new(key, NOTHING, allowed))
 }
 
 fn needed_for<T>(kind: &str, value: Option<T>, allowed: &str) -> Result<T, Invalid> {

@@ -2,6 +2,7 @@
 
 use super::measure::MeasureSettings;
 use crate::engine::config::EngineConfig;
+use crate::engine::model::ModelChoice;
 use crate::engine::settings::EngineSettings;
 use crate::fleet::Link;
 use crate::fleet::changes::{
@@ -12,6 +13,7 @@ use crate::settings::{Count, Invalid, count, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use toml::Table;
 
 /// The `[cluster]` section. Its parts that describe pools have an effect only
 /// where `prefill.workers` is given, so that it can be swept.
@@ -22,8 +24,9 @@ pub struct ClusterSettings {
     #[serde(deserialize_with = "count")]
     #[schemars(with = "Count")]
     pub workers: u32,
-    /// A model file, relative to the experiment; not needed if `[engine]` gives everything.
-    pub model: Option<String>,
+    /// The model: a name of `sim models`, a model file relative to the experiment, or its
+    /// parts; not needed if `[engine]` gives everything.
+    pub model: Option<ModelChoice>,
     /// Workers that only prefill.
     #[serde(default)]
     pub prefill: PrefillSettings,
@@ -59,20 +62,22 @@ pub struct PrefillSettings {
     #[serde(deserialize_with = "count_option")]
     #[schemars(with = "Option<Count>")]
     pub workers: Option<u32>,
-    /// Their model file. Default: `cluster.model`.
-    pub model: Option<String>,
+    /// Their model. Default: `cluster.model`.
+    pub model: Option<ModelChoice>,
     /// Wins over `[engine]` on these workers.
-    pub engine: EngineSettings,
+    #[schemars(with = "EngineSettings")]
+    pub engine: Table,
 }
 
 /// The `[cluster.decode]` section.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecodeSettings {
-    /// Their model file. Default: `cluster.model`.
-    pub model: Option<String>,
+    /// Their model. Default: `cluster.model`.
+    pub model: Option<ModelChoice>,
     /// Wins over `[engine]` on these workers.
-    pub engine: EngineSettings,
+    #[schemars(with = "EngineSettings")]
+    pub engine: Table,
 }
 
 /// The `[cluster.network]` section: one NIC per worker.

@@ -2,19 +2,20 @@
 
 pub use super::cluster::ClusterSettings;
 use super::cluster::check_pooled;
-use super::document::{Document, NOTHING};
+use super::document::Document;
 use super::effects::Effects;
-use super::error::{ExperimentError, Place};
+use super::error::ExperimentError;
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
-use crate::engine::model::Model;
+use crate::engine::model::{Model, ModelChoice};
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::fleet::Pools;
 use crate::router::feed::FeedSettings;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::router::{ChosenPolicy, PolicyFactory, Registry};
-use crate::settings::Invalid;
+use crate::settings::{Invalid, NOTHING, Place, SettingsError, Sheet};
 use crate::time::{SimDuration, SimTime};
+use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{WorkloadSettings, WorkloadSource};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -222,6 +223,10 @@ impl Experiment {
             let settings = resolver
                 .resolve(&document)
                 .map_err(|error| self.at_point(error, &params, resolver))?;
+            if self.points.is_empty() {
+                let commas = decimal_commas(&document, resolver);
+                self.notices.extend(commas.into_iter().chain(clamped(&document)));
+            }
             if let Some(policy) = document.get("router.policy") {
                 params.insert("router.policy".to_owned(), serde_json::json!(policy));
             }
@@ -272,14 +277,50 @@ impl Experiment {
     ) -> ExperimentError {
         let swept = matches!(
             &error,
-            ExperimentError::Value { place, .. } | ExperimentError::UnknownKey { place, .. }
-                if matches!(place, Place::Sweep(..) | Place::Argument(_))
+            ExperimentError::Settings(
+                SettingsError::Value { place, .. } | SettingsError::UnknownKey { place, .. },
+            ) if matches!(place, Place::Sweep(..) | Place::Argument(_))
         );
         if swept || resolver.resolve(&self.document).err().as_ref() == Some(&error) {
             return error;
         }
         ExperimentError::AtPoint { point: show(params), source: Box::new(error) }
     }
+}
+
+/// What was typed as two whole numbers and could be one with a decimal comma.
+fn decimal_commas(document: &Document, resolver: &mut Resolver) -> Vec<String> {
+    let meant = |(key, text): &(String, String)| {
+        let number: f64 = text.replace(',', ".").parse().ok()?;
+        let mut decimal = document.clone();
+        decimal.set(key, toml::Value::Float(number), document.place(key)).ok()?;
+        resolver.resolve(&decimal).ok()?;
+        let values = text.replace(',', " and ");
+        Some(format!("{key}={text} is two values, {values}; with a decimal point it is {number}"))
+    };
+    document.typed_pairs().iter().filter_map(meant).collect()
+}
+
+/// Distributions of the workload whose bounds move their means.
+fn clamped(document: &Document) -> Vec<String> {
+    let Some(workload) = document.get("workload").and_then(toml::Value::as_table) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let mut open: Vec<(String, &toml::Table)> = vec![("workload".to_owned(), workload)];
+    while let Some((key, table)) = open.pop() {
+        let value = || toml::Value::Table(table.clone());
+        let tokens = value().try_into::<Distribution<Tokens>>().ok();
+        let tokens = tokens.filter(|d| d.validate().is_ok()).and_then(|d| d.clamping());
+        let time = || value().try_into::<Distribution<SimDuration>>().ok();
+        let time = || time().filter(|d| d.validate().is_ok()).and_then(|d| d.clamping());
+        let place = document.place(&key);
+        found.extend(tokens.or_else(time).map(|words| format!("{place}: {key}: {words}")));
+        let inner = table.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
+        open.extend(inner.map(|(name, table)| (format!("{key}.{name}"), table)));
+    }
+    found.sort_unstable();
+    found
 }
 
 /// SHA-256 over what a point's document says, of its router only what the policy
@@ -313,7 +354,7 @@ pub(super) fn show(params: &Params) -> String {
 struct Resolver {
     traces: Option<PathBuf>,
     registry: Registry,
-    /// By the path as written, and where that leads.
+    /// By the choice as written, and where its paths start.
     models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
@@ -325,11 +366,10 @@ impl Resolver {
         let cluster: ClusterSettings = document.section("cluster")?;
         cluster.validate().map_err(invalid("cluster"))?;
         let model = match &cluster.model {
-            Some(path) => Some(self.model(document, path, "cluster.model")?),
+            Some(choice) => Some(self.model(document, choice, "cluster.model")?),
             None => None,
         };
-        let common: EngineSettings = document.section("engine")?;
-        let engine = resolve(model.as_deref(), common.clone()).map_err(invalid("engine"))?;
+        let engine = worker(document.sheet("engine")?, model.as_deref())?;
         let router: RouterSettings = document.section("router")?;
         if let Some(unknown) = self.registry.find_unknown(&router.parameters) {
             return Err(document.unknown(&format!("router.{unknown}"), &self.registry.keys()));
@@ -337,10 +377,14 @@ impl Resolver {
         let (router, policy) =
             router.resolve(&self.registry, cluster.slots()).map_err(invalid("router"))?;
         let pools = match cluster.prefill.workers {
-            Some(workers) => {
-                Some(self.pools(document, &cluster, workers, &common, model.as_ref())?)
+            Some(workers) => Some(self.pools(document, &cluster, workers, model.as_ref())?),
+            None => {
+                // They have no effect, but must make sense.
+                for section in ["cluster.prefill.engine", "cluster.decode.engine"] {
+                    let _: EngineSettings = document.section(section)?;
+                }
+                None
             }
-            None => None,
         };
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(engine.block_size).map_err(invalid("workload"))?;
@@ -374,25 +418,25 @@ impl Resolver {
         document: &Document,
         cluster: &ClusterSettings,
         prefill_workers: u32,
-        common: &EngineSettings,
         common_model: Option<&Arc<Model>>,
     ) -> Result<Pools, ExperimentError> {
-        let mut pool = |name: &str, own: &EngineSettings, model: Option<&String>| {
+        let mut pool = |name: &str, model: Option<&ModelChoice>| {
             let model = match model {
-                Some(path) => Some(self.model(document, path, &format!("cluster.{name}.model"))?),
+                Some(choice) => {
+                    Some(self.model(document, choice, &format!("cluster.{name}.model"))?)
+                }
                 None => common_model.cloned(),
             };
-            let settings = own.clone().over(common.clone());
-            let config = resolve(model.as_deref(), settings)
-                .map_err(|wrong| document.invalid(&format!("cluster.{name}.engine"), wrong))?;
-            Ok(Arc::new(config))
+            let own = document.sheet(&format!("cluster.{name}.engine"))?;
+            let config = worker(own.over(document.sheet("engine")?), model.as_deref())?;
+            Ok::<_, ExperimentError>(Arc::new(config))
         };
         let ClusterSettings { prefill, decode, .. } = cluster;
         let pools = Pools {
             prefill_workers,
             decode_workers: cluster.workers - prefill_workers,
-            prefill: pool("prefill", &prefill.engine, prefill.model.as_ref())?,
-            decode: pool("decode", &decode.engine, decode.model.as_ref())?,
+            prefill: pool("prefill", prefill.model.as_ref())?,
+            decode: pool("decode", decode.model.as_ref())?,
             link: cluster.network.link(),
         };
         pools.validate().map_err(|wrong| document.invalid("cluster", wrong))?;
@@ -402,16 +446,18 @@ impl Resolver {
     fn model(
         &mut self,
         document: &Document,
-        path: &str,
+        choice: &ModelChoice,
         key: &str,
     ) -> Result<Arc<Model>, ExperimentError> {
-        let known = (path.to_owned(), document.folder_of(key).join(path));
+        let folder = document.folder_of(key);
+        let known = (choice.to_string(), folder.to_owned());
         if let Some(model) = self.models.get(&known) {
             return Ok(Arc::clone(model));
         }
-        let model = Model::load(&known.1).map_err(|error| {
+        let model = Model::choose(choice, folder).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
-            document.value_error(key, &toml::Value::String(path.to_owned()), &problem)
+            let written = document.get(key).expect("the choice comes from there");
+            document.value_error(key, written, &problem)
         })?;
         let model = Arc::new(model);
         self.models.insert(known, Arc::clone(&model));
@@ -454,8 +500,8 @@ impl Resolver {
     fn config_hash(&self, document: &Document) -> String {
         let mut hash = Sha256::new();
         hash.update(document.canonical().to_string());
-        for ((path, _), model) in &self.models {
-            hash.update(format!("\n{path}\n{model:?}"));
+        for ((choice, _), model) in &self.models {
+            hash.update(format!("\n{choice}\n{}", model.sha256));
         }
         for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
             hash.update(digest);
@@ -464,12 +510,15 @@ impl Resolver {
     }
 }
 
-/// A worker's configuration: `engine` over what its model file says.
-fn resolve(model: Option<&Model>, engine: EngineSettings) -> Result<EngineConfig, Invalid> {
-    match model {
-        Some(model) => model.engine_config(&engine),
-        None => engine.resolve(None),
-    }
+/// A worker's configuration: `engine` over what its model says.
+fn worker(engine: Sheet, model: Option<&Model>) -> Result<EngineConfig, ExperimentError> {
+    let merged = match model {
+        Some(model) => engine.over(model.engine_sheet().clone()),
+        None => engine,
+    };
+    let settings: EngineSettings = merged.read()?;
+    let config = settings.resolve(model.and_then(|model| model.hardware.as_ref()));
+    Ok(config.map_err(|invalid| merged.invalid(invalid))?)
 }
 
 /// Lower-case hexadecimal digits.
@@ -511,11 +560,8 @@ fn text(document: &Document, key: &str) -> Result<Option<String>, ExperimentErro
 /// The name becomes a folder, so it must not lead anywhere else.
 fn name(document: &Document) -> Result<String, ExperimentError> {
     let Some(name) = text(document, "name")? else {
-        return Err(ExperimentError::Missing {
-            place: document.place("name"),
-            key: "name".into(),
-            hint: String::new(),
-        });
+        let (place, key) = (document.place("name"), "name".to_owned());
+        return Err(SettingsError::Missing { place, key, hint: String::new() }.into());
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(plain) {

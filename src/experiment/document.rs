@@ -1,16 +1,14 @@
-//! The text of an experiment: a TOML table that still knows where each key
-//! came from, and the axes of its sweep.
+//! The text of an experiment: a sheet of settings, and the axes of its sweep.
 
 mod extends;
 
-use super::error::{ExperimentError, Place};
-use super::locate::{self, Fault, join};
+use super::error::ExperimentError;
 use super::sweep::{self, RANGE_KEYS};
-use crate::settings::{Invalid, line_of, nearest};
+use crate::catalogue;
+use crate::settings::{Invalid, Place, Sheet, join, line_of, offsets};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use extends::EXTENDS;
@@ -33,29 +31,32 @@ const TOP: [&str; 10] = [
 /// The parts of an experiment that change its numbers, so that may be swept.
 const SETTINGS: [&str; 6] = ["cluster", "engine", "router", "workload", "measure", "slo"];
 
-/// What [`Invalid`] shows as the value of a key that is not given.
-pub(super) const NOTHING: &str = "nothing";
-
 /// An experiment as written, plus what the command line changed.
 #[derive(Clone, Debug)]
 pub(super) struct Document {
     file: PathBuf,
-    table: Table,
+    /// Everything but the axes, whose places it knows as `sweep.KEY`.
+    sheet: Sheet,
     /// What `[sweep]` holds, flattened to dotted keys, in the order written.
     sweep: Vec<(String, Value)>,
-    /// Where each dotted key was given.
-    places: BTreeMap<String, Place>,
+    /// Axes that were typed as two whole numbers, with what was typed.
+    typed_pairs: Vec<(String, String)>,
 }
 
 impl Document {
-    /// Reads a file, and what it extends.
-    pub(super) fn read(file: &Path) -> Result<Self, ExperimentError> {
-        Self::read_after(file, &[])
+    /// Reads the file that was typed, a shipped one by its name included, and
+    /// what it extends.
+    pub(super) fn read(typed: &Path) -> Result<Self, ExperimentError> {
+        let file = catalogue::experiment(typed).map_err(|unknown| ExperimentError::Unreadable {
+            file: typed.to_owned(),
+            reason: unknown.to_string(),
+        })?;
+        Self::read_after(&file, &[])
     }
 
     /// As [`read`](Self::read), for a file that the files of `chain` lead to.
     fn read_after(file: &Path, chain: &[PathBuf]) -> Result<Self, ExperimentError> {
-        let bytes = std::fs::read(file).map_err(|error| ExperimentError::Unreadable {
+        let bytes = catalogue::read(file).map_err(|error| ExperimentError::Unreadable {
             file: file.to_owned(),
             reason: error.to_string(),
         })?;
@@ -72,25 +73,10 @@ impl Document {
     }
 
     fn parse_alone(file: &Path, text: &str) -> Result<Self, ExperimentError> {
-        let line_at = |offset: usize| Place::Line(file.to_owned(), line_of(text, offset));
-        let syntax = |error: toml::de::Error| ExperimentError::Syntax {
-            place: line_at(error.span().map_or(text.len(), |span| span.start)),
-            // The parser's own words for a number beyond 64 bits speak of Rust.
-            problem: match error.message() {
-                too_large if too_large.starts_with("invalid type: integer") => {
-                    "whole numbers lie between -9223372036854775808 and 9223372036854775807".into()
-                }
-                other => other.replace('\n', ", "),
-            },
-        };
-        let spans = DeTable::parse(text).map_err(syntax)?;
-        let mut table: Table = toml::from_str(text).map_err(syntax)?;
-        let mut offsets = BTreeMap::new();
-        record_offsets("", spans.get_ref(), &mut offsets);
-        let places = offsets.iter().map(|(key, &at)| (key.clone(), line_at(at))).collect();
-
-        let swept = table.remove("sweep");
-        let mut document = Self { file: file.to_owned(), table, sweep: Vec::new(), places };
+        let mut sheet = Sheet::parse(file, text)?;
+        let swept = sheet.lift("sweep");
+        let mut document =
+            Self { file: file.to_owned(), sheet, sweep: Vec::new(), typed_pairs: Vec::new() };
         match swept {
             None => {}
             Some(Value::Table(axes)) => flatten("", axes, &mut document.sweep),
@@ -98,7 +84,8 @@ impl Document {
                 return Err(document.value_error("sweep", &other, "must be a section with keys"));
             }
         }
-        document.sweep.sort_by_key(|(key, _)| offsets.get(&join("sweep", key)).copied());
+        let written = offsets(text);
+        document.sweep.sort_by_key(|(key, _)| written.get(&join("sweep", key)).copied());
         document.check_top()?;
         Ok(document)
     }
@@ -109,13 +96,16 @@ impl Document {
     }
 
     /// The folder that a path at this key is relative to: that of the file that
-    /// gives it.
+    /// gives it. One given as an argument is relative to the experiment's, or,
+    /// as that of a shipped one has no room for files, to the working folder.
     pub(super) fn folder_of(&self, key: &str) -> &Path {
-        match self.places.get(key) {
-            Some(Place::Line(file, _) | Place::Sweep(file, _)) => {
-                file.parent().unwrap_or(Path::new(""))
-            }
-            _ => self.folder(),
+        let argument = match catalogue::is_shipped(&self.file) {
+            true => Path::new(""),
+            false => self.folder(),
+        };
+        match self.sheet.given(key) {
+            Some(place) => place.folder().unwrap_or(argument),
+            None => self.folder(),
         }
     }
 
@@ -137,39 +127,44 @@ impl Document {
             Err(_) => Value::String(text.to_owned()),
         };
         let place = Place::Argument(format!("--set {argument}"));
+        let refused = |document: &mut Self, problem: &str| {
+            document.sheet.note(key, place.clone());
+            Err(document.value_error(key, &value, problem))
+        };
         if key.split('.').next() == Some(EXTENDS) {
-            self.places.insert(key.to_owned(), place);
-            return Err(self.value_error(key, &value, "cannot be set: name the file in the file"));
+            return refused(self, "cannot be set: name the file in the file");
         }
         if key == "sweep" {
-            self.places.insert(key.to_owned(), place);
-            let problem = "must set one axis, like sweep.workload.concurrency=[60, 80]";
-            return Err(self.value_error(key, &value, problem));
+            return refused(self, "must set one axis, like sweep.workload.concurrency=[60, 80]");
         }
         let axis = key.strip_prefix("sweep.");
         let swept = axis.unwrap_or(key);
-        if let Some((_, values)) = self.sweep.iter_mut().find(|(name, _)| name == swept) {
-            *values = match axis {
-                Some(_) => value,
-                None if key == sweep::VARIANT => match sweep::variant(values, &value, text) {
-                    Ok(variant) => Value::Array(vec![variant]),
-                    Err(problem) => {
-                        self.places.insert(key.to_owned(), place);
-                        return Err(self.value_error(key, &value, &problem));
-                    }
-                },
-                None => Value::Array(vec![value]),
-            };
-            self.places.insert(join("sweep", swept), place);
-            Ok(())
-        } else if let Some(axis) = axis {
-            self.sweep.push((axis.to_owned(), value));
-            self.places.insert(key.to_owned(), place);
-            Ok(())
-        } else {
-            self.set(key, value, place)?;
-            self.check_top()
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if axis.is_some() && text.split(',').count() == 2 && text.split(',').all(is_number) {
+            self.typed_pairs.push((swept.to_owned(), text.to_owned()));
         }
+        let Some(at) = self.sweep.iter().position(|(name, _)| name == swept) else {
+            if let Some(axis) = axis {
+                self.sweep.push((axis.to_owned(), value));
+                self.sheet.note(key, place);
+                return Ok(());
+            }
+            self.sheet.set(key, value, place)?;
+            return self.check_top();
+        };
+        let values = match axis {
+            Some(_) => value,
+            None if key == sweep::VARIANT => {
+                match sweep::variant(&self.sweep[at].1, &value, text) {
+                    Ok(variant) => Value::Array(vec![variant]),
+                    Err(problem) => return refused(self, &problem),
+                }
+            }
+            None => Value::Array(vec![value]),
+        };
+        self.sweep[at].1 = values;
+        self.sheet.note(&join("sweep", swept), place);
+        Ok(())
     }
 
     /// Sets a dotted key; sections in between appear as needed.
@@ -179,33 +174,7 @@ impl Document {
         value: Value,
         place: Place,
     ) -> Result<(), ExperimentError> {
-        let inside = format!("{key}.");
-        self.places.retain(|known, _| known != key && !known.starts_with(&inside));
-        self.places.insert(key.to_owned(), place);
-        let (sections, last) = match key.rsplit_once('.') {
-            Some((sections, last)) => (Some(sections), last),
-            None => (None, key),
-        };
-        let mut table = &mut self.table;
-        let mut path = String::new();
-        for section in sections.iter().flat_map(|sections| sections.split('.')) {
-            path = join(&path, section);
-            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-            table = match entry {
-                Value::Table(table) => table,
-                other => {
-                    let problem = format!("is not a section, so {key} cannot be set");
-                    return Err(ExperimentError::Value {
-                        place: self.places[key].clone(),
-                        key: path,
-                        value: inline(other),
-                        problem,
-                    });
-                }
-            };
-        }
-        table.insert(last.to_owned(), value);
-        Ok(())
+        Ok(self.sheet.set(key, value, place)?)
     }
 
     /// The axes of the sweep as written, in order.
@@ -213,25 +182,19 @@ impl Document {
         &self.sweep
     }
 
+    /// Axes that were typed as two whole numbers, like `0,5`, with what was typed.
+    pub(super) fn typed_pairs(&self) -> &[(String, String)] {
+        &self.typed_pairs
+    }
+
     /// The value at a dotted key.
     pub(super) fn get(&self, key: &str) -> Option<&Value> {
-        let mut parts = key.split('.');
-        let top = self.table.get(parts.next()?)?;
-        parts.try_fold(top, |value, part| value.as_table()?.get(part))
+        self.sheet.get(key)
     }
 
     /// Where a key was given, or the nearest section around it.
     pub(super) fn place(&self, key: &str) -> Place {
-        let mut key = key;
-        loop {
-            if let Some(place) = self.places.get(key) {
-                return place.clone();
-            }
-            match key.rfind(['.', '[']) {
-                Some(end) => key = &key[..end],
-                None => return Place::File(self.file.clone()),
-            }
-        }
+        self.sheet.place(key)
     }
 
     /// As [`place`](Self::place), for values that the axis `key` puts in.
@@ -242,17 +205,14 @@ impl Document {
         }
     }
 
+    /// A section with the places of its keys; an absent one is empty.
+    pub(super) fn sheet(&self, name: &str) -> Result<Sheet, ExperimentError> {
+        Ok(self.sheet.section(name)?)
+    }
+
     /// A section as settings; an absent one reads as empty.
     pub(super) fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, ExperimentError> {
-        let empty = Table::new();
-        let section = match self.table.get(name) {
-            None => &empty,
-            Some(Value::Table(section)) => section,
-            Some(other) => {
-                return Err(self.value_error(name, other, "must be a section with keys"));
-            }
-        };
-        locate::read(section).map_err(|fault| self.fault(name, fault))
+        Ok(self.sheet.section(name)?.read()?)
     }
 
     /// A section that may be left out.
@@ -260,29 +220,17 @@ impl Document {
         &self,
         name: &str,
     ) -> Result<Option<T>, ExperimentError> {
-        self.table.contains_key(name).then(|| self.section(name)).transpose()
+        self.get(name).is_some().then(|| self.section(name)).transpose()
     }
 
-    /// The error for a section whose `validate` refused it. A value of
-    /// [`NOTHING`] says that the key must be given.
+    /// The error for a section whose `validate` refused it.
     pub(super) fn invalid(&self, section: &str, invalid: Invalid) -> ExperimentError {
-        let Invalid { key, value, allowed } = invalid.within(section);
-        if value == NOTHING {
-            let hint = format!(": must be {allowed}");
-            return ExperimentError::Missing { place: self.place(&key), key, hint };
-        }
-        let problem = format!("must be {allowed}");
-        ExperimentError::Value { place: self.place(&key), key, value, problem }
+        self.sheet.invalid(invalid.within(section)).into()
     }
 
     /// The error for a value that will not do.
     pub(super) fn value_error(&self, key: &str, value: &Value, problem: &str) -> ExperimentError {
-        ExperimentError::Value {
-            place: self.place(key),
-            key: key.to_owned(),
-            value: inline(value),
-            problem: problem.to_owned(),
-        }
+        self.sheet.value_error(key, value, problem).into()
     }
 
     /// Everything that changes numbers, as JSON with sorted keys; not the name,
@@ -293,91 +241,31 @@ impl Document {
 
     /// The part of [`canonical`](Self::canonical) that a single run depends on.
     pub(super) fn settings(&self) -> serde_json::Value {
-        let settings: BTreeMap<&str, _> =
-            SETTINGS.iter().filter_map(|&name| Some((name, self.table.get(name)?))).collect();
-        serde_json::json!(settings)
+        let given = SETTINGS.iter().filter_map(|&name| Some((name, self.get(name)?)));
+        serde_json::json!(given.collect::<BTreeMap<&str, _>>())
     }
 
     fn check_top(&self) -> Result<(), ExperimentError> {
         let unknown = |key: &&String| !TOP.contains(&key.as_str()) && *key != EXTENDS;
-        match self.table.keys().find(unknown) {
+        match self.sheet.table().keys().find(unknown) {
             Some(key) => {
                 let known: Vec<String> =
                     TOP.iter().chain([&EXTENDS]).map(|&name| name.to_owned()).collect();
-                Err(self.unknown(key, &known))
+                Err(self.sheet.unknown(key, &known).into())
             }
             None => Ok(()),
         }
     }
 
-    fn fault(&self, section: &str, fault: Fault) -> ExperimentError {
-        let full =
-            |path: &str| if path.is_empty() { section.to_owned() } else { join(section, path) };
-        match fault {
-            Fault::Missing { path } => {
-                let key = full(&path);
-                let section = key.rsplit_once('.').map_or(section, |(section, _)| section);
-                ExperimentError::Missing {
-                    place: self.place(section),
-                    key: key.clone(),
-                    hint: String::new(),
-                }
-            }
-            Fault::UnknownKey { path, known } => self.unknown(&full(&path), &known),
-            Fault::Value { path, value, problem } => {
-                self.value_error(&full(&path), &value, &problem)
-            }
-        }
-    }
-
     /// The error for a key that nothing reads, where these are known.
     pub(super) fn unknown(&self, key: &str, known: &[String]) -> ExperimentError {
-        let name = key.rsplit('.').next().unwrap_or(key);
-        let hint = match nearest(name, known.iter().map(String::as_str)) {
-            Some(near) => format!("; did you mean {near}?"),
-            None if known.is_empty() => "; there are no keys here".to_owned(),
-            None => format!("; the keys here are {}", known.join(", ")),
-        };
-        ExperimentError::UnknownKey { place: self.place(key), key: key.to_owned(), hint }
+        self.sheet.unknown(key, known).into()
     }
 }
 
 /// True if `key` names a setting that may be swept.
 pub(super) fn is_setting(key: &str) -> bool {
     key.split_once('.').is_some_and(|(section, _)| SETTINGS.contains(&section))
-}
-
-/// A value on one line, cut to a readable length.
-pub(super) fn inline(value: &Value) -> String {
-    const MOST_CHARS: usize = 80;
-    let text = match value {
-        // TOML would write a text with line breaks over several lines.
-        Value::String(text) => format!("{text:?}"),
-        other => other.to_string().replace(|c: char| c.is_control(), " "),
-    };
-    match text.char_indices().nth(MOST_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
-}
-
-/// Byte offset of every key, by dotted path; tables in lists as `key[0].inner`.
-fn record_offsets(parent: &str, table: &DeTable<'_>, offsets: &mut BTreeMap<String, usize>) {
-    for (key, value) in table {
-        let path = join(parent, key.get_ref());
-        offsets.insert(path.clone(), key.span().start);
-        match value.get_ref() {
-            DeValue::Table(inner) => record_offsets(&path, inner, offsets),
-            DeValue::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    if let DeValue::Table(inner) = item.get_ref() {
-                        record_offsets(&format!("{path}[{index}]"), inner, offsets);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 /// Axes may be written quoted (`"router.policy" = ...`) or not; both mean the

@@ -1,9 +1,8 @@
 //! What is measured, when and how often: the `[measure]` section, and the
 //! targets of `[slo]`.
 
-use super::document::NOTHING;
 use crate::recorder::{Quantiles, SPIKE_WINDOW};
-use crate::settings::Invalid;
+use crate::settings::{Invalid, NOTHING};
 use crate::time::SimDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};

@@ -18,7 +18,6 @@ mod effects;
 mod error;
 pub mod explain;
 mod journal;
-mod locate;
 mod measure;
 mod measured;
 pub mod results;
@@ -30,7 +29,7 @@ mod sweep;
 pub mod timeline;
 
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
-pub use error::{ExperimentError, Place};
+pub use error::ExperimentError;
 pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;

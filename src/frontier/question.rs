@@ -58,7 +58,8 @@ impl Target {
         let limit = if metric.is_ratio() {
             value.strip_suffix('%').map_or_else(|| number(value), |n| number(n).map(|n| n / 100.0))
         } else if metric.unit == "ms" {
-            parse_duration(value).ok().map(|d| d.as_millis()).or_else(|| number(value))
+            // A bare number could be seconds as well.
+            parse_duration(value).ok().map(|d| d.as_millis())
         } else {
             number(value)
         };
@@ -71,7 +72,7 @@ impl Target {
             let allowed = match metric.unit {
                 "%" if may_be_zero => "from 0 to 1, or a percentage like 80%",
                 "%" => "above 0 and at most 1, or a percentage like 80%",
-                "ms" => "a duration like 600ms, or a number of milliseconds",
+                "ms" => "a duration with its unit, like 600ms or 1s",
                 _ if may_be_zero => "a number of at least 0",
                 _ => "a number above 0",
             };

@@ -156,6 +156,7 @@ fn targets_are_read_in_the_units_of_their_metrics() {
     let refused = [
         "ttft_ms_p95",
         "ttft_ms_p95=fast",
+        "ttft_ms_p95=1",
         "tfft_ms_p95=1s",
         "goodput_per_s=-1",
         "goodput_per_s=0",
@@ -168,7 +169,8 @@ fn targets_are_read_in_the_units_of_their_metrics() {
     let lines = refused.map(|bad| Target::parse(bad).expect_err(bad).to_string());
     insta::assert_snapshot!(lines.join("\n"), @r"
     --within = ttft_ms_p95: must be METRIC=VALUE, like ttft_ms_p95=600ms
-    --within ttft_ms_p95 = fast: must be a duration like 600ms, or a number of milliseconds
+    --within ttft_ms_p95 = fast: must be a duration with its unit, like 600ms or 1s
+    --within ttft_ms_p95 = 1: must be a duration with its unit, like 600ms or 1s
     --within = tfft_ms_p95: must be the name of a metric; the nearest one is `ttft_ms_p95`
     --within goodput_per_s = -1: must be a number above 0
     --within goodput_per_s = 0: must be a number above 0

@@ -1,10 +1,12 @@
 //! Simulated serving runs against real ones, and the record of their errors.
 
 use super::program::{EXPERIMENT, Scratch, text};
+use flate2::read::GzDecoder;
 use kv_router_sim::accuracy::data::{ServingRun, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::{Predicted, Replays};
 use kv_router_sim::accuracy::{Page, Record, Settings};
 use kv_router_sim::engine::model::Dtype;
+use std::io::Read;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -121,15 +123,21 @@ fn rows_that_cannot_be_used_are_named() {
 fn small(place: &Scratch) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let some = |file: &str, every: usize| {
-        let text = std::fs::read_to_string(root.join("measured").join(file)).unwrap();
+        let mut text = String::new();
+        let packed = std::fs::read(root.join("measured").join(file)).unwrap();
+        match file.ends_with(".gz") {
+            true => GzDecoder::new(&packed[..]).read_to_string(&mut text).unwrap(),
+            false => (&packed[..]).read_to_string(&mut text).unwrap(),
+        };
         let lines = text.lines().enumerate().filter(|(i, _)| *i < 3 || i % every == 0);
         lines.map(|(_, line)| format!("{line}\n")).collect::<String>()
     };
-    place.write("steps.csv", some("steps.csv", 40));
+    place.write("steps.csv", some("steps.csv.gz", 40));
     place.write("serving.csv", some("serving.csv", 20));
     let settings = std::fs::read_to_string(root.join("experiments/accuracy.toml")).unwrap();
     let settings = settings
         .replace("\"../measured/", "\"")
+        .replace("steps.csv.gz", "steps.csv")
         .replace("\"../docs/", "\"")
         .replace("\"../models\"", &format!("{:?}", root.join("models").display().to_string()));
     // In place of the experiments with published results a small one.

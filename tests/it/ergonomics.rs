@@ -138,9 +138,10 @@ fn the_schema_accepts_every_experiment_and_refuses_mistakes() {
 fn the_first_experiment_runs_as_it_is() {
     let place = Scratch::new();
     let said = printed(&place, &["init", "fleet"]);
-    assert_eq!(said, "wrote fleet/experiment.toml; run it with: sim run fleet/experiment.toml\n");
-    // Nothing is left out of the library that it needs.
-    let output = place.sim(&["run", "fleet/experiment.toml", "--no-figures", "--seeds", "2"]);
+    assert_eq!(said, "wrote fleet/experiment.toml; run it with: sim run fleet\n");
+    let written = fs::read_to_string(place.path().join("fleet/experiment.toml")).expect("text");
+    assert!(written.contains("\nname = \"fleet\" "), "{written}");
+    let output = place.sim(&["run", "fleet", "--no-figures", "--seeds", "2"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let said = text(&output.stdout);
     assert!(said.contains("kv against round_robin: "), "{said}");
@@ -158,6 +159,14 @@ fn the_first_experiment_runs_as_it_is() {
     );
     assert_eq!(place.files(), before);
     assert!(place.sim(&["init", "fleet", "--force"]).status.success());
+    for (args, expected) in [
+        (&["init", "a fleet"][..], "a fleet: must be a folder whose name can be that of an"),
+        (&["init", "--from", "doks-3xh20", "copy"], "did you mean doks-3xh200"),
+    ] {
+        let refused = place.sim(args);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains(expected), "{}", text(&refused.stderr));
+    }
 }
 
 #[test]

@@ -36,6 +36,11 @@ fn experiments_that_cannot_be_read() {
 #[test]
 fn experiments_that_cannot_be_run() {
     let place = Scratch::new();
+    let network = "{\"hidden_size\": 4096, \"num_hidden_layers\": 32, \"num_attention_heads\": 32,\n\
+                   \"num_key_value_heads\": 8, \"intermediate_size\": 14336, \"vocab_size\": 128256,\n\
+                   \"max_position_embeddings\": 131072, \"model_type\": \"gemma2\",\n\
+                   \"sliding_window\": 4096}";
+    place.write("config.json", network);
     for (from, to, expected) in [
         ("workers = 2", "workers = 0", "bad.toml:4: cluster.workers = 0: must be"),
         (
@@ -49,6 +54,46 @@ fn experiments_that_cannot_be_run() {
         ("[2, 4]", "[]", "sweep.workload.concurrency = []: must list"),
         ("[sweep]", "[sweep", "bad.toml:31: not valid TOML: "),
         ("workers = 2", "workers = 2\nmodel = \"gone.toml\"", "cluster.model = \"gone.toml\": "),
+        (
+            "workers = 2",
+            "workers = 2\nmodel = \"llama-3.1-70b-fp8-h200\"",
+            "no file, and no model that comes with sim: did you mean llama-3.1-70b-fp8-h200-trtllm or",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nmodel = { shape = \"qwen3-32b\", gpu = \"b300\", engine = \"vllm\" }",
+            "gpu = \"b300\": no file, and no GPU that comes with sim: there are h100, h200, l40s",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nmodel = { shape = \"llama-3.1-8b\", gpu = \"l40s\", engine = \"trtllm\" }",
+            "gpu = \"l40s\" with engine = \"trtllm\": how fast this engine runs on this GPU is not known",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nmodel = { shape = \"qwen3-32b\", gpu = \"h100\", engine = \"vllm\", tpp = 2 }",
+            "unknown key cluster.model.tpp; did you mean tp?",
+        ),
+        (
+            "workers = 2",
+            "workers = 2\nmodel = { shape = \"config.json\", gpu = \"h100\", engine = \"vllm\" }",
+            "config.json:4: sliding_window: 4096: layers that attend to a window only; only dense",
+        ),
+        (
+            "block_size = 32",
+            "block_size = 17",
+            "bad.toml:8: engine.block_size = 17: must be 16, 32",
+        ),
+        (
+            "policy = \"kv\"",
+            "policy = \"kv\"\nsemantics = 0.8",
+            "router.semantics = 0.8: must be one of \"0.9\", \"1.6\"",
+        ),
+        (
+            "output_tokens = { kind = \"constant\", value = 80 }",
+            "output_tokens = { kind = \"normal\", mean = 800, sd = 10, min = 1, max = 80 }",
+            "workload.output_tokens.mean = 800: must be from min = 1 to max = 80: outside of them",
+        ),
     ] {
         assert!(EXPERIMENT.contains(from), "{from}");
         place.write("bad.toml", EXPERIMENT.replacen(from, to, 1));
@@ -121,4 +166,62 @@ fn arguments_that_mean_nothing() {
         assert!(text(&output.stderr).starts_with("error: "), "{args:?}");
         assert_eq!(place.files(), before, "{args:?}");
     }
+}
+
+/// What a model file or an engine's defaults give, and only an experiment makes
+/// wrong, is named where it stands.
+#[test]
+fn errors_name_the_file_that_gave_the_value() {
+    let place = Scratch::new();
+    place.write("mine.toml", "rules = \"vllm\"\nmax_num_seqs = 64\nmax_num_batched_tokens = 32\n");
+    place.write(
+        "model.toml",
+        "name = \"m\"\ndefaults = \"mine.toml\"\n\n[engine]\nblock_size = 16\n",
+    );
+    let base = EXPERIMENT
+        .replacen("workers = 2", "workers = 2\nmodel = \"model.toml\"", 1)
+        .replacen("rules = \"vllm\"\n", "", 1)
+        .replacen("block_size = 32\n", "", 1)
+        .replacen("max_num_seqs = 64\n", "", 1)
+        .replacen("max_num_batched_tokens = \"8k\"\n", "", 1);
+    place.write("bad.toml", &base);
+    let line = refused(&place, &["run", "bad.toml"]);
+    let expected = "error: mine.toml:3: engine.max_num_batched_tokens = 32: must be at least max_num_seqs (64)";
+    assert!(line.starts_with(expected), "{line}");
+    let line = refused(&place, &["run", "bad.toml", "--set", "engine.max_num_batched_tokens=16"]);
+    assert!(
+        line.starts_with("error: --set engine.max_num_batched_tokens=16: engine.max_num"),
+        "{line}"
+    );
+    place.write("mine.toml", "rules = \"vllm\"\nhost.prepair = \"1ms\"\n");
+    let line = refused(&place, &["run", "bad.toml"]);
+    assert!(
+        line.contains("mine.toml:2: unknown key engine.host.prepair; did you mean prepare?"),
+        "{line}"
+    );
+}
+
+#[test]
+fn what_may_be_meant_otherwise_is_said() {
+    let place = Scratch::new();
+    let said = |args: &[&str]| {
+        let fixed = ["run", "small.toml", "--seeds", "1", "--no-figures", "--force"];
+        let output = place.sim(&[&fixed[..], args].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr).to_owned()
+    };
+    let pair = said(&["--set", "sweep.router.temperature=0,5"]);
+    let expected =
+        "note: router.temperature=0,5 is two values, 0 and 5; with a decimal point it is 0.5\n";
+    assert!(pair.starts_with(expected), "{pair}");
+    // Half a conversation there is not.
+    assert_eq!(said(&["--set", "sweep.workload.concurrency=2,4"]), "saved in plots/small\n");
+    assert_eq!(said(&["--set", "router.semantics=0.9"]), "saved in plots/small\n");
+    let clamped =
+        "workload.output_tokens={ kind = \"normal\", mean = 80, sd = 60, min = 1, max = 80 }";
+    let note = said(&["--set", clamped]);
+    assert!(
+        note.contains("workload.output_tokens: clamped to 1 to 80, it has a mean of about"),
+        "{note}"
+    );
 }

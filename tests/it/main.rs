@@ -10,6 +10,7 @@ mod checks;
 mod disaggregated;
 mod ergonomics;
 mod errors;
+mod examples;
 mod explain;
 mod extends;
 mod fast_forward;

@@ -4,6 +4,7 @@ use kv_router_sim::engine::memory::{self, Budget};
 use kv_router_sim::engine::model::{Dtype, Hardware, Model, ModelError, Parts, Shape};
 use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, RulesName};
 use kv_router_sim::engine::step_time::StepTime;
+use kv_router_sim::settings::{Invalid, Sheet};
 use kv_router_sim::time::SimDuration;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,18 @@ fn settings(toml: &str) -> EngineSettings {
     toml::from_str(toml).unwrap()
 }
 
+fn sheet(toml: &str) -> Sheet {
+    Sheet::parse(Path::new("experiment.toml"), toml).unwrap()
+}
+
+/// What an engine does with `overrides` over what its model says.
+fn resolve(model: &Model, overrides: &str) -> Result<EngineConfig, Invalid> {
+    let merged = sheet(overrides).over(model.engine_sheet().clone());
+    merged.read::<EngineSettings>().unwrap().resolve(model.hardware.as_ref())
+}
+
 fn config(file: &str, overrides: &str) -> EngineConfig {
-    model(file).engine_config(&settings(overrides)).unwrap()
+    resolve(&model(file), overrides).unwrap()
 }
 
 /// Complete without a model.
@@ -35,7 +46,11 @@ const PLAIN: &str = r#"
 "#;
 
 fn refusal(overrides: &str) -> String {
-    settings(overrides).over(settings(PLAIN)).resolve(None).unwrap_err().to_string()
+    plain_but(overrides).resolve(None).unwrap_err().to_string()
+}
+
+fn plain_but(overrides: &str) -> EngineSettings {
+    sheet(overrides).over(sheet(PLAIN)).read().unwrap()
 }
 
 #[test]
@@ -56,10 +71,10 @@ fn every_model_file_resolves_with_each_step_time() {
                 continue;
             }
             let overrides = match *kind {
-                "" => EngineSettings::default(),
-                kind => settings(&format!("step_time = {{ kind = {kind:?} }}")),
+                "" => String::new(),
+                kind => format!("step_time = {{ kind = {kind:?} }}"),
             };
-            let config = model.engine_config(&overrides).unwrap();
+            let config = resolve(&model, &overrides).unwrap();
             assert_eq!(config.validate(), Ok(()), "{}", path.display());
         }
         assert_eq!(model.sha256.len(), 64);
@@ -186,14 +201,15 @@ proptest! {
                     toml += &format!("{line}\n");
                 }
             }
-            settings(&toml)
+            sheet(&toml)
         };
         let merged = lines(mine, 7, "7ms").over(lines(base, 9, "9ms"));
+        let merged: EngineSettings = merged.read().unwrap();
         let pick = |key: usize| if mine[key] { Some(7) } else if base[key] { Some(9) } else { None };
         prop_assert_eq!(merged.block_size, pick(0));
-        prop_assert_eq!(merged.host.prepare, pick(1).map(|ms| SimDuration::from_millis(ms.into())));
+        prop_assert_eq!(merged.host.prepare, SimDuration::from_millis(pick(1).unwrap_or(0).into()));
         prop_assert_eq!(merged.cuda_graph.sizes, pick(2).map(|size| vec![size]));
-        prop_assert_eq!(merged.trtllm.partial_reuse, pick(3).map(|value| value == 7));
+        prop_assert_eq!(merged.trtllm.partial_reuse, pick(3).is_none_or(|value| value == 7));
         prop_assert_eq!(merged.rules, None);
     }
 
@@ -208,7 +224,7 @@ proptest! {
         let overrides = format!(
             "max_num_seqs = 150\ncuda_graph = {{ sizes = {sizes:?}, padding = {padding}, mixed = {mixed} }}"
         );
-        let config = settings(&overrides).over(settings(PLAIN)).resolve(None).unwrap();
+        let config = plain_but(&overrides).resolve(None).unwrap();
         let next = sizes.iter().copied().filter(|&size| seqs <= size && size <= 150).min();
         let expected = if padding { next } else { next.filter(|&size| size == seqs) };
         prop_assert_eq!(config.graph_seqs(seqs, false), expected);
@@ -238,9 +254,7 @@ fn trtllm_launches_33_to_63_sequences_eagerly() {
 fn trtllm_lowers_its_limit_to_the_pool_and_vllm_refuses() {
     let config = config("llama-3.1-70b-fp8-h200-trtllm.toml", "num_blocks = 1000");
     assert_eq!(config.max_model_len, 32_000);
-    let refused = model("qwen3-32b-fp8-h200-vllm.toml")
-        .engine_config(&settings("num_blocks = 1000"))
-        .unwrap_err();
+    let refused = resolve(&model("qwen3-32b-fp8-h200-vllm.toml"), "num_blocks = 1000").unwrap_err();
     insta::assert_snapshot!(refused, @r#"max_model_len = 40960: must be at most what the KV pool holds: 1000 blocks of 16 = 16000 tokens; lower it or raise num_blocks"#);
 }
 
@@ -315,7 +329,7 @@ fn missing_keys_are_named() {
 fn pools_without_room_say_what_takes_it() {
     let refused = |overrides: &str| {
         let model = model("llama-3.1-8b-bf16-l40s-vllm.toml");
-        model.engine_config(&settings(overrides)).unwrap_err().to_string()
+        resolve(&model, overrides).unwrap_err().to_string()
     };
     let all: Vec<String> = [
         "kv_memory_fraction = 0.3",
@@ -388,19 +402,19 @@ fn errors_name_file_line_and_key() {
         all += "\n";
     }
     insta::assert_snapshot!(all, @r#"
-    qwen3-32b-bf16-h200-tp2-vllm.toml: hardware.tp = 3: must be a divisor of the 64 attention heads
-    qwen3-32b-bf16-h200-tp2-vllm.toml:11: unknown field `tensor`, expected one of `gpu`, `shape`, `efficiency`, `table`, `tp`, `weight_dtype`, `kv_dtype`
-    qwen3-32b-bf16-h200-tp2-vllm.toml:6: missing field `tp`
-    engines/vllm.toml:2: unknown variant `vlm`, expected `vllm` or `trtllm`
-    qwen3-32b-bf16-h200-tp2-vllm.toml:18: -64 is not between 0 and 4294967295
-    engines/vllm.toml:30: unknown field `paddding`, expected one of `sizes`, `padding`, `mixed`
-    qwen3-32b-bf16-h200-tp2-vllm.toml:6: unclosed table, expected `]`
+    qwen3-32b-bf16-h200-tp2-vllm.toml:11: hardware.tp = 3: must be a divisor of the 64 attention heads
+    qwen3-32b-bf16-h200-tp2-vllm.toml:11: unknown key hardware.tensor; the keys here are gpu, shape, efficiency, table, tp, weight_dtype, kv_dtype, assume_dense
+    qwen3-32b-bf16-h200-tp2-vllm.toml:6: hardware.tp is missing
+    engines/vllm.toml:2: engine.rules = "vlm": must be one of "vllm", "trtllm"; did you mean "vllm"?
+    qwen3-32b-bf16-h200-tp2-vllm.toml:18: engine.block_size = -64: -64 is not between 0 and 4294967295
+    engines/vllm.toml:30: unknown key engine.cuda_graph.paddding; did you mean padding?
+    qwen3-32b-bf16-h200-tp2-vllm.toml:6: not valid TOML: unclosed table, expected `]`
     cannot read gpus/h300.toml: No such file or directory (os error 2) (named by qwen3-32b-bf16-h200-tp2-vllm.toml)
-    qwen3-32b-bf16-h200-tp2-vllm.toml: hardware.tp = 2: must be 1, unless the efficiencies give allreduce_us and allreduce_gb_per_s
-    gpus/h200.toml: bandwidth_tb_per_s = -4.8: must be a finite number above 0
-    shapes/qwen3-32b.toml: heads = 64: must be a multiple of kv_heads (7)
-    shapes/qwen3-32b.toml: layers = 0: must be at least 1
-    efficiencies/h200-vllm.toml: bf16_ratio = NaN: must be above 0 and at most 1
+    qwen3-32b-bf16-h200-tp2-vllm.toml:11: hardware.tp = 2: must be 1, unless the efficiencies give allreduce_us and allreduce_gb_per_s
+    gpus/h200.toml:7: bandwidth_tb_per_s = -4.8: must be a finite number above 0
+    shapes/qwen3-32b.toml:6: heads = 64: must be a multiple of kv_heads (7)
+    shapes/qwen3-32b.toml:4: layers = 0: must be at least 1
+    efficiencies/h200-vllm.toml:7: bf16_ratio = NaN: must be above 0 and at most 1
     tables/qwen3-32b-bf16-h200-tp2-vllm.csv:1: the columns must be component,x,y,ms
     tables/qwen3-32b-bf16-h200-tp2-vllm.csv:3: component "gem": must be one of gemm, logits, elem, comm, ctx_attn, gen_attn
     tables/qwen3-32b-bf16-h200-tp2-vllm.csv:3: x "one": must be a number of at least 0
@@ -450,7 +464,7 @@ fn absurd_hardware_is_refused_before_the_clock_overflows() {
             "bf16_tflop_per_s = 989.0"
         };
         let (_folder, model) = edited(key, from, toml);
-        let refused = model.unwrap().engine_config(&EngineSettings::default()).unwrap_err();
+        let refused = model.unwrap().engine_config().unwrap_err();
         assert_eq!(refused.key, "step_time", "{toml}");
     }
 }
@@ -493,7 +507,7 @@ fn a_model_is_the_sum_of_its_parts() {
 fn a_new_tp_degree_needs_nothing() {
     let step = |tp| {
         let model = Model::compose(&models(), &parts("h100", "trtllm", "llama-3.1-70b.toml", tp));
-        let config = model.unwrap().engine_config(&EngineSettings::default()).unwrap();
+        let config = model.unwrap().engine_config().unwrap();
         config.step_time.decode_piece(8, 8, 8_000).at(8_000)
     };
     assert!(step(8) < step(4) && step(4) < step(2));
@@ -513,11 +527,16 @@ fn a_new_network_needs_its_published_configuration() {
     let composed = |shape| Model::compose(folder.path(), &parts("h200", "vllm", shape, 2));
     let read = composed("config.json").unwrap().hardware.unwrap().shape;
     let ours = composed("llama-3.1-70b.toml").unwrap().hardware.unwrap().shape;
-    assert_eq!(Shape { name: ours.name.clone(), ..read }, ours);
+    let (name, source) = (ours.name.clone(), ours.source.clone());
+    assert_eq!(Shape { name, source, ..read }, ours);
 
     for (from, to, problem) in [
         ("\"vocab_size\": 128256,", "", "missing field `vocab_size`"),
-        ("\"hidden_size\": 8192", "\"hidden_size\": 8192, \"num_local_experts\": 8", "8 experts"),
+        (
+            "\"hidden_size\": 8192",
+            "\"hidden_size\": 8192, \"num_local_experts\": 8",
+            "num_local_experts: 8: a mixture",
+        ),
         ("\"num_attention_heads\": 64", "\"num_attention_heads\": 0", "num_attention_heads = 0"),
     ] {
         let changed = config.replace(from, to);
@@ -538,5 +557,5 @@ fn a_new_gpu_needs_its_peaks_and_efficiencies() {
         let at = |name: &str| folder.path().join(format!("{kind}/{name}.toml"));
         std::fs::copy(at(from), at(to)).unwrap();
     }
-    assert!(compose().unwrap().engine_config(&EngineSettings::default()).is_ok());
+    assert!(compose().unwrap().engine_config().is_ok());
 }

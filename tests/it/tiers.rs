@@ -18,6 +18,7 @@ use kv_router_sim::id::{BlockId, RequestId, WorkerId};
 use kv_router_sim::recorder::End;
 use kv_router_sim::request::{BlockRun, Content};
 use kv_router_sim::router::settings::RouterSettings;
+use kv_router_sim::settings::Sheet;
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -408,8 +409,10 @@ fn twice(lengths: &[u32], bandwidth: f64) -> Vec<(f64, f64)> {
             tokens / 16 + 20,
             tokens + 100,
         );
-        let settings: EngineSettings = toml::from_str(&settings).expect("settings");
-        let config = model.engine_config(&settings).expect("an engine");
+        let sheet = Sheet::parse(Path::new("tiers.toml"), &settings).expect("TOML");
+        let merged = sheet.over(model.engine_sheet().clone());
+        let settings: EngineSettings = merged.read().expect("settings");
+        let config = settings.resolve(model.hardware.as_ref()).expect("an engine");
         let script = (0..).zip([0u64, 1, 0]).map(|(id, text)| {
             let shared = BlockRun { first: BlockId(text << 20), len: tokens / 16 };
             let content = Content::new([shared], super::rig::private_blocks(id));
@@ -472,7 +475,7 @@ fn a_token_has_the_bytes_of_all_gpus() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     for file in ["llama-3.1-70b-fp8-h200-trtllm.toml", "llama-3.1-70b-fp8-h100-tp2-trtllm.toml"] {
         let model = Model::load(&folder.join(file)).expect("a shipped model");
-        let config = model.engine_config(&EngineSettings::default()).unwrap();
+        let config = model.engine_config().unwrap();
         assert_eq!(config.kv_bytes_per_token, Some(163_840.0), "{file}");
     }
 }

@@ -53,6 +53,10 @@ pub struct Defaults {
     pub lowers_model_len: bool,
     /// Its workers can prefill for others and decode for others, as far as that is modelled.
     pub hands_over_kv: bool,
+    /// The number format of the KV cache is that of the weights; otherwise 16 bit.
+    pub kv_as_weights: bool,
+    /// Whether it starts with blocks of so many tokens, and with which it does.
+    pub takes_blocks: fn(tokens: u32) -> (bool, &'static str),
 }
 
 /// The sizes that bound a step.

@@ -5,15 +5,15 @@
 //! would. What is left is one document, whose keys know which file they came
 //! from: paths stay relative to that one.
 
-use super::{Document, join};
+use super::Document;
+use crate::catalogue::{self, Kind};
 use crate::experiment::error::ExperimentError;
-use crate::experiment::locate;
-use crate::settings::nearest;
+use crate::settings::{is_inside, join, nearest};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use toml::{Table, Value};
+use toml::Value;
 
 /// The key that names the file.
 pub(super) const EXTENDS: &str = "extends";
@@ -25,8 +25,8 @@ const OWN: [&str; 2] = ["name", "description"];
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Extends {
-    /// Relative to the file that says so.
-    file: PathBuf,
+    /// A path relative to the file that says so, or the name of a shipped experiment.
+    file: String,
     /// Dotted keys and sections that are not taken over.
     #[serde(default)]
     without: Vec<String>,
@@ -38,7 +38,7 @@ impl JsonSchema for Extends {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let file = "An experiment, relative to this file";
+        let file = "An experiment: a file relative to this one, or the name of a shipped one";
         json_schema!({
             "anyOf": [
                 { "description": file, "type": "string" },
@@ -64,12 +64,10 @@ impl Document {
     /// This document with what it extends under its own keys. `chain` are the
     /// files that lead here.
     pub(super) fn extended(mut self, chain: &[PathBuf]) -> Result<Self, ExperimentError> {
-        let Some(written) = self.table.remove(EXTENDS) else { return Ok(self) };
+        let Some(written) = self.sheet.lift(EXTENDS) else { return Ok(self) };
         let Extends { file, without } = match &written {
-            Value::String(file) => Extends { file: file.into(), without: Vec::new() },
-            Value::Table(table) => {
-                locate::read(table).map_err(|fault| self.fault(EXTENDS, fault))?
-            }
+            Value::String(file) => Extends { file: file.clone(), without: Vec::new() },
+            Value::Table(table) => self.sheet.part(EXTENDS, table.clone()).read()?,
             other => {
                 let allowed = "must be the path of an experiment, or { file = PATH, without = \
                                [KEYS] }";
@@ -77,7 +75,8 @@ impl Document {
             }
         };
         let refused = |problem: &str| self.value_error(EXTENDS, &written, problem);
-        let file = self.folder().join(file);
+        let file = catalogue::find(Kind::Experiment, &file, self.folder())
+            .map_err(|unknown| refused(&format!("cannot be read: {unknown}")))?;
         let chain = [chain, &[identity(&self.file)]].concat();
         if let Some(start) = chain.iter().position(|known| *known == identity(&file)) {
             let names = chain[start..].iter().chain([&chain[start]]);
@@ -92,8 +91,8 @@ impl Document {
         };
         for (index, key) in without.iter().enumerate() {
             if !base.forget(key) {
-                let known = base.places.keys().map(String::as_str);
-                let hint = nearest(key, known).map(|near| format!("; did you mean {near}?"));
+                let hint =
+                    nearest(key, base.sheet.keys()).map(|near| format!("; did you mean {near}?"));
                 let problem =
                     format!("is no key of {}{}", file.display(), hint.unwrap_or_default());
                 let at = format!("{EXTENDS}.without[{index}]");
@@ -108,23 +107,9 @@ impl Document {
 
     /// Takes a dotted key or a section away; false if it is not there.
     fn forget(&mut self, key: &str) -> bool {
-        let inside = |known: &str, key: &str| {
-            known.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
         let axes = self.sweep.len();
-        self.sweep.retain(|(axis, _)| !inside(&join("sweep", axis), key));
-        let mut was_there = self.sweep.len() < axes;
-        if let Some((sections, last)) = key.rsplit_once('.') {
-            let mut parts = sections.split('.');
-            let top = parts.next().and_then(|part| self.table.get_mut(part));
-            let section = parts.fold(top, |value, part| value?.as_table_mut()?.get_mut(part));
-            let section = section.and_then(Value::as_table_mut);
-            was_there |= section.is_some_and(|section| section.remove(last).is_some());
-        } else {
-            was_there |= self.table.remove(key).is_some();
-        }
-        self.places.retain(|known, _| !inside(known, key));
-        was_there
+        self.sweep.retain(|(axis, _)| !is_inside(&join("sweep", axis), key));
+        self.sheet.take(key).is_some() || self.sweep.len() < axes
     }
 
     /// This document's keys over those of `base`. A key that is given here and
@@ -138,26 +123,7 @@ impl Document {
                 None => base.sweep.push((key, values)),
             }
         }
-        merge(&mut base.table, self.table);
-        base.places.extend(self.places);
-        Self { file: self.file, ..base }
-    }
-}
-
-/// Puts `over` into `base`, section by section. Lists are replaced, and so is a
-/// table that becomes another `kind`: the keys of one mean nothing to the other.
-fn merge(base: &mut Table, over: Table) {
-    for (key, value) in over {
-        match (base.get_mut(&key), value) {
-            (Some(Value::Table(base)), Value::Table(over))
-                if over.get(locate::TAG).is_none_or(|kind| base.get(locate::TAG) == Some(kind)) =>
-            {
-                merge(base, over);
-            }
-            (_, value) => {
-                base.insert(key, value);
-            }
-        }
+        Self { sheet: self.sheet.over(base.sheet), sweep: base.sweep, ..self }
     }
 }
 

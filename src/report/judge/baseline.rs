@@ -1,6 +1,7 @@
 //! What a routing check holds results against: the numbers of an earlier run,
 //! in a file that is committed and whose differences can be read.
 
+use crate::catalogue;
 use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::metrics::check_name;
 use crate::settings::line_of;
@@ -137,7 +138,7 @@ impl Baseline {
     /// # Errors
     /// If it cannot be read, or is no baseline.
     pub fn read(file: &Path) -> Result<Self, BaselineError> {
-        let text = std::fs::read_to_string(file).map_err(|error| BaselineError::Unreadable {
+        let text = catalogue::read_text(file).map_err(|error| BaselineError::Unreadable {
             file: file.into(),
             reason: error.to_string(),
         })?;

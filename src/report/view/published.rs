@@ -6,13 +6,13 @@
 //! numbers come from. An empty cell was not published.
 
 use super::{POLICY, number, plain, same};
+use crate::catalogue;
 use crate::experiment::{Experiment, ExperimentError};
 use crate::metrics::{CATALOGUE, check_name};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Section `[published]` of an experiment.
@@ -159,8 +159,8 @@ impl Published {
     /// See [`PublishedError`].
     pub fn of(experiment: &Experiment) -> Result<Option<Self>, PublishedError> {
         let Some(settings) = experiment.published::<PublishedSettings>()? else { return Ok(None) };
-        let file = experiment.folder_of("published.file").join(&settings.file);
-        let text = fs::read_to_string(&file)
+        let file = catalogue::join(experiment.folder_of("published.file"), &settings.file);
+        let text = catalogue::read_text(&file)
             .map_err(|source| PublishedError::Io { file: file.clone(), source })?;
         Self::parse(&text, &file, &settings.uncounted).map(Some)
     }

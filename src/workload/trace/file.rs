@@ -4,10 +4,10 @@
 use super::build::{Build, Turns};
 use super::stamp::TimeUnit;
 use super::{MOONCAKE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, csv, formats, mooncake};
+use crate::catalogue;
 use crate::settings::Invalid;
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::StreamingDecoder;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -42,7 +42,7 @@ impl Default for ReadOptions {
 
 pub(super) fn read(path: &Path, options: &ReadOptions) -> Result<Trace, TraceError> {
     let failed = |error: io::Error| TraceError::read(path, &error);
-    let mut file = BufReader::with_capacity(HEAD_BYTES, File::open(path).map_err(failed)?);
+    let mut file = BufReader::with_capacity(HEAD_BYTES, catalogue::open(path).map_err(failed)?);
     let head = file.fill_buf().map_err(failed)?;
     if head.starts_with(GZIP) {
         return parse(path, MultiGzDecoder::new(file), options);

@@ -1,6 +1,7 @@
 //! The public traces that experiments can name, and where their files are.
 
 use super::TraceError;
+use crate::catalogue;
 use crate::settings::Invalid;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -57,15 +58,18 @@ impl PublicTrace {
         })
     }
 
-    /// The first of `folders` that has the file.
+    /// The file in the first of `folders` that has it, or that comes with the program.
     ///
     /// # Errors
     /// If none has; the error says what to download and where to put it.
     pub fn find(&'static self, folders: &[PathBuf]) -> Result<PathBuf, TraceError> {
-        let candidates = folders.iter().map(|folder| folder.join(&self.file));
-        candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| TraceError::NotHere {
-            trace: self,
-            looked_in: folders.iter().map(|folder| folder.display().to_string()).collect(),
+        let shipped = Path::new(catalogue::ROOT).join("traces");
+        let candidates = folders.iter().chain([&shipped]).map(|folder| folder.join(&self.file));
+        candidates.into_iter().find(|path| catalogue::is_file(path)).ok_or_else(|| {
+            TraceError::NotHere {
+                trace: self,
+                looked_in: folders.iter().map(|folder| folder.display().to_string()).collect(),
+            }
         })
     }
 
@@ -74,7 +78,7 @@ impl PublicTrace {
     /// # Errors
     /// If it cannot be read, or is another file.
     pub fn verify(&'static self, path: &Path) -> Result<(), TraceError> {
-        let text = std::fs::read(path).map_err(|error| TraceError::read(path, &error))?;
+        let text = catalogue::read(path).map_err(|error| TraceError::read(path, &error))?;
         let seen: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         if seen == self.sha256 {
             return Ok(());

@@ -13,22 +13,6 @@ use crate::settings::Invalid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[engine.trtllm]`. See [`TrtllmOptions`] for meaning and defaults.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrtllmSettings {
-    /// See [`TrtllmOptions::partial_reuse`].
-    pub partial_reuse: Option<bool>,
-    /// See [`TrtllmOptions::duplicate_delay`].
-    pub duplicate_delay: Option<bool>,
-    /// See [`TrtllmOptions::store_context`].
-    pub store_context: Option<StoreContext>,
-    /// See [`TrtllmOptions::count_cached_in_budget`].
-    pub count_cached_in_budget: Option<bool>,
-    /// See [`TrtllmOptions::reserve_net_of_reuse`].
-    pub reserve_net_of_reuse: Option<bool>,
-}
-
 /// When TensorRT-LLM offers a chunked prompt's blocks for reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -39,8 +23,10 @@ pub enum StoreContext {
     LastChunk,
 }
 
-/// Options of TensorRT-LLM's rules. The defaults are those of version 1.3.0rc1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Options of TensorRT-LLM's rules; `[engine.trtllm]` of settings. The defaults are
+/// those of version 1.3.0rc1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct TrtllmOptions {
     /// The tokens that a prompt shares with the start of a cached block are reused too.
     pub partial_reuse: bool,
@@ -68,7 +54,7 @@ impl Default for TrtllmOptions {
 }
 
 impl Engine for TrtllmOptions {
-    type Settings = TrtllmSettings;
+    type Settings = Self;
 
     const DEFAULTS: Defaults = Defaults {
         // `tokens_per_block`.
@@ -79,25 +65,15 @@ impl Engine for TrtllmOptions {
         graph_sizes,
         lowers_model_len: true,
         hands_over_kv: false,
+        // 8-bit checkpoints for it bring scales for the cache (assumed of all).
+        kv_as_weights: true,
+        takes_blocks: |tokens| {
+            (tokens.is_power_of_two(), "32 or another power of two under TensorRT-LLM's rules")
+        },
     };
 
-    fn resolve(settings: &TrtllmSettings, _num_blocks: u32) -> Result<Self, Invalid> {
-        let default = Self::default();
-        let TrtllmSettings {
-            partial_reuse,
-            duplicate_delay,
-            store_context,
-            count_cached_in_budget,
-            reserve_net_of_reuse,
-        } = *settings;
-        Ok(Self {
-            partial_reuse: partial_reuse.unwrap_or(default.partial_reuse),
-            duplicate_delay: duplicate_delay.unwrap_or(default.duplicate_delay),
-            store_context: store_context.unwrap_or(default.store_context),
-            count_cached_in_budget: count_cached_in_budget
-                .unwrap_or(default.count_cached_in_budget),
-            reserve_net_of_reuse: reserve_net_of_reuse.unwrap_or(default.reserve_net_of_reuse),
-        })
+    fn resolve(settings: &Self, _num_blocks: u32) -> Result<Self, Invalid> {
+        Ok(*settings)
     }
 
     /// `free_gpu_memory_fraction` is a share of what weights and the measured peak leave

@@ -38,6 +38,15 @@ impl Engine for VllmOptions {
         graph_sizes,
         lowers_model_len: false,
         hands_over_kv: true,
+        // In the network's own type.
+        kv_as_weights: false,
+        takes_blocks: |tokens| {
+            (
+                tokens.is_power_of_two() || tokens.is_multiple_of(16),
+                "16, 32, 64, 128 or what else an attention backend of vLLM takes: a power of two or a \
+                 multiple of 16",
+            )
+        },
     };
 
     fn resolve(settings: &VllmSettings, num_blocks: u32) -> Result<Self, Invalid> {

@@ -1,0 +1,243 @@
+//! `sim models`.
+
+use super::args::Format;
+use super::{CliError, print};
+use kv_router_sim::accuracy::{Record, Settings};
+use kv_router_sim::catalogue::{self, Kind};
+use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape};
+use kv_router_sim::engine::settings::EngineSettings;
+use kv_router_sim::report::render::save;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Write;
+use std::path::Path;
+
+/// List the models that come with sim, what each is worth, and the parts to put others together
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim models
+  sim models --format json
+  sim run doks-3xh200 --seeds 1 --set cluster.model=llama-3.1-70b-fp8-h100-tp2-trtllm
+  sim run doks-3xh200 --seeds 1 --set router.policy=kv --set workload.concurrency=60 \\
+      --set 'cluster.model={ shape = \"qwen3-32b\", gpu = \"h100\", tp = 2, engine = \"trtllm\", weights = \"fp8\" }'
+
+An experiment names a model as cluster.model = \"NAME\", or its parts.")]
+pub(crate) struct ModelsArgs {
+    /// What is printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Short for --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+/// What the step times of a model are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Worth {
+    /// Its operators were measured, network, GPU, engine and number formats alike.
+    Measured,
+    /// By a formula that was fitted to measured operators of this engine on this GPU.
+    Composed,
+    /// By a formula that was fitted to another GPU or engine.
+    Borrowed,
+    /// Nobody measured it: its file gives the times.
+    Assumed,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    name: &'static str,
+    title: String,
+    worth: Worth,
+    source: String,
+    network: Option<String>,
+    gpu: Option<String>,
+    tp: Option<u32>,
+    engine: &'static str,
+    weights: Option<String>,
+    kv: Option<String>,
+    kv_pool_tokens: u64,
+    /// Mean error of the time per output token against real serving runs, percent.
+    tpot_error_percent: Option<f64>,
+    tpot_runs: usize,
+}
+
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    title: String,
+    source: String,
+}
+
+#[derive(Serialize)]
+struct Catalogue {
+    models: Vec<Listed>,
+    shapes: Vec<Part>,
+    gpus: Vec<Part>,
+    engines: Vec<Part>,
+    /// Engines on GPUs whose speed is known.
+    efficiencies: Vec<Part>,
+}
+
+/// Prints the catalogue.
+pub(super) fn run(args: &ModelsArgs) -> Result<(), CliError> {
+    let catalogue = Catalogue::new()?;
+    let format = if args.json { Format::Json } else { args.format };
+    match format {
+        Format::Json => print(&save::json(&catalogue)),
+        Format::Text => print(&catalogue.text()),
+    }
+}
+
+impl Catalogue {
+    fn new() -> Result<Self, CliError> {
+        let record = Record::read(&Settings::load(Path::new(catalogue::ACCURACY))?.record)?;
+        let titled = |kind, title: fn(&str) -> (String, Option<String>)| {
+            let part = |name| {
+                let (title, source) = title(name);
+                Part { name, title, source: source.unwrap_or_default() }
+            };
+            catalogue::names(kind).map(part).collect()
+        };
+        Ok(Self {
+            models: catalogue::names(Kind::Model).map(|name| listed(name, &record)).collect(),
+            shapes: titled(Kind::Shape, |name| {
+                let shape: Shape = shipped(Kind::Shape, name);
+                (shape.name, shape.source)
+            }),
+            gpus: titled(Kind::Gpu, |name| {
+                let gpu: Gpu = shipped(Kind::Gpu, name);
+                (gpu.name, gpu.source)
+            }),
+            engines: titled(Kind::Engine, |name| {
+                let engine: EngineSettings = shipped(Kind::Engine, name);
+                (format!("the rules of {}", engine.rules.map_or("", |rules| rules.as_str())), None)
+            }),
+            efficiencies: titled(Kind::Efficiency, |name| {
+                let efficiency: Efficiency = shipped(Kind::Efficiency, name);
+                let title = efficiency.borrowed_from.map(|from| format!("borrowed from {from}"));
+                (title.unwrap_or_default(), efficiency.source)
+            }),
+        })
+    }
+
+    fn text(&self) -> String {
+        let head = ["model", "KV pool (tokens)", "worth", "TPOT error", "numbers"];
+        let mut rows = vec![head.map(str::to_owned)];
+        rows.extend(self.models.iter().map(|model| {
+            let error = model
+                .tpot_error_percent
+                .map_or(String::new(), |error| format!("{error:.1} % of {} runs", model.tpot_runs));
+            let worth = serde_json::json!(model.worth).as_str().unwrap_or_default().to_owned();
+            let pool = model.kv_pool_tokens.to_string();
+            [model.name.to_owned(), pool, worth, error, model.source.clone()]
+        }));
+        let mut text = aligned(&rows);
+        text += "\n\
+            measured: the operators of this very deployment were measured; step_time = { kind = \"table\" }\n          \
+            takes those times, the default is a formula that was fitted to them\n\
+            composed: the formula, fitted to other deployments of this engine on this GPU\n\
+            borrowed: the formula, fitted to another GPU or engine\n\
+            assumed: times that nobody measured\n\
+            TPOT error: mean error of the time per output token against real serving runs (sim accuracy)\n\n\
+            Parts, for model = { shape = .., gpu = .., tp = .., engine = .., weights = .., kv = .. }:\n\n";
+        for (kind, parts) in [
+            ("shape", &self.shapes),
+            ("gpu", &self.gpus),
+            ("engine", &self.engines),
+            ("engine on gpu", &self.efficiencies),
+        ] {
+            let rows: Vec<[String; 3]> = parts
+                .iter()
+                .map(|Part { name, title, source }| {
+                    let about = [title.as_str(), source.as_str()];
+                    let about = about.iter().filter(|text| !text.is_empty());
+                    let about = about.copied().collect::<Vec<_>>().join(": ");
+                    [kind.to_owned(), (*name).to_owned(), about]
+                })
+                .collect();
+            text += &aligned(&rows);
+        }
+        let _ = writeln!(
+            text,
+            "\nshape may also be the config.json of a network; each part may be a file like those in models/."
+        );
+        text
+    }
+}
+
+fn listed(name: &'static str, record: &Record) -> Listed {
+    let path = catalogue::named(Kind::Model, name).expect("its name was listed");
+    let model = Model::load(&path).expect("shipped models can be read");
+    let config = model.engine_config().expect("shipped models are whole");
+    let hardware = model.hardware.as_ref();
+    let worth = match hardware {
+        None => Worth::Assumed,
+        Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
+        Some(hardware) if hardware.table.is_some() => Worth::Measured,
+        Some(_) => Worth::Composed,
+    };
+    let source = model.source.or_else(|| hardware?.efficiency.source.clone());
+    let error = model.deployment.and_then(|deployment| record.of_runs(&deployment));
+    Listed {
+        name,
+        title: model.name,
+        worth,
+        source: source.unwrap_or_default(),
+        network: hardware.map(|hardware| hardware.shape.name.clone()),
+        gpu: hardware.map(|hardware| hardware.gpu.name.clone()),
+        tp: hardware.map(|hardware| hardware.tp),
+        engine: config.rules.name().as_str(),
+        weights: hardware.map(|hardware| hardware.weight_dtype.to_string()),
+        kv: hardware.map(|hardware| hardware.kv_dtype.to_string()),
+        kv_pool_tokens: config.pool_tokens(),
+        tpot_error_percent: error.map(|(percent, _)| percent),
+        tpot_runs: error.map_or(0, |(_, runs)| runs),
+    }
+}
+
+fn shipped<T: DeserializeOwned>(kind: Kind, name: &str) -> T {
+    let path = catalogue::named(kind, name).expect("its name was listed");
+    let text = catalogue::read_text(&path).expect("shipped");
+    toml::from_str(&text).expect("shipped files can be read")
+}
+
+/// Rows with their columns under each other; no line ends with spaces.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| {
+            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+            format!("{cell:<width$}")
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_shipped_says_where_it_comes_from() {
+        let catalogue = Catalogue::new().expect("a catalogue");
+        for model in &catalogue.models {
+            assert!(!model.source.is_empty(), "{}", model.name);
+        }
+        let parts = [&catalogue.shapes, &catalogue.gpus, &catalogue.efficiencies];
+        for part in parts.into_iter().flatten() {
+            assert!(!part.source.is_empty(), "{}", part.name);
+        }
+        let worth = |name: &str| {
+            catalogue.models.iter().find(|model| model.name == name).expect(name).worth
+        };
+        assert_eq!(worth("llama-3.1-70b-fp8-h200-trtllm"), Worth::Measured);
+        assert_eq!(worth("llama-3.1-8b-bf16-h100-vllm"), Worth::Composed);
+        assert_eq!(worth("fixed-20-10"), Worth::Assumed);
+    }
+}
