@@ -214,12 +214,12 @@ fn hint(kind: Kind, name: &str) -> String {
     let parts = |name: &str| name.split(['-', '_']).map(str::to_owned).collect::<Vec<_>>();
     let wanted = parts(name);
     // Distance in typing, less what whole parts have in common.
-    let mut near: Vec<(usize, &str)> = names(kind)
+    let mut near: Vec<(isize, &str)> = names(kind)
         .filter_map(|known| {
             let shared = parts(known).iter().filter(|part| wanted.contains(part)).count();
             let typed = strsim::damerau_levenshtein(name, known);
             let is_near = typed <= (name.chars().count() / 3).max(2) || 2 * shared >= wanted.len();
-            is_near.then(|| (typed.saturating_sub(4 * shared), known))
+            is_near.then(|| (typed.cast_signed() - 4 * shared.cast_signed(), known))
         })
         .collect();
     near.sort_unstable();

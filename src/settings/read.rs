@@ -33,12 +33,13 @@ pub(crate) enum Fault {
 /// Deserialises a table, or says what is wrong with it; paths are relative to it.
 pub(crate) fn read<T: DeserializeOwned>(table: &Table) -> Result<T, Fault> {
     let whole = Value::Table(table.clone());
-    let Trouble { complaint, path, is_buffered } = match T::deserialize(Node(&whole)) {
+    let Trouble { complaint, path, is_located } = match T::deserialize(Node(&whole)) {
         Ok(settings) => return Ok(settings),
         Err(trouble) => trouble,
     };
     let here = |place: &[Step]| value_at(&whole, place).expect("the path leads there");
-    let place = if is_buffered { search::<T>(&whole, &path, &complaint) } else { path };
+    let may_be_inside = !is_located && matches!(here(&path), Value::Table(_) | Value::Array(_));
+    let place = if may_be_inside { search::<T>(&whole, &path, &complaint) } else { path };
     let shown = show(&place);
     Err(match complaint {
         Complaint::Missing { field } => Fault::Missing { path: join(&shown, field) },
@@ -150,13 +151,14 @@ struct Trouble {
     complaint: Complaint,
     /// From the table that is read to the value complained of.
     path: Vec<Step>,
-    /// Somewhere inside the value at `path`, which serde had buffered.
-    is_buffered: bool,
+    /// It is about the value at `path` itself, not about something inside of it that
+    /// serde had buffered.
+    is_located: bool,
 }
 
 impl Trouble {
     fn new(complaint: Complaint) -> Self {
-        Self { complaint, path: Vec::new(), is_buffered: false }
+        Self { complaint, path: Vec::new(), is_located: false }
     }
 
     fn inside(mut self, step: Step) -> Self {
@@ -201,17 +203,8 @@ impl Error for Trouble {
 struct Node<'a>(&'a Value);
 
 impl Node<'_> {
-    /// Reads a table; what goes wrong in none of its keys may be anywhere in it if
-    /// the reader `buffers`.
-    fn table<'de, V: Visitor<'de>>(
-        table: &Table,
-        visitor: V,
-        buffers: bool,
-    ) -> Result<V::Value, Trouble> {
-        visitor.visit_map(Keys { rest: table.iter(), value: None }).map_err(|mut trouble| {
-            trouble.is_buffered |= buffers && trouble.path.is_empty();
-            trouble
-        })
+    fn table<'de, V: Visitor<'de>>(table: &Table, visitor: V) -> Result<V::Value, Trouble> {
+        visitor.visit_map(Keys { rest: table.iter(), value: None })
     }
 }
 
@@ -233,7 +226,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
                 let too_long = || Trouble::new(Complaint::Type { expected: expected() });
                 if is_whole { Ok(read) } else { Err(too_long()) }
             }
-            Value::Table(table) => Self::table(table, visitor, true),
+            Value::Table(table) => Self::table(table, visitor),
         }
     }
 
@@ -244,7 +237,11 @@ impl<'de> Deserializer<'de> for Node<'_> {
         visitor: V,
     ) -> Result<V::Value, Trouble> {
         match self.0 {
-            Value::Table(table) => Self::table(table, visitor, false),
+            // A struct buffers nothing: what is wrong with no key of it is the table.
+            Value::Table(table) => Self::table(table, visitor).map_err(|mut trouble| {
+                trouble.is_located |= trouble.path.is_empty();
+                trouble
+            }),
             // Serde would take the items for the fields in order.
             Value::Array(_) => Err(Trouble::new(Complaint::Type { expected: "map".to_owned() })),
             _ => self.deserialize_any(visitor),
@@ -304,7 +301,9 @@ impl<'de> MapAccess<'de> for Keys<'_> {
         let Some((key, value)) = self.rest.next() else { return Ok(None) };
         self.value = Some((key, value));
         let key_text: StrDeserializer<'_, Trouble> = StrDeserializer::new(key);
-        let inside = |trouble: Trouble| trouble.inside(Step::Key(key.clone()));
+        let inside = |trouble: Trouble| {
+            Trouble { is_located: true, ..trouble }.inside(Step::Key(key.clone()))
+        };
         seed.deserialize(key_text).map(Some).map_err(inside)
     }
 
