@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn refusals_name_the_line() {
         let refused = read(&with(r#""sliding_window": 4096"#), BF16).err().unwrap();
-        assert_eq!(refused.line, 9);
+        assert_eq!(refused.line, 10);
         assert!(read("[]", BF16).is_err() && read("", BF16).is_err());
     }
 }

@@ -147,7 +147,7 @@ fn targets_are_read_in_the_units_of_their_metrics() {
     let limit = |text: &str| Target::parse(text).map(|target| target.limit);
     assert_eq!(limit("ttft_ms_p95=600ms"), Ok(600.0));
     assert_eq!(limit("ttft_ms_p95=0.6s"), Ok(600.0));
-    assert_eq!(limit("itl_ms_p95=60"), Ok(60.0));
+    assert_eq!(limit("itl_ms_p95=60ms"), Ok(60.0));
     assert_eq!(limit("hit_ratio=80%"), Ok(0.8));
     assert_eq!(limit("goodput_per_s=4.5"), Ok(4.5));
     assert_eq!(limit("error_ratio=0"), Ok(0.0));
