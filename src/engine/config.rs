@@ -8,6 +8,8 @@ use crate::engine::step_time::StepTime;
 pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Most sequences in a batch: 16 times what any engine ships with, so that
 /// tables indexed by batch size stay small.
