@@ -2,12 +2,12 @@
 //! requests that took at most so long, a line per series.
 
 use super::Sheet;
+use super::axes::{Plot, draw_axes};
 use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
-use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer, list, titled};
+use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
-use super::panel::{Plot, draw_axes};
 use super::scale::{Scale, is_drawable};
-use super::style::{Look, PAPER};
+use super::style::{Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::{Distribution, Distributions, Point};
 use crate::metrics::Metric;
 use crate::recorder::SHARES;

@@ -4,7 +4,7 @@ use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
 use super::legend::{Legend, Sample};
 use super::scale::{extent, is_drawable};
-use super::style::PAPER;
+use super::style::{MARGIN, PAPER, SMALL_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
 use crate::metrics::{Metric, short};
 use crate::report::judge::published::Comparison;
@@ -14,13 +14,9 @@ use plotters::drawing::DrawingArea;
 use plotters::prelude::DrawingBackend;
 
 /// Sizes in points.
-pub(super) const MARGIN: f64 = 20.0;
 const PANEL_WIDTH: u32 = 460;
 pub(super) const PLOT_HEIGHT: f64 = 270.0;
 pub(super) const BAR_HEIGHT: f64 = 26.0;
-pub(super) const TITLE_SIZE: f64 = 16.0;
-pub(super) const TEXT_SIZE: f64 = 12.0;
-pub(super) const SMALL_SIZE: f64 = 11.0;
 /// Bands of more series cannot be told apart (assumed).
 const MOST_BANDS: usize = 4;
 const LEGEND_TOP: f64 = 54.0;

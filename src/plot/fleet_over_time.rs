@@ -2,11 +2,11 @@
 //! over time, a line per simulation, with the changes marked.
 
 use super::Sheet;
+use super::axes::{Plot, draw_axes};
 use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
-use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer};
-use super::panel::{Plot, draw_axes};
+use super::drawing::footer;
 use super::scale::Scale;
-use super::style::{FRAME, Look, PAPER};
+use super::style::{FRAME, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
 use crate::report::view::fleet_over_time::{FleetOverTime, FleetsOverTime};
 use crate::report::view::plain;

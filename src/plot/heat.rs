@@ -3,9 +3,11 @@
 
 use super::Sheet;
 use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
-use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, extent_text, footer};
+use super::drawing::{extent_text, footer};
 use super::scale::{Scale, is_drawable};
-use super::style::{FRAME, GRID, INK, ON_DARK, ON_LIGHT, PAPER, PENCIL};
+use super::style::{
+    FRAME, GRID, INK, MARGIN, ON_DARK, ON_LIGHT, PAPER, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE,
+};
 use crate::experiment::results::Point;
 use crate::metrics::{Better, Metric, short};
 use crate::report::judge::tuning::{Case, Key, Tuning};

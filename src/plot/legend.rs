@@ -1,9 +1,8 @@
 //! Legends: samples with their labels, in rows as wide as the figure.
 
+use super::axes::{strike, whisker};
 use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
-use super::drawing::TEXT_SIZE;
-use super::panel::{strike, whisker};
-use super::style::{INK, Look, Marker, PENCIL};
+use super::style::{INK, Look, Marker, PENCIL, TEXT_SIZE};
 use plotters::prelude::DrawingBackend;
 
 /// Sizes in points.

@@ -3,6 +3,7 @@
 //! The same results give the same bytes: fonts are embedded and nothing is
 //! asked of the machine.
 
+mod axes;
 mod canvas;
 mod cdf;
 mod drawing;

@@ -2,12 +2,12 @@
 //! the left and time in the queue to the right, a line per worker.
 
 use super::Sheet;
+use super::axes::{Plot, draw_axes};
 use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
-use super::drawing::{MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE, footer, list, titled};
+use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
-use super::panel::{Plot, draw_axes};
 use super::scale::Scale;
-use super::style::{INK, Look, PAPER};
+use super::style::{INK, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
 use crate::report::view::over_time::OverTime;
 use crate::report::view::plain;

@@ -1,4 +1,4 @@
-//! Colours, markers, dashes and the font of figures.
+//! Colours, markers, dashes, sizes and the font of figures.
 
 use plotters::style::{FontStyle, RGBColor, register_font};
 use std::sync::OnceLock;
@@ -8,6 +8,12 @@ use std::sync::OnceLock;
 const FAMILIES: &str = "Roboto, Inter, Helvetica Neue, Helvetica, Arial, sans-serif";
 
 static ROBOTO: &[u8] = include_bytes!("font/Roboto-Regular.ttf");
+
+/// Sizes in points: the room around a figure, and of three kinds of text.
+pub(super) const MARGIN: f64 = 20.0;
+pub(super) const TITLE_SIZE: f64 = 16.0;
+pub(super) const TEXT_SIZE: f64 = 12.0;
+pub(super) const SMALL_SIZE: f64 = 11.0;
 
 /// Name of the font to draw with, registered at the first call.
 pub(super) fn family() -> &'static str {
