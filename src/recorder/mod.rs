@@ -61,9 +61,13 @@ pub struct RequestRecord {
     pub sent: SimTime,
     /// When it reached the router.
     pub arrived: SimTime,
-    /// When the router sent it to a worker, and to which.
+    /// When the router first sent it to a worker.
+    pub first_dispatched: Option<SimTime>,
+    /// When the router last sent it to a worker that computes its prompt, and to which.
     pub dispatched: Option<(SimTime, WorkerId)>,
-    /// When it was first in a batch.
+    /// When it was first in a batch, at any worker.
+    pub first_scheduled: Option<SimTime>,
+    /// When it was first in a batch of the worker that it was last sent to.
     pub scheduled: Option<SimTime>,
     /// Prompt tokens found in the cache then.
     pub cached_tokens: u32,
@@ -352,7 +356,9 @@ impl Recorder {
             prompt_tokens: request.prompt_tokens,
             sent: arrival.sent,
             arrived: arrival.at,
+            first_dispatched: None,
             dispatched: None,
+            first_scheduled: None,
             scheduled: None,
             cached_tokens: 0,
             handover: None,
@@ -366,6 +372,7 @@ impl Recorder {
     /// The router sent a request to a worker.
     pub fn dispatch(&mut self, now: SimTime, request: RequestId, worker: WorkerId) {
         let record = self.record(request);
+        record.first_dispatched.get_or_insert(now);
         match &mut record.handover {
             Some(handover) => handover.dispatched = Some((now, worker)),
             None => record.dispatched = Some((now, worker)),
@@ -395,6 +402,7 @@ impl Recorder {
                     Some(handover) => handover.scheduled = Some(now),
                     None => {
                         record.scheduled = Some(now);
+                        record.first_scheduled.get_or_insert(now);
                         if record.first_token.is_none() {
                             record.cached_tokens = cached_tokens;
                         }

@@ -2,6 +2,9 @@
 
 use super::program::CROWDED;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+use kv_router_sim::recorder::RequestRecord;
+use kv_router_sim::report::render::requests;
+use kv_router_sim::time::SimTime;
 use std::path::Path;
 
 /// What follows the crowded fleet's sections.
@@ -83,6 +86,42 @@ fn threads_change_no_byte_of_a_changing_fleet() {
     };
     let one = json(1);
     assert!(one == json(3));
+}
+
+/// A request that goes on at another worker is sent twice; its other times are
+/// those of the first time that each thing happened.
+#[test]
+fn times_of_a_request_are_in_order_also_when_it_moves() {
+    let experiment = experiment(&[]).expect("valid");
+    let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+    let simulations = run(&experiment, options).expect("runs").requests;
+    let records: Vec<&RequestRecord> = simulations.iter().flat_map(|s| &s.records).collect();
+    let (mut moved_early, mut moved_late) = (0, 0);
+    for record in &records {
+        let last = record.stay().map(|(at, _)| at);
+        let end = record.end.map(|(at, _)| at);
+        let times = [
+            Some(record.sent),
+            record.first_dispatched,
+            record.first_scheduled,
+            record.first_token,
+            end,
+        ];
+        let known: Vec<SimTime> = times.into_iter().flatten().collect();
+        assert!(known.is_sorted(), "{record:?}");
+        assert_eq!(record.first_dispatched.is_some(), last.is_some(), "{record:?}");
+        assert!(record.first_dispatched <= last, "{record:?}");
+        if record.first_dispatched < last {
+            let is_late = record.first_token.is_some_and(|at| Some(at) < last);
+            moved_late += u32::from(is_late);
+            moved_early += u32::from(!is_late);
+        }
+    }
+    assert!(moved_early > 0 && moved_late > 0, "{moved_early}, {moved_late}");
+    let csv = requests::to_csv(&simulations);
+    let head = csv.lines().next().expect("a head");
+    let order = "sent_ms,first_dispatched_ms,last_dispatched_ms,scheduled_ms,first_token_ms,end_ms";
+    assert!(head.ends_with(order), "{head}");
 }
 
 #[test]

@@ -12,8 +12,9 @@
 //! end of the run cut off are left out.
 
 use super::save;
-use crate::experiment::SimulationRequests;
+use crate::experiment::{Experiment, SimulationRequests};
 use crate::recorder::{End, RequestRecord};
+use crate::report::view::plain;
 use crate::stats;
 use crate::time::{SimDuration, SimTime};
 use serde::Serialize;
@@ -156,6 +157,30 @@ struct Metadata {
     was_cancelled: bool,
     cancellation_time_ns: Option<u64>,
     serving_worker: Option<u32>,
+}
+
+/// The files of every simulation, with their text: in a folder for each, called by
+/// its number, parameters and seed.
+pub fn files<'a>(
+    experiment: &'a Experiment,
+    simulations: &'a [SimulationRequests],
+) -> impl Iterator<Item = (String, String)> + 'a {
+    let runs = experiment.runs.iter().flat_map(|run| vec![run; experiment.seeds.len()]);
+    (1..).zip(simulations.iter().zip(runs)).flat_map(|(number, (simulation, run))| {
+        let values = simulation.params.values().map(plain).collect::<Vec<_>>().join("-");
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
+        let values: String =
+            values.chars().map(|c| if is_plain(c) { c } else { '-' }).take(80).collect();
+        let folder = format!("aiperf/{number:03}-{values}-seed{}", simulation.seed);
+        let warmup = run.settings.measure.warmup;
+        let (json, csv) = summary(simulation, warmup);
+        [
+            ("profile_export.jsonl", records(simulation, warmup)),
+            ("profile_export_aiperf.json", json),
+            ("profile_export_aiperf.csv", csv),
+        ]
+        .map(|(name, text)| (format!("{folder}/{name}"), text))
+    })
 }
 
 /// `profile_export.jsonl`: one request a line, in order of their ends; `warmup`
@@ -367,7 +392,9 @@ mod tests {
                 prompt_tokens: 100 * (number + 1),
                 sent: at(sent),
                 arrived: at(sent + 1),
+                first_dispatched: Some(at(sent + 1)),
                 dispatched: Some((at(sent + 1), WorkerId(3))),
+                first_scheduled: Some(at(sent + 2)),
                 scheduled: Some(at(sent + 2)),
                 cached_tokens: 64,
                 handover: None,

@@ -6,7 +6,7 @@ use crate::report::view::plain;
 use crate::time::SimTime;
 use std::collections::BTreeSet;
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "seed",
     "request",
     "conversation",
@@ -22,7 +22,8 @@ const COLUMNS: [&str; 19] = [
     "wrong_worker_tokens",
     "stale_index_tokens",
     "sent_ms",
-    "dispatched_ms",
+    "first_dispatched_ms",
+    "last_dispatched_ms",
     "scheduled_ms",
     "first_token_ms",
     "end_ms",
@@ -31,7 +32,9 @@ const COLUMNS: [&str; 19] = [
 /// One row per request, in order of simulations and of ends: the simulation's
 /// parameters, its seed, then what the client, the router and the worker saw.
 /// Times are milliseconds since the start of the simulation; what did not
-/// happen is empty. `end` is `finished`, `rejected`, `failed` or `unfinished` (the run
+/// happen is empty. `sent`, `first_dispatched`, `scheduled` (first in a batch),
+/// `first_token` and `end` follow each other in this order; a request that moved to
+/// another worker was sent there at `last_dispatched`. `end` is `finished`, `rejected`, `failed` or `unfinished` (the run
 /// was over first).
 pub fn to_csv(simulations: &[SimulationRequests]) -> String {
     let params: BTreeSet<&String> = simulations.iter().flat_map(|s| s.params.keys()).collect();
@@ -52,7 +55,7 @@ pub fn to_csv(simulations: &[SimulationRequests]) -> String {
     String::from_utf8(bytes).expect("made from text")
 }
 
-fn cells(seed: u64, record: &RequestRecord) -> [String; 19] {
+fn cells(seed: u64, record: &RequestRecord) -> [String; 20] {
     let ms = |at: Option<SimTime>| at.map(|at| at.as_millis().to_string()).unwrap_or_default();
     let why = |number: fn(&RequestWhy) -> u32| {
         record.why.as_ref().map(|why| number(why).to_string()).unwrap_or_default()
@@ -79,8 +82,9 @@ fn cells(seed: u64, record: &RequestRecord) -> [String; 19] {
         why(|why| why.wrong_worker_tokens),
         why(|why| why.stale_index_tokens),
         ms(Some(record.sent)),
-        ms(record.dispatched.map(|(at, _)| at)),
-        ms(record.scheduled),
+        ms(record.first_dispatched),
+        ms(record.stay().map(|(at, _)| at)),
+        ms(record.first_scheduled),
         ms(record.first_token),
         ms(record.end.map(|(at, _)| at)),
     ]
@@ -102,7 +106,9 @@ mod tests {
             prompt_tokens: 100,
             sent: at(1),
             arrived: at(2),
+            first_dispatched: Some(at(2)),
             dispatched: Some((at(2), WorkerId(1))),
+            first_scheduled: Some(at(3)),
             scheduled: Some(at(3)),
             handover: None,
             cached_tokens: 64,
@@ -125,7 +131,7 @@ mod tests {
         };
         let csv = to_csv(&[simulation]);
         let rows: Vec<&str> = csv.lines().collect();
-        assert_eq!(rows[1], "kv,3,0,4,1,1,finished,100,64,7,0,3,32,0,0,1,2,3,5,9");
-        assert_eq!(rows[2], "kv,3,1,4,1,1,unfinished,100,64,,0,,,,,1,2,3,,");
+        assert_eq!(rows[1], "kv,3,0,4,1,1,finished,100,64,7,0,3,32,0,0,1,2,2,3,5,9");
+        assert_eq!(rows[2], "kv,3,1,4,1,1,unfinished,100,64,,0,,,,,1,2,2,3,,");
     }
 }

@@ -1,7 +1,7 @@
 //! How a fleet that changes served, over time: hits, times to the first token
 //! and failures, from the records of all seeds of each simulation.
 
-use crate::experiment::{Params, SimulationRequests};
+use crate::experiment::{Experiment, Params, RunSpec, SimulationRequests};
 use crate::recorder::{End, RequestRecord};
 use crate::stats;
 use crate::time::{SimDuration, SimTime};
@@ -50,12 +50,31 @@ impl Interval {
     }
 }
 
+/// Time over which values are taken for a figure.
+const INTERVAL: SimDuration = SimDuration::from_secs(10);
+
+/// How the fleets of `experiment` served while they changed; `None` if none does.
+pub fn of(experiment: &Experiment, simulations: &[SimulationRequests]) -> Option<FleetsOverTime> {
+    let changes = |run: &RunSpec| run.settings.cluster.plan();
+    let run = experiment.runs.iter().find(|run| !changes(run).is_empty())?;
+    let last = || simulations.iter().map(SimulationRequests::last_end).max();
+    let until = run.duration().or_else(last).unwrap_or(SimTime::ZERO);
+    let begin = SimTime::ZERO + run.settings.measure.warmup;
+    let changes = changes(run)
+        .changes
+        .iter()
+        .map(|change| (change.at.as_secs(), format!("{} of {}", change.what, change.worker)))
+        .collect();
+    let lines = fleets_over_time(simulations, (begin, until.max(begin)), INTERVAL);
+    Some(FleetsOverTime { lines, changes })
+}
+
 /// Looks at the time from `begin` to `end` in intervals of `length`, the
 /// simulations of the same parameters taken together, in order of appearance.
 ///
 /// # Panics
 /// If `length` is zero.
-pub fn fleets_over_time(
+fn fleets_over_time(
     simulations: &[SimulationRequests],
     (begin, end): (SimTime, SimTime),
     length: SimDuration,
@@ -134,7 +153,9 @@ mod tests {
             prompt_tokens: 100,
             sent: at(sent),
             arrived: at(sent),
+            first_dispatched: Some(at(sent)),
             dispatched: Some((at(sent), WorkerId(0))),
+            first_scheduled: Some(at(sent + 10)),
             scheduled: Some(at(sent + 10)),
             cached_tokens,
             first_token: Some(at(sent + 30)),

@@ -1,10 +1,36 @@
 //! What each worker had to do, moment by moment: requests in flight and times
 //! in its queue, from the records of one simulation.
 
-use crate::experiment::{Params, SimulationRequests};
+use crate::experiment::{Experiment, Params, RunSpec, SimulationRequests};
 use crate::recorder::{RequestRecord, Stay};
 use crate::time::{SimDuration, SimTime};
 use serde::{Deserialize, Serialize};
+
+/// Moments of a simulation that a figure shows: about one per point of paper.
+const MOMENTS: u32 = 421;
+
+/// The most simulations that are looked at over time; no figure shows more.
+const MOST_SIMULATIONS: usize = 6;
+
+/// The simulations of the first seed of `experiment`, as far as a figure shows them.
+pub fn first_seed(experiment: &Experiment, simulations: &[SimulationRequests]) -> Vec<OverTime> {
+    let first = experiment.seeds.first();
+    let shown = simulations.iter().filter(|simulation| Some(&simulation.seed) == first);
+    let over_time = |(simulation, run): (&SimulationRequests, &RunSpec)| {
+        let workers = run.settings.cluster.slots();
+        let until = run.duration().unwrap_or_else(|| simulation.last_end());
+        let begin = SimTime::ZERO + run.settings.measure.warmup;
+        let mut seen = OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS);
+        // Levels in sequence are one simulation.
+        if let (Some(level), [from, .., to]) =
+            (seen.params.get_mut("workload.concurrency"), run.levels.as_slice())
+        {
+            *level = format!("{from} to {to} in turn").into();
+        }
+        seen
+    };
+    shown.zip(&experiment.runs).take(MOST_SIMULATIONS).map(over_time).collect()
+}
 
 /// One simulation, cut into moments of equal distance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,7 +127,9 @@ mod tests {
             prompt_tokens: 1,
             sent: at(dispatched),
             arrived: at(dispatched),
+            first_dispatched: Some(at(dispatched)),
             dispatched: Some((at(dispatched), WorkerId(worker))),
+            first_scheduled: Some(at(dispatched + queued)),
             scheduled: Some(at(dispatched + queued)),
             handover: None,
             cached_tokens: 0,
