@@ -32,7 +32,9 @@
 //! * [`engine`]: the life of a worker, and the exact fast-forward over its steps.
 //! * [`fleet`]: workers in one pool or two, and what happens to them.
 //! * [`queue`]: the order of events at one moment.
-//! * [`experiment`]: from a TOML file to saved results.
+//! * [`experiment`]: from a TOML file to the metrics of every run.
+//! * [`results`]: folders of results, written and read back.
+//! * [`metrics`]: every metric, with its unit and definition.
 //!
 //! The folder `docs/` has the engines' rules, the formulas, the keys of the
 //! files, and what is promised about determinism.
@@ -55,6 +57,7 @@ pub mod queue;
 pub mod recorder;
 pub mod report;
 pub mod request;
+pub mod results;
 pub mod rng;
 pub mod router;
 #[cfg(feature = "live")]

@@ -2,18 +2,17 @@
 
 use super::args::{CompareArgs, CompareFormat};
 use super::{CliError, print};
-use kv_router_sim::experiment::{SUMMARY_FILE, results::Summary};
 use kv_router_sim::metrics::{MAIN, check_name};
-use kv_router_sim::report::render::{compared::Compared, save, table};
+use kv_router_sim::report::render::{compared::Compared, table};
+use kv_router_sim::results::read_summary;
 use kv_router_sim::settings::Invalid;
-use std::path::Path;
 
 /// Compares two saved result sets and prints what changed.
 pub(super) fn run(args: CompareArgs) -> Result<(), CliError> {
     for metric in &args.metric {
         check_name("--metric", metric)?;
     }
-    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    let (before, after) = (read_summary(&args.before)?, read_summary(&args.after)?);
     let metrics: Vec<&str> = match args.metric.as_slice() {
         _ if args.all => Vec::new(),
         [] => MAIN.to_vec(),
@@ -34,15 +33,4 @@ pub(super) fn run(args: CompareArgs) -> Result<(), CliError> {
         CompareFormat::Markdown => compared.markdown(),
         CompareFormat::Json => compared.json(),
     })
-}
-
-/// The results in a folder.
-fn read(folder: &Path) -> Result<Summary, CliError> {
-    let file = folder.join(SUMMARY_FILE);
-    let text = std::fs::read_to_string(&file).map_err(|error| CliError::Unreadable {
-        file: file.clone(),
-        reason: error.to_string(),
-        hint: "; name a folder that `sim run` or `sim sweep` has finished",
-    })?;
-    Ok(save::from_json(&text, &file)?)
 }

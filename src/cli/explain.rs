@@ -1,16 +1,16 @@
 //! `sim explain`.
 
 use super::args::{ExplainArgs, Time};
-use super::results::Results;
 use super::{CliError, print};
 use kv_router_sim::experiment::explain::{Choice, Latency, Pick, explain};
 use kv_router_sim::id::RequestId;
 use kv_router_sim::report::render::{explain as words, table};
+use kv_router_sim::results::Results;
 use std::path::PathBuf;
 
 /// Prints why a request of saved results went where it went.
 pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let saved = Results::read(&args.results)?;
+    let saved = Results::load(&args.results)?;
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;
     let latency = args.worst.map(|time| match time {
         Time::Ttft => Latency::Ttft,

@@ -2,11 +2,11 @@
 
 use super::args::ExperimentArgs;
 use super::{CliError, print, run, say};
-use kv_router_sim::experiment::results::Summary;
-use kv_router_sim::experiment::{SUMMARY_FILE, Store, check_writable, write_file};
+use kv_router_sim::experiment::{check_writable, write_file};
 use kv_router_sim::fleet::live::{ApiKey, EventSource, Limits, LiveSettings};
 use kv_router_sim::live::{self, LiveOptions, record};
-use kv_router_sim::report::render::{save, table};
+use kv_router_sim::report::render::table;
+use kv_router_sim::results::ResultFolder;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,12 +71,13 @@ pub(super) fn live(
     let overrides = run::overrides(&args.experiment, Vec::new());
     let experiment = run::load(&args.experiment, overrides, traces)?;
     let folder = args.out.clone();
-    let folder =
-        folder.unwrap_or_else(|| Store::default_folder(&format!("{}-live", experiment.name)));
+    let default = || ResultFolder::default_path(&format!("{}-live", experiment.name));
+    let folder = folder.unwrap_or_else(default);
     let parts = ["servers", "simulated", "simulated-alone"].map(|part| folder.join(part));
     let fresh = Fresh::note(parts.iter().chain(&args.record));
-    let open = |part: &str| Store::open(&folder.join(part), &experiment.config_hash, args.force);
-    let stores = [open("servers")?, open("simulated")?, open("simulated-alone")?];
+    let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
+    let open = |part: &Path| open(part, &experiment);
+    let folders = [open(&parts[0])?, open(&parts[1])?, open(&parts[2])?];
     args.record.as_deref().map(check_writable).transpose()?;
     let options = LiveOptions { servers: servers(&args), api_key, keep_caches: args.keep_caches };
     let outcome = live::run(&experiment, &options, |params, seed| {
@@ -89,8 +90,8 @@ pub(super) fn live(
     let text = live::report(&experiment, &outcome);
     write_file(&folder.join("report.txt"), text.as_bytes())?;
     write_file(&folder.join("requests.csv"), live::requests_csv(&outcome).as_bytes())?;
-    for (store, summary) in stores.iter().zip([&outcome.real, &outcome.same, &outcome.own]) {
-        save(store, summary)?;
+    for (folder, summary) in folders.iter().zip([&outcome.real, &outcome.same, &outcome.own]) {
+        folder.save_summary(summary)?;
     }
     say(&format!("saved in {}", folder.display()));
     print(&table::head(&outcome.real))?;
@@ -149,9 +150,4 @@ fn servers(args: &LiveArgs) -> LiveSettings {
         limits: Limits { silence: Duration::from_secs(args.silence), ..Limits::default() },
         text_key: 0,
     }
-}
-
-fn save(store: &Store, summary: &Summary) -> Result<(), CliError> {
-    store.write("summary.csv", save::to_csv(summary).as_bytes())?;
-    Ok(store.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?)
 }

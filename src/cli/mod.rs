@@ -20,7 +20,6 @@ mod models;
 mod policies;
 mod progress;
 mod report;
-mod results;
 mod run;
 mod schema;
 #[cfg(feature = "live")]
@@ -35,8 +34,8 @@ use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
 use kv_router_sim::report::judge::baseline::BaselineError;
-use kv_router_sim::report::render::save::ReadError;
 use kv_router_sim::report::view::published::PublishedError;
+use kv_router_sim::results::{AgainError, ReadError, ReportError};
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::TraceError;
 use std::io;
@@ -62,9 +61,9 @@ const API_KEY_VARIABLE: &str = "SIM_API_KEY";
 enum CliError {
     #[error(transparent)]
     Experiment(#[from] ExperimentError),
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_store(.0))]
     Store(#[from] StoreError),
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_run(.0))]
     Run(#[from] RunError),
     #[error(transparent)]
     Published(#[from] PublishedError),
@@ -74,20 +73,16 @@ enum CliError {
     Accuracy(#[from] AccuracyError),
     #[error(transparent)]
     Trace(#[from] TraceError),
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_explain(.0))]
     Explain(#[from] ExplainError),
-    #[error(
-        "{}: is not the experiment that gave {} any more, or a model file of it has changed; name \
-         the right file with --experiment, or run it again",
-        file.display(), results.display()
-    )]
-    OtherExperiment { file: PathBuf, results: PathBuf },
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_read(.0))]
     Read(#[from] ReadError),
+    #[error("{0}{hint}", hint = way_out_of_again(.0))]
+    Again(#[from] AgainError),
     #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("{0}{hint}", hint = way_out_of_baseline(.0))]
     Baseline(#[from] BaselineError),
-    #[error("{}: cannot be read: {reason}{hint}", file.display())]
-    Unreadable { file: PathBuf, reason: String, hint: &'static str },
     #[cfg(feature = "live")]
     #[error(transparent)]
     Live(#[from] kv_router_sim::live::LiveError),
@@ -99,6 +94,62 @@ enum CliError {
     Server(#[from] kv_router_sim::fleet::live::ServerError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
+}
+
+/// The arguments that lead out of an error, after what the library says.
+fn way_out_of_store(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unwritable { .. } => "; choose another folder with --out",
+        StoreError::OtherResults { .. } | StoreError::Taken { .. } | StoreError::Foreign { .. } => {
+            "; choose another folder with --out, or overwrite them with --force"
+        }
+        StoreError::OtherJournal { .. } => {
+            "; finish that one, choose another folder with --out, or discard it with --force"
+        }
+        StoreError::Busy { .. } => "; wait for it, or choose another folder with --out",
+        StoreError::Write { .. } => "",
+    }
+}
+
+fn way_out_of_run(error: &RunError) -> &'static str {
+    match error {
+        RunError::Threads { .. } => "; use a smaller --jobs",
+        RunError::Journal(error) => way_out_of_store(error),
+        RunError::Simulation { .. } => "",
+    }
+}
+
+fn way_out_of_read(error: &ReadError) -> &'static str {
+    match error {
+        ReadError::Unreadable { .. } => {
+            "; name a folder that `sim run` or `sim sweep` of this version has finished"
+        }
+        ReadError::Schema { .. } | ReadError::Json { .. } => "",
+    }
+}
+
+fn way_out_of_again(error: &AgainError) -> &'static str {
+    match error {
+        AgainError::Other { .. } => "; name the right file with --experiment, or run it again",
+        AgainError::Store(error) => way_out_of_store(error),
+        AgainError::Explain(error) => way_out_of_explain(error),
+        AgainError::Experiment(_) => "",
+    }
+}
+
+fn way_out_of_explain(error: &ExplainError) -> &'static str {
+    match error {
+        ExplainError::Ambiguous { .. } => "; --policy and --at choose",
+        _ => "",
+    }
+}
+
+fn way_out_of_baseline(error: &BaselineError) -> &'static str {
+    match error {
+        BaselineError::Unreadable { .. } => "; write it with --update",
+        BaselineError::Malformed { .. } => "; correct it, or write it again with --update",
+        BaselineError::Seeds { .. } => "",
+    }
 }
 
 /// Does what the arguments say.

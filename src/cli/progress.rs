@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) struct Bar(ProgressBar);
 
 impl Bar {
-    /// A bar on stderr, or none if that is not a terminal or nobody wants one.
+    /// A bar on stderr, or none if that is not a terminal or is to stay quiet.
     pub(super) fn new() -> Self {
         let is_wanted = std::io::stderr().is_terminal() && talk::level() > Level::Quiet;
         let target =
@@ -40,6 +40,10 @@ impl Bar {
 }
 
 impl Progress for Bar {
+    fn resumed(&self, found: usize, all: usize) {
+        talk::say(&format!("going on: {found} of {all} simulations were done before"));
+    }
+
     fn started(&self, jobs: usize) {
         self.0.set_length(jobs as u64);
         self.0.tick();

@@ -1,9 +1,9 @@
 //! `sim report` and `sim plot`: saved results shown again, nothing simulated.
 
-use super::results::{Figures, Results, write_figures};
 use super::{CliError, say};
 use kv_router_sim::plot::{self, Choice};
 use kv_router_sim::report::render::html::REPORT_FILE;
+use kv_router_sim::results::{Results, write_figures};
 use std::path::PathBuf;
 
 /// Write the report of saved results: one HTML file that needs no network
@@ -49,14 +49,14 @@ pub(crate) struct PlotArgs {
 /// Writes the report.
 pub(super) fn report(args: &ReportArgs) -> Result<(), CliError> {
     let folder = args.out.as_ref().unwrap_or(&args.results);
-    Results::read(&args.results)?.write_report(folder, Figures::OnlyInReport)?;
+    Results::load(&args.results)?.write_report(folder)?;
     say(&format!("saved as {}", folder.join(REPORT_FILE).display()));
     Ok(())
 }
 
 /// Draws what was chosen.
 pub(super) fn plot(args: PlotArgs) -> Result<(), CliError> {
-    let saved = Results::read(&args.results)?;
+    let saved = Results::load(&args.results)?;
     let choice = Choice { x: args.x, metrics: args.y };
     let figures = plot::figures(&saved.summary, saved.details.published.as_ref(), &choice)?;
     let folder = args.out.unwrap_or(args.results);

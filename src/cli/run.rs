@@ -3,40 +3,31 @@
 use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::interrupt::Interrupt;
 use super::progress::Bar;
-use super::results::{Figures, Results};
-use super::talk::{detail, note, warn};
-use super::{CliError, print, say};
-use kv_router_sim::experiment::check_measured;
-use kv_router_sim::experiment::{
-    self, Experiment, Journal, LoadOptions, Outcome, RUNS_FILE, RunOptions, RunSpec, SUMMARY_FILE,
-    SimulationRequests, Store,
-    results::{SCHEMA_VERSION, SavedRuns, Summary},
-};
+use super::talk::{detail, note, say, warn};
+use super::{CliError, print};
+use kv_router_sim::experiment::timeline::Choice;
+use kv_router_sim::experiment::{Experiment, LoadOptions, check_measured};
 use kv_router_sim::metrics::directed;
 use kv_router_sim::report::judge::{published::Comparison, tuning::Tuning};
-use kv_router_sim::report::render::{aiperf, requests, save, table, timeline::TIMELINE_FILE};
-use kv_router_sim::report::view::{
-    self, View,
-    details::{DETAILS_FILE, Details},
-    fleet_over_time::{FleetsOverTime, fleets_over_time},
-    over_time::OverTime,
-    published::Published,
-};
-use kv_router_sim::time::{SimDuration, SimTime};
-use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use kv_router_sim::report::render::{table, timeline::TIMELINE_FILE};
+use kv_router_sim::report::view::{View, published::Published};
+use kv_router_sim::results::{ResultFolder, Results, RunInto, Saved};
+use kv_router_sim::time::SimTime;
+use std::path::PathBuf;
 
 /// Runs an experiment, prints its table and digest, saves everything.
 pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = Published::of(&experiment)?;
-    let jobs = args.jobs.count();
-    let window = args.timeline.timeline.then_some(args.timeline.window);
-    let told = Told { published: published.clone(), tuned_for: None, timeline: window };
-    let folder = Store::default_folder(&experiment.name);
-    let source = Source { args: &args.experiment, overrides, jobs };
-    let summary = execute(&experiment, source, folder, args.output, told)?;
+    let options = RunInto {
+        jobs: args.jobs.count(),
+        published: published.clone(),
+        ..RunInto::new(&args.experiment.file, overrides)
+    };
+    let folder = ResultFolder::default_path(&experiment.name);
+    let timeline = args.timeline.timeline.then_some(args.timeline.window);
+    let Results { summary, .. } = execute(&experiment, options, folder, args.output, timeline)?;
     let view = View::new(&summary, None)?;
     let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
     print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
@@ -56,12 +47,15 @@ pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliE
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     // Results of the experiment as its file has it may be beside those of a sweep.
     let name = if args.over.is_empty() { "" } else { "-sweep" };
-    let folder = Store::default_folder(&format!("{}{name}", experiment.name));
+    let folder = ResultFolder::default_path(&format!("{}{name}", experiment.name));
     directed("--best", &args.best)?;
     check_measured("--best", &args.best, &experiment)?;
-    let told = Told { published: None, tuned_for: Some(args.best.clone()), timeline: None };
-    let source = Source { args: &args.experiment, overrides, jobs: args.jobs.count() };
-    let summary = execute(&experiment, source, folder, args.output, told)?;
+    let options = RunInto {
+        jobs: args.jobs.count(),
+        tuned_for: Some(args.best.clone()),
+        ..RunInto::new(&args.experiment.file, overrides)
+    };
+    let Results { summary, .. } = execute(&experiment, options, folder, args.output, None)?;
     print(&table::head(&summary))?;
     print(&Tuning::new(&summary, &args.best)?.report(table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
@@ -97,218 +91,75 @@ pub(super) fn load_again(
     Ok(Experiment::load(&args.file, &options)?)
 }
 
-/// Where an experiment comes from, and how it is to run.
-struct Source<'a> {
-    args: &'a ExperimentArgs,
-    /// All that was changed in its file.
-    overrides: Vec<String>,
-    jobs: Option<usize>,
-}
-
-/// What commands want told of their results, besides the summary.
-struct Told {
-    /// Numbers to compare with.
-    published: Option<Published>,
-    /// The metric that settings are compared by.
-    tuned_for: Option<String>,
-    /// Whether a timeline is wanted, and of which time.
-    timeline: Option<Option<(SimTime, SimTime)>>,
-}
-
-/// Simulates what is not done yet and saves the results, the summary last.
-/// Whatever can be wrong is found out before the first simulation.
+/// Simulates what is not done yet, saves the results and says so. Whatever can be
+/// wrong is found out before the first simulation. `timeline` is `Some` if one is
+/// wanted, and then of which time.
 fn execute(
     experiment: &Experiment,
-    source: Source<'_>,
-    default_folder: PathBuf,
+    options: RunInto<'_>,
+    default_path: PathBuf,
     args: OutputArgs,
-    told: Told,
-) -> Result<Summary, CliError> {
-    let folder = args.out.unwrap_or(default_folder);
+    timeline: Option<Option<(SimTime, SimTime)>>,
+) -> Result<Results, CliError> {
     detail(&format!(
         "{}: {} points, {} seeds, configuration {}",
-        source.args.file.display(),
+        options.file.display(),
         experiment.points.len(),
         experiment.seeds.len(),
         experiment.config_hash
     ));
-    let store = Store::open(&folder, &experiment.config_hash, args.force)?;
-    // The journal does not hold requests.
-    let keep_requests = args.requests || args.aiperf;
-    let journal = if keep_requests { None } else { Some(Journal::open(&store, &build())?) };
-    let found = journal.as_ref().map_or(0, Journal::found);
-    if found > 0 {
-        let all = experiment.simulations();
-        say(&format!("going on: {found} of {all} simulations were done before"));
-    }
+    let path = args.out.unwrap_or(default_path);
+    let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
+    let folder = open(&path, experiment)?;
     let bar = Bar::new();
-    let interrupt = Interrupt::listen(farewell(&bar, journal.is_some(), store.folder()));
-    let options =
-        RunOptions { jobs: source.jobs, progress: &bar, keep_requests, journal: journal.as_ref() };
-    let outcome = experiment::run(experiment, options);
-    bar.clear();
+    let options = RunInto {
+        progress: &bar,
+        requests: args.requests,
+        aiperf: args.aiperf,
+        figures: !args.no_figures,
+        ..options
+    };
+    let interrupt = Interrupt::listen(farewell(&bar, !options.keeps_requests(), &folder));
+    let done = folder.run(experiment, &options);
     let (_, all) = bar.count();
+    bar.clear();
     detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
     let _writing = interrupt.hold();
-    if let (Err(experiment::RunError::Simulation { .. }), Some(journal)) = (&outcome, &journal) {
-        // It would fail again.
-        journal.remove()?;
-    }
-    let Outcome { summary, distributions, requests: simulations, digests } = outcome?;
-    let Told { published, tuned_for, timeline } = told;
-    let mut details = Details::new(experiment, published, tuned_for, distributions);
-    if args.requests {
-        details.workers_over_time = over_time(experiment, &simulations);
-        details.fleets_over_time = fleets(experiment, &simulations);
-    }
-    let runs = SavedRuns {
-        schema_version: SCHEMA_VERSION,
-        experiment: source.args.file.display().to_string(),
-        overrides: source.overrides,
-        digests,
-    };
-    let saved = Results { summary, details, runs };
-    // A report that cannot be written must not cost the numbers: it fails at the end.
-    let report = match args.no_figures {
-        true => Ok(()),
-        false => saved.write_report(store.folder(), Figures::Write),
-    };
-    if args.requests {
-        store.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
-    }
-    if args.aiperf {
-        write_aiperf(&store, experiment, &simulations)?;
-    }
-    let Results { summary, details, runs } = &saved;
-    store.write("summary.csv", save::to_csv(summary).as_bytes())?;
-    store.write(DETAILS_FILE, details.to_json().as_bytes())?;
-    store.write(RUNS_FILE, save::json(runs).as_bytes())?;
-    // Last: it says that the folder is complete.
-    store.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?;
-    if let Some(journal) = &journal {
-        journal.remove()?;
-    }
-    say(&format!("saved in {}", store.folder().display()));
+    let Saved { results, report, contradicts } = folder.save(experiment, done?, &options)?;
+    say(&format!("saved in {}", path.display()));
     report?;
-    warn_if_different(&store, summary);
-    if let Some(window) = timeline {
-        let choice = experiment::timeline::Choice { window, ..Default::default() };
-        let file = store.folder().join(TIMELINE_FILE);
-        super::timeline::write(experiment, &saved, &choice, &file)?;
-    }
-    Ok(saved.summary)
-}
-
-/// A folder for every simulation, called by its number, parameters and seed.
-fn write_aiperf(
-    store: &Store,
-    experiment: &Experiment,
-    simulations: &[SimulationRequests],
-) -> Result<(), CliError> {
-    let runs = experiment.runs.iter().flat_map(|run| vec![run; experiment.seeds.len()]);
-    for (number, (simulation, run)) in (1..).zip(simulations.iter().zip(runs)) {
-        let values = simulation.params.values().map(view::plain).collect::<Vec<_>>().join("-");
-        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
-        let values: String = values.chars().map(plain).take(80).collect();
-        let folder = format!("aiperf/{number:03}-{values}-seed{}", simulation.seed);
-        let warmup = run.settings.measure.warmup;
-        let (json, csv) = aiperf::summary(simulation, warmup);
-        let files = [
-            ("profile_export.jsonl", aiperf::records(simulation, warmup)),
-            ("profile_export_aiperf.json", json),
-            ("profile_export_aiperf.csv", csv),
-        ];
-        for (name, text) in files {
-            store.write(&format!("{folder}/{name}"), text.as_bytes())?;
-        }
-    }
-    Ok(())
-}
-
-/// What Ctrl-C has to say of a run.
-fn farewell(bar: &Bar, is_kept: bool, folder: &Path) -> impl Fn() -> String + Send + 'static {
-    let (bar, folder) = (bar.clone(), folder.display().to_string());
-    move || {
-        bar.clear();
-        let (done, all) = bar.count();
-        if is_kept {
-            format!(
-                "{done} of {all} simulations are done and kept in {folder}; the same command goes on \
-                 from there"
-            )
-        } else {
-            "nothing is kept of a run with --requests or --aiperf".to_owned()
-        }
-    }
-}
-
-/// Moments of a simulation that a figure shows: about one per point of paper.
-const MOMENTS: u32 = 421;
-
-/// The most simulations that are looked at over time; no figure shows more.
-const MOST_OVER_TIME: usize = 6;
-
-/// The first seed's simulations, worker by worker.
-fn over_time(experiment: &Experiment, simulations: &[SimulationRequests]) -> Vec<OverTime> {
-    let first = experiment.seeds.first();
-    let shown = simulations.iter().filter(|simulation| Some(&simulation.seed) == first);
-    let over_time = |(simulation, run): (&SimulationRequests, &RunSpec)| {
-        let workers = run.settings.cluster.slots();
-        let until = run.duration().unwrap_or_else(|| simulation.last_end());
-        let begin = SimTime::ZERO + run.settings.measure.warmup;
-        let mut seen = OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS);
-        // Levels in sequence are one simulation.
-        if let (Some(level), [from, .., to]) =
-            (seen.params.get_mut("workload.concurrency"), run.levels.as_slice())
-        {
-            *level = format!("{from} to {to} in turn").into();
-        }
-        seen
-    };
-    shown.zip(&experiment.runs).take(MOST_OVER_TIME).map(over_time).collect()
-}
-
-/// Time over which the figure of a fleet that changes takes its values.
-const INTERVAL: SimDuration = SimDuration::from_secs(10);
-
-/// How a fleet served while it changed; nothing if it does not.
-fn fleets(experiment: &Experiment, simulations: &[SimulationRequests]) -> Option<FleetsOverTime> {
-    let changes = |run: &RunSpec| run.settings.cluster.plan();
-    let run = experiment.runs.iter().find(|run| !changes(run).is_empty())?;
-    let last = || simulations.iter().map(SimulationRequests::last_end).max();
-    let until = run.duration().or_else(last).unwrap_or(SimTime::ZERO);
-    let begin = SimTime::ZERO + run.settings.measure.warmup;
-    let changes = changes(run)
-        .changes
-        .iter()
-        .map(|change| (change.at.as_secs(), format!("{} of {}", change.what, change.worker)))
-        .collect();
-    let lines = fleets_over_time(simulations, (begin, until.max(begin)), INTERVAL);
-    Some(FleetsOverTime { lines, changes })
-}
-
-/// Tells this program from others of its version: what another one began, this
-/// one must not go on with.
-fn build() -> String {
-    let file = std::env::current_exe().and_then(std::fs::metadata);
-    let modified = |file: &std::fs::Metadata| file.modified().ok()?.duration_since(UNIX_EPOCH).ok();
-    let of_file =
-        file.ok().map(|file| (file.len(), modified(&file).unwrap_or_default().as_nanos()));
-    let (bytes, modified_ns) = of_file.unwrap_or_default();
-    format!("{} {bytes} {modified_ns}", env!("CARGO_PKG_VERSION"))
-}
-
-/// The same version must give the same results for the same configuration.
-fn warn_if_different(store: &Store, summary: &Summary) {
-    let now = &summary.provenance;
-    let Some(before) = store.previous().filter(|before| before.version == now.version) else {
-        return;
-    };
-    if before.digest != now.digest {
+    if let Some(before) = contradicts {
         warn(&format!(
-            "version {} gave other results before (digest {}): built from other code, or \
-             on another platform",
-            now.version, before.digest
+            "version {} gave other results before (digest {}): built from other code, or on \
+             another platform",
+            before.version, before.digest
         ));
+    }
+    if let Some(window) = timeline {
+        let choice = Choice { window, ..Choice::default() };
+        super::timeline::write(experiment, &results, &choice, &path.join(TIMELINE_FILE))?;
+    }
+    Ok(results)
+}
+
+/// What Ctrl-C has to say of a run into `folder`, once it has tidied up.
+fn farewell(
+    bar: &Bar,
+    is_kept: bool,
+    folder: &ResultFolder,
+) -> impl Fn() -> String + Send + 'static {
+    let (bar, footprint, path) = (bar.clone(), folder.footprint(), folder.path().to_owned());
+    move || {
+        // Before the bar goes: one that is finished counts all simulations as done.
+        let (done, all) = bar.count();
+        bar.clear();
+        footprint.remove();
+        let count = format!("{done} of {all} simulations");
+        if is_kept {
+            let path = path.display();
+            format!("{count} are done and kept in {path}; the same command goes on from there")
+        } else {
+            format!("{count} were done; nothing is kept of a run with --requests or --aiperf")
+        }
     }
 }

@@ -1,14 +1,12 @@
 //! `sim timeline`, and `sim run --timeline`: what every worker did, step by step.
 
-use super::results::Results;
 use super::{CliError, say};
-use flate2::{Compression, GzBuilder};
-use kv_router_sim::experiment::timeline::{Choice, timeline};
-use kv_router_sim::experiment::{Experiment, write_file_with};
-use kv_router_sim::report::render::timeline::{self as trace, TIMELINE_FILE};
+use kv_router_sim::experiment::Experiment;
+use kv_router_sim::experiment::timeline::Choice;
+use kv_router_sim::report::render::timeline::{TIMELINE_FILE, caption};
+use kv_router_sim::results::Results;
 use kv_router_sim::settings::parse_duration;
 use kv_router_sim::time::SimTime;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Write what every worker did in a stretch of time, step by step, for Perfetto
@@ -62,7 +60,7 @@ pub(crate) struct RunTimelineArgs {
 
 /// Writes the timeline that was chosen.
 pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let saved = Results::read(&args.results)?;
+    let saved = Results::load(&args.results)?;
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;
     let policy = args.policy.map(|name| ("router.policy".to_owned(), name));
     let at = args.at.into_iter().chain(policy).collect();
@@ -73,29 +71,15 @@ pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), Cli
     Ok(())
 }
 
-/// Runs the simulation again and writes what it did, compressed if the name
-/// says so; says which one it was.
+/// Runs the simulation again, writes what it did and says which one it was.
 pub(super) fn write(
     experiment: &Experiment,
     saved: &Results,
     choice: &Choice,
     file: &Path,
 ) -> Result<(), CliError> {
-    let found = timeline(experiment, &saved.runs, choice)?;
-    let provenance = &saved.summary.provenance;
-    write_file_with(file, |out| {
-        let mut out = BufWriter::new(out);
-        if file.extension().is_some_and(|extension| extension == "gz") {
-            // No time and no name in its head: the same bytes every time.
-            let mut packed = GzBuilder::new().write(&mut out, Compression::default());
-            trace::write(&found, provenance, &mut packed)?;
-            packed.finish()?;
-        } else {
-            trace::write(&found, provenance, &mut out)?;
-        }
-        out.flush()
-    })?;
-    say(&format!("timeline of {}", trace::caption(&found)));
+    let found = saved.write_timeline(experiment, choice, file)?;
+    say(&format!("timeline of {}", caption(&found)));
     Ok(())
 }
 

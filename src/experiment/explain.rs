@@ -71,7 +71,7 @@ pub enum ExplainError {
         points: String,
     },
     /// The seed was not run.
-    #[error("--seed {seed}: these results have the seeds {seeds:?}")]
+    #[error("seed {seed}: these results have the seeds {seeds:?}")]
     Seed {
         /// The seed asked for.
         seed: u64,
@@ -80,8 +80,8 @@ pub enum ExplainError {
     },
     /// Requests are numbered in each simulation.
     #[error(
-        "--request {request}: each of {runs} simulations counts its own requests; choose one with \
-         --policy or --at, of {simulations}"
+        "request {request}: each of {runs} simulations counts its own requests; choose one of \
+         {simulations}"
     )]
     Ambiguous {
         /// The request asked for.
@@ -92,7 +92,7 @@ pub enum ExplainError {
         simulations: String,
     },
     /// The simulation has no such request.
-    #[error("--request {request}: the simulation at {point} with seed {seed} {has}")]
+    #[error("request {request}: the simulation at {point} with seed {seed} {has}")]
     NoRequest {
         /// The request asked for.
         request: RequestId,
@@ -111,7 +111,7 @@ pub enum ExplainError {
     },
     /// A timeline of a time at which nothing runs.
     #[error(
-        "--window {from}s..{to}s: no step runs then in the simulation at {point} with seed {seed}; \
+        "{from}s..{to}s: no step runs then in the simulation at {point} with seed {seed}; \
          its measured part is {begin} s to {end} s"
     )]
     Window {

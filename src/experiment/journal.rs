@@ -10,19 +10,19 @@
 //! Whatever follows the first damaged line is dropped and simulated again.
 
 use super::config::hex;
+use super::files::StoreError;
 use super::simulate::RunOutcome;
-use super::store::{Store, StoreError};
 use crate::recorder::{Curves, Metrics};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
 /// The journal's name in the output folder.
-const JOURNAL_FILE: &str = "journal.jsonl";
+pub(super) const JOURNAL_FILE: &str = "journal.jsonl";
 
 /// Version of the journal's layout.
 const LAYOUT: u32 = 2;
@@ -47,7 +47,7 @@ struct Line {
     curves: Vec<Curves>,
 }
 
-/// The open journal of a run. No other process can open it at the same time.
+/// The open journal of a run, in a folder that is locked for it.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -58,13 +58,14 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in the folder of `store`, or begins one. What another
-    /// `build` of the program wrote is dropped: its results may differ.
+    /// Opens the journal of the configuration with this hash in `folder`, or begins
+    /// one. What another `build` of the program wrote is dropped: its results may
+    /// differ. The folder is [locked](super::Store).
     ///
     /// # Errors
-    /// If it cannot be read or written, or another process has it open.
-    pub fn open(store: &Store, build: &str) -> Result<Self, StoreError> {
-        let path = store.folder().join(JOURNAL_FILE);
+    /// If it cannot be read or written.
+    pub fn open(folder: &Path, config_hash: &str, build: &str) -> Result<Self, StoreError> {
+        let path = folder.join(JOURNAL_FILE);
         let failed =
             |error: io::Error| StoreError::Write { file: path.clone(), reason: error.to_string() };
         let mut options = OpenOptions::new();
@@ -75,20 +76,10 @@ impl Journal {
             .truncate(false)
             .open(&path)
             .map_err(failed)?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::Busy { folder: store.folder().into() });
-            }
-            // Some network file systems have no locks: go on without.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
-        let head = Head {
-            journal: LAYOUT,
-            config_hash: store.config_hash().to_owned(),
-            build: build.to_owned(),
-        };
+        let head =
+            Head { journal: LAYOUT, config_hash: config_hash.to_owned(), build: build.to_owned() };
         let (found, good) = read(&bytes, &head);
         let start = |file: &mut File| -> io::Result<()> {
             file.set_len(good)?;
@@ -133,7 +124,7 @@ impl Journal {
         file.write_all(&line).map_err(|error| self.failed(&error))
     }
 
-    /// Brings lines to the disk whenever some were written, until nobody writes any more.
+    /// Brings lines to the disk whenever some were written, until no thread writes any more.
     pub(super) fn sync(&self, written: &Receiver<()>) -> Result<(), StoreError> {
         let file = {
             let file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -283,30 +274,11 @@ mod tests {
     #[test]
     fn another_builds_journal_is_begun_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(folder.path(), &"c".repeat(64), false).expect("a store");
-        let journal = Journal::open(&store, "one").expect("a journal");
+        let open = |build: &str| Journal::open(folder.path(), &"c".repeat(64), build);
+        let journal = open("one").expect("a journal");
         journal.append(0, 1, &outcome(0, Some(1.0))).expect("written");
         drop(journal);
-        let again = Journal::open(&store, "one").expect("a journal");
-        assert_eq!(again.found(), 1);
-        let busy = Journal::open(&store, "one").expect_err("it is open").to_string();
-        assert!(busy.contains("another sim"), "{busy}");
-        drop(again);
-        assert_eq!(Journal::open(&store, "two").expect("a journal").found(), 0);
-    }
-
-    #[test]
-    fn an_unfinished_run_of_another_configuration_is_not_thrown_away() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let open = |hash: &str, force| Store::open(folder.path(), &hash.repeat(64), force);
-        let store = open("c", false).expect("a store");
-        let journal = Journal::open(&store, "one").expect("a journal");
-        open("d", false).expect("nothing is in the journal yet");
-        journal.append(0, 1, &outcome(0, Some(1.0))).expect("written");
-        drop(journal);
-        let refused = open("d", false).expect_err("refused").to_string();
-        assert!(refused.contains("unfinished run of another configuration"), "{refused}");
-        let store = open("d", true).expect("forced");
-        assert_eq!(Journal::open(&store, "one").expect("a journal").found(), 0);
+        assert_eq!(open("one").expect("a journal").found(), 1);
+        assert_eq!(open("two").expect("a journal").found(), 0);
     }
 }

@@ -17,6 +17,7 @@ mod document;
 mod effects;
 mod error;
 pub mod explain;
+mod files;
 mod journal;
 mod measure;
 mod measured;
@@ -30,6 +31,7 @@ pub mod timeline;
 
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
 pub use error::ExperimentError;
+pub use files::{StoreError, check_writable, write_file, write_file_with};
 pub use journal::Journal;
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
@@ -40,9 +42,7 @@ pub use schema::schema;
 pub use simulate::{RunOutcome, Watch, simulate, simulation};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};
-pub use store::{
-    RUNS_FILE, SUMMARY_FILE, Store, StoreError, check_writable, write_file, write_file_with,
-};
+pub use store::{Existing, Footprint, RUNS_FILE, SUMMARY_FILE, Staged, Store};
 
 #[cfg(test)]
 mod tests;

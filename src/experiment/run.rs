@@ -5,12 +5,12 @@
 //! of the result.
 
 use super::config::{Experiment, Params, RunSpec, hex, show};
+use super::files::StoreError;
 use super::journal::Journal;
 use super::results::{
     Distribution, Distributions, Metric, Point, Provenance, SCHEMA_VERSION, Summary,
 };
 use super::simulate::{RunOutcome, Watch, simulate};
-use super::store::StoreError;
 use crate::recorder::{Metrics, RequestRecord, SHARES};
 use crate::simulation::Stuck;
 use crate::stats;
@@ -22,13 +22,15 @@ use std::sync::mpsc;
 
 /// Hears how far a run has come; called from many threads.
 pub trait Progress: Sync {
-    /// `jobs` simulations are about to start.
+    /// `found` of `all` simulations were done before and kept.
+    fn resumed(&self, _found: usize, _all: usize) {}
+    /// `jobs` simulations are about to start, those that are kept among them.
     fn started(&self, _jobs: usize) {}
     /// One of them is done.
     fn job_done(&self) {}
 }
 
-/// Nobody wants to know.
+/// Hears nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 
@@ -39,7 +41,7 @@ impl Progress for NoProgress {}
 pub struct RunOptions<'a> {
     /// Simulations at the same time; `None`: one per processor.
     pub jobs: Option<usize>,
-    /// Who hears of the progress.
+    /// Hears how far the run has come.
     pub progress: &'a dyn Progress,
     /// Keep a record of every request, for [`Outcome::requests`].
     pub keep_requests: bool,
@@ -90,7 +92,7 @@ impl Default for RunOptions<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The threads could not be started.
-    #[error("cannot start {jobs} threads ({reason}): use a smaller --jobs")]
+    #[error("cannot start {jobs} threads ({reason})")]
     Threads {
         /// Threads asked for.
         jobs: usize,

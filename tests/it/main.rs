@@ -36,6 +36,7 @@ mod program;
 mod queueing_theory;
 mod relabelling;
 mod reports;
+mod result_folders;
 mod rig;
 mod runs;
 mod same_bytes;

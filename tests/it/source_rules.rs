@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 12] = [
     &["experiment"],
     &["report"],
     &["frontier", "plot", "accuracy", "live", "serve"],
-    &["calibrate"],
+    &["calibrate", "results"],
     &["cli", "main"],
 ];
 
@@ -157,6 +157,77 @@ fn every_module_of_the_library_has_a_layer_and_a_use() {
     for module in declared {
         assert!(layer(module).is_some(), "module {module} has no layer: add it to LAYERS");
     }
+}
+
+/// Modules whose parts use each other in one direction only.
+const WITHOUT_CIRCLES: [&str; 9] =
+    ["metrics", "kv", "recorder", "fleet", "plot", "results", "frontier", "accuracy", "live"];
+
+/// The parts of a module that each of its parts uses, tests apart; what its root
+/// re-exports counts for the part that it comes from.
+fn uses_inside<'a>(
+    module: &str,
+    sources: &'a BTreeMap<String, String>,
+) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    let folder = format!("src/{module}/");
+    let part = |file: &'a str| -> Option<&'a str> {
+        let first = file.strip_prefix(&folder)?.split('/').next()?;
+        Some(first.trim_end_matches(".rs")).filter(|part| *part != "mod")
+    };
+    let parts: BTreeSet<&str> = sources.keys().filter_map(|file| part(file)).collect();
+    let root = sources.get(&format!("{folder}mod.rs")).expect("the root of a module");
+    let mut exports: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in root.split(';').map(str::trim) {
+        let Some(at) = line.find("use ").filter(|_| line.contains("pub")) else { continue };
+        if let Some((from, names)) = line[at + 4..].split_once("::") {
+            exports.extend(words(names).map(|name| (name, *parts.get(from).unwrap_or(&""))));
+        }
+    }
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (file, text) in sources {
+        let Some(own) = part(file) else { continue };
+        let code = text.split("#[cfg(test)]").next().expect("a first part");
+        let code: Vec<&str> =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let deep = file[folder.len()..].contains('/') && !file.ends_with("/mod.rs");
+        let up = if deep { "super::super::" } else { "super::" };
+        for statement in code.join("\n").split(';').map(str::trim) {
+            for start in [format!("use crate::{module}::"), format!("use {up}")] {
+                let Some((_, names)) = statement.split_once(&start) else { continue };
+                let names = names.trim_start_matches('{');
+                let firsts = names.split(',').filter_map(|name| words(name).next());
+                let used = |name: &str| parts.get(name).or(exports.get(name)).copied();
+                let used = firsts.filter_map(used).filter(|used| *used != own);
+                let known = parts.get(own).expect("a part");
+                found.entry(known).or_default().extend(used.filter_map(|used| parts.get(used)));
+            }
+        }
+    }
+    found
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+#[test]
+fn parts_of_a_module_do_not_use_each_other_in_a_circle() {
+    let sources = sources(&["src"]);
+    let mut checked = 0;
+    for module in WITHOUT_CIRCLES {
+        let uses = uses_inside(module, &sources);
+        checked += uses.values().map(BTreeSet::len).sum::<usize>();
+        for (&from, direct) in &uses {
+            let mut reached = direct.clone();
+            let mut open: Vec<&str> = direct.iter().copied().collect();
+            while let Some(part) = open.pop() {
+                let next = uses.get(part).into_iter().flatten().copied();
+                open.extend(next.filter(|part| reached.insert(part)));
+            }
+            assert!(!reached.contains(from), "{module}: {from} is used by what it uses: {uses:?}");
+        }
+    }
+    assert!(checked > 50, "only {checked} uses were found: is the search broken?");
 }
 
 #[test]

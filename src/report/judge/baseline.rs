@@ -68,7 +68,7 @@ struct Values {
 #[derive(Debug, thiserror::Error)]
 pub enum BaselineError {
     /// It is not there, or may not be read.
-    #[error("{}: cannot be read: {reason}; write it with --update", file.display())]
+    #[error("{}: cannot be read: {reason}", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -76,7 +76,7 @@ pub enum BaselineError {
         reason: String,
     },
     /// It is not a baseline.
-    #[error("{}: not a baseline: {reason}; correct it, or write it again with --update", file.display())]
+    #[error("{}: not a baseline: {reason}", file.display())]
     Malformed {
         /// The file.
         file: PathBuf,

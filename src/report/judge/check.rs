@@ -82,9 +82,7 @@ impl Check {
             if *side == 0 {
                 self.missing.push((name.clone(), format!("the point {point}")));
             } else {
-                self.notes.push(format!(
-                    "{name}: the point {point} is not in the baseline (--update adds it)"
-                ));
+                self.notes.push(format!("{name}: the point {point} is not in the baseline"));
             }
         }
         let now = &summary.provenance;

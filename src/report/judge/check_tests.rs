@@ -140,12 +140,12 @@ fn baselines_that_cannot_be_used() {
         ]
         .join("\n"),
         @r"
-    b.toml: not a baseline: tolerance = hit_ration: must be the name of a metric; the nearest one is `hit_ratio`; correct it, or write it again with --update
-    b.toml: not a baseline: tolerance.hit_ratio = -1: must be at least 0; correct it, or write it again with --update
-    b.toml: not a baseline: hit_ratio.per_seed must have 2 values; correct it, or write it again with --update
-    b.toml: not a baseline: line 3: unknown field `versoin`, expected one of `experiment`, `version`, `config_hash`, `seeds`, `tolerance`, `point`; correct it, or write it again with --update
+    b.toml: not a baseline: tolerance = hit_ration: must be the name of a metric; the nearest one is `hit_ratio`
+    b.toml: not a baseline: tolerance.hit_ratio = -1: must be at least 0
+    b.toml: not a baseline: hit_ratio.per_seed must have 2 values
+    b.toml: not a baseline: line 3: unknown field `versoin`, expected one of `experiment`, `version`, `config_hash`, `seeds`, `tolerance`, `point`
     made-up: measure.seeds has 1 seed: a check needs at least 2, to know what chance does
-    nowhere.toml: cannot be read: No such file or directory (os error 2); write it with --update
+    nowhere.toml: cannot be read: No such file or directory (os error 2)
     "
     );
 }

@@ -1,42 +1,9 @@
 //! The files `summary.json` and `summary.csv`, as bytes; who writes them decides where.
 
-use crate::experiment::results::{Metric, SCHEMA_VERSION, Summary};
+use crate::experiment::results::{Metric, Summary};
 use crate::report::view::plain;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-
-/// Why a `summary.json` cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Written by a version of `sim` with another layout.
-    #[error(
-        "{}: schema_version = {found}: this version of sim ({}) reads {SCHEMA_VERSION}; \
-         {written_by}run the experiment again or use the sim that wrote it",
-        file.display(), env!("CARGO_PKG_VERSION")
-    )]
-    Schema {
-        /// The file.
-        file: PathBuf,
-        /// The version seen.
-        found: u64,
-        /// `written by sim x.y.z; `, if the file says so.
-        written_by: String,
-    },
-    /// Not the JSON that `sim run` writes.
-    #[error("{}:{line}:{column}: {message}; not a file of results as `sim run` writes it", file.display())]
-    Json {
-        /// The file.
-        file: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What the parser says.
-        message: String,
-    },
-}
 
 /// `summary.json`: keys in fixed order, floats in the shortest form that reads
 /// back to the same bits, a line feed at the end.
@@ -56,41 +23,6 @@ pub fn json(data: &impl Serialize) -> String {
     let mut text = serde_json::to_string_pretty(data).expect("plain data has no way to fail");
     text.push('\n');
     text
-}
-
-/// Reads a [`Summary`], or another file of results; `file` is used in messages.
-///
-/// # Errors
-/// If the text is no such JSON, or of another schema version.
-pub fn from_json<T: DeserializeOwned>(text: &str, file: &Path) -> Result<T, ReadError> {
-    /// As much as any version of the layout has.
-    #[derive(Deserialize)]
-    struct Head {
-        schema_version: u64,
-        provenance: Option<HeadProvenance>,
-    }
-    #[derive(Deserialize)]
-    struct HeadProvenance {
-        version: Option<String>,
-    }
-    let json = |error: serde_json::Error| {
-        let (line, column) = (error.line(), error.column());
-        let message = error.to_string();
-        // The place is said once, in front.
-        let place = format!(" at line {line} column {column}");
-        let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
-        ReadError::Json { file: file.into(), line, column, message }
-    };
-    let head: Head = serde_json::from_str(text).map_err(json)?;
-    if head.schema_version != u64::from(SCHEMA_VERSION) {
-        let version = head.provenance.and_then(|provenance| provenance.version);
-        return Err(ReadError::Schema {
-            file: file.into(),
-            found: head.schema_version,
-            written_by: version.map(|v| format!("it was written by sim {v}; ")).unwrap_or_default(),
-        });
-    }
-    serde_json::from_str(text).map_err(json)
 }
 
 /// `summary.csv`: one row per point. First the parameters, then for every
@@ -150,25 +82,7 @@ mod tests {
     use crate::report::example::{self, Builder};
     use proptest::prelude::*;
 
-    fn read(text: &str) -> Result<Summary, ReadError> {
-        from_json(text, Path::new("plots/x/summary.json"))
-    }
-
     proptest! {
-        #[test]
-        fn what_is_written_reads_back_to_the_last_bit(summary in example::any_summary()) {
-            // Means of huge numbers overflow; those are written as undefined.
-            let text = to_json(&summary);
-            let back = read(&text).unwrap();
-            prop_assert_eq!(to_json(&back), text);
-            for (a, b) in summary.points.iter().zip(&back.points) {
-                prop_assert_eq!(&a.params, &b.params);
-                for (name, metric) in &a.metrics {
-                    prop_assert_eq!(&metric.per_seed, &b.metrics[name].per_seed);
-                }
-            }
-        }
-
         #[test]
         fn the_csv_has_a_row_per_point_and_the_exact_means(summary in example::any_summary()) {
             let text = to_csv(&summary);
@@ -184,40 +98,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn numbers_that_are_not_finite_become_undefined() {
-        let mut builder = Builder::new("odd", 2);
-        builder.load("kv", 60, &[("queue_skew", &[Some(f64::NAN), Some(1.0)])]);
-        let back = read(&to_json(&builder.build())).unwrap();
-        let metric = &back.points[0].metrics["queue_skew"];
-        assert_eq!((metric.mean, metric.ci95), (None, None));
-        assert_eq!(metric.per_seed, [None, Some(1.0)]);
-    }
-
-    #[test]
-    fn other_files_are_refused_with_the_way_out() {
-        let mut old = example::doks();
-        old.schema_version = 99;
-        let stray = to_json(&Builder::new("x", 1).build()).replace("\"points\"", "\"dots\"");
-        insta::assert_snapshot!(
-            [
-                read(&to_json(&old)).unwrap_err().to_string(),
-                read("{\"schema_version\": 7}").unwrap_err().to_string(),
-                read("{\n]").unwrap_err().to_string(),
-                read("{}").unwrap_err().to_string(),
-                read(&stray).unwrap_err().to_string(),
-            ]
-            .join("\n"),
-            @r"
-            plots/x/summary.json: schema_version = 99: this version of sim (0.1.0) reads 1; it was written by sim 0.1.0; run the experiment again or use the sim that wrote it
-            plots/x/summary.json: schema_version = 7: this version of sim (0.1.0) reads 1; run the experiment again or use the sim that wrote it
-            plots/x/summary.json:2:1: key must be a string; not a file of results as `sim run` writes it
-            plots/x/summary.json:1:2: missing field `schema_version`; not a file of results as `sim run` writes it
-            plots/x/summary.json:12:8: unknown field `dots`, expected one of `schema_version`, `provenance`, `points`; not a file of results as `sim run` writes it
-            "
-        );
     }
 
     #[test]

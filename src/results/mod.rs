@@ -1,0 +1,315 @@
+//! Result folders: an experiment run into one, resumed after a stop, saved, and
+//! read back; by the command line or by any other program.
+//!
+//! A run has two parts, for programs that have something to do in between:
+//! [`ResultFolder::run`] simulates, and [`ResultFolder::save`] writes the files.
+//! [`run_into`] does both.
+//!
+//! ```
+//! use kv_router_sim::experiment::{Experiment, LoadOptions};
+//! use kv_router_sim::results::{ResultFolder, Results, RunInto, run_into};
+//! use std::path::Path;
+//!
+//! let file = Path::new("experiments/doks-3xh200.toml");
+//! let overrides = ["workload.concurrency=60", "measure.window=60s", "measure.seeds=1"];
+//! let overrides = overrides.map(str::to_owned).to_vec();
+//! let options = LoadOptions { overrides: overrides.clone(), ..LoadOptions::default() };
+//! let experiment = Experiment::load(file, &options)?;
+//!
+//! let place = tempfile::tempdir()?;
+//! let folder = ResultFolder::create(&place.path().join("results"), &experiment)?;
+//! let saved = run_into(folder, &experiment, &RunInto::new(file, overrides))?;
+//!
+//! let read = Results::load(&place.path().join("results"))?;
+//! assert_eq!(read.summary, saved.results.summary);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod read;
+
+pub use read::{AgainError, ReadError, Results, from_json, read_summary, write_figures};
+
+use crate::experiment::results::{Provenance, SCHEMA_VERSION, SavedRuns, Summary};
+use crate::experiment::{
+    self, Existing, Experiment, Footprint, Journal, NoProgress, Outcome, Progress, RUNS_FILE,
+    RunError, RunOptions, SUMMARY_FILE, Store, StoreError,
+};
+use crate::plot::Figure;
+use crate::report::render::html::REPORT_FILE;
+use crate::report::render::{aiperf, requests, save};
+use crate::report::view::details::{DETAILS_FILE, Details};
+use crate::report::view::published::Published;
+use crate::report::view::{fleet_over_time, over_time};
+use crate::settings::Invalid;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// A folder that one experiment's results go to. While it lives, no other process
+/// can write results there. If it was made for them and nothing is saved, it is
+/// removed again.
+#[derive(Debug)]
+pub struct ResultFolder {
+    store: Store,
+}
+
+/// How to run an experiment into a folder, and what to save of it.
+#[derive(Clone)]
+pub struct RunInto<'a> {
+    /// The experiment's file, saved so that its simulations can be run again.
+    pub file: PathBuf,
+    /// What was changed in it, as `KEY=VALUE`, in order; saved with it.
+    pub overrides: Vec<String>,
+    /// Simulations at the same time; `None`: one per processor.
+    pub jobs: Option<usize>,
+    /// Hears how far the run has come.
+    pub progress: &'a dyn Progress,
+    /// Numbers to hold the results against.
+    pub published: Option<Published>,
+    /// The metric that settings are compared by, if the run is a search for the best.
+    pub tuned_for: Option<String>,
+    /// Save every request as `requests.csv`. Such a run cannot be resumed.
+    pub requests: bool,
+    /// Save every request in AIPerf's forms. Such a run cannot be resumed.
+    pub aiperf: bool,
+    /// Save the report and its figures.
+    pub figures: bool,
+}
+
+/// The simulations of an experiment, done and not saved.
+#[derive(Debug)]
+pub struct Done {
+    outcome: Outcome,
+    journal: Option<Journal>,
+}
+
+/// What was saved, and what a person should know of it.
+#[derive(Debug)]
+pub struct Saved {
+    /// All of it but the requests.
+    pub results: Results,
+    /// Why there is no report, though it was asked for. The numbers are saved.
+    pub report: Result<(), ReportError>,
+    /// What the folder held before of the same configuration and version, if that
+    /// had another digest: one of the two was built from other code or ran on
+    /// another platform.
+    pub contradicts: Option<Provenance>,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// It cannot be made.
+    #[error(transparent)]
+    Metric(#[from] Invalid),
+    /// It cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl<'a> RunInto<'a> {
+    /// One simulation per processor, and everything but the requests saved.
+    pub fn new(file: impl Into<PathBuf>, overrides: Vec<String>) -> Self {
+        Self {
+            file: file.into(),
+            overrides,
+            jobs: None,
+            progress: &NoProgress,
+            published: None,
+            tuned_for: None,
+            requests: false,
+            aiperf: false,
+            figures: true,
+        }
+    }
+
+    /// True if requests are kept: the journal does not hold them.
+    pub fn keeps_requests(&self) -> bool {
+        self.requests || self.aiperf
+    }
+}
+
+impl ResultFolder {
+    /// A folder for the first results of `experiment`, made if need be.
+    ///
+    /// # Errors
+    /// If it cannot be written to, holds results or an unfinished run, or another
+    /// process is writing there.
+    pub fn create(folder: &Path, experiment: &Experiment) -> Result<Self, StoreError> {
+        Self::of(folder, experiment, Existing::Nothing)
+    }
+
+    /// As [`create`](Self::create), for a folder that may hold results of the same
+    /// configuration, or an unfinished run of it: that run goes on.
+    ///
+    /// # Errors
+    /// If it cannot be written to, holds results or a run of another configuration,
+    /// or another process is writing there.
+    pub fn resume(folder: &Path, experiment: &Experiment) -> Result<Self, StoreError> {
+        Self::of(folder, experiment, Existing::Same)
+    }
+
+    /// As [`create`](Self::create), for a folder that may hold whatever results:
+    /// they are removed now, and nothing else.
+    ///
+    /// # Errors
+    /// If it cannot be written to, or another process is writing there.
+    pub fn replace(folder: &Path, experiment: &Experiment) -> Result<Self, StoreError> {
+        Self::of(folder, experiment, Existing::Anything)
+    }
+
+    fn of(folder: &Path, experiment: &Experiment, existing: Existing) -> Result<Self, StoreError> {
+        Store::open(folder, &experiment.config_hash, existing).map(|store| Self { store })
+    }
+
+    /// Where the results of an experiment of this name go by default.
+    pub fn default_path(experiment: &str) -> PathBuf {
+        Path::new("plots").join(experiment)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.store.folder()
+    }
+
+    /// What is to be removed if the process ends at once, as by Ctrl-C.
+    pub fn footprint(&self) -> Footprint {
+        self.store.footprint()
+    }
+
+    /// Simulates what is not done yet. What is done is kept in the folder, unless
+    /// requests are kept: a process that is killed can [resume](Self::resume).
+    ///
+    /// # Errors
+    /// If a simulation cannot be carried out, the threads cannot be started, or
+    /// what is done cannot be written down.
+    pub fn run(&self, experiment: &Experiment, options: &RunInto<'_>) -> Result<Done, RunError> {
+        let keep_requests = options.keeps_requests();
+        let journal = if keep_requests {
+            None
+        } else {
+            Some(Journal::open(self.path(), self.store.config_hash(), &this_program())?)
+        };
+        let found = journal.as_ref().map_or(0, Journal::found);
+        if found > 0 {
+            options.progress.resumed(found, experiment.simulations());
+        }
+        let run = RunOptions {
+            jobs: options.jobs,
+            progress: options.progress,
+            keep_requests,
+            journal: journal.as_ref(),
+        };
+        let outcome = experiment::run(experiment, run);
+        if let (Err(error), Some(journal)) = (&outcome, &journal) {
+            match error {
+                // It would fail again.
+                RunError::Simulation { .. } => journal.remove()?,
+                RunError::Threads { .. } if found == 0 => journal.remove()?,
+                RunError::Threads { .. } | RunError::Journal(_) => {}
+            }
+        }
+        Ok(Done { outcome: outcome?, journal })
+    }
+
+    /// Saves what a run has found, the summary last: a folder that has it is complete.
+    ///
+    /// # Errors
+    /// If a file cannot be written; then none of them is there. Report and figures
+    /// are not worth the numbers: what is wrong with them is in [`Saved::report`].
+    pub fn save(
+        self,
+        experiment: &Experiment,
+        done: Done,
+        options: &RunInto<'_>,
+    ) -> Result<Saved, StoreError> {
+        let Done { outcome, journal } = done;
+        let Outcome { summary, distributions, requests: simulations, digests } = outcome;
+        let (published, tuned_for) = (options.published.clone(), options.tuned_for.clone());
+        let mut details = Details::new(experiment, published, tuned_for, distributions);
+        if options.requests {
+            details.workers_over_time = over_time::first_seed(experiment, &simulations);
+            details.fleets_over_time = fleet_over_time::of(experiment, &simulations);
+        }
+        let runs = SavedRuns {
+            schema_version: SCHEMA_VERSION,
+            experiment: options.file.display().to_string(),
+            overrides: options.overrides.clone(),
+            digests,
+        };
+        let results = Results { summary, details, runs };
+
+        let mut numbers = self.store.stage()?;
+        if options.requests {
+            numbers.write("requests.csv", requests::to_csv(&simulations).as_bytes())?;
+        }
+        if options.aiperf {
+            for (name, text) in aiperf::files(experiment, &simulations) {
+                numbers.write(&name, text.as_bytes())?;
+            }
+        }
+        let Results { summary, details, runs } = &results;
+        numbers.write("summary.csv", save::to_csv(summary).as_bytes())?;
+        numbers.write(DETAILS_FILE, details.to_json().as_bytes())?;
+        numbers.write(RUNS_FILE, save::json(runs).as_bytes())?;
+        numbers.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?;
+
+        let report = if options.figures { self.save_report(&results) } else { Ok(()) };
+        numbers.publish()?;
+        match &journal {
+            Some(journal) => journal.remove()?,
+            None => self.store.discard_journal()?,
+        }
+        let now = &results.summary.provenance;
+        let is_other =
+            |before: &&Provenance| before.version == now.version && before.digest != now.digest;
+        let contradicts = self.store.previous().filter(is_other).cloned();
+        Ok(Saved { results, report, contradicts })
+    }
+
+    /// Saves a summary alone, of what is no run of an experiment into this folder.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save_summary(&self, summary: &Summary) -> Result<(), StoreError> {
+        let mut files = self.store.stage()?;
+        files.write("summary.csv", save::to_csv(summary).as_bytes())?;
+        files.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?;
+        files.publish()
+    }
+
+    fn save_report(&self, results: &Results) -> Result<(), ReportError> {
+        let figures = results.figures()?;
+        let mut files = self.store.stage()?;
+        for Figure { name, svg, png, .. } in &figures {
+            files.write(&format!("{name}.svg"), svg.as_bytes())?;
+            files.write(&format!("{name}.png"), png)?;
+        }
+        files.write(REPORT_FILE, results.report(&figures)?.as_bytes())?;
+        Ok(files.publish()?)
+    }
+}
+
+/// Runs an experiment, or the rest of it, and saves the results.
+///
+/// # Errors
+/// If a simulation cannot be carried out or a file cannot be written; what was
+/// done can be [resumed](ResultFolder::resume) unless requests are kept.
+pub fn run_into(
+    folder: ResultFolder,
+    experiment: &Experiment,
+    options: &RunInto<'_>,
+) -> Result<Saved, RunError> {
+    let done = folder.run(experiment, options)?;
+    Ok(folder.save(experiment, done, options)?)
+}
+
+/// Tells the running program from others of its version: what another one began,
+/// this one must not go on with.
+fn this_program() -> String {
+    let file = std::env::current_exe().and_then(std::fs::metadata);
+    let modified = |file: &std::fs::Metadata| file.modified().ok()?.duration_since(UNIX_EPOCH).ok();
+    let of_file =
+        file.ok().map(|file| (file.len(), modified(&file).unwrap_or_default().as_nanos()));
+    let (bytes, modified_ns) = of_file.unwrap_or_default();
+    format!("{} {bytes} {modified_ns}", env!("CARGO_PKG_VERSION"))
+}
