@@ -23,7 +23,7 @@ impl Interrupt {
         Self(writing)
     }
 
-    /// While this is held Ctrl-C waits: half a result set helps nobody.
+    /// While this is held Ctrl-C waits, so that results are written whole.
     pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

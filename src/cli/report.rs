@@ -14,7 +14,7 @@ Examples:
   sim report plots/doks-3xh200              write plots/doks-3xh200/report.html
   sim report plots/doks-3xh200 --out site   write site/report.html
 
-`sim run` and `sim sweep` have written it already, unless told not to draw.")]
+`sim run` and `sim sweep` have written it already, except with --no-figures.")]
 pub(crate) struct ReportArgs {
     /// A folder of results, as `sim run` writes it
     results: PathBuf,

@@ -1,4 +1,4 @@
-//! `sim run` and `sim sweep`: the same runs, told in two ways.
+//! `sim run` and `sim sweep`: the same runs, reported in two ways.
 
 use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::interrupt::Interrupt;

@@ -71,7 +71,7 @@ pub(super) fn error(line: &str) {
     tell(&painted("error: ", BAD), line);
 }
 
-/// Nobody need be listening.
+/// A closed stderr is no error.
 fn tell(label: &str, line: &str) {
     let _ = writeln!(anstream::stderr(), "{label}{line}");
 }

@@ -1,7 +1,7 @@
 //! A simulation of saved results run again, with an eye on every step of a
 //! stretch of time.
 //!
-//! Steps that are passed several at once are told one by one; the digest says
+//! Steps that are passed several at once are recorded one by one; the digest says
 //! that looking changed nothing.
 
 use super::config::{Experiment, Params};
@@ -13,7 +13,7 @@ use crate::event::WorkerEvent;
 use crate::recorder::RequestRecord;
 use crate::time::{SimDuration, SimTime};
 
-/// How much is shown unless somebody says otherwise.
+/// How much is shown by default.
 const WINDOW: SimDuration = SimDuration::from_secs(60);
 
 /// Which simulation, and when.
@@ -46,7 +46,7 @@ pub struct Timeline {
     pub measured: (SimTime, SimTime),
     /// Every request of the simulation, in order of arrival.
     pub requests: Vec<RequestRecord>,
-    /// What workers told of requests in the whole simulation, in order of time.
+    /// What workers reported of requests in the whole simulation, in order of time.
     pub events: Vec<(SimTime, WorkerEvent)>,
     /// Every step that touches the window, those of one worker in order of time.
     pub steps: Vec<StepRecord>,

@@ -35,7 +35,7 @@ use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
 use plotters::coord::Shift;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 
-/// Metrics that are drawn when nobody asked for others, as far as the results have them.
+/// Metrics that are drawn by default, as far as the results have them.
 pub const MAIN: [&str; 8] = [
     "ttft_ms_p50",
     "ttft_ms_p95",
@@ -118,10 +118,10 @@ pub fn figures(
     Ok(drawings.chain(why).map(|drawing| Figure::new(&drawing)).collect())
 }
 
-/// Draws everything that is drawn of results when nobody asks for anything in
-/// particular: heat maps of a sweep or of more series than lines can show, else
-/// the main metrics, policies against each other, distributions and workers
-/// over time, as far as the results have them.
+/// Draws everything that is drawn of results by default: heat maps of a sweep or
+/// of more series than lines can show, else the main metrics, policies against
+/// each other, distributions and workers over time, as far as the results have
+/// them.
 ///
 /// # Errors
 /// If the metric that was tuned for is not in the results.
@@ -130,7 +130,7 @@ pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, 
     let tuned_for = details.tuned_for.as_deref();
     if tuned_for.is_some() || view.series.len() > MOST_LINES {
         let maps = Tuning::new(summary, tuned_for.unwrap_or(HEAT[1])).map(|t| heat_maps(&t));
-        // Without a sweep nobody asked for that metric.
+        // Without a sweep the metric was not asked for.
         let maps = if tuned_for.is_some() { maps? } else { maps.unwrap_or_default() };
         if !maps.is_empty() {
             return Ok(maps);

@@ -100,7 +100,7 @@ impl InflightSpread {
         let latest = u128::from((now - self.since).as_ps()) * self.present();
         let present_ps = self.present_ps + latest;
         let all = self.workers() as f64;
-        // Exactly so many, where nobody ever left.
+        // Exactly so many, where none ever left.
         let always = present_ps == u128::from(elapsed) * self.workers() as u128;
         (elapsed > 0).then(|| if always { all } else { present_ps as f64 / elapsed as f64 })
     }
