@@ -74,6 +74,13 @@ pub struct Unknown {
     hint: String,
 }
 
+impl Unknown {
+    /// The names that may be meant, or all there are.
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+}
+
 /// The settings of `sim accuracy`, which stand among the experiments and are none.
 pub const ACCURACY: &str = "sim:/experiments/accuracy.toml";
 

@@ -39,8 +39,10 @@ pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
     match &args.from {
         None => files.push((PathBuf::from(EXPERIMENT_FILE), renamed(TEMPLATE, &name).into_bytes())),
         Some(shipped) => {
-            let source = catalogue::named(Kind::Experiment, shipped)
-                .map_err(|unknown| Invalid::new("--from", shipped, format!("known: {unknown}")))?;
+            let source = catalogue::named(Kind::Experiment, shipped).map_err(|unknown| {
+                let allowed = format!("an experiment that comes with sim: {}", unknown.hint());
+                Invalid::new("--from", shipped, allowed)
+            })?;
             let text = text(&source);
             files.push((PathBuf::from(EXPERIMENT_FILE), renamed(&text, &name).into_bytes()));
             files.extend(published(&text, &source));
