@@ -117,6 +117,7 @@ impl<'a> Replays<'a> {
             workload: WorkloadSettings::Requests(workload),
             measure: MeasureSettings::until_the_end(),
             slo: None,
+            controls: Vec::new(),
         };
         let outcome = simulate(&settings, &[run.concurrency], self.assumed.seed, Watch::default())
             .map_err(|source| AccuracyError::Replay { run: run.to_string(), source })?;

@@ -2,6 +2,7 @@
 
 pub use super::cluster::ClusterSettings;
 use super::cluster::check_pooled;
+use super::controls;
 use super::document::Document;
 use super::effects::Effects;
 use super::error::ExperimentError;
@@ -10,16 +11,18 @@ use super::sweep::{self, Axis};
 use crate::engine::model::{Model, ModelChoice};
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::fleet::Pools;
+use crate::fleet::changes::ChangePlan;
 use crate::router::feed::FeedSettings;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::router::{ChosenPolicy, PolicyFactory, Registry};
 use crate::settings::{Invalid, NOTHING, Place, SettingsError, Sheet};
+use crate::simulation::Control;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{WorkloadSettings, WorkloadSource};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,6 +102,22 @@ pub struct Settings {
     pub slo: Option<SloSettings>,
     /// What `workload` needs from files, in memory.
     pub source: WorkloadSource,
+    /// What changes while it runs, in order of time; changes of `cluster` apart.
+    pub controls: Vec<(SimTime, Control)>,
+}
+
+impl Settings {
+    /// Everything that happens to the workers: what `[cluster]` plans, then what
+    /// controls do.
+    pub fn plan(&self) -> ChangePlan {
+        let mut plan = self.cluster.plan();
+        let of_workers = self.controls.iter().filter_map(|(at, control)| match control {
+            Control::Worker(change) => Some(change.at(*at - SimTime::ZERO)),
+            _ => None,
+        });
+        plan.changes.extend(of_workers);
+        plan
+    }
 }
 
 #[cfg(feature = "live")]
@@ -112,6 +131,9 @@ impl Settings {
             None if change.is_empty() => ("cluster.planner", "a planner".to_owned()),
             None => ("cluster.change", format!("a list of {}", change.len())),
         };
+        let controls = format!("a list of {}", self.controls.len());
+        let allowed = format!("left out: {why}");
+        Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
         let is_plain = prefill.workers.is_none() && self.cluster.plan().is_empty();
         Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
     }
@@ -194,6 +216,7 @@ impl Experiment {
         };
         experiment.add_points(&axes, &mut resolver)?;
         experiment.notices.extend(resolver.notices());
+        controls::check_used(&experiment.document, &resolver.controlled)?;
         experiment.config_hash = resolver.config_hash(&experiment.document);
         Ok(experiment)
     }
@@ -326,8 +349,12 @@ fn clamped(document: &Document) -> Vec<String> {
 /// SHA-256 over what a point's document says, of its router only what the policy
 /// sees: runs that differ in nothing else are one.
 fn seen_by_policy(document: &Document, settings: &Settings) -> [u8; 32] {
-    let Settings { router, policy, .. } = settings;
+    let Settings { router, policy, controls, .. } = settings;
     let mut seen = document.settings();
+    if !controls.is_empty() {
+        // They may bring another policy, and may be for some points only.
+        return Sha256::digest(format!("{seen}{controls:?}")).into();
+    }
     let mut front_ends = router.clone();
     if !policy.wants().kv_events {
         front_ends.feed = FeedSettings::default();
@@ -358,6 +385,8 @@ struct Resolver {
     models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
+    /// Controls that some simulation has.
+    controlled: BTreeSet<usize>,
 }
 
 impl Resolver {
@@ -409,7 +438,24 @@ impl Resolver {
             slo.validate().map_err(invalid("slo"))?;
         }
         let source = self.source(document, &workload)?;
-        Ok(Settings { cluster, engine, pools, router, policy, workload, source, measure, slo })
+        let controls = Vec::new();
+        let settings = Settings {
+            cluster,
+            engine,
+            pools,
+            router,
+            policy,
+            workload,
+            source,
+            measure,
+            slo,
+            controls,
+        };
+        let all = controls::read(document)?;
+        let chosen = controls::applicable(document, &all);
+        let controls = controls::resolve(document, &all, &chosen, &settings)?;
+        self.controlled.extend(chosen);
+        Ok(Settings { controls, ..settings })
     }
 
     /// The two pools of which `prefill_workers` workers are the first.
@@ -534,6 +580,10 @@ fn check_length(document: &Document, run: &RunSpec) -> Result<(), ExperimentErro
     let end = (measure.warmup + window) * levels;
     let changes = &run.settings.cluster.change;
     let late = changes.iter().position(|change| change.at >= end);
+    let late_control = run.settings.controls.iter().find(|(at, _)| *at >= SimTime::ZERO + end);
+    if let Some((at, _)) = late_control.filter(|_| measure.levels == Levels::Independent) {
+        return Err(controls::too_late(document, *at - SimTime::ZERO, end));
+    }
     // Of levels in sequence a later one may still reach it.
     if let Some(index) = late.filter(|_| measure.levels == Levels::Independent) {
         let allowed = format!("before the end of the run, {}", Shown(end));

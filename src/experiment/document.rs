@@ -15,7 +15,7 @@ use extends::EXTENDS;
 pub(super) use extends::Extends;
 
 /// The sections and keys at the top of an experiment.
-const TOP: [&str; 10] = [
+const TOP: [&str; 11] = [
     "name",
     "description",
     "cluster",
@@ -25,6 +25,7 @@ const TOP: [&str; 10] = [
     "measure",
     "sweep",
     "slo",
+    "control",
     "published",
 ];
 
@@ -241,7 +242,8 @@ impl Document {
 
     /// The part of [`canonical`](Self::canonical) that a single run depends on.
     pub(super) fn settings(&self) -> serde_json::Value {
-        let given = SETTINGS.iter().filter_map(|&name| Some((name, self.get(name)?)));
+        let given =
+            SETTINGS.iter().chain([&"control"]).filter_map(|&name| Some((name, self.get(name)?)));
         serde_json::json!(given.collect::<BTreeMap<&str, _>>())
     }
 

@@ -19,7 +19,7 @@ pub fn check_measured(key: &str, name: &str, experiment: &Experiment) -> Result<
 /// True if a run of these settings has the metrics with these needs.
 fn meets(settings: &Settings, needs: Needs) -> bool {
     let tiers = &settings.engine.tiers.tiers;
-    let plan = settings.cluster.plan();
+    let plan = settings.plan();
     match needs {
         Needs::Nothing => true,
         Needs::Targets => settings.slo.is_some(),

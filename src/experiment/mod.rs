@@ -13,6 +13,7 @@
 
 mod cluster;
 mod config;
+mod controls;
 mod document;
 mod effects;
 mod error;

@@ -7,6 +7,7 @@ use super::measure::{MeasureSettings, SloSettings};
 use crate::engine::settings::EngineSettings;
 use crate::router::Registry;
 use crate::router::settings::FrontEndSettings;
+use crate::simulation::ControlSettings;
 use crate::workload::WorkloadSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -30,6 +31,8 @@ struct File<P> {
     workload: WorkloadSettings,
     measure: Option<MeasureSettings>,
     slo: Option<SloSettings>,
+    /// What changes while simulations run.
+    control: Option<Vec<ControlSettings>>,
     /// Swept keys with their values: every combination is a point.
     #[schemars(schema_with = "sweep", default)]
     sweep: Option<Value>,

@@ -14,7 +14,7 @@ use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
 use crate::router::{ClusterSpec, Policy, Role, Surroundings};
 use crate::settings::Invalid;
-use crate::simulation::{Decision, Outcome, Schedule, Simulation, Stuck};
+use crate::simulation::{Control, Decision, Outcome, Schedule, Simulation, Stuck};
 use crate::time::SimTime;
 use crate::workload::{Retries, Workload};
 use std::sync::Arc;
@@ -70,12 +70,15 @@ pub fn simulate(
     watch: Watch,
 ) -> Result<RunOutcome, Stuck> {
     let front_ends = front_ends(settings, seed, |policy| policy);
-    let mut fleet = simulated_fleet(settings, &front_ends, false);
+    let replaces = |(_, control): &(_, Control)| matches!(control, Control::Policy { .. });
+    let for_any_policy = settings.controls.iter().any(replaces);
+    let mut fleet = simulated_fleet(settings, &front_ends, for_any_policy);
     if let Some((from, to)) = watch.steps {
         fleet.record_each_step(from, to);
     }
     let workload = settings.source.build(settings.engine.block_size, seed);
-    let (mut outcome, mut fleet) = play(settings, levels, (fleet, workload, front_ends), watch)?;
+    let parts = (fleet, workload, front_ends);
+    let (mut outcome, mut fleet) = play(settings, levels, parts, (seed, watch))?;
     outcome.steps = fleet.take_steps();
     Ok(outcome)
 }
@@ -89,7 +92,7 @@ pub(crate) fn simulated_fleet(
 ) -> SimulatedFleet {
     let engine = Arc::new(settings.engine.clone());
     let wants_kv_events = for_any_policy || front_ends.iter().any(FrontEnd::wants_kv_events);
-    let plan = settings.cluster.plan();
+    let plan = settings.plan();
     let slots = plan.slots();
     let mut fleet = match &settings.pools {
         Some(pools) => SimulatedFleet::with_pools(pools, wants_kv_events),
@@ -117,22 +120,30 @@ pub fn simulation(
     let front_ends = front_ends(settings, seed, |policy| policy);
     let fleet = simulated_fleet(settings, &front_ends, true);
     let workload = settings.source.build(settings.engine.block_size, seed);
-    let others = settings.clone();
-    prepare(settings, levels, (fleet, workload, front_ends), Watch::default())
-        .policies(move |name, front_end| policy_named(&others, name, front_end, seed))
+    prepare(settings, levels, (fleet, workload, front_ends), (seed, Watch::default()))
+        .policies(policies(settings, seed))
+}
+
+/// Makes policies by name, as `settings` have them.
+fn policies(
+    settings: &Settings,
+    seed: u64,
+) -> impl Fn(&str, usize) -> Result<Box<dyn Policy>, Invalid> + use<> {
+    let settings = settings.clone();
+    move |name, front_end| policy_named(&settings, name, front_end, seed)
 }
 
 /// The policy `name` in place of the one of `settings`, for one front end.
-fn policy_named(
+pub(super) fn policy_named(
     settings: &Settings,
     name: &str,
     front_end: usize,
     seed: u64,
 ) -> Result<Box<dyn Policy>, Invalid> {
-    let Settings { cluster, router, .. } = settings;
+    let router = &settings.router;
     let named = settings.policy.other(name)?;
     named.check_in(&Surroundings {
-        workers: cluster.slots(),
+        workers: settings.plan().slots(),
         front_ends: router.replicas,
         may_skip_prefill: router.conditional_disaggregation.is_some(),
     })?;
@@ -154,9 +165,9 @@ pub(crate) fn play<F: Fleet>(
     settings: &Settings,
     levels: &[u32],
     parts: (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
-    watch: Watch,
+    (seed, watch): (u64, Watch),
 ) -> Result<(RunOutcome, F), Stuck> {
-    let mut simulation = prepare(settings, levels, parts, watch);
+    let mut simulation = prepare(settings, levels, parts, (seed, watch));
     simulation.advance(SimTime::MAX)?;
     let Outcome { mut levels, decision, mut recorder, fleet } = simulation.finish();
     for (name, count) in settings.source.counts() {
@@ -175,10 +186,10 @@ fn prepare<'a, F: Fleet>(
     settings: &Settings,
     levels: &[u32],
     (fleet, mut workload, front_ends): (F, Box<dyn Workload + 'a>, Vec<FrontEnd>),
-    watch: Watch,
+    (seed, watch): (u64, Watch),
 ) -> Simulation<'a, F> {
     let measure = &settings.measure;
-    let plan = settings.cluster.plan();
+    let plan = settings.plan();
     let slots = plan.slots();
     let prefill_workers = settings.pools.as_ref().map_or(0, |pools| pools.prefill_workers);
     let engine = &settings.engine;
@@ -216,11 +227,19 @@ fn prepare<'a, F: Fleet>(
         .spread(settings.router.spread)
         .with_pools(prefill_workers)
         .measure(schedule);
+    let planned = settings.cluster.change.iter();
+    let planned = planned
+        .map(|change| (SimTime::ZERO + change.at, Control::Worker(change.change())))
+        .chain(settings.controls.iter().cloned());
+    simulation = simulation.script(planned);
     simulation = if plan.is_empty() {
         simulation.failover(plan)
     } else {
         simulation.changes(Changes::new(plan, engine.num_blocks, engine.max_num_seqs))
     };
+    if settings.controls.iter().any(|(_, control)| matches!(control, Control::Policy { .. })) {
+        simulation = simulation.policies(policies(settings, seed));
+    }
     if let Some(request) = watch.decision_of {
         simulation = simulation.explain(request);
     }
@@ -234,7 +253,7 @@ pub(crate) fn front_ends(
     wrap: impl Fn(Box<dyn Policy>) -> Box<dyn Policy>,
 ) -> Vec<FrontEnd> {
     let router = &settings.router;
-    let workers = settings.cluster.slots();
+    let workers = settings.plan().slots();
     let front_end = |index: u32| {
         let seed_of = |usage: Use| seed_of(seed, usage, index);
         let build = || wrap(policy(settings, seed_of(Use::Policy)));
@@ -257,7 +276,7 @@ pub(crate) fn front_ends(
 
 /// One front end's policy.
 fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
-    let Settings { cluster, engine, router, policy, pools, .. } = settings;
+    let Settings { engine, router, policy, pools, .. } = settings;
     let spec = |workers: u32, role: Role, engine: &EngineConfig| ClusterSpec {
         workers,
         role,
@@ -267,7 +286,7 @@ fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
         max_num_batched_tokens: engine.max_num_batched_tokens,
     };
     let Some(pools) = pools else {
-        return policy.build(&spec(cluster.slots(), Role::Both, engine), seed);
+        return policy.build(&spec(settings.plan().slots(), Role::Both, engine), seed);
     };
     let may_prefill = router.conditional_disaggregation.is_some();
     let clusters = [

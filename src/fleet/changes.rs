@@ -259,14 +259,6 @@ impl Changes {
         now.deaths == life && matches!(now.phase, Phase::Serving | Phase::Draining)
     }
 
-    /// What the plan says will happen, and when, in order of time.
-    pub fn script(&self) -> Vec<(SimTime, WorkerChange)> {
-        let at = |change: &ChangeSettings| (SimTime::ZERO + change.at, change.change());
-        let mut script: Vec<(SimTime, WorkerChange)> = self.plan.changes.iter().map(at).collect();
-        script.sort_by_key(|(at, _)| *at);
-        script
-    }
-
     /// Whether `change` makes sense now.
     ///
     /// # Errors

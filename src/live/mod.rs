@@ -203,7 +203,7 @@ fn run_once(
     fleet.start();
     let observed = Observed::new(fleet);
     let (mut real, Observed { fleet, history, .. }) =
-        play(&direct, &spec.levels, (observed, workload, ends), watch)?;
+        play(&direct, &spec.levels, (observed, workload, ends), (seed, watch))?;
     // Servers do not say when they schedule a request.
     for level in &mut real.levels {
         level.retain(|name, _| !name.starts_with("queue_"));
@@ -214,7 +214,7 @@ fn run_once(
     let all = Script::new(&arrivals, records, true, SimDuration::ZERO);
     let on_history = follow(&direct, seed, &all, |ends| {
         let retold = Retold::new(history, &all, settings.cluster.workers);
-        play(&direct, &spec.levels, (retold, all.play(), ends), Watch::default()).map(drop)
+        play(&direct, &spec.levels, (retold, all.play(), ends), (seed, Watch::default())).map(drop)
     })?;
 
     let script = Script::new(&arrivals, records, false, way);
@@ -223,7 +223,7 @@ fn run_once(
         let mut fleet = simulated_fleet(settings, &ends, false);
         fleet.record_steps();
         let (outcome, mut fleet) =
-            play(settings, &spec.levels, (fleet, script.play(), ends), watch)?;
+            play(settings, &spec.levels, (fleet, script.play(), ends), (seed, watch))?;
         for step in fleet.take_steps() {
             simulated_steps[step.worker.index()] += step.steps;
         }
@@ -314,7 +314,7 @@ fn same_worker(
     let ends = front_ends(settings, seed, |policy| policy);
     let fleet = simulated_fleet(settings, &ends, false);
     let watch = Watch { requests: true, ..Watch::default() };
-    let (alone, _) = play(settings, &spec.levels, (fleet, script.play(), ends), watch)?;
+    let (alone, _) = play(settings, &spec.levels, (fleet, script.play(), ends), (seed, watch))?;
     let sent =
         alone.requests.iter().filter_map(|record| Some((record.request, record.dispatched?.1)));
     let same = sent.filter(|(id, worker)| script.requests[id.index()].worker == *worker).count();

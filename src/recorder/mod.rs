@@ -10,6 +10,8 @@ mod gauges;
 mod handover;
 mod spikes;
 mod spread;
+#[cfg(test)]
+mod tests;
 mod tiers;
 mod trailing;
 mod why;

@@ -1,21 +1,24 @@
-//! Simulated workers on the clock of the wall: one thread that owns them, and
-//! tells of every token when it is due.
+//! A simulation on the clock of the wall: one thread that owns it and puts time in as
+//! it passes.
 
+use super::desk::{ByPort, Desk, Open};
 use super::metrics::Counters;
 use super::publisher::{Event, Publication};
 use super::words;
 use crate::engine::Gauges;
-use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{KvEvent, RejectReason};
 use crate::fleet::live::{BlockNames, TOKENS};
 use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
+use crate::recorder::Recorder;
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::mix;
-use crate::router::Verdict;
+use crate::router::feed::FeedSettings;
 use crate::router::front_end::FrontEnd;
-use crate::simulation::reports;
+use crate::simulation::{Simulation, Stuck};
 use crate::time::{SimDuration, SimTime};
-use std::collections::{BTreeMap, VecDeque};
+use crate::workload::Arrival;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -79,18 +82,16 @@ impl Clock {
     }
 }
 
-/// The workers, and a router in front of them if there is one.
+/// A simulation that is kept up with the clock of the wall. Its workload is what
+/// clients ask, its observer tells them.
 pub(super) struct Engine {
-    fleet: SimulatedFleet,
-    front_end: Option<FrontEnd>,
+    simulation: Simulation<'static, SimulatedFleet>,
+    desk: Desk,
     clock: Clock,
     block_size: u32,
     asks: Receiver<Ask>,
-    /// Where KV events go, if somebody wants them.
+    /// Where KV events go, if they are wanted.
     publish: Option<mpsc::UnboundedSender<Publication>>,
-    open: BTreeMap<RequestId, Open>,
-    /// Requests that the router holds.
-    held: BTreeMap<RequestId, Request>,
     sessions: BTreeMap<String, ConversationId>,
     names: BlockNames,
     /// What blocks say, for KV events.
@@ -98,22 +99,10 @@ pub(super) struct Engine {
     next_request: u32,
     next_session: u32,
     next_block: u64,
-    counters: Vec<Counters>,
-}
-
-/// A completion that has not ended.
-#[derive(Debug)]
-struct Open {
-    say: mpsc::UnboundedSender<Said>,
-    asked: SimTime,
-    first_token: Option<SimTime>,
-    prompt_tokens: u32,
-    answer: VecDeque<u32>,
-    /// Tokens told.
-    told: u32,
 }
 
 impl Engine {
+    /// `workers` workers, behind `front_end` or each behind a port of its own.
     pub(super) fn new(
         (mut fleet, workers): (SimulatedFleet, u32),
         front_end: Option<FrontEnd>,
@@ -122,91 +111,84 @@ impl Engine {
         publish: Option<mpsc::UnboundedSender<Publication>>,
     ) -> Self {
         fleet.tell_output_tokens();
+        let desk = Desk::new(workers);
+        let ports = || {
+            let policy = Box::new(ByPort(desk.clone()));
+            FrontEnd::new(policy, workers, &FeedSettings::instant(), 0)
+        };
+        let front_end = front_end.unwrap_or_else(ports);
+        let (workload, recorder) = (Box::new(desk.clone()), Recorder::new(workers, false));
+        let mut simulation =
+            Simulation::new(fleet, workload, vec![front_end], recorder, block_size);
+        simulation.observe(desk.clone());
         Self {
-            fleet,
-            front_end,
+            simulation,
+            desk,
             clock,
             block_size,
             asks,
             publish,
-            open: BTreeMap::new(),
-            held: BTreeMap::new(),
             sessions: BTreeMap::new(),
             names: BlockNames::default(),
             texts: BTreeMap::new(),
             next_request: 0,
             next_session: 0,
             next_block: 0,
-            counters: vec![Counters::default(); workers as usize],
         }
     }
 
-    /// Serves until nobody can ask any more.
+    /// Serves until no client is left who could ask.
     pub(super) fn run(mut self) {
         loop {
-            self.catch_up();
-            let wake = self.fleet.next_at();
-            let of_router = self.front_end.as_ref().and_then(|front_end| {
-                front_end.wake_at().into_iter().chain(front_end.report_due()).min()
-            });
-            let of_router = of_router.filter(|_| !self.open.is_empty());
-            let ask = match wake.into_iter().chain(of_router).min() {
-                None => self.asks.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => self.asks.recv_timeout(self.clock.until(at)),
+            let now = self.clock.now();
+            if self.advance(now).is_err() {
+                return;
+            }
+            let at_worker = self.simulation.fleet().next_at().unwrap_or(SimTime::MAX);
+            let ask = match self.simulation.due().min(at_worker) {
+                SimTime::MAX => self.asks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                at => self.asks.recv_timeout(self.clock.until(at)),
             };
             match ask {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Ask::Count(worker, reply)) => {
-                    let now = self.catch_up();
-                    let gauges = self.fleet.gauges(now)[worker.index()];
-                    // Whoever asked may be gone.
-                    let _ = reply.send((self.counters[worker.index()].clone(), gauges));
+                    if self.advance(self.clock.now()).is_err() {
+                        return;
+                    }
+                    let gauges = self.simulation.gauges()[worker.index()];
+                    // The client may be gone.
+                    let _ = reply.send((self.desk.counters(worker), gauges));
                 }
                 Ok(Ask::Complete(completion)) => {
-                    let now = self.catch_up();
+                    // Arrivals belong to the time after their moment.
+                    let now = self.clock.now().max(self.simulation.now());
                     self.begin(now, completion);
+                    if self.advance(now + SimDuration::from_ps(1)).is_err() {
+                        return;
+                    }
                 }
             }
         }
     }
 
-    /// Lets everything happen that is due, and says how late it is.
-    fn catch_up(&mut self) -> SimTime {
-        let now = self.clock.now();
-        while let Some((at, event)) = self.fleet.next_event(now) {
-            self.tell(at, event);
-            self.release(at);
-        }
-        self.report(now);
-        self.release(now);
-        if self.publish.is_some() || self.front_end.is_some() {
-            self.take_kv_events(now);
-        }
-        now
-    }
-
-    fn take_kv_events(&mut self, until: SimTime) {
-        let Self { fleet, front_end, publish, texts, block_size, .. } = self;
-        let mut front_end = front_end.as_mut().filter(|front_end| front_end.wants_kv_events());
-        let mut publications: BTreeMap<(SimTime, WorkerId), Publication> = BTreeMap::new();
-        fleet.take_kv_events(until, &mut |worker, at, event| {
-            if let Some(front_end) = &mut front_end {
-                front_end.hear_kv(at, worker, event);
-            }
-            if publish.is_some() {
-                let batch = publications.entry((at, worker));
-                let batch = batch.or_insert_with(|| Publication { worker, events: Vec::new() });
-                batch.events.extend(spelled(event, texts, *block_size));
-            }
-        });
+    /// Lets everything happen up to `until`, and publishes what workers stored.
+    fn advance(&mut self, until: SimTime) -> Result<(), Stuck> {
+        self.simulation.advance(until)?;
+        let Some(publish) = &self.publish else { return Ok(()) };
+        let (texts, block_size) = (&self.texts, self.block_size);
         // One batch for each step, in order of time.
-        for publication in publications.into_values() {
-            let gone = publish.as_ref().is_some_and(|publish| publish.send(publication).is_err());
-            if gone {
-                *publish = None;
-            }
+        let mut batches: BTreeMap<(SimTime, WorkerId), Publication> = BTreeMap::new();
+        let now = self.simulation.now();
+        self.simulation.fleet_mut().take_kv_events(now, &mut |worker, at, event| {
+            let batch = batches.entry((at, worker));
+            let batch = batch.or_insert_with(|| Publication { worker, events: Vec::new() });
+            batch.events.extend(spelled(event, texts, block_size));
+        });
+        if batches.into_values().any(|batch| publish.send(batch).is_err()) {
+            self.publish = None;
         }
+        Ok(())
     }
 
     fn begin(&mut self, now: SimTime, completion: Completion) {
@@ -233,26 +215,14 @@ impl Engine {
         };
         let open = Open {
             say,
+            port: worker,
             asked: now,
             first_token: None,
             prompt_tokens,
             answer: answer.into(),
             told: 0,
         };
-        self.open.insert(id, open);
-        match (worker, &mut self.front_end) {
-            (Some(worker), _) => self.send(now, worker, &request),
-            (None, None) => self.refuse(id, RejectReason::Policy),
-            (None, Some(front_end)) => {
-                match front_end.route(now, &request.route_view(self.block_size)) {
-                    Verdict::Send(worker) => self.send(now, worker, &request),
-                    Verdict::Hold => {
-                        self.held.insert(id, request);
-                    }
-                    Verdict::Reject(reason) => self.refuse(id, reason),
-                }
-            }
-        }
+        self.desk.take_in(Arrival { at: now, sent: now, request }, open);
     }
 
     /// The blocks of a prompt and its answer, known ones by their names.
@@ -275,110 +245,6 @@ impl Engine {
         }
         // No request fills a block after these.
         Content::new(blocks, BlockId(1 << 63 | u64::from(id.0) << 31))
-    }
-
-    fn send(&mut self, now: SimTime, worker: WorkerId, request: &Request) {
-        match self.fleet.submit(now, worker, request) {
-            Ok(()) => self.say(request.id, Said::Accepted(worker)),
-            Err(reason) => {
-                let kind = WorkerEventKind::Rejected(reason);
-                self.tell(now, WorkerEvent { worker, request: request.id, kind });
-            }
-        }
-    }
-
-    fn refuse(&mut self, id: RequestId, reason: RejectReason) {
-        self.say(id, Said::Refused(reason));
-        self.open.remove(&id);
-    }
-
-    fn say(&self, id: RequestId, said: Said) {
-        if let Some(open) = self.open.get(&id) {
-            // A client that is gone misses nothing.
-            let _ = open.say.send(said);
-        }
-    }
-
-    /// Something happened to a request: its client hears, and the router.
-    fn tell(&mut self, at: SimTime, event: WorkerEvent) {
-        let id = event.request;
-        let counters = &mut self.counters[event.worker.index()];
-        let Some(open) = self.open.get_mut(&id) else { return };
-        let up_to = match event.kind {
-            WorkerEventKind::Scheduled { cached_tokens } => {
-                counters.scheduled(open.prompt_tokens, cached_tokens);
-                let _ = open.say.send(Said::Scheduled(cached_tokens));
-                0
-            }
-            WorkerEventKind::FirstToken => {
-                open.first_token = Some(at);
-                counters.first_token(at - open.asked);
-                // An only token goes out as the last one.
-                u32::from(open.answer.len() > 1)
-            }
-            WorkerEventKind::OutputBlock { output_tokens }
-            | WorkerEventKind::Finished { output_tokens } => output_tokens,
-            WorkerEventKind::Preempted => {
-                counters.preemptions += 1;
-                0
-            }
-            WorkerEventKind::CacheHit { .. }
-            | WorkerEventKind::Loaded { .. }
-            | WorkerEventKind::Prefilled
-            | WorkerEventKind::KvReceived { .. }
-            | WorkerEventKind::Rejected(_)
-            | WorkerEventKind::Failed => 0,
-        };
-        let fresh = up_to.saturating_sub(open.told);
-        if fresh > 0 {
-            open.told = up_to;
-            counters.generated_tokens += u64::from(fresh);
-            let tokens = open.answer.drain(..(fresh as usize).min(open.answer.len())).collect();
-            let last = matches!(event.kind, WorkerEventKind::Finished { .. });
-            let _ = open.say.send(Said::Tokens { tokens, last });
-        }
-        // The router hears of blocks, not of tokens.
-        let begins_block = |tokens: u32| {
-            (open.prompt_tokens + tokens.saturating_sub(1)).is_multiple_of(self.block_size)
-        };
-        let is_heard = match event.kind {
-            WorkerEventKind::OutputBlock { output_tokens } => begins_block(output_tokens),
-            _ => true,
-        };
-        match event.kind {
-            WorkerEventKind::Finished { output_tokens } => {
-                let first = open.first_token.unwrap_or(at);
-                counters.finished(at - open.asked, at - first, output_tokens);
-                self.open.remove(&id);
-            }
-            WorkerEventKind::Rejected(reason) => self.refuse(id, reason),
-            _ => {}
-        }
-        if let Some(front_end) = self.front_end.as_mut().filter(|_| is_heard) {
-            front_end.observe(at, &event);
-        }
-    }
-
-    /// Sends what the router lets go.
-    fn release(&mut self, now: SimTime) {
-        while !self.held.is_empty() {
-            let Some(front_end) = &mut self.front_end else { return };
-            let Some((id, verdict)) = front_end.release(now) else { return };
-            let Some(request) = self.held.remove(&id) else { return };
-            match verdict {
-                Ok(worker) => self.send(now, worker, &request),
-                Err(reason) => self.refuse(id, reason),
-            }
-        }
-    }
-
-    /// Tells the router what the workers report, if it is time.
-    fn report(&mut self, now: SimTime) {
-        let Some(front_end) = &mut self.front_end else { return };
-        if front_end.report_due().is_none_or(|due| due > now) {
-            return;
-        }
-        front_end.report(now, &reports(now, &self.fleet.gauges(now)));
     }
 }
 

@@ -9,6 +9,7 @@
 // The wall clock is what this is about.
 #![allow(clippy::disallowed_methods)]
 
+mod desk;
 mod engine;
 mod metrics;
 mod publisher;

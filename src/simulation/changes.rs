@@ -1,6 +1,5 @@
 //! What the loop does when workers come and go.
 
-use super::control::Control;
 use super::observer::Happening;
 use super::{Course, Simulation, Stuck, Turn};
 use crate::event::{Lost, WorkerEvent, WorkerEventKind};
@@ -12,15 +11,14 @@ use crate::router::FrontEnd;
 use crate::time::SimTime;
 
 impl<F: Fleet> Simulation<'_, F> {
-    /// Workers come and go as `changes` says.
+    /// Workers come and go by the rules of `changes`, and as its planner says. What is
+    /// planned for certain times is a [script](Self::script).
     pub fn changes(mut self, changes: Changes) -> Self {
         self.recorder.follow_changes(changes.absent());
         for worker in changes.absent() {
             let _nothing = self.fleet.stop(SimTime::ZERO, worker);
             self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
         }
-        let planned = changes.script().into_iter();
-        self.steering.add(planned.map(|(at, change)| (at, Control::Worker(change))));
         self.changes = Some(Box::new(changes));
         self
     }
@@ -124,6 +122,7 @@ impl<F: Fleet> Simulation<'_, F> {
             self.route(now, request);
         } else {
             self.requests.end(request);
+            self.guard.fail(now);
             self.recorder.fail(now, request);
             self.observers.tell(now, Happening::End { request, end: End::Failed });
             self.workload.observe_failure(now, request);

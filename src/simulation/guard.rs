@@ -12,6 +12,10 @@ const MOST_TURNS: u32 = 1_000_000;
 /// See [`MOST_TURNS`].
 const LEAST_TIME: SimDuration = SimDuration::from_millis(10);
 
+/// An arrival so soon after the end of a request may have come of it; a burst of
+/// arrivals is no standstill.
+const AT_ONCE: SimDuration = SimDuration::from_micros(1);
+
 /// A simulation that cannot come to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stuck {
@@ -111,8 +115,11 @@ pub(super) struct Guard {
     turns: u32,
     /// When the first of them was.
     since: SimTime,
+    /// Changes of workers, and requests that failed for want of one.
     changes: u32,
     wakes: u32,
+    /// When a request ended last.
+    ended: Option<SimTime>,
 }
 
 impl Guard {
@@ -123,8 +130,8 @@ impl Guard {
     pub(super) fn count(&mut self, now: SimTime, turn: Turn) -> Result<(), Stuck> {
         match turn {
             Turn::Event | Turn::Restart => {}
-            // A burst of requests is no standstill.
-            Turn::Arrival => return Ok(()),
+            Turn::Arrival if self.ended.is_none_or(|at| now > at + AT_ONCE) => return Ok(()),
+            Turn::Arrival => {}
             Turn::Change => self.changes += 1,
             Turn::Wake => self.wakes += 1,
         }
@@ -138,11 +145,24 @@ impl Guard {
             half if self.wakes >= half => Cause::Routers,
             _ => Cause::Requests,
         };
-        *self = Self { since: now, ..Self::default() };
+        *self = Self { since: now, ended: self.ended, ..Self::default() };
         if now.since(from) >= LEAST_TIME {
             return Ok(());
         }
         Err(Stuck::Still { from, to: now, cause })
+    }
+}
+
+impl Guard {
+    /// A request ends.
+    pub(super) fn end(&mut self, now: SimTime) {
+        self.ended = Some(now);
+    }
+
+    /// A request fails, or finds no worker.
+    pub(super) fn fail(&mut self, now: SimTime) {
+        self.end(now);
+        self.changes += 1;
     }
 }
 

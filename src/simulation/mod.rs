@@ -178,6 +178,17 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         &self.fleet
     }
 
+    /// The workers, for what [`Fleet`] does not offer. To send requests or to stop workers
+    /// here would be to go behind the simulation's back.
+    pub fn fleet_mut(&mut self) -> &mut F {
+        &mut self.fleet
+    }
+
+    /// The gauges of each worker now. Looking changes nothing in the run.
+    pub fn gauges(&mut self) -> Vec<Gauges> {
+        self.take_gauges()
+    }
+
     /// The requests that have arrived and not ended, in order of arrival.
     pub fn live_requests(&self) -> impl Iterator<Item = &LiveRequest> {
         self.requests.iter()
@@ -309,7 +320,8 @@ impl<'a, F: Fleet> Simulation<'a, F> {
 
     fn happens(&mut self, at: SimTime, turn: Turn) -> Result<(), Stuck> {
         (self.now, self.last) = (at, at);
-        self.guard.count(at, turn)
+        // What happens to workers is counted one by one.
+        if turn == Turn::Change { Ok(()) } else { self.guard.count(at, turn) }
     }
 
     /// True if the run is over when no request is left.
@@ -335,7 +347,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
 }
 
 /// What workers with these gauges report to routers at `now`.
-pub(crate) fn reports(now: SimTime, gauges: &[Gauges]) -> Vec<Reported> {
+fn reports(now: SimTime, gauges: &[Gauges]) -> Vec<Reported> {
     let report = |gauges: &Gauges| Reported {
         at: now,
         running: gauges.running,

@@ -107,8 +107,10 @@ impl<F: Fleet> Simulation<'_, F> {
         self.recorder.turn_away(now, id, reason);
         self.observers.tell(now, Happening::End { request: id, end: End::Rejected(reason) });
         if reason == RejectReason::NoWorker {
+            self.guard.fail(now);
             self.workload.observe_failure(now, id);
         } else {
+            self.guard.end(now);
             self.workload.observe_end(now, id, false);
         }
     }
@@ -232,7 +234,14 @@ impl<F: Fleet> Simulation<'_, F> {
 
     /// The front end that sent the request hears of it, and so do the others.
     pub(super) fn tell_front_ends(&mut self, now: SimTime, event: &WorkerEvent) {
-        let index = self.requests.get(event.request).front_end;
+        let &LiveRequest { ref request, front_end: index, .. } = self.requests.get(event.request);
+        // Some fleets tell of every token; front ends hear of blocks.
+        if let WorkerEventKind::OutputBlock { output_tokens } = event.kind
+            && !(request.prompt_tokens + output_tokens.saturating_sub(1))
+                .is_multiple_of(self.block_size)
+        {
+            return;
+        }
         if self.requests.is_forgotten(event.request, event.kind.ends_stay()) {
             return;
         }
@@ -281,6 +290,7 @@ impl<F: Fleet> Simulation<'_, F> {
             changes.ended(now, event.worker);
         }
         self.requests.end(event.request);
+        self.guard.end(now);
         self.observers.tell(now, Happening::End { request: event.request, end });
         let served = matches!(end, End::Finished { .. });
         self.workload.observe_end(now, event.request, served);

@@ -41,8 +41,8 @@ impl Steering<'_> {
 }
 
 impl<'a, F: Fleet> Simulation<'a, F> {
-    /// Applies each of `controls` at its time. Of one moment, those that were given
-    /// first come first.
+    /// Applies each of `controls` at its time, behind those of that time that were given
+    /// before.
     pub fn script(mut self, controls: impl IntoIterator<Item = (SimTime, Control)>) -> Self {
         self.steering.add(controls);
         self

@@ -44,6 +44,8 @@ mod script;
 mod shown;
 mod shown_commands;
 mod source_rules;
+mod standstill;
+mod steering;
 mod step_time;
 mod sweeps;
 mod tiers;

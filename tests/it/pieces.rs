@@ -3,7 +3,7 @@
 
 use super::changes::{any_plan, any_policy};
 use super::rig::{any_conversations, any_engine, cases, closed_loop, vllm_config};
-use super::script::{cluster, router};
+use super::script::{cluster, planned, router};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::fleet::SimulatedFleet;
 use kv_router_sim::fleet::changes::{ChangePlan, Changes, What, WorkerChange};
@@ -73,6 +73,7 @@ impl Given {
                 let settings = RouterSettings::new(name);
                 Ok(settings.chosen().build(&cluster(&config, slots), front_end as u64))
             })
+            .script(planned(&self.plan))
             .script(script.to_vec())
     }
 }

@@ -4,7 +4,7 @@
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::{Gauges, Pace, StepRecord, Worker};
 use kv_router_sim::event::{KvEvent, Lost, RejectReason, WorkerEvent};
-use kv_router_sim::fleet::changes::{ChangePlan, Changes};
+use kv_router_sim::fleet::changes::{ChangePlan, ChangeSettings, Changes};
 use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet, Truth};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
@@ -13,7 +13,7 @@ use kv_router_sim::router::feed::FeedSettings;
 use kv_router_sim::router::front_end::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterSpec, Policy, Role};
-use kv_router_sim::simulation::{Outcome, Schedule, Simulation};
+use kv_router_sim::simulation::{Control, Outcome, Schedule, Simulation};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::{Arrival, Listed, Workload};
@@ -180,10 +180,18 @@ pub(crate) fn play_fleet(
     if why {
         recorder = recorder.measure_why(config.block_size);
     }
-    let changes =
-        |plan: &ChangePlan| Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs);
+    let changes = |plan: &ChangePlan| {
+        let changes = Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs);
+        (changes, planned(plan))
+    };
     let pools = (0, config.block_size);
     play_on(fleet, recorder, pools, plan.map(changes), workload, front_ends, window)
+}
+
+/// The changes of workers that `plan` names, as a script.
+pub(crate) fn planned(plan: &ChangePlan) -> Vec<(SimTime, Control)> {
+    let control = |change: &ChangeSettings| Control::Worker(change.change());
+    plan.changes.iter().map(|change| (SimTime::ZERO + change.at, control(change))).collect()
 }
 
 /// As [`play_behind`], on workers that prefill and workers that decode.
@@ -203,7 +211,7 @@ fn play_on(
     mut fleet: SimulatedFleet,
     recorder: Recorder,
     (prefill_workers, block_size): (u32, u32),
-    changes: Option<Changes>,
+    changes: Option<(Changes, Vec<(SimTime, Control)>)>,
     workload: Box<dyn Workload>,
     front_ends: Vec<FrontEnd>,
     window: Option<SimDuration>,
@@ -224,8 +232,8 @@ fn play_on(
     let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, block_size)
         .with_pools(prefill_workers)
         .measure(schedule);
-    if let Some(changes) = changes {
-        simulation = simulation.changes(changes);
+    if let Some((changes, planned)) = changes {
+        simulation = simulation.changes(changes).script(planned);
     }
     simulation.advance(SimTime::MAX).expect("a run that ends");
     let Outcome { mut levels, recorder, fleet: mut watched, .. } = simulation.finish();

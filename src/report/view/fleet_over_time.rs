@@ -55,7 +55,7 @@ const INTERVAL: SimDuration = SimDuration::from_secs(10);
 
 /// How the fleets of `experiment` served while they changed; `None` if none does.
 pub fn of(experiment: &Experiment, simulations: &[SimulationRequests]) -> Option<FleetsOverTime> {
-    let changes = |run: &RunSpec| run.settings.cluster.plan();
+    let changes = |run: &RunSpec| run.settings.plan();
     let run = experiment.runs.iter().find(|run| !changes(run).is_empty())?;
     let last = || simulations.iter().map(SimulationRequests::last_end).max();
     let until = run.duration().or_else(last).unwrap_or(SimTime::ZERO);
