@@ -401,7 +401,8 @@ impl Resolver {
         let engine = worker(document.sheet("engine")?, model.as_deref())?;
         let router: RouterSettings = document.section("router")?;
         if let Some(unknown) = self.registry.find_unknown(&router.parameters) {
-            return Err(document.unknown(&format!("router.{unknown}"), &self.registry.keys()));
+            let keys = self.registry.keys_for(unknown, &router.policy);
+            return Err(document.unknown(&format!("router.{unknown}"), &keys));
         }
         let (router, policy) =
             router.resolve(&self.registry, cluster.slots()).map_err(invalid("router"))?;

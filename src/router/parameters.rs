@@ -199,12 +199,15 @@ pub fn check_range(
 
 /// A number as people write it, in few digits.
 pub(super) fn shown(value: f64) -> String {
-    let is_plain = value == 0.0 || (1e-4..1e9).contains(&value.abs()) || !value.is_finite();
-    if is_plain { value.to_string() } else { format!("{value:e}") }
+    let (plain, short) = (value.to_string(), format!("{value:e}"));
+    let is_plain = (1e-4..1e9).contains(&value.abs()) || plain.len() <= short.len();
+    if is_plain { plain } else { short }
 }
 
 /// Weights, rates and ratios up to here: far above any that means something, and
-/// so far below the largest number that no sum of costs comes near it.
+/// so far below the largest number that no sum of costs comes near it. A cost that
+/// is infinite on some workers leaves the others without a chance in the draws of
+/// the production crate, and makes `kv` turn requests away.
 pub(super) const MOST: f64 = 1e12;
 
 fn refusal<P: Parameters>(key: &str, value: &Value, error: &str) -> Invalid {

@@ -144,6 +144,21 @@ impl Registry {
         Invalid::new(key, value, allowed)
     }
 
+    /// The keys to name where `unknown` stands: all of them if one of them is near,
+    /// else those that the policy `name` takes.
+    pub fn keys_for(&self, unknown: &str, name: &str) -> Vec<String> {
+        let mut keys = self.keys();
+        if nearest(unknown, keys.iter().map(String::as_str)).is_none() {
+            let (common, policy) = (common_keys(), self.get(name));
+            let takes = |key: &String| {
+                let is_own = || policy.is_some_and(|policy| policy.about().knows(key));
+                key == "policy" || common.contains_key(key) || is_own()
+            };
+            keys.retain(takes);
+        }
+        keys
+    }
+
     /// The keys of `[router]`.
     pub fn keys(&self) -> Vec<String> {
         let mut keys = vec!["policy".to_owned()];

@@ -99,6 +99,7 @@ fn mistakes_are_named() {
         "policy = \"round_robins\"",
         "policy = \"round_robin\"\nreplicas = 500001",
         "policy = \"consistent_hash\"\nhash_replication = 4294967295",
+        "policy = \"consistent_hash\"\nhash_replication = 1000000\nreplicas = 1000",
         "policy = \"kv\"\nsemantics = \"0.9\"\nconditional_disaggregation = {}",
     ]
     .into_iter()
