@@ -2,7 +2,6 @@
 //! A model file is read or refused.
 
 use kv_router_sim::engine::model::Model;
-use kv_router_sim::engine::settings::EngineSettings;
 use libfuzzer_sys::fuzz_target;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -16,6 +15,6 @@ fuzz_target!(|bytes: &[u8]| {
     let file = folder.path().join("fuzz.toml");
     std::fs::write(&file, bytes).expect("written");
     if let Ok(model) = Model::load(&file) {
-        let _ = model.engine_config(&EngineSettings::default());
+        let _ = model.engine_config();
     }
 });

@@ -1,32 +1,22 @@
 #![no_main]
-//! A folder of results is read, drawn and compared, or refused.
+//! A folder of results is read, drawn and reported, or refused.
 
-use kv_router_sim::experiment::results::{SavedRuns, Summary};
-use kv_router_sim::plot;
-use kv_router_sim::report::view::details::Details;
-use kv_router_sim::report::render::html::Page;
 use kv_router_sim::report::render::save;
-use kv_router_sim::results::from_json;
+use kv_router_sim::results::Results;
 use libfuzzer_sys::fuzz_target;
-use std::path::Path;
+
+const FILES: [&str; 3] = ["summary.json", "details.json", "runs.json"];
 
 fuzz_target!(|text: &str| {
-    let mut parts = text.splitn(3, '\0');
-    let mut next = || parts.next().unwrap_or_default();
-    let file = Path::new("fuzz.json");
-    let summary: Result<Summary, _> = from_json(next(), file);
-    let details: Result<Details, _> = from_json(next(), file);
-    let runs: Result<SavedRuns, _> = from_json(next(), file);
-    let (Ok(summary), Ok(details), Ok(runs)) = (summary, details, runs) else { return };
-    let _ = save::to_csv(&summary);
-    let _ = plot::all_figures(&summary, &details);
-    let rules = plot::dark_rules();
-    let page = Page {
-        summary: &summary,
-        details: &details,
-        runs: &runs,
-        pictures: &[],
-        picture_rules: &rules,
-    };
-    let _ = page.to_html();
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, part) in FILES.into_iter().zip(text.splitn(3, '\0')) {
+        std::fs::write(folder.path().join(name), part).expect("written");
+    }
+    match Results::load(folder.path()) {
+        Ok(results) => {
+            let _ = save::to_csv(&results.summary);
+            let _ = results.figures().and_then(|figures| results.report(&figures));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
 });
