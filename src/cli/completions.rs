@@ -9,7 +9,7 @@ use clap_complete::Shell;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim completions bash > sim.bash && . ./sim.bash
+  sim completions bash >> ~/.bash_completion
   mkdir -p ~/.zfunc && sim completions zsh > ~/.zfunc/_sim
   mkdir -p ~/.config/fish/completions && sim completions fish > ~/.config/fish/completions/sim.fish")]
 pub(crate) struct CompletionsArgs {

@@ -18,9 +18,9 @@ use std::path::Path;
 Examples:
   sim models
   sim models --format json
-  sim run doks-3xh200 --seeds 1 --set cluster.model=llama-3.1-70b-fp8-h100-tp2-trtllm
-  sim run doks-3xh200 --seeds 1 --set router.policy=kv --set workload.concurrency=60 \\
-      --set 'cluster.model={ shape = \"qwen3-32b\", gpu = \"h100\", tp = 2, engine = \"trtllm\", weights = \"fp8\" }'
+  sim run doks-3xh200 --seeds 1 --out tp2 --set cluster.model=llama-3.1-70b-fp8-h100-tp2-trtllm
+  sim run doks-3xh200 --seeds 1 --out parts --set workload.concurrency=60 \\
+      --set 'cluster.model={ shape = \"qwen3-32b\", gpu = \"h100\", tp = 2, engine = \"trtllm\" }'
 
 An experiment names a model as cluster.model = \"NAME\", or its parts.")]
 pub(crate) struct ModelsArgs {
