@@ -253,7 +253,7 @@ impl Experiment {
             if let Some(policy) = document.get("router.policy") {
                 params.insert("router.policy".to_owned(), serde_json::json!(policy));
             }
-            effects.note(&document, &settings.policy);
+            effects.note(&document, &settings.policy, &settings.controls);
             let point = self.points.len();
             self.points.push(params);
             self.seeds.clone_from(&settings.measure.seeds);

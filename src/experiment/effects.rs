@@ -8,6 +8,8 @@
 use super::document::Document;
 use super::sweep::{self, Axis};
 use crate::router::{ChosenPolicy, Registry};
+use crate::simulation::Control;
+use crate::time::SimTime;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Listened to by policies that want KV events, whatever their parameters.
@@ -46,8 +48,25 @@ impl Effects {
         Self { given, swept: swept.filter_map(router).collect(), have_parameters, known_to }
     }
 
-    /// `policy` runs with what `document` says.
-    pub(super) fn note(&mut self, document: &Document, policy: &ChosenPolicy) {
+    /// `policy` runs with what `document` says, and so do those that `controls` put
+    /// in its place.
+    pub(super) fn note(
+        &mut self,
+        document: &Document,
+        policy: &ChosenPolicy,
+        controls: &[(SimTime, Control)],
+    ) {
+        self.note_policy(document, policy);
+        for (_, control) in controls {
+            if let Control::Policy { name } = control
+                && let Ok(other) = policy.other(name)
+            {
+                self.note_policy(document, &other);
+            }
+        }
+    }
+
+    fn note_policy(&mut self, document: &Document, policy: &ChosenPolicy) {
         let Some(router) = document.get("router").and_then(toml::Value::as_table) else { return };
         for key in router.keys() {
             let sees = if key == FEED {
