@@ -19,7 +19,7 @@ pub struct WorkerEvent {
 }
 
 /// See [`WorkerEvent`]. Every stay of a request at a worker ends with exactly one
-/// of `Prefilled`, `Finished`, `Rejected` and `Failed`.
+/// of `Prefilled`, `Finished`, `Rejected`, `Aborted` and `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
@@ -68,6 +68,8 @@ pub enum WorkerEventKind {
     },
     /// The worker will not run it.
     Rejected(RejectReason),
+    /// Its client has given it up, and the engine has dropped it.
+    Aborted,
     /// The worker is gone and the request with it. The fleet's front announces
     /// it when the connection breaks; the request may go on elsewhere.
     Failed,
@@ -76,7 +78,14 @@ pub enum WorkerEventKind {
 impl WorkerEventKind {
     /// True if the request is at the worker no more.
     pub fn ends_stay(&self) -> bool {
-        matches!(self, Self::Prefilled | Self::Finished { .. } | Self::Rejected(_) | Self::Failed)
+        matches!(
+            self,
+            Self::Prefilled
+                | Self::Finished { .. }
+                | Self::Rejected(_)
+                | Self::Aborted
+                | Self::Failed
+        )
     }
 }
 

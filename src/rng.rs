@@ -37,6 +37,8 @@ pub enum Use {
     TraceRoot = 33,
     /// What a look-alike of a trace has (key: copy of a session).
     Lookalike = 34,
+    /// How long a client waits.
+    Patience = 35,
 }
 
 /// The stream for one `use`, `conversation` and `turn` under `seed`.

@@ -10,7 +10,7 @@ use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::workload::conversations::Client;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::requests::RequestSettings;
-use crate::workload::{WorkloadSettings, WorkloadSource};
+use crate::workload::{PatienceSettings, WorkloadSettings, WorkloadSource};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -154,6 +154,7 @@ impl<'a> Replays<'a> {
             output_tokens: lengths(run.output_tokens),
             prefix: None,
             client: Client::default(),
+            patience: PatienceSettings::default(),
         }
     }
 }

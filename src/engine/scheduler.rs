@@ -38,6 +38,12 @@ pub(super) trait Scheduler: Debug {
     /// The last token of a sequence has left: it gives back its place and its blocks.
     fn end(&mut self, core: &mut Core, id: SeqId);
 
+    /// The client of a sequence that is not ending has given it up, and a step is about
+    /// to be formed: it leaves queue or batch and gives back its blocks. False if it
+    /// stays for this step; then it is asked again before the next one, not for the
+    /// `first` time.
+    fn abort(&mut self, core: &mut Core, id: SeqId, first: bool) -> bool;
+
     /// The block traffic of decode step `step`, which was planned and not formed:
     /// takes the blocks that its sequences need, stores those that they fill.
     fn decode_blocks(&mut self, core: &mut Core, step: u64);

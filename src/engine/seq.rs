@@ -127,6 +127,11 @@ impl Seqs {
         self.places[id as usize].as_ref()
     }
 
+    /// The sequence of `request`, if it is here.
+    pub(super) fn find(&self, request: RequestId) -> Option<SeqId> {
+        self.ids().find(|&id| self[id].request == request)
+    }
+
     /// All sequences, in order of their places.
     pub(super) fn ids(&self) -> impl Iterator<Item = SeqId> + '_ {
         let ids = (0..).zip(&self.places);

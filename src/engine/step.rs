@@ -43,6 +43,11 @@ pub(super) struct Results {
 }
 
 impl Results {
+    /// Nothing at all: what it computed was given up.
+    pub(super) fn is_empty(&self) -> bool {
+        self.only_decoded(0)
+    }
+
     /// Nothing that anyone could see but `decoded` tokens.
     pub(super) fn only_decoded(&self, decoded: u32) -> bool {
         self.decoded == decoded && self.chunks.is_empty() && self.ended.is_empty()

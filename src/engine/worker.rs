@@ -36,6 +36,8 @@ pub struct Worker {
     /// Preempted while their last token was still being computed.
     late_tokens: Vec<SeqId>,
     spare: Vec<Results>,
+    /// Requests whose clients have given up, and whether a boundary has seen that.
+    aborts: Vec<(RequestId, bool)>,
     pub(super) is_up: bool,
 }
 
@@ -71,6 +73,7 @@ impl Worker {
             chunks: Vec::new(),
             late_tokens: Vec::new(),
             spare: Vec::new(),
+            aborts: Vec::new(),
             is_up: true,
         }
     }
@@ -136,6 +139,39 @@ impl Worker {
         self.gauges.advance(now);
         self.gauges.waiting += 1;
         Ok(())
+    }
+
+    /// The client of `request` gives it up at `now`. It is dropped at the boundary at
+    /// which the engine does that, which is [announced](WorkerEventKind::Aborted),
+    /// unless it ends there by itself. One that has left already changes nothing.
+    pub fn abort(&mut self, now: SimTime, request: RequestId, out: &mut Outbox) {
+        if self.core.seqs.find(request).is_some() {
+            self.see_change(now, out);
+            self.aborts.push((request, false));
+        }
+    }
+
+    /// Drops the requests that were given up before a step is formed.
+    fn drop_aborted(&mut self, now: SimTime, out: &mut Outbox) {
+        for (request, was_seen) in std::mem::take(&mut self.aborts) {
+            let Some(id) = self.core.seqs.find(request) else { continue };
+            let seq = &self.core.seqs[id];
+            // The step in flight decodes for those that joined before it was formed.
+            let decodes = seq.decode_from.is_some_and(|from| from < self.core.decode.step());
+            if seq.ending || !self.rules.abort(&mut self.core, id, !was_seen) {
+                self.aborts.push((request, true));
+                continue;
+            }
+            if let Some(results) = &mut self.in_flight {
+                results.decoded -= u32::from(decodes);
+                results.chunks.retain(|&(other, _)| other != id);
+            }
+            self.late_tokens.retain(|&other| other != id);
+            self.announce(now, id, WorkerEventKind::Aborted, out);
+            self.core.seqs.remove(id);
+            // Results that nobody waits for are not waited for.
+            self.in_flight.take_if(|results| results.is_empty());
+        }
     }
 
     /// Something changes at `now` that the next boundary has to see.
@@ -305,6 +341,7 @@ impl Worker {
         if idles {
             self.pipeline.restart(now);
         }
+        self.drop_aborted(now, out);
         self.formed.clear();
         self.rules.form(&mut self.core, &mut self.formed, from_idle);
         self.announce_formed(now, out);
@@ -373,6 +410,10 @@ impl Worker {
             let (next, late) = (self.core.decode.step(), u64::from(config.overlap));
             let taking = self.core.decode.next_taking(next - late);
             steps = steps.min(taking.saturating_sub(next - 1).saturating_add(late));
+        }
+        if !self.aborts.is_empty() {
+            // The next boundary drops them.
+            steps = 1;
         }
         if steps > 1 {
             steps = self.rules.undisturbed_steps(&self.core, steps - 1) + 1;
@@ -696,6 +737,7 @@ impl Worker {
         self.in_flight = None;
         self.formed.clear();
         self.late_tokens.clear();
+        self.aborts.clear();
         (self.gauges.running, self.gauges.waiting, self.gauges.used_blocks) = (0, 0, 0);
         self.is_up = false;
         lost

@@ -134,6 +134,7 @@ impl Settings {
         let controls = format!("a list of {}", self.controls.len());
         let allowed = format!("left out: {why}");
         Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
+        self.workload.check_patient(why).map_err(|invalid| invalid.within("workload"))?;
         let is_plain = prefill.workers.is_none() && self.cluster.plan().is_empty();
         Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
     }
@@ -423,6 +424,11 @@ impl Resolver {
         if measure.window.is_none() && workload.is_endless() {
             let allowed = "given: this workload never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
+        }
+        if pools.is_some() {
+            workload
+                .check_patient("prefill and decode workers do not give up requests")
+                .map_err(invalid("workload"))?;
         }
         if let Some(pools) = &pools {
             let same = pools.prefill.block_size == engine.block_size;

@@ -341,7 +341,7 @@ impl Latency {
             }
             Self::EndToEnd => match record.end? {
                 (at, End::Finished { .. }) => Some((at, at - record.sent)),
-                (_, End::Rejected(_) | End::Failed) => None,
+                (_, End::Rejected(_) | End::Failed | End::GivenUp) => None,
             },
         }
     }

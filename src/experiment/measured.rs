@@ -28,12 +28,15 @@ fn meets(settings: &Settings, needs: Needs) -> bool {
         Needs::Tiers => !tiers.is_empty(),
         Needs::Tier(medium) => tiers.iter().any(|tier| tier.medium == medium),
         Needs::Changes => !plan.is_empty(),
-        Needs::Retries => !plan.is_empty() && plan.failover.retries > 0,
+        Needs::Retries => {
+            !plan.is_empty() && plan.failover.retries > 0 || settings.source.patience().retries > 0
+        }
         Needs::Planner => plan.planner.is_some(),
         Needs::Shadow => {
             let stem = catalogue::SHADOW_DECISIONS.stem;
             settings.policy.about().metrics.iter().any(|metric| metric == stem)
         }
         Needs::Trace => settings.workload.is_read(),
+        Needs::Patience => !settings.source.patience().is_endless(),
     }
 }

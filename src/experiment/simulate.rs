@@ -200,6 +200,9 @@ fn prepare<'a, F: Fleet>(
     let mut recorder = Recorder::new(slots, watch.requests)
         .with_spike_window(measure.spike_window)
         .with_pools(prefill_workers);
+    if !settings.source.patience().is_endless() {
+        recorder = recorder.follow_hang_ups();
+    }
     if measure.why || watch.why && settings.pools.is_none() {
         recorder = recorder.measure_why(engine.block_size);
     }

@@ -41,6 +41,12 @@ pub trait Fleet {
     /// needed any more. Only for fleets whose workers prefill or decode.
     fn give_up(&mut self, _now: SimTime, _request: RequestId) {}
 
+    /// The client of `request`, which is at `worker`, gives it up. The stay ends when
+    /// the worker says so: [`Aborted`](crate::event::WorkerEventKind::Aborted) when its
+    /// engine drops the request, or as without this if that comes first, or if the fleet
+    /// cannot give up requests.
+    fn abort(&mut self, _now: SimTime, _worker: WorkerId, _request: RequestId) {}
+
     /// The next thing that happens up to and at `deadline`, before the arrivals
     /// of that moment; `None` if nothing does.
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)>;

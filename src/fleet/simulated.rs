@@ -192,6 +192,11 @@ impl Fleet for SimulatedFleet {
         }
     }
 
+    fn abort(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        self.workers[worker.index()].abort(now, request, &mut self.out);
+        self.reschedule(worker);
+    }
+
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         while self.out.events.is_empty() {
             let next = self.queue.peek().filter(|(_, due)| due.is_before(deadline, Rank::Arrival));

@@ -8,7 +8,7 @@ use crate::recorder::{End, RequestRecord};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
-use crate::workload::{Arrival, Listed, Workload};
+use crate::workload::{Arrival, Listed, Patience, Workload};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Everything that came from a fleet, in order.
@@ -192,7 +192,8 @@ impl Script {
                 Some((_, End::Finished { output_tokens })) => request.output_tokens = output_tokens,
                 _ => {}
             }
-            let arrival = Arrival { at: at + way, sent: record.sent, request };
+            let arrival =
+                Arrival { at: at + way, sent: record.sent, request, patience: Patience::default() };
             Some(Sent { original: record.request, worker, arrival })
         };
         let mut requests: Vec<Sent> = records.iter().filter_map(sent).collect();

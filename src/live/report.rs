@@ -432,6 +432,7 @@ fn cells(request: &LiveRequest) -> [String; 17] {
         Some((_, End::Finished { .. })) => "finished",
         Some((_, End::Rejected(_))) => "rejected",
         Some((_, End::Failed)) => "failed",
+        Some((_, End::GivenUp)) => "given up",
     };
     [
         real.request.to_string(),
@@ -480,7 +481,7 @@ mod tests {
     use crate::experiment::LoadOptions;
     use crate::id::{BlockId, ConversationId, WorkerId};
     use crate::request::{BlockRun, Request};
-    use crate::workload::Arrival;
+    use crate::workload::{Arrival, Patience};
     use std::path::Path;
 
     /// A first turn that ended before the next second.
@@ -502,6 +503,7 @@ mod tests {
             conversation,
             turn: 0,
             prompt_tokens,
+            asked_tokens: 9,
             sent: at(0),
             arrived: at(0),
             first_dispatched: Some(at(0)),
@@ -511,11 +513,12 @@ mod tests {
             cached_tokens: 320,
             handover: None,
             first_token: Some(at(60)),
+            given_up: None,
             end: Some((at(300), End::Finished { output_tokens: 20 })),
             preemptions: 0,
             why: None,
         };
-        (Arrival { at: at(0), sent: at(0), request }, record)
+        (Arrival { at: at(0), sent: at(0), request, patience: Patience::default() }, record)
     }
 
     /// As it happened on a real server: of the starter's last block all but one token

@@ -105,7 +105,13 @@ catalogue! {
     REJECTED: "rejected" ONE, "rejected" "requests" LOWER, Needs::Nothing,
         "Requests that were turned away.";
     ERROR_RATIO: "error_ratio" ONE, "errors" "%" LOWER, Needs::Nothing,
-        "Requests that were rejected or failed / requests that ended.";
+        "Requests that were rejected, failed or given up / requests that ended.";
+    CUT_SHORT: "cut_short" ONE, "answers cut short" "" LOWER, Needs::Nothing,
+        "Finished requests whose answers the context limit or the KV pool ended.";
+    GIVEN_UP: "given_up" ONE, "given up by clients" "requests" LOWER, Needs::Patience,
+        "Requests whose clients hung up.";
+    GIVEN_UP_UNANSWERED: "given_up_unanswered" ONE, "given up without a token" "requests" LOWER, Needs::Patience,
+        "Requests whose clients hung up before a first token left the worker.";
     FAILED: "failed" ONE, "failed" "requests" LOWER, Needs::Changes,
         "Requests lost with their worker and not migrated.";
     RETRIES: "retries" ONE, "sent again" "requests" LOWER, Needs::Retries,

@@ -75,7 +75,7 @@ pub enum Needs {
     Tier(Medium),
     /// A fleet in which workers come and go.
     Changes,
-    /// Such a fleet, and clients that send failed requests again.
+    /// Clients that send requests again: failed ones, or those that they gave up.
     Retries,
     /// A planner that adds and removes workers.
     Planner,
@@ -83,6 +83,8 @@ pub enum Needs {
     Shadow,
     /// A workload that is read from a trace.
     Trace,
+    /// Clients that hang up.
+    Patience,
 }
 
 impl Kind {
@@ -136,11 +138,13 @@ impl fmt::Display for Needs {
             Self::Tier(Medium::Remote) => "a remote [[engine.tier]]",
             Self::Changes => "[[cluster.change]] or [cluster.planner]",
             Self::Retries => {
-                "[[cluster.change]] or [cluster.planner], and cluster.failover.retries"
+                "workload.patience.retries, or [[cluster.change]] or [cluster.planner] and \
+                 cluster.failover.retries"
             }
             Self::Planner => "[cluster.planner]",
             Self::Shadow => "router.policy = \"shadow\"",
             Self::Trace => "workload.kind = \"trace\"",
+            Self::Patience => "[workload.patience]",
         })
     }
 }

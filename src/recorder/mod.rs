@@ -59,6 +59,8 @@ pub struct RequestRecord {
     pub turn: u32,
     /// Prompt length.
     pub prompt_tokens: u32,
+    /// Output tokens that the model would generate.
+    pub asked_tokens: u32,
     /// When the client sent it.
     pub sent: SimTime,
     /// When it reached the router.
@@ -77,7 +79,10 @@ pub struct RequestRecord {
     pub handover: Option<Handover>,
     /// When its first token left the worker.
     pub first_token: Option<SimTime>,
-    /// How it ended, and when.
+    /// When its client hung up.
+    pub given_up: Option<SimTime>,
+    /// How it ended, and when; of a request that was given up when that was known
+    /// where it was.
     pub end: Option<(SimTime, End)>,
     /// Times it lost its blocks.
     pub preemptions: u32,
@@ -97,6 +102,8 @@ pub enum End {
     Rejected(RejectReason),
     /// Lost with its worker.
     Failed,
+    /// Its client hung up.
+    GivenUp,
 }
 
 /// Follows a run.
@@ -120,6 +127,8 @@ pub struct Recorder {
     prefill_workers: u32,
     /// Where workers come and go.
     changing: Option<Changing>,
+    /// Whether clients may hang up.
+    hangs_up: bool,
     /// The distributions of the windows that ended.
     curves: Vec<Curves>,
     /// What workers told, if it is kept.
@@ -155,6 +164,7 @@ impl Recorder {
             spike_window: SPIKE_WINDOW,
             prefill_workers: 0,
             changing: None,
+            hangs_up: false,
             curves: Vec::new(),
             events: None,
             trailing: None,
@@ -325,6 +335,9 @@ impl Recorder {
                 (metrics, curves)
             }
         };
+        if self.hangs_up {
+            observations.hang_ups(&mut metrics);
+        }
         if let Some(loads) = &self.loads {
             loads.metrics(level, now, observations.prompt_tokens(), &mut metrics);
         }
@@ -356,6 +369,7 @@ impl Recorder {
             conversation: request.conversation.0,
             turn: request.turn,
             prompt_tokens: request.prompt_tokens,
+            asked_tokens: request.output_tokens,
             sent: arrival.sent,
             arrived: arrival.at,
             first_dispatched: None,
@@ -365,6 +379,7 @@ impl Recorder {
             cached_tokens: 0,
             handover: None,
             first_token: None,
+            given_up: None,
             end: None,
             preemptions: 0,
             why: None,
@@ -380,6 +395,17 @@ impl Recorder {
             None => record.dispatched = Some((now, worker)),
         }
         self.inflight.change(now, worker, true);
+    }
+
+    /// Clients may hang up: how many do is a metric.
+    pub fn follow_hang_ups(mut self) -> Self {
+        self.hangs_up = true;
+        self
+    }
+
+    /// The client of a request hangs up.
+    pub fn give_up(&mut self, now: SimTime, request: RequestId) {
+        self.record(request).given_up = Some(now);
     }
 
     /// The router turned a request away.
@@ -439,6 +465,10 @@ impl Recorder {
                     changing.next_token(now, event.request);
                 }
             }
+            // Its client has hung up and does not see it.
+            WorkerEventKind::FirstToken if record.given_up.is_some() => {
+                record.first_token = Some(now);
+            }
             WorkerEventKind::FirstToken => {
                 record.first_token = Some(now);
                 let record = *record;
@@ -461,6 +491,10 @@ impl Recorder {
                 self.inflight.change(now, event.worker, false);
                 self.end(now, event.request, End::Rejected(reason));
             }
+            WorkerEventKind::Aborted => {
+                self.inflight.change(now, event.worker, false);
+                self.end(now, event.request, End::GivenUp);
+            }
             // The stay has ended when the worker did; what comes of it is told apart.
             WorkerEventKind::Failed => {}
         }
@@ -475,7 +509,7 @@ impl Recorder {
                 why.computed(event.request, prompt_tokens + output_tokens);
                 why.ended(event.request);
             }
-            WorkerEventKind::Rejected(_) => why.ended(event.request),
+            WorkerEventKind::Rejected(_) | WorkerEventKind::Aborted => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Prefilled
@@ -517,6 +551,7 @@ impl Recorder {
             changing.end(request);
         }
         let record = self.record(request);
+        let end = if record.given_up.is_some() { End::GivenUp } else { end };
         record.end = Some((now, end));
         let record = *record;
         self.ended += 1;
@@ -547,6 +582,7 @@ impl Recorder {
             End::Finished { output_tokens } => (1, u64::from(output_tokens)),
             End::Rejected(reason) => (0, reason as u64),
             End::Failed => (2, 0),
+            End::GivenUp => (3, record.given_up.map_or(0, SimTime::as_ps)),
         };
         let words = [
             u64::from(record.request.0),

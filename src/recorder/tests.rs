@@ -4,6 +4,7 @@ use super::*;
 use crate::event::Lost;
 use crate::id::{BlockId, ConversationId};
 use crate::request::Content;
+use crate::workload::Patience;
 
 const WORKER: WorkerId = WorkerId(0);
 
@@ -30,7 +31,7 @@ fn send(recorder: &mut Recorder, id: u32, now: SimTime) {
         max_tokens: 11,
         content: Content::new([], BlockId(1 << 40)),
     };
-    recorder.arrive(&Arrival { at: now, sent: now, request });
+    recorder.arrive(&Arrival { at: now, sent: now, request, patience: Patience::default() });
     recorder.dispatch(now, RequestId(id), WORKER);
 }
 

@@ -73,7 +73,7 @@ impl Trailing {
     pub(super) fn end(&mut self, now: SimTime, record: &RequestRecord, end: End) {
         let (is_served, gaps) = match end {
             End::Finished { output_tokens } => (true, u64::from(output_tokens) - 1),
-            End::Rejected(_) | End::Failed => (false, 0),
+            End::Rejected(_) | End::Failed | End::GivenUp => (false, 0),
         };
         let itl = record.first_token.filter(|_| gaps > 0).map(|first| (now - first) / gaps);
         let RequestRecord { cached_tokens, prompt_tokens, .. } = *record;

@@ -78,6 +78,9 @@ pub(super) struct Observations {
     good: u64,
     rejected: u64,
     failed: u64,
+    cut_short: u64,
+    given_up: u64,
+    given_up_unanswered: u64,
     preemptions: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
@@ -219,6 +222,9 @@ impl Observations {
             good: 0,
             rejected: 0,
             failed: 0,
+            cut_short: 0,
+            given_up: 0,
+            given_up_unanswered: 0,
             preemptions: 0,
             prompt_tokens: 0,
             cached_tokens: 0,
@@ -264,6 +270,12 @@ impl Observations {
                 self.failed += u64::from(in_window);
                 return;
             }
+            End::GivenUp => {
+                let is_unanswered = record.first_token.is_none();
+                self.given_up += u64::from(in_window);
+                self.given_up_unanswered += u64::from(in_window && is_unanswered);
+                return;
+            }
         };
         let first_token = record.first_token.expect("a finished request has a first token");
         let gaps = u64::from(output_tokens - 1);
@@ -277,6 +289,7 @@ impl Observations {
             return;
         }
         self.finished += 1;
+        self.cut_short += u64::from(output_tokens < record.asked_tokens);
         self.preemptions += u64::from(record.preemptions);
         self.prompt_tokens += u64::from(record.prompt_tokens);
         self.cached_tokens += u64::from(record.cached_tokens);
@@ -290,6 +303,13 @@ impl Observations {
         let good = meets(level.slo.ttft, first_token - record.sent)
             && itl.is_none_or(|itl| meets(level.slo.itl, itl));
         self.good += u64::from(good);
+    }
+
+    /// Requests whose clients hung up, and those of them without a first token.
+    pub(super) fn hang_ups(&self, metrics: &mut Metrics) {
+        metrics.insert(catalogue::GIVEN_UP.only(), Some(self.given_up as f64));
+        let unanswered = Some(self.given_up_unanswered as f64);
+        metrics.insert(catalogue::GIVEN_UP_UNANSWERED.only(), unanswered);
     }
 
     /// Requests lost with their workers.
@@ -336,9 +356,10 @@ impl Observations {
         insert(catalogue::OUTPUT_TOKENS, ratio(tokens, seconds));
         insert(catalogue::REQUESTS, ratio(finished, seconds));
         insert(catalogue::FINISHED, Some(finished));
+        insert(catalogue::CUT_SHORT, Some(self.cut_short as f64));
         insert(catalogue::REJECTED, Some(self.rejected as f64));
         insert(catalogue::PREEMPTIONS, Some(self.preemptions as f64));
-        let unserved = (self.rejected + self.failed) as f64;
+        let unserved = (self.rejected + self.failed + self.given_up) as f64;
         insert(catalogue::ERROR_RATIO, ratio(unserved, finished + unserved));
         insert(catalogue::HIT_RATIO, ratio(self.cached_tokens as f64, self.prompt_tokens as f64));
         insert(catalogue::HIT_RATIO_REQUESTS, ratio(self.hit_ratio_sum, finished));

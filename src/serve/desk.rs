@@ -133,6 +133,7 @@ impl Clients {
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Aborted
             | WorkerEventKind::Failed => 0,
         };
         let is_last = matches!(event.kind, WorkerEventKind::Finished { .. });

@@ -17,7 +17,7 @@ use crate::router::feed::FeedSettings;
 use crate::router::front_end::FrontEnd;
 use crate::simulation::{Simulation, Stuck};
 use crate::time::{SimDuration, SimTime};
-use crate::workload::Arrival;
+use crate::workload::{Arrival, Patience};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -222,7 +222,8 @@ impl Engine {
             answer: answer.into(),
             told: 0,
         };
-        self.desk.take_in(Arrival { at: now, sent: now, request }, open);
+        let patience = Patience::default();
+        self.desk.take_in(Arrival { at: now, sent: now, request, patience }, open);
     }
 
     /// The blocks of a prompt and its answer, known ones by their names.

@@ -115,7 +115,9 @@ impl<F: Fleet> Simulation<'_, F> {
         if changes.inhibits(worker) {
             self.front_ends[live.front_end].worker_left(worker);
         }
-        if migrates {
+        if self.requests.get(request).is_given_up {
+            self.drop_given_up(now, request, None);
+        } else if migrates {
             self.requests.migrate(request);
             self.recorder.migrate(request);
             self.deliver_kv_events(now);

@@ -105,6 +105,8 @@ pub(super) enum Turn {
     Restart,
     /// A request arrived.
     Arrival,
+    /// Clients hang up.
+    HangUp,
     /// A policy is asked again, or shown a report.
     Wake,
 }
@@ -129,7 +131,7 @@ impl Guard {
     /// If so much has happened in so little time that the run would not end.
     pub(super) fn count(&mut self, now: SimTime, turn: Turn) -> Result<(), Stuck> {
         match turn {
-            Turn::Event | Turn::Restart => {}
+            Turn::Event | Turn::Restart | Turn::HangUp => {}
             Turn::Arrival if self.ended.is_none_or(|at| now > at + AT_ONCE) => return Ok(()),
             Turn::Arrival => {}
             Turn::Change => self.changes += 1,

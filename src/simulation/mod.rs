@@ -15,6 +15,7 @@ mod changes;
 mod control;
 mod course;
 mod guard;
+mod hang_ups;
 mod observer;
 mod requests;
 mod routing;
@@ -41,6 +42,7 @@ use crate::time::SimTime;
 use crate::workload::Workload;
 use course::Course;
 use guard::{Guard, Turn};
+use hang_ups::HangUps;
 use observer::Observers;
 use requests::LiveRequests;
 use snapshot::Samples;
@@ -73,6 +75,7 @@ pub struct Simulation<'a, F> {
     steering: Steering<'a>,
     /// What snapshots need of the past, if any are wanted.
     samples: Option<Samples>,
+    hang_ups: HangUps,
     guard: Guard,
     /// Why it cannot go on.
     stuck: Option<Stuck>,
@@ -139,6 +142,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             course: None,
             steering: Steering::default(),
             samples: None,
+            hang_ups: HangUps::default(),
             guard: Guard::default(),
             stuck: None,
         }
@@ -283,6 +287,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         for other in [
             (restart.unwrap_or(SimTime::MAX), Turn::Restart),
             (arrival, Turn::Arrival),
+            (self.hang_ups.due().unwrap_or(SimTime::MAX), Turn::HangUp),
             (wake, Turn::Wake),
         ] {
             if other.0 < next.0 {
@@ -295,6 +300,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
     /// Everything before the changes and the arrivals of the moment `end`.
     fn run_until(&mut self, end: SimTime) -> Result<(), Stuck> {
         loop {
+            self.settle_hang_ups();
             let (at, turn) = self.next_turn();
             let next = at.min(end);
             if let Some((at, event)) = self.fleet.next_event(next) {
@@ -308,6 +314,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
                     Turn::Change => self.change(next)?,
                     Turn::Restart => self.restart(next),
                     Turn::Arrival => self.arrive(next),
+                    Turn::HangUp => self.hang_up(next)?,
                     Turn::Wake => {
                         self.report(next);
                         self.release(next);

@@ -49,6 +49,8 @@ pub enum Happening<'a> {
     },
     /// A worker tells of a request.
     Worker(&'a WorkerEvent),
+    /// The client of a request hangs up; the request ends when that is known where it is.
+    HangUp(RequestId),
     /// A request ends, in whichever way.
     End {
         /// The request.

@@ -39,6 +39,10 @@ pub struct LiveRequest {
     pub delivered_tokens: u32,
     /// Its front end has restarted since it sent the request, and knows nothing of it.
     pub is_forgotten: bool,
+    /// Its first token has left a worker.
+    pub is_answering: bool,
+    /// Its client has hung up.
+    pub is_given_up: bool,
 }
 
 impl LiveRequest {
@@ -78,8 +82,22 @@ impl LiveRequests {
     /// # Panics
     /// If the request has ended or not arrived.
     pub(super) fn get(&self, id: RequestId) -> &LiveRequest {
-        let live = self.place(id).and_then(|place| self.table.get(place)?.as_ref());
-        live.unwrap_or_else(|| panic!("{id:?} is not live"))
+        self.find(id).unwrap_or_else(|| panic!("{id:?} is not live"))
+    }
+
+    /// The request, if it is live.
+    pub(super) fn find(&self, id: RequestId) -> Option<&LiveRequest> {
+        self.place(id).and_then(|place| self.table.get(place)?.as_ref())
+    }
+
+    /// Its first token leaves a worker.
+    pub(super) fn answer(&mut self, id: RequestId) {
+        self.get_mut(id).is_answering = true;
+    }
+
+    /// Its client hangs up.
+    pub(super) fn give_up(&mut self, id: RequestId) {
+        self.get_mut(id).is_given_up = true;
     }
 
     fn get_mut(&mut self, id: RequestId) -> &mut LiveRequest {
@@ -106,6 +124,8 @@ impl LiveRequests {
             migrations: 0,
             delivered_tokens: 0,
             is_forgotten: false,
+            is_answering: false,
+            is_given_up: false,
         }));
         self.live += 1;
     }

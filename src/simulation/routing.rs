@@ -54,6 +54,7 @@ impl<F: Fleet> Simulation<'_, F> {
         debug_assert_eq!(arrival.at, now);
         self.recorder.arrive(&arrival);
         self.observers.tell(now, Happening::Arrival(&arrival));
+        self.wait(&arrival);
         let request = arrival.request;
         let (id, front_end) = (request.id, self.front_end_of(&request));
         self.requests.arrive(request, front_end);
@@ -72,6 +73,9 @@ impl<F: Fleet> Simulation<'_, F> {
     /// A request that is at its front end is decided about.
     pub(super) fn route(&mut self, now: SimTime, id: RequestId) {
         let live = self.requests.get(id);
+        if live.is_given_up {
+            return self.drop_given_up(now, id, None);
+        }
         let front_end = &mut self.front_ends[live.front_end];
         // In this order: to know the truth is to look at every worker.
         if front_end.wants_truth()
@@ -267,6 +271,8 @@ impl<F: Fleet> Simulation<'_, F> {
                 self.end(now, event, End::Finished { output_tokens });
             }
             WorkerEventKind::Rejected(reason) => self.end(now, event, End::Rejected(reason)),
+            WorkerEventKind::Aborted => self.end(now, event, End::GivenUp),
+            WorkerEventKind::FirstToken => self.requests.answer(event.request),
             WorkerEventKind::Prefilled => {
                 self.requests.prefill(event.request);
                 self.deliver_kv_events(now);
@@ -277,7 +283,6 @@ impl<F: Fleet> Simulation<'_, F> {
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
             | WorkerEventKind::KvReceived { .. }
-            | WorkerEventKind::FirstToken
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
@@ -289,11 +294,15 @@ impl<F: Fleet> Simulation<'_, F> {
         if let Some(changes) = &mut self.changes {
             changes.ended(now, event.worker);
         }
-        self.requests.end(event.request);
+        let is_given_up = self.requests.end(event.request).is_given_up;
+        let end = if is_given_up { End::GivenUp } else { end };
         self.guard.end(now);
         self.observers.tell(now, Happening::End { request: event.request, end });
-        let served = matches!(end, End::Finished { .. });
-        self.workload.observe_end(now, event.request, served);
+        // Its client has gone on.
+        if !is_given_up {
+            let served = matches!(end, End::Finished { .. });
+            self.workload.observe_end(now, event.request, served);
+        }
     }
 
     /// Shows the front ends whose turn it is what the workers report.
@@ -317,6 +326,10 @@ impl<F: Fleet> Simulation<'_, F> {
         for index in 0..self.front_ends.len() {
             while let Some((id, verdict)) = self.front_ends[index].release(now) {
                 self.requests.release(id);
+                if self.requests.get(id).is_given_up {
+                    self.drop_given_up(now, id, verdict.ok());
+                    continue;
+                }
                 match verdict {
                     Ok(worker) => self.dispatch(now, worker, id),
                     Err(reason) => self.turn_away(now, id, reason),

@@ -20,7 +20,7 @@ pub(super) use settings::is_zero;
 pub use settings::{Client, ConversationSettings, Turns};
 
 use super::distribution::popular;
-use super::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Workload, private_run};
+use super::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Patience, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Stream, Use, stream};
@@ -237,7 +237,7 @@ impl Workload for Conversations {
             max_tokens: self.settings.output_tokens.bounds().1.0,
             content: self.content(present),
         };
-        Arrival { at, sent, request }
+        Arrival { at, sent, request, patience: Patience::default() }
     }
 
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {

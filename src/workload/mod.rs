@@ -7,12 +7,14 @@
 pub mod arrivals;
 pub mod conversations;
 pub mod distribution;
+mod patience;
 pub mod prefix_ratio;
 pub mod requests;
 mod retries;
 mod settings;
 pub mod trace;
 
+pub use patience::{Impatient, Patience, PatienceSettings};
 pub use retries::Retries;
 pub use settings::{WorkloadSettings, WorkloadSource};
 
@@ -40,6 +42,12 @@ pub trait Workload {
     /// Hears that a request failed at `now`: it was lost with its worker, or no
     /// worker was there. As one that was not served, unless the client sends again.
     fn observe_failure(&mut self, now: SimTime, request: RequestId) {
+        self.observe_end(now, request, false);
+    }
+
+    /// Hears that the client of a request hung up at `now`. As one that was not served,
+    /// unless the client sends again.
+    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
         self.observe_end(now, request, false);
     }
 
@@ -93,6 +101,8 @@ pub struct Arrival {
     pub sent: SimTime,
     /// The request.
     pub request: Request,
+    /// How long its client waits.
+    pub patience: Patience,
 }
 
 /// Start of the `n`-th private run of block ids.

@@ -8,6 +8,7 @@
 //! a standard deviation of a quarter of their mean, and every request draws its
 //! text from the pool. It is a closed loop of single [`requests`](super::requests), unless `arrivals` are given.
 
+use super::PatienceSettings;
 use super::arrivals::ArrivalSettings;
 use super::conversations::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
@@ -56,6 +57,9 @@ pub struct PrefixRatioSettings {
     /// The way of a request to the router; no time unless given.
     #[serde(default)]
     pub client: Client,
+    /// When clients hang up; never unless given.
+    #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
+    pub patience: PatienceSettings,
 }
 
 fn a_quarter() -> f64 {
@@ -119,6 +123,7 @@ impl PrefixRatioSettings {
                 exponent: 0.0,
             }),
             client: self.client.clone(),
+            patience: self.patience.clone(),
         }
     }
 }
@@ -141,6 +146,7 @@ mod tests {
             prefix_ratio,
             relative_sd: 0.25,
             client: Client::default(),
+            patience: PatienceSettings::default(),
         }
     }
 

@@ -10,8 +10,8 @@ use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{Client, is_zero};
 use super::distribution::{Distribution, Tokens, popular, validate_exponent};
 use super::{
-    Arrival, MAX_CONCURRENCY, MAX_TOKENS, PAUSE_AFTER_REJECTION, Workload, private_run,
-    validate_concurrency,
+    Arrival, MAX_CONCURRENCY, MAX_TOKENS, PAUSE_AFTER_REJECTION, Patience, PatienceSettings,
+    Workload, private_run, validate_concurrency,
 };
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
@@ -61,6 +61,9 @@ pub struct RequestSettings {
     /// The way of a request from its client to the router; no time unless given.
     #[serde(default)]
     pub client: Client,
+    /// When clients hang up; never unless given.
+    #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
+    pub patience: PatienceSettings,
 }
 
 /// Texts that prompts begin with, one for each group of requests.
@@ -106,6 +109,7 @@ impl RequestSettings {
             let allowed = format!("at most {most}, the longest prompt less prompt_tokens");
             Invalid::unless(tokens.0 <= most, "prefix.tokens", tokens, &allowed)?;
         }
+        self.patience.validate().map_err(|invalid| invalid.within("patience"))?;
         self.client.validate().map_err(|invalid| invalid.within("client"))
     }
 
@@ -257,7 +261,7 @@ impl Workload for Requests {
             max_tokens: output_tokens,
             content: prefix.map_or(own, |prefix| self.shared(prefix, number)),
         };
-        Arrival { at, sent, request }
+        Arrival { at, sent, request, patience: Patience::default() }
     }
 
     fn observe_end(&mut self, now: SimTime, _request: RequestId, served: bool) {

@@ -1,16 +1,18 @@
-//! Clients that send a failed request again.
+//! Clients that send a request again that failed, or that they gave up.
 
-use super::{Arrival, Workload};
+use super::{Arrival, Patience, Workload};
 use crate::id::RequestId;
 use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
 use std::collections::{BTreeMap, VecDeque};
 
-/// A workload whose clients send a request that failed again, some time later and
-/// up to so many times. What is sent again is a request of its own, with a new
+/// A workload whose clients send a request again that failed, or that they gave up,
+/// some time later and up to so many times. What is sent again is a request of its own, with a new
 /// number, sent at its own time; the workload behind hears of the last one's end.
 pub struct Retries<'a> {
     inner: Box<dyn Workload + 'a>,
+    /// Whether it is sent again because its client hung up, not because it failed.
+    after_hang_ups: bool,
     most: u32,
     pause: SimDuration,
     taken: u32,
@@ -25,8 +27,9 @@ pub struct Retries<'a> {
 struct Attempt {
     /// As the workload behind numbers it.
     request: Request,
-    /// Failures before.
-    failures: u32,
+    patience: Patience,
+    /// Attempts before.
+    before: u32,
 }
 
 impl<'a> Retries<'a> {
@@ -34,6 +37,7 @@ impl<'a> Retries<'a> {
     pub fn new(inner: Box<dyn Workload + 'a>, most: u32, pause: SimDuration) -> Self {
         Self {
             inner,
+            after_hang_ups: false,
             most,
             pause,
             taken: 0,
@@ -43,8 +47,25 @@ impl<'a> Retries<'a> {
         }
     }
 
+    /// `inner` with clients that hung up and send up to `most` times again, `pause` later.
+    pub fn after_hang_ups(inner: Box<dyn Workload + 'a>, most: u32, pause: SimDuration) -> Self {
+        Self { after_hang_ups: true, ..Self::new(inner, most, pause) }
+    }
+
     fn end(&mut self, request: RequestId) -> Attempt {
         self.open.remove(&request).expect("a request that ends was taken")
+    }
+
+    /// Sends again; gives the number of a request that is not.
+    fn try_again(&mut self, now: SimTime, request: RequestId, may: bool) -> Option<RequestId> {
+        let attempt = self.end(request);
+        if !may || attempt.before == self.most {
+            return Some(attempt.request.id);
+        }
+        // Pauses are equal, so the order of failures is that of sending.
+        let again = Attempt { before: attempt.before + 1, ..attempt };
+        self.waiting.push_back((now + self.pause, again));
+        None
     }
 }
 
@@ -58,12 +79,15 @@ impl Workload for Retries<'_> {
         let next = self.next_arrival().expect("a request is due");
         let (mut arrival, attempt) = if self.inner.next_arrival() == Some(next) {
             let arrival = self.inner.take();
-            let attempt = Attempt { request: arrival.request.clone(), failures: 0 };
+            let Arrival { request, patience, .. } = arrival.clone();
+            let attempt = Attempt { request, patience, before: 0 };
             (arrival, attempt)
         } else {
             let (at, attempt) = self.waiting.pop_front().expect("one waits");
             self.sent_again += 1;
-            (Arrival { at, sent: at, request: attempt.request.clone() }, attempt)
+            let Attempt { request, patience, .. } = &attempt;
+            let arrival = Arrival { at, sent: at, request: request.clone(), patience: *patience };
+            (arrival, attempt)
         };
         arrival.request.id = RequestId(self.taken);
         self.taken = self.taken.checked_add(1).expect("fewer than 2^32 requests");
@@ -77,17 +101,19 @@ impl Workload for Retries<'_> {
     }
 
     fn observe_failure(&mut self, now: SimTime, request: RequestId) {
-        let Attempt { request, failures } = self.end(request);
-        if failures == self.most {
-            self.inner.observe_failure(now, request.id);
-        } else {
-            // Pauses are equal, so the order of failures is that of sending.
-            self.waiting.push_back((now + self.pause, Attempt { request, failures: failures + 1 }));
+        if let Some(request) = self.try_again(now, request, !self.after_hang_ups) {
+            self.inner.observe_failure(now, request);
+        }
+    }
+
+    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
+        if let Some(request) = self.try_again(now, request, self.after_hang_ups) {
+            self.inner.observe_hang_up(now, request);
         }
     }
 
     fn sent_again(&self) -> Option<u64> {
-        Some(self.sent_again)
+        Some(self.sent_again + self.inner.sent_again().unwrap_or(0))
     }
 
     fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {

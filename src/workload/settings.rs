@@ -1,11 +1,11 @@
 //! The workloads that an experiment can ask for.
 
-use super::Workload;
 use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{Client, ConversationSettings, Conversations};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
+use super::{Impatient, PatienceSettings, Retries, Workload};
 use crate::metrics::catalogue;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
@@ -114,9 +114,26 @@ impl WorkloadSettings {
                     speedup: settings.speedup,
                     arrivals: settings.arrivals,
                     concurrency: settings.concurrency,
+                    patience: settings.patience.clone(),
                 }
             }
         })
+    }
+
+    /// When clients hang up.
+    pub fn patience(&self) -> &PatienceSettings {
+        match self {
+            Self::Conversations(settings) => &settings.patience,
+            Self::Requests(settings) => &settings.patience,
+            Self::PrefixRatio(settings) => &settings.patience,
+            Self::Trace(settings) => &settings.patience,
+        }
+    }
+
+    /// Refuses clients that hang up where requests cannot be given up; `why` says that.
+    pub(crate) fn check_patient(&self, why: &str) -> Result<(), Invalid> {
+        let is_patient = self.patience().is_endless();
+        Invalid::unless(is_patient, "patience", "a table", &format!("left out: {why}"))
     }
 
     /// True if the workload is read from a file.
@@ -142,6 +159,8 @@ pub enum WorkloadSource {
         arrivals: Option<ArrivalSettings>,
         /// The clients that take them, if they come when clients are free.
         concurrency: Option<u32>,
+        /// When clients hang up.
+        patience: PatienceSettings,
     },
 }
 
@@ -165,12 +184,37 @@ impl WorkloadSource {
     /// # Panics
     /// If the settings do not [`validate`](WorkloadSettings::validate) for `block_size`.
     pub fn build(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
+        let workload = self.build_patient(block_size, seed);
+        let patience = self.patience();
+        if patience.is_endless() {
+            return workload;
+        }
+        let workload = Box::new(Impatient::new(workload, patience.clone(), seed));
+        match *patience {
+            PatienceSettings { retries: 0, .. } => workload,
+            PatienceSettings { retries, retry_pause, .. } => {
+                Box::new(Retries::after_hang_ups(workload, retries, retry_pause))
+            }
+        }
+    }
+
+    /// When clients hang up.
+    pub fn patience(&self) -> &PatienceSettings {
+        match self {
+            Self::Conversations(settings) => &settings.patience,
+            Self::Requests(settings) => &settings.patience,
+            Self::Trace { patience, .. } => patience,
+        }
+    }
+
+    /// The workload with clients that wait for ever.
+    fn build_patient(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
         match self {
             Self::Conversations(settings) => {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
             Self::Requests(settings) => Box::new(Requests::new(settings.clone(), block_size, seed)),
-            Self::Trace { trace, speedup, arrivals, concurrency } => {
+            Self::Trace { trace, speedup, arrivals, concurrency, .. } => {
                 let replay = TraceReplay::new(Arc::clone(trace), block_size, *speedup);
                 Box::new(match (arrivals, concurrency) {
                     (Some(settings), _) => replay.with_arrivals(Arrivals::new(*settings, seed)),

@@ -269,7 +269,7 @@ fn check_life(pools: &Pools, run: &Run, record: &RequestRecord) -> Result<(), Te
         (End::Rejected(_), _) => {
             prop_assert!(!kinds.iter().any(|kind| matches!(kind, Finished { .. })), "{life:?}");
         }
-        (End::Failed, _) => prop_assert!(false, "no worker died: {life:?}"),
+        (End::Failed | End::GivenUp, _) => prop_assert!(false, "nothing is lost: {life:?}"),
     }
     Ok(())
 }

@@ -39,6 +39,17 @@ struct Lookers {
 }
 
 fn run(config: &EngineConfig, arrivals: &[(SimTime, Request)], lookers: Lookers) -> Seen {
+    run_with(config, arrivals, &[], lookers)
+}
+
+/// With clients that give requests up at these times, which are in order.
+fn run_with(
+    config: &EngineConfig,
+    arrivals: &[(SimTime, Request)],
+    hang_ups: &[(SimTime, RequestId)],
+    lookers: Lookers,
+) -> Seen {
+    let mut hang_ups = hang_ups.iter().peekable();
     let Lookers { peek_every, listens, outputs } = lookers;
     let mut fleet = SimulatedFleet::new(1, &Arc::new(config.clone()), listens);
     if outputs {
@@ -54,8 +65,17 @@ fn run(config: &EngineConfig, arrivals: &[(SimTime, Request)], lookers: Lookers)
         gaps: (0, None, None, None),
     };
     let mut now = SimTime::ZERO;
+    let give_up = |fleet: &mut SimulatedFleet, seen: &mut Seen, at: SimTime, request| {
+        while let Some(event) = fleet.next_event(at) {
+            seen.events.push(event);
+        }
+        fleet.abort(at, WorkerId(0), request);
+    };
     for (i, (at, request)) in (0u32..).zip(arrivals) {
         now = *at;
+        while let Some(&(at, request)) = hang_ups.next_if(|(at, _)| *at <= now) {
+            give_up(&mut fleet, &mut seen, at, request);
+        }
         while let Some(event) = fleet.next_event(now) {
             seen.events.push(event);
         }
@@ -74,9 +94,15 @@ fn run(config: &EngineConfig, arrivals: &[(SimTime, Request)], lookers: Lookers)
             seen.rejected.push(request.id);
         }
     }
+    for &(at, request) in hang_ups {
+        give_up(&mut fleet, &mut seen, at, request);
+        now = at;
+    }
     while let Some(event) = fleet.next_event(SimTime::MAX) {
         seen.events.push(event);
     }
+    let (all, free) = fleet.workers()[0].blocks();
+    assert_eq!(free, all, "nothing is held when nothing is left");
     let end = seen.events.last().map_or(now, |&(at, _)| at.max(now));
     fleet.take_kv_events(SimTime::MAX, &mut |_, at, event| seen.kv.push((at, event)));
     seen.gauges.extend(fleet.gauges(end));
@@ -91,26 +117,49 @@ pub(crate) fn hold(
     draws: &[Draw],
     peek_every: usize,
 ) -> Result<(), TestCaseError> {
+    hold_with(config, draws, &[], peek_every)
+}
+
+/// Also where clients give up the requests of these places, so long after they came.
+fn hold_with(
+    config: EngineConfig,
+    draws: &[Draw],
+    hang_ups: &[(prop::sample::Index, u64)],
+    peek_every: usize,
+) -> Result<(), TestCaseError> {
     let jumping = EngineConfig { fast_forward: true, ..config.clone() };
     let arrivals = arrivals(draws, config.block_size);
+    let hang_up = |(at, after_ps): &(prop::sample::Index, u64)| {
+        let (came, request) = &arrivals[at.index(arrivals.len())];
+        (*came + SimDuration::from_ps(*after_ps), request.id)
+    };
+    let mut hang_ups: Vec<(SimTime, RequestId)> = hang_ups.iter().map(hang_up).collect();
+    hang_ups.sort_unstable();
+    let run = |config: &EngineConfig, lookers| run_with(config, &arrivals, &hang_ups, lookers);
     let plain = Lookers { peek_every, listens: true, outputs: false };
     let asked = Lookers { outputs: true, ..plain };
-    let jumped = run(&jumping, &arrivals, plain);
-    let mut told = run(&jumping, &arrivals, asked);
+    let jumped = run(&jumping, plain);
+    let mut told = run(&jumping, asked);
     let stepping = EngineConfig { fast_forward: false, ..config };
-    let stepped = run(&stepping, &arrivals, asked);
+    let stepped = run(&stepping, asked);
     prop_assert_eq!(&stepped.events, &told.events, "with blocks of outputs");
     // Telling of them changes nothing else.
     let is_block = |kind| matches!(kind, WorkerEventKind::OutputBlock { .. });
     told.events.retain(|(_, event)| !is_block(event.kind));
     prop_assert_eq!(&told, &jumped);
-    let stepped = run(&stepping, &arrivals, plain);
+    let stepped = run(&stepping, plain);
     for (a, b) in stepped.events.iter().zip(&jumped.events) {
         prop_assert_eq!(a, b, "first difference of the event streams");
     }
     for (i, (a, b)) in stepped.kv.iter().zip(&jumped.kv).enumerate() {
         prop_assert_eq!(a, b, "first difference of the cache events, at {}", i);
     }
+    let mut ends: Vec<RequestId> = jumped.rejected.clone();
+    let ended = jumped.events.iter().filter(|(_, event)| event.kind.ends_stay());
+    ends.extend(ended.map(|(_, event)| event.request));
+    ends.sort_unstable();
+    let all: Vec<RequestId> = arrivals.iter().map(|(_, request)| request.id).collect();
+    prop_assert_eq!(ends, all, "every request ends once");
     prop_assert_eq!(stepped, jumped);
     Ok(())
 }
@@ -123,6 +172,17 @@ proptest! {
         config in any_engine(), draws in any_draws(), peek_every in 1usize..5,
     ) {
         hold(config, &draws, peek_every)?;
+    }
+
+    /// Clients hang up before, while and after their requests are served.
+    #[test]
+    fn given_up_requests_leave_at_the_same_boundaries(
+        config in any_engine(),
+        draws in any_draws(),
+        hang_ups in prop::collection::vec((any::<prop::sample::Index>(), 0..3_000_000_000_000u64), 1..20),
+        peek_every in 1usize..5,
+    ) {
+        hold_with(config, &draws, &hang_ups, peek_every)?;
     }
 }
 

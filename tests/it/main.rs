@@ -15,6 +15,7 @@ mod explain;
 mod extends;
 mod fast_forward;
 mod front_ends;
+mod hang_ups;
 mod incidents;
 mod interface;
 mod little;

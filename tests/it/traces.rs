@@ -240,3 +240,13 @@ fn what_was_assumed_of_a_file_is_said_once() {
     let args = ["run", "trace.toml", "--no-figures", "--out", "out", "--force", "--quiet"];
     assert!(said(&args).is_empty());
 }
+
+/// Of 500 tokens asked for, the context limit leaves 100 and 10.
+#[test]
+fn answers_that_are_cut_short_are_counted() {
+    let row = |at: u32, input: u32| {
+        format!("{{\"timestamp\": {at}, \"input_length\": {input}, \"output_length\": 500}}\n")
+    };
+    let (outcome, _) = replayed(&(row(0, 1_500) + &row(100, 1_590) + &row(200, 100)), "");
+    assert_eq!((metric(&outcome, "cut_short"), metric(&outcome, "finished")), (2.0, 3.0));
+}

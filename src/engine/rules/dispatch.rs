@@ -65,6 +65,10 @@ impl Scheduler for AnyScheduler {
         each!(self, rules => rules.end(core, id));
     }
 
+    fn abort(&mut self, core: &mut Core, id: SeqId, first: bool) -> bool {
+        each!(self, rules => rules.abort(core, id, first))
+    }
+
     fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         each!(self, rules => rules.decode_blocks(core, step));
     }

@@ -208,8 +208,8 @@ fn line(record: &RequestRecord, warmup: SimDuration) -> Option<Line> {
         worker_id: "sim",
         record_processor_id: "sim",
         benchmark_phase: if is_measured(record, warmup) { "profiling" } else { "warmup" },
-        was_cancelled: false,
-        cancellation_time_ns: None,
+        was_cancelled: record.given_up.is_some(),
+        cancellation_time_ns: record.given_up.map(|at| at.as_ps() / 1_000),
         serving_worker: record.dispatched.map(|(_, worker)| worker.0),
     };
     let metrics = match &served {
@@ -234,6 +234,7 @@ fn error(end: End) -> Option<Value> {
         End::Finished { .. } => return None,
         End::Rejected(reason) => (400, "RequestRejected", reason.to_string()),
         End::Failed => (503, "RequestFailed", "lost with its worker".to_owned()),
+        End::GivenUp => (499, "RequestCancellationError", "its client hung up".to_owned()),
     };
     Some(json!({ "code": code, "type": kind, "message": message }))
 }
@@ -390,6 +391,7 @@ mod tests {
                 conversation: 7 + number,
                 turn: 2,
                 prompt_tokens: 100 * (number + 1),
+                asked_tokens: 9,
                 sent: at(sent),
                 arrived: at(sent + 1),
                 first_dispatched: Some(at(sent + 1)),
@@ -399,6 +401,7 @@ mod tests {
                 cached_tokens: 64,
                 handover: None,
                 first_token: Some(at(sent + 20)),
+                given_up: None,
                 end: end.map(|end| (at(sent + 120), end)),
                 preemptions: 0,
                 why: None,

@@ -262,6 +262,10 @@ fn end(record: &RequestRecord) -> String {
             let total = short((at - record.sent).as_millis());
             format!("Its {output_tokens} tokens were out after {total} ms.")
         }
+        Some((_, End::GivenUp)) => {
+            let waited = record.given_up.map_or(0.0, |at| (at - record.sent).as_millis());
+            format!("Its client hung up after {} ms.", short(waited))
+        }
         Some((_, End::Failed)) => "It failed: its worker was gone.".to_owned(),
         Some((_, End::Rejected(reason))) => format!("It was refused: {reason}."),
     }

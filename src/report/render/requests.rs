@@ -64,6 +64,7 @@ fn cells(seed: u64, record: &RequestRecord) -> [String; 20] {
         Some((_, End::Finished { output_tokens })) => ("finished", output_tokens.to_string()),
         Some((_, End::Rejected(_))) => ("rejected", String::new()),
         Some((_, End::Failed)) => ("failed", String::new()),
+        Some((_, End::GivenUp)) => ("given up", String::new()),
         None => ("unfinished", String::new()),
     };
     [
@@ -104,6 +105,7 @@ mod tests {
             conversation: 4,
             turn: 1,
             prompt_tokens: 100,
+            asked_tokens: 9,
             sent: at(1),
             arrived: at(2),
             first_dispatched: Some(at(2)),
@@ -113,6 +115,7 @@ mod tests {
             handover: None,
             cached_tokens: 64,
             first_token: Some(at(5)),
+            given_up: None,
             end: Some((at(9), End::Finished { output_tokens: 7 })),
             preemptions: 0,
             why: Some(RequestWhy { regret_blocks: 3, eviction_tokens: 32, ..Default::default() }),

@@ -290,6 +290,7 @@ impl<'a> Shown<'a> {
                 WorkerEventKind::Failed => "lost",
                 WorkerEventKind::Finished { .. }
                 | WorkerEventKind::Rejected(_)
+                | WorkerEventKind::Aborted
                 | WorkerEventKind::Loaded { .. }
                 | WorkerEventKind::CacheHit { .. }
                 | WorkerEventKind::OutputBlock { .. } => continue,

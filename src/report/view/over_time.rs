@@ -125,6 +125,7 @@ mod tests {
             conversation: 0,
             turn: 0,
             prompt_tokens: 1,
+            asked_tokens: 9,
             sent: at(dispatched),
             arrived: at(dispatched),
             first_dispatched: Some(at(dispatched)),
@@ -134,6 +135,7 @@ mod tests {
             handover: None,
             cached_tokens: 0,
             first_token: None,
+            given_up: None,
             end: (served < 900)
                 .then(|| (at(dispatched + queued + served), End::Finished { output_tokens: 1 })),
             preemptions: 0,

@@ -489,6 +489,7 @@ impl Policy for DynamoPolicy {
             }
             WorkerEventKind::Finished { .. }
             | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Aborted
             | WorkerEventKind::Failed => {
                 let _unknown = self.tracker.free(&request, self.now);
             }

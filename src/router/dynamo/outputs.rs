@@ -36,6 +36,7 @@ impl OutputTracking {
             WorkerEventKind::OutputBlock { output_tokens } => output_tokens,
             WorkerEventKind::Finished { .. }
             | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Aborted
             | WorkerEventKind::Failed => {
                 self.requests.remove(&event.request);
                 return Vec::new();

@@ -230,6 +230,7 @@ impl ActiveTracker {
             }
             WorkerEventKind::Finished { .. }
             | WorkerEventKind::Rejected(_)
+            | WorkerEventKind::Aborted
             | WorkerEventKind::Failed => self.free(event.request),
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::CacheHit { .. }

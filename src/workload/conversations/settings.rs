@@ -4,7 +4,7 @@ use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::distribution::{Distribution, Tokens, validate_exponent};
-use crate::workload::{MAX_TOKENS, validate_concurrency};
+use crate::workload::{MAX_TOKENS, PatienceSettings, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,9 @@ pub struct ConversationSettings {
     /// The way of a request from its client to the router; no time unless given.
     #[serde(default)]
     pub client: Client,
+    /// When clients hang up; never unless given.
+    #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
+    pub patience: PatienceSettings,
     /// Conversations that start because a level begins are sent at even
     /// distances over this time; all at once unless given.
     #[serde(default)]
@@ -106,6 +109,7 @@ impl ConversationSettings {
         self.output_tokens.validate_at_least(one).map_err(|e| e.within("output_tokens"))?;
         self.think_time.validate().map_err(|e| e.within("think_time"))?;
         self.client.validate().map_err(|e| e.within("client"))?;
+        self.patience.validate().map_err(|e| e.within("patience"))?;
 
         Invalid::unless(
             (1..=MAX_STARTERS).contains(&self.starters),

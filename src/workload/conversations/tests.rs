@@ -1,5 +1,6 @@
 use super::*;
 use crate::time::SimDuration;
+use crate::workload::PatienceSettings;
 use crate::workload::distribution::{Distribution, Tokens};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ fn small(concurrency: u32) -> ConversationSettings {
                 max: SimDuration::from_millis(20),
             },
         },
+        patience: PatienceSettings::default(),
         start_spread: SimDuration::from_secs(2),
     }
 }
@@ -231,6 +233,7 @@ fn fixed() -> ConversationSettings {
             overhead_per_inflight: SimDuration::from_millis(1),
             overhead_jitter: Distribution::default(),
         },
+        patience: PatienceSettings::default(),
         start_spread: SimDuration::from_secs(4),
     }
 }

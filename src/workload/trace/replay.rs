@@ -5,7 +5,7 @@ use crate::id::{ConversationId, RequestId};
 use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::arrivals::Arrivals;
-use crate::workload::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Workload};
+use crate::workload::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Patience, Workload};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ struct Clients {
     open: u32,
     /// When those that are free take their next sessions.
     free: BinaryHeap<Reverse<SimTime>>,
+    /// So many of those with a session leave it after the answer that they wait for.
+    cut: u32,
 }
 
 impl Clients {
@@ -107,7 +109,7 @@ impl TraceReplay {
     /// one when it is free, the first ones at time zero; later turns wait for
     /// their delays only.
     pub fn with_clients(mut self, count: u32) -> Self {
-        let mut clients = Clients { count, open: 0, free: BinaryHeap::new() };
+        let mut clients = Clients { count, open: 0, free: BinaryHeap::new(), cut: 0 };
         clients.set_count(SimTime::ZERO, count);
         self.starts = Starts::Clients(clients);
         self
@@ -178,23 +180,20 @@ impl Workload for TraceReplay {
             content: self.trace.content(number, self.block_size),
         };
         self.row_of.push(number);
-        Arrival { at, sent: at, request }
-    }
-
-    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
-        let Starts::Process(arrivals, next) = &mut self.starts else { return false };
-        let Some(change) = arrivals.set_rate(now, per_s) else { return false };
-        *next = change.moved(*next);
-        true
+        Arrival { at, sent: at, request, patience: Patience::default() }
     }
 
     /// Every row is sent, also after a turn that was rejected.
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
         let ended = self.trace.rows[self.row_of[request.index()] as usize];
+        if let Starts::Clients(clients) = &mut self.starts
+            && (ended.next_turn == NO_ROW || clients.cut > 0)
+        {
+            clients.cut = clients.cut.saturating_sub(1);
+            clients.end(if served { now } else { now + PAUSE_AFTER_REJECTION });
+            return;
+        }
         if ended.next_turn == NO_ROW {
-            if let Starts::Clients(clients) = &mut self.starts {
-                clients.end(if served { now } else { now + PAUSE_AFTER_REJECTION });
-            }
             return;
         }
         let row = &self.trace.rows[ended.next_turn as usize];
@@ -206,14 +205,22 @@ impl Workload for TraceReplay {
         self.due.push(Reverse((at, ended.next_turn)));
     }
 
-    /// Sessions of a trace always go on to their last row.
-    fn set_concurrency(&mut self, now: SimTime, clients: u32, _cut: bool) -> bool {
+    /// Those that are too many and cut take no further turn.
+    fn set_concurrency(&mut self, now: SimTime, clients: u32, cut: bool) -> bool {
         match &mut self.starts {
             Starts::Clients(all) if clients <= MAX_CONCURRENCY => {
                 all.set_count(now, clients);
+                all.cut = if cut { all.open.saturating_sub(clients) } else { 0 };
                 true
             }
             _ => false,
         }
+    }
+
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        let Starts::Process(arrivals, next) = &mut self.starts else { return false };
+        let Some(change) = arrivals.set_rate(now, per_s) else { return false };
+        *next = change.moved(*next);
+        true
     }
 }

@@ -8,7 +8,7 @@ use super::{
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
-use crate::workload::validate_concurrency;
+use crate::workload::{PatienceSettings, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -68,6 +68,9 @@ pub struct TraceSettings {
     )]
     #[schemars(with = "Option<Count>")]
     pub concurrency: Option<u32>,
+    /// When clients hang up; never unless given.
+    #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
+    pub patience: PatienceSettings,
 }
 
 fn one() -> f64 {
@@ -92,6 +95,7 @@ impl TraceSettings {
         }
         self.scaling.validate().map_err(|invalid| invalid.within("scaling"))?;
         validate_window(self.start, self.end)?;
+        self.patience.validate().map_err(|invalid| invalid.within("patience"))?;
         if let Some(arrivals) = &self.arrivals {
             arrivals.validate().map_err(|invalid| invalid.within("arrivals"))?;
         }
@@ -156,6 +160,7 @@ impl TraceSettings {
             speedup: 1.0,
             arrivals: None,
             concurrency: None,
+            patience: PatienceSettings::default(),
             ..settings.clone()
         };
         rows_of(self) == rows_of(other)

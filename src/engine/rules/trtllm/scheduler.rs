@@ -102,6 +102,30 @@ impl Scheduler for TrtllmScheduler {
         self.active.remove(at.expect("an ending request is active"));
     }
 
+    /// Out of the queue at once. An active request is in one more step, whose results
+    /// are dropped; what it has computed is stored (T40).
+    fn abort(&mut self, core: &mut Core, id: SeqId, first: bool) -> bool {
+        if let Some(at) = self.waiting.iter().position(|&other| other == id) {
+            self.waiting.remove(at);
+            return true;
+        }
+        if first || core.seqs[id].loading {
+            return false;
+        }
+        if core.seqs[id].decode_from.is_some() {
+            core.decode.leave(&mut core.seqs, id);
+        }
+        let Core { config, seqs, log, .. } = core;
+        let blocks = &self.own[id].blocks;
+        if config.prefix_caching && !blocks.is_empty() {
+            self.cache.store(&seqs[id].content, blocks, seqs[id].kv_tokens, true, log);
+        }
+        self.cache.release(blocks);
+        self.contexts.retain(|&other| other != id);
+        self.active.retain(|&other| other != id);
+        true
+    }
+
     /// Blocks are taken, none stored (T13).
     fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         for member in core.decode.takers(step) {

@@ -88,6 +88,20 @@ impl Scheduler for VllmScheduler {
         self.leave_batch(id);
     }
 
+    /// At once (R10). What is being loaded for it comes first (assumed).
+    fn abort(&mut self, core: &mut Core, id: SeqId, _first: bool) -> bool {
+        if core.seqs[id].loading {
+            return false;
+        }
+        if core.seqs[id].decode_from.is_some() {
+            core.decode.leave(&mut core.seqs, id);
+        }
+        self.waiting.retain(|&other| other != id);
+        self.running.retain(|&other| other != id);
+        self.release(core, id);
+        true
+    }
+
     /// Sequences in order of admission take a block at the start of one (evicting what
     /// it held) and publish it when they fill it (R5, R6).
     fn decode_blocks(&mut self, core: &mut Core, step: u64) {

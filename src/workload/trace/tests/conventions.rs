@@ -325,7 +325,7 @@ proptest! {
             let left = plan.len() - begun as usize;
             prop_assert!(left == 0 || open.len() >= clients as usize);
             if let Some(&(_, count)) = changes.iter().find(|(at, _)| *at == step) {
-                replay.set_concurrency(now, count, false);
+                assert!(replay.set_concurrency(now, count, false));
                 (clients, most) = (count, most.max(count));
                 continue;
             }

@@ -1,0 +1,103 @@
+//! Clients that hang up before their requests are served.
+//!
+//! The client is free at once. The request stays where it is until its engine drops
+//! it, or the front end that holds it comes to it and finds nobody waiting.
+
+use super::observer::Happening;
+use super::requests::{LiveRequests, Whereabouts};
+use super::{Simulation, Stuck};
+use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
+use crate::fleet::Fleet;
+use crate::id::{RequestId, WorkerId};
+use crate::recorder::End;
+use crate::time::SimTime;
+use crate::workload::Arrival;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// When the clients of live requests lose their patience.
+#[derive(Debug, Default)]
+pub(super) struct HangUps(BinaryHeap<Reverse<(SimTime, RequestId, Waits)>>);
+
+/// What a client waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Waits {
+    ForFirstToken,
+    ForAnswer,
+}
+
+impl HangUps {
+    fn arrive(&mut self, arrival: &Arrival) {
+        let patience = arrival.patience;
+        let waits =
+            [(patience.first_token, Waits::ForFirstToken), (patience.answer, Waits::ForAnswer)];
+        for (wait, waits) in waits {
+            if let Some(wait) = wait {
+                // Not before it is at its router, which hears of it then.
+                let at = (arrival.sent + wait).max(arrival.at);
+                self.0.push(Reverse((at, arrival.request.id, waits)));
+            }
+        }
+    }
+
+    /// When the next client hangs up. Exact after [`settle`](Self::settle).
+    pub(super) fn due(&self) -> Option<SimTime> {
+        self.0.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    /// Forgets those at the top whose wait is over.
+    fn settle(&mut self, requests: &LiveRequests) {
+        while let Some(&Reverse((_, id, waits))) = self.0.peek() {
+            let waits_still = requests.find(id).is_some_and(|live| {
+                !live.is_given_up && !(live.is_answering && waits == Waits::ForFirstToken)
+            });
+            if waits_still {
+                return;
+            }
+            self.0.pop();
+        }
+    }
+}
+
+impl<F: Fleet> Simulation<'_, F> {
+    pub(super) fn wait(&mut self, arrival: &Arrival) {
+        self.hang_ups.arrive(arrival);
+    }
+
+    /// Looks who still waits, after a request has ended or begun to answer.
+    pub(super) fn settle_hang_ups(&mut self) {
+        self.hang_ups.settle(&self.requests);
+    }
+
+    /// The clients whose patience is over at `now` hang up.
+    pub(super) fn hang_up(&mut self, now: SimTime) -> Result<(), Stuck> {
+        while self.hang_ups.due().is_some_and(|at| at <= now) {
+            let Some(Reverse((_, id, _))) = self.hang_ups.0.pop() else { break };
+            self.requests.give_up(id);
+            self.recorder.give_up(now, id);
+            let whereabouts = self.requests.get(id).whereabouts;
+            self.observers.tell(now, Happening::HangUp(id));
+            if let Whereabouts::AtWorker(worker) = whereabouts {
+                self.fleet.abort(now, worker, id);
+            }
+            self.workload.observe_hang_up(now, id);
+            self.settle_hang_ups();
+        }
+        Ok(())
+    }
+
+    /// A request that was given up comes to its front end, which does not send it to
+    /// `worker` after all.
+    pub(super) fn drop_given_up(&mut self, now: SimTime, id: RequestId, worker: Option<WorkerId>) {
+        if let Some(worker) = worker {
+            // Its policy has counted it there.
+            let kind = WorkerEventKind::Aborted;
+            self.tell_front_ends(now, &WorkerEvent { worker, request: id, kind });
+        }
+        if self.requests.end(id).is_prefilled {
+            self.fleet.give_up(now, id);
+        }
+        self.recorder.turn_away(now, id, RejectReason::Policy);
+        self.observers.tell(now, Happening::End { request: id, end: End::GivenUp });
+    }
+}

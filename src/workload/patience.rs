@@ -1,0 +1,144 @@
+//! Clients that do not wait for ever.
+
+use super::distribution::Distribution;
+use super::{Arrival, Workload};
+use crate::id::RequestId;
+use crate::rng::{Use, stream};
+use crate::settings::{self, Count, Invalid};
+use crate::time::{SimDuration, SimTime};
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How long the client of a request waits, from the moment at which it sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// For the first token.
+    pub first_token: Option<SimDuration>,
+    /// For the whole answer.
+    pub answer: Option<SimDuration>,
+}
+
+/// When clients hang up: they cancel the request, as a closed connection does.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PatienceSettings {
+    /// The longest wait for the first token; no end unless given. A duration, or a
+    /// distribution that each request draws from.
+    #[serde(deserialize_with = "wait", skip_serializing_if = "Option::is_none")]
+    pub first_token: Option<Distribution<SimDuration>>,
+    /// The longest wait for the whole answer; no end unless given.
+    #[serde(deserialize_with = "wait", skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Distribution<SimDuration>>,
+    /// How often a client that hung up sends the same request again. 0 unless given.
+    #[serde(deserialize_with = "settings::count")]
+    #[schemars(with = "Count")]
+    pub retries: u32,
+    /// The pause before that.
+    pub retry_pause: SimDuration,
+}
+
+/// A time that is always the same, or a distribution.
+fn wait<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Distribution<SimDuration>>, D::Error> {
+    struct Wait;
+    impl<'de> Visitor<'de> for Wait {
+        type Value = Distribution<SimDuration>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration like \"10s\", or a distribution of durations")
+        }
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            let value = settings::parse_duration(text).map_err(E::custom)?;
+            Ok(Distribution::Constant { value })
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Distribution::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(Wait).map(Some)
+}
+
+impl PatienceSettings {
+    /// True if no client ever hangs up.
+    pub fn is_endless(&self) -> bool {
+        self.first_token.is_none() && self.answer.is_none()
+    }
+
+    /// Refuses waits that no request outlives, and retries without an end of waiting.
+    ///
+    /// # Errors
+    /// The first unusable key.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        // Shorter ones would be over before a request is at its router.
+        let least = SimDuration::from_millis(1);
+        for (key, wait) in [("first_token", &self.first_token), ("answer", &self.answer)] {
+            if let Some(wait) = wait {
+                wait.validate_at_least(least).map_err(|invalid| invalid.within(key))?;
+            }
+        }
+        let retries = self.retries;
+        let allowed = "absent without first_token or answer: no client hangs up";
+        Invalid::unless(retries == 0 || !self.is_endless(), "retries", retries, allowed)
+    }
+}
+
+/// A workload whose clients have no more patience than [`PatienceSettings`] say. Draws
+/// are keyed by conversation and turn.
+pub struct Impatient<'a> {
+    inner: Box<dyn Workload + 'a>,
+    settings: PatienceSettings,
+    seed: u64,
+}
+
+impl<'a> Impatient<'a> {
+    /// `inner` with such clients.
+    pub fn new(inner: Box<dyn Workload + 'a>, settings: PatienceSettings, seed: u64) -> Self {
+        Self { inner, settings, seed }
+    }
+}
+
+impl Workload for Impatient<'_> {
+    fn next_arrival(&self) -> Option<SimTime> {
+        self.inner.next_arrival()
+    }
+
+    fn take(&mut self) -> Arrival {
+        let mut arrival = self.inner.take();
+        let (conversation, turn) = (arrival.request.conversation, arrival.request.turn);
+        let key = (u64::from(conversation.0), u64::from(turn));
+        let mut draws = stream(self.seed, Use::Patience, key.0, key.1);
+        let mut draw = |wait: &Option<Distribution<SimDuration>>| {
+            wait.as_ref().map(|wait| wait.sample(&mut draws))
+        };
+        let PatienceSettings { first_token, answer, .. } = &self.settings;
+        arrival.patience = Patience { first_token: draw(first_token), answer: draw(answer) };
+        arrival
+    }
+
+    fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
+        self.inner.observe_end(now, request, served);
+    }
+
+    fn observe_failure(&mut self, now: SimTime, request: RequestId) {
+        self.inner.observe_failure(now, request);
+    }
+
+    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
+        self.inner.observe_hang_up(now, request);
+    }
+
+    fn sent_again(&self) -> Option<u64> {
+        self.inner.sent_again()
+    }
+
+    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
+        self.inner.set_concurrency(now, conversations, cut)
+    }
+
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        self.inner.set_rate(now, per_s)
+    }
+}
