@@ -197,7 +197,7 @@ fn bad_values() {
     demo.toml:26: workload.turns.min = -3: must be a whole number from 0 to 4294967295
     demo.toml:26: workload.turns.min = 6: must be at least 1 and at most turns.max
     demo.toml:26: workload.turns = 5: must be a section with keys
-    demo.toml:18: router.feed = [1, 2]: must be a section with keys
+    demo.toml:18: router.feed = [1, 2]: must be a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
     "#);
 }
 
