@@ -11,7 +11,7 @@ use std::path::Path;
 /// on later, with [`ResultFolder::resume`].
 pub(crate) fn run(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/doks-3xh200.toml");
-    let changes = ["workload.concurrency=60", "measure.window=60s", "measure.seeds=2"];
+    let changes = ["workload.concurrency=60", "measure.window=100s", "measure.seeds=2"];
     let overrides = changes.map(str::to_owned).to_vec();
     let options = LoadOptions { overrides: overrides.clone(), ..LoadOptions::default() };
     let experiment = Experiment::load(&file, &options)?;

@@ -11,7 +11,7 @@
 //! use std::path::Path;
 //!
 //! let file = Path::new("experiments/doks-3xh200.toml");
-//! let overrides = ["workload.concurrency=60", "measure.window=60s", "measure.seeds=1"];
+//! let overrides = ["workload.concurrency=60", "measure.window=100s", "measure.seeds=1"];
 //! let overrides = overrides.map(str::to_owned).to_vec();
 //! let options = LoadOptions { overrides: overrides.clone(), ..LoadOptions::default() };
 //! let experiment = Experiment::load(file, &options)?;
