@@ -95,9 +95,12 @@ pub(crate) struct RunArgs {
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) timeline: RunTimelineArgs,
+    /// Smallest difference that is called a win or a loss, in percent (points of ratios) [default: 1%]
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) worth: Option<String>,
 }
 
-/// Search settings: heat maps, the Pareto front, the best one and the price of missing it
+/// Search settings: heat maps, the Pareto front, the best one and the cost of a near miss
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -120,23 +123,26 @@ pub(crate) struct SweepArgs {
     /// Take the values of all --over together, first with first, instead of every combination
     #[arg(long, requires = "over")]
     pub(crate) paired: bool,
-    /// The metric to tune for
+    /// The metric to tune for, like ttft_ms_p95 or goodput
     #[arg(long, value_name = "METRIC", default_value = "ttft_ms_p95")]
     pub(crate) best: String,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// Find up to which load a policy beats another, or meets its targets
+/// Find up to which load a policy or setting beats another, or meets its targets
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sim frontier doks-3xh200
   sim frontier doks-3xh200 --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
   sim frontier lookalike-conversation-8w --loads 1..8:0.5 --within ttft_ms_p95=10s
+  sim frontier doks-3xh200 --set router.policy=kv --over router.overlap_weight=0..4:1 --within ttft_ms_p95=600ms
+  sim frontier doks-3xh200 --set workload.concurrency=120 --load cluster.workers --loads 2..4 --within ttft_ms_p95=600ms
 
-Without --within: up to where each swept policy beats round_robin (or the first one). Loads are
-values of workload.concurrency, or of workload.speedup where a trace is replayed at its own times,
+Every combination of what is swept, the load apart, is asked about. Without --within: up to where
+each beats round_robin (or the first policy), and with [slo] also where enough requests meet it.
+Loads are values of workload.concurrency, or of workload.speedup where a trace is replayed at its own times,
 or of workload.arrivals.rate.")]
 pub(crate) struct FrontierArgs {
     #[command(flatten)]
@@ -146,9 +152,12 @@ pub(crate) struct FrontierArgs {
     /// A metric on which policies are to beat the baseline [default: ttft_ms_p95, unless --within is given]
     #[arg(long, value_name = "METRIC")]
     pub(crate) metric: Vec<String>,
-    /// A target that every policy is to meet, like ttft_ms_p95=600ms; all of them together
+    /// A target to meet, like ttft_ms_p95=600ms, or `slo` for that of [slo]; all of them together
     #[arg(long, value_name = "METRIC=VALUE")]
     pub(crate) within: Vec<String>,
+    /// Sweep a key, besides what the experiment sweeps; short for --set sweep.KEY=VALUES
+    #[arg(long, value_name = "KEY=VALUES")]
+    pub(crate) over: Vec<String>,
     /// The key that is the load
     #[arg(long, value_name = "KEY")]
     pub(crate) load: Option<String>,
@@ -269,7 +278,7 @@ pub(crate) struct JobsArgs {
 }
 
 impl JobsArgs {
-    /// How many, if anybody said.
+    /// How many, if that was given.
     pub(crate) fn count(&self) -> Option<usize> {
         self.jobs.map(usize::from)
     }

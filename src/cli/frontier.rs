@@ -5,52 +5,123 @@ use super::progress::Bar;
 use super::run::{load, load_again, overrides};
 use super::{CliError, print};
 use kv_router_sim::experiment::check_measured;
-use kv_router_sim::experiment::{self, Experiment, RunOptions, results::Point};
+use kv_router_sim::experiment::results::{Point, Provenance, SCHEMA_VERSION, Summary};
+use kv_router_sim::experiment::{self, Experiment, Params, RunOptions};
 use kv_router_sim::frontier::{Loads, Question, Target, frontier};
-use kv_router_sim::report::judge::answer::BASELINE;
+use kv_router_sim::metrics::full_name;
+use kv_router_sim::report::judge::answer::{BASELINE, pairings};
+use kv_router_sim::report::judge::terms::{Terms, remarks};
 use kv_router_sim::report::render::{save, table};
-use kv_router_sim::report::view::{POLICY, VARIANT, number, plain};
+use kv_router_sim::report::view::details::Details;
+use kv_router_sim::report::view::{POLICY, View, number, plain};
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::WorkloadSettings;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Searches loads, prints up to where what was asked holds.
 pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let experiment =
-        load(&args.experiment, overrides(&args.experiment, Vec::new()), traces.clone())?;
+    let axes: Vec<String> = args.over.iter().map(|over| format!("sweep.{over}")).collect();
+    let overrides = overrides(&args.experiment, axes);
+    let experiment = load(&args.experiment, overrides.clone(), traces.clone())?;
     let loads = loads(&experiment, args.load.as_deref(), args.loads.as_deref())?;
-    let policies = policies(&experiment, &loads.key)?;
-    let questions = questions(&args, &policies)?;
+    let contenders = Contenders::of(&experiment, &loads.key)?;
+    let questions = questions(&args, &experiment, &contenders)?;
     for (key, metric) in questions.iter().flat_map(asked) {
         check_measured(key, metric, &experiment)?;
     }
     let bar = Bar::new();
-    let simulate = |load_value: f64| -> Result<Vec<Point>, CliError> {
-        let mut at = vec![format!("{}={load_value}", loads.key)];
-        // One policy is set already, maybe by a variant, beside which it cannot be swept.
-        if policies.len() > 1 {
-            let names: Vec<String> = policies.iter().map(|name| format!("{name:?}")).collect();
-            at.push(format!("sweep.{POLICY}=[{}]", names.join(", ")));
-        }
-        let overrides = overrides(&args.experiment, at);
-        let experiment = load_again(&args.experiment, overrides, traces.clone())?;
+    let simulate = |load_value: f64, names: &[&str]| -> Result<Vec<Point>, CliError> {
+        let mut at = overrides.clone();
+        at.push(format!("{}={load_value}", loads.key));
+        let mut experiment = load_again(&args.experiment, at, traces.clone())?;
+        let wanted: Vec<&Params> = names.iter().map(|name| contenders.params(name)).collect();
+        experiment.retain(|params| wanted.iter().any(|wanted| is_at(params, wanted)));
         let options =
             RunOptions { jobs: args.jobs.count(), progress: &bar, ..RunOptions::default() };
-        Ok(experiment::run(&experiment, options)?.summary.points)
+        let points = experiment::run(&experiment, options)?.summary.points;
+        let find = |wanted: &&Params| points.iter().find(|p| is_at(&p.params, wanted)).cloned();
+        Ok(wanted.iter().map(|wanted| find(wanted).expect("retained")).collect())
     };
-    let found = frontier(&experiment.name, &experiment.seeds, &loads, &questions, simulate);
+    let (named, names) = ((experiment.name.as_str(), &*experiment.seeds), &contenders.names);
+    let found = frontier(named, &loads, names, &questions, simulate);
     bar.clear();
     let found = found?;
     for (key, metric) in questions.iter().flat_map(asked) {
         let has = |point: &Point| point.metrics.contains_key(metric);
         if !found.points.iter().any(|evaluated| has(&evaluated.point)) {
-            let allowed = "a metric that something happened for";
+            let allowed = "another metric: no run produced a value for this metric";
             return Err(Invalid::new(key, metric, allowed).into());
         }
     }
     match args.format {
         Format::Json => print(&save::json(&found)),
-        Format::Text => print(&found.report(table::WIDTH)),
+        Format::Text => print(&found.report(&remarks(&experiment), table::WIDTH)),
+    }
+}
+
+/// True if a point has all of these parameters.
+fn is_at(params: &Params, wanted: &Params) -> bool {
+    wanted.iter().all(|(key, value)| params.get(key) == Some(value))
+}
+
+/// Everything that is swept but the load, in combination.
+struct Contenders {
+    /// What each is called, in order of the points.
+    names: Vec<String>,
+    params: Vec<Params>,
+    /// Places of candidates with their fair partners.
+    pairs: Vec<(usize, usize)>,
+}
+
+impl Contenders {
+    fn of(experiment: &Experiment, load_key: &str) -> Result<Self, CliError> {
+        let mut all: Vec<Params> = Vec::new();
+        // What differs in nothing that its policy looks at is asked about once.
+        let runs = experiment.runs.iter().filter(|run| run.same_as.is_none());
+        for point in runs.flat_map(|run| &run.points) {
+            let mut params = experiment.points[*point].clone();
+            params.remove(load_key);
+            if !all.contains(&params) {
+                all.push(params);
+            }
+        }
+        // A result set without results, for its names and pairs.
+        let point = |params: &Params| {
+            let mut params = params.clone();
+            params.insert(load_key.to_owned(), 1.into());
+            Point { params, metrics: BTreeMap::new() }
+        };
+        let provenance = Provenance {
+            experiment: experiment.name.clone(),
+            version: String::new(),
+            config_hash: String::new(),
+            seeds: Vec::new(),
+            digest: String::new(),
+        };
+        let points = all.iter().map(point).collect();
+        let summary = Summary { schema_version: SCHEMA_VERSION, provenance, points };
+        let view = View::new(&summary, Some(load_key))?;
+        let terms = Terms::of(&Details::new(experiment, None, None, Vec::new()));
+        let mut pairs = pairings(&view, &terms);
+        // Of what is swept for one policy alone the other policy has one setting.
+        let policy = |place: usize| view.series[place].policy.as_str();
+        let baseline = (0..all.len()).find(|place| policy(*place) == BASELINE).unwrap_or(0);
+        for candidate in 0..all.len() {
+            let is_paired = pairs.iter().any(|(paired, _)| *paired == candidate);
+            if !is_paired && !all.is_empty() && policy(candidate) != policy(baseline) {
+                pairs.push((candidate, baseline));
+            }
+        }
+        pairs.sort_unstable();
+        let names = view.series.iter().map(|series| series.label.clone()).collect();
+        Ok(Self { names, params: all, pairs })
+    }
+
+    /// The parameters of the one of this name.
+    fn params(&self, name: &str) -> &Params {
+        let place = self.names.iter().position(|known| known == name);
+        &self.params[place.expect("questions speak of contenders")]
     }
 }
 
@@ -100,50 +171,39 @@ fn loads(
     Ok(Loads::new(key, from, to, step)?)
 }
 
-/// The policies that are swept, in order. Nothing but them and the load may be.
-fn policies(experiment: &Experiment, load_key: &str) -> Result<Vec<String>, CliError> {
-    let first = &experiment.points[0];
-    for (key, value) in first.iter().filter(|(key, _)| *key != POLICY && *key != load_key) {
-        if experiment.points.iter().any(|point| point.get(key) != Some(value)) {
-            let value = if key == VARIANT { "NAME" } else { "VALUE" };
-            let allowed =
-                format!("one value, by --set {key}={value}: only the load and the policy vary");
-            return Err(Invalid::new(format!("sweep.{key}"), "several values", allowed).into());
-        }
-    }
-    let mut policies: Vec<String> = Vec::new();
-    for policy in experiment.points.iter().filter_map(|point| point.get(POLICY)).map(plain) {
-        if !policies.contains(&policy) {
-            policies.push(policy);
-        }
-    }
-    Ok(policies)
-}
-
-/// Crossovers of every policy with the baseline unless only targets are asked
-/// for, then the targets of every policy.
-fn questions(args: &FrontierArgs, policies: &[String]) -> Result<Vec<Question>, CliError> {
-    let targets: Vec<Target> =
+/// Crossovers of every policy with its fair partner unless only targets are asked
+/// for, then the targets of every policy or setting: those given, or else `[slo]`.
+fn questions(
+    args: &FrontierArgs,
+    experiment: &Experiment,
+    contenders: &Contenders,
+) -> Result<Vec<Question>, CliError> {
+    let mut targets: Vec<Target> =
         args.within.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
+    let has_slo = experiment.runs.iter().all(|run| run.settings.slo.is_some());
+    if targets.is_empty() && args.metric.is_empty() && has_slo {
+        targets.push(Target::slo());
+    }
+    let Contenders { names, pairs, .. } = contenders;
     let mut questions = Vec::new();
-    if targets.is_empty() || !args.metric.is_empty() {
+    if args.within.is_empty() || !args.metric.is_empty() {
         let default = vec!["ttft_ms_p95".to_owned()];
         let metrics = if args.metric.is_empty() { &default } else { &args.metric };
-        let named = policies.iter().find(|policy| *policy == BASELINE);
-        let baseline = named.or(policies.first()).map_or("", String::as_str);
-        if policies.len() < 2 {
+        if pairs.is_empty() && targets.is_empty() {
             let allowed = "swept over two policies or more, to compare them; or ask for --within";
-            return Err(Invalid::new(POLICY, baseline, allowed).into());
+            let policy = experiment.points[0].get(POLICY).map(plain).unwrap_or_default();
+            return Err(Invalid::new(POLICY, policy, allowed).into());
         }
-        for candidate in policies.iter().filter(|policy| *policy != baseline) {
+        for (candidate, baseline) in pairs {
             for metric in metrics {
-                questions.push(Question::beats(candidate, baseline, metric)?);
+                let metric = full_name(metric);
+                questions.push(Question::beats(&names[*candidate], &names[*baseline], metric)?);
             }
         }
     }
     if !targets.is_empty() {
         questions.extend(
-            policies
+            names
                 .iter()
                 .map(|policy| Question::Meets { policy: policy.clone(), targets: targets.clone() }),
         );

@@ -2,6 +2,7 @@
 
 use super::{CliError, say};
 use kv_router_sim::plot::{self, Choice};
+use kv_router_sim::report::judge::terms::Terms;
 use kv_router_sim::report::render::html::REPORT_FILE;
 use kv_router_sim::results::{Results, write_figures};
 use std::path::PathBuf;
@@ -57,7 +58,8 @@ pub(super) fn report(args: &ReportArgs) -> Result<(), CliError> {
 /// Draws what was chosen.
 pub(super) fn plot(args: PlotArgs) -> Result<(), CliError> {
     let saved = Results::load(&args.results)?;
-    let choice = Choice { x: args.x, metrics: args.y };
+    let targets = plot::targets(&Terms::of(&saved.details));
+    let choice = Choice { x: args.x, metrics: args.y, targets };
     let figures = plot::figures(&saved.summary, saved.details.published.as_ref(), &choice)?;
     let folder = args.out.unwrap_or(args.results);
     write_figures(&folder, &figures)?;

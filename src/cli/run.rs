@@ -7,10 +7,11 @@ use super::talk::{detail, note, say, warn};
 use super::{CliError, print};
 use kv_router_sim::experiment::timeline::Choice;
 use kv_router_sim::experiment::{Experiment, LoadOptions, check_measured};
-use kv_router_sim::metrics::directed;
+use kv_router_sim::metrics::{directed, full_name};
+use kv_router_sim::report::judge::terms::{Terms, parse_worth};
 use kv_router_sim::report::judge::{published::Comparison, tuning::Tuning};
 use kv_router_sim::report::render::{table, timeline::TIMELINE_FILE};
-use kv_router_sim::report::view::{View, published::Published};
+use kv_router_sim::report::view::{View, details::WORTH, published::Published};
 use kv_router_sim::results::{ResultFolder, Results, RunInto, Saved};
 use kv_router_sim::time::SimTime;
 use std::path::PathBuf;
@@ -20,17 +21,22 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = Published::of(&experiment)?;
+    let worth = args.worth.as_deref().map_or(Ok(WORTH), parse_worth)?;
     let options = RunInto {
         jobs: args.jobs.count(),
-        published: published.clone(),
+        published,
+        worth,
         ..RunInto::new(&args.experiment.file, overrides)
     };
     let folder = ResultFolder::default_path(&experiment.name);
     let timeline = args.timeline.timeline.then_some(args.timeline.window);
-    let Results { summary, .. } = execute(&experiment, options, folder, args.output, timeline)?;
+    let Results { summary, details, .. } =
+        execute(&experiment, options, folder, args.output, timeline)?;
     let view = View::new(&summary, None)?;
-    let comparison = published.as_ref().map(|published| Comparison::new(&view, published));
-    print(&table::report(&view, comparison.as_ref(), table::WIDTH))?;
+    let published = details.published.as_ref();
+    let comparison = published.map(|published| Comparison::new(&view, published));
+    let terms = Terms::of(&details);
+    print(&table::report(&view, &terms, comparison.as_ref(), table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
 }
 
@@ -48,16 +54,18 @@ pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliE
     // Results of the experiment as its file has it may be beside those of a sweep.
     let name = if args.over.is_empty() { "" } else { "-sweep" };
     let folder = ResultFolder::default_path(&format!("{}{name}", experiment.name));
-    directed("--best", &args.best)?;
-    check_measured("--best", &args.best, &experiment)?;
+    let best = full_name(&args.best);
+    directed("--best", best)?;
+    check_measured("--best", best, &experiment)?;
     let options = RunInto {
         jobs: args.jobs.count(),
-        tuned_for: Some(args.best.clone()),
+        tuned_for: Some(best.to_owned()),
         ..RunInto::new(&args.experiment.file, overrides)
     };
-    let Results { summary, .. } = execute(&experiment, options, folder, args.output, None)?;
+    let Results { summary, details, .. } =
+        execute(&experiment, options, folder, args.output, None)?;
     print(&table::head(&summary))?;
-    print(&Tuning::new(&summary, &args.best)?.report(table::WIDTH))?;
+    print(&Tuning::new(&summary, best)?.report(&Terms::of(&details), table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
 }
 

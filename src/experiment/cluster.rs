@@ -182,7 +182,7 @@ pub(super) fn check_pooled(
         return Err(("engine", Invalid::new("tier", engine.tiers.tiers.len(), allowed)));
     }
     if measure.why {
-        let allowed = "false where cluster.prefill.workers is given: what a choice gave away is \
+        let allowed = "false where cluster.prefill.workers is given: the regret of a choice is \
                        defined for one pool";
         return Err(("measure", Invalid::new("why", true, allowed)));
     }

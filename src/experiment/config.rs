@@ -285,6 +285,24 @@ impl Experiment {
         Ok(())
     }
 
+    /// Keeps the runs of which every point is wanted, and their points. Each of them is
+    /// simulated by itself, whatever it was the same as.
+    pub fn retain(&mut self, wanted: impl Fn(&Params) -> bool) {
+        let mut points = Vec::new();
+        self.runs.retain_mut(|run| {
+            if !run.points.iter().all(|&point| wanted(&self.points[point])) {
+                return false;
+            }
+            run.same_as = None;
+            for point in &mut run.points {
+                points.push(self.points[*point].clone());
+                *point = points.len() - 1;
+            }
+            true
+        });
+        self.points = points;
+    }
+
     /// Simulations that a run of all takes: one per run and seed, unless it is
     /// the same as another one.
     pub fn simulations(&self) -> usize {

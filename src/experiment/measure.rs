@@ -36,7 +36,7 @@ pub struct MeasureSettings {
     /// How the levels of `workload.concurrency` follow each other.
     #[serde(default)]
     pub levels: Levels,
-    /// Whether to measure what every choice of a worker gave away. Default false:
+    /// Whether to measure the regret of every choice of a worker. Default false:
     /// it takes time.
     #[serde(default)]
     pub why: bool,

@@ -51,7 +51,7 @@ impl RunOutcome {
 pub struct Watch {
     /// A record of every request.
     pub requests: bool,
-    /// What every choice of a worker gave away, where the settings do not ask for it.
+    /// The regret of every choice of a worker, where the settings do not ask for it.
     pub why: bool,
     /// The decision about this request, taken apart.
     pub decision_of: Option<RequestId>,

@@ -1,29 +1,28 @@
-//! Up to which load: where one policy stops beating another, and the largest
-//! load at which a policy meets its targets.
+//! Up to which load: where one policy stops beating another, the largest load at
+//! which a policy or setting meets its targets, and which of them carries the
+//! most. Of what makes things easier, such as workers, the smallest value from
+//! which something holds.
 //!
 //! Loads are searched by bisection on a grid. Every load is simulated once, with
-//! all seeds, from cold caches; policies meet the same conversations seed by
-//! seed. The interval of an answer is where the 95 % interval (Student's t over
+//! all seeds, from cold caches, for those who are asked about; all of them meet
+//! the same conversations seed by seed. The interval of an answer is where the 95 % interval (Student's t over
 //! seeds) of the difference, or of the metric, includes the border: it begins at
 //! the last load up to which all loads that were looked at are good beyond doubt,
 //! and ends at the last that may be good.
 
 mod question;
 mod search;
-mod state;
 mod text;
 
+pub use crate::report::judge::state::State;
 pub use question::{Question, Target};
-pub use state::State;
 
 use crate::experiment::results::Point;
-use crate::report::view::POLICY;
 use crate::settings::Invalid;
 use question::margin;
 use search::{Edge, Found};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 /// The most loads of a grid (assumed: far finer than any answer needs).
 const MOST_LOADS: usize = 1_000_000;
@@ -60,6 +59,12 @@ impl Loads {
         Ok(Self { key: key.to_owned(), from, to, step })
     }
 
+    /// True of what makes things easier the more there is of it: a target is then met
+    /// from some value on, not up to it.
+    fn eases(&self) -> bool {
+        matches!(self.name(), "workers" | "num_blocks")
+    }
+
     /// The last part of the key.
     pub fn name(&self) -> &str {
         self.key.rsplit('.').next().unwrap_or(&self.key)
@@ -77,7 +82,7 @@ impl Loads {
     }
 }
 
-/// The largest load at which something holds.
+/// The largest load at which something holds, or the smallest value from which it does.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
@@ -85,8 +90,20 @@ pub enum Limit {
     Nowhere,
     /// Up to this load.
     UpTo(f64),
-    /// Still at the largest load.
+    /// From this value on.
+    From(f64),
+    /// At every load.
     Everywhere,
+}
+
+/// The direction in which a question is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// It holds up to some load.
+    UpTo,
+    /// It holds from some value on.
+    From,
 }
 
 /// What was found out about a question.
@@ -94,7 +111,9 @@ pub enum Limit {
 pub struct Answer {
     /// The question.
     pub question: Question,
-    /// Up to where, by the means over seeds.
+    /// Which way it was searched.
+    pub direction: Direction,
+    /// Up to where or from where, by the means over seeds.
     pub limit: Limit,
     /// Between which limits it lies with 95 % confidence; `None` with one seed.
     pub interval: Option<[Limit; 2]>,
@@ -102,17 +121,17 @@ pub struct Answer {
     pub exceptions: Vec<f64>,
     /// (targets) The metric that is missed first beyond the limit.
     pub fails: Option<String>,
-    /// (one against another) The load from which on both are overloaded at every
-    /// load that was looked at.
-    pub both_overloaded: Option<f64>,
+    /// (one against another) The load from which on the two cannot be compared at any
+    /// load that was looked at: neither keeps up, or requests are not served.
+    pub not_compared_from: Option<f64>,
 }
 
-/// What a policy did at a load.
+/// What a policy or setting did at a load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluated {
     /// The load.
     pub load: f64,
-    /// The policy.
+    /// The policy or setting, as questions call it.
     pub policy: String,
     /// Whether it kept up.
     pub state: State,
@@ -137,42 +156,70 @@ pub struct Frontier {
     pub points: Vec<Evaluated>,
 }
 
-/// Answers the questions. `simulate` gives the points of all policies at a load,
-/// each with the metrics that the questions ask about.
+/// What was simulated: by place on the grid, then by name.
+type Known = BTreeMap<usize, BTreeMap<String, Point>>;
+
+/// Answers the questions. `names` are those that questions may speak of, in order.
+/// `simulate` gives the points of some of them at a load, in their order, each with
+/// the metrics that the questions ask about.
 ///
 /// # Errors
 /// Whatever `simulate` fails with.
 pub fn frontier<E>(
-    experiment: &str,
-    seeds: &[u64],
+    (experiment, seeds): (&str, &[u64]),
     loads: &Loads,
+    names: &[String],
     questions: &[Question],
-    mut simulate: impl FnMut(f64) -> Result<Vec<Point>, E>,
+    mut simulate: impl FnMut(f64, &[&str]) -> Result<Vec<Point>, E>,
 ) -> Result<Frontier, E> {
-    let mut known: BTreeMap<usize, Vec<Point>> = BTreeMap::new();
+    let mut known = Known::new();
+    let mut simulations = 0;
     // Until every answer has seen all that was simulated for the others.
     let answers = loop {
-        let before = known.len();
+        let before = simulations;
         let mut answers = Vec::with_capacity(questions.len());
         for question in questions {
-            let seen: Vec<usize> = known.keys().copied().collect();
-            let found = search::search(loads.last(), seen, |place| {
-                let points = match known.entry(place) {
-                    Entry::Occupied(points) => points.into_mut(),
-                    Entry::Vacant(unknown) => unknown.insert(simulate(loads.at(place))?),
-                };
-                Ok(margin(question, points))
-            })?;
-            answers.push(answer(question, loads, &found, &known, seeds.len()));
+            let mut margin = |known: &mut Known, place: usize| -> Result<_, E> {
+                let here = known.entry(place).or_default();
+                let sides = question.sides();
+                let missing: Vec<&str> =
+                    sides.iter().copied().filter(|name| !here.contains_key(*name)).collect();
+                if !missing.is_empty() {
+                    simulations += 1;
+                    let points = simulate(loads.at(place), &missing)?;
+                    here.extend(missing.into_iter().map(str::to_owned).zip(points));
+                }
+                Ok(margin(question, here))
+            };
+            let last = loads.last();
+            let ends = [margin(&mut known, 0)?.mean <= 0.0, margin(&mut known, last)?.mean <= 0.0];
+            let direction = match ends {
+                [false, true] => Direction::From,
+                [true, false] => Direction::UpTo,
+                _ if loads.eases() && question.has_targets() => Direction::From,
+                _ => Direction::UpTo,
+            };
+            let turned = |place: usize| match direction {
+                Direction::UpTo => place,
+                Direction::From => last - place,
+            };
+            let has_all = |points: &BTreeMap<String, Point>| {
+                question.sides().iter().all(|name| points.contains_key(*name))
+            };
+            let seen = known.iter().filter(|(_, points)| has_all(points));
+            let seen: Vec<usize> = seen.map(|(place, _)| turned(*place)).collect();
+            let found = search::search(last, seen, |place| margin(&mut known, turned(place)))?;
+            answers.push(answer(question, loads, direction, &found, &known, seeds.len()));
         }
-        if known.len() == before {
+        if simulations == before {
             break answers;
         }
     };
-    let points = known.into_iter().flat_map(|(place, points)| {
-        points.into_iter().map(move |point| Evaluated {
+    let points = known.into_iter().flat_map(|(place, mut points)| {
+        let found = names.iter().filter_map(move |name| points.remove_entry(name));
+        found.map(move |(policy, point)| Evaluated {
             load: loads.at(place),
-            policy: policy(&point).to_owned(),
+            policy,
             state: State::of(&point),
             point,
         })
@@ -190,44 +237,47 @@ pub fn frontier<E>(
 fn answer(
     question: &Question,
     loads: &Loads,
+    direction: Direction,
     found: &Found,
-    known: &BTreeMap<usize, Vec<Point>>,
+    known: &Known,
     seeds: usize,
 ) -> Answer {
+    let place = |place: usize| match direction {
+        Direction::UpTo => place,
+        Direction::From => loads.last() - place,
+    };
     let limit = |edge: Edge| match edge {
         Edge::Before => Limit::Nowhere,
-        Edge::After(place) => Limit::UpTo(loads.at(place)),
+        Edge::After(at) if direction == Direction::From => Limit::From(loads.at(place(at))),
+        Edge::After(at) => Limit::UpTo(loads.at(at)),
         Edge::Beyond => Limit::Everywhere,
     };
     let beyond = match found.edge {
-        Edge::Before => known.get(&0),
-        Edge::After(place) => known.get(&(place + 1)),
+        Edge::Before => known.get(&place(0)),
+        Edge::After(at) => known.get(&place(at + 1)),
         Edge::Beyond => None,
     };
+    let mut exceptions: Vec<f64> = found.exceptions.iter().map(|at| loads.at(place(*at))).collect();
+    exceptions.sort_by(f64::total_cmp);
     Answer {
         question: question.clone(),
+        direction,
         limit: limit(found.edge),
         interval: (seeds > 1).then(|| found.interval.map(limit)),
-        exceptions: found.exceptions.iter().map(|place| loads.at(*place)).collect(),
+        exceptions,
         fails: beyond.and_then(|points| question::worst_target(question, points)),
-        both_overloaded: both_overloaded(question, known).map(|place| loads.at(place)),
+        not_compared_from: not_compared_from(question, known).map(|place| loads.at(place)),
     }
 }
 
-/// The first of the last places at which neither side of a comparison keeps up.
-fn both_overloaded(question: &Question, known: &BTreeMap<usize, Vec<Point>>) -> Option<usize> {
+/// The first of the last places at which the sides of a comparison cannot be compared.
+fn not_compared_from(question: &Question, known: &Known) -> Option<usize> {
     let Question::Beats { candidate, baseline, .. } = question else { return None };
-    let is_overloaded = |points: &Vec<Point>| {
-        let mut sides = points.iter().filter(|p| policy(p) == candidate || policy(p) == baseline);
-        sides.all(|point| State::of(point) == State::Overloaded)
-    };
-    let last = known.iter().rev().take_while(|(_, points)| is_overloaded(points)).last();
-    last.map(|(place, _)| *place)
-}
-
-/// The policy of a point.
-fn policy(point: &Point) -> &str {
-    point.params.get(POLICY).and_then(serde_json::Value::as_str).unwrap_or_default()
+    let both = known.iter().rev().filter_map(|(place, points)| {
+        let states = points.get(candidate).zip(points.get(baseline));
+        states.map(|(a, b)| (*place, State::of(a).compares_with(State::of(b))))
+    });
+    both.take_while(|(_, compares)| !compares).last().map(|(place, _)| place)
 }
 
 #[cfg(test)]

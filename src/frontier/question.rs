@@ -1,33 +1,40 @@
 //! What is asked of the loads, and by how far a load misses it.
 
-use super::policy;
 use super::search::Margin;
 use crate::experiment::results::Point;
-use crate::metrics::{Better, Metric, directed, short};
+use crate::metrics::{Better, Metric, directed, full_name, short};
+use crate::report::judge::state::State;
+use crate::report::judge::terms::SLO_SHARE;
 use crate::settings::{Invalid, parse_duration};
 use crate::stats::Estimate;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The confidence of intervals.
 const CONFIDENCE: f64 = 0.95;
 
+/// What speaks of requests that were not served; without such a target every
+/// request has to be.
+const ABOUT_UNSERVED: [&str; 5] =
+    ["error_ratio", "rejected", "failed", "slo_attainment", "goodput_per_s"];
+
 /// Up to which load does this hold?
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Question {
-    /// One policy beats another.
+    /// One policy or setting beats another.
     Beats {
-        /// The policy that wins at small loads.
+        /// The one that wins at small loads.
         candidate: String,
-        /// The policy it is held against.
+        /// The one it is held against.
         baseline: String,
         /// Name of the metric.
         metric: String,
     },
-    /// A policy meets all targets.
+    /// A policy or setting meets all targets.
     Meets {
-        /// The policy.
+        /// Its name.
         policy: String,
         /// At least one.
         targets: Vec<Target>,
@@ -44,15 +51,23 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads `ttft_ms_p95=600ms`, `hit_ratio=80%` or `goodput_per_s=4.5`.
+    /// The targets of `[slo]`, met by enough requests.
+    pub fn slo() -> Self {
+        Self { metric: "slo_attainment".to_owned(), limit: SLO_SHARE }
+    }
+
+    /// Reads `ttft_ms_p95=600ms`, `hit_ratio=80%`, `goodput=4.5` or `slo`.
     ///
     /// # Errors
     /// If the metric is none, has no better direction, or the value is none.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let form = "METRIC=VALUE, like ttft_ms_p95=600ms";
+        if text.trim() == "slo" {
+            return Ok(Self::slo());
+        }
+        let form = "METRIC=VALUE, like ttft_ms_p95=600ms, or slo";
         let (name, value) =
             text.split_once('=').ok_or_else(|| Invalid::new("--within", text, form))?;
-        let (name, value) = (name.trim(), value.trim());
+        let (name, value) = (full_name(name.trim()), value.trim());
         let (metric, better) = directed("--within", name)?;
         let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| n.is_finite());
         let limit = if metric.is_ratio() {
@@ -105,6 +120,27 @@ impl Question {
         })
     }
 
+    /// The names of those it is about.
+    pub(super) fn sides(&self) -> Vec<&str> {
+        match self {
+            Self::Beats { candidate, baseline, .. } => vec![candidate, baseline],
+            Self::Meets { policy, .. } => vec![policy],
+        }
+    }
+
+    /// True if it asks for targets.
+    pub(super) fn has_targets(&self) -> bool {
+        !self.targets().is_empty()
+    }
+
+    /// The targets; none of one against another.
+    pub(super) fn targets(&self) -> &[Target] {
+        match self {
+            Self::Beats { .. } => &[],
+            Self::Meets { targets, .. } => targets,
+        }
+    }
+
     /// The names of the metrics it is about.
     pub fn metrics(&self) -> Vec<&str> {
         match self {
@@ -114,16 +150,17 @@ impl Question {
     }
 }
 
-/// By how far the points of a load miss what is asked.
-pub(super) fn margin(question: &Question, points: &[Point]) -> Margin {
-    let found = |name: &str| points.iter().find(|point| policy(point) == name);
+/// By how far the points of a load, by name, miss what is asked.
+pub(super) fn margin(question: &Question, points: &BTreeMap<String, Point>) -> Margin {
     match question {
-        Question::Beats { candidate, baseline, metric } => found(candidate)
-            .zip(found(baseline))
+        Question::Beats { candidate, baseline, metric } => points
+            .get(candidate)
+            .zip(points.get(baseline))
             .and_then(|(candidate, baseline)| lead(metric, candidate, baseline))
             .unwrap_or(Margin::HOPELESS),
         Question::Meets { policy, targets } => {
-            let Some(point) = found(policy) else { return Margin::HOPELESS };
+            let point = points.get(policy).filter(|point| !hides_unserved(targets, point));
+            let Some(point) = point else { return Margin::HOPELESS };
             let margins = targets.iter().map(|target| excess(target, point));
             let worst = |a: Margin, b: Margin| Margin {
                 low: a.low.max(b.low),
@@ -135,10 +172,24 @@ pub(super) fn margin(question: &Question, points: &[Point]) -> Margin {
     }
 }
 
-/// The target that is missed by most; `None` of other questions.
-pub(super) fn worst_target(question: &Question, points: &[Point]) -> Option<String> {
-    let Question::Meets { policy: name, targets } = question else { return None };
-    let point = points.iter().find(|point| policy(point) == name)?;
+/// True if requests were not served and no target speaks of that: the times of the
+/// rest say nothing about them.
+fn hides_unserved(targets: &[Target], point: &Point) -> bool {
+    let is_asked = targets.iter().any(|t| ABOUT_UNSERVED.contains(&t.metric.as_str()));
+    !is_asked && State::of(point) >= State::Unserved
+}
+
+/// The target that is missed by most, or that of errors where requests were not
+/// served; `None` of other questions.
+pub(super) fn worst_target(
+    question: &Question,
+    points: &BTreeMap<String, Point>,
+) -> Option<String> {
+    let Question::Meets { policy, targets } = question else { return None };
+    let point = points.get(policy)?;
+    if hides_unserved(targets, point) {
+        return Some("error_ratio".to_owned());
+    }
     let worst =
         targets.iter().max_by(|a, b| excess(a, point).mean.total_cmp(&excess(b, point).mean))?;
     Some(worst.metric.clone())

@@ -161,7 +161,7 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     let allowed = format!("{servers}, the number of --worker given");
     Invalid::unless(workers as usize == servers, "cluster.workers", workers, &allowed)?;
     let policy = settings.policy.name();
-    let allowed = "any other policy: nobody can see the truth of real servers";
+    let allowed = "any other policy: what real servers hold cannot be seen";
     Invalid::unless(
         !settings.policy.wants().truth,
         "router.policy",
@@ -169,7 +169,7 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
         allowed,
     )?;
     settings.check_plain("real servers stay as they are, and each does all the work")?;
-    let allowed = "false: nobody can see what choices gave away on real servers";
+    let allowed = "false: the regret of choices cannot be measured on real servers";
     Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
     Ok(())
 }

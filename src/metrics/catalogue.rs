@@ -60,9 +60,9 @@ catalogue! {
         "From dispatch to the decode worker until the request is first in a batch there, less the time of the transfer.";
     OUTPUT_TOKENS: "output_tokens_per_s" ONE, "throughput" "tokens/s" HIGHER, Needs::Nothing,
         "Output tokens that left the workers in the window, per second.";
-    REQUESTS: "requests_per_s" ONE, "request rate" "1/s" HIGHER, Needs::Nothing,
+    REQUESTS: "requests_per_s" ONE, "request rate" "requests/s" HIGHER, Needs::Nothing,
         "Requests that finished in the window, per second.";
-    GOODPUT: "goodput_per_s" ONE, "goodput" "1/s" HIGHER, Needs::Targets,
+    GOODPUT: "goodput_per_s" ONE, "goodput" "requests/s" HIGHER, Needs::Targets,
         "Finished requests that met every target of `[slo]`, per second.";
     HIT_RATIO: "hit_ratio" ONE, "hit ratio" "%" HIGHER, Needs::Nothing,
         "Cached prompt tokens / prompt tokens, over finished requests.";
@@ -112,6 +112,10 @@ catalogue! {
         "Requests whose clients hung up.";
     GIVEN_UP_UNANSWERED: "given_up_unanswered" ONE, "given up without a token" "requests" LOWER, Needs::Patience,
         "Requests whose clients hung up before a first token left the worker.";
+    BACKLOG_GROWTH: "backlog_growth_ratio" ONE, "growth of the backlog" "%" NEITHER, Needs::Nothing,
+        "Requests under way when the last one of the window came, less those when the window began / requests that came in it.";
+    TTFT_DRIFT: "ttft_drift" ONE, "TTFT p50 of the second half over the first" "" NEITHER, Needs::Nothing,
+        "The median time to first token of the second half of the window's requests / that of the first half; none of fewer than 40 requests.";
     FAILED: "failed" ONE, "failed" "requests" LOWER, Needs::Changes,
         "Requests lost with their worker and not migrated.";
     RETRIES: "retries" ONE, "sent again" "requests" LOWER, Needs::Retries,

@@ -283,6 +283,17 @@ pub fn directed(key: &str, name: &str) -> Result<(Metric, Better), Invalid> {
     Ok((Metric::of(name), better))
 }
 
+/// The metric that a short name stands for: `goodput` for `goodput_per_s`. Other
+/// names are returned as they are.
+pub fn full_name(name: &str) -> &str {
+    match name {
+        "goodput" => "goodput_per_s",
+        "attainment" => "slo_attainment",
+        "throughput" => "output_tokens_per_s",
+        name => name,
+    }
+}
+
 /// Place of a metric in reports: those of the catalogue in its order, then the rest by name.
 pub(crate) fn rank(name: &str) -> (usize, String) {
     let (stem, _) = split(name);
@@ -325,6 +336,23 @@ pub fn short(value: f64) -> String {
         format!("{value:.2}")
     } else {
         format!("{value:.3}")
+    }
+}
+
+/// Shows a mean and the bounds of its interval, rounded to what they are worth: to
+/// three significant digits of the mean, and to two of half the interval where
+/// that leaves fewer.
+pub fn rounded(mean: f64, half: f64) -> impl Fn(f64) -> String {
+    let text = short(mean);
+    let decimals = text.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    let is_scientific = text.contains('e');
+    // 1455 with an error of 664 is 1460 with one of 660.
+    let step = if half >= 100.0 { 10f64.powf(half.log10().floor() - 1.0) } else { 1.0 };
+    move |value| match () {
+        () if is_scientific || !half.is_finite() => short(value),
+        () if decimals > 0 => format!("{value:.decimals$}"),
+        () if step <= 1.0 => format!("{value:.0}"),
+        () => format!("{:.0}", (value / step).round() * step),
     }
 }
 
@@ -375,6 +403,20 @@ mod tests {
             error,
             "metric = tftt_ms_p50: must be the name of a metric; the nearest one is `ttft_ms_p50`"
         );
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_what_they_are_worth() {
+        let shown = |mean: f64, half: f64| {
+            let round = rounded(mean, half);
+            format!("{} ±{}", round(mean), round(half))
+        };
+        assert_eq!(shown(48.2, 2.13e-14), "48.2 ±0.0");
+        assert_eq!(shown(1455.3, 663.7), "1460 ±660");
+        assert_eq!(shown(2566.0, 1234.0), "2600 ±1200");
+        assert_eq!(shown(391.4, 3.17), "391 ±3");
+        assert_eq!(shown(0.5, 0.0123), "0.500 ±0.012");
+        assert_eq!(shown(3.0e-7, 1.0e-8), "3.00e-7 ±1.00e-8");
     }
 
     #[test]

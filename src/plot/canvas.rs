@@ -12,6 +12,7 @@ use plotters::element::{PathElement, Polygon, Text};
 use plotters::prelude::DrawingBackend;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, FontDesc, FontFamily, FontStyle, RGBColor, ShapeStyle, TextStyle};
+use std::cell::RefCell;
 
 /// Pixels of the drawing per point.
 pub(super) const FINE: u32 = 4;
@@ -81,8 +82,35 @@ impl Script {
 
 /// A surface to draw on, in points.
 pub(super) struct Canvas<'a, B: DrawingBackend> {
-    pub(super) area: &'a DrawingArea<B, Shift>,
-    pub(super) medium: Medium,
+    area: &'a DrawingArea<B, Shift>,
+    medium: Medium,
+    spots: RefCell<Vec<Spot>>,
+}
+
+/// A value of the figure, to be read where a pointer rests on it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Spot {
+    /// Where it is, in points.
+    pub(super) at: Place,
+    /// What it says.
+    pub(super) text: String,
+}
+
+impl<'a, B: DrawingBackend> Canvas<'a, B> {
+    /// A surface without anything on it.
+    pub(super) fn new(area: &'a DrawingArea<B, Shift>, medium: Medium) -> Self {
+        Self { area, medium, spots: RefCell::new(Vec::new()) }
+    }
+
+    /// Says what the value at a place is.
+    pub(super) fn spot(&self, at: Place, text: String) {
+        self.spots.borrow_mut().push(Spot { at, text });
+    }
+
+    /// All values that can be read.
+    pub(super) fn into_spots(self) -> Vec<Spot> {
+        self.spots.into_inner()
+    }
 }
 
 impl<B: DrawingBackend> Canvas<'_, B> {

@@ -1,19 +1,17 @@
 //! How latencies are distributed at one load: for each of them the share of
 //! requests that took at most so long, a line per series.
 
-use super::Sheet;
 use super::axes::{Plot, draw_axes};
-use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
 use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
-use super::scale::{Scale, is_drawable};
+use super::scale::{Kind, Scale, is_drawable};
 use super::style::{Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::{Form, NARROW, Sheet, time_unit};
 use crate::experiment::results::{Distribution, Distributions, Point};
-use crate::metrics::Metric;
+use crate::metrics::{Metric, short};
 use crate::recorder::SHARES;
 use crate::report::view::View;
-use plotters::coord::Shift;
-use plotters::drawing::DrawingArea;
 use plotters::prelude::DrawingBackend;
 
 /// The latencies shown, by stem.
@@ -22,9 +20,10 @@ const SHOWN: [&str; 3] = ["ttft_ms", "itl_ms", "e2e_ms"];
 /// Sizes in points.
 const WIDTH: u32 = 940;
 const PLOT_HEIGHT: f64 = 230.0;
+const PANEL_HEIGHT: f64 = 30.0 + PLOT_HEIGHT + 54.0;
 const HEADER: f64 = 54.0;
 
-/// Bands of more series cannot be told apart (assumed).
+/// Bands of more series hide each other (assumed).
 const MOST_BANDS: usize = 3;
 
 /// The figure before it is drawn.
@@ -35,7 +34,6 @@ pub(super) struct Cdfs<'a> {
     stems: Vec<&'static str>,
     /// By series, its distributions at the load.
     found: Vec<Option<&'a Distributions>>,
-    legend: Legend,
 }
 
 impl<'a> Cdfs<'a> {
@@ -59,15 +57,17 @@ impl<'a> Cdfs<'a> {
         if stems.is_empty() {
             return None;
         }
-        let series = view.series.iter().enumerate().filter(|(i, _)| found[*i].is_some());
+        Some(Self { view, x, stems, found })
+    }
+
+    fn legend(&self, form: Form) -> Legend {
+        let series = self.view.series.iter().enumerate().filter(|(i, _)| self.found[*i].is_some());
         let mut entries: Vec<(String, Sample)> =
             series.map(|(i, s)| (s.label.clone(), Sample::Series(i))).collect();
-        let mut cdfs = Self { view, x, stems, found, legend: Legend::default() };
-        if cdfs.has_bands() {
+        if self.has_bands() {
             entries.push(("95 % interval".to_owned(), Sample::Band));
         }
-        cdfs.legend = Legend::new(entries, f64::from(WIDTH) - 2.0 * MARGIN);
-        Some(cdfs)
+        Legend::new(entries, width(form) - 2.0 * MARGIN)
     }
 
     fn has_bands(&self) -> bool {
@@ -85,9 +85,10 @@ impl<'a> Cdfs<'a> {
         let all = || self.found.iter().enumerate().filter_map(|(i, d)| Some((i, d.as_ref()?)));
         let here: Vec<(usize, &Distribution)> =
             all().filter_map(|(i, d)| Some((i, d.get(stem)?))).collect();
-        let values = here.iter().flat_map(|(_, d)| places(d)).map(|(value, _)| value);
-        let (x_scale, y_scale) =
-            (Scale::for_y(values, false), Scale::for_bars([100.0].into_iter()));
+        let values = || here.iter().flat_map(|(_, d)| places(d)).map(|(value, _)| value);
+        let (factor, unit) = time_unit(values().fold(0.0, f64::max));
+        let x_scale = Scale::for_y(values().map(|value| value * factor), Kind::Time);
+        let y_scale = Scale::for_bars([100.0].into_iter());
         let labels = text_width("100", SMALL_SIZE) + 10.0;
         let plot = Plot {
             left: left + labels,
@@ -96,13 +97,13 @@ impl<'a> Cdfs<'a> {
             bottom: top + 30.0 + PLOT_HEIGHT,
         };
         let metric = Metric::of(stem);
-        let title = "share of requests (%)";
-        canvas.text(title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
+        let title = fitted("requests at or below (%)", TEXT_SIZE, width - MARGIN);
+        canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
         let kind = if x_scale.is_log() { ", logarithmic" } else { "" };
-        let label = format!("{}{kind}", metric.with_unit());
+        let label = format!("{} ({unit}){kind}", metric.title());
         draw_axes(canvas, &plot, &x_scale, &y_scale, &label)?;
         let place = |(value, share): &(f64, f64)| {
-            (plot.x(&x_scale, *value), plot.y(&y_scale, *share * 100.0))
+            (plot.x(&x_scale, *value * factor), plot.y(&y_scale, *share * 100.0))
         };
         if self.has_bands() {
             for (series, distribution) in &here {
@@ -123,13 +124,27 @@ impl<'a> Cdfs<'a> {
             for at in marked {
                 canvas.marker(*at, look.marker, look.color)?;
             }
+            for (at, (value, share)) in line.into_iter().zip(places(distribution)) {
+                let label = &self.view.series[*series].label;
+                let share = short(100.0 * share);
+                let value = short(value * factor);
+                canvas.spot(at, format!("{label}: {share} % within {value} {unit}"));
+            }
         }
         Ok(())
     }
 
-    fn panel_width(&self) -> f64 {
-        (f64::from(WIDTH) - MARGIN) / self.stems.len() as f64
+    fn columns(&self, form: Form) -> usize {
+        if form == Form::Narrow { 1 } else { self.stems.len() }
     }
+
+    fn panel_width(&self, form: Form) -> f64 {
+        (width(form) - MARGIN) / self.columns(form) as f64
+    }
+}
+
+fn width(form: Form) -> f64 {
+    f64::from(if form == Form::Narrow { NARROW } else { WIDTH })
 }
 
 /// The values that can be drawn, with their shares.
@@ -149,7 +164,7 @@ impl Sheet for Cdfs<'_> {
     }
 
     fn title(&self) -> String {
-        let place = self.view.axis.as_ref().map(|axis| format!(" at {} {}", axis.label(), self.x));
+        let place = self.view.axis.as_ref().map(|axis| axis.at(self.x));
         format!("distribution of latencies{}", place.unwrap_or_default())
     }
 
@@ -169,23 +184,26 @@ impl Sheet for Cdfs<'_> {
         clippy::cast_sign_loss,
         reason = "a few hundred points"
     )]
-    fn size(&self) -> (u32, u32) {
-        (WIDTH, (HEADER + self.legend.height() + 30.0 + PLOT_HEIGHT + 54.0 + 30.0) as u32)
+    fn size(&self, form: Form) -> (u32, u32) {
+        let rows = self.stems.len().div_ceil(self.columns(form)) as f64;
+        let height = HEADER + self.legend(form).height() + rows * PANEL_HEIGHT + 30.0;
+        (width(form) as u32, height as u32)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
-        let canvas = Canvas { area, medium };
-        let (width, height) = self.size();
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
+        let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
         let provenance = &self.view.summary.provenance;
         canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
         let title = titled(provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        self.legend.draw(&canvas, (MARGIN, HEADER))?;
-        let top = HEADER + self.legend.height();
+        let legend = self.legend(form);
+        legend.draw(canvas, (MARGIN, HEADER))?;
         for (i, stem) in self.stems.iter().enumerate() {
-            let left = MARGIN + i as f64 * self.panel_width();
-            self.draw_panel(&canvas, stem, (left, top), self.panel_width())?;
+            let (row, column) = (i / self.columns(form), i % self.columns(form));
+            let left = MARGIN + column as f64 * self.panel_width(form);
+            let top = HEADER + legend.height() + row as f64 * PANEL_HEIGHT;
+            self.draw_panel(canvas, stem, (left, top), self.panel_width(form))?;
         }
         let footer = fitted(&footer(provenance), SMALL_SIZE, width - 2.0 * MARGIN);
         canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))

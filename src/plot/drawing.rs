@@ -1,23 +1,22 @@
 //! One figure: title, legend, panels, footer.
 
-use super::Sheet;
-use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Script, Side, fitted, text_width};
 use super::legend::{Legend, Sample};
-use super::scale::{extent, is_drawable};
+use super::scale::{Kind, extent, is_drawable};
 use super::style::{MARGIN, PAPER, SMALL_SIZE, TITLE_SIZE};
+use super::{Form, NARROW, Sheet, time_unit};
 use crate::experiment::results::Provenance;
-use crate::metrics::{Metric, short};
+use crate::metrics::{Metric, rounded, short};
 use crate::report::judge::published::Comparison;
 use crate::report::view::{Axis, Series, View};
-use plotters::coord::Shift;
-use plotters::drawing::DrawingArea;
 use plotters::prelude::DrawingBackend;
+use std::collections::BTreeSet;
 
 /// Sizes in points.
 const PANEL_WIDTH: u32 = 460;
 pub(super) const PLOT_HEIGHT: f64 = 270.0;
 pub(super) const BAR_HEIGHT: f64 = 26.0;
-/// Bands of more series cannot be told apart (assumed).
+/// Bands of more series hide each other (assumed).
 const MOST_BANDS: usize = 4;
 const LEGEND_TOP: f64 = 54.0;
 
@@ -30,7 +29,10 @@ pub(super) struct Drawing<'a> {
     named: Option<(&'static str, &'static str)>,
     /// The value of the axis to draw bars at, in place of lines along the axis.
     bars_at: Option<f64>,
-    legend: Legend,
+    /// Targets by the stem of metrics, in their own unit.
+    targets: &'a [(String, f64)],
+    /// Stems of times that are shown in seconds.
+    in_seconds: BTreeSet<String>,
 }
 
 /// A simulated value in a panel.
@@ -55,9 +57,10 @@ impl<'a> Drawing<'a> {
         comparison: Option<&'a Comparison<'a>>,
         metrics: Vec<Metric>,
     ) -> Self {
-        let (named, bars_at, legend) = (None, None, Legend::default());
-        let mut drawing = Self { view, comparison, metrics, named, bars_at, legend };
-        drawing.legend = drawing.make_legend();
+        let (named, bars_at, in_seconds) = (None, None, BTreeSet::new());
+        let mut drawing =
+            Self { view, comparison, metrics, named, bars_at, targets: &[], in_seconds };
+        drawing.choose_units();
         drawing
     }
 
@@ -70,8 +73,29 @@ impl<'a> Drawing<'a> {
     /// Bars at `x` in place of lines along the axis.
     pub(super) fn bars_at(mut self, x: f64) -> Self {
         self.bars_at = Some(x);
-        self.legend = self.make_legend();
+        self.choose_units();
         self
+    }
+
+    /// With lines at targets, by the stem of metrics.
+    pub(super) fn with_targets(mut self, targets: &'a [(String, f64)]) -> Self {
+        self.targets = targets;
+        self
+    }
+
+    /// Shows times in seconds where the longest of their stem is that long.
+    fn choose_units(&mut self) {
+        self.in_seconds.clear();
+        // By means: an interval of few seeds may reach anywhere.
+        let longest = |metric: &Metric| {
+            let of_series = |series| self.shown_xs(series).into_iter().map(move |x| (series, x));
+            let places = (0..self.view.series.len()).flat_map(of_series);
+            let means = places.filter_map(|(series, x)| Some(self.value(metric, series, x)?.mean));
+            means.fold(0.0, f64::max)
+        };
+        let is_long = |metric: &&Metric| time_unit(longest(metric)).1 == "s";
+        let times = self.metrics.iter().filter(|metric| metric.unit == "ms");
+        self.in_seconds = times.filter(is_long).map(|metric| metric.stem.clone()).collect();
     }
 }
 
@@ -91,13 +115,13 @@ impl Sheet for Drawing<'_> {
             && let Some(axis) = &self.view.axis
             && let Some(x) = self.bars_at.or(self.view.xs().first().copied())
         {
-            what += &format!(" at {} {x}", axis.label());
+            what += &axis.at(x);
         }
         what
     }
 
     fn alt(&self) -> String {
-        let names: Vec<String> = self.metrics.iter().map(Metric::with_unit).collect();
+        let names: Vec<String> = self.metrics.iter().map(|metric| self.with_unit(metric)).collect();
         let how = match self.axis() {
             Some(axis) => format!("Lines of {} against {}", list(&names), axis.title()),
             None => format!("Bars of {}", list(&names)),
@@ -111,7 +135,7 @@ impl Sheet for Drawing<'_> {
                 format!("{label} {}", extent_text(values.map(|shown| shown.mean)))
             };
             let ranges: Vec<String> = labels.iter().enumerate().take(8).map(range).collect();
-            text += &format!(" {}: {}.", metric.with_unit(), ranges.join(", "));
+            text += &format!(" {}: {}.", self.with_unit(metric), ranges.join(", "));
         }
         text
     }
@@ -121,27 +145,27 @@ impl Sheet for Drawing<'_> {
         clippy::cast_sign_loss,
         reason = "a few thousand points at most for any result set that fits into memory"
     )]
-    fn size(&self) -> (u32, u32) {
-        let rows = self.metrics.len().div_ceil(self.columns()) as f64;
-        let height = self.header_height() + rows * self.panel_height() + 30.0;
-        (self.width(), height.ceil() as u32)
+    fn size(&self, form: Form) -> (u32, u32) {
+        let rows = self.metrics.len().div_ceil(self.columns(form)) as f64;
+        let height = self.header_height(form) + rows * self.panel_height() + 30.0;
+        (self.width(form), height.ceil() as u32)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
-        let canvas = Canvas { area, medium };
-        let (width, height) = self.size();
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
+        let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
         canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
         let title = titled(&self.view.summary.provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        self.legend.draw(&canvas, (MARGIN, LEGEND_TOP))?;
+        self.legend(form).draw(canvas, (MARGIN, LEGEND_TOP))?;
         for (i, metric) in self.metrics.iter().enumerate() {
-            let (row, column) = (i / self.columns(), i % self.columns());
+            let (row, column) = (i / self.columns(form), i % self.columns(form));
             let left = column as f64 * f64::from(PANEL_WIDTH) + MARGIN;
-            let top = self.header_height() + row as f64 * self.panel_height();
+            let top = self.header_height(form) + row as f64 * self.panel_height();
+            let right = left + self.panel_width(form) - MARGIN;
             match self.axis() {
-                Some(axis) => self.draw_lines(&canvas, axis, metric, (left, top))?,
-                None => self.draw_bars(&canvas, metric, (left, top))?,
+                Some(axis) => self.draw_lines(canvas, axis, metric, (left, top), right)?,
+                None => self.draw_bars(canvas, metric, (left, top), right)?,
             }
         }
         let footer = footer(&self.view.summary.provenance);
@@ -194,22 +218,28 @@ impl<'a> Drawing<'a> {
         self.view.series.len() > MOST_BANDS
     }
 
-    fn columns(&self) -> usize {
-        self.metrics.len().clamp(1, 2)
+    fn columns(&self, form: Form) -> usize {
+        if form == Form::Narrow { 1 } else { self.metrics.len().clamp(1, 2) }
     }
 
-    fn width(&self) -> u32 {
-        let columns = if self.metrics.len() > 1 { 2 } else { 1 };
-        // A single panel is wider: titles and footers need the room.
-        if columns == 1 { PANEL_WIDTH + 220 } else { 2 * PANEL_WIDTH + 20 }
+    fn width(&self, form: Form) -> u32 {
+        match self.columns(form) {
+            _ if form == Form::Narrow => NARROW,
+            // A single panel is wider: titles and footers need the room.
+            1 => PANEL_WIDTH + 220,
+            _ => 2 * PANEL_WIDTH + 20,
+        }
     }
 
-    pub(super) fn panel_width(&self) -> f64 {
-        if self.metrics.len() > 1 { f64::from(PANEL_WIDTH) } else { f64::from(PANEL_WIDTH) + 200.0 }
+    fn panel_width(&self, form: Form) -> f64 {
+        match self.columns(form) {
+            1 => f64::from(self.width(form)) - MARGIN,
+            _ => f64::from(PANEL_WIDTH),
+        }
     }
 
-    fn header_height(&self) -> f64 {
-        LEGEND_TOP + self.legend.height()
+    fn header_height(&self, form: Form) -> f64 {
+        LEGEND_TOP + self.legend(form).height()
     }
 
     fn panel_height(&self) -> f64 {
@@ -220,7 +250,7 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    fn make_legend(&self) -> Legend {
+    fn legend(&self, form: Form) -> Legend {
         let mut entries: Vec<(String, Sample)> = Vec::new();
         if self.axis().is_some() {
             let labels = self.labels().into_iter().enumerate();
@@ -247,14 +277,62 @@ impl<'a> Drawing<'a> {
         if marks().any(|mark| !mark.is_counted) {
             entries.push(("published, not counted".to_owned(), Sample::Uncounted));
         }
-        Legend::new(entries, f64::from(self.width()) - 2.0 * MARGIN)
+        if self.metrics.iter().any(|metric| self.target(metric).is_some()) {
+            entries.push(("target".to_owned(), Sample::Dashed));
+        }
+        Legend::new(entries, f64::from(self.width(form)) - 2.0 * MARGIN)
+    }
+
+    /// A value of a metric as it is shown.
+    fn shown(&self, metric: &Metric, value: f64) -> f64 {
+        let factor = if self.in_seconds.contains(&metric.stem) { 1e-3 } else { 1.0 };
+        metric.shown(value) * factor
+    }
+
+    /// What a metric is called, with the unit that it is shown in.
+    pub(super) fn with_unit(&self, metric: &Metric) -> String {
+        match self.in_seconds.contains(&metric.stem) {
+            true => format!("{} (s)", metric.label),
+            false => metric.with_unit(),
+        }
+    }
+
+    /// The value with the unit, where a pointer rests on it.
+    pub(super) fn spoken(&self, metric: &Metric, shown: &Shown) -> String {
+        let unit = if self.in_seconds.contains(&metric.stem) { "s" } else { metric.unit };
+        let Some([low, high]) = shown.interval else {
+            return format!("{} {unit}", short(shown.mean)).trim_end().to_owned();
+        };
+        let show = rounded(shown.mean, (high - low) / 2.0);
+        let least = if shown.mean >= 0.0 { low.max(0.0) } else { low };
+        let text = format!("{} {unit}", show(shown.mean));
+        format!("{} ({} to {})", text.trim_end(), show(least), show(high))
+    }
+
+    /// What kind of axis a metric has.
+    pub(super) fn kind(metric: &Metric) -> Kind {
+        match metric.unit {
+            "ms" | "s" => Kind::Time,
+            _ if metric.is_ratio() => Kind::Ratio,
+            _ => Kind::Amount,
+        }
+    }
+
+    /// The target of a metric as it is shown; `None` if it lies so far above all
+    /// values that it would press them to the ground.
+    pub(super) fn target(&self, metric: &Metric) -> Option<f64> {
+        const FARTHEST: f64 = 3.0;
+        let (_, target) = self.targets.iter().find(|(stem, _)| *stem == metric.stem)?;
+        let target = self.shown(metric, *target);
+        let most = self.all_values(metric).into_iter().fold(0.0, f64::max);
+        (most > 0.0 && target <= FARTHEST * most).then_some(target)
     }
 
     /// Mean and interval as shown; `None` where there is nothing to draw.
     pub(super) fn value(&self, metric: &Metric, series: usize, x: f64) -> Option<Shown> {
         let found = self.view.series.get(series)?.metric(x, &metric.name)?;
-        let mean = metric.shown(found.mean?);
-        let interval = found.ci95.map(|bounds| bounds.map(|bound| metric.shown(bound)));
+        let mean = self.shown(metric, found.mean?);
+        let interval = found.ci95.map(|bounds| bounds.map(|bound| self.shown(metric, bound)));
         let interval = interval.filter(|bounds| bounds.iter().all(|bound| is_drawable(*bound)));
         is_drawable(mean).then_some(Shown { x, mean, interval })
     }
@@ -275,7 +353,7 @@ impl<'a> Drawing<'a> {
             .filter(|cell| cell.series == series && cell.metric == metric.name)
             .map(|cell| PublishedMark {
                 x: cell.x,
-                value: metric.shown(cell.published),
+                value: self.shown(metric, cell.published),
                 is_counted: cell.uncounted.is_none(),
             })
             .filter(|mark| is_drawable(mark.value))

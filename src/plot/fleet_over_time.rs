@@ -1,17 +1,16 @@
 //! The figure of a fleet that changes: hits, times to the first token and errors
 //! over time, a line per simulation, with the changes marked.
 
-use super::Sheet;
 use super::axes::{Plot, draw_axes};
-use super::canvas::{Canvas, Drawn, Medium, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
 use super::drawing::footer;
-use super::scale::Scale;
+use super::scale::{Kind, Scale};
 use super::style::{FRAME, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::{Form, NARROW, Sheet, time_unit};
 use crate::experiment::results::Provenance;
+use crate::metrics::short;
 use crate::report::view::fleet_over_time::{FleetOverTime, FleetsOverTime};
 use crate::report::view::plain;
-use plotters::coord::Shift;
-use plotters::drawing::DrawingArea;
 use plotters::prelude::DrawingBackend;
 
 /// Sizes in points.
@@ -34,12 +33,16 @@ pub(super) struct FleetSheet<'a> {
 
 type Values = fn(&FleetOverTime) -> &Vec<Option<f64>>;
 
-/// Title, values, and whether they are percentages.
-const PANELS: [(&str, Values); 3] = [
-    ("hit ratio (%)", |line| &line.hit_ratio),
-    ("TTFT p95 (ms)", |line| &line.ttft_ms_p95),
-    ("requests not served (%)", |line| &line.error_ratio),
+/// Title, values, and what they are; times are in ms.
+const PANELS: [(&str, Values, Kind); 3] = [
+    ("hit ratio", |line| &line.hit_ratio, Kind::Ratio),
+    ("TTFT p95", |line| &line.ttft_ms_p95, Kind::Time),
+    ("requests not served", |line| &line.error_ratio, Kind::Ratio),
 ];
+
+fn width(form: Form) -> f64 {
+    if form == Form::Narrow { f64::from(NARROW) } else { WIDTH }
+}
 
 impl<'a> FleetSheet<'a> {
     pub(super) fn new(
@@ -52,18 +55,25 @@ impl<'a> FleetSheet<'a> {
     fn draw_panel<B: DrawingBackend>(
         &self,
         canvas: &Canvas<'_, B>,
-        top: f64,
-        (title, values): (&str, Values),
+        (top, width): (f64, f64),
+        (title, values, kind): (&str, Values, Kind),
     ) -> Drawn<B> {
         let Some(seconds) = self.lines.first().map(|line| &line.seconds) else { return Ok(()) };
         let (Some(&first), Some(&last)) = (seconds.first(), seconds.last()) else { return Ok(()) };
         let x_scale = Scale::for_time(first, last);
-        let shown = self.lines.iter().flat_map(|line| values(line).iter().flatten().copied());
-        let y_scale = Scale::for_y([0.0, 1.0].into_iter().chain(shown), false);
+        let shown = || self.lines.iter().flat_map(|line| values(line).iter().flatten().copied());
+        let (factor, unit) = match kind {
+            Kind::Time => time_unit(shown().fold(0.0, f64::max)),
+            _ => (1.0, "%"),
+        };
+        // From zero, and so never logarithmic: what a change does is read off heights.
+        let scaled = shown().map(|value| value * factor);
+        let y_scale = Scale::for_y([0.0, 1.0].into_iter().chain(scaled), kind);
+        let title = &format!("{title} ({unit})");
         let widest = y_scale.ticks.iter().map(|tick| text_width(&tick.label, SMALL_SIZE));
         let plot = Plot {
             left: MARGIN + widest.fold(0.0, f64::max) + 10.0,
-            right: WIDTH - MARGIN,
+            right: width - MARGIN,
             top: top + 30.0,
             bottom: top + 30.0 + PANEL_HEIGHT,
         };
@@ -80,7 +90,11 @@ impl<'a> FleetSheet<'a> {
             for (second, value) in seconds.iter().zip(values(line)) {
                 match value {
                     Some(value) => {
-                        stretch.push((plot.x(&x_scale, *second), plot.y(&y_scale, *value)));
+                        let value = value * factor;
+                        let place = (plot.x(&x_scale, *second), plot.y(&y_scale, value));
+                        let label = label(line);
+                        canvas.spot(place, format!("{label}, {second} s: {} {unit}", short(value)));
+                        stretch.push(place);
                     }
                     None => canvas.line(&std::mem::take(&mut stretch), color, 1.6, dash)?,
                 }
@@ -90,12 +104,12 @@ impl<'a> FleetSheet<'a> {
         Ok(())
     }
 
-    fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>) -> Drawn<B> {
+    fn draw_legend<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, width: f64) -> Drawn<B> {
         for (index, line) in self.lines.iter().enumerate() {
             let y = HEADER + LEGEND_ROW * index as f64;
             let Look { color, dash, .. } = Look::of(index);
             canvas.line(&[(MARGIN, y - 4.0), (MARGIN + 34.0, y - 4.0)], color, 1.6, dash)?;
-            let label = fitted(&label(line), SMALL_SIZE, WIDTH - 3.0 * MARGIN);
+            let label = fitted(&label(line), SMALL_SIZE, width - 2.0 * MARGIN - 44.0);
             canvas.text(&label, (MARGIN + 44.0, y), Script::ink(SMALL_SIZE, Side::Left))?;
         }
         Ok(())
@@ -125,29 +139,32 @@ impl Sheet for FleetSheet<'_> {
         clippy::cast_sign_loss,
         reason = "a few hundred points"
     )]
-    fn size(&self) -> (u32, u32) {
+    fn size(&self, form: Form) -> (u32, u32) {
         let legend = LEGEND_ROW * (self.lines.len() + 1) as f64;
-        (WIDTH as u32, (HEADER + legend + PANEL * PANELS.len() as f64 + 30.0) as u32)
+        (width(form) as u32, (HEADER + legend + PANEL * PANELS.len() as f64 + 30.0) as u32)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
-        let canvas = Canvas { area, medium };
-        let (_, height) = self.size();
-        canvas.rectangle((0.0, 0.0), (WIDTH, f64::from(height)), PAPER, 1.0)?;
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
+        let width = width(form);
+        let (_, height) = self.size(form);
+        canvas.rectangle((0.0, 0.0), (width, f64::from(height)), PAPER, 1.0)?;
         let title = format!("{}: the fleet over time", self.provenance.experiment);
-        let title = fitted(&title, TITLE_SIZE, WIDTH - 2.0 * MARGIN);
+        let title = fitted(&title, TITLE_SIZE, width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        self.draw_legend(&canvas)?;
+        self.draw_legend(canvas, width)?;
         let happens = self.changes.iter().map(|(at, what)| format!("{what} at {at} s"));
         let happens = happens.collect::<Vec<_>>().join(", ");
         let below = HEADER + LEGEND_ROW * self.lines.len() as f64;
-        let dashed = format!("Dashed: {happens}. All seeds together, in intervals of 10 s.");
-        let dashed = fitted(&dashed, SMALL_SIZE, WIDTH - 2.0 * MARGIN);
+        let dashed = match happens.as_str() {
+            "" => "All seeds together, in intervals of 10 s.".to_owned(),
+            happens => format!("Dashed: {happens}. All seeds together, in intervals of 10 s."),
+        };
+        let dashed = fitted(&dashed, SMALL_SIZE, width - 2.0 * MARGIN);
         canvas.text(&dashed, (MARGIN, below), Script::pencil(SMALL_SIZE, Side::Left))?;
         for (index, panel) in PANELS.into_iter().enumerate() {
-            self.draw_panel(&canvas, below + 16.0 + PANEL * index as f64, panel)?;
+            self.draw_panel(canvas, (below + 16.0 + PANEL * index as f64, width), panel)?;
         }
-        let footer = fitted(&footer(self.provenance), SMALL_SIZE, WIDTH - 2.0 * MARGIN);
+        let footer = fitted(&footer(self.provenance), SMALL_SIZE, width - 2.0 * MARGIN);
         let place = (MARGIN, f64::from(height) - 12.0);
         canvas.text(&footer, place, Script::pencil(SMALL_SIZE, Side::Left))
     }

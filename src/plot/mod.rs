@@ -18,13 +18,14 @@ mod style;
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;
 use crate::report::judge::published::Comparison;
+use crate::report::judge::terms::{SLO_SHARE, Terms};
 use crate::report::judge::tuning::Tuning;
 use crate::report::render::why;
 use crate::report::view::View;
 use crate::report::view::details::Details;
 use crate::report::view::published::Published;
 use crate::settings::Invalid;
-use canvas::{Drawn, FINE, Medium};
+use canvas::{Canvas, Drawn, FINE, Medium, Spot};
 use cdf::Cdfs;
 use drawing::Drawing;
 use fleet_over_time::FleetSheet;
@@ -32,16 +33,17 @@ use heat::HeatMap;
 use maud::html;
 use over_time::WorkersOverTime;
 use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
-use plotters::coord::Shift;
-use plotters::drawing::{DrawingArea, IntoDrawingArea};
+use plotters::drawing::IntoDrawingArea;
 
 /// Metrics that are drawn by default, as far as the results have them.
-pub const MAIN: [&str; 8] = [
+pub const MAIN: [&str; 10] = [
     "ttft_ms_p50",
     "ttft_ms_p95",
     "itl_ms_p50",
     "itl_ms_p95",
     "output_tokens_per_s",
+    "slo_attainment",
+    "goodput_per_s",
     "hit_ratio",
     "queue_ms_p50",
     "queue_ms_p95",
@@ -49,7 +51,7 @@ pub const MAIN: [&str; 8] = [
 
 /// The metrics of the figure that holds policies against each other at the last load.
 const POLICIES: [&str; 4] = ["ttft_ms_p95", "itl_ms_p95", "output_tokens_per_s", "hit_ratio"];
-/// Policies from which on that figure is drawn: lines of fewer can be told apart (assumed).
+/// Policies from which on that figure is drawn: fewer lines can be distinguished (assumed).
 const MANY_POLICIES: usize = 4;
 /// Series from which on lines cannot be read and heat maps are drawn instead (assumed).
 const MOST_LINES: usize = 24;
@@ -77,6 +79,15 @@ pub struct Choice {
     pub x: Option<String>,
     /// Names of metrics; [`MAIN`] if empty. Metrics of one stem share a figure.
     pub metrics: Vec<String>,
+    /// Targets to draw as lines, by the stem of metrics, in their own unit.
+    pub targets: Vec<(String, f64)>,
+}
+
+/// The targets of `[slo]`, for [`Choice::targets`].
+pub fn targets(terms: &Terms) -> Vec<(String, f64)> {
+    let times = terms.targets.iter().map(|(key, limit)| (format!("{key}_ms"), limit.as_millis()));
+    let share = (!terms.targets.is_empty()).then(|| ("slo_attainment".to_owned(), SLO_SHARE));
+    times.chain(share).collect()
 }
 
 /// A figure, ready to be written.
@@ -88,8 +99,11 @@ pub struct Figure {
     pub title: String,
     /// The same in words, for those who cannot see it.
     pub alt: String,
-    /// The figure as SVG; it turns dark where a dark page is preferred.
+    /// The figure as SVG; it turns dark where a dark page is preferred, and says its
+    /// values where a pointer rests on them.
     pub svg: String,
+    /// The same with one panel per row, for narrow screens.
+    pub narrow: String,
     /// The figure as PNG, at twice the size of the SVG.
     pub png: Vec<u8>,
 }
@@ -109,7 +123,9 @@ pub fn figures(
     let view = View::new(summary, choice.x.as_deref())?;
     let comparison = published.map(|published| Comparison::new(&view, published));
     let groups = groups(&view, &choice.metrics)?;
-    let drawings = groups.into_iter().map(|m| Drawing::new(&view, comparison.as_ref(), m));
+    let drawings = groups
+        .into_iter()
+        .map(|m| Drawing::new(&view, comparison.as_ref(), m).with_targets(&choice.targets));
     let why = (choice.metrics.is_empty() && why::is_measured(&view)).then(|| {
         let metrics = WHY.iter().map(|name| Metric::of(name)).collect();
         Drawing::new(&view, None, metrics)
@@ -136,7 +152,8 @@ pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, 
             return Ok(maps);
         }
     }
-    let mut all = figures(summary, details.published.as_ref(), &Choice::default())?;
+    let choice = Choice { targets: targets(&Terms::of(details)), ..Choice::default() };
+    let mut all = figures(summary, details.published.as_ref(), &choice)?;
     let last = view.xs().last().copied();
     if let (Some(_), Some(x)) = (&view.axis, last)
         && view.series.iter().filter(|series| series.at(x).is_some()).count() >= MANY_POLICIES
@@ -176,6 +193,27 @@ pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
     maps.map(|map| Figure::new(&map)).collect()
 }
 
+/// The arrangement of a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Panels beside each other.
+    Wide,
+    /// One panel per row, as wide as a phone.
+    Narrow,
+}
+
+/// Points of a narrow figure from left to right.
+const NARROW: u32 = 380;
+
+/// Milliseconds from which on times are shown in seconds (assumed: easier to read).
+const SECONDS_FROM: f64 = 10_000.0;
+
+/// By how much times in milliseconds are multiplied where the longest is `longest`,
+/// and their unit then.
+fn time_unit(longest: f64) -> (f64, &'static str) {
+    if longest >= SECONDS_FROM { (1e-3, "s") } else { (1.0, "ms") }
+}
+
 /// A figure that can be drawn on anything.
 trait Sheet {
     /// Name of the file without its ending.
@@ -185,15 +223,16 @@ trait Sheet {
     /// The same in words.
     fn alt(&self) -> String;
     /// Width and height in points.
-    fn size(&self) -> (u32, u32);
+    fn size(&self, form: Form) -> (u32, u32);
     /// Draws the whole figure.
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B>;
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B>;
 }
 
 impl Figure {
     fn new(sheet: &impl Sheet) -> Self {
         let (name, title, alt) = (sheet.name(), sheet.title(), sheet.alt());
-        Self { name, title, alt, svg: svg(sheet), png: png(sheet) }
+        let [wide, narrow] = [Form::Wide, Form::Narrow].map(|form| svg(sheet, form));
+        Self { name, title, alt, svg: wide, narrow, png: png(sheet) }
     }
 }
 
@@ -221,15 +260,17 @@ fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid
     Ok(groups)
 }
 
-fn svg(drawing: &impl Sheet) -> String {
-    let (width, height) = drawing.size();
+fn svg(drawing: &impl Sheet, form: Form) -> String {
+    let (width, height) = drawing.size(form);
     let mut text = String::new();
-    {
+    let spots = {
         let backend = SVGBackend::with_string(&mut text, (width * FINE, height * FINE));
         let area = backend.into_drawing_area();
-        let drawn = drawing.draw(&area, Medium::Svg).and_then(|()| area.present());
+        let canvas = Canvas::new(&area, Medium::Svg);
+        let drawn = drawing.draw(&canvas, form).and_then(|()| area.present());
         drawn.expect("drawing into memory does not fail");
-    }
+        canvas.into_spots()
+    };
     // Shown at its size in points; the view box keeps the finer units inside.
     let fine = format!("width=\"{}\" height=\"{}\"", width * FINE, height * FINE);
     let text = text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1);
@@ -237,18 +278,40 @@ fn svg(drawing: &impl Sheet) -> String {
     let label = format!("{title}. {alt}");
     let role = html! { (label) }.into_string();
     let style = style::dark_rules();
-    text.replacen('>', &format!(" role=\"img\" aria-label=\"{role}\">\n<style>{style}</style>"), 1)
+    let text = text.replacen(
+        '>',
+        &format!(" role=\"img\" aria-label=\"{role}\">\n<style>{style}</style>"),
+        1,
+    );
+    with_spots(text, &spots)
+}
+
+/// The values of a figure as circles that cannot be seen, each with its text.
+fn with_spots(svg: String, spots: &[Spot]) -> String {
+    /// Points around a value at which it is said.
+    const RADIUS: f64 = 7.0;
+    let Some(body) = svg.strip_suffix("</svg>\n").filter(|_| !spots.is_empty()) else {
+        return svg;
+    };
+    let fine = |points: f64| format!("{:.0}", points * f64::from(FINE));
+    let circles = html! {
+        g class="spots" fill-opacity="0" { @for Spot { at: (x, y), text } in spots {
+            circle cx=(fine(*x)) cy=(fine(*y)) r=(fine(RADIUS)) { title { (text) } }
+        } }
+    };
+    format!("{body}{}\n</svg>\n", circles.into_string())
 }
 
 fn png(drawing: &impl Sheet) -> Vec<u8> {
-    let (width, height) = drawing.size();
+    let (width, height) = drawing.size(Form::Wide);
     let (wide, high) = (width * FINE, height * FINE);
     let mut pixels = vec![255; wide as usize * high as usize * 3];
     {
         let backend = BitMapBackend::<RGBPixel>::with_buffer_and_format(&mut pixels, (wide, high))
             .expect("the buffer has the size of the picture");
         let area = backend.into_drawing_area();
-        let drawn = drawing.draw(&area, Medium::Bitmap).and_then(|()| area.present());
+        let canvas = Canvas::new(&area, Medium::Bitmap);
+        let drawn = drawing.draw(&canvas, Form::Wide).and_then(|()| area.present());
         drawn.expect("drawing into memory does not fail");
     }
     let small = shrink(&pixels, wide as usize, (FINE / PNG_PIXELS) as usize);

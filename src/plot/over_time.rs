@@ -1,18 +1,16 @@
 //! The figure of workers over time: a row per simulation, requests in flight to
 //! the left and time in the queue to the right, a line per worker.
 
-use super::Sheet;
 use super::axes::{Plot, draw_axes};
-use super::canvas::{Canvas, Drawn, Medium, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Script, Side, fitted, text_width};
 use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
-use super::scale::Scale;
+use super::scale::{Kind, Scale};
 use super::style::{INK, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::{Form, NARROW, Sheet, time_unit};
 use crate::experiment::results::Provenance;
 use crate::report::view::over_time::OverTime;
 use crate::report::view::plain;
-use plotters::coord::Shift;
-use plotters::drawing::DrawingArea;
 use plotters::prelude::DrawingBackend;
 
 /// Sizes in points.
@@ -21,6 +19,15 @@ const LEGEND_TOP: f64 = 54.0;
 const PLOT_HEIGHT: f64 = 190.0;
 const ROW: f64 = 30.0 + PLOT_HEIGHT + 54.0;
 const COLUMN: f64 = 460.0;
+
+fn width(form: Form) -> u32 {
+    if form == Form::Narrow { NARROW } else { WIDTH }
+}
+
+/// The width of a panel.
+fn column(form: Form) -> f64 {
+    if form == Form::Narrow { f64::from(NARROW) - MARGIN } else { COLUMN }
+}
 
 /// The most simulations of one figure; more could not be read.
 const MAX_ROWS: usize = 6;
@@ -33,7 +40,6 @@ pub(super) struct WorkersOverTime<'a> {
     rows: &'a [OverTime],
     /// Requests that a batch of a worker can hold.
     max_num_seqs: u32,
-    legend: Legend,
 }
 
 impl<'a> WorkersOverTime<'a> {
@@ -43,18 +49,21 @@ impl<'a> WorkersOverTime<'a> {
         max_num_seqs: u32,
     ) -> Self {
         let rows = &simulations[..simulations.len().min(MAX_ROWS)];
-        let mut sheet = Self { provenance, rows, max_num_seqs, legend: Legend::default() };
-        let workers = sheet.workers();
+        Self { provenance, rows, max_num_seqs }
+    }
+
+    fn legend(&self, form: Form) -> Legend {
+        let workers = self.workers();
         let mut entries: Vec<(String, Sample)> = if workers <= MAX_NAMED {
             (0..workers).map(|w| (format!("worker {w}"), Sample::Plain(w))).collect()
         } else {
             vec![(format!("{workers} workers, a line each"), Sample::Plain(0))]
         };
-        if sheet.shows_limit() {
-            entries.push((format!("largest batch: {max_num_seqs} requests"), Sample::Dashed));
+        if self.shows_limit() {
+            entries
+                .push((format!("largest batch: {} requests", self.max_num_seqs), Sample::Dashed));
         }
-        sheet.legend = Legend::new(entries, f64::from(WIDTH) - 2.0 * MARGIN);
-        sheet
+        Legend::new(entries, f64::from(width(form)) - 2.0 * MARGIN)
     }
 
     fn workers(&self) -> usize {
@@ -67,14 +76,13 @@ impl<'a> WorkersOverTime<'a> {
         most.copied().fold(0.0, f64::max) >= 0.5 * f64::from(self.max_num_seqs)
     }
 
-    fn header_height(&self) -> f64 {
-        LEGEND_TOP + self.legend.height()
+    fn header_height(&self, form: Form) -> f64 {
+        LEGEND_TOP + self.legend(form).height()
     }
 
-    /// The scale that all rows share, so that they can be compared.
-    fn scale(&self, of: impl Fn(&OverTime) -> &Vec<Vec<f64>>, least: f64) -> Scale {
-        let values = self.rows.iter().flat_map(|row| of(row).iter().flatten().copied());
-        Scale::for_y([0.0, least].into_iter().chain(values), false)
+    /// The longest time in a queue, in ms.
+    fn longest_queue(&self) -> f64 {
+        self.rows.iter().flat_map(|row| row.queue_ms.iter().flatten()).copied().fold(0.0, f64::max)
     }
 
     fn draw_panel<B: DrawingBackend>(
@@ -83,14 +91,14 @@ impl<'a> WorkersOverTime<'a> {
         (left, top): (f64, f64),
         title: &str,
         (seconds, lines): (&[f64], &[Vec<f64>]),
-        y_scale: &Scale,
+        (y_scale, right): (&Scale, f64),
     ) -> Drawn<B> {
         let ends = [seconds[0], seconds[seconds.len() - 1]];
         let x_scale = Scale::for_time(ends[0], ends[1]);
         let widest = y_scale.ticks.iter().map(|tick| text_width(&tick.label, SMALL_SIZE));
         let plot = Plot {
             left: left + widest.fold(0.0, f64::max) + 10.0,
-            right: left + COLUMN - MARGIN,
+            right,
             top: top + 30.0,
             bottom: top + 30.0 + PLOT_HEIGHT,
         };
@@ -110,13 +118,13 @@ impl<'a> WorkersOverTime<'a> {
         &self,
         canvas: &Canvas<'_, B>,
         (left, top): (f64, f64),
-        y_scale: &Scale,
+        (y_scale, right): (&Scale, f64),
     ) -> Drawn<B> {
         let widest = y_scale.ticks.iter().map(|tick| text_width(&tick.label, SMALL_SIZE));
         let from = left + widest.fold(0.0, f64::max) + 10.0;
         let place = y_scale.place(f64::from(self.max_num_seqs));
         let y = top + 30.0 + PLOT_HEIGHT * (1.0 - place);
-        canvas.line(&[(from, y), (left + COLUMN - MARGIN, y)], INK, 1.2, &[6.0, 4.0])
+        canvas.line(&[(from, y), (right, y)], INK, 1.2, &[6.0, 4.0])
     }
 }
 
@@ -143,39 +151,53 @@ impl Sheet for WorkersOverTime<'_> {
         clippy::cast_sign_loss,
         reason = "a few rows of a few hundred points"
     )]
-    fn size(&self) -> (u32, u32) {
-        (WIDTH, (self.header_height() + ROW * self.rows.len() as f64 + 30.0) as u32)
+    fn size(&self, form: Form) -> (u32, u32) {
+        let panels = if form == Form::Narrow { 2 * self.rows.len() } else { self.rows.len() };
+        (width(form), (self.header_height(form) + ROW * panels as f64 + 30.0) as u32)
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, medium: Medium) -> Drawn<B> {
-        let canvas = Canvas { area, medium };
-        let (width, height) = self.size();
+    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
+        let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
         canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
         let title = titled(self.provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
-        self.legend.draw(&canvas, (MARGIN, LEGEND_TOP))?;
+        self.legend(form).draw(canvas, (MARGIN, LEGEND_TOP))?;
         let (limit, shows_limit) = (f64::from(self.max_num_seqs), self.shows_limit());
-        let inflight = self.scale(|row| &row.inflight, if shows_limit { limit } else { 1.0 });
-        let queue = self.scale(|row| &row.queue_ms, 1.0);
+        let (factor, unit) = time_unit(self.longest_queue());
+        // All rows share a scale, so that they can be compared.
+        let inflight = self.rows.iter().flat_map(|row| row.inflight.iter().flatten()).copied();
+        let least = if shows_limit { limit } else { 1.0 };
+        let inflight = Scale::for_y([0.0, least].into_iter().chain(inflight), Kind::Amount);
+        let longest = (self.longest_queue() * factor).max(1.0);
+        let queue = Scale::for_y([0.0, longest].into_iter(), Kind::Amount);
         for (i, row) in self.rows.iter().enumerate() {
-            let top = self.header_height() + i as f64 * ROW;
             let label = label(row);
-            let left = MARGIN;
+            let (first, second) = match form {
+                Form::Wide => {
+                    let top = self.header_height(form) + i as f64 * ROW;
+                    ((MARGIN, top), (MARGIN + COLUMN, top))
+                }
+                Form::Narrow => {
+                    let top = self.header_height(form) + 2.0 * i as f64 * ROW;
+                    ((MARGIN, top), (MARGIN, top + ROW))
+                }
+            };
+            let right = |left: f64| left + column(form) - MARGIN;
             let title = format!("{label}: requests in flight");
-            self.draw_panel(
-                &canvas,
-                (left, top),
-                &title,
-                (&row.seconds, &row.inflight),
-                &inflight,
-            )?;
+            let scale = (&inflight, right(first.0));
+            self.draw_panel(canvas, first, &title, (&row.seconds, &row.inflight), scale)?;
             if shows_limit {
-                self.draw_limit(&canvas, (left, top), &inflight)?;
+                self.draw_limit(canvas, first, scale)?;
             }
-            let left = MARGIN + COLUMN;
-            let title = format!("{label}: time in the queue (ms)");
-            self.draw_panel(&canvas, (left, top), &title, (&row.seconds, &row.queue_ms), &queue)?;
+            let title = format!("{label}: time in the queue ({unit})");
+            let scaled: Vec<Vec<f64>> = row
+                .queue_ms
+                .iter()
+                .map(|line| line.iter().map(|value| value * factor).collect())
+                .collect();
+            let scale = (&queue, right(second.0));
+            self.draw_panel(canvas, second, &title, (&row.seconds, &scaled), scale)?;
         }
         let footer = fitted(&footer(self.provenance), SMALL_SIZE, width - 2.0 * MARGIN);
         canvas.text(&footer, (MARGIN, height - 16.0), Script::pencil(SMALL_SIZE, Side::Left))

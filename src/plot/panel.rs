@@ -4,7 +4,8 @@ use super::axes::{Plot, draw_axes, draw_x_axis, strike, whisker};
 use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
 use super::drawing::{BAR_HEIGHT, Drawing, PLOT_HEIGHT, Shown};
 use super::scale::Scale;
-use super::style::{INK, Look, MARGIN, Marker, SMALL_SIZE, TEXT_SIZE};
+use super::style::{INK, Look, Marker, SMALL_SIZE, TEXT_SIZE};
+use super::time_unit;
 use crate::metrics::{Metric, short};
 use crate::report::view::Axis;
 use plotters::prelude::DrawingBackend;
@@ -17,21 +18,31 @@ impl Drawing<'_> {
         axis: &Axis,
         metric: &Metric,
         (left, top): Place,
+        right: f64,
     ) -> Drawn<B> {
-        let y_scale = Scale::for_y(self.all_values(metric).into_iter(), metric.is_ratio());
-        let x_scale = Scale::for_x(&axis.values);
+        let target = self.target(metric);
+        let values = self.all_values(metric).into_iter().chain(target);
+        let y_scale = Scale::for_y(values, Self::kind(metric));
+        let longest = axis.values.iter().copied().fold(0.0, f64::max);
+        let (factor, unit) = if axis.is_duration { time_unit(longest) } else { (1.0, "") };
+        let x_scale = Scale::for_x(&axis.values).labelled_by(factor);
         let widest = y_scale.ticks.iter().map(|t| text_width(&t.label, SMALL_SIZE));
         let plot = Plot {
             left: left + widest.fold(0.0, f64::max) + 10.0,
-            right: left + self.panel_width() - MARGIN,
+            right,
             top: top + 30.0,
             bottom: top + 30.0 + PLOT_HEIGHT,
         };
-        let title = format!("{}{}", metric.with_unit(), kind(&y_scale));
+        let title = format!("{}{}", self.with_unit(metric), kind(&y_scale));
         let title = fitted(&title, TEXT_SIZE, plot.right - left);
         canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
-        let x_label = format!("{}{}", axis.title(), kind(&x_scale));
+        let name = if unit == "s" { format!("{} (s)", axis.name()) } else { axis.title() };
+        let x_label = format!("{name}{}", kind(&x_scale));
         draw_axes(canvas, &plot, &x_scale, &y_scale, &x_label)?;
+        if let Some(target) = target {
+            let y = plot.y(&y_scale, target);
+            canvas.line(&[(plot.left, y), (plot.right, y)], INK, 1.2, &[6.0, 4.0])?;
+        }
         let plots: Vec<Plot> = (0..self.view.series.len())
             .map(|series| plot.moved(self.dodge(&plot, &x_scale, axis, series)))
             .collect();
@@ -146,8 +157,11 @@ impl Drawing<'_> {
                 .map(|shown| (plot.x(x_scale, shown.x), plot.y(y_scale, shown.mean)))
                 .collect();
             canvas.line(&places, look.color, 2.0, look.dash)?;
-            for place in places {
+            for (place, shown) in places.into_iter().zip(&stretch) {
                 canvas.marker(place, look.marker, look.color)?;
+                let label = &self.view.series[series].label;
+                let at = self.view.axis.as_ref().map(|axis| axis.at(shown.x)).unwrap_or_default();
+                canvas.spot(place, format!("{label}{at}: {}", self.spoken(metric, shown)));
             }
         }
         Ok(())
@@ -159,24 +173,26 @@ impl Drawing<'_> {
         canvas: &Canvas<'_, B>,
         metric: &Metric,
         (left, top): Place,
+        right: f64,
     ) -> Drawn<B> {
-        let scale = Scale::for_bars(self.all_values(metric).into_iter());
+        // Room for the numbers right of the bars.
+        let right = right - 62.0;
+        let values = self.all_values(metric).into_iter().chain(self.target(metric));
+        let scale = Scale::for_bars(values);
         let labels = self.labels();
-        let labels: Vec<String> = labels.iter().map(|l| fitted(l, TEXT_SIZE, 240.0)).collect();
+        let room = (0.45 * (right - left)).min(240.0);
+        let labels: Vec<String> = labels.iter().map(|l| fitted(l, TEXT_SIZE, room)).collect();
         let widest = labels.iter().map(|label| text_width(label, TEXT_SIZE)).fold(0.0, f64::max);
         let bottom = top + 30.0 + self.view.series.len() as f64 * BAR_HEIGHT + 8.0;
-        // Room for the numbers right of the bars.
-        let right = left + self.panel_width() - MARGIN - 62.0;
         let plot = Plot { left: left + widest + 10.0, right, top: top + 30.0, bottom };
-        let title = fitted(&metric.with_unit(), TEXT_SIZE, right - left);
+        let title = fitted(&self.with_unit(metric), TEXT_SIZE, right - left);
         canvas.text(&title, (left, top + 12.0), Script::ink(TEXT_SIZE, Side::Left))?;
         draw_x_axis(canvas, &plot, &scale)?;
         for (i, label) in labels.iter().enumerate() {
             let y = plot.top + 4.0 + (i as f64 + 0.5) * BAR_HEIGHT;
             canvas.text(label, (plot.left - 8.0, y), Script::ink(TEXT_SIZE, Side::Right))?;
-            let Some(Shown { mean, interval, .. }) = self.value(metric, i, self.bar_x(i)) else {
-                continue;
-            };
+            let Some(shown) = self.value(metric, i, self.bar_x(i)) else { continue };
+            let Shown { mean, interval, .. } = shown;
             let (zero, end) = (plot.x(&scale, 0.0), plot.x(&scale, mean));
             let half = 0.34 * BAR_HEIGHT;
             canvas.rectangle((zero, y - half), (end, y + half), Look::of(i).color, 0.75)?;
@@ -195,6 +211,12 @@ impl Drawing<'_> {
                 (plot.right + 10.0, y),
                 Script::ink(SMALL_SIZE, Side::Left),
             )?;
+            let text = format!("{}: {}", self.labels()[i], self.spoken(metric, &shown));
+            canvas.spot(((zero + end) / 2.0, y), text);
+        }
+        if let Some(target) = self.target(metric) {
+            let x = plot.x(&scale, target);
+            canvas.line(&[(x, plot.top), (x, plot.bottom)], INK, 1.2, &[6.0, 4.0])?;
         }
         Ok(())
     }

@@ -19,10 +19,24 @@ pub(super) struct Tick {
 
 /// Values further from zero cannot be drawn: differences of them overflow.
 const LARGEST: f64 = 1e100;
-/// A logarithmic y axis from this ratio of largest to smallest value on (assumed).
+/// What is on an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Milliseconds or seconds: may span orders of magnitude.
+    Time,
+    /// Percent, at most 100.
+    Ratio,
+    /// Counts and rates, which grow in proportion: a line of them stays a line.
+    Amount,
+}
+
+/// A logarithmic axis of times from this ratio of largest to smallest value on (assumed).
 const LOG_FROM: f64 = 5.0;
-/// The same for x, where swept values are mostly evenly spaced (assumed).
+/// The same for swept values (assumed), if their distances grow too: values at even
+/// distances stay so.
 const LOG_X_FROM: f64 = 20.0;
+/// By how much the distances of neighbours differ at least on a logarithmic axis (assumed).
+const LOG_X_GROWTH: f64 = 4.0;
 
 /// True for values that a scale can place.
 pub(super) fn is_drawable(value: f64) -> bool {
@@ -30,17 +44,38 @@ pub(super) fn is_drawable(value: f64) -> bool {
 }
 
 impl Scale {
-    /// For values of a metric. Logarithmic if they span a factor of five;
-    /// otherwise linear, from zero if the smallest is below half of the largest.
-    pub(super) fn for_y(values: impl Iterator<Item = f64>, is_ratio: bool) -> Self {
+    /// For values of a metric. Times are logarithmic if they span a factor of five;
+    /// all else is linear, from zero if the smallest is below half of the largest.
+    pub(super) fn for_y(values: impl Iterator<Item = f64>, kind: Kind) -> Self {
         let Some((low, high)) = extent(values) else { return Self::linear(0.0, 1.0) };
-        if !is_ratio && low > 1e-12 && high / low >= LOG_FROM && high / low < 1e12 {
+        let is_ratio = kind == Kind::Ratio;
+        if kind == Kind::Time && low > 1e-12 && high / low >= LOG_FROM && high / low < 1e12 {
             return Self::logarithmic(low / 1.12, high * 1.12);
         }
         let from = if low >= 0.0 && low < 0.5 * high { 0.0 } else { low };
         let scale = Self::linear(from, high).trimmed(from, high);
         // A hit ratio cannot be above 100 %.
         if is_ratio && high <= 100.0 { scale.capped(100.0) } else { scale }
+    }
+
+    /// The same scale, at least `span` wide around its middle: differences that are
+    /// smaller than their error should not fill it. On a logarithmic scale `span` is
+    /// a factor.
+    pub(super) fn at_least(self, span: f64) -> Self {
+        if self.is_log {
+            let (middle, factor) = ((self.low * self.high).sqrt(), span.max(1.0).sqrt());
+            if self.high / self.low < span && span.is_finite() {
+                return Self::logarithmic(middle / factor, middle * factor);
+            }
+            return self;
+        }
+        if self.high - self.low >= span || !is_drawable(span) {
+            return self;
+        }
+        let middle = (self.low + self.high) / 2.0;
+        let low =
+            if self.low >= 0.0 { (middle - span / 2.0).max(0.0) } else { middle - span / 2.0 };
+        Self::linear(low, low + span)
     }
 
     /// For bars: linear, with zero on it.
@@ -54,7 +89,9 @@ impl Scale {
         let Some((low, high)) = extent(values.iter().copied()) else {
             return Self::linear(0.0, 1.0);
         };
-        let is_log = low > 1e-12 && high / low >= LOG_X_FROM;
+        let gaps = || values.windows(2).map(|pair| pair[1] - pair[0]).filter(|gap| *gap > 0.0);
+        let grows = extent(gaps()).is_some_and(|(least, most)| most >= LOG_X_GROWTH * least);
+        let is_log = low > 1e-12 && high / low >= LOG_X_FROM && (grows || values.len() < 3);
         let mut scale = if is_log {
             Self::logarithmic(low / 1.1, high * 1.1)
         } else {
@@ -78,6 +115,14 @@ impl Scale {
         let ticks = Self::linear(low, high).ticks;
         let ticks = ticks.into_iter().filter(|t| t.value >= low && t.value <= high).collect();
         Self { is_log: false, low, high, ticks }
+    }
+
+    /// The same scale with its labels multiplied: values in ms, labels in seconds.
+    pub(super) fn labelled_by(mut self, factor: f64) -> Self {
+        if factor != 1.0 {
+            self.ticks.iter_mut().for_each(|tick| tick.label = plain(tick.value * factor));
+        }
+        self
     }
 
     /// Place of a value, 0 at the low end and 1 at the high end; values outside
@@ -238,30 +283,43 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         assert_eq!(
-            labels(&Scale::for_y([249.0, 472.0].into_iter(), false)),
+            labels(&Scale::for_y([249.0, 472.0].into_iter(), Kind::Time)),
             ["250", "300", "350", "400", "450"]
         );
         assert_eq!(
-            labels(&Scale::for_y([83.9, 96.1].into_iter(), true)),
+            labels(&Scale::for_y([83.9, 96.1].into_iter(), Kind::Ratio)),
             ["85.0", "87.5", "90.0", "92.5", "95.0"]
         );
         assert_eq!(
-            labels(&Scale::for_y([446.0, 3143.0].into_iter(), false)),
+            labels(&Scale::for_y([446.0, 3143.0].into_iter(), Kind::Time)),
             ["400", "500", "600", "800", "1000", "1500", "2000", "3000"]
         );
         assert_eq!(labels(&Scale::for_x(&[60.0, 80.0, 100.0])), ["60", "80", "100"]);
         assert_eq!(
-            labels(&Scale::for_y([0.0, 0.0].into_iter(), false)),
+            labels(&Scale::for_y([0.0, 0.0].into_iter(), Kind::Time)),
             ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5"]
         );
     }
 
     #[test]
-    fn a_wide_range_is_logarithmic_and_ratios_never_are() {
-        assert!(Scale::for_y([446.0, 3143.0].into_iter(), false).is_log());
-        assert!(!Scale::for_y([249.0, 472.0].into_iter(), false).is_log());
-        assert!(!Scale::for_y([0.0, 472.0].into_iter(), false).is_log());
-        assert!(!Scale::for_y([5.0, 95.0].into_iter(), true).is_log());
+    fn a_wide_range_of_times_is_logarithmic_and_nothing_else_is() {
+        assert!(Scale::for_y([446.0, 3143.0].into_iter(), Kind::Time).is_log());
+        assert!(!Scale::for_y([249.0, 472.0].into_iter(), Kind::Time).is_log());
+        assert!(!Scale::for_y([0.0, 472.0].into_iter(), Kind::Time).is_log());
+        assert!(!Scale::for_y([5.0, 95.0].into_iter(), Kind::Ratio).is_log());
+        assert!(!Scale::for_y([500.0, 9000.0].into_iter(), Kind::Amount).is_log());
+        let evenly: Vec<f64> = (1..=30).map(f64::from).collect();
+        assert!(!Scale::for_x(&evenly).is_log());
+        assert!(Scale::for_x(&[1.0, 10.0, 100.0, 1000.0]).is_log());
+    }
+
+    #[test]
+    fn a_scale_is_as_wide_as_it_has_to_be() {
+        let scale = |low: f64, high: f64| Scale::for_y([low, high].into_iter(), Kind::Time);
+        let wide = scale(400.0, 410.0).at_least(200.0);
+        assert!(wide.high - wide.low >= 200.0 && wide.place(405.0) > 0.3, "{wide:?}");
+        assert_eq!(scale(400.0, 700.0).at_least(20.0), scale(400.0, 700.0));
+        assert!(scale(400.0, 4000.0).at_least(100.0).is_log());
     }
 
     proptest! {
@@ -269,11 +327,12 @@ mod tests {
         fn every_scale_has_few_ticks_in_order_and_keeps_the_order_of_values(
             mut values in prop::collection::vec(
                 prop_oneof![any::<f64>(), 0.0..1e4f64, Just(0.0)], 0..8),
-            is_ratio in any::<bool>(),
+            kind in prop_oneof![Just(Kind::Time), Just(Kind::Ratio), Just(Kind::Amount)],
         ) {
             values.sort_by(f64::total_cmp);
             for scale in [
-                Scale::for_y(values.iter().copied(), is_ratio),
+                Scale::for_y(values.iter().copied(), kind),
+                Scale::for_y(values.iter().copied(), kind).at_least(700.0),
                 Scale::for_bars(values.iter().copied()),
                 Scale::for_x(&values),
             ] {

@@ -19,7 +19,7 @@ fn svgs(summary: &Summary, published: &Published, x: Option<&str>) -> Vec<String
     let groups = groups(&view, &all).unwrap();
     groups
         .into_iter()
-        .map(|metrics| svg(&Drawing::new(&view, Some(&comparison), metrics)))
+        .map(|metrics| svg(&Drawing::new(&view, Some(&comparison), metrics), Form::Wide))
         .collect()
 }
 
@@ -49,7 +49,7 @@ fn the_png_is_twice_the_size_of_the_svg() {
 #[test]
 fn what_was_asked_for_has_to_be_there() {
     let summary = example::doks();
-    let choice = |metric: &str| Choice { x: None, metrics: vec![metric.to_owned()] };
+    let choice = |metric: &str| Choice { metrics: vec![metric.to_owned()], ..Choice::default() };
     let error = figures(&summary, None, &choice("queue_ms_p50")).unwrap_err().to_string();
     assert!(
         error.starts_with(
@@ -57,7 +57,7 @@ fn what_was_asked_for_has_to_be_there() {
         ),
         "{error}"
     );
-    let unknown = Choice { x: Some("cluster.workers".to_owned()), metrics: Vec::new() };
+    let unknown = Choice { x: Some("cluster.workers".to_owned()), ..Choice::default() };
     assert!(figures(&summary, None, &unknown).is_err());
 }
 

@@ -86,7 +86,7 @@ pub struct RequestRecord {
     pub end: Option<(SimTime, End)>,
     /// Times it lost its blocks.
     pub preemptions: u32,
-    /// What it gave away, once it is scheduled; only where that is measured.
+    /// What it lost by the choice of its worker, once it is scheduled; only where that is measured.
     pub why: Option<RequestWhy>,
 }
 
@@ -216,7 +216,7 @@ impl Recorder {
         std::mem::take(&mut self.curves)
     }
 
-    /// Measures what every choice of a worker gave away; see [`RequestWhy`].
+    /// Measures the regret of every choice of a worker; see [`RequestWhy`].
     /// Takes nothing from the run but time.
     pub fn measure_why(mut self, block_size: u32) -> Self {
         self.why = Some(Why::new(block_size));
@@ -280,12 +280,14 @@ impl Recorder {
     pub fn begin_window(&mut self, now: SimTime, gauges: Vec<Gauges>) {
         self.inflight.restart(now);
         self.residence_ps = 0;
+        let under_way = self.under_way();
         if let Some(changing) = &mut self.changing {
             changing.begin_window();
         }
         if let Some(window) = &mut self.seen {
             debug_assert_eq!(window.level.begin, now);
             window.start = Some(gauges);
+            window.observations.begin(under_way);
         }
     }
 
@@ -384,6 +386,10 @@ impl Recorder {
             preemptions: 0,
             why: None,
         });
+        let under_way = self.under_way();
+        if let Some(window) = &mut self.seen {
+            window.observations.arrive(under_way);
+        }
     }
 
     /// The router sent a request to a worker.
@@ -519,6 +525,11 @@ impl Recorder {
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
+    }
+
+    /// Requests that came and have not ended.
+    fn under_way(&self) -> u64 {
+        u64::from(self.first) + self.open.len() as u64 - self.ended
     }
 
     /// Requests that have ended.

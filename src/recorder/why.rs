@@ -43,7 +43,7 @@ struct Sent {
     hidden_blocks: u32,
 }
 
-/// What a request gave away; tokens are of its prompt, in full blocks.
+/// What a request lost by the choice of its worker; tokens are of its prompt, in full blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestWhy {
     /// Blocks that some worker held more than the chosen one, when it was sent.

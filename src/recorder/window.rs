@@ -50,6 +50,9 @@ pub const SHARES: [f64; 26] = [
     0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995,
 ];
 
+/// Values of which halves are not compared: their medians say little (assumed).
+const FEW_VALUES: usize = 40;
+
 /// By latency, as `ttft_ms`: its quantiles at [`SHARES`], taken as its
 /// percentiles are; none of a latency that no request has.
 pub type Curves = BTreeMap<String, Vec<f64>>;
@@ -73,6 +76,10 @@ pub(super) struct Observations {
     decode_queue: Column,
     itl: Column,
     e2e: Column,
+    /// Requests that came in the window.
+    arrived: u64,
+    /// Requests under way when the window began, and when the last one came.
+    backlog: (u64, u64),
     first_tokens: u64,
     finished: u64,
     good: u64,
@@ -91,7 +98,7 @@ pub(super) struct Observations {
     why: Option<WhySums>,
 }
 
-/// Sums over finished requests of what they gave away.
+/// Sums over finished requests of what they lost by choices of workers.
 #[derive(Debug, Default)]
 struct WhySums {
     regret_blocks: u64,
@@ -117,6 +124,20 @@ impl Column {
             return;
         }
         self.values.push(value.as_ps());
+    }
+
+    /// The median of the second half of the window's values over that of the first
+    /// half; `None` of few.
+    fn drift(&self, level: &Level) -> Option<f64> {
+        let from = self.at.partition_point(|&observed| observed < level.begin);
+        let values = &self.values[from..];
+        if values.len() < FEW_VALUES {
+            return None;
+        }
+        let (first, second) = values.split_at(values.len() / 2);
+        let median = |half: &[u64]| *half.to_vec().select_nth_unstable(half.len() / 2).1;
+        let (first, second) = (median(first), median(second));
+        (first > 0).then(|| second as f64 / first as f64)
     }
 
     /// Summaries of the values: one per snapshot, or one of all.
@@ -217,6 +238,8 @@ impl Observations {
             decode_queue: Column::default(),
             itl: Column::default(),
             e2e: Column::default(),
+            arrived: 0,
+            backlog: (0, 0),
             first_tokens: 0,
             finished: 0,
             good: 0,
@@ -233,6 +256,24 @@ impl Observations {
             spikes,
             why: why.then(WhySums::default),
         }
+    }
+
+    /// The window begins with so many requests under way.
+    pub(super) fn begin(&mut self, under_way: u64) {
+        (self.arrived, self.backlog) = (0, (under_way, under_way));
+    }
+
+    /// A request came, and with it so many are under way.
+    pub(super) fn arrive(&mut self, under_way: u64) {
+        self.arrived += 1;
+        self.backlog.1 = under_way;
+    }
+
+    /// By how much the backlog grew until the last request came, over the requests
+    /// that came.
+    fn backlog_growth(&self) -> Option<f64> {
+        let (before, after) = self.backlog;
+        (self.arrived > 0).then(|| (after as f64 - before as f64) / self.arrived as f64)
     }
 
     pub(super) fn first_token(&mut self, now: SimTime, level: &Level, record: &RequestRecord) {
@@ -329,7 +370,8 @@ impl Observations {
         gaps: &Histogram,
     ) -> (Metrics, Curves) {
         let (mut metrics, mut curves) = (Metrics::new(), Curves::new());
-        let queue_skew = self.queue_skew();
+        let (queue_skew, growth) = (self.queue_skew(), self.backlog_growth());
+        metrics.insert(catalogue::TTFT_DRIFT.only(), self.ttft.drift(level));
         self.ttft.curve(catalogue::TTFT, level, end, (&mut metrics, &mut curves));
         self.engine_ttft.metrics(catalogue::ENGINE_TTFT, level, end, &mut metrics);
         self.queue.metrics(catalogue::QUEUE, level, end, &mut metrics);
@@ -348,6 +390,7 @@ impl Observations {
             metrics.insert(kind.only(), value);
         };
         insert(catalogue::QUEUE_SKEW, queue_skew);
+        insert(catalogue::BACKLOG_GROWTH, growth);
         let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
         let seconds = (end - level.begin).as_secs();
         let finished = self.finished as f64;

@@ -44,7 +44,8 @@ impl Axis {
         self.key == key || self.companions.iter().any(|companion| companion == key)
     }
 
-    /// As a figure says it: with what is counted, where the key leaves that open.
+    /// As a figure says it: with its unit, and with what is counted, where the key
+    /// leaves that open.
     pub fn title(&self) -> String {
         match self.key.as_str() {
             "workload.concurrency" => format!("{} (clients of a closed loop)", self.label()),
@@ -52,9 +53,39 @@ impl Axis {
         }
     }
 
-    /// With its unit, for a table head.
+    /// With its unit, for a table head: `rate (requests/s)`.
     pub fn label(&self) -> String {
-        if self.is_duration { format!("{} (ms)", self.name()) } else { self.name().to_owned() }
+        match self.unit() {
+            "" => self.name().to_owned(),
+            unit => format!("{} ({unit})", self.name()),
+        }
+    }
+
+    /// The unit of its values; empty of plain numbers and of what is counted.
+    pub fn unit(&self) -> &'static str {
+        if self.is_duration { "ms" } else { unit_of(&self.key) }
+    }
+
+    /// ` at concurrency 120`, ` at rate 5 requests/s`.
+    pub fn at(&self, x: f64) -> String {
+        format!(" at {} {x} {}", self.name(), self.unit()).trim_end().to_owned()
+    }
+}
+
+/// The unit of a key's numbers; empty of plain numbers and of what the key counts.
+pub fn unit_of(key: &str) -> &'static str {
+    match last_part(key) {
+        "rate" => "requests/s",
+        "num_blocks" => "blocks",
+        "max_num_seqs" => "requests",
+        "block_size"
+        | "max_num_batched_tokens"
+        | "max_model_len"
+        | "input_tokens"
+        | "output_tokens"
+        | "prompt_tokens"
+        | "trace_block_tokens" => "tokens",
+        _ => "",
     }
 }
 

@@ -37,7 +37,8 @@ use crate::experiment::{
 use crate::plot::Figure;
 use crate::report::render::html::REPORT_FILE;
 use crate::report::render::{aiperf, requests, save};
-use crate::report::view::details::{DETAILS_FILE, Details};
+use crate::report::judge::terms::remarks;
+use crate::report::view::details::{DETAILS_FILE, Details, WORTH};
 use crate::report::view::published::Published;
 use crate::report::view::{fleet_over_time, over_time};
 use crate::settings::Invalid;
@@ -73,6 +74,9 @@ pub struct RunInto<'a> {
     pub aiperf: bool,
     /// Save the report and its figures.
     pub figures: bool,
+    /// The smallest difference that is called a win or a loss: percent, or percentage
+    /// points of ratios.
+    pub worth: f64,
 }
 
 /// The simulations of an experiment, done and not saved.
@@ -119,6 +123,7 @@ impl<'a> RunInto<'a> {
             requests: false,
             aiperf: false,
             figures: true,
+            worth: WORTH,
         }
     }
 
@@ -226,6 +231,8 @@ impl ResultFolder {
         let Outcome { summary, distributions, requests: simulations, digests } = outcome;
         let (published, tuned_for) = (options.published.clone(), options.tuned_for.clone());
         let mut details = Details::new(experiment, published, tuned_for, distributions);
+        details.worth = options.worth;
+        details.remarks = remarks(experiment);
         if options.requests {
             details.workers_over_time = over_time::first_seed(experiment, &simulations);
             details.fleets_over_time = fleet_over_time::of(experiment, &simulations);

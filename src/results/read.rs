@@ -141,11 +141,12 @@ impl Results {
     /// # Errors
     /// If the metric that was tuned for is not in the results.
     pub fn report(&self, figures: &[Figure]) -> Result<String, Invalid> {
-        let pictures = figures.iter().map(|Figure { name, title, alt, svg, .. }| Picture {
+        let pictures = figures.iter().map(|Figure { name, title, alt, svg, narrow, .. }| Picture {
             name,
             title,
             alt,
             svg,
+            narrow,
         });
         let pictures: Vec<Picture<'_>> = pictures.collect();
         let page = Page {

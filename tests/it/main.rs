@@ -2,6 +2,7 @@
 
 mod accuracy;
 mod admission;
+mod answers;
 mod cache_size;
 mod calibrate;
 mod changes;

@@ -1,4 +1,4 @@
-//! What a run gave away: measuring it changes nothing, the parts add up to what
+//! The regret of choices: measuring it changes nothing, the parts add up to what
 //! an unlimited shared cache would have had, and each part is what it says.
 
 use super::rig::{any_conversations, any_draws, any_engine, any_policy, arrivals, cases};

@@ -2,6 +2,7 @@
 //! in a file that is committed and whose differences can be read.
 
 use crate::catalogue;
+use super::state::State;
 use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::metrics::check_name;
 use crate::settings::line_of;
@@ -12,7 +13,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// What is checked unless the file says otherwise, with the change for the
-/// worse that is put up with: percent, or percentage points of ratios (assumed:
+/// worse that is tolerated: percent, or percentage points of ratios (assumed:
 /// what an operator would not act upon).
 const TOLERANCES: [(&str, f64); 10] = [
     ("ttft_ms_p50", 5.0),
@@ -51,6 +52,8 @@ pub struct Baseline {
 #[serde(deny_unknown_fields)]
 struct BaselinePoint {
     params: BTreeMap<String, serde_json::Value>,
+    /// How it stands; only where it is not stable.
+    state: Option<State>,
     metrics: BTreeMap<String, Values>,
 }
 
@@ -118,6 +121,7 @@ impl Baseline {
         };
         let point = |point: &Point| BaselinePoint {
             params: point.params.clone(),
+            state: Some(State::of(point)).filter(|state| *state != State::Stable),
             metrics: tolerance
                 .keys()
                 .filter_map(|name| Some((name.clone(), values(point.metrics.get(name)?)?)))
@@ -181,7 +185,7 @@ impl Baseline {
         let mut out = format!(
             "# What `sim check` holds {} against; written by `sim check --update`.\n\
              experiment = {}\nversion = {}\nconfig_hash = {}\nseeds = [{}]\n\n\
-             # The change for the worse that is put up with: percent, or percentage points of ratios.\n\
+             # The change for the worse that is tolerated: percent, or percentage points of ratios.\n\
              # Metrics may be added and removed.\n[tolerance]\n",
             self.experiment,
             text(&self.experiment),
@@ -198,8 +202,11 @@ impl Baseline {
                 .iter()
                 .map(|(key, value)| format!("{} = {}", text(key), toml_value(value)))
                 .collect();
-            let _ =
-                write!(out, "\n[[point]]\nparams = {{ {} }}\n[point.metrics]\n", params.join(", "));
+            let _ = writeln!(out, "\n[[point]]\nparams = {{ {} }}", params.join(", "));
+            if let Some(state) = toml::Value::try_from(point.state).ok().filter(|s| s.is_str()) {
+                let _ = writeln!(out, "state = {state}");
+            }
+            out.push_str("[point.metrics]\n");
             for (name, values) in &point.metrics {
                 let list = |values: &[f64]| {
                     values.iter().map(|v| toml_float(*v)).collect::<Vec<_>>().join(", ")
@@ -215,6 +222,13 @@ impl Baseline {
             }
         }
         out
+    }
+
+    /// How every point stands, by its parameters.
+    pub fn states(
+        &self,
+    ) -> impl Iterator<Item = (&BTreeMap<String, serde_json::Value>, State)> + '_ {
+        self.point.iter().map(|point| (&point.params, point.state.unwrap_or(State::Stable)))
     }
 
     /// As a result set, to be compared with others.

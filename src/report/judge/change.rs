@@ -114,7 +114,9 @@ impl Change {
         let metric = Metric::of(&self.metric);
         let bounds = self.difference.interval(confidence)?;
         let relative = bounds.map(|bound| metric.difference(self.before + bound, self.before));
-        Some([relative[0]?, relative[1]?])
+        let [low, high] = [relative[0]?, relative[1]?];
+        let middle = self.relative.filter(|_| !metric.is_ratio());
+        Some([middle.map_or(low, |middle| above_nothing(middle, low)), high])
     }
 
     /// The parameters on one line, without those that are the same everywhere.
@@ -220,6 +222,18 @@ impl Changes {
     }
 }
 
+/// The lower bound of a difference in percent, taken on a logarithmic scale: nothing
+/// falls by 100 % or more. It is above 0 just when `low` is, and near it where both
+/// are small.
+fn above_nothing(middle: f64, low: f64) -> f64 {
+    let (part, width) = (middle / 100.0, (middle - low) / 100.0);
+    if part <= -1.0 {
+        return -100.0;
+    }
+    let scale = if part == 0.0 { 1.0 } else { part.ln_1p() / part };
+    100.0 * (part.ln_1p() - width * scale).exp_m1()
+}
+
 /// The parameters of a point on one line.
 pub(super) fn show(point: &Point) -> String {
     let pairs: Vec<String> =
@@ -282,6 +296,19 @@ mod tests {
     }
 
     proptest! {
+        /// Nothing falls by all of it, and what is beyond chance stays so.
+        #[test]
+        fn lower_bounds_stay_above_minus_100_percent(
+            middle in -99.9..900.0f64, width in 0.001..2000.0f64
+        ) {
+            let low = above_nothing(middle, middle - width);
+            prop_assert!((-100.0..=middle).contains(&low), "{}", low);
+            prop_assert!(low > -100.0 || width > 500.0);
+            prop_assert_eq!(low > 0.0, middle - width > 0.0);
+            let near = above_nothing(middle / 1e4, (middle - width) / 1e4);
+            prop_assert!((near - (middle - width) / 1e4).abs() < 0.06, "{}", near);
+        }
+
         /// Looking from the other side turns every change around.
         #[test]
         fn changes_turn_around(a in example::any_summary(), b in example::any_summary()) {

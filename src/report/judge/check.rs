@@ -3,9 +3,11 @@
 
 use super::baseline::Baseline;
 use super::change::{Change, Changes, Direction, show};
-use crate::experiment::results::Summary;
+use super::state::{State, in_table};
+use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;
 use crate::report::render::columns::{Column, markdown, table, wrap};
+use crate::report::view::same;
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 
@@ -33,7 +35,7 @@ pub struct Finding {
     pub point: String,
     /// The numbers.
     pub change: Change,
-    /// The change for the worse that is put up with: percent or percentage points.
+    /// The change for the worse that is tolerated: percent or percentage points.
     pub tolerance: f64,
     /// The judgement.
     pub verdict: Verdict,
@@ -47,6 +49,9 @@ pub struct Check {
     /// What the baseline has and the results do not, as `(experiment, what)`:
     /// the check fails.
     pub missing: Vec<(String, String)>,
+    /// Points that stand worse than in the baseline, as `(experiment, what)`: the check
+    /// fails, since their numbers are no longer those of a fleet that keeps up.
+    pub fallen: Vec<(String, String)>,
     /// What is worth knowing and no failure.
     pub notes: Vec<String>,
 }
@@ -55,7 +60,12 @@ impl Check {
     /// Judges each result set against its baseline. What counts as noise depends
     /// on how many comparisons are made: on all pairs at once.
     pub fn new(pairs: &[(Baseline, Summary)]) -> Self {
-        let mut check = Self { findings: Vec::new(), missing: Vec::new(), notes: Vec::new() };
+        let mut check = Self {
+            findings: Vec::new(),
+            missing: Vec::new(),
+            fallen: Vec::new(),
+            notes: Vec::new(),
+        };
         for (baseline, summary) in pairs {
             check.compare(baseline, summary);
         }
@@ -89,6 +99,7 @@ impl Check {
         if now.config_hash != baseline.config_hash && now.seeds == baseline.seeds {
             self.notes.push(format!("{name}: its settings are not those of the baseline"));
         }
+        self.compare_states(baseline, summary);
         let varying = changes.varying();
         for point in &before.points {
             for metric in
@@ -115,9 +126,34 @@ impl Check {
         }
     }
 
+    /// Whether points keep up as they did.
+    fn compare_states(&mut self, baseline: &Baseline, summary: &Summary) {
+        let name = &baseline.experiment;
+        for (params, before) in baseline.states() {
+            let is_same = |point: &&Point| {
+                point.params.len() == params.len()
+                    && params
+                        .iter()
+                        .all(|(key, value)| point.params.get(key).is_some_and(|v| same(v, value)))
+            };
+            let Some(point) = summary.points.iter().find(is_same) else { continue };
+            let (now, place) = (State::of(point), show(point));
+            if now > before {
+                let what = format!("{place} is {}; the baseline has it {before}", in_table(point));
+                self.fallen.push((name.clone(), what));
+            } else if now < before {
+                self.notes.push(format!(
+                    "{name}: {place} is {now}; the baseline has it {before} (--update takes that over)"
+                ));
+            }
+        }
+    }
+
     /// True if anything is worse or missing.
     pub fn failed(&self) -> bool {
-        !self.missing.is_empty() || self.of(Verdict::Worse).next().is_some()
+        !self.missing.is_empty()
+            || !self.fallen.is_empty()
+            || self.of(Verdict::Worse).next().is_some()
     }
 
     fn of(&self, verdict: Verdict) -> impl Iterator<Item = &Finding> {
@@ -151,7 +187,8 @@ impl Check {
     /// As JUnit XML: a suite per experiment, a case per metric and point.
     pub fn junit(&self) -> String {
         let mut names: Vec<&str> = self.findings.iter().map(|f| f.experiment.as_str()).collect();
-        names.extend(self.missing.iter().map(|(name, _)| name.as_str()));
+        let listed = self.missing.iter().chain(&self.fallen);
+        names.extend(listed.map(|(name, _)| name.as_str()));
         names.sort_unstable();
         names.dedup();
         let mut text =
@@ -160,19 +197,18 @@ impl Check {
         for name in names {
             let findings: Vec<&Finding> =
                 self.findings.iter().filter(|f| f.experiment == name).collect();
-            let missing: Vec<&str> = self
-                .missing
-                .iter()
-                .filter(|(experiment, _)| experiment == name)
-                .map(|(_, what)| what.as_str())
-                .collect();
+            let of = |list: &'_ [(String, String)]| -> Vec<String> {
+                let own = list.iter().filter(|(experiment, _)| experiment == name);
+                own.map(|(_, what)| what.clone()).collect()
+            };
+            let (missing, fallen) = (of(&self.missing), of(&self.fallen));
             let worse = findings.iter().filter(|f| f.verdict == Verdict::Worse).count();
             let _ = writeln!(
                 text,
                 "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\">",
                 escaped(name),
-                findings.len() + missing.len(),
-                worse + missing.len()
+                findings.len() + missing.len() + fallen.len(),
+                worse + missing.len() + fallen.len()
             );
             let mut case = |what: &str, failure: Option<&str>| {
                 let head = format!(
@@ -194,8 +230,11 @@ impl Check {
                 let why = (finding.verdict == Verdict::Worse).then(|| finding.sentence());
                 case(&what, why.as_deref());
             }
-            for what in missing {
+            for what in &missing {
                 case(what, Some("in the baseline, but not in the results"));
+            }
+            for what in &fallen {
+                case(what, Some("does not stand as well as in the baseline"));
             }
             text.push_str("  </testsuite>\n");
         }
@@ -207,7 +246,7 @@ impl Check {
         format!(
             "{}: {} worse, {} missing, {} better, {} unchanged.",
             if self.failed() { "Routing check failed" } else { "Routing check passed" },
-            count(Verdict::Worse),
+            count(Verdict::Worse) + self.fallen.len(),
             self.missing.len(),
             count(Verdict::Better),
             count(Verdict::Unchanged),
@@ -253,7 +292,9 @@ impl Check {
         let missing = self.missing.iter().map(|(experiment, what)| {
             format!("MISSING {experiment}: {what} is in the baseline, but not in the results.")
         });
-        let mut lines: Vec<String> = missing.chain(self.notes.iter().cloned()).collect();
+        let fallen = self.fallen.iter().map(|(name, what)| format!("WORSE {name}: {what}."));
+        let mut lines: Vec<String> =
+            fallen.chain(missing).chain(self.notes.iter().cloned()).collect();
         lines.push(format!(
             "A change counts if it is beyond its tolerance and beyond noise. Results that have not \
              changed fail at most {} % of runs: {} comparisons at {:.2e} each (one-sided, Student's t).",

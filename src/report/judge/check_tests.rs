@@ -75,6 +75,34 @@ fn a_worse_metric_fails_and_is_named() {
     "#);
 }
 
+/// Two seeds of one point with a share of requests rejected.
+fn rejecting(share: f64) -> Summary {
+    let mut builder = Builder::new("rejecting", 2);
+    let ttft = [Some(100.0), Some(101.0)];
+    builder.load("kv", 60, &[("ttft_ms_p95", &ttft), ("error_ratio", &[Some(share); 2])]);
+    builder.build()
+}
+
+#[test]
+fn a_point_that_no_longer_keeps_up_fails_whatever_its_numbers_are() {
+    let before = Baseline::parse(&baseline(&rejecting(0.0)).to_toml(), Path::new("x")).unwrap();
+    let mut before = Check::new(&[(before, rejecting(0.45))]);
+    // The errors themselves are beyond their tolerance too.
+    before.findings.clear();
+    assert!(before.failed());
+    let place = "router.policy = kv, workload.concurrency = 60";
+    assert_eq!(before.fallen[0].1, format!("{place} is 45 % unserved; the baseline has it stable"));
+    assert!(before.text(120).contains("WORSE rejecting: "), "{}", before.text(120));
+    assert!(before.junit().contains("does not stand as well"));
+    // What was accepted passes, and what became better is said.
+    let accepted = baseline(&rejecting(0.45));
+    assert!(accepted.to_toml().contains("state = \"unserved\""), "{}", accepted.to_toml());
+    let again = Baseline::parse(&accepted.to_toml(), Path::new("x")).unwrap();
+    assert!(!Check::new(&[(again.clone(), rejecting(0.45))]).failed());
+    let better = Check::new(&[(again, rejecting(0.0))]);
+    assert!(!better.failed() && better.notes[0].contains("is stable"), "{:?}", better.notes);
+}
+
 #[test]
 fn within_tolerance_or_noise_nothing_fails() {
     let before = results(1..9, |_, ttft| ttft);

@@ -1,16 +1,18 @@
-//! What a sweep says about settings: which is best, how sure that is, what it
-//! costs to be wrong by one step, and which settings nothing else beats in
-//! everything at once.
+//! What a sweep says about settings: which is best, how sure that is, what a near
+//! miss costs, which settings meet the targets, and which ones nothing else beats
+//! in everything at once.
 //!
-//! Swept keys of `[router]` and `[engine]` are settings: somebody chooses them.
-//! Those of load, fleet and targets are conditions: settings are compared with
-//! each other under each combination of them, paired by seed.
+//! Swept keys of `[router]` and `[engine]` are settings, to be chosen. Those of
+//! load, fleet and targets are conditions: settings are compared with each other
+//! under each combination of them, paired by seed.
 
-use super::answer::Difference;
+use super::answer::{Difference, cautions, meets_slo};
+use super::state::{State, in_table};
+use super::terms::{SLO_SHARE, Terms};
 use crate::experiment::results::{Point, Summary};
-use crate::metrics::{Better, Metric, directed, short};
+use crate::metrics::{Better, Metric, directed, full_name, rounded, short};
 use crate::report::render::columns::{Column, table, wrap};
-use crate::report::view::{POLICY, number, plain, same};
+use crate::report::view::{POLICY, View, number, plain, same};
 use crate::settings::Invalid;
 use crate::stats::Estimate;
 use comfy_table::CellAlignment;
@@ -24,6 +26,9 @@ const CONDITIONS: [&str; 4] = ["cluster", "workload", "measure", "slo"];
 
 /// What the Pareto front weighs against the metric that is tuned for.
 const AGAINST: [&str; 2] = ["hit_ratio", "inflight_spread_mean"];
+
+/// Settings that meet the targets and are named.
+const MOST_NAMED: usize = 5;
 
 /// Rows of the Pareto front that are printed; figures mark all of it.
 const MOST_ROWS: usize = 20;
@@ -104,7 +109,7 @@ pub struct Case<'a> {
     pub front: Vec<usize>,
 }
 
-/// Being wrong by one step.
+/// A near miss: one step away from the best.
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
     /// The key that is wrong.
@@ -121,7 +126,7 @@ impl<'a> Tuning<'a> {
     /// # Errors
     /// If no point has the metric, or neither direction of it is better.
     pub fn new(summary: &'a Summary, metric: &str) -> Result<Self, Invalid> {
-        let (metric, better) = directed("best", metric)?;
+        let (metric, better) = directed("best", full_name(metric))?;
         let has = |point: &Point| point.metrics.get(&metric.name).is_some_and(|m| m.mean.is_some());
         if !summary.points.iter().any(has) {
             return Err(Invalid::new("best", &metric.name, "a metric that these results have"));
@@ -165,9 +170,14 @@ impl<'a> Tuning<'a> {
             Better::Higher => b.total_cmp(&a),
         };
         let distinct = distinct(&points);
+        // Who turns requests away is quick: such settings are best only among their like.
+        let serves = |place: &usize| State::of(points[*place]) < State::Unserved;
+        let is_measured = |place: &usize| mean(points[*place]).is_some();
+        let any_serves = distinct.iter().any(|place| serves(place) && is_measured(place));
         let best = distinct
             .iter()
             .copied()
+            .filter(|place| !any_serves || serves(place))
             .filter_map(|place| Some((place, mean(points[place])?)))
             // The first of equals: a sum over seeds that agree in all has no noise.
             .min_by(|a, b| order(a.1, b.1))
@@ -216,19 +226,47 @@ impl<'a> Tuning<'a> {
     }
 
     /// The whole report as text for a terminal `width` columns wide.
-    pub fn report(&self, width: usize) -> String {
+    pub fn report(&self, terms: &Terms, width: usize) -> String {
         let mut text = String::new();
+        for caution in self.cautions(terms) {
+            text.push_str(&wrap(&caution, width));
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
         for case in &self.cases {
-            text.push_str(&wrap(&self.verdict(case), width));
-            if let Some(costs) = self.costs(case) {
-                text.push_str(&wrap(&costs, width));
+            for sentence in self.sentences(case, terms) {
+                text.push_str(&wrap(&sentence, width));
             }
             text.push('\n');
         }
-        if self.goals().len() > 1 && !self.settings.is_empty() {
-            text.push_str(&self.fronts(width));
+        if let Some(head) = self.front_head() {
+            text.push_str(&wrap(&head, width));
+            for case in &self.cases {
+                let place = self.conditions_of(case);
+                if !place.is_empty() {
+                    let _ = write!(text, "\nat {place}");
+                }
+                let (columns, left_out) = self.front_columns(case);
+                let _ = writeln!(text, "\n{}", table(&columns.iter().collect::<Vec<_>>()));
+                if left_out > 0 {
+                    let _ = writeln!(text, "and {left_out} more");
+                }
+            }
         }
         text
+    }
+
+    /// What has to be known before the rest is read.
+    pub fn cautions(&self, terms: &Terms) -> Vec<String> {
+        View::new(self.summary, None).map(|view| cautions(&view, terms)).unwrap_or_default()
+    }
+
+    /// What is said of a case: the best setting, what a near miss costs, which
+    /// settings meet the targets.
+    pub fn sentences(&self, case: &Case<'_>, terms: &Terms) -> Vec<String> {
+        let more = [self.costs(case), self.meeting(case, terms)];
+        std::iter::once(self.verdict(case)).chain(more.into_iter().flatten()).collect()
     }
 
     fn verdict(&self, case: &Case<'_>) -> String {
@@ -240,8 +278,12 @@ impl<'a> Tuning<'a> {
             return format!("No {} is known{place}.", self.metric.label);
         };
         let others = case.distinct.len() - 1;
+        let state = match State::of(case.points[best]) {
+            State::Stable => String::new(),
+            _ => format!(" ({})", in_table(case.points[best])),
+        };
         let mut text = format!(
-            "Best {}{place}: {}{}.",
+            "Best {}{place}: {}{}{state}.",
             self.metric.label,
             self.value(case.points[best]),
             match self.setting(case, best) {
@@ -252,20 +294,84 @@ impl<'a> Tuning<'a> {
         if others > 0 && self.summary.provenance.seeds.len() > 1 {
             let _ = write!(
                 text,
-                " {} of {others} other settings cannot be told from it (paired by seed, 95 % for \
-                 all comparisons together).",
+                " {} of {others} other settings may be as good (paired by seed, 95 % for all \
+                 comparisons together).",
                 case.equals.len()
+            );
+        } else if others > 0 {
+            text += " One seed: nothing is tested against chance.";
+        }
+        for (key, value, which) in self.edges(case, case.points[best]) {
+            let _ = write!(
+                text,
+                " {} {} is the {which} value swept: the best may lie beyond it.",
+                key.short_name(),
+                plain(value)
             );
         }
         text
     }
 
+    /// The settings of which a point has the first or the last of three values or
+    /// more. Nothing lies below 0.
+    fn edges(&self, case: &Case<'_>, best: &Point) -> Vec<(&Key<'a>, &'a Value, &'static str)> {
+        let edge = |key: &'_ Key<'a>| {
+            let at = key.index(best)?;
+            let value = key.values[at];
+            let is_zero = number(value).is_some_and(|(value, _)| value == 0.0);
+            match at {
+                _ if !key.is_number() || key.values.len() < 3 => None,
+                0 if !is_zero => Some((value, "smallest")),
+                at if at + 1 == key.values.len() => Some((value, "largest")),
+                _ => None,
+            }
+        };
+        let found = self.settings.iter().filter(|key| matters(key, case, best));
+        found.filter_map(|key| edge(key).map(|(value, which)| (key, value, which))).collect()
+    }
+
+    /// Which settings meet the targets, the best first; `None` without targets.
+    fn meeting(&self, case: &Case<'_>, terms: &Terms) -> Option<String> {
+        let attained = |place: usize| case.points[place].metrics.get("slo_attainment")?.mean;
+        let nearest = case
+            .distinct
+            .iter()
+            .filter_map(|place| Some((attained(*place)?, *place)))
+            .max_by(|a, b| a.0.total_cmp(&b.0))?;
+        let target = format!("{} for {} % of requests", terms.targets_text(), 100.0 * SLO_SHARE);
+        let meets = |place: &&usize| meets_slo(case.points[**place]);
+        let mut meeting: Vec<usize> = case.distinct.iter().filter(meets).copied().collect();
+        if meeting.is_empty() {
+            return Some(format!(
+                "No setting meets {target}; nearest is {}, {:.1} %.",
+                self.setting(case, nearest.1),
+                100.0 * nearest.0
+            ));
+        }
+        let mean = |place: &usize| {
+            let found = case.points[*place].metrics.get(&self.metric.name).and_then(|m| m.mean);
+            let sign = if self.metric.better == Some(Better::Higher) { -1.0 } else { 1.0 };
+            found.map_or(f64::INFINITY, |mean| sign * mean)
+        };
+        meeting.sort_by(|a, b| mean(a).total_cmp(&mean(b)));
+        let names: Vec<String> =
+            meeting.iter().take(MOST_NAMED).map(|place| self.setting(case, *place)).collect();
+        let more = meeting.len().saturating_sub(MOST_NAMED);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        Some(format!(
+            "{} of {} settings meet {target}, best {} first: {}{more}.",
+            meeting.len(),
+            case.distinct.len(),
+            self.metric.label,
+            names.join("; ")
+        ))
+    }
+
     /// The setting at a place, without the keys that change nothing there.
     fn setting(&self, case: &Case<'_>, place: usize) -> String {
         let point = case.points[place];
-        let twins: Vec<&&Point> = case.points.iter().filter(|twin| is_twin(twin, point)).collect();
-        let matters = |key: &&Key<'_>| twins.iter().all(|twin| key.index(twin) == key.index(point));
-        let keys: Vec<Key<'_>> = self.settings.iter().filter(matters).cloned().collect();
+        let keys = self.settings.iter().filter(|key| matters(key, case, point));
+        let keys: Vec<Key<'_>> = keys.cloned().collect();
         values(&keys, point)
     }
 
@@ -275,78 +381,74 @@ impl<'a> Tuning<'a> {
             .steps
             .iter()
             .map(|step| {
-                let mark = if step.difference.is_unclear() { "~ " } else { "" };
+                let mark = if step.difference.clear == Some(false) { "~ " } else { "" };
                 let key = step.key.rsplit('.').next().unwrap_or(step.key);
                 let size = step.difference.text(&self.metric);
                 format!("{key} {}: {mark}{size}", plain(step.value))
             })
             .collect();
-        (!parts.is_empty()).then(|| format!("One step away: {}.", parts.join("; ")))
+        (!parts.is_empty()).then(|| format!("Cost of a near miss: {}.", parts.join("; ")))
     }
 
     /// `483 ms (95 %: 470 to 496)`.
     fn value(&self, point: &Point) -> String {
         let Some(found) = point.metrics.get(&self.metric.name) else { return "-".to_owned() };
-        let show = |value: f64| short(self.metric.shown(value));
-        let mean = found.mean.map_or("-".to_owned(), show);
-        let text = format!("{mean} {}", self.metric.unit).trim_end().to_owned();
-        match found.ci95 {
-            // The interval of a mean may reach below zero; nothing measured can.
-            Some([low, high]) => format!("{text} (95 %: {} to {})", show(low.max(0.0)), show(high)),
-            None => text,
-        }
+        let Some(mean) = found.mean.map(|mean| self.metric.shown(mean)) else {
+            return "-".to_owned();
+        };
+        let unit = self.metric.unit;
+        let Some(bounds) = found.ci95.map(|bounds| bounds.map(|b| self.metric.shown(b))) else {
+            return format!("{} {unit}", short(mean)).trim_end().to_owned();
+        };
+        let show = rounded(mean, (bounds[1] - bounds[0]) / 2.0);
+        // The interval of a mean may reach below zero; nothing measured can.
+        let [low, high] = [show(bounds[0].max(0.0)), show(bounds[1])];
+        format!("{} (95 %: {low} to {high})", format!("{} {unit}", show(mean)).trim_end())
     }
 
-    fn fronts(&self, width: usize) -> String {
+    /// What the Pareto front is of; `None` if there is nothing to weigh.
+    pub fn front_head(&self) -> Option<String> {
         let goals = self.goals();
         let names: Vec<&str> = goals.iter().map(|goal| goal.label.as_str()).collect();
-        let mut text = wrap(
-            &format!(
-                "Pareto front of {}: settings that no other beats in all of them (by means; * is \
-                 the best {}).",
+        (goals.len() > 1 && !self.settings.is_empty()).then(|| {
+            format!(
+                "Pareto front of {}: settings that no other beats in all of them (by means; * is the \
+                 best {}).",
                 names.join(", "),
                 self.metric.label
-            ),
-            width,
-        );
-        for case in &self.cases {
-            let place = self.conditions_of(case);
-            if !place.is_empty() {
-                let _ = write!(text, "\nat {place}");
+            )
+        })
+    }
+
+    /// The Pareto front of a case, the best first, and how many of it are left out.
+    pub(crate) fn front_columns(&self, case: &Case<'_>) -> (Vec<Column>, usize) {
+        let mut shown = case.front.clone();
+        let goal =
+            |place: usize| case.points[place].metrics.get(&self.metric.name).and_then(|m| m.mean);
+        shown.sort_by(|a, b| {
+            let (a, b) = (goal(*a).unwrap_or(f64::NAN), goal(*b).unwrap_or(f64::NAN));
+            if self.metric.better == Some(Better::Lower) {
+                a.total_cmp(&b)
+            } else {
+                b.total_cmp(&a)
             }
-            let mut shown = case.front.clone();
-            let goal = |place: usize| {
-                case.points[place].metrics.get(&self.metric.name).and_then(|m| m.mean)
-            };
-            shown.sort_by(|a, b| {
-                let (a, b) = (goal(*a).unwrap_or(f64::NAN), goal(*b).unwrap_or(f64::NAN));
-                if self.metric.better == Some(Better::Lower) {
-                    a.total_cmp(&b)
-                } else {
-                    b.total_cmp(&a)
-                }
+        });
+        let left_out = shown.len().saturating_sub(MOST_ROWS);
+        shown.truncate(MOST_ROWS);
+        let names = shown.iter().map(|place| {
+            let mark = if case.best == Some(*place) { "*" } else { " " };
+            format!("{mark} {}", self.setting(case, *place))
+        });
+        let mut columns = vec![Column::new(vec!["setting".to_owned()], names.collect())];
+        columns[0].alignment = CellAlignment::Left;
+        for goal in &self.goals() {
+            let cells = shown.iter().map(|place| {
+                let found = case.points[*place].metrics.get(&goal.name).and_then(|m| m.mean);
+                found.map_or("-".to_owned(), |mean| short(goal.shown(mean)))
             });
-            let left_out = shown.len().saturating_sub(MOST_ROWS);
-            shown.truncate(MOST_ROWS);
-            let names = shown.iter().map(|place| {
-                let mark = if case.best == Some(*place) { "*" } else { " " };
-                format!("{mark} {}", self.setting(case, *place))
-            });
-            let mut columns = vec![Column::new(vec!["setting".to_owned()], names.collect())];
-            columns[0].alignment = CellAlignment::Left;
-            for goal in &goals {
-                let cells = shown.iter().map(|place| {
-                    let found = case.points[*place].metrics.get(&goal.name).and_then(|m| m.mean);
-                    found.map_or("-".to_owned(), |mean| short(goal.shown(mean)))
-                });
-                columns.push(Column::new(vec![goal.with_unit()], cells.collect()));
-            }
-            let _ = writeln!(text, "\n{}", table(&columns.iter().collect::<Vec<_>>()));
-            if left_out > 0 {
-                let _ = writeln!(text, "and {left_out} more");
-            }
+            columns.push(Column::new(vec![goal.with_unit()], cells.collect()));
         }
-        text
+        (columns, left_out)
     }
 }
 
@@ -380,6 +482,12 @@ fn values(keys: &[Key<'_>], point: &Point) -> String {
         Some(if key.name == POLICY { value } else { format!("{} {value}", key.short_name()) })
     };
     keys.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// False of a key that changes nothing at a point: another value gives its twin.
+fn matters(key: &Key<'_>, case: &Case<'_>, point: &Point) -> bool {
+    let mut twins = case.points.iter().filter(|twin| is_twin(twin, point));
+    twins.all(|twin| key.index(twin) == key.index(point))
 }
 
 /// True if two points have the same policy and the same results: they differ in
@@ -470,19 +578,17 @@ mod tests {
     }
 
     #[test]
-    fn the_best_setting_and_the_price_of_missing_it() {
+    fn the_best_setting_and_the_cost_of_a_near_miss() {
         let summary = surface();
         let tuning = Tuning::new(&summary, "ttft_ms_p95").unwrap();
-        insta::assert_snapshot!(tuning.report(100), @r"
+        insta::assert_snapshot!(tuning.report(&Terms::default(), 100), @r"
         Best TTFT p95 at concurrency 60: 61.2 ms (95 %: 58.0 to 64.3), with overlap_weight 2, temperature
-          0.0. 0 of 5 other settings cannot be told from it (paired by seed, 95 % for all comparisons
-          together).
-        One step away: overlap_weight 1: +16 %; overlap_weight 3: +16 %; temperature 0.5: +34 %.
+          0.0. 0 of 5 other settings may be as good (paired by seed, 95 % for all comparisons together).
+        Cost of a near miss: overlap_weight 1: +16 %; overlap_weight 3: +16 %; temperature 0.5: +34 %.
 
         Best TTFT p95 at concurrency 80: 81.2 ms (95 %: 78.0 to 84.3), with overlap_weight 2, temperature
-          0.0. 0 of 5 other settings cannot be told from it (paired by seed, 95 % for all comparisons
-          together).
-        One step away: overlap_weight 1: +12 %; overlap_weight 3: +12 %; temperature 0.5: +25 %.
+          0.0. 0 of 5 other settings may be as good (paired by seed, 95 % for all comparisons together).
+        Cost of a near miss: overlap_weight 1: +12 %; overlap_weight 3: +12 %; temperature 0.5: +25 %.
 
         Pareto front of TTFT p95, hit ratio: settings that no other beats in all of them (by means; * is the
           best TTFT p95).
@@ -499,6 +605,31 @@ mod tests {
          * overlap_weight 2, temperature 0.0           81.2           70.0
            overlap_weight 1, temperature 0.0           91.2           80.0
         ");
+    }
+
+    #[test]
+    fn a_best_setting_on_the_edge_of_its_grid_is_said_to_be_there() {
+        let best_at = |best: i32| {
+            let mut builder = Builder::new("edge", 2);
+            for weight in [1, 2, 3] {
+                let ttft = 100.0 + 10.0 * f64::from((weight - best).pow(2));
+                builder.point(
+                    &[(POLICY, json!("kv")), ("router.overlap_weight", json!(weight))],
+                    &[
+                        ("ttft_ms_p95", &[Some(ttft), Some(ttft + 1.0)]),
+                        ("slo_attainment", &[Some(1.0 - ttft / 1e3); 2]),
+                    ],
+                );
+            }
+            let summary = builder.build();
+            Tuning::new(&summary, "ttft_ms_p95").unwrap().report(&Terms::default(), 1000)
+        };
+        let beyond = "overlap_weight 3 is the largest value swept: the best may lie beyond it.";
+        assert!(best_at(3).contains(beyond), "{}", best_at(3));
+        assert!(!best_at(2).contains("value swept"), "{}", best_at(2));
+        assert!(best_at(1).contains("overlap_weight 1 is the smallest value"), "{}", best_at(1));
+        let nowhere = "No setting meets the targets for 95 % of requests; nearest is overlap_weight 3, 90.0 %.";
+        assert!(best_at(3).contains(nowhere), "{}", best_at(3));
     }
 
     #[test]
@@ -549,7 +680,7 @@ mod tests {
                 if let Ok(tuning) = Tuning::new(&summary, metric) {
                     let points: usize = tuning.cases.iter().map(|case| case.points.len()).sum();
                     prop_assert_eq!(points, summary.points.len());
-                    tuning.report(80);
+                    tuning.report(&Terms::default(), 80);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The report: one page that holds everything about a result set and asks
-//! nothing of any network. It is read without scripts, printed, and turns dark
-//! where a dark page is preferred.
+//! nothing of any network. It can be read without scripts, and printed; it turns
+//! dark where a dark page is preferred, and has one panel per row on narrow
+//! screens. A small script inside the page shows values below the pointer.
 
 use super::columns::{Column, html as table};
 use super::table::{
@@ -8,8 +9,9 @@ use super::table::{
 };
 use super::why;
 use crate::experiment::results::{SavedRuns, Summary};
-use crate::report::judge::answer::answer;
+use crate::report::judge::answer::{answer, cautions, pairings};
 use crate::report::judge::published::Comparison;
+use crate::report::judge::terms::Terms;
 use crate::report::judge::tuning::Tuning;
 use crate::report::view::details::Details;
 use crate::report::view::{POLICY, View, plain};
@@ -32,6 +34,8 @@ pub struct Picture<'a> {
     pub alt: &'a str,
     /// The figure: an `svg` element.
     pub svg: &'a str,
+    /// The same for narrow screens.
+    pub narrow: &'a str,
 }
 
 /// Everything that the page is made of.
@@ -52,9 +56,6 @@ pub struct Page<'a> {
 /// Rows of the table of policies; beyond that `summary.csv` is the better place.
 const MOST_ROWS: usize = 400;
 
-/// Widest line of what is shown as on a terminal.
-const TEXT_WIDTH: usize = 100;
-
 impl Page<'_> {
     /// The page as HTML.
     ///
@@ -66,7 +67,8 @@ impl Page<'_> {
         let published = details.published.as_ref();
         let comparison = published.map(|published| Comparison::new(&view, published));
         let comparison = comparison.as_ref().filter(|comparison| !comparison.is_empty());
-        let answer = self.answer(&view)?;
+        let terms = Terms::of(details);
+        let answer = self.answer(&view, &terms)?;
         let why = why::is_measured(&view);
         let name = &summary.provenance.experiment;
         let page = html! {
@@ -99,7 +101,7 @@ impl Page<'_> {
                         @if !self.pictures.is_empty() {
                             (section("figures", "Figures", &self.figures()))
                         }
-                        (section("numbers", "Numbers", &numbers(&view)))
+                        (section("numbers", "Numbers", &numbers(&view, &terms)))
                         @if let Some(comparison) = comparison {
                             (section("accuracy", "Accuracy", &accuracy(comparison)))
                         }
@@ -107,26 +109,29 @@ impl Page<'_> {
                         (section("settings", "Settings", &self.settings()))
                         (section("reproduce", "How to reproduce", &self.reproduce()))
                     }
+                    script { (PreEscaped(SCRIPT)) }
                 }
             }
         };
         Ok(page.into_string() + "\n")
     }
 
-    fn answer(&self, view: &View<'_>) -> Result<Markup, Invalid> {
+    fn answer(&self, view: &View<'_>, terms: &Terms) -> Result<Markup, Invalid> {
         if let Some(metric) = &self.details.tuned_for {
-            let text = Tuning::new(self.summary, metric)?.report(TEXT_WIDTH);
-            return Ok(html! { pre tabindex="0" { (text.trim_end()) } });
+            return Ok(tuned(&Tuning::new(self.summary, metric)?, terms));
         }
-        let sentences = answer(view);
+        let (cautions, sentences) = (cautions(view, terms), answer(view, terms));
+        let compares = !pairings(view, terms).is_empty();
         Ok(html! {
+            (warned(&cautions))
             @for sentence in &sentences { p { (sentence) } }
-            @if sentences.is_empty() {
+            @if !compares {
                 p { "One policy was run: there is nothing to compare it with." }
-            } @else {
+            } @else if self.summary.provenance.seeds.len() > 1 {
                 p .note {
-                    "A difference counts if its 95 % interval, paired by seed, leaves out 0. It says "
-                    "what other seeds would find, not how true the simulation is."
+                    "A difference is a win or a loss if its 95 % interval, paired by seed, leaves out 0, "
+                    "and if it is " (terms.worth) " % (points of ratios) or more. The interval says what "
+                    "other seeds would find, not how true the simulation is."
                 }
             }
         })
@@ -136,26 +141,49 @@ impl Page<'_> {
         html! { @for picture in self.pictures {
             figure id={ "figure-" (picture.name) } {
                 h3 { (picture.title) }
-                (PreEscaped(without_style(picture.svg)))
+                div .wide { (PreEscaped(without_style(picture.svg))) }
+                div .narrow { (PreEscaped(without_style(picture.narrow))) }
                 figcaption { (picture.alt) }
             }
         } }
     }
 
     fn settings(&self) -> Markup {
-        let text = toml::Value::try_from(&self.details.settings)
-            .ok()
-            .and_then(|settings| toml::to_string(&settings).ok())
-            .unwrap_or_else(|| self.details.settings.to_string());
+        let text = self.experiment();
         html! {
             @if self.summary.points.len() > 1 {
                 (table("What was varied", &varied(self.summary), 1))
             }
             details open[text.lines().count() <= 80] {
-                summary { "Everything that was set; what is not there has its default" }
+                summary {
+                    "Everything that was set, as an experiment file; what is not there has its default. "
+                    "Paths start in the folder of the original."
+                }
                 pre tabindex="0" { (text.trim_end()) }
             }
         }
+    }
+
+    /// The experiment as a file that runs again, overrides included.
+    fn experiment(&self) -> String {
+        let Details { description, settings, .. } = self.details;
+        let mut file = serde_json::Map::new();
+        file.insert("name".to_owned(), self.summary.provenance.experiment.clone().into());
+        if !description.is_empty() {
+            file.insert("description".to_owned(), description.clone().into());
+        }
+        if let Some(sections) = settings["settings"].as_object() {
+            file.extend(sections.clone());
+        }
+        let axes = settings["sweep"].as_array().into_iter().flatten();
+        let axes = axes.filter_map(|axis| Some((axis[0].as_str()?.to_owned(), axis[1].clone())));
+        let sweep: serde_json::Map<String, serde_json::Value> = axes.collect();
+        if !sweep.is_empty() {
+            file.insert("sweep".to_owned(), sweep.into());
+        }
+        let text = toml::Value::try_from(&file).ok();
+        let text = text.and_then(|file| toml::to_string(&file).ok());
+        text.unwrap_or_else(|| settings.to_string())
     }
 
     fn reproduce(&self) -> Markup {
@@ -178,6 +206,35 @@ impl Page<'_> {
     }
 }
 
+/// What has to be known before the rest is read.
+fn warned(cautions: &[String]) -> Markup {
+    html! { @if !cautions.is_empty() {
+        div .caution role="note" { @for caution in cautions { p { (caution) } } }
+    } }
+}
+
+/// The answer of a sweep.
+fn tuned(tuning: &Tuning<'_>, terms: &Terms) -> Markup {
+    let fronts = tuning.front_head();
+    html! {
+        (warned(&tuning.cautions(terms)))
+        @for case in &tuning.cases {
+            @for sentence in tuning.sentences(case, terms) { p { (sentence) } }
+            @if fronts.is_some() {
+                @let (columns, left_out) = tuning.front_columns(case);
+                @let place = tuning.conditions_of(case);
+                (table(&format!("Pareto front{}", at(&place)), &columns, 1))
+                @if left_out > 0 { p .note { "and " (left_out) " more" } }
+            }
+        }
+        @if let Some(head) = fronts { p .note { (head) } }
+    }
+}
+
+fn at(place: &str) -> String {
+    if place.is_empty() { String::new() } else { format!(" at {place}") }
+}
+
 fn section(id: &str, title: &str, content: &Markup) -> Markup {
     html! {
         section id=(id) aria-labelledby={ (id) "-title" } {
@@ -187,8 +244,8 @@ fn section(id: &str, title: &str, content: &Markup) -> Markup {
     }
 }
 
-fn numbers(view: &View<'_>) -> Markup {
-    let (mut columns, metrics) = policy_columns(view);
+fn numbers(view: &View<'_>, terms: &Terms) -> Markup {
+    let (mut columns, metrics) = policy_columns(view, terms);
     let headings = columns.len();
     columns.extend(metrics);
     let rows = columns.iter().map(Column::len).max().unwrap_or(0);
@@ -197,7 +254,7 @@ fn numbers(view: &View<'_>) -> Markup {
     }
     html! {
         (table("Means over seeds, and how policies differ", &columns, headings))
-        @for note in policy_notes(view) { p .note { (note) } }
+        @for note in policy_notes(view, terms) { p .note { (note) } }
     }
 }
 
@@ -261,6 +318,9 @@ fn shell_word(text: &str) -> String {
     }
 }
 
+/// Shows the value nearest to the pointer.
+const SCRIPT: &str = include_str!("hover.js");
+
 const RULES: &str = "\
 :root{--paper:#fff;--ink:#222;--pencil:#555;--line:#d4d7dc;--shade:#f5f6f8;--link:#005a9c}\
 @media screen and (prefers-color-scheme:dark){:root{--paper:#15181d;--ink:#e6e8eb;--pencil:#a4abb5;\
@@ -272,6 +332,12 @@ h1{font-size:1.8rem;margin:0}h2{margin:2.5rem 0 .75rem;border-bottom:1px solid v
 h3{margin:0 0 .5rem;font-size:1rem}a{color:var(--link)}.lead{font-size:1.1rem}\
 nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;padding:0;list-style:none}\
 figure{margin:0 0 2.5rem;break-inside:avoid}figure svg{display:block;max-width:100%;height:auto}\
+.narrow{display:none}.spots .near{stroke:var(--ink);stroke-width:6}\
+.caution{border-left:4px solid #c77700;padding:.1rem .9rem;margin:0 0 1rem;background:var(--shade)}\
+.tip{position:fixed;z-index:1;padding:.2rem .5rem;background:var(--ink);color:var(--paper);\
+font-size:.8125rem;border-radius:3px;pointer-events:none;max-width:20rem}\
+@media screen and (max-width:600px){body{padding:.75rem}.wide{display:none}.narrow{display:block}\
+.narrow svg{width:100%}h1{font-size:1.4rem;overflow-wrap:anywhere}}\
 figcaption,.note{color:var(--pencil);font-size:.875rem}.note{margin:.5rem 0}\
 .scroll{overflow-x:auto;margin:0 0 1rem}\
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}\
@@ -305,6 +371,8 @@ mod tests {
             distributions: Vec::new(),
             workers_over_time: Vec::new(),
             fleets_over_time: None,
+            worth: 1.0,
+            remarks: vec!["All clients start <at> once.".to_owned()],
         }
     }
 
@@ -315,7 +383,8 @@ mod tests {
             overrides: vec!["measure.seeds=2".to_owned(), "a=[\"b\"]".to_owned()],
             digests: Vec::new(),
         };
-        let picture = Picture { name: "ttft_ms", title: "TTFT", alt: "lines <of> it", svg: SVG };
+        let picture =
+            Picture { name: "ttft_ms", title: "TTFT", alt: "lines <of> it", svg: SVG, narrow: SVG };
         let pictures = [picture, Picture { name: "itl_ms", ..picture }];
         let page =
             Page { summary, details, runs: &runs, pictures: &pictures, picture_rules: "svg{}" };
@@ -325,7 +394,10 @@ mod tests {
     /// Every element is closed in order, and nothing comes from elsewhere.
     fn check(html: &str) {
         let mut open: Vec<&str> = Vec::new();
-        for (at, _) in html.match_indices('<') {
+        // Signs of comparison in the script are no tags.
+        let elements = html.replace(SCRIPT, "");
+        for (at, _) in elements.match_indices('<') {
+            let html = elements.as_str();
             let tag = &html[at + 1..at + html[at..].find('>').expect("a tag that ends")];
             let name = tag.split([' ', '/']).find(|part| !part.is_empty()).expect("a name");
             if tag.starts_with('/') {
@@ -336,7 +408,18 @@ mod tests {
         }
         assert!(open.is_empty(), "{open:?}");
         let page = html.replace("http://www.w3.org/2000/svg", "");
-        for word in ["src=", "<script", "<link", "<img", "<iframe", "@import", "url("] {
+        assert_eq!(page.matches("<script").count(), 1, "the one that shows values");
+        for word in [
+            "src=",
+            "fetch(",
+            "XMLHttpRequest",
+            "import(",
+            "<link",
+            "<img",
+            "<iframe",
+            "@import",
+            "url(",
+        ] {
             assert!(!page.contains(word), "{word}");
         }
         for reference in page.match_indices("href=\"").map(|(at, _)| &page[at + 6..]) {
@@ -352,14 +435,15 @@ mod tests {
         let html = page(&summary, &details(true));
         check(&html);
         let view = View::new(&summary, None).unwrap();
-        let said = answer(&view).remove(0);
+        let said = answer(&view, &Terms::default()).remove(0);
         for part in [
             said.as_str(),
             "What &lt;was&gt; run &amp; why",
             "id=\"figure-ttft_ms\"",
             "id=\"figure-itl_ms\"",
             "lines &lt;of&gt; it",
-            "workers = 3",
+            "All clients start &lt;at&gt; once.",
+            "[cluster]\nworkers = 3",
             "sim run 'it'\\''s here.toml' --set measure.seeds=2 --set 'a=[&quot;b&quot;]'",
             &summary.provenance.digest,
             &summary.provenance.config_hash,

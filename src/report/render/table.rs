@@ -5,25 +5,53 @@
 use super::columns::{Column, align, blocks, table, wrap};
 use super::why;
 use crate::experiment::results;
-use crate::metrics::{MAIN, Metric, short, signed};
-use crate::report::judge::answer::{answer, at, pairings};
+use crate::metrics::{MAIN, Metric, rounded, short, signed};
+use crate::report::judge::answer::{answer, at, cautions, pair_name, pairings};
 use crate::report::judge::published::{Cell, Comparison};
+use crate::report::judge::state::{RULE, State, in_table};
+use crate::report::judge::terms::Terms;
 use crate::report::view::{Axis, View};
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 
-/// Shown besides the main metrics where any point has more than none of it.
-const IF_IT_HAPPENED: [&str; 3] = ["preemptions", "rejected", "error_ratio"];
+/// Shown besides the main metrics where they were measured.
+const IF_MEASURED: [&str; 2] = ["slo_attainment", "goodput_per_s"];
 
-/// Width in columns that tables are made for where nobody says otherwise.
+/// Shown where any point has more than none of it.
+const IF_IT_HAPPENED: [&str; 9] = [
+    "preemptions",
+    "rejected",
+    "error_ratio",
+    "failed",
+    "retries",
+    "migrations",
+    "workers_added",
+    "workers_removed",
+    "cut_short",
+];
+
+/// Width in columns that tables are made for unless another is given.
 pub const WIDTH: usize = 120;
 
-/// The whole report: what was run, the answer, and the table that fits: against
-/// published numbers if any point has them, else policies against each other.
-/// `width` is in columns; a table whose narrowest form is wider is not cut.
-pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize) -> String {
+/// The whole report: what was run, what has to be known before the answer, the
+/// answer, and the table that fits: against published numbers if any point has
+/// them, else policies against each other. `width` is in columns; a table whose
+/// narrowest form is wider is not cut.
+pub fn report(
+    view: &View<'_>,
+    terms: &Terms,
+    comparison: Option<&Comparison<'_>>,
+    width: usize,
+) -> String {
     let mut text = head(view.summary);
-    for sentence in answer(view) {
+    let cautions = cautions(view, terms);
+    for caution in &cautions {
+        text.push_str(&wrap(caution, width));
+    }
+    if !cautions.is_empty() {
+        text.push('\n');
+    }
+    for sentence in answer(view, terms) {
         text.push_str(&wrap(&sentence, width));
     }
     text.push('\n');
@@ -32,9 +60,9 @@ pub fn report(view: &View<'_>, comparison: Option<&Comparison<'_>>, width: usize
         Some(comparison) => {
             let file = comparison.published.file.display();
             let _ = writeln!(text, "No point of these results has a row in {file}.\n");
-            text.push_str(&policies(view, width));
+            text.push_str(&policies(view, terms, width));
         }
-        None => text.push_str(&policies(view, width)),
+        None => text.push_str(&policies(view, terms, width)),
     }
     let why = why::table(view, width);
     if !why.is_empty() {
@@ -95,21 +123,21 @@ pub fn against(comparison: &Comparison<'_>, width: usize) -> String {
 
 /// The main metrics with their 95 % intervals, and below each group of policies
 /// how they differ.
-pub fn policies(view: &View<'_>, width: usize) -> String {
-    let (leading, metrics) = policy_columns(view);
+pub fn policies(view: &View<'_>, terms: &Terms, width: usize) -> String {
+    let (leading, metrics) = policy_columns(view, terms);
     let groups = metrics.into_iter().map(|column| vec![column]).collect();
     let mut text = String::new();
     for block in blocks(&leading, groups, width) {
         let _ = writeln!(text, "{block}\n");
     }
-    for note in policy_notes(view) {
-        text.push_str(&wrap(note, width));
+    for note in policy_notes(view, terms) {
+        text.push_str(&wrap(&note, width));
     }
     text
 }
 
 /// The columns that say what a row is, and one per metric.
-pub(super) fn policy_columns(view: &View<'_>) -> (Vec<Column>, Vec<Column>) {
+pub(super) fn policy_columns(view: &View<'_>, terms: &Terms) -> (Vec<Column>, Vec<Column>) {
     let found = view.metric_names();
     let happened = |name: &&&str| {
         let mean =
@@ -119,20 +147,21 @@ pub(super) fn policy_columns(view: &View<'_>) -> (Vec<Column>, Vec<Column>) {
     let mut metrics: Vec<Metric> = MAIN
         .iter()
         .filter(|name| found.contains(name))
+        .chain(IF_MEASURED.iter().filter(|name| found.contains(name)))
         .chain(IF_IT_HAPPENED.iter().filter(happened))
         .map(|name| Metric::of(name))
         .collect();
     if metrics.is_empty() {
         metrics = found.into_iter().map(Metric::of).collect();
     }
-    let rows = rows(view);
+    let rows = rows(view, terms);
     let mut leading = vec![Column::new(
         vec![view.axis.as_ref().map_or(String::new(), Axis::label)],
         rows.iter().map(Row::axis_cell).collect(),
     )];
     leading.push(Column::new(
         vec!["policy".to_owned()],
-        rows.iter().map(|row| row.name(view)).collect(),
+        rows.iter().map(|row| row.name(view, terms)).collect(),
     ));
     leading[1].alignment = CellAlignment::Left;
     if view.axis.is_none() {
@@ -144,20 +173,36 @@ pub(super) fn policy_columns(view: &View<'_>) -> (Vec<Column>, Vec<Column>) {
         let unit = if metric.unit.is_empty() { String::new() } else { unit };
         Column::new(vec![metric.label.clone(), unit], cells)
     };
-    (leading, metrics.iter().map(column).collect())
+    let mut columns: Vec<Column> = metrics.iter().map(column).collect();
+    if view.summary.points.iter().any(|point| State::of(point) != State::Stable) {
+        let cells = rows.iter().map(|row| row.state(view)).collect();
+        let mut state = Column::new(vec!["state".to_owned()], cells);
+        state.alignment = CellAlignment::Left;
+        columns.insert(0, state);
+    }
+    (leading, columns)
 }
 
 /// What has to be said below that table.
-pub(super) fn policy_notes(view: &View<'_>) -> Vec<&'static str> {
+pub(super) fn policy_notes(view: &View<'_>, terms: &Terms) -> Vec<String> {
     let mut notes = Vec::new();
-    if view.summary.provenance.seeds.len() > 1 {
-        notes.push("± half width of the 95 % interval of the mean over seeds (Student's t).");
+    let seeds = view.summary.provenance.seeds.len();
+    if seeds > 1 {
+        notes
+            .push("± half width of the 95 % interval of the mean over seeds (Student's t).".into());
     }
-    if !shown_pairs(view).is_empty() {
-        notes.push(
-            "Differences are paired by seed; ~ marks those whose 95 % interval includes 0 (with one \
-             seed: those that are 0). pt: percentage points.",
-        );
+    if !shown_pairs(view, terms).is_empty() {
+        notes.push(match seeds {
+            1 => "One seed: differences are not tested against chance. pt: percentage points.".into(),
+            _ => format!(
+                "Differences are paired by seed; ~ marks those whose 95 % interval includes 0. Wins \
+                 and losses are clear differences of {} % (or pt, percentage points) or more.",
+                terms.worth
+            ),
+        });
+    }
+    if view.summary.points.iter().any(|point| State::of(point) != State::Stable) {
+        notes.push(format!("States: {RULE}"));
     }
     notes
 }
@@ -178,12 +223,24 @@ impl Row {
         }
     }
 
-    fn name(&self, view: &View<'_>) -> String {
+    fn name(&self, view: &View<'_>, terms: &Terms) -> String {
         match self {
             Self::Series { series, .. } => view.series[*series].label.clone(),
             Self::Pair { candidate, baseline, .. } => {
-                let (candidate, baseline) = (&view.series[*candidate], &view.series[*baseline]);
-                format!("  {} against {}", candidate.label, baseline.policy)
+                format!("  {}", pair_name(view, terms, *candidate, *baseline))
+            }
+        }
+    }
+
+    fn state(&self, view: &View<'_>) -> String {
+        let point = |series: usize, x: f64| view.series[series].at(x);
+        match self {
+            Self::Series { x, series, .. } => point(*series, *x).map(in_table).unwrap_or_default(),
+            Self::Pair { x, candidate, baseline } => {
+                let states = point(*candidate, *x).zip(point(*baseline, *x));
+                let states = states.map(|(a, b)| (State::of(a), State::of(b)));
+                let compare = states.is_none_or(|(a, b)| a.compares_with(b));
+                if compare { String::new() } else { "no answer".to_owned() }
             }
         }
     }
@@ -195,7 +252,7 @@ impl Row {
                 .map_or("-".to_owned(), |value| with_interval(metric, value)),
             Self::Pair { x, candidate, baseline } => at(view, metric, *x, *candidate, *baseline)
                 .map_or("-".to_owned(), |difference| {
-                    let mark = if difference.is_unclear() { "~ " } else { "" };
+                    let mark = if difference.clear == Some(false) { "~ " } else { "" };
                     format!("{mark}{}", difference.text(metric))
                 }),
         }
@@ -203,14 +260,14 @@ impl Row {
 }
 
 /// The pairs that get a row: of many policies only the policies themselves do.
-fn shown_pairs(view: &View<'_>) -> Vec<(usize, usize)> {
-    const MOST: usize = 6;
-    let pairs = pairings(view);
+fn shown_pairs(view: &View<'_>, terms: &Terms) -> Vec<(usize, usize)> {
+    const MOST: usize = 7;
+    let pairs = pairings(view, terms);
     if pairs.len() > MOST { Vec::new() } else { pairs }
 }
 
-fn rows(view: &View<'_>) -> Vec<Row> {
-    let pairs = shown_pairs(view);
+fn rows(view: &View<'_>, terms: &Terms) -> Vec<Row> {
+    let pairs = shown_pairs(view, terms);
     let mut rows = Vec::new();
     for &x in view.xs() {
         let here: Vec<usize> =
@@ -227,19 +284,17 @@ fn rows(view: &View<'_>) -> Vec<Row> {
 }
 
 fn with_interval(metric: &Metric, value: &results::Metric) -> String {
-    let Some(mean) = value.mean else { return "-".to_owned() };
-    let mean = short(metric.shown(mean));
-    let Some([low, high]) = value.ci95 else { return mean };
+    let Some(mean) = value.mean.map(|mean| metric.shown(mean)) else { return "-".to_owned() };
+    let Some([low, high]) = value.ci95 else { return counted_or_short(metric, mean) };
     let half = metric.shown((high - low) / 2.0);
-    // As many decimals as the mean has, unless nothing but zeros would be left.
-    let decimals = mean.split_once('.').map_or(0, |(_, decimals)| decimals.len());
-    let rounded = format!("{half:.decimals$}");
-    let is_lost = half != 0.0 && rounded.bytes().all(|b| matches!(b, b'0' | b'.'));
-    if is_lost || mean.contains('e') {
-        format!("{mean} ±{}", short(half))
-    } else {
-        format!("{mean} ±{rounded}")
-    }
+    let show = rounded(mean, half);
+    format!("{} ±{}", show(mean), show(half))
+}
+
+/// What is counted is whole where it is: `20`, not `20.0`.
+fn counted_or_short(metric: &Metric, mean: f64) -> String {
+    let is_count = matches!(metric.unit, "" | "requests") && mean.fract() == 0.0;
+    if is_count && mean.abs() < 1e9 { format!("{mean:.0}") } else { short(mean) }
 }
 
 /// Published metrics that a point of the results is there for, in the order of the CSV.
@@ -401,7 +456,8 @@ mod tests {
     fn against_published_numbers() {
         let (summary, published) = (example::doks(), example::doks_published());
         let view = View::new(&summary, None).unwrap();
-        let text = report(&view, Some(&Comparison::new(&view, &published)), WIDTH);
+        let text =
+            report(&view, &Terms::default(), Some(&Comparison::new(&view, &published)), WIDTH);
         assert!(widest(&text) <= WIDTH, "{text}");
         insta::assert_snapshot!(text);
     }
@@ -418,7 +474,7 @@ mod tests {
             builder.point(&[("router.policy", json!(policy))], &metrics);
         }
         let summary = builder.build();
-        let text = policies(&View::new(&summary, None).unwrap(), WIDTH);
+        let text = policies(&View::new(&summary, None).unwrap(), &Terms::default(), WIDTH);
         assert!(text.contains("rejected") && text.contains("29"), "{text}");
         assert!(!text.contains("preemptions"), "{text}");
     }
@@ -427,7 +483,7 @@ mod tests {
     fn policies_against_each_other() {
         let summary = example::doks();
         let view = View::new(&summary, None).unwrap();
-        let text = policies(&view, WIDTH);
+        let text = policies(&view, &Terms::default(), WIDTH);
         assert!(widest(&text) <= WIDTH, "{text}");
         insta::assert_snapshot!(text);
     }
@@ -443,11 +499,11 @@ mod tests {
         builder.load("kv", 60, &[("ttft_ms_p95", &[Some(80.0)]), ("hit_ratio", &[None])]);
         builder.load("least_loaded", 60, &[("ttft_ms_p95", &[Some(100.0)])]);
         let summary = builder.build();
-        insta::assert_snapshot!(report(&View::new(&summary, None).unwrap(), None, WIDTH), @r"
+        insta::assert_snapshot!(report(&View::new(&summary, None).unwrap(), &Terms::default(), None, WIDTH), @r"
         single: 3 points, 1 seed; sim 0.1.0, digest 0123456789ab
 
-        kv against round_robin: wins on TTFT p95 (-20 %) [one seed: not tested against chance].
-        least_loaded against round_robin: no clear difference in TTFT p95 [one seed: not tested against chance].
+        kv against round_robin: TTFT p95 -20 % [one seed: not tested against chance].
+        least_loaded against round_robin: TTFT p95 0.0 % [one seed: not tested against chance].
 
          policy                              TTFT p95  hit ratio
                                                  (ms)        (%)
@@ -456,10 +512,9 @@ mod tests {
          kv                                      80.0          -
          least_loaded                             100          -
            kv against round_robin               -20 %          -
-           least_loaded against round_robin   ~ 0.0 %          -
+           least_loaded against round_robin     0.0 %          -
 
-        Differences are paired by seed; ~ marks those whose 95 % interval includes 0 (with one seed: those that are 0). pt:
-          percentage points.
+        One seed: differences are not tested against chance. pt: percentage points.
         ");
     }
 
@@ -469,7 +524,7 @@ mod tests {
             let published = example::doks_published();
             let view = View::new(&summary, None).unwrap();
             let comparison = Comparison::new(&view, &published);
-            let text = report(&view, Some(&comparison), width);
+            let text = report(&view, &Terms::default(), Some(&comparison), width);
             prop_assert!(text.starts_with("any <experiment>"));
             // Every series is named.
             for series in &view.series {

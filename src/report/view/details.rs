@@ -11,6 +11,10 @@ use serde_json::Value;
 /// The file of a result folder that holds them.
 pub const DETAILS_FILE: &str = "details.json";
 
+/// The smallest difference that is called a win or a loss unless another is given:
+/// percent, or percentage points of ratios (assumed: no router is changed for less).
+pub const WORTH: f64 = 1.0;
+
 /// See the [module](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +37,16 @@ pub struct Details {
     pub workers_over_time: Vec<OverTime>,
     /// How fleets that change served, where requests were saved.
     pub fleets_over_time: Option<FleetsOverTime>,
+    /// The smallest difference worth having: percent, or percentage points of ratios.
+    #[serde(default = "worth")]
+    pub worth: f64,
+    /// What has to be said of the experiment before its results.
+    #[serde(default)]
+    pub remarks: Vec<String>,
+}
+
+fn worth() -> f64 {
+    WORTH
 }
 
 impl Details {
@@ -60,10 +74,12 @@ impl Details {
             distributions,
             workers_over_time: Vec::new(),
             fleets_over_time: None,
+            worth: WORTH,
+            remarks: Vec::new(),
         }
     }
 
-    /// As saved: one line, since nobody reads thousands of numbers.
+    /// As saved: on one line, for programs to read.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string(self).expect("plain data has no way to fail");
         text.push('\n');

@@ -1,0 +1,300 @@
+//! Whether the numbers of a point can be taken for an answer: did the fleet keep
+//! up with its load, and did everything that was asked of it count?
+//!
+//! Whatever is said of results goes by this one judgement: tables, answers,
+//! frontiers, reports and routing checks.
+
+use super::places::places;
+use crate::experiment::results::Point;
+use crate::report::view::View;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The part of the time to the first token from which on waiting counts as most
+/// of it (assumed). Without a backlog a request waits for the step that runs: 5
+/// to 20 % of it on the fleets in `experiments/`.
+const MOST: f64 = 0.5;
+
+/// The share of requests not served from which on a point speaks of the rest
+/// alone (assumed: with fewer missing a p95 is still that of all but a few).
+const UNSERVED: f64 = 0.02;
+
+/// The growth of the backlog, as a share of the requests that came, from which on
+/// a window has not settled (assumed).
+const GROWTH: f64 = 0.1;
+
+/// How far the time to the first token of the window's second half is from that
+/// of its first half where it rises or falls (assumed).
+const DRIFT: f64 = 1.5;
+
+/// The rule in words, for reports.
+pub const RULE: &str = "stable: fewer than one request in twenty waits for most of its time to \
+    the first token; backlogged: at least one in twenty does (queue time p95 is half of TTFT p95 \
+    or more); overloaded: every second one does (the same of p50); saturated: requests come faster \
+    than they are served, and times rise; warming up: the start is part of what was measured; \
+    unserved: 2 % of requests or more were rejected or failed; nothing served: no request had its \
+    first token.";
+
+/// How a point stands, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Hardly any request waits long.
+    Stable,
+    /// Times fall over the window, or the requests in flight are still becoming
+    /// more: what was measured has a start in it that will not come again.
+    WarmingUp,
+    /// Some requests wait for most of their time to the first token: at times,
+    /// or at some workers.
+    Backlogged,
+    /// Requests come faster than they are served: the longer the run, the worse.
+    Saturated,
+    /// Most requests wait for most of their time to the first token.
+    Overloaded,
+    /// Some requests were rejected or failed: the numbers are those of the rest.
+    Unserved,
+    /// No request had its first token.
+    NothingServed,
+}
+
+/// All states that are worth a word, the worst first.
+const WORST_FIRST: [State; 6] = [
+    State::NothingServed,
+    State::Unserved,
+    State::Overloaded,
+    State::Saturated,
+    State::Backlogged,
+    State::WarmingUp,
+];
+
+impl State {
+    /// Of a point, by the [rule](RULE). A point without the metrics that it goes
+    /// by counts as stable.
+    pub fn of(point: &Point) -> Self {
+        let mean = |name: &str| point.metrics.get(name).and_then(|metric| metric.mean);
+        // Waiting is a part of a time: at a worker, at the router, at a second worker.
+        let waits = |quantile: &str| {
+            let parts = [
+                ("queue_ms", "engine_ttft_ms"),
+                ("router_queue_ms", "ttft_ms"),
+                ("decode_queue_ms", "engine_ttft_ms"),
+            ];
+            parts.iter().any(|(part, whole)| {
+                let part = mean(&format!("{part}_{quantile}"));
+                let whole = mean(&format!("{whole}_{quantile}"));
+                part.zip(whole).is_some_and(|(part, whole)| part > 0.0 && part >= MOST * whole)
+            })
+        };
+        let is_watched = point.metrics.contains_key("queue_ms_p50");
+        let drift = mean("ttft_drift").unwrap_or(1.0);
+        let grows = mean("backlog_growth_ratio").is_some_and(|growth| growth >= GROWTH);
+        if is_watched && mean("queue_ms_p50").is_none() {
+            Self::NothingServed
+        } else if mean("error_ratio").is_some_and(|ratio| ratio >= UNSERVED) {
+            Self::Unserved
+        } else if waits("p50") {
+            Self::Overloaded
+        } else if grows && drift >= DRIFT {
+            Self::Saturated
+        } else if waits("p95") {
+            Self::Backlogged
+        } else if grows || drift <= 1.0 / DRIFT {
+            Self::WarmingUp
+        } else {
+            Self::Stable
+        }
+    }
+
+    /// Whether two points can be compared: not where requests of one side were not
+    /// served, and not where neither side keeps up.
+    pub fn compares_with(self, other: Self) -> bool {
+        self.max(other) < Self::Unserved && self.min(other) < Self::Saturated
+    }
+
+    /// What it means for the numbers, as the end of `kv at concurrency 180: ...`.
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Stable => "nothing stands in the way of the numbers",
+            Self::WarmingUp => {
+                "the start is part of what was measured; a longer measure.warmup or \
+                 measure.window would leave it out"
+            }
+            Self::Backlogged => {
+                "at least one request in twenty waits for most of its time to the first token"
+            }
+            Self::Saturated => {
+                "requests come faster than they are served: times say how long the run was"
+            }
+            Self::Overloaded => {
+                "every second request waits for most of its time to the first token: times say \
+                 how long the queue is"
+            }
+            Self::Unserved => "the other numbers are those of the requests that were served",
+            Self::NothingServed => "no request had its first token",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stable => "stable",
+            Self::WarmingUp => "warming up",
+            Self::Backlogged => "backlogged",
+            Self::Saturated => "saturated",
+            Self::Overloaded => "overloaded",
+            Self::Unserved => "unserved",
+            Self::NothingServed => "nothing served",
+        })
+    }
+}
+
+/// The state of a point for a table: of requests that were not served, how many.
+pub fn in_table(point: &Point) -> String {
+    match State::of(point) {
+        State::Unserved => format!("{} unserved", percent(unserved(point))),
+        state => state.to_string(),
+    }
+}
+
+/// A sentence for every state but a stable one, the worst first: where it was
+/// met, and what it means for the numbers.
+pub fn sentences(view: &View<'_>) -> Vec<String> {
+    let sentence = |state: State| {
+        let is = |series: usize, x: f64| {
+            view.series[series].at(x).is_some_and(|point| State::of(point) == state)
+        };
+        let place = places(view, is)?;
+        let name = match state {
+            State::Unserved | State::NothingServed => {
+                let points = view.summary.points.iter().filter(|p| State::of(p) == state);
+                shares(points)
+            }
+            state => {
+                let name = state.to_string();
+                name[..1].to_uppercase() + &name[1..]
+            }
+        };
+        Some(format!("{name}: {place}: {}.", state.meaning()))
+    };
+    WORST_FIRST.into_iter().filter_map(sentence).collect()
+}
+
+/// `45 % of requests rejected`, or from the smallest share to the largest.
+fn shares<'a>(points: impl Iterator<Item = &'a Point>) -> String {
+    let (mut low, mut high) = (f64::INFINITY, 0.0_f64);
+    let (mut rejected, mut failed) = (false, false);
+    for point in points {
+        low = low.min(unserved(point));
+        high = high.max(unserved(point));
+        let any = |name: &str| {
+            point.metrics.get(name).and_then(|m| m.mean).is_some_and(|mean| mean > 0.0)
+        };
+        rejected |= any("rejected");
+        failed |= any("failed");
+    }
+    let how = match (rejected, failed) {
+        (true, true) => "rejected or failed",
+        (false, true) => "failed",
+        _ => "rejected",
+    };
+    if !rejected && !failed {
+        return "Nothing served".to_owned();
+    }
+    let (low, high) = (percent(low), percent(high));
+    if low == high {
+        format!("{high} of requests {how}")
+    } else {
+        format!("{} to {high} of requests {how}", low.trim_end_matches(" %"))
+    }
+}
+
+fn unserved(point: &Point) -> f64 {
+    point.metrics.get("error_ratio").and_then(|metric| metric.mean).unwrap_or(0.0)
+}
+
+fn percent(ratio: f64) -> String {
+    let percent = 100.0 * ratio;
+    if percent >= 9.95 { format!("{percent:.0} %") } else { format!("{percent:.1} %") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::example::Builder;
+
+    fn point(metrics: &[(&str, Option<f64>)]) -> Point {
+        let mut builder = Builder::new("one", 1);
+        let values: Vec<(&str, [Option<f64>; 1])> =
+            metrics.iter().map(|(name, value)| (*name, [*value])).collect();
+        let metrics: Vec<(&str, &[Option<f64>])> =
+            values.iter().map(|(name, values)| (*name, values.as_slice())).collect();
+        builder.load("kv", 60, &metrics);
+        builder.build().points.remove(0)
+    }
+
+    /// Of a point whose requests wait so long of 200 ms (p50) and 400 ms (p95), and
+    /// what else it has.
+    fn state(p50: f64, p95: f64, more: &[(&str, f64)]) -> State {
+        let mut metrics = vec![
+            ("queue_ms_p50", Some(p50)),
+            ("engine_ttft_ms_p50", Some(200.0)),
+            ("queue_ms_p95", Some(p95)),
+            ("engine_ttft_ms_p95", Some(400.0)),
+        ];
+        metrics.extend(more.iter().map(|(name, value)| (*name, Some(*value))));
+        State::of(&point(&metrics))
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_an_answer_is_named() {
+        assert_eq!(state(10.0, 40.0, &[]), State::Stable);
+        assert_eq!(state(10.0, 200.0, &[]), State::Backlogged);
+        assert_eq!(state(100.0, 300.0, &[]), State::Overloaded);
+        let router = [("router_queue_ms_p50", 900.0), ("ttft_ms_p50", 1000.0)];
+        assert_eq!(state(0.0, 0.0, &router), State::Overloaded, "held by the router");
+        let growing = [("backlog_growth_ratio", 0.4), ("ttft_drift", 2.0)];
+        assert_eq!(state(10.0, 40.0, &growing), State::Saturated);
+        assert_eq!(state(10.0, 40.0, &growing[..1]), State::WarmingUp);
+        assert_eq!(state(10.0, 40.0, &[("ttft_drift", 0.5)]), State::WarmingUp);
+        assert_eq!(state(100.0, 300.0, &[("error_ratio", 0.45)]), State::Unserved);
+        let nothing = [("queue_ms_p50", None), ("error_ratio", Some(1.0))];
+        assert_eq!(State::of(&point(&nothing)), State::NothingServed);
+        assert_eq!(State::of(&point(&[])), State::Stable, "nothing is known of it");
+    }
+
+    #[test]
+    fn two_points_compare_unless_neither_keeps_up_or_requests_are_lost() {
+        assert!(State::Stable.compares_with(State::Overloaded));
+        assert!(State::Backlogged.compares_with(State::Backlogged));
+        assert!(!State::Overloaded.compares_with(State::Saturated));
+        assert!(!State::Stable.compares_with(State::Unserved));
+    }
+
+    #[test]
+    fn every_state_is_said_with_its_places() {
+        let mut builder = Builder::new("loads", 1);
+        for (load, rejected, queued) in [(60, 0.0, 10.0), (80, 0.0, 150.0), (100, 0.45, 150.0)] {
+            for policy in ["round_robin", "kv"] {
+                let metrics: [(&str, &[Option<f64>]); 4] = [
+                    ("queue_ms_p50", &[Some(queued)]),
+                    ("engine_ttft_ms_p50", &[Some(200.0)]),
+                    ("error_ratio", &[Some(rejected)]),
+                    ("rejected", &[Some(100.0 * rejected)]),
+                ];
+                builder.load(policy, load, &metrics);
+            }
+        }
+        let summary = builder.build();
+        let view = View::new(&summary, None).unwrap();
+        assert_eq!(
+            sentences(&view),
+            [
+                "45 % of requests rejected: round_robin, kv at concurrency 100: the other numbers are \
+                 those of the requests that were served.",
+                "Overloaded: round_robin, kv at concurrency 80: every second request waits for most of \
+                 its time to the first token: times say how long the queue is.",
+            ]
+        );
+    }
+}
