@@ -27,15 +27,14 @@ pub(super) fn read(document: &Document) -> Result<Vec<ControlSettings>, Experime
         }
     };
     let control = |(index, item): (usize, &toml::Value)| {
-        let read: Result<ControlSettings, _> = item.clone().try_into();
-        read.map_err(|error| {
-            let message = error.message().replace('\n', ", ");
-            // Where a key is what is wrong, the message names it first.
-            let key = message.split('`').nth(1).filter(|key| item.get(*key).is_some());
-            let wrong = key.and_then(|key| item.get(key)).unwrap_or(item);
-            let key = format!("control[{index}].{}", key.unwrap_or("what"));
-            document.value_error(&key, wrong, &message)
-        })
+        let key = format!("control[{index}]");
+        match item {
+            toml::Value::Table(table) => document.item(&key, table),
+            other => {
+                let problem = "must be a table: begin each control with [[control]]";
+                Err(document.value_error(&key, other, problem))
+            }
+        }
     };
     items.iter().enumerate().map(control).collect()
 }

@@ -224,6 +224,15 @@ impl Document {
         self.get(name).is_some().then(|| self.section(name)).transpose()
     }
 
+    /// A table in a list as settings; `key` is its place, like `control[0]`.
+    pub(super) fn item<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        table: &Table,
+    ) -> Result<T, ExperimentError> {
+        Ok(self.sheet.part(key, table.clone()).read()?)
+    }
+
     /// The error for a section whose `validate` refused it.
     pub(super) fn invalid(&self, section: &str, invalid: Invalid) -> ExperimentError {
         self.sheet.invalid(invalid.within(section)).into()

@@ -130,8 +130,11 @@ impl Guard {
     /// # Errors
     /// If so much has happened in so little time that the run would not end.
     pub(super) fn count(&mut self, now: SimTime, turn: Turn) -> Result<(), Stuck> {
+        if now.since(self.since) >= LEAST_TIME {
+            *self = Self { since: now, ended: self.ended, ..Self::default() };
+        }
         match turn {
-            Turn::Event | Turn::Restart | Turn::HangUp => {}
+            Turn::Event | Turn::Restart => {}
             Turn::Arrival if self.ended.is_none_or(|at| now > at + AT_ONCE) => return Ok(()),
             Turn::Arrival => {}
             Turn::Change => self.changes += 1,
@@ -141,17 +144,12 @@ impl Guard {
         if self.turns < MOST_TURNS {
             return Ok(());
         }
-        let from = self.since;
         let cause = match MOST_TURNS / 2 {
             half if self.changes >= half => Cause::Changes,
             half if self.wakes >= half => Cause::Routers,
             _ => Cause::Requests,
         };
-        *self = Self { since: now, ended: self.ended, ..Self::default() };
-        if now.since(from) >= LEAST_TIME {
-            return Ok(());
-        }
-        Err(Stuck::Still { from, to: now, cause })
+        Err(Stuck::Still { from: self.since, to: now, cause })
     }
 }
 

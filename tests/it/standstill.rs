@@ -63,8 +63,8 @@ fn found(experiment: &str, sets: &[&str]) -> String {
     let args: Vec<&str> = ["run", "endless.toml"].into_iter().chain(set).collect();
     let begin = Instant::now();
     let output = place.sim(&args);
-    // A second on a machine with nothing else to do.
-    assert!(begin.elapsed() < Duration::from_secs(60), "{sets:?} took {:?}", begin.elapsed());
+    // A second of an optimised program on a machine with nothing else to do.
+    assert!(begin.elapsed() < Duration::from_secs(300), "{sets:?} took {:?}", begin.elapsed());
     let line = text(&output.stderr).trim_end().to_owned();
     assert_eq!(output.status.code(), Some(2), "{args:?}: {line}");
     assert_eq!(text(&output.stdout), "", "{args:?}");

@@ -179,7 +179,10 @@ fn a_control_that_makes_no_sense_is_refused_by_its_key() {
     };
     for (control, expected) in [
         ("what = \"loud\"", "control[0].what = \"loud\": "),
-        ("what = \"load\"\nconcurency = 3", "control[0].concurency = 3: unknown field"),
+        (
+            "what = \"load\"\nconcurency = 3",
+            "unknown key control[0].concurency; did you mean concurrency?",
+        ),
         ("what = \"load\"", "control[0].concurrency is missing"),
         ("what = \"load\"\nconcurrency = \"2M\"", "must be from 0 to 1000000"),
         ("what = \"rate\"\nrate = 3", "control[0].what = \"rate\": must be another one"),
