@@ -189,7 +189,7 @@ fn slides(keys: &Map<String, Value>, window: &Value) -> bool {
     // Qwen2: layers from `max_window_layers` on have the window, if it is used at all.
     let is_used = keys.get("use_sliding_window") == Some(&Value::Bool(true));
     let first = number("max_window_layers").filter(|_| is_used);
-    !first.zip(number("num_hidden_layers")).is_some_and(|(first, layers)| first >= layers)
+    first.zip(number("num_hidden_layers")).is_none_or(|(first, layers)| first < layers)
 }
 
 /// The kinds of layers, if there are others than those with full attention.

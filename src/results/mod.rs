@@ -35,9 +35,9 @@ use crate::experiment::{
     RunError, RunOptions, SUMMARY_FILE, Store, StoreError,
 };
 use crate::plot::Figure;
+use crate::report::judge::terms::remarks;
 use crate::report::render::html::REPORT_FILE;
 use crate::report::render::{aiperf, requests, save};
-use crate::report::judge::terms::remarks;
 use crate::report::view::details::{DETAILS_FILE, Details, WORTH};
 use crate::report::view::published::Published;
 use crate::report::view::{fleet_over_time, over_time};

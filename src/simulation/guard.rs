@@ -134,7 +134,7 @@ impl Guard {
             *self = Self { since: now, ended: self.ended, ..Self::default() };
         }
         match turn {
-            Turn::Event | Turn::Restart => {}
+            Turn::Event | Turn::Restart | Turn::HangUp => {}
             Turn::Arrival if self.ended.is_none_or(|at| now > at + AT_ONCE) => return Ok(()),
             Turn::Arrival => {}
             Turn::Change => self.changes += 1,

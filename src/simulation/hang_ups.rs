@@ -49,7 +49,8 @@ impl HangUps {
     fn settle(&mut self, requests: &LiveRequests) {
         while let Some(&Reverse((_, id, waits))) = self.0.peek() {
             let waits_still = requests.find(id).is_some_and(|live| {
-                !live.is_given_up && !(live.is_answering && waits == Waits::ForFirstToken)
+                let has_answer = live.is_answering && waits == Waits::ForFirstToken;
+                !live.is_given_up && !has_answer
             });
             if waits_still {
                 return;

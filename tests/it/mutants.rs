@@ -69,7 +69,7 @@ fn experiments() -> Vec<Table> {
              [cluster.planner]\nmin_workers = 1\nmax_workers = 3\n"
         ),
     ];
-    texts.iter().map(|text| text.replace("'vllm'\n", "'vllm'\n").parse().expect(text)).collect()
+    texts.iter().map(|text| text.parse().expect(text)).collect()
 }
 
 /// Every place of a table, as the keys that lead there.

@@ -174,6 +174,7 @@ impl Workplace {
             .stderr(file)
             .spawn()
             .expect("bash runs");
+        #[expect(clippy::disallowed_methods, reason = "a server is waited for")]
         let began = Instant::now();
         while command.starts_with("sim serve") && began.elapsed() < Duration::from_secs(20) {
             let said = fs::read_to_string(&out).unwrap_or_default();

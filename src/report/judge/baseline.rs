@@ -1,8 +1,8 @@
 //! What a routing check holds results against: the numbers of an earlier run,
 //! in a file that is committed and whose differences can be read.
 
-use crate::catalogue;
 use super::state::State;
+use crate::catalogue;
 use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::metrics::check_name;
 use crate::settings::line_of;

@@ -80,7 +80,7 @@ impl Trace {
             return Err(Invalid::new(key, shown(time.unwrap_or_default()), allowed));
         }
         for row in &mut trace.rows {
-            row.at = row.at - from;
+            row.at -= from;
         }
         trace.is_whole_ms &= from.as_ps().is_multiple_of(1_000_000_000);
         Ok(trace)
