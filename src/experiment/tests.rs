@@ -140,7 +140,7 @@ fn unknown_and_missing_keys() {
     ]), @r#"
     demo.toml: name is missing
     demo.toml:39: unknown key sweeep; did you mean sweep?
-    demo.toml:43: unknown key plots; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, published, extends
+    demo.toml:43: unknown key plots; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, control, published, extends
     demo.toml:44: unknown key slo.tftf; did you mean ttft?
     demo.toml:4: unknown key cluster.worker; did you mean workers?
     demo.toml:3: cluster.workers is missing
@@ -318,7 +318,7 @@ fn overrides() {
     --set measure.window: must be KEY=VALUE with a dotted key, like measure.window=60s
     --set =5: must be KEY=VALUE with a dotted key, like measure.window=60s
     --set measure..window=60s: must be KEY=VALUE with a dotted key, like measure.window=60s
-    --set window=60s: unknown key window; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, published, extends
+    --set window=60s: unknown key window; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, control, published, extends
     --set measure.window=60: measure.window = 60: must be a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
     --set measure.windw=60s: unknown key measure.windw; did you mean window?
     --set name.x=5: name = "demo": is not a section, so name.x cannot be set

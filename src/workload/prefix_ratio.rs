@@ -105,7 +105,7 @@ impl PrefixRatioSettings {
         let around = |mean: f64| {
             let sd = (mean * self.relative_sd).round();
             Distribution::Normal {
-                mean: tokens(mean),
+                mean: tokens(mean.max(1.0)),
                 sd: tokens(sd),
                 min: Tokens(1),
                 max: tokens((mean + MOST_DEVIATIONS * sd).max(1.0)),
