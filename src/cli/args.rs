@@ -137,8 +137,10 @@ Examples:
   sim frontier doks-3xh200
   sim frontier doks-3xh200 --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
   sim frontier lookalike-conversation-8w --loads 1..8:0.5 --within ttft_ms_p95=10s
-  sim frontier doks-3xh200 --set router.policy=kv --over router.overlap_weight=0..4:1 --within ttft_ms_p95=600ms
-  sim frontier doks-3xh200 --set workload.concurrency=120 --load cluster.workers --loads 2..4 --within ttft_ms_p95=600ms
+  sim frontier doks-3xh200 --set router.policy=kv --over router.overlap_weight=0..4:1 \\
+      --within ttft_ms_p95=600ms
+  sim frontier doks-3xh200 --set workload.concurrency=120 --load cluster.workers --loads 2..4 \\
+      --within ttft_ms_p95=600ms
 
 Every combination of what is swept, the load apart, is asked about. Without --within: up to where
 each beats round_robin (or the first policy), and with [slo] also where enough requests meet it.
@@ -392,10 +394,10 @@ pub(crate) struct AccuracyArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim calibrate                              fit everything, print, write nothing
-  sim calibrate --only h200-vllm --out new   write new/efficiencies/h200-vllm.toml
-  sim calibrate --only trtllm                host time of TensorRT-LLM
-  sim calibrate --live http://127.0.0.1:8000 steps of a real server, from a probe of a minute
+  sim calibrate                                fit everything, print, write nothing
+  sim calibrate --only h200-vllm --out new     write new/efficiencies/h200-vllm.toml
+  sim calibrate --only trtllm                  host time of TensorRT-LLM
+  sim calibrate --live http://127.0.0.1:8000   steps of a real server, from a probe of a minute
 
 What is fitted starts from the file in the library; a new GPU or engine needs a
 copy of another one's there first.

@@ -60,7 +60,7 @@ pub enum LiveError {
     Setting(#[from] Invalid),
     /// Caches are as others left them.
     #[error(
-        "{0}; start the servers with VLLM_SERVER_DEV_MODE=1, or start them anew and give \
+        "{0}; start the servers with VLLM_SERVER_DEV_MODE=1, or restart them and give \
          --keep-caches"
     )]
     Caches(ServerError),

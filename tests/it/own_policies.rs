@@ -20,13 +20,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 mod own_policy;
 
 /// The example: 60 conversations on three workers. Room for 20 spreads them,
-/// room for 60 sends them all to one.
+/// room for 60 sends them all to one, which
+/// then holds every text they share.
 #[test]
 fn the_example_sweeps_its_own_parameter() {
     let rows = own_policy::sweep().expect("it runs");
     let rooms: Vec<&str> = rows.iter().map(|(room, _)| room.as_str()).collect();
     assert_eq!(rooms, ["20", "40", "60"]);
-    assert!(rows[0].1 < rows[2].1, "{rows:?}");
+    assert!(rows[2].1 < rows[0].1, "{rows:?}");
 }
 
 /// Sends a share of requests to worker 0, the others to worker 1.
@@ -125,7 +126,7 @@ fn parameters_from_outside_are_swept_beside_a_known_policy() {
         point.metrics["inflight_skew_mean"].mean.expect("a value")
     };
     assert_eq!(skew("round_robin", 0.5), skew("round_robin", 1.0));
-    assert!(skew("by_share", 1.0) > skew("by_share", 0.5) + 1.0);
+    assert!(skew("by_share", 1.0) > skew("by_share", 0.5) + 0.5);
 }
 
 #[test]
