@@ -154,7 +154,7 @@ pub(crate) struct FrontierArgs {
     /// A metric on which policies are to beat the baseline [default: ttft_ms_p95, unless --within is given]
     #[arg(long, value_name = "METRIC")]
     pub(crate) metric: Vec<String>,
-    /// A target to meet, like ttft_ms_p95=600ms, or `slo` for that of [slo]; all of them together
+    /// A target to meet, like ttft_ms_p95=600ms, or `slo` for that of `[slo]`; all of them together
     #[arg(long, value_name = "METRIC=VALUE")]
     pub(crate) within: Vec<String>,
     /// Sweep a key, besides what the experiment sweeps; short for --set sweep.KEY=VALUES

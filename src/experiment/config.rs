@@ -281,7 +281,7 @@ impl Experiment {
             let first = *known.entry((seen, run.levels.clone())).or_insert(index);
             run.same_as = Some(first).filter(|first| *first < index);
         }
-        self.notices = effects.notices();
+        self.notices.extend(effects.notices());
         Ok(())
     }
 

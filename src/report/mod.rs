@@ -1,5 +1,5 @@
 //! What is said about a result set, in three parts, each of which uses only
-//! those before it: a [view](view) of the results, arranged for reading;
+//! those before it: a [`view`] of the results, arranged for reading;
 //! [judgements](judge) made from a view; and their [rendering](render) as text,
 //! tables, pages and files.
 //!
