@@ -216,7 +216,7 @@ fn what_may_be_meant_otherwise_is_said() {
     assert!(pair.contains(expected), "{pair}");
     // Half a conversation there is not.
     assert_eq!(said(&["--set", "sweep.workload.concurrency=2,4"]), "saved in plots/small\n");
-    assert_eq!(said(&["--set", "router.semantics=0.9"]), "saved in plots/small\n");
+    assert_eq!(said(&["--set", "router.semantics='0.9'"]), "saved in plots/small\n");
     let clamped =
         "workload.output_tokens={ kind = \"normal\", mean = 80, sd = 60, min = 1, max = 80 }";
     let note = said(&["--set", clamped]);

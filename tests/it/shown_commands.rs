@@ -159,26 +159,26 @@ impl Workplace {
         Self { path: format!("{}:{path}", programs.display()), folder }
     }
 
-    /// Exit code and what a command prints on both streams, in order. One that serves
+    /// Exit code and what a command prints, then what it says beside that. One that serves
     /// until it is ended is ended as soon as it has said `lines` lines.
     fn run(&self, command: &str, lines: usize) -> (Option<i32>, String) {
-        let out = self.folder.path().join(".out");
-        let file = File::create(&out).expect("a file");
-        let both = file.try_clone().expect("the same file");
+        // Apart: what goes to a file is kept back by a program, and what it says is not.
+        let [out, said] = [".out", ".said"].map(|name| self.folder.path().join(name));
+        let file = |path: &Path| File::create(path).expect("a file");
         let mut child = Command::new("bash")
             .args(["-c", &format!("exec {command}")])
             .current_dir(self.folder.path())
             .env("PATH", &self.path)
             .stdin(Stdio::null())
-            .stdout(both)
-            .stderr(file)
+            .stdout(file(&out))
+            .stderr(file(&said))
             .spawn()
             .expect("bash runs");
         #[expect(clippy::disallowed_methods, reason = "a server is waited for")]
         let began = Instant::now();
         while command.starts_with("sim serve") && began.elapsed() < Duration::from_secs(20) {
-            let said = fs::read_to_string(&out).unwrap_or_default();
-            if said.lines().count() >= lines || child.try_wait().is_ok_and(|ended| ended.is_some())
+            let printed = fs::read_to_string(&out).unwrap_or_default();
+            if printed.lines().count() >= lines || child.try_wait().is_ok_and(|ended| ended.is_some())
             {
                 break;
             }
@@ -189,7 +189,9 @@ impl Workplace {
         }
         let code = child.wait().expect("it ends").code();
         let mut printed = Vec::new();
-        File::open(&out).expect("it is there").read_to_end(&mut printed).expect("readable");
+        for path in [&out, &said] {
+            File::open(path).expect("it is there").read_to_end(&mut printed).expect("readable");
+        }
         (code, text(&printed).to_owned())
     }
 }
