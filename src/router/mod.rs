@@ -93,7 +93,9 @@ mod view;
 
 pub use disaggregated::Role;
 pub use factory::{About, ChosenPolicy, Origin, PolicyFactory, Registration, Wants};
-pub(crate) use forward::{forward, forward_one};
+#[cfg(feature = "dynamo")]
+pub(crate) use forward::forward;
+pub(crate) use forward::forward_one;
 pub use front_end::FrontEnd;
 pub use parameters::{NoParameters, Parameter, Parameters, Surroundings, change, check_range};
 pub use registry::Registry;

@@ -178,7 +178,8 @@ impl Workplace {
         let began = Instant::now();
         while command.starts_with("sim serve") && began.elapsed() < Duration::from_secs(20) {
             let printed = fs::read_to_string(&out).unwrap_or_default();
-            if printed.lines().count() >= lines || child.try_wait().is_ok_and(|ended| ended.is_some())
+            if printed.lines().count() >= lines
+                || child.try_wait().is_ok_and(|ended| ended.is_some())
             {
                 break;
             }
