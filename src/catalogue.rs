@@ -4,7 +4,7 @@
 //! A shipped file has the path that it has in the repository, below [`ROOT`]:
 //! `sim:/models/gpus/h100.toml`. [`read`] and [`open`] take such a path as well
 //! as one on disk, and [`join`] keeps a shipped file's relative paths inside the
-//! catalogue, so whoever reads a file need not know where it comes from.
+//! catalogue, so code that reads a file need not know where it comes from.
 //!
 //! People write names: [`experiment`] and [`named`] find the file that a name
 //! means.

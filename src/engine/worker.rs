@@ -169,7 +169,7 @@ impl Worker {
             self.late_tokens.retain(|&other| other != id);
             self.announce(now, id, WorkerEventKind::Aborted, out);
             self.core.seqs.remove(id);
-            // Results that nobody waits for are not waited for.
+            // Results that no client waits for are not waited for.
             self.in_flight.take_if(|results| results.is_empty());
         }
     }

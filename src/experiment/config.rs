@@ -52,7 +52,7 @@ pub struct Experiment {
     /// SHA-256 over the resolved settings, hexadecimal: equal for files that
     /// differ in comments, layout, name or description only.
     pub config_hash: String,
-    /// What whoever set this up should know before it runs, a line each.
+    /// What the user should know before it runs, a line each.
     pub notices: Vec<String>,
     document: Document,
 }

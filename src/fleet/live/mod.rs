@@ -493,7 +493,7 @@ const NO_EVENTS: &str = "the policy needs KV events and the server does not say 
                          them: name the place with --events, start the server with \
                          --kv-events-config, or --set router.use_kv_events=false";
 
-/// Kinds of events that are told apart, at most: servers name them.
+/// The most kinds of events that are counted apart: servers name them.
 const MOST_KINDS: usize = 16;
 
 /// Counts a valid event that is not followed.
