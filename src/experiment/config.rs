@@ -358,8 +358,18 @@ fn clamped(document: &Document) -> Vec<String> {
         let time = || time().filter(|d| d.validate().is_ok()).and_then(|d| d.clamping());
         let place = document.place(&key);
         found.extend(tokens.or_else(time).map(|words| format!("{place}: {key}: {words}")));
-        let inner = table.iter().filter_map(|(name, value)| Some((name, value.as_table()?)));
-        open.extend(inner.map(|(name, table)| (format!("{key}.{name}"), table)));
+        for (name, value) in table {
+            let key = format!("{key}.{name}");
+            match value {
+                toml::Value::Table(table) => open.push((key, table)),
+                toml::Value::Array(list) => {
+                    let tables =
+                        list.iter().enumerate().filter_map(|(i, v)| Some((i, v.as_table()?)));
+                    open.extend(tables.map(|(place, table)| (format!("{key}[{place}]"), table)));
+                }
+                _ => {}
+            }
+        }
     }
     found.sort_unstable();
     found

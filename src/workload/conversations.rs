@@ -154,8 +154,8 @@ impl Conversations {
     fn begin_turn(&mut self, slot: u32, sent: SimTime) {
         let turn = self.slots[slot as usize].turn;
         let mut lengths = self.draws(slot, Use::Turn, turn);
-        let question = self.settings.question_tokens.sample(&mut lengths).0;
-        let output = self.settings.output_tokens.sample(&mut lengths).0;
+        let question = self.settings.question_tokens.of(turn).sample(&mut lengths).0;
+        let output = self.settings.output_tokens.of(turn).sample(&mut lengths).0;
         let mut jitter = self.draws(slot, Use::ClientOverhead, turn);
         let overhead = self.settings.client.way(self.concurrency, &mut jitter);
         let present = &mut self.slots[slot as usize];
@@ -234,7 +234,7 @@ impl Workload for Conversations {
             turn: present.turn,
             prompt_tokens: present.prompt_tokens,
             output_tokens: present.output_tokens,
-            max_tokens: self.settings.output_tokens.bounds().1.0,
+            max_tokens: self.settings.output_tokens.most().0,
             content: self.content(present),
         };
         Arrival { at, sent, request, patience: Patience::default() }

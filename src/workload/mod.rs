@@ -5,6 +5,7 @@
 //! (conversations) sends its next turn because of it.
 
 pub mod arrivals;
+pub mod by_turn;
 pub mod conversations;
 pub mod distribution;
 mod patience;

@@ -3,6 +3,7 @@
 use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
+use crate::workload::by_turn::ByTurn;
 use crate::workload::distribution::{Distribution, Tokens, validate_exponent};
 use crate::workload::{MAX_TOKENS, PatienceSettings, validate_concurrency};
 use schemars::JsonSchema;
@@ -31,10 +32,12 @@ pub struct ConversationSettings {
     pub starter_tokens: Distribution<Tokens>,
     /// Turns of a conversation.
     pub turns: Turns,
-    /// New text that the user adds in each turn, the first included.
-    pub question_tokens: Distribution<Tokens>,
-    /// Length of an answer. Its upper bound is the `max_tokens` of every request.
-    pub output_tokens: Distribution<Tokens>,
+    /// New text that the user adds in each turn, the first included; for all turns
+    /// or turn by turn.
+    pub question_tokens: ByTurn<Tokens>,
+    /// Length of an answer, for all turns or turn by turn. The upper bound over all
+    /// turns is the `max_tokens` of every request.
+    pub output_tokens: ByTurn<Tokens>,
     /// Time from an answer to the next turn, and to the first turn of the
     /// slot's next conversation; none unless given.
     #[serde(default)]
@@ -105,8 +108,8 @@ impl ConversationSettings {
         validate_concurrency(self.concurrency)?;
         self.starter_tokens.validate().map_err(|e| e.within("starter_tokens"))?;
         let one = Tokens(1);
-        self.question_tokens.validate_at_least(one).map_err(|e| e.within("question_tokens"))?;
-        self.output_tokens.validate_at_least(one).map_err(|e| e.within("output_tokens"))?;
+        self.question_tokens.validate_at_least("question_tokens", one)?;
+        self.output_tokens.validate_at_least("output_tokens", one)?;
         self.think_time.validate().map_err(|e| e.within("think_time"))?;
         self.client.validate().map_err(|e| e.within("client"))?;
         self.patience.validate().map_err(|e| e.within("patience"))?;
@@ -121,8 +124,8 @@ impl ConversationSettings {
         let Turns { min, max } = self.turns;
         let allowed = "at least 1 and at most turns.max";
         Invalid::unless((1..=max).contains(&min), "turns.min", min, allowed)?;
-        let per_turn = u64::from(self.question_tokens.bounds().1.0)
-            + u64::from(self.output_tokens.bounds().1.0);
+        let per_turn =
+            u64::from(self.question_tokens.most().0) + u64::from(self.output_tokens.most().0);
         let starter = u64::from(self.starter_tokens.bounds().1.0);
         let most = u64::from(MAX_TOKENS).saturating_sub(starter) / per_turn;
         Invalid::unless(

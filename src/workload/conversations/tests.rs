@@ -1,6 +1,7 @@
 use super::*;
 use crate::time::SimDuration;
 use crate::workload::PatienceSettings;
+use crate::workload::by_turn::ByTurn;
 use crate::workload::distribution::{Distribution, Tokens};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ fn small(concurrency: u32) -> ConversationSettings {
         starter_exponent: 0.0,
         starter_tokens: uniform(0, 14),
         turns: Turns { min: 1, max: 4 },
-        question_tokens: uniform(1, 6),
-        output_tokens: uniform(1, 9),
+        question_tokens: uniform(1, 6).into(),
+        output_tokens: uniform(1, 9).into(),
         think_time: Distribution::Uniform {
             min: SimDuration::ZERO,
             max: SimDuration::from_secs(1),
@@ -225,8 +226,8 @@ fn fixed() -> ConversationSettings {
         starter_exponent: 0.0,
         starter_tokens: tokens(10),
         turns: Turns { min: 2, max: 2 },
-        question_tokens: tokens(3),
-        output_tokens: tokens(5),
+        question_tokens: tokens(3).into(),
+        output_tokens: tokens(5).into(),
         think_time: seconds(7),
         client: Client {
             overhead: SimDuration::from_millis(85),
@@ -259,6 +260,30 @@ fn one_conversation_in_numbers() {
     let third = workload.take();
     assert_eq!((third.request.turn, third.request.conversation.0), (0, 2));
     assert_eq!(third.sent, secs(27.0));
+}
+
+#[test]
+fn lengths_go_turn_by_turn_and_the_last_ones_stay() {
+    let tokens = |value: u32| format!("{{ kind = 'constant', value = {value} }}");
+    let list = |values: [u32; 2]| {
+        let text = format!("t = [{}, {}]", tokens(values[0]), tokens(values[1]));
+        toml::from_str::<BTreeMap<String, ByTurn<Tokens>>>(&text).unwrap().remove("t").unwrap()
+    };
+    let settings = ConversationSettings {
+        turns: Turns { min: 3, max: 3 },
+        question_tokens: list([3, 20]),
+        output_tokens: list([500, 40]),
+        ..fixed()
+    };
+    let mut workload = Conversations::new(settings, BLOCK_SIZE, 1);
+    let sent = serve(&mut workload, 6, &[10]);
+    let of_turn = |turn| sent.iter().find(|sent| sent.arrival.request.turn == turn).unwrap();
+    let lengths = [0, 1, 2].map(|turn| {
+        let request = &of_turn(turn).arrival.request;
+        (request.prompt_tokens, request.output_tokens, request.max_tokens)
+    });
+    let prompts = [10 + 3, 13 + 500 + 20, 533 + 40 + 20];
+    assert_eq!(lengths, [(prompts[0], 500, 500), (prompts[1], 40, 500), (prompts[2], 40, 500)]);
 }
 
 #[test]
@@ -311,7 +336,7 @@ fn refuses_what_no_conversation_can_follow() {
     );
     assert_eq!(refused(|s| s.starters = 0), "starters = 0: must be from 1 to 1000000");
     let mut settings = fixed();
-    settings.output_tokens = zero();
+    settings.output_tokens = zero().into();
     assert_eq!(
         settings.validate().unwrap_err().to_string(),
         "output_tokens.value = 0: must be at least 1"
