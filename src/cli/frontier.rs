@@ -6,7 +6,7 @@ use super::run::{load, load_again, overrides};
 use super::{CliError, print};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::results::{Point, Provenance, SCHEMA_VERSION, Summary};
-use kv_router_sim::experiment::{self, Experiment, Params, RunOptions};
+use kv_router_sim::experiment::{self, Experiment, Params, RunOptions, SloSettings};
 use kv_router_sim::frontier::{Loads, Question, Target, frontier};
 use kv_router_sim::metrics::full_name;
 use kv_router_sim::report::judge::answer::{BASELINE, pairings};
@@ -178,11 +178,13 @@ fn questions(
     experiment: &Experiment,
     contenders: &Contenders,
 ) -> Result<Vec<Question>, CliError> {
-    let mut targets: Vec<Target> =
-        args.within.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
+    let slo = experiment.runs[0].settings.slo;
+    let attainment = slo.map_or(SloSettings::ATTAINMENT, |slo| slo.attainment);
+    let targets = args.within.iter().map(|text| Target::parse(text, attainment));
+    let mut targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
     let has_slo = experiment.runs.iter().all(|run| run.settings.slo.is_some());
     if targets.is_empty() && args.metric.is_empty() && has_slo {
-        targets.push(Target::slo());
+        targets.push(Target::slo(attainment));
     }
     let Contenders { names, pairs, .. } = contenders;
     let mut questions = Vec::new();

@@ -134,7 +134,6 @@ impl Settings {
         let controls = format!("a list of {}", self.controls.len());
         let allowed = format!("left out: {why}");
         Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
-        self.workload.check_patient(why).map_err(|invalid| invalid.within("workload"))?;
         let is_plain = prefill.workers.is_none() && self.cluster.plan().is_empty();
         Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
     }

@@ -12,6 +12,10 @@ use std::fmt;
 /// The most seeds of one experiment (assumed: far more than any interval needs).
 const MAX_SEEDS: u64 = 10_000;
 
+/// The most snapshots of one window: each takes percentiles (assumed: four months of a
+/// dashboard that is read every 10 s).
+const MOST_SNAPSHOTS: u64 = 1_000_000;
+
 /// The `[measure]` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -137,6 +141,10 @@ impl MeasureSettings {
             Shown(every),
             &format!("longer than 0s and at most the window, {}", Shown(window)),
         )?;
+        let least = SimDuration::from_ps(window.as_ps().div_ceil(MOST_SNAPSHOTS));
+        let allowed =
+            format!("at least {}: at most 1,000,000 snapshots fit a window", Shown(least));
+        Invalid::unless(every >= least, "snapshot_every", Shown(every), &allowed)?;
         let longest = self.warmup + every;
         Invalid::unless(
             !trailing.is_zero() && trailing <= longest,
@@ -152,16 +160,28 @@ impl MeasureSettings {
 }
 
 /// The `[slo]` section: a request meets it if it meets every target given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SloSettings {
     /// Longest time to the first token, measured at the client.
     pub ttft: Option<SimDuration>,
     /// Longest mean time between tokens of a request.
     pub itl: Option<SimDuration>,
+    /// The share of requests that has to meet them for a fleet to meet the SLO, above 0
+    /// and at most 1. Default 0.95.
+    #[serde(default = "attainment")]
+    pub attainment: f64,
+}
+
+fn attainment() -> f64 {
+    SloSettings::ATTAINMENT
 }
 
 impl SloSettings {
+    /// The share of requests that has to meet the targets, unless another is given
+    /// (assumed: the percentile that most service levels are written in).
+    pub const ATTAINMENT: f64 = 0.95;
+
     /// Checks what the types cannot; keys are relative to `[slo]`.
     ///
     /// # Errors
@@ -172,6 +192,10 @@ impl SloSettings {
                 return Err(Invalid::new(key, Shown(target), "longer than 0s"));
             }
         }
+        let attainment = self.attainment;
+        let is_share = attainment > 0.0 && attainment <= 1.0;
+        let allowed = "a share above 0 and at most 1, like 0.95";
+        Invalid::unless(is_share, "attainment", attainment, allowed)?;
         let any = self.ttft.is_some() || self.itl.is_some();
         Invalid::unless(any, "ttft", NOTHING, "given, or itl, or no [slo] section at all")
     }
@@ -184,7 +208,7 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_secs() {
             s if s >= 1.0 || s == 0.0 => write!(f, "\"{s}s\""),
-            s => write!(f, "\"{}ms\"", s * 1e3),
+            _ => write!(f, "\"{}ms\"", self.0.as_millis()),
         }
     }
 }

@@ -145,7 +145,7 @@ fn unknown_and_missing_keys() {
     demo.toml:4: unknown key cluster.worker; did you mean workers?
     demo.toml:3: cluster.workers is missing
     demo.toml:19: unknown key router.feed.dealy; did you mean delay?
-    demo.toml:44: unknown key slo.something; the keys here are ttft, itl
+    demo.toml:44: unknown key slo.something; the keys here are ttft, itl, attainment
     demo.toml:23: unknown key workload.concurency; did you mean concurrency?
     demo.toml:26: unknown key workload.turns.mn; did you mean min?
     demo.toml:26: workload.turns.min is missing
@@ -327,7 +327,7 @@ fn overrides() {
     --set sweep.workload.concurrency=60..80: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
     --set sweep.workload.turns=[]: sweep.workload.turns = []: must list at least one value
     --set sweep=5: sweep = 5: must set one axis, like sweep.workload.concurrency=[60, 80]
-    --set slo={ ttft = "1s", colour = 1 }: unknown key slo.colour; the keys here are ttft, itl
+    --set slo={ ttft = "1s", colour = 1 }: unknown key slo.colour; the keys here are ttft, itl, attainment
     "#);
 }
 

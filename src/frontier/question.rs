@@ -4,7 +4,6 @@ use super::search::Margin;
 use crate::experiment::results::Point;
 use crate::metrics::{Better, Metric, directed, full_name, short};
 use crate::report::judge::state::State;
-use crate::report::judge::terms::SLO_SHARE;
 use crate::settings::{Invalid, parse_duration};
 use crate::stats::Estimate;
 use serde::Serialize;
@@ -51,18 +50,19 @@ pub struct Target {
 }
 
 impl Target {
-    /// The targets of `[slo]`, met by enough requests.
-    pub fn slo() -> Self {
-        Self { metric: "slo_attainment".to_owned(), limit: SLO_SHARE }
+    /// The targets of `[slo]`, met by a share of `attainment` of the requests.
+    pub fn slo(attainment: f64) -> Self {
+        Self { metric: "slo_attainment".to_owned(), limit: attainment }
     }
 
-    /// Reads `ttft_ms_p95=600ms`, `hit_ratio=80%`, `goodput=4.5` or `slo`.
+    /// Reads `ttft_ms_p95=600ms`, `hit_ratio=80%`, `goodput=4.5` or `slo`, which is met
+    /// by a share of `attainment` of the requests.
     ///
     /// # Errors
     /// If the metric is none, has no better direction, or the value is none.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str, attainment: f64) -> Result<Self, Invalid> {
         if text.trim() == "slo" {
-            return Ok(Self::slo());
+            return Ok(Self::slo(attainment));
         }
         let form = "METRIC=VALUE, like ttft_ms_p95=600ms, or slo";
         let (name, value) =

@@ -1,7 +1,7 @@
 //! What the router of a live run was told, so that it can be told again.
 
 use crate::engine::Gauges;
-use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::fleet::Fleet;
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::{End, RequestRecord};
@@ -43,6 +43,10 @@ impl<F: Fleet> Fleet for Observed<F> {
     ) -> Result<(), RejectReason> {
         self.sent += 1;
         self.fleet.submit(now, worker, request)
+    }
+
+    fn abort(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        self.fleet.abort(now, worker, request);
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
@@ -105,7 +109,7 @@ impl Fleet for Retold {
             return None;
         }
         self.history.lives.pop_front();
-        if matches!(event.kind, WorkerEventKind::Finished { .. } | WorkerEventKind::Rejected(_)) {
+        if event.kind.ends_stay() {
             let gauges = &mut self.gauges[event.worker.index()];
             gauges.advance(at);
             gauges.running -= 1;
@@ -150,6 +154,14 @@ impl Workload for Taken<'_> {
         self.workload.observe_end(now, request, served);
     }
 
+    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
+        self.workload.observe_hang_up(now, request);
+    }
+
+    fn sent_again(&self) -> Option<u64> {
+        self.workload.sent_again()
+    }
+
     fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
         self.workload.set_concurrency(now, conversations, cut)
     }
@@ -192,8 +204,10 @@ impl Script {
                 Some((_, End::Finished { output_tokens })) => request.output_tokens = output_tokens,
                 _ => {}
             }
-            let arrival =
-                Arrival { at: at + way, sent: record.sent, request, patience: Patience::default() };
+            // Where the client hung up, it does so again at the same moment.
+            let answer = record.given_up.map(|given_up| given_up - record.sent);
+            let patience = Patience { first_token: None, answer };
+            let arrival = Arrival { at: at + way, sent: record.sent, request, patience };
             Some(Sent { original: record.request, worker, arrival })
         };
         let mut requests: Vec<Sent> = records.iter().filter_map(sent).collect();

@@ -106,10 +106,15 @@ fn fates(run: &LiveRun) -> String {
     let failed: Vec<_> =
         run.requests.iter().filter_map(|request| request.failed.as_ref()).collect();
     let turned_away = ended(|end| matches!(end, End::Rejected(_))) - failed.len();
+    let given_up = ended(|end| matches!(end, End::GivenUp));
+    let given_up = match given_up {
+        0 => String::new(),
+        count => format!("{count} given up by their clients, "),
+    };
     let open = run.requests.iter().filter(|request| request.real.end.is_none()).count();
     let mut text = format!(
-        "  {} requests: {finished} finished, {} failed, {turned_away} turned away by the router, {open} open when \
-         the run was over\n",
+        "  {} requests: {finished} finished, {} failed, {given_up}{turned_away} turned away by the router, {open} \
+         open when the run was over\n",
         run.requests.len(),
         failed.len(),
     );

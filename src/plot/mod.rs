@@ -18,7 +18,7 @@ mod style;
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;
 use crate::report::judge::published::Comparison;
-use crate::report::judge::terms::{SLO_SHARE, Terms};
+use crate::report::judge::terms::Terms;
 use crate::report::judge::tuning::Tuning;
 use crate::report::render::why;
 use crate::report::view::View;
@@ -86,7 +86,8 @@ pub struct Choice {
 /// The targets of `[slo]`, for [`Choice::targets`].
 pub fn targets(terms: &Terms) -> Vec<(String, f64)> {
     let times = terms.targets.iter().map(|(key, limit)| (format!("{key}_ms"), limit.as_millis()));
-    let share = (!terms.targets.is_empty()).then(|| ("slo_attainment".to_owned(), SLO_SHARE));
+    let share =
+        (!terms.targets.is_empty()).then(|| ("slo_attainment".to_owned(), terms.attainment));
     times.chain(share).collect()
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Open {
     pub(super) answer: VecDeque<u32>,
     /// Tokens told.
     pub(super) told: u32,
+    /// Its client has hung up, and the simulation was told.
+    pub(super) is_gone: bool,
 }
 
 impl Desk {
@@ -59,6 +61,17 @@ impl Desk {
         let mut clients = self.clients();
         clients.open.insert(arrival.request.id, open);
         clients.asked.push_back(arrival);
+    }
+
+    /// The completions whose clients have hung up since the last call.
+    pub(super) fn take_gone(&self) -> Vec<RequestId> {
+        let mut clients = self.clients();
+        let gone = |(id, open): (&RequestId, &mut Open)| {
+            let is_new = open.say.is_closed() && !open.is_gone;
+            open.is_gone |= is_new;
+            is_new.then_some(*id)
+        };
+        clients.open.iter_mut().filter_map(gone).collect()
     }
 
     /// What `worker` has counted.

@@ -28,6 +28,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(super) enum Ask {
     /// A completion.
     Complete(Completion),
+    /// A client has closed its [`Said`] and hears no more.
+    HangUp,
     /// What a worker counts, and its gauges.
     Count(WorkerId, oneshot::Sender<(Counters, Gauges)>),
 }
@@ -160,6 +162,14 @@ impl Engine {
                     // The client may be gone.
                     let _ = reply.send((self.desk.counters(worker), gauges));
                 }
+                Ok(Ask::HangUp) => {
+                    if self.advance(self.clock.now()).is_err() {
+                        return;
+                    }
+                    for request in self.desk.take_gone() {
+                        self.simulation.give_up(request);
+                    }
+                }
                 Ok(Ask::Complete(completion)) => {
                     // Arrivals belong to the time after their moment.
                     let now = self.clock.now().max(self.simulation.now());
@@ -196,12 +206,15 @@ impl Engine {
         let prompt_tokens = u32::try_from(prompt.len()).expect("checked against the context limit");
         let id = RequestId(self.next_request);
         self.next_request += 1;
-        let session = session.unwrap_or_else(|| format!("\0{id}"));
         let next = &mut self.next_session;
-        let conversation = *self.sessions.entry(session).or_insert_with(|| {
+        let mut fresh = || {
             *next += 1;
             ConversationId(*next - 1)
-        });
+        };
+        let conversation = match session {
+            Some(session) => *self.sessions.entry(session).or_insert_with(fresh),
+            None => fresh(),
+        };
         let answer = answer(&prompt, max_tokens);
         let content = self.content(&prompt, &answer, id);
         let request = Request {
@@ -221,6 +234,7 @@ impl Engine {
             prompt_tokens,
             answer: answer.into(),
             told: 0,
+            is_gone: false,
         };
         let patience = Patience::default();
         self.desk.take_in(Arrival { at: now, sent: now, request, patience }, open);

@@ -114,6 +114,34 @@ struct Form {
     prompt: Vec<u32>,
 }
 
+/// What is told of a completion that is under way. Dropped before its end, as it is when
+/// its client closes the connection, it hangs up.
+struct Call {
+    said: UnboundedReceiver<Said>,
+    ask: Sender<Ask>,
+    is_over: bool,
+}
+
+impl Call {
+    /// The next that is told; nothing after the end.
+    async fn hear(&mut self) -> Option<Said> {
+        let said = self.said.recv().await;
+        self.is_over |=
+            matches!(said, None | Some(Said::Tokens { last: true, .. } | Said::Refused(_)));
+        said
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.said.close();
+            // Nobody is there at the end of the program.
+            let _ = self.ask.send(Ask::HangUp);
+        }
+    }
+}
+
 /// Why a request is refused.
 struct Refusal(StatusCode, &'static str, String);
 
@@ -198,12 +226,13 @@ impl Routes {
             .map_err(|error| bad(format!("the body is not as it should be: {error}")))?;
         let streamed = wanted.stream;
         let (form, max_tokens) = self.form(wanted, is_chat)?;
-        let (say, mut said) = unbounded_channel();
+        let (say, said) = unbounded_channel();
         let prompt = form.prompt.clone();
         let completion = Completion { worker: self.worker, prompt, max_tokens, session, say };
         self.ask.send(Ask::Complete(completion)).map_err(|_| ended())?;
+        let mut said = Call { said, ask: self.ask.clone(), is_over: false };
         // Refusals have a status of their own, so the first word is waited for.
-        let worker = match said.recv().await {
+        let worker = match said.hear().await {
             Some(Said::Accepted(worker)) => worker,
             Some(Said::Refused(reason)) => return Err(refused(reason)),
             _ => return Err(ended()),
@@ -267,7 +296,7 @@ impl Routes {
 
 impl Form {
     /// One event per step, then the usage if it is wanted, then the end.
-    fn events(self, said: UnboundedReceiver<Said>) -> impl Stream<Item = Bytes> {
+    fn events(self, said: Call) -> impl Stream<Item = Bytes> {
         let first = self.is_chat.then(|| {
             let delta = json!({ "role": "assistant", "content": "" });
             let choice = json!({ "index": 0, "delta": delta, "finish_reason": null });
@@ -277,7 +306,7 @@ impl Form {
         let rest = stream::unfold(state, |state| async move {
             let (form, mut said, mut progress) = state?;
             loop {
-                match said.recv().await? {
+                match said.hear().await? {
                     Said::Accepted(_) => {}
                     Said::Scheduled(cached_tokens) => progress.cached_tokens = cached_tokens,
                     Said::Tokens { tokens, last } => {
@@ -349,11 +378,11 @@ impl Form {
     }
 
     /// The whole answer at once.
-    async fn whole(self, mut said: UnboundedReceiver<Said>) -> Result<Value, Refusal> {
+    async fn whole(self, mut said: Call) -> Result<Value, Refusal> {
         let mut progress = Progress::default();
         let mut answer = Vec::new();
         loop {
-            match said.recv().await.ok_or_else(ended)? {
+            match said.hear().await.ok_or_else(ended)? {
                 Said::Accepted(_) => {}
                 Said::Scheduled(cached_tokens) => progress.cached_tokens = cached_tokens,
                 Said::Refused(reason) => return Err(refused(reason)),

@@ -1,4 +1,5 @@
-//! Clients that hang up before their requests are served.
+//! Clients that hang up before their requests are served: because their patience is over,
+//! or because the program says so.
 //!
 //! The client is free at once. The request stays where it is until its engine drops
 //! it, or the front end that holds it comes to it and finds nobody waiting.
@@ -74,17 +75,33 @@ impl<F: Fleet> Simulation<'_, F> {
     pub(super) fn hang_up(&mut self, now: SimTime) -> Result<(), Stuck> {
         while self.hang_ups.due().is_some_and(|at| at <= now) {
             let Some(Reverse((_, id, _))) = self.hang_ups.0.pop() else { break };
-            self.requests.give_up(id);
-            self.recorder.give_up(now, id);
-            let whereabouts = self.requests.get(id).whereabouts;
-            self.observers.tell(now, Happening::HangUp(id));
-            if let Whereabouts::AtWorker(worker) = whereabouts {
-                self.fleet.abort(now, worker, id);
-            }
-            self.workload.observe_hang_up(now, id);
+            self.give_up_at(now, id);
             self.settle_hang_ups();
         }
         Ok(())
+    }
+
+    /// The client of `request` hangs up now, as one whose connection closes. The request
+    /// ends when its engine drops it. False, and nothing happens, if it has ended or its
+    /// client has hung up before.
+    pub fn give_up(&mut self, request: RequestId) -> bool {
+        let is_waiting = self.requests.find(request).is_some_and(|live| !live.is_given_up);
+        if is_waiting {
+            self.last = self.now;
+            self.give_up_at(self.now, request);
+        }
+        is_waiting
+    }
+
+    fn give_up_at(&mut self, now: SimTime, id: RequestId) {
+        self.requests.give_up(id);
+        self.recorder.give_up(now, id);
+        let whereabouts = self.requests.get(id).whereabouts;
+        self.observers.tell(now, Happening::HangUp(id));
+        if let Whereabouts::AtWorker(worker) = whereabouts {
+            self.fleet.abort(now, worker, id);
+        }
+        self.workload.observe_hang_up(now, id);
     }
 
     /// A request that was given up comes to its front end, which does not send it to

@@ -50,6 +50,10 @@ pub enum ArrivalSettings {
 const RATES: (f64, f64) = (1e-3, 1e6);
 const MAX_CV: f64 = 100.0;
 
+/// Phases of an on-off process for each of its requests: each is drawn (assumed: phases
+/// without a request change nothing).
+const MOST_PHASES: f64 = 1e3;
+
 impl ArrivalSettings {
     /// Refuses what is no process.
     ///
@@ -68,7 +72,13 @@ impl ArrivalSettings {
             Self::OnOff { on, off, .. } => {
                 let shown = |time: SimDuration| format!("\"{}s\"", time.as_secs());
                 Invalid::unless(!on.is_zero(), "on", shown(on), "more than 0")?;
-                Invalid::unless(!off.is_zero(), "off", shown(off), "more than 0")
+                Invalid::unless(!off.is_zero(), "off", shown(off), "more than 0")?;
+                let cycle = on + off;
+                let least = 1.0 / (MOST_PHASES * rate);
+                let allowed = format!(
+                    "with off at least {least} s: a thousandth of the mean time between requests"
+                );
+                Invalid::unless(cycle.as_secs() >= least, "on", shown(on), &allowed)
             }
             Self::Constant { .. } | Self::Poisson { .. } => Ok(()),
         }

@@ -133,12 +133,61 @@ fn targets_are_answered_by_run_sweep_and_frontier() {
     let sweep = ["sweep", "slo.toml", "--best", "goodput", "--seeds", "2"];
     let sweep = said(&place.sim(&[&sweep[..], &over].concat()));
     assert!(sweep.contains("Best goodput at concurrency 4: "), "{sweep}");
-    assert!(sweep.contains("TTFT <= 80 ms for 95 % of requests"), "{sweep}");
+    assert!(sweep.contains("TTFT <= 80 ms, for 95 % of requests"), "{sweep}");
     let frontier = ["frontier", "slo.toml", "--within", "slo", "--loads", "2..8:2"];
     let frontier = said(&place.sim(&[&frontier[..], &over].concat()));
     let meets = "overlap_weight 1 meets SLO attainment >= 95.0 %";
     assert!(frontier.contains(meets), "{frontier}");
     assert!(frontier.contains("Of 3 settings, ") || frontier.contains("None of 3"), "{frontier}");
+}
+
+/// Of the rows two have no answer, a third turn begins a new text, and two answers of 500
+/// tokens meet the context limit.
+#[test]
+fn what_was_dropped_is_in_the_answer_and_the_report() {
+    let place = Scratch::new();
+    let workload = EXPERIMENT.find("[workload]").expect("a section");
+    let engine = EXPERIMENT[..workload].replace("block_size", "max_model_len = 1600\nblock_size");
+    let trace = "[workload]\nkind = \"trace\"\npath = \"t.csv\"\n\
+                 patience.first_token = \"25ms\"\n";
+    place.write("trace.toml", format!("{engine}{trace}"));
+    place.write(
+        "t.csv",
+        "Timestamp,Session ID,Request tokens,Response tokens\n\
+         0,a,100,20\n1,b,1500,500\n2,c,1590,500\n3,d,100,0\n4,e,100,0\n5,a,130,20\n9,a,50,20\n",
+    );
+    let run = said(&place.sim(&["run", "trace.toml"]));
+    let trace = "Trace: 2 rows left out (no answer, or a prompt above max_isl); 1 sessions with a \
+                 turn that does not go on from the one before.";
+    assert!(run.contains(trace), "{run}");
+    assert!(run.contains("kv: 2 answers cut short."), "{run}");
+    let report = std::fs::read_to_string(place.path().join("plots/small/report.html"));
+    let report = report.expect("a report").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(report.contains("Trace: 2 rows left out"), "{report}");
+
+    let hasty = ["run", "trace.toml", "--force", "--set", "workload.patience.first_token=15ms"];
+    let run = said(&place.sim(&hasty));
+    assert!(run.contains("kv: 5 requests given up by their clients."), "{run}");
+}
+
+#[test]
+fn the_share_of_requests_that_must_meet_the_targets_is_a_key() {
+    let place = Scratch::new();
+    let slo = EXPERIMENT.replace("[sweep]", "[slo]\nttft = \"80ms\"\n[sweep]");
+    place.write("slo.toml", slo);
+    let run = |share: &str| {
+        let set = format!("slo.attainment={share}");
+        let options = ["--set", &set, "--set", "router.policy=kv", "--no-figures", "--force"];
+        place.sim(&[&["run", "slo.toml"][..], &options].concat())
+    };
+    assert!(said(&run("0.999")).contains("SLO (TTFT <= 80 ms, for 99.9 % of requests): "));
+    assert!(said(&run("0.01")).contains("for 1 % of requests): met by every point"));
+    for share in ["0", "1.5", "nan"] {
+        let output = run(share);
+        assert_eq!(output.status.code(), Some(2));
+        let line = text(&output.stderr);
+        assert!(line.contains("must be a share above 0 and at most 1, like 0.95"), "{line}");
+    }
 }
 
 /// The file that a report shows runs again and is the same experiment.

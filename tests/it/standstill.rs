@@ -126,4 +126,32 @@ fn periods_of_a_nanosecond_are_refused() {
         line.contains("cluster.planner.interval = \"0.000000001s\": must be at least 1ms"),
         "{line}"
     );
+    place.write("plain.toml", ZENO);
+    let arrivals = "workload={ kind = \"requests\", count = 9, \
+        prompt_tokens = { kind = \"constant\", value = 16 }, \
+        output_tokens = { kind = \"constant\", value = 1 }, \
+        arrivals = { kind = \"on_off\", rate = 0.01, on = \"1ns\", off = \"1ns\" } }";
+    for (sets, expected) in [
+        (
+            &[
+                "measure.quantiles=snapshots",
+                "measure.snapshot_every=1ns",
+                "measure.trailing=1ns",
+                "measure.window=10h",
+            ][..],
+            "measure.snapshot_every = \"0.000001ms\": must be at least \"36ms\"",
+        ),
+        (
+            &["router.policy=inference_extension", "router.report_period=1ns"],
+            "router.report_period = \"0.000000001s\": must be at least 1ms",
+        ),
+        (&[arrivals], "workload.arrivals.on = \"0.000000001s\": must be with off at least 0.1 s"),
+    ] {
+        let set = sets.iter().flat_map(|set| ["--set", set]);
+        let args: Vec<&str> = ["run", "plain.toml"].into_iter().chain(set).collect();
+        let output = place.sim(&args);
+        let line = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(line.contains(expected), "{line}");
+    }
 }

@@ -46,6 +46,7 @@ use std::time::{Duration, Instant};
 use text::Texts;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
 /// Requests at one server at the same time; more wait here (assumed: above any
 /// engine's own batch limit that matters).
@@ -203,6 +204,8 @@ struct Open {
     prompt: Vec<u32>,
     tokens: u32,
     last_token: Option<Instant>,
+    /// Its task: aborted, it closes its connection.
+    task: AbortHandle,
 }
 
 /// What the task of a request says.
@@ -541,9 +544,7 @@ impl Fleet for LiveFleet {
         };
         let (http, uri) = (self.http.clone(), server.completions.clone());
         let (places, tell, id) = (Arc::clone(&server.places), self.tell.clone(), request.id);
-        let open = Open { worker, request: request.clone(), prompt, tokens: 0, last_token: None };
-        self.open.insert(request.id, open);
-        self.runtime().spawn(async move {
+        let task = self.runtime().spawn(async move {
             let _place = places.acquire().await;
             let say = |at, what| {
                 // Nobody hears at the end of a run.
@@ -554,14 +555,25 @@ impl Fleet for LiveFleet {
             let at = ended.as_ref().map_or_else(|_| Instant::now(), |answer| answer.last_token);
             say(at, Life::Ended(ended));
         });
+        let task = task.abort_handle();
+        let open =
+            Open { worker, request: request.clone(), prompt, tokens: 0, last_token: None, task };
+        self.open.insert(request.id, open);
         Ok(())
+    }
+
+    /// Closes the connection; the server is not waited for.
+    fn abort(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+        let Some(open) = self.open.remove(&request) else { return };
+        open.task.abort();
+        let kind = WorkerEventKind::Aborted;
+        self.ready.push_back((now, WorkerEvent { worker, request, kind }));
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         loop {
             if let Some((at, event)) = self.ready.pop_front() {
-                use WorkerEventKind::{Finished, Rejected};
-                if matches!(event.kind, Finished { .. } | Rejected(_)) {
+                if event.kind.ends_stay() {
                     let server = &mut self.servers[event.worker.index()];
                     server.advance(at);
                     server.inflight -= 1;

@@ -9,7 +9,7 @@
 
 use super::places::{places, stretches};
 use super::state::{self, State};
-use super::terms::{SLO_SHARE, Terms};
+use super::terms::Terms;
 use crate::experiment::results;
 use crate::metrics::{Better, Metric, short, signed};
 use crate::report::view::{POLICY, Series, VARIANT, View};
@@ -27,9 +27,11 @@ const ATTAINMENT: &str = "slo_attainment";
 const GOODPUT: &str = "goodput_per_s";
 
 /// What can happen to workers and requests, with the words for it.
-const HAPPENINGS: [(&str, &str); 8] = [
+const HAPPENINGS: [(&str, &str); 10] = [
     ("workers_added", "{} workers added by the planner"),
     ("workers_removed", "{} removed"),
+    ("rejected", "{} requests rejected"),
+    ("given_up", "{} requests given up by their clients"),
     ("failed", "{} requests failed"),
     ("retries", "{} sent again by their clients"),
     ("migrations", "{} moved to another worker"),
@@ -208,6 +210,7 @@ pub fn answer(view: &View<'_>, terms: &Terms) -> Vec<String> {
         })
         .chain(slo(view, terms))
         .chain(happenings(view))
+        .chain(left_out(view))
         .chain(view.companions())
         .collect()
 }
@@ -223,12 +226,6 @@ fn headlines(view: &View<'_>) -> Vec<Metric> {
     } else {
         main
     }
-}
-
-/// True if a point meets `[slo]`: enough of its requests are good.
-pub fn meets_slo(point: &results::Point) -> bool {
-    let attained = point.metrics.get(ATTAINMENT).and_then(|metric| metric.mean);
-    attained.is_some_and(|attained| attained >= SLO_SHARE)
 }
 
 /// Where `[slo]` is met, and where most good requests are served.
@@ -250,9 +247,11 @@ fn slo(view: &View<'_>, terms: &Terms) -> Option<String> {
     let (attained, nearest, x) = best(ATTAINMENT)?;
     let is_swept =
         view.summary.points.iter().any(|p| p.params.keys().any(|k| k.starts_with("slo.")));
-    let targets = if is_swept { "the swept targets".to_owned() } else { terms.targets_text() };
-    let mut text = format!("SLO ({targets}, for {} % of requests): ", 100.0 * SLO_SHARE);
-    let met = |series: usize, x: f64| view.series[series].at(x).is_some_and(meets_slo);
+    let targets = if is_swept { "the swept targets".to_owned() } else { terms.slo_text() };
+    let mut text = format!("SLO ({targets}): ");
+    let met = |series: usize, x: f64| {
+        view.series[series].at(x).is_some_and(|point| terms.are_met_by(point))
+    };
     text += &match places(view, met) {
         Some(places) => format!("met by {places}"),
         None => {
@@ -289,6 +288,23 @@ fn happenings(view: &View<'_>) -> Vec<String> {
         (!counted.is_empty()).then(|| format!("{}: {}.", series.label, counted.join(", ")))
     };
     view.series.iter().filter_map(said).collect()
+}
+
+/// What a trace has that was not replayed as it stands; the same for all who replay it.
+fn left_out(view: &View<'_>) -> Option<String> {
+    let most = |name: &str| {
+        let means = view.summary.points.iter().filter_map(|p| p.metrics.get(name)?.mean);
+        means.fold(0.0, f64::max)
+    };
+    let rows = most("rows_left_out");
+    let rows = (rows > 0.0)
+        .then(|| format!("{} rows left out (no answer, or a prompt above max_isl)", count(rows)));
+    let sessions = most("sessions_broken");
+    let sessions = (sessions > 0.0).then(|| {
+        format!("{} sessions with a turn that does not go on from the one before", count(sessions))
+    });
+    let parts: Vec<String> = rows.into_iter().chain(sessions).collect();
+    (!parts.is_empty()).then(|| format!("Trace: {}.", parts.join("; ")))
 }
 
 /// A mean of counts: whole where it is.

@@ -1,16 +1,14 @@
 //! What judgements go by besides the numbers: how small a difference may be,
 //! the targets of `[slo]`, what variants set, and remarks on the experiment.
 
-use crate::experiment::Experiment;
+use crate::experiment::results::Point;
+use crate::experiment::{Experiment, SloSettings};
 use crate::report::view::details::{Details, WORTH};
 use crate::settings::{Invalid, parse_duration};
 use crate::time::SimDuration;
 use crate::workload::WorkloadSettings;
 use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// The share of requests that has to be good for a point to meet `[slo]` (assumed).
-pub const SLO_SHARE: f64 = 0.95;
 
 /// See the [module](self).
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +17,8 @@ pub struct Terms {
     pub worth: f64,
     /// Targets of a good request by the key of `[slo]`, `ttft` before `itl`.
     pub targets: Vec<(String, SimDuration)>,
+    /// The share of requests that has to be good for a point to meet `[slo]`.
+    pub attainment: f64,
     /// By the name of a variant, what it sets: dotted keys with their values.
     pub variants: BTreeMap<String, BTreeMap<String, Value>>,
     /// What has to be said of the experiment before anything else.
@@ -28,7 +28,7 @@ pub struct Terms {
 impl Default for Terms {
     fn default() -> Self {
         let (targets, variants, remarks) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { worth: WORTH, targets, variants, remarks }
+        Self { worth: WORTH, targets, attainment: SloSettings::ATTAINMENT, variants, remarks }
     }
 }
 
@@ -51,9 +51,29 @@ impl Terms {
         Self {
             worth: details.worth,
             targets: ["ttft", "itl"].into_iter().filter_map(target).collect(),
+            attainment: slo["attainment"].as_f64().unwrap_or(SloSettings::ATTAINMENT),
             variants: bundles.filter_map(variant).collect(),
             remarks: details.remarks.clone(),
         }
+    }
+
+    /// The share of requests that has to be good at this point, which may be swept.
+    pub fn attainment_at(&self, point: &Point) -> f64 {
+        let swept = point.params.get("slo.attainment").and_then(Value::as_f64);
+        swept.unwrap_or(self.attainment)
+    }
+
+    /// True if a point meets `[slo]`: enough of its requests are good.
+    pub fn are_met_by(&self, point: &Point) -> bool {
+        let attained = point.metrics.get("slo_attainment").and_then(|metric| metric.mean);
+        attained.is_some_and(|attained| attained >= self.attainment_at(point))
+    }
+
+    /// The targets with the share: `TTFT <= 600 ms, for 95 % of requests`.
+    pub fn slo_text(&self) -> String {
+        // 99.9 % is no 99.90000000000001 %.
+        let percent = (1e7 * self.attainment).round() / 1e5;
+        format!("{}, for {percent} % of requests", self.targets_text())
     }
 
     /// The targets in words: `TTFT <= 600 ms and ITL <= 60 ms`.

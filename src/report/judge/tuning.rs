@@ -6,9 +6,9 @@
 //! load, fleet and targets are conditions: settings are compared with each other
 //! under each combination of them, paired by seed.
 
-use super::answer::{Difference, cautions, meets_slo};
+use super::answer::{Difference, cautions};
 use super::state::{State, in_table};
-use super::terms::{SLO_SHARE, Terms};
+use super::terms::Terms;
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::{Better, Metric, directed, full_name, rounded, short};
 use crate::report::render::columns::{Column, table, wrap};
@@ -338,8 +338,8 @@ impl<'a> Tuning<'a> {
             .iter()
             .filter_map(|place| Some((attained(*place)?, *place)))
             .max_by(|a, b| a.0.total_cmp(&b.0))?;
-        let target = format!("{} for {} % of requests", terms.targets_text(), 100.0 * SLO_SHARE);
-        let meets = |place: &&usize| meets_slo(case.points[**place]);
+        let target = terms.slo_text();
+        let meets = |place: &&usize| terms.are_met_by(case.points[**place]);
         let mut meeting: Vec<usize> = case.distinct.iter().filter(meets).copied().collect();
         if meeting.is_empty() {
             return Some(format!(
@@ -628,7 +628,7 @@ mod tests {
         assert!(best_at(3).contains(beyond), "{}", best_at(3));
         assert!(!best_at(2).contains("value swept"), "{}", best_at(2));
         assert!(best_at(1).contains("overlap_weight 1 is the smallest value"), "{}", best_at(1));
-        let nowhere = "No setting meets the targets for 95 % of requests; nearest is overlap_weight 3, 90.0 %.";
+        let nowhere = "No setting meets the targets, for 95 % of requests; nearest is overlap_weight 3, 90.0 %.";
         assert!(best_at(3).contains(nowhere), "{}", best_at(3));
     }
 

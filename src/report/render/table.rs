@@ -18,7 +18,7 @@ use std::fmt::Write;
 const IF_MEASURED: [&str; 2] = ["slo_attainment", "goodput_per_s"];
 
 /// Shown where any point has more than none of it.
-const IF_IT_HAPPENED: [&str; 9] = [
+const IF_IT_HAPPENED: [&str; 10] = [
     "preemptions",
     "rejected",
     "error_ratio",
@@ -28,6 +28,7 @@ const IF_IT_HAPPENED: [&str; 9] = [
     "workers_added",
     "workers_removed",
     "cut_short",
+    "given_up",
 ];
 
 /// Width in columns that tables are made for unless another is given.

@@ -48,9 +48,12 @@ pub struct ScorerParams {
     #[serde(deserialize_with = "count")]
     #[schemars(with = "Count")]
     pub lru_capacity_blocks: u32,
-    /// Time between two reports of a worker's gauges.
+    /// Time between two reports of a worker's gauges, at least 1 ms.
     pub report_period: SimDuration,
 }
+
+/// See [`ScorerParams::report_period`] (assumed: far shorter than any scrape).
+const LEAST_PERIOD: SimDuration = SimDuration::from_millis(1);
 
 impl Default for ScorerParams {
     fn default() -> Self {
@@ -75,8 +78,10 @@ impl Parameters for ScorerParams {
         check_range("queue_weight", self.queue_weight, 0.0..=MOST)?;
         let blocks = self.max_prefix_blocks;
         Invalid::unless(blocks > 0, "max_prefix_blocks", blocks, "at least 1")?;
-        let some = !self.report_period.is_zero();
-        Invalid::unless(some, "report_period", "0s", "more than no time")
+        let period = self.report_period;
+        let shown = format!("\"{}s\"", period.as_secs());
+        let allowed = "at least 1ms: each report looks at every worker";
+        Invalid::unless(period >= LEAST_PERIOD, "report_period", shown, allowed)
     }
 }
 

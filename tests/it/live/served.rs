@@ -5,10 +5,13 @@ use super::super::program::{Scratch, text};
 use kv_router_sim::experiment::{Experiment, LoadOptions};
 use kv_router_sim::fleet::live::{LiveSettings, ServerError};
 use kv_router_sim::live::{self, LiveError, LiveOptions, LiveOutcome};
+use kv_router_sim::recorder::End;
 use kv_router_sim::serve::{ServeOptions, Served, serve};
+use kv_router_sim::time::SimDuration;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 const EXPERIMENT: &str = r#"
 name = "served"
@@ -244,5 +247,100 @@ fn chats_and_whole_answers_have_vllms_shape_behind_the_router_too() {
         assert!(metrics.contains("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"sim\"} 0"));
         assert!(metrics.contains("vllm:time_to_first_token_seconds_bucket"), "{metrics}");
         assert_eq!(ask(&served, "GET", "/health", "").0, 200);
+    }
+}
+
+/// Answers take 14 to 54 ms: about half of the clients do not wait for theirs.
+#[test]
+fn clients_of_a_live_run_hang_up_at_the_servers_and_in_the_simulation() {
+    let experiment = experiment(&["workload.patience.answer=30ms"]);
+    let served = start(&experiment, true, false);
+    let outcome = run(&experiment, &served).expect("a run");
+    let requests = &outcome.runs[0].requests;
+    let given_up: Vec<_> = requests.iter().filter(|r| r.real.given_up.is_some()).collect();
+    assert!(given_up.len() > 5 && given_up.len() < requests.len(), "{}", given_up.len());
+    for request in given_up {
+        assert_eq!(request.real.end.map(|(_, end)| end), Some(End::GivenUp), "{request:?}");
+        let waited = request.real.given_up.expect("given up") - request.real.sent;
+        assert!(waited >= SimDuration::from_millis(30), "{request:?}");
+    }
+    for summary in [&outcome.real, &outcome.same, &outcome.own] {
+        assert!(summary.points[0].metrics["given_up"].mean > Some(0.0));
+    }
+    let report = live::report(&experiment, &outcome);
+    assert!(report.contains(" given up by their clients, "), "{report}");
+    wait_until(&served, "no request is left", |served| {
+        metric(served, "vllm:num_requests_running") == 0.0
+    });
+}
+
+/// A connection with a request for a completion on it.
+fn begin(served: &Served, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(served.addresses()[0]).expect("it listens");
+    let length = body.len();
+    let head =
+        format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).expect("it reads");
+    stream
+}
+
+/// The value of a sample of `/metrics`.
+fn metric(served: &Served, name: &str) -> f64 {
+    let (_, metrics) = ask(served, "GET", "/metrics", "");
+    let line = metrics.lines().find(|line| line.starts_with(name)).expect(name);
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+/// Until `/metrics` says so, or for too long.
+fn wait_until(served: &Served, what: &str, is_so: impl Fn(&Served) -> bool) {
+    let tries = 0..500;
+    let mut tries = tries.map(|_| std::thread::sleep(Duration::from_millis(20)));
+    assert!(tries.any(|()| is_so(served)), "{what}: {}", ask(served, "GET", "/metrics", "").1);
+}
+
+/// Thirty answers of fifteen seconds each, eight at a time: none comes to its end here.
+#[test]
+fn clients_that_hang_up_end_their_requests_and_free_their_kv() {
+    let experiment = experiment(&["cluster.workers=1"]);
+    for behind_router in [false, true] {
+        let served = start(&experiment, false, behind_router);
+        let clients: Vec<TcpStream> = (0..30)
+            .map(|n| {
+                let streamed = n % 3 > 0;
+                let body = format!(
+                    r#"{{"prompt":"{n} is the number of this client","max_tokens":4000,"stream":{streamed}}}"#
+                );
+                begin(&served, &body)
+            })
+            .collect();
+        wait_until(&served, "a full batch", |served| {
+            metric(served, "vllm:num_requests_running") == 8.0
+        });
+        wait_until(&served, "all others wait", |served| {
+            metric(served, "vllm:num_requests_waiting") == 22.0
+        });
+        let mut answered = 0;
+        for mut client in clients {
+            // Those that are answered already have read some of it.
+            client.set_nonblocking(true).expect("a socket");
+            let mut some = [0; 4096];
+            let read = client.read(&mut some).unwrap_or(0);
+            answered += usize::from(text(&some[..read]).contains("data: "));
+        }
+        assert!((3..=8).contains(&answered), "{answered} were answered");
+        wait_until(&served, "no request is left", |served| {
+            metric(served, "vllm:num_requests_running") == 0.0
+                && metric(served, "vllm:num_requests_waiting") == 0.0
+        });
+        assert_eq!(metric(&served, "vllm:kv_cache_usage_perc"), 0.0);
+        assert_eq!(metric(&served, "vllm:request_success_total"), 0.0);
+        let made = metric(&served, "vllm:generation_tokens_total");
+        assert!(made < 8.0 * 4000.0, "{made}");
+
+        let whole = r#"{"prompt":"one two three","max_tokens":3}"#;
+        let (status, answer) = ask(&served, "POST", "/v1/completions", whole);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(metric(&served, "vllm:request_success_total"), 1.0);
+        assert_eq!(metric(&served, "vllm:generation_tokens_total"), made + 3.0);
     }
 }
