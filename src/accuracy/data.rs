@@ -177,6 +177,7 @@ pub fn read_steps(path: &Path, names: &Names) -> Result<Vec<Step>, AccuracyError
             engine: row.backend,
             shape: named("model", &names.model, &row.model, problem)?,
             tp: row.tp,
+            ep: 1,
             weight_dtype: dtype("gemm_dtype", &row.gemm_dtype, problem)?,
             kv_dtype: dtype("kv_dtype", &row.kv_dtype, problem)?,
         };
@@ -238,6 +239,7 @@ pub fn read_runs(
             shape: named("model", &names.model, &row.model, problem)?,
             engine: row.engine,
             tp: row.tp,
+            ep: 1,
             weight_dtype,
             kv_dtype,
         };

@@ -1,11 +1,11 @@
 //! What a worker runs on: a GPU's data sheet, a network's dimensions, and how
 //! much of the one the engine reaches with the other.
 
+pub use crate::engine::dtype::Dtype;
+pub use crate::engine::shape::{Experts, Gemm, Index, Latent, Shape, Window};
 use crate::engine::table::MeasuredTimes;
 use crate::settings::Invalid;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use serde::Deserialize;
 
 /// What a worker runs, and on what.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,41 +20,16 @@ pub struct Hardware {
     pub table: Option<MeasuredTimes>,
     /// GPUs that share each layer (tensor parallelism).
     pub tp: u32,
-    /// Number format of the weights.
+    /// GPUs that experts are divided among (expert parallelism), which divides `tp`; the
+    /// GPUs that have the same experts share each of them.
+    pub ep: u32,
+    /// Number format of the weights; where there are experts, of the routed ones.
     pub weight_dtype: Dtype,
+    /// Number format of the weights beside routed experts. Embedding, output head and
+    /// routers are in 16 bit whatever it is.
+    pub rest_dtype: Dtype,
     /// Number format of the KV cache.
     pub kv_dtype: Dtype,
-}
-
-/// A number format.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    /// 16 bit.
-    Bf16,
-    /// 8 bit.
-    Fp8,
-}
-
-impl Dtype {
-    /// Bytes of a number.
-    pub const fn bytes(self) -> f64 {
-        match self {
-            Self::Bf16 => 2.0,
-            Self::Fp8 => 1.0,
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bf16 => "bf16",
-            Self::Fp8 => "fp8",
-        })
-    }
 }
 
 /// A GPU's data sheet: dense peaks, without sparsity.
@@ -71,36 +46,8 @@ pub struct Gpu {
     pub bandwidth_tb_per_s: f64,
     /// Dense BF16 rate, TFLOP/s.
     pub bf16_tflop_per_s: f64,
-    /// Dense FP8 rate, TFLOP/s.
-    pub fp8_tflop_per_s: f64,
-}
-
-/// A dense transformer's dimensions, named as in its published configuration.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shape {
-    /// Its name, for messages.
-    pub name: String,
-    /// Where the numbers come from.
-    pub source: Option<String>,
-    /// `num_hidden_layers`.
-    pub layers: u32,
-    /// `hidden_size`.
-    pub hidden: u32,
-    /// `num_attention_heads`.
-    pub heads: u32,
-    /// `num_key_value_heads`.
-    pub kv_heads: u32,
-    /// `head_dim`.
-    pub head_size: u32,
-    /// `intermediate_size`.
-    pub ffn: u32,
-    /// `vocab_size`.
-    pub vocabulary: u32,
-    /// `max_position_embeddings`: longest context in tokens.
-    pub context_tokens: u32,
-    /// `tie_word_embeddings`: the output head is the embedding.
-    pub tied_embeddings: bool,
+    /// Dense FP8 rate, TFLOP/s; absent if it has no such products.
+    pub fp8_tflop_per_s: Option<f64>,
 }
 
 /// How much of a GPU's peaks an engine reaches, and its fixed costs: the
@@ -141,15 +88,6 @@ pub struct Efficiency {
     pub allreduce_gb_per_s: Option<f64>,
 }
 
-/// A matrix product on one GPU: `k` inputs to `n` outputs per row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Gemm {
-    /// Outputs.
-    pub n: f64,
-    /// Inputs.
-    pub k: f64,
-}
-
 /// Bytes in `gib` binary gigabytes.
 pub fn gib(gib: f64) -> f64 {
     gib * 1_073_741_824.0
@@ -159,35 +97,6 @@ impl Gpu {
     /// Bytes that an engine finds.
     pub fn memory_bytes(&self) -> f64 {
         gib(self.memory_gib)
-    }
-}
-
-impl Shape {
-    /// The matrix products of a layer on each of `tp` GPUs: QKV, attention
-    /// output, gate and up, down. KV heads that cannot be split are repeated.
-    pub fn layer_gemms(&self, tp: u32) -> [Gemm; 4] {
-        let ranks = f64::from(tp);
-        let hidden = f64::from(self.hidden);
-        let head_size = f64::from(self.head_size);
-        let query = f64::from(self.heads) * head_size / ranks;
-        let kv = 2.0 * self.kv_heads_per_gpu(tp) * head_size;
-        let ffn = f64::from(self.ffn) / ranks;
-        [
-            Gemm { n: query + kv, k: hidden },
-            Gemm { n: hidden, k: query },
-            Gemm { n: 2.0 * ffn, k: hidden },
-            Gemm { n: hidden, k: ffn },
-        ]
-    }
-
-    /// The output head on each of `tp` GPUs.
-    pub fn logits_gemm(&self, tp: u32) -> Gemm {
-        Gemm { n: f64::from(self.vocabulary) / f64::from(tp), k: f64::from(self.hidden) }
-    }
-
-    /// KV heads held by each of `tp` GPUs.
-    pub fn kv_heads_per_gpu(&self, tp: u32) -> f64 {
-        f64::from(self.kv_heads.max(tp)) / f64::from(tp)
     }
 }
 
@@ -204,30 +113,7 @@ impl Gpu {
         positive("memory_gib", self.memory_gib)?;
         positive("bandwidth_tb_per_s", self.bandwidth_tb_per_s)?;
         positive("bf16_tflop_per_s", self.bf16_tflop_per_s)?;
-        positive("fp8_tflop_per_s", self.fp8_tflop_per_s)
-    }
-}
-
-impl Shape {
-    pub(crate) fn validate(&self) -> Result<(), Invalid> {
-        for (key, value) in [
-            ("layers", self.layers),
-            ("hidden", self.hidden),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads),
-            ("head_size", self.head_size),
-            ("ffn", self.ffn),
-            ("vocabulary", self.vocabulary),
-            ("context_tokens", self.context_tokens),
-        ] {
-            Invalid::unless(value >= 1, key, value, "at least 1")?;
-        }
-        Invalid::unless(
-            self.heads.is_multiple_of(self.kv_heads),
-            "heads",
-            self.heads,
-            &format!("a multiple of kv_heads ({})", self.kv_heads),
-        )
+        self.fp8_tflop_per_s.map_or(Ok(()), |rate| positive("fp8_tflop_per_s", rate))
     }
 }
 
@@ -260,11 +146,12 @@ impl Hardware {
     /// # Errors
     /// Names the key of the model file.
     pub fn validate(&self) -> Result<(), Invalid> {
+        let shape = &self.shape;
         Invalid::unless(
-            self.tp >= 1 && self.shape.heads.is_multiple_of(self.tp),
+            self.tp >= 1 && shape.heads.is_multiple_of(self.tp),
             "hardware.tp",
             self.tp,
-            &format!("a divisor of the {} attention heads", self.shape.heads),
+            &format!("a divisor of the {} attention heads", shape.heads),
         )?;
         Invalid::unless(
             self.tp == 1
@@ -275,10 +162,45 @@ impl Hardware {
             "1, unless the efficiencies give allreduce_us and allreduce_gb_per_s",
         )?;
         Invalid::unless(
-            self.weight_dtype == Dtype::Bf16 || self.efficiency.fp8_ratio.is_some(),
+            [Dtype::Bf16, Dtype::Fp8].contains(&self.kv_dtype),
+            "hardware.kv_dtype",
+            format!("\"{}\"", self.kv_dtype),
+            "\"bf16\" or \"fp8\"",
+        )?;
+        let has_fp8 = self.gpu.fp8_tflop_per_s.is_some();
+        let is_fp8 = |dtype| [Dtype::Fp8, Dtype::Fp8Block].contains(&dtype);
+        Invalid::unless(
+            has_fp8 || !(is_fp8(self.weight_dtype) || is_fp8(self.rest_dtype)),
+            "hardware.weight_dtype",
+            format!("\"{}\"", self.weight_dtype),
+            &format!(
+                "\"bf16\" or 4 bit with 16-bit products: {} has no FP8 products",
+                self.gpu.name
+            ),
+        )?;
+        Invalid::unless(
+            self.weight_dtype != Dtype::Fp8 || self.efficiency.fp8_ratio.is_some(),
             "hardware.weight_dtype",
             "\"fp8\"",
             "\"bf16\", unless the efficiencies give fp8_ratio",
+        )?;
+        self.validate_experts()
+    }
+
+    fn validate_experts(&self) -> Result<(), Invalid> {
+        let Some(experts) = &self.shape.experts else {
+            let without = "1: this network has no experts";
+            Invalid::unless(self.ep == 1, "hardware.ep", self.ep, without)?;
+            let whole = "that of all weights: this network has no experts";
+            let is_one = self.rest_dtype == self.weight_dtype;
+            return Invalid::unless(is_one, "hardware.rest_dtype", self.rest_dtype, whole);
+        };
+        let tp = self.tp;
+        Invalid::unless(
+            self.ep >= 1 && tp.is_multiple_of(self.ep) && experts.count.is_multiple_of(self.ep),
+            "hardware.ep",
+            self.ep,
+            &format!("a divisor of tp ({tp}) and of the {} experts", experts.count),
         )
     }
 }

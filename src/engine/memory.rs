@@ -9,31 +9,59 @@
 //! 1.5 % under TensorRT-LLM.
 
 pub use crate::engine::hardware::gib;
-use crate::engine::hardware::{Dtype, Hardware};
+use crate::engine::hardware::{Dtype, Gemm, Hardware};
 
 /// Bytes of weights on each GPU.
 ///
-/// Embedding and output head are kept in 16 bit whatever the weights' type, and
-/// are split over the ranks as the rest; norms and biases, below 0.01 %, are
-/// left out.
+/// Embedding, output head and routers are kept in 16 bit whatever the weights' type.
+/// Routers, and projections to a latent, are whole on every GPU, the rest is split; norms
+/// and biases, below 0.01 %, and layers that predict further tokens are left out.
 pub fn weight_bytes(hardware: &Hardware) -> f64 {
-    let shape = &hardware.shape;
-    let layer: f64 = shape.layer_gemms(hardware.tp).iter().map(|gemm| gemm.n * gemm.k).sum();
+    let Hardware { shape, tp, rest_dtype: rest, .. } = hardware;
+    let weights = |gemms: &[Gemm]| gemms.iter().map(Gemm::weights).sum::<f64>();
+    let attention = weights(&shape.attention_gemms(*tp));
+    let dense = weights(&shape.feed_forward_gemms(shape.ffn, *tp));
+    let (layers, dense_layers) = (f64::from(shape.layers), f64::from(shape.dense_layers()));
     let tables = if shape.tied_embeddings { 1.0 } else { 2.0 };
-    let table = shape.logits_gemm(hardware.tp);
-    f64::from(shape.layers) * layer * hardware.weight_dtype.bytes()
+    let table = shape.logits_gemm(*tp);
+    let experts = shape.experts.map_or(0.0, |experts| {
+        let of = |width: u32| weights(&shape.feed_forward_gemms(width, *tp));
+        let (count, hidden) = (f64::from(experts.count), f64::from(shape.hidden));
+        count * of(experts.ffn) * hardware.weight_dtype.bytes()
+            + of(experts.ffn * experts.shared) * rest.bytes()
+            + count * hidden * Dtype::Bf16.bytes()
+    });
+    (layers * attention + dense_layers * dense) * rest.bytes()
+        + (layers - dense_layers) * experts
         + tables * table.n * table.k * Dtype::Bf16.bytes()
 }
 
-/// Bytes that one token of KV takes on each GPU: keys and values of all layers.
-/// Heads that cannot be split further are repeated. All GPUs of a worker together:
+/// Bytes that a layer of vLLM's sparse attention keeps of a token in 8 bit: 512 numbers,
+/// their four scales in 32 bit, and 64 rotated numbers in 16 bit. Source: its public code.
+const SPARSE_FP8_BYTES: f64 = 512.0 + 16.0 + 128.0;
+
+/// Bytes that one token of KV takes on each GPU: keys and values of all layers, those
+/// with a window as well (one pool for all layers, as without a manager for several kinds).
+/// Heads that cannot be split further are repeated; a latent is whole on every GPU, and
+/// so are an index's keys, in 8 bit. All GPUs of a worker together:
 /// [`Hardware::kv_bytes_per_token`].
 pub fn gpu_kv_bytes_per_token(hardware: &Hardware) -> f64 {
-    let shape = &hardware.shape;
-    2.0 * f64::from(shape.layers)
-        * shape.kv_heads_per_gpu(hardware.tp)
-        * f64::from(shape.head_size)
-        * hardware.kv_dtype.bytes()
+    let Hardware { shape, kv_dtype, .. } = hardware;
+    let layers = f64::from(shape.layers);
+    let Some(latent) = &shape.latent else {
+        return 2.0
+            * layers
+            * shape.kv_heads_per_gpu(hardware.tp)
+            * f64::from(shape.head_size)
+            * kv_dtype.bytes();
+    };
+    let size = f64::from(latent.kv_rank + latent.rope_size);
+    layers
+        * match (latent.index, kv_dtype) {
+            (Some(index), Dtype::Fp8) => SPARSE_FP8_BYTES + f64::from(index.size),
+            (Some(index), _) => size * kv_dtype.bytes() + f64::from(index.size),
+            (None, _) => size * kv_dtype.bytes(),
+        }
 }
 
 impl Hardware {

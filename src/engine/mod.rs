@@ -28,7 +28,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `work` `curves` `table` `hardware` `config_json` `memory` `roofline` `step_time` | what a step has to compute, and how long that takes on which GPU |
+//! | `work` `curves` `table` `dtype` `shape` `hardware` `config_json` `memory` `roofline` `step_time` | what a step has to compute, and how long that takes on which GPU |
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
@@ -40,6 +40,7 @@ mod config_json;
 mod core;
 mod curves;
 mod decode_set;
+mod dtype;
 mod gauges;
 mod hardware;
 mod loads;
@@ -54,6 +55,7 @@ pub mod rules;
 mod scheduler;
 mod seq;
 pub mod settings;
+mod shape;
 mod step;
 pub mod step_time;
 pub mod table;

@@ -16,7 +16,9 @@
 
 use super::config_json::{self, Declared};
 use crate::catalogue::{self, Kind, Unknown};
-pub use crate::engine::hardware::{Dtype, Efficiency, Gpu, Hardware, Shape};
+pub use crate::engine::hardware::{
+    Dtype, Efficiency, Experts, Gemm, Gpu, Hardware, Index, Latent, Shape, Window,
+};
 use crate::engine::settings::{EngineConfig, EngineSettings, RulesName};
 use crate::engine::table::{MeasuredTimes, TableError};
 use crate::settings::{Invalid, NOTHING, SettingsError, Sheet};
@@ -139,6 +141,8 @@ pub struct Parts {
     pub shape: String,
     /// GPUs that share each layer.
     pub tp: u32,
+    /// GPUs that experts are divided among.
+    pub ep: u32,
     /// Number format of the weights.
     pub weight_dtype: Dtype,
     /// Number format of the KV cache.
@@ -147,8 +151,8 @@ pub struct Parts {
 
 impl fmt::Display for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gpu, engine, shape, tp, weight_dtype, .. } = self;
-        f.write_str(&deployment(shape, *weight_dtype, gpu, *tp, engine))
+        let Self { gpu, engine, shape, tp, ep, weight_dtype, .. } = self;
+        f.write_str(&deployment(shape, *weight_dtype, gpu, (*tp, *ep), engine))
     }
 }
 
@@ -172,11 +176,22 @@ pub struct PartsChoice {
     /// GPUs that share each layer. Default 1.
     #[serde(default = "one")]
     pub tp: u32,
+    /// GPUs that experts are divided among, a divisor of `tp`; GPUs with the same experts
+    /// share each of them. Default 1.
+    #[serde(default = "one")]
+    pub ep: u32,
+    /// Ranks with sequences and KV of their own. Only 1 is modelled, the default.
+    #[serde(default = "one")]
+    pub attention_dp: u32,
     /// The engine.
     pub engine: String,
-    /// Number format of the weights: `"bf16"` or `"fp8"`. Default `"bf16"`.
+    /// Number format of the weights; where there are experts, of the routed ones.
+    /// Default `"bf16"`.
     #[serde(default = "bf16")]
     pub weights: Dtype,
+    /// Number format of the weights beside routed experts. Default: 16 bit where experts
+    /// have 4 bit, else as `weights`.
+    pub rest_weights: Option<Dtype>,
     /// Number format of the KV cache. Default: `"bf16"` under vLLM, which keeps KV
     /// in the network's own type; that of the weights under TensorRT-LLM (assumed:
     /// its 8-bit checkpoints bring scales for the cache).
@@ -269,7 +284,12 @@ struct HardwareFile {
     efficiency: String,
     table: Option<PathBuf>,
     tp: u32,
+    #[serde(default = "one")]
+    ep: u32,
+    #[serde(default = "one")]
+    attention_dp: u32,
     weight_dtype: Dtype,
+    rest_dtype: Option<Dtype>,
     /// Only parts that are put together may leave it out.
     kv_dtype: Option<Dtype>,
     /// A `config.json` of a `model_type` that is not known describes a dense transformer.
@@ -315,7 +335,7 @@ impl Model {
     /// # Errors
     /// A part that is not there or cannot be used.
     pub fn compose(folder: &Path, parts: &Parts) -> Result<Self, ModelError> {
-        let Parts { gpu, engine, shape, tp, weight_dtype, kv_dtype } = parts;
+        let Parts { gpu, engine, shape, tp, ep, weight_dtype, kv_dtype } = parts;
         let file = ModelFile {
             name: parts.to_string(),
             source: None,
@@ -326,7 +346,10 @@ impl Model {
                 efficiency: format!("efficiencies/{gpu}-{engine}.toml"),
                 table: None,
                 tp: *tp,
+                ep: *ep,
+                attention_dp: 1,
                 weight_dtype: *weight_dtype,
+                rest_dtype: None,
                 kv_dtype: Some(*kv_dtype),
                 assume_dense: false,
             }),
@@ -351,8 +374,8 @@ impl Model {
 
 impl PartsChoice {
     fn load(&self, folder: &Path) -> Result<Model, ModelError> {
-        let Self { shape, gpu, tp, engine, weights, kv, efficiency, assume_dense } = self;
-        let name = deployment(shape, *weights, gpu, *tp, engine);
+        let Self { shape, gpu, tp, ep, engine, weights, kv, efficiency, assume_dense, .. } = self;
+        let name = deployment(shape, *weights, gpu, (*tp, *ep), engine);
         let files = Files { of: name.clone(), folder, digest: Sha256::new() };
         // Before the pair of them is looked up.
         files.find(Kind::Gpu, "gpu", gpu)?;
@@ -369,7 +392,10 @@ impl PartsChoice {
             efficiency: efficiency.clone().unwrap_or(pair),
             table: None,
             tp: *tp,
+            ep: *ep,
+            attention_dp: self.attention_dp,
             weight_dtype: *weights,
+            rest_dtype: self.rest_weights,
             kv_dtype: *kv,
             assume_dense: *assume_dense,
         };
@@ -391,8 +417,15 @@ fn stem(part: &str) -> &str {
 }
 
 /// What runs on what, as measurements of it are called.
-fn deployment(shape: &str, weights: Dtype, gpu: &str, tp: u32, engine: &str) -> String {
-    format!("{} {weights}, {} tp {tp}, {}", stem(shape), stem(gpu), stem(engine))
+fn deployment(
+    shape: &str,
+    weights: Dtype,
+    gpu: &str,
+    (tp, ep): (u32, u32),
+    engine: &str,
+) -> String {
+    let ep = if ep == 1 { String::new() } else { format!(" ep {ep}") };
+    format!("{} {weights}, {} tp {tp}{ep}, {}", stem(shape), stem(gpu), stem(engine))
 }
 
 impl ModelFile {
@@ -413,9 +446,9 @@ impl ModelFile {
         let engine: EngineSettings = sheet.read()?;
         let rules = engine.rules;
         let deployment = self.hardware.as_ref().map(|hardware| {
-            let HardwareFile { shape, weight_dtype, gpu, tp, .. } = hardware;
+            let HardwareFile { shape, weight_dtype, gpu, tp, ep, .. } = hardware;
             let engine = self.defaults.as_deref().unwrap_or(rules.map_or("", RulesName::as_str));
-            deployment(shape, *weight_dtype, gpu, *tp, engine)
+            deployment(shape, *weight_dtype, gpu, (*tp, *ep), engine)
         });
         let hardware = self.hardware.map(|hardware| hardware.load(&mut files, rules, own));
         let hardware = hardware.transpose()?;
@@ -455,17 +488,30 @@ impl HardwareFile {
         };
         let hardware = Hardware {
             gpu,
-            shape,
             efficiency,
             table,
+            rest_dtype: self.rest_dtype.unwrap_or(match shape.experts {
+                Some(_) if self.weight_dtype.is_for_experts() => Dtype::Bf16,
+                _ => self.weight_dtype,
+            }),
+            shape,
             tp: self.tp,
+            ep: self.ep,
             weight_dtype: self.weight_dtype,
             kv_dtype: self.kv_dtype.unwrap_or(match rules.map(RulesName::defaults) {
-                Some(defaults) if defaults.kv_as_weights => self.weight_dtype,
+                Some(defaults) if defaults.kv_as_weights && self.weight_dtype != Dtype::Bf16 => {
+                    Dtype::Fp8
+                }
                 _ => Dtype::Bf16,
             }),
         };
-        hardware.validate().map_err(|invalid| match own {
+        let one_rank = Invalid::unless(
+            self.attention_dp == 1,
+            "hardware.attention_dp",
+            self.attention_dp,
+            "1: ranks with sequences and KV of their own are not modelled; tp and ep are",
+        );
+        one_rank.and_then(|()| hardware.validate()).map_err(|invalid| match own {
             Some(own) => own.invalid(invalid).into(),
             None => ModelError::Parts { of: files.of.clone(), invalid },
         })?;

@@ -93,6 +93,14 @@ impl Product {
 }
 
 impl Hardware {
+    /// What the formula does not describe, in words; `None` if it describes all.
+    pub fn beside_formula(&self) -> Option<String> {
+        let beside = self.shape.beside_dense().map(str::to_owned);
+        let formats = [Dtype::Bf16, Dtype::Fp8];
+        let other = !formats.contains(&self.weight_dtype);
+        beside.or_else(|| other.then(|| format!("weights in {}", self.weight_dtype)))
+    }
+
     /// The compact step-time model of this hardware, for batches up to `max_num_seqs`.
     pub fn roofline(&self, max_num_seqs: u32) -> Roofline {
         Roofline::new(self, max_num_seqs)
@@ -103,16 +111,19 @@ impl Roofline {
     /// Multiplies the constants out, and tabulates decode steps up to `max_num_seqs`.
     ///
     /// # Panics
-    /// If `hardware` was not validated: FP8 weights or `tp > 1` without their parameters.
+    /// If `hardware` was not validated: FP8 weights or `tp > 1` without their parameters,
+    /// or something that [`Hardware::beside_formula`] names.
     pub fn new(hardware: &Hardware, max_num_seqs: u32) -> Self {
         let Hardware { gpu, shape, efficiency, tp, .. } = hardware;
+        assert_eq!(hardware.beside_formula(), None, "validated: the formula describes it");
         let layers = f64::from(shape.layers);
         let bandwidth = gpu.bandwidth_tb_per_s * 1e12;
         let bf16 = gpu.bf16_tflop_per_s * 1e12;
         let fp8_ratio = || efficiency.fp8_ratio.expect("validated: FP8 weights have a ratio");
+        let fp8 = || gpu.fp8_tflop_per_s.expect("validated: FP8 weights have a rate") * 1e12;
         let (peak, pad_rows) = match hardware.weight_dtype {
-            Dtype::Bf16 => (bf16 * efficiency.bf16_ratio, 0.0),
-            Dtype::Fp8 => (gpu.fp8_tflop_per_s * 1e12 * fp8_ratio(), efficiency.fp8_pad_rows),
+            Dtype::Fp8 => (fp8() * fp8_ratio(), efficiency.fp8_pad_rows),
+            _ => (bf16 * efficiency.bf16_ratio, 0.0),
         };
         let product = |Gemm { n, k }: Gemm, dtype: Dtype, peak: f64| {
             let bytes_per_s = bandwidth * efficiency.weight_bandwidth_ratio;

@@ -270,6 +270,15 @@ impl EngineSettings {
             StepTimeSettings::Instant {} => StepTime::Instant,
             StepTimeSettings::Roofline {} => {
                 let hardware = needed_for("roofline", hardware, without)?;
+                if let Some(beside) = hardware.beside_formula() {
+                    let other = format!(
+                        "another kind, since the formula describes dense layers that attend to \
+                         everything, with weights in bf16 or fp8, and {} has {beside}: \
+                         {{ kind = \"linear\", .. }} or {{ kind = \"fixed\", .. }}",
+                        hardware.shape.name
+                    );
+                    return Err(Invalid::new("step_time.kind", "\"roofline\"", &other));
+                }
                 StepTime::Roofline(hardware.roofline(max_num_seqs))
             }
             StepTimeSettings::Table {} => {

@@ -38,8 +38,8 @@ fn experiments_that_cannot_be_run() {
     let place = Scratch::new();
     let network = "{\"hidden_size\": 4096, \"num_hidden_layers\": 32, \"num_attention_heads\": 32,\n\
                    \"num_key_value_heads\": 8, \"intermediate_size\": 14336, \"vocab_size\": 128256,\n\
-                   \"max_position_embeddings\": 131072, \"model_type\": \"gemma2\",\n\
-                   \"sliding_window\": 4096}";
+                   \"max_position_embeddings\": 131072, \"model_type\": \"llama4_text\",\n\
+                   \"attention_chunk_size\": 8192}";
     place.write("config.json", network);
     for (from, to, expected) in [
         ("workers = 2", "workers = 0", "bad.toml:4: cluster.workers = 0: must be"),
@@ -77,7 +77,7 @@ fn experiments_that_cannot_be_run() {
         (
             "workers = 2",
             "workers = 2\nmodel = { shape = \"config.json\", gpu = \"h100\", engine = \"vllm\" }",
-            "config.json:4: sliding_window: 4096: layers that attend to a window only; only dense",
+            "config.json:4: attention_chunk_size: 8192: layers that attend within chunks; a shape",
         ),
         (
             "block_size = 32",

@@ -1,7 +1,7 @@
 //! Model files, the engine settings they hold, and the KV pools that follow.
 
 use kv_router_sim::engine::memory::{self, Budget};
-use kv_router_sim::engine::model::{Dtype, Hardware, Model, ModelError, Parts, Shape};
+use kv_router_sim::engine::model::{Dtype, Hardware, Model, ModelChoice, ModelError, Parts, Shape};
 use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, RulesName};
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::settings::{Invalid, Sheet};
@@ -125,6 +125,77 @@ fn kv_bytes_follow_from_heads_layers_and_type() {
     let mut hardware = model("qwen3-32b-bf16-h200-tp2-vllm.toml").hardware.unwrap();
     hardware.tp = 16;
     assert_eq!(memory::gpu_kv_bytes_per_token(&hardware), 2.0 * 64.0 * 128.0 * 2.0);
+}
+
+/// A network of the library in these formats on GPUs of no special kind.
+fn on(shape: &str, weights: Dtype, tp: u32, ep: u32) -> Hardware {
+    let hardware = model("qwen3-32b-bf16-h200-tp2-vllm.toml").hardware.unwrap();
+    let text = std::fs::read_to_string(models().join(format!("shapes/{shape}.toml"))).unwrap();
+    let shape: Shape = toml::from_str(&text).unwrap();
+    let rest_dtype = match shape.experts {
+        Some(_) if weights.is_for_experts() => Dtype::Bf16,
+        _ => weights,
+    };
+    let hardware =
+        Hardware { shape, tp, ep, weight_dtype: weights, rest_dtype, table: None, ..hardware };
+    assert_eq!(hardware.validate(), Ok(()));
+    hardware
+}
+
+#[test]
+fn weights_of_experts_and_latents_match_the_published_sizes() {
+    use Dtype::{Bf16, Fp8Block, Int4, Mxfp4, Nvfp4};
+    // GB in all, and on each of 2, 4 and 8 GPUs. Source: parameter counts of the published
+    // configurations (116.8, 20.9, 235.1, 30.5, 671, 1,026, 229 and 744 billion), 16 bit
+    // for embedding, head and router, as in NVIDIA AIConfigurator 0.12.0.
+    for (shape, dtype, gb) in [
+        ("gpt-oss-120b", Mxfp4, [65.2, 32.6, 16.3, 8.2]),
+        ("gpt-oss-20b", Mxfp4, [13.7, 6.9, 3.4, 1.7]),
+        ("qwen3-235b-a22b", Fp8Block, [236.4, 118.2, 59.2, 29.6]),
+        ("qwen3-235b-a22b", Bf16, [470.2, 235.1, 117.6, 58.9]),
+        ("qwen3-30b-a3b", Fp8Block, [31.2, 15.6, 7.8, 3.9]),
+        ("qwen3-30b-a3b", Bf16, [61.1, 30.5, 15.3, 7.7]),
+        ("deepseek-r1", Fp8Block, [673.0, 337.0, 169.0, 85.1]),
+        ("deepseek-r1", Nvfp4, [402.0, 202.0, 102.0, 52.1]),
+        ("kimi-k2", Fp8Block, [1029.0, 515.0, 258.0, 129.7]),
+        ("kimi-k2.5", Int4, [594.0, 298.0, 150.0, 76.2]),
+        ("minimax-m2.5", Fp8Block, [230.0, 115.0, 57.6, 28.8]),
+        ("glm-5", Fp8Block, [745.9, 373.7, 187.6, 94.5]),
+    ] {
+        for (tp, gb) in [1, 2, 4, 8].into_iter().zip(gb) {
+            for ep in [1, tp] {
+                let bytes = memory::weight_bytes(&on(shape, dtype, tp, ep));
+                // As far as the figures have digits, and but for GLM-5's index, which every
+                // GPU has whole here.
+                let error = (bytes / 1e9 - gb).abs();
+                assert!(error < 0.06 + 0.007 * gb, "{shape} {dtype} tp {tp}: {bytes}, {gb} GB");
+            }
+        }
+    }
+}
+
+#[test]
+fn kv_of_windows_and_latents_follows_from_what_the_cache_holds() {
+    // Window layers in full; a latent whole on every GPU, an index's keys of 128 bytes too.
+    for (shape, one, eight) in [
+        ("gpt-oss-120b", 73_728, 9_216),
+        ("gpt-oss-20b", 49_152, 6_144),
+        ("qwen3-235b-a22b", 192_512, 48_128),
+        ("qwen3-30b-a3b", 98_304, 24_576),
+        ("minimax-m2.5", 253_952, 31_744),
+        ("deepseek-r1", 70_272, 70_272),
+        ("kimi-k2", 70_272, 70_272),
+        ("glm-5", 89_856 + 78 * 128, 89_856 + 78 * 128),
+    ] {
+        for (tp, bytes) in [(1, one), (8, eight)] {
+            let hardware = on(shape, Dtype::Bf16, tp, 1);
+            assert_eq!(memory::gpu_kv_bytes_per_token(&hardware), f64::from(bytes), "{shape}");
+        }
+    }
+    let fp8 = |shape| Hardware { kv_dtype: Dtype::Fp8, ..on(shape, Dtype::Bf16, 1, 1) };
+    assert_eq!(memory::gpu_kv_bytes_per_token(&fp8("deepseek-r1")), 70_272.0 / 2.0);
+    // 656 bytes a layer beside the index, by the layout of vLLM's sparse cache.
+    assert_eq!(memory::gpu_kv_bytes_per_token(&fp8("glm-5")), 78.0 * (656.0 + 128.0));
 }
 
 #[test]
@@ -403,7 +474,7 @@ fn errors_name_file_line_and_key() {
     }
     insta::assert_snapshot!(all, @r#"
     qwen3-32b-bf16-h200-tp2-vllm.toml:11: hardware.tp = 3: must be a divisor of the 64 attention heads
-    qwen3-32b-bf16-h200-tp2-vllm.toml:11: unknown key hardware.tensor; the keys here are gpu, shape, efficiency, table, tp, weight_dtype, kv_dtype, assume_dense
+    qwen3-32b-bf16-h200-tp2-vllm.toml:11: unknown key hardware.tensor; the keys here are gpu, shape, efficiency, table, tp, ep, attention_dp, weight_dtype, rest_dtype, kv_dtype, assume_dense
     qwen3-32b-bf16-h200-tp2-vllm.toml:6: hardware.tp is missing
     engines/vllm.toml:2: engine.rules = "vlm": must be one of "vllm", "trtllm"; did you mean "vllm"?
     qwen3-32b-bf16-h200-tp2-vllm.toml:18: engine.block_size = -64: -64 is not between 0 and 4294967295
@@ -489,6 +560,7 @@ fn parts(gpu: &str, engine: &str, shape: &str, tp: u32) -> Parts {
         engine: engine.to_owned(),
         shape: shape.to_owned(),
         tp,
+        ep: 1,
         weight_dtype: Dtype::Fp8,
         kv_dtype: Dtype::Bf16,
     }
@@ -544,6 +616,31 @@ fn a_new_network_needs_its_published_configuration() {
         std::fs::write(folder.path().join("shapes/config.json"), changed).unwrap();
         let error = composed("config.json").unwrap_err().to_string();
         assert!(error.contains("config.json:") && error.contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
+    let of = |toml: &str| {
+        let choice: ModelChoice =
+            toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap();
+        Model::choose(&choice, &models())
+    };
+    let oss = "shape = \"gpt-oss-120b\"\ngpu = \"h100\"\nengine = \"vllm\"\nweights = \"mxfp4\"";
+    let model = of(&format!("{oss}\ntp = 4\nep = 4")).unwrap();
+    assert_eq!(model.name, "gpt-oss-120b mxfp4, h100 tp 4 ep 4, vllm");
+    assert_eq!(model.hardware.as_ref().unwrap().rest_dtype, Dtype::Bf16);
+    let refused = resolve(&model, "step_time.kind = \"roofline\"").unwrap_err().to_string();
+    assert!(refused.contains("gpt-oss-120b has experts"), "{refused}");
+    assert!(resolve(&model, "step_time.kind = \"instant\"").is_ok());
+
+    for (parts, problem) in [
+        ("tp = 4\nep = 3", "hardware.ep = 3: must be a divisor of tp (4) and of the 128 experts"),
+        ("tp = 8\nattention_dp = 8", "hardware.attention_dp = 8: must be 1: ranks"),
+        ("kv = \"int4\"", "hardware.kv_dtype = \"int4\": must be \"bf16\" or \"fp8\""),
+    ] {
+        let error = of(&format!("{oss}\n{parts}")).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
     }
 }
 

@@ -189,7 +189,7 @@ fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
     let bf16 = hardware.gpu.bf16_tflop_per_s * 1e12;
     let fp8 = hardware.weight_dtype == Dtype::Fp8;
     let (wb, peak) = if fp8 {
-        (1.0, hardware.gpu.fp8_tflop_per_s * 1e12 * eff.fp8_ratio.unwrap())
+        (1.0, hardware.gpu.fp8_tflop_per_s.unwrap() * 1e12 * eff.fp8_ratio.unwrap())
     } else {
         (2.0, bf16 * eff.bf16_ratio)
     };
