@@ -12,7 +12,7 @@ use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
 use kv_router_sim::request::{BlockRun, Content, Request};
 use kv_router_sim::rng::mix;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, FrontEnd, Role, Verdict};
+use kv_router_sim::router::{ClusterSpec, FrontEnd, Verdict, WorkerLimits};
 use kv_router_sim::time::SimTime;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -43,14 +43,9 @@ struct Load {
 impl Load {
     fn new(policy: &str, workers: u32) -> Self {
         let settings: RouterSettings = toml::from_str(&format!("policy = \"{policy}\"")).unwrap();
-        let cluster = ClusterSpec {
-            workers,
-            role: Role::Both,
-            block_size: BLOCK_SIZE,
-            blocks_per_worker: 20_000,
-            max_num_seqs: 64,
-            max_num_batched_tokens: 16_384,
-        };
+        let limits =
+            WorkerLimits { blocks: 20_000, max_num_seqs: 64, max_num_batched_tokens: 16_384 };
+        let cluster = ClusterSpec::uniform(workers, BLOCK_SIZE, limits);
         let policy = settings.chosen().build(&cluster, 1);
         let mut load = Self {
             front_end: FrontEnd::new(policy, workers, &settings.feed(), 1),

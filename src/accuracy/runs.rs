@@ -5,6 +5,7 @@ use super::{AccuracyError, Assumed};
 use crate::engine::model::{Model, Parts};
 use crate::engine::settings::{EngineSettings, HostTime};
 use crate::experiment::{ClusterSettings, MeasureSettings, Settings, Watch, simulate};
+use crate::fleet::Pools;
 use crate::recorder::Metrics;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::workload::conversations::Client;
@@ -14,6 +15,7 @@ use crate::workload::{PatienceSettings, WorkloadSettings, WorkloadSource};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a replay gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -109,8 +111,7 @@ impl<'a> Replays<'a> {
         let workload = self.workload(run);
         let settings = Settings {
             cluster: ClusterSettings::new(1),
-            engine,
-            pools: None,
+            pools: Pools::one(1, &Arc::new(engine)),
             router: FrontEndSettings::default(),
             policy: RouterSettings::new("round_robin").chosen(),
             source: WorkloadSource::Requests(workload.clone()),

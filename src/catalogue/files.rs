@@ -36,6 +36,7 @@ pub(super) static FILES: &[(&str, &[u8])] = shipped![
     "experiments/live/mid-1w.toml",
     "experiments/live/tiny-3w.toml",
     "experiments/lookalike-conversation-8w.toml",
+    "experiments/mixed-h100-h200.toml",
     "experiments/mooncake-conversation-8w.toml",
     "experiments/policies-3xh200.toml",
     "experiments/published/burst-170.csv",

@@ -98,7 +98,7 @@ pub(super) fn live(
     print(&text)?;
     if let Some(file) = &args.record {
         let first = &outcome.runs[0];
-        let block_size = experiment.runs[0].settings.engine.block_size;
+        let block_size = experiment.runs[0].settings.pools.block_size();
         write_file(file, record::trace(&first.arrivals, block_size).as_bytes())?;
         say(&format!(
             "wrote {}: replay it with workload.path and trace_block_tokens = {block_size}",

@@ -75,7 +75,7 @@ pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliErr
     }
     if args.router {
         let policy = settings.policy.name();
-        print(&format!("{} workers behind {policy}: ", settings.cluster.workers))?;
+        print(&format!("{} workers behind {policy}: ", settings.pools.workers()))?;
     }
     let places: Vec<String> =
         served.addresses().iter().map(|address| format!("http://{address}")).collect();

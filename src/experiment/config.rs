@@ -1,7 +1,7 @@
 //! From the text of an experiment to validated runs.
 
 pub use super::cluster::ClusterSettings;
-use super::cluster::check_pooled;
+use super::cluster::{Written, WrittenAt, check_pooled};
 use super::controls;
 use super::document::Document;
 use super::effects::Effects;
@@ -10,8 +10,9 @@ use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::sweep::{self, Axis};
 use crate::engine::model::{Model, ModelChoice};
 use crate::engine::settings::{EngineConfig, EngineSettings};
-use crate::fleet::Pools;
+use crate::event::Medium;
 use crate::fleet::changes::ChangePlan;
+use crate::fleet::{Pool, Pools};
 use crate::router::feed::FeedSettings;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::router::{ChosenPolicy, PolicyFactory, Registry};
@@ -86,10 +87,8 @@ impl RunSpec {
 pub struct Settings {
     /// The fleet.
     pub cluster: ClusterSettings,
-    /// Each of its workers; with `pools`, what they have in common.
-    pub engine: EngineConfig,
-    /// If prefill and decode have workers of their own.
-    pub pools: Option<Pools>,
+    /// Its workers.
+    pub pools: Pools,
     /// The front ends before it.
     pub router: FrontEndSettings,
     /// Their policy, with its parameters.
@@ -118,23 +117,39 @@ impl Settings {
         plan.changes.extend(of_workers);
         plan
     }
+
+    /// What the tiers below GPU memory are made of, of all workers, fast to slow.
+    pub fn media(&self) -> Vec<Medium> {
+        let has = |medium: Medium| {
+            let mut tiers = self.pools.pools().iter().flat_map(|pool| &pool.engine.tiers.tiers);
+            tiers.any(|tier| tier.medium == medium)
+        };
+        Medium::ALL.into_iter().filter(|medium| has(*medium)).collect()
+    }
+
+    /// What the workers run with, where all are alike: the engine of the first pool.
+    pub fn engine(&self) -> &EngineConfig {
+        &self.pools.first().engine
+    }
 }
 
 #[cfg(feature = "live")]
 impl Settings {
-    /// Refuses fleets that change, and separate prefill and decode workers, where
-    /// workers stay as they are and each does all the work; `why` says that.
+    /// Refuses fleets that change, and several pools, where workers stay as they are, are
+    /// all alike and each does all the work; `why` says that.
     pub(crate) fn check_plain(&self, why: &str) -> Result<(), Invalid> {
-        let ClusterSettings { prefill, change, .. } = &self.cluster;
+        let ClusterSettings { prefill, pool, change, .. } = &self.cluster;
         let (key, value) = match prefill.workers {
             Some(workers) => ("cluster.prefill.workers", workers.to_string()),
+            None if !pool.is_empty() => ("cluster.pool", format!("a list of {}", pool.len())),
             None if change.is_empty() => ("cluster.planner", "a planner".to_owned()),
             None => ("cluster.change", format!("a list of {}", change.len())),
         };
         let controls = format!("a list of {}", self.controls.len());
         let allowed = format!("left out: {why}");
         Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
-        let is_plain = prefill.workers.is_none() && self.cluster.plan().is_empty();
+        let is_plain =
+            prefill.workers.is_none() && pool.is_empty() && self.cluster.plan().is_empty();
         Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
     }
 }
@@ -422,11 +437,7 @@ impl Resolver {
         let invalid = |section| move |invalid| document.invalid(section, invalid);
         let cluster: ClusterSettings = document.section("cluster")?;
         cluster.validate().map_err(invalid("cluster"))?;
-        let model = match &cluster.model {
-            Some(choice) => Some(self.model(document, choice, "cluster.model")?),
-            None => None,
-        };
-        let engine = worker(document.sheet("engine")?, model.as_deref())?;
+        let mut pools = self.pools(document, &cluster)?;
         let router: RouterSettings = document.section("router")?;
         if let Some(unknown) = self.registry.find_unknown(&router.parameters) {
             let keys = self.registry.keys_for(unknown, &router.policy);
@@ -434,93 +445,93 @@ impl Resolver {
         }
         let (router, policy) =
             router.resolve(&self.registry, cluster.slots()).map_err(invalid("router"))?;
-        let pools = match cluster.prefill.workers {
-            Some(workers) => Some(self.pools(document, &cluster, workers, model.as_ref())?),
-            None => {
-                // They have no effect, but must make sense.
-                for section in ["cluster.prefill.engine", "cluster.decode.engine"] {
-                    let _: EngineSettings = document.section(section)?;
-                }
-                None
-            }
-        };
         let workload: WorkloadSettings = document.section("workload")?;
-        workload.validate(engine.block_size).map_err(invalid("workload"))?;
+        workload.validate(pools.block_size()).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
         measure.validate().map_err(invalid("measure"))?;
         if measure.window.is_none() && workload.is_endless() {
             let allowed = "given: this workload never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
         }
-        if pools.is_some() {
+        if pools.sides().are_two() {
             workload
                 .check_patient("prefill and decode workers do not give up requests")
                 .map_err(invalid("workload"))?;
         }
-        if let Some(pools) = &pools {
-            let same = pools.prefill.block_size == engine.block_size;
-            let allowed = format!("engine.block_size, {}", engine.block_size);
-            Invalid::unless(same, "prefill.engine.block_size", pools.prefill.block_size, &allowed)
-                .map_err(invalid("cluster"))?;
-            for engine in [&pools.prefill, &pools.decode] {
-                check_pooled(&policy, &measure, engine)
-                    .map_err(|(section, wrong)| document.invalid(section, wrong))?;
-            }
-        }
+        check_pooled(&policy, &measure, &pools)
+            .map_err(|(section, wrong)| document.invalid(section, wrong))?;
         let slo: Option<SloSettings> = document.optional("slo")?;
         if let Some(slo) = &slo {
             slo.validate().map_err(invalid("slo"))?;
         }
         let source = self.source(document, &workload)?;
         let controls = Vec::new();
-        let settings = Settings {
-            cluster,
-            engine,
-            pools,
-            router,
-            policy,
-            workload,
-            source,
-            measure,
-            slo,
-            controls,
-        };
+        if pools.pools().len() == 1 {
+            pools.make_room(cluster.slots());
+        }
+        let settings =
+            Settings { cluster, pools, router, policy, workload, source, measure, slo, controls };
         let all = controls::read(document)?;
         let chosen = controls::applicable(document, &all);
         let controls = controls::resolve(document, &all, &chosen, &settings)?;
         self.controlled.extend(chosen);
-        Ok(Settings { controls, ..settings })
+        let mut settings = Settings { controls, ..settings };
+        if settings.pools.pools().len() == 1 {
+            settings.pools.make_room(settings.plan().slots());
+        }
+        Ok(settings)
     }
 
-    /// The two pools of which `prefill_workers` workers are the first.
+    /// The workers, pool by pool.
     fn pools(
         &mut self,
         document: &Document,
         cluster: &ClusterSettings,
-        prefill_workers: u32,
-        common_model: Option<&Arc<Model>>,
     ) -> Result<Pools, ExperimentError> {
-        let mut pool = |name: &str, model: Option<&ModelChoice>| {
-            let model = match model {
-                Some(choice) => {
-                    Some(self.model(document, choice, &format!("cluster.{name}.model"))?)
-                }
-                None => common_model.cloned(),
-            };
-            let own = document.sheet(&format!("cluster.{name}.engine"))?;
-            let config = worker(own.over(document.sheet("engine")?), model.as_deref())?;
-            Ok::<_, ExperimentError>(Arc::new(config))
+        if cluster.pool.is_empty() && cluster.prefill.workers.is_none() {
+            // They have no effect, but must make sense.
+            for section in ["cluster.prefill.engine", "cluster.decode.engine"] {
+                let _: EngineSettings = document.section(section)?;
+            }
+        }
+        // What is wrong there is not a pool's.
+        let _: EngineSettings = document.section("engine")?;
+        let written = cluster.written();
+        let mut pools = Vec::new();
+        for pool in &written {
+            pools.push(self.pool(document, pool)?);
+        }
+        Pools::new(pools, cluster.network.link()).map_err(|(at, wrong)| {
+            let key = written[at].place.key(&wrong.key).expect("one pool goes with itself");
+            document.invalid("cluster", Invalid { key, ..wrong })
+        })
+    }
+
+    fn pool(
+        &mut self,
+        document: &Document,
+        written: &Written<'_>,
+    ) -> Result<Pool, ExperimentError> {
+        let Written { name, role, workers, spare, model, engine, place } = *written;
+        let model = match model {
+            Some(choice) => {
+                let own = place.key("model").map(|key| format!("cluster.{key}"));
+                let own = own.filter(|key| document.is_given(key));
+                let key = own.unwrap_or_else(|| "cluster.model".to_owned());
+                Some(self.model(document, choice, &key)?)
+            }
+            None => None,
         };
-        let ClusterSettings { prefill, decode, .. } = cluster;
-        let pools = Pools {
-            prefill_workers,
-            decode_workers: cluster.workers - prefill_workers,
-            prefill: pool("prefill", prefill.model.as_ref())?,
-            decode: pool("decode", decode.model.as_ref())?,
-            link: cluster.network.link(),
+        let common = document.sheet("engine")?;
+        let merged = match (engine, place) {
+            (_, WrittenAt::Cluster) | (None, _) => common,
+            (Some(engine), _) => {
+                let key = place.key("engine").unwrap_or_default();
+                document.part(&format!("cluster.{key}"), engine).over(common)
+            }
         };
-        pools.validate().map_err(|wrong| document.invalid("cluster", wrong))?;
-        Ok(pools)
+        let engine = Arc::new(worker(merged, model.as_deref())?);
+        Ok(Pool { name: name.to_owned(), role, workers, spare, engine })
     }
 
     fn model(

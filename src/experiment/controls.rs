@@ -143,8 +143,8 @@ fn check(control: &Control, settings: &Settings) -> Result<(), Invalid> {
         }
         Control::Worker(_) => {
             let allowed = "another one where prefill and decode have workers of their own: that \
-                           workers change is defined for one pool";
-            Invalid::unless(settings.pools.is_none(), "what", "given", allowed)
+                           workers change is defined where each does both";
+            Invalid::unless(!settings.pools.sides().are_two(), "what", "given", allowed)
         }
         Control::Parameter { .. } | Control::Feed { .. } | Control::Marker { .. } => Ok(()),
     }

@@ -211,6 +211,16 @@ impl Document {
         Ok(self.sheet.section(name)?)
     }
 
+    /// `table`, which was given at a key, with the places of its keys.
+    pub(super) fn part(&self, key: &str, table: &Table) -> Sheet {
+        self.sheet.part(key, table.clone())
+    }
+
+    /// Whether this very key was given.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.sheet.given(key).is_some()
+    }
+
     /// A section as settings; an absent one reads as empty.
     pub(super) fn section<T: DeserializeOwned>(&self, name: &str) -> Result<T, ExperimentError> {
         Ok(self.sheet.section(name)?.read()?)

@@ -187,7 +187,7 @@ pub fn explain(
     Ok(Explained {
         params: experiment.points[spec.points[level_at(spec, decision.at)]].clone(),
         seed: again.seed,
-        block_size: spec.settings.engine.block_size,
+        block_size: spec.settings.pools.block_size(),
         decision,
         record,
     })

@@ -1,7 +1,7 @@
 //! Which metrics an experiment will have: what it must ask for to get the others.
 
 use super::config::{Experiment, Settings};
-use crate::metrics::{Needs, catalogue, check_name};
+use crate::metrics::{Needs, catalogue, check_name, pool_of};
 use crate::settings::Invalid;
 
 /// Refuses a metric that no run of `experiment` measures, before anything is
@@ -11,22 +11,28 @@ use crate::settings::Invalid;
 /// If there is no such metric, or the experiment lacks what it needs.
 pub fn check_measured(key: &str, name: &str, experiment: &Experiment) -> Result<(), Invalid> {
     let needs = check_name(key, name)?.needs;
-    let is_measured = experiment.runs.iter().any(|run| meets(&run.settings, needs));
+    let has_pool = |settings: &Settings| {
+        let named = |pool: &str| settings.pools.pools().iter().any(|known| known.name == pool);
+        pool_of(name).is_none_or(|(_, pool)| named(pool))
+    };
+    let is_measured = |settings: &Settings| meets(settings, needs) && has_pool(settings);
+    let is_measured = experiment.runs.iter().any(|run| is_measured(&run.settings));
     let allowed = format!("a metric that this experiment measures; this one needs {needs}");
     Invalid::unless(is_measured, key, name, &allowed)
 }
 
 /// True if a run of these settings has the metrics with these needs.
 fn meets(settings: &Settings, needs: Needs) -> bool {
-    let tiers = &settings.engine.tiers.tiers;
+    let media = settings.media();
     let plan = settings.plan();
     match needs {
         Needs::Nothing => true,
         Needs::Targets => settings.slo.is_some(),
         Needs::Why => settings.measure.why,
-        Needs::Pools => settings.pools.is_some(),
-        Needs::Tiers => !tiers.is_empty(),
-        Needs::Tier(medium) => tiers.iter().any(|tier| tier.medium == medium),
+        Needs::Pools => settings.pools.sides().are_two(),
+        Needs::NamedPools => settings.cluster.pool.len() > 1,
+        Needs::Tiers => !media.is_empty(),
+        Needs::Tier(medium) => media.contains(&medium),
         Needs::Changes => !plan.is_empty(),
         Needs::Retries => {
             !plan.is_empty() && plan.failover.retries > 0 || settings.source.patience().retries > 0

@@ -2,22 +2,20 @@
 
 use super::config::Settings;
 use crate::engine::StepRecord;
-use crate::engine::config::EngineConfig;
 use crate::event::WorkerEvent;
 use crate::fleet::changes::{Changes, FailoverSettings};
 use crate::fleet::{Fleet, SimulatedFleet};
-use crate::id::RequestId;
+use crate::id::{RequestId, WorkerId};
 use crate::recorder::{Curves, Metrics, Recorder, RequestRecord, Slo};
 use crate::rng::{Use, mix};
 use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
-use crate::router::{ClusterSpec, Policy, Role, Surroundings};
+use crate::router::{Policy, Role, Surroundings};
 use crate::settings::Invalid;
 use crate::simulation::{Control, Decision, Outcome, Schedule, Simulation, Stuck};
 use crate::time::SimTime;
 use crate::workload::{Retries, Workload};
-use std::sync::Arc;
 
 /// What one simulation found.
 #[derive(Clone, Debug)]
@@ -76,7 +74,7 @@ pub fn simulate(
     if let Some((from, to)) = watch.steps {
         fleet.record_each_step(from, to);
     }
-    let workload = settings.source.build(settings.engine.block_size, seed);
+    let workload = settings.source.build(settings.pools.block_size(), seed);
     let parts = (fleet, workload, front_ends);
     let (mut outcome, mut fleet) = play(settings, levels, parts, (seed, watch))?;
     outcome.steps = fleet.take_steps();
@@ -90,14 +88,8 @@ pub(crate) fn simulated_fleet(
     front_ends: &[FrontEnd],
     for_any_policy: bool,
 ) -> SimulatedFleet {
-    let engine = Arc::new(settings.engine.clone());
     let wants_kv_events = for_any_policy || front_ends.iter().any(FrontEnd::wants_kv_events);
-    let plan = settings.plan();
-    let slots = plan.slots();
-    let mut fleet = match &settings.pools {
-        Some(pools) => SimulatedFleet::with_pools(pools, wants_kv_events),
-        None => SimulatedFleet::new(slots, &engine, wants_kv_events),
-    };
+    let mut fleet = SimulatedFleet::of_pools(&settings.pools, wants_kv_events);
     if for_any_policy || front_ends.iter().any(FrontEnd::wants_output_blocks) {
         fleet.tell_output_blocks();
     }
@@ -119,7 +111,7 @@ pub fn simulation(
 ) -> Simulation<'static, SimulatedFleet> {
     let front_ends = front_ends(settings, seed, |policy| policy);
     let fleet = simulated_fleet(settings, &front_ends, true);
-    let workload = settings.source.build(settings.engine.block_size, seed);
+    let workload = settings.source.build(settings.pools.block_size(), seed);
     prepare(settings, levels, (fleet, workload, front_ends), (seed, Watch::default()))
         .policies(policies(settings, seed))
 }
@@ -143,7 +135,7 @@ pub(super) fn policy_named(
     let router = &settings.router;
     let named = settings.policy.other(name)?;
     named.check_in(&Surroundings {
-        workers: settings.plan().slots(),
+        workers: settings.pools.slots(),
         front_ends: router.replicas,
         may_skip_prefill: router.conditional_disaggregation.is_some(),
     })?;
@@ -190,28 +182,31 @@ fn prepare<'a, F: Fleet>(
 ) -> Simulation<'a, F> {
     let measure = &settings.measure;
     let plan = settings.plan();
-    let slots = plan.slots();
-    let prefill_workers = settings.pools.as_ref().map_or(0, |pools| pools.prefill_workers);
-    let engine = &settings.engine;
+    let pools = &settings.pools;
     if plan.failover.retries > 0 && !plan.is_empty() {
         let FailoverSettings { retries, retry_pause, .. } = plan.failover;
         workload = Box::new(Retries::new(workload, retries, retry_pause));
     }
-    let mut recorder = Recorder::new(slots, watch.requests)
-        .with_spike_window(measure.spike_window)
-        .with_pools(prefill_workers);
+    let mut recorder =
+        Recorder::new(pools.sides(), watch.requests).with_spike_window(measure.spike_window);
     if !settings.source.patience().is_endless() {
         recorder = recorder.follow_hang_ups();
     }
-    if measure.why || watch.why && settings.pools.is_none() {
-        recorder = recorder.measure_why(engine.block_size);
+    if measure.why || watch.why && !pools.sides().are_two() {
+        recorder = recorder.measure_why(pools.block_size());
     }
-    let tiers = &engine.tiers;
-    if !tiers.tiers.is_empty() {
-        let media = tiers.tiers.iter().map(|tier| tier.medium).collect();
+    let media = settings.media();
+    if !media.is_empty() {
         // 0 where it is unknown.
-        let token_bytes = engine.kv_bytes_per_token.unwrap_or(0.0);
-        recorder = recorder.measure_tiers(media, token_bytes);
+        let token_bytes = |id| pools.of(WorkerId(id)).engine.kv_bytes_per_token.unwrap_or(0.0);
+        recorder = recorder.measure_tiers(media, (0..pools.slots()).map(token_bytes).collect());
+    }
+    if settings.cluster.pool.len() > 1 {
+        let named = pools.pools().iter().enumerate().map(|(at, pool)| {
+            let ids = pools.ids(at);
+            (pool.name.clone(), ids.start as usize..ids.end as usize)
+        });
+        recorder = recorder.measure_pools(named.collect());
     }
     if watch.steps.is_some() {
         recorder = recorder.keep_events();
@@ -226,9 +221,8 @@ fn prepare<'a, F: Fleet>(
             .as_ref()
             .map_or_else(Slo::default, |slo| Slo { ttft: slo.ttft, itl: slo.itl }),
     };
-    let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, engine.block_size)
+    let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, pools.block_size())
         .spread(settings.router.spread)
-        .with_pools(prefill_workers)
         .measure(schedule);
     let planned = settings.cluster.change.iter();
     let planned = planned
@@ -238,7 +232,10 @@ fn prepare<'a, F: Fleet>(
     simulation = if plan.is_empty() {
         simulation.failover(plan)
     } else {
-        simulation.changes(Changes::new(plan, engine.num_blocks, engine.max_num_seqs))
+        let planner = plan.planner.as_ref().and_then(|planner| planner.pool.as_deref());
+        let planned = pools.pools().iter().find(|pool| Some(pool.name.as_str()) == planner);
+        let limits = planned.unwrap_or(pools.first()).limits();
+        simulation.changes(Changes::new(plan, limits.blocks, limits.max_num_seqs))
     };
     if settings.controls.iter().any(|(_, control)| matches!(control, Control::Policy { .. })) {
         simulation = simulation.policies(policies(settings, seed));
@@ -256,14 +253,11 @@ pub(crate) fn front_ends(
     wrap: impl Fn(Box<dyn Policy>) -> Box<dyn Policy>,
 ) -> Vec<FrontEnd> {
     let router = &settings.router;
-    let workers = settings.plan().slots();
+    let sides = settings.pools.sides();
     let front_end = |index: u32| {
         let seed_of = |usage: Use| seed_of(seed, usage, index);
         let build = || wrap(policy(settings, seed_of(Use::Policy)));
-        let mut front_end = FrontEnd::new(build(), workers, &router.feed, seed_of(Use::Feed));
-        if let Some(pools) = &settings.pools {
-            front_end = front_end.in_pools(pools.prefill_workers);
-        }
+        let mut front_end = FrontEnd::new(build(), sides, &router.feed, seed_of(Use::Feed));
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);
         }
@@ -279,23 +273,12 @@ pub(crate) fn front_ends(
 
 /// One front end's policy.
 fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
-    let Settings { engine, router, policy, pools, .. } = settings;
-    let spec = |workers: u32, role: Role, engine: &EngineConfig| ClusterSpec {
-        workers,
-        role,
-        block_size: engine.block_size,
-        blocks_per_worker: engine.num_blocks,
-        max_num_seqs: engine.max_num_seqs,
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-    };
-    let Some(pools) = pools else {
-        return policy.build(&spec(settings.plan().slots(), Role::Both, engine), seed);
-    };
+    let Settings { router, policy, pools, .. } = settings;
+    if !pools.sides().are_two() {
+        return policy.build(&pools.spec(Role::Both), seed);
+    }
     let may_prefill = router.conditional_disaggregation.is_some();
-    let clusters = [
-        spec(pools.prefill_workers, Role::Prefill, &pools.prefill),
-        spec(pools.decode_workers, Role::Decode { may_prefill }, &pools.decode),
-    ];
+    let clusters = [pools.spec(Role::Prefill), pools.spec(Role::Decode { may_prefill })];
     let prefill = policy.build(&clusters[0], seed);
     let decode = policy.build(&clusters[1], mix(seed));
     let both = Disaggregated::new([prefill, decode], &clusters);

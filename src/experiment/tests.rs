@@ -143,7 +143,7 @@ fn unknown_and_missing_keys() {
     demo.toml:43: unknown key plots; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, control, published, extends
     demo.toml:44: unknown key slo.tftf; did you mean ttft?
     demo.toml:4: unknown key cluster.worker; did you mean workers?
-    demo.toml:3: cluster.workers is missing
+    demo.toml:3: cluster.workers is missing: must be given, or pools, each as [[cluster.pool]]
     demo.toml:19: unknown key router.feed.dealy; did you mean delay?
     demo.toml:44: unknown key slo.something; the keys here are ttft, itl, attainment
     demo.toml:23: unknown key workload.concurency; did you mean concurrency?

@@ -94,7 +94,7 @@ pub fn timeline(
         params: experiment.points[point].clone(),
         seed: again.seed,
         digest: again.digest(run).to_owned(),
-        workers: spec.settings.cluster.workers,
+        workers: spec.settings.pools.slots(),
         window,
         measured: (begin, end),
         requests,

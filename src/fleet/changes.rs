@@ -10,8 +10,8 @@ mod planner;
 mod settings;
 
 pub use settings::{
-    ChangePlan, ChangeSettings, FailoverSettings, LOAD_TIME, PlannerLoad, PlannerSettings, What,
-    WorkerChange,
+    ChangePlan, ChangeSettings, Crew, FailoverSettings, LOAD_TIME, PlannerLoad, PlannerSettings,
+    What, WorkerChange,
 };
 
 use crate::engine::{Gauges, Pace};
@@ -90,8 +90,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// What `plan` says, for workers with `pool` KV blocks and up to `batch`
-    /// sequences at once.
+    /// What `plan` says; the workers that its planner looks after, if it has one, have
+    /// `pool` KV blocks and up to `batch` sequences at once.
     ///
     /// # Panics
     /// If the plan does not [`validate`](ChangePlan::validate).
@@ -99,7 +99,7 @@ impl Changes {
         plan.validate().expect("a validated plan");
         let slots = plan.slots();
         let life = |id| Life {
-            phase: if id < plan.workers { Phase::Serving } else { Phase::Down },
+            phase: if plan.is_up_first(id) { Phase::Serving } else { Phase::Down },
             deaths: 0,
             requests: 0,
             is_known_to_leave: false,
@@ -109,7 +109,10 @@ impl Changes {
             agenda: BTreeMap::new(),
             entries: 0,
             workers: (0..slots).map(life).collect(),
-            planner: plan.planner.map(|settings| Planner::new(settings, slots, pool, batch)),
+            planner: plan
+                .planner
+                .clone()
+                .map(|settings| Planner::new(settings, slots, pool, batch)),
             plan,
         };
         changes.enter_look(SimTime::ZERO);
@@ -117,8 +120,9 @@ impl Changes {
     }
 
     /// Workers that do not serve yet at the start.
-    pub fn absent(&self) -> impl Iterator<Item = WorkerId> + use<> {
-        (self.plan.workers..self.plan.slots()).map(WorkerId)
+    pub fn absent(&self) -> Vec<WorkerId> {
+        let slots = 0..self.plan.slots();
+        slots.filter(|&id| !self.plan.is_up_first(id)).map(WorkerId).collect()
     }
 
     /// When something is to be done next.
@@ -157,22 +161,28 @@ impl Changes {
         }
     }
 
-    /// The planner looks at all workers.
+    /// The planner looks at its workers.
     pub fn plan(&mut self, now: SimTime, gauges: &[Gauges]) {
-        let phases = || self.workers.iter().map(|life| life.phase).enumerate();
-        let serving: Vec<usize> =
-            phases().filter(|(_, phase)| *phase == Phase::Serving).map(|(at, _)| at).collect();
+        let ids = self.plan.planned();
+        let (first, end) = (ids.start as usize, ids.end as usize);
+        let own = &self.workers[first..end];
+        let phases = || own.iter().map(|life| life.phase).enumerate();
+        let serving: Vec<usize> = phases()
+            .filter(|(_, phase)| *phase == Phase::Serving)
+            .map(|(at, _)| first + at)
+            .collect();
         let moving =
             |life: &Life| matches!(life.phase, Phase::Loading | Phase::Draining) || life.returns;
-        let moves = self.workers.iter().any(moving);
+        let moves = own.iter().any(moving);
         let there = |life: &&Life| life.phase != Phase::Down || life.returns;
-        let all = narrow(self.workers.iter().filter(there).count());
+        let all = narrow(own.iter().filter(there).count());
+        let down = own.iter().position(|life| life.phase == Phase::Down);
         let Some(planner) = &mut self.planner else { return };
         match planner.look(now, gauges, &serving, (all, moves)) {
             Decision::Nothing => {}
             Decision::Add => {
-                let down = self.workers.iter().position(|life| life.phase == Phase::Down);
-                let worker = WorkerId(narrow(down.expect("fewer workers than there can be")));
+                let down = down.expect("fewer workers than there can be");
+                let worker = WorkerId(narrow(first + down));
                 self.enter(now, Entry::Start(worker));
                 self.workers[worker.index()].returns = true;
             }

@@ -4,6 +4,7 @@
 //! a live one waits for it. So one short loop (the driver) serves both.
 
 pub mod changes;
+mod handovers;
 #[cfg(feature = "live")]
 pub mod live;
 mod network;
@@ -11,7 +12,7 @@ mod pools;
 mod simulated;
 
 pub use network::{Arrived, Link, Network, Transfer};
-pub use pools::Pools;
+pub use pools::{Pool, PoolRole, Pools};
 pub use simulated::SimulatedFleet;
 
 use crate::engine::{Gauges, Pace};

@@ -11,6 +11,7 @@
 //! takes that times its sharers. Each change of rate rounds by less than a picosecond.
 
 use crate::id::{RequestId, WorkerId};
+use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use priority_queue::PriorityQueue;
 use std::cmp::Reverse;
@@ -26,6 +27,18 @@ pub struct Link {
 }
 
 impl Link {
+    /// Takes no time.
+    pub const INSTANT: Self = Self { gbit_per_s: f64::INFINITY, latency: SimDuration::ZERO };
+
+    /// Refuses a link over which nothing can move; keys in the error are relative to it.
+    ///
+    /// # Errors
+    /// The first setting that will not do.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let gbit_per_s = self.gbit_per_s;
+        Invalid::unless(gbit_per_s > 0.0, "gbit_per_s", gbit_per_s, "above 0, or inf")
+    }
+
     /// Time that `bytes` need if nothing else is on the way, without the latency.
     pub fn time_alone(&self, bytes: f64) -> SimDuration {
         SimDuration::from_secs_f64(bytes * 8.0 / (self.gbit_per_s * 1e9))

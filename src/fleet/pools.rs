@@ -1,141 +1,286 @@
-//! Two pools of workers: one prefills, the other decodes, and the KV of every
-//! request moves between them.
+//! Pools of workers: the description of a fleet.
+//!
+//! Whatever has to be known about a worker before it runs (what it does of a request,
+//! its engine, its limits) is asked here. A fleet whose workers are all alike is one pool.
 
-use super::network::{Arrived, Link, Network, Transfer};
+use super::network::Link;
 use crate::engine::config::EngineConfig;
 use crate::engine::rules::RulesName;
-use crate::id::{RequestId, WorkerId};
-use crate::request::Phase;
+use crate::id::WorkerId;
+use crate::router::{ClusterSpec, Role, Sides, WorkerLimits};
 use crate::settings::Invalid;
-use crate::time::SimTime;
-use std::collections::BTreeMap;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// The shape of a fleet whose workers prefill or decode.
+/// What the workers of a pool do of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolRole {
+    /// All of it.
+    #[default]
+    Both,
+    /// Its prompt; another pool decodes.
+    Prefill,
+    /// Its answer, and what no worker has prefilled.
+    Decode,
+}
+
+impl PoolRole {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// Workers that are alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// What reports call it.
+    pub name: String,
+    /// What its workers do.
+    pub role: PoolRole,
+    /// How many there are at the start.
+    pub workers: u32,
+    /// How many more may start later.
+    pub spare: u32,
+    /// What each of them runs with.
+    pub engine: Arc<EngineConfig>,
+}
+
+impl Pool {
+    /// Workers that there can ever be.
+    pub const fn slots(&self) -> u32 {
+        self.workers + self.spare
+    }
+
+    /// What one of them can do.
+    pub fn limits(&self) -> WorkerLimits {
+        WorkerLimits {
+            blocks: self.engine.num_blocks,
+            max_num_seqs: self.engine.max_num_seqs,
+            max_num_batched_tokens: self.engine.max_num_batched_tokens,
+        }
+    }
+}
+
+/// The pools of a fleet. Workers are numbered pool by pool, those that may start later
+/// behind those of their pool that are there at the start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pools {
-    /// Workers that prefill, at least 1; their ids come first.
-    pub prefill_workers: u32,
-    /// Workers that decode, at least 1.
-    pub decode_workers: u32,
-    /// What the first run with.
-    pub prefill: Arc<EngineConfig>,
-    /// What the others run with.
-    pub decode: Arc<EngineConfig>,
-    /// What joins them.
-    pub link: Link,
+    /// At least one.
+    pools: Vec<Pool>,
+    /// The first number behind each pool's workers.
+    ends: Vec<u32>,
+    link: Link,
 }
 
 impl Pools {
-    /// All workers.
-    pub fn workers(&self) -> u32 {
-        self.prefill_workers + self.decode_workers
-    }
-
-    /// Refuses pools between which no KV can move.
+    /// `pools` with `link` between those that prefill, which come first, and those that
+    /// decode.
     ///
     /// # Errors
-    /// Names the first key, relative to `[cluster]`.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        for (key, config) in [("prefill", &self.prefill), ("decode", &self.decode)] {
-            let (rules, able) =
-                (config.rules.name(), |name: RulesName| name.defaults().hands_over_kv);
-            Invalid::unless(
-                able(rules),
-                &format!("{key}.engine.rules"),
-                format!("{:?}", rules.as_str()),
-                &format!(
-                    "{}: hand-over between pools is modelled by its rules only",
-                    RulesName::list(able)
-                ),
-            )?;
-        }
-        let (prefill, decode) = (&self.prefill, &self.decode);
-        Invalid::unless(
-            prefill.block_size == decode.block_size,
-            "decode.engine.block_size",
-            decode.block_size,
-            &format!("that of the prefill workers, {}: blocks move whole", prefill.block_size),
-        )?;
-        let gbit_per_s = self.link.gbit_per_s;
-        let allowed = "above 0, or inf";
-        Invalid::unless(gbit_per_s > 0.0, "network.gbit_per_s", gbit_per_s, allowed)?;
-        let needed = |pool: &str, config: &EngineConfig| {
-            let allowed = "given, there or in [engine], as there is no model file with GPUs";
-            let key = format!("{pool}.engine.kv_bytes_per_token");
-            config.kv_bytes_per_token.ok_or_else(|| Invalid::new(key, "nothing", allowed))
+    /// The place of the first pool that does not go with the others, and what is wrong; the
+    /// key is relative to the pool.
+    pub fn new(pools: Vec<Pool>, link: Link) -> Result<Self, (usize, Invalid)> {
+        check_roles(&pools)?;
+        check_blocks(&pools)?;
+        check_handover(&pools)?;
+        Ok(Self::numbered(pools, link))
+    }
+
+    /// One pool, whose workers do all of a request.
+    pub fn one(workers: u32, engine: &Arc<EngineConfig>) -> Self {
+        let pool = Pool {
+            name: "workers".to_owned(),
+            role: PoolRole::Both,
+            workers,
+            spare: 0,
+            engine: Arc::clone(engine),
         };
-        let (from, to) = (needed("prefill", prefill)?, needed("decode", decode)?);
+        Self::numbered(vec![pool], Link::INSTANT)
+    }
+
+    fn numbered(pools: Vec<Pool>, link: Link) -> Self {
+        let end = |end: &mut u32, pool: &Pool| {
+            *end += pool.slots();
+            Some(*end)
+        };
+        let ends = pools.iter().scan(0, end).collect();
+        Self { pools, ends, link }
+    }
+
+    /// The pools, in order of their workers' numbers.
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
+    }
+
+    /// The first pool: the only one, where all workers are alike.
+    pub fn first(&self) -> &Pool {
+        &self.pools[0]
+    }
+
+    /// What joins workers that prefill and workers that decode.
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    /// Workers at the start.
+    pub fn workers(&self) -> u32 {
+        self.pools.iter().map(|pool| pool.workers).sum()
+    }
+
+    /// Workers that there can ever be: their numbers are below.
+    pub fn slots(&self) -> u32 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The numbers of the workers of a pool, those that may start later included.
+    pub fn ids(&self, pool: usize) -> Range<u32> {
+        self.ends[pool] - self.pools[pool].slots()..self.ends[pool]
+    }
+
+    /// The place of the pool of `worker`.
+    pub fn place_of(&self, worker: WorkerId) -> usize {
+        self.ends.partition_point(|&end| end <= worker.0)
+    }
+
+    /// The pool of `worker`.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub fn of(&self, worker: WorkerId) -> &Pool {
+        &self.pools[self.place_of(worker)]
+    }
+
+    /// How front ends divide the workers.
+    pub fn sides(&self) -> Sides {
+        let prefills = self.pools.iter().filter(|pool| pool.role == PoolRole::Prefill);
+        let first = prefills.map(Pool::slots).sum();
+        Sides::two(first, self.slots() - first)
+    }
+
+    /// Tokens of a block: of every engine, and of the router.
+    pub fn block_size(&self) -> u32 {
+        self.first().engine.block_size
+    }
+
+    /// What routers are told of the workers with these `roles`, in order of id.
+    pub fn spec(&self, role: Role) -> ClusterSpec {
+        let wanted = match role {
+            Role::Both => PoolRole::Both,
+            Role::Prefill => PoolRole::Prefill,
+            Role::Decode { .. } => PoolRole::Decode,
+        };
+        let pools = self.pools.iter().filter(|pool| pool.role == wanted);
+        let limits =
+            pools.flat_map(|pool| std::iter::repeat_n(pool.limits(), pool.slots() as usize));
+        ClusterSpec { limits: limits.collect(), role, block_size: self.block_size() }
+    }
+
+    /// Makes room for workers that may start later, behind those of the only pool.
+    ///
+    /// # Panics
+    /// If there are several pools, whose workers are numbered already.
+    pub fn make_room(&mut self, slots: u32) {
+        assert_eq!(self.pools.len(), 1, "of one pool the last workers may be added");
+        self.pools[0].spare = slots - self.pools[0].workers;
+        self.ends[0] = slots;
+    }
+
+    /// Changes what the workers run with.
+    pub fn change_engines(&mut self, change: impl Fn(&mut EngineConfig)) {
+        for pool in &mut self.pools {
+            change(Arc::make_mut(&mut pool.engine));
+        }
+    }
+}
+
+/// All do all of a request; or some prefill, and those behind them decode.
+fn check_roles(pools: &[Pool]) -> Result<(), (usize, Invalid)> {
+    let wrong = |at: usize, allowed: &str| {
+        let role = format!("{:?}", pools[at].role.name());
+        Err((at, Invalid::new("role", role, allowed)))
+    };
+    let is = |role: PoolRole| move |pool: &Pool| pool.role == role;
+    let (both, others) = (pools.iter().position(is(PoolRole::Both)), pools.len());
+    if let Some(other) = (0..others).find(|&at| pools[at].role != PoolRole::Both)
+        && both.is_some()
+    {
+        return wrong(
+            other,
+            "\"both\" as that of another pool; or \"prefill\" or \"decode\" for every pool: no \
+             rule says which requests would go to workers that do both",
+        );
+    }
+    let decodes = pools.iter().position(is(PoolRole::Decode));
+    let prefills = pools.iter().rposition(is(PoolRole::Prefill));
+    match (prefills, decodes) {
+        (Some(at), None) => wrong(at, "\"both\"; or another pool has the role \"decode\""),
+        (None, Some(at)) => wrong(at, "\"both\"; or another pool has the role \"prefill\""),
+        (Some(prefill), Some(decode)) if prefill > decode => wrong(
+            prefill,
+            "before those of the pools that decode: workers that prefill have the lower numbers",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Routers and engines speak of the same blocks.
+fn check_blocks(pools: &[Pool]) -> Result<(), (usize, Invalid)> {
+    let size = pools[0].engine.block_size;
+    match pools.iter().position(|pool| pool.engine.block_size != size) {
+        None => Ok(()),
+        Some(at) => {
+            let allowed = format!(
+                "that of pool {:?}, {size}: a router knows blocks by hashes of whole blocks, and \
+                 blocks of two sizes have none in common; set engine.block_size for all",
+                pools[0].name
+            );
+            let other = pools[at].engine.block_size;
+            Err((at, Invalid::new("engine.block_size", other, allowed)))
+        }
+    }
+}
+
+/// KV can move from every pool that prefills to every one that decodes.
+fn check_handover(pools: &[Pool]) -> Result<(), (usize, Invalid)> {
+    if pools.iter().all(|pool| pool.role == PoolRole::Both) {
+        return Ok(());
+    }
+    let able = |name: RulesName| name.defaults().hands_over_kv;
+    let mut first: Option<f64> = None;
+    for (at, pool) in pools.iter().enumerate() {
+        let of_this = |invalid| (at, invalid);
+        let rules = pool.engine.rules.name();
         Invalid::unless(
-            from.to_bits() == to.to_bits(),
-            "decode.engine.kv_bytes_per_token",
-            to,
-            &format!("that of the prefill workers, {from}: KV moves as it is"),
+            able(rules),
+            "engine.rules",
+            format!("{:?}", rules.as_str()),
+            &format!(
+                "{}: hand-over between pools is modelled by its rules only",
+                RulesName::list(able)
+            ),
         )
+        .map_err(of_this)?;
+        let needed = "given, there or in [engine], as there is no model file with GPUs";
+        let bytes = pool
+            .engine
+            .kv_bytes_per_token
+            .ok_or_else(|| of_this(Invalid::new("engine.kv_bytes_per_token", "nothing", needed)))?;
+        let expected = *first.get_or_insert(bytes);
+        Invalid::unless(
+            bytes.to_bits() == expected.to_bits(),
+            "engine.kv_bytes_per_token",
+            bytes,
+            &format!("that of pool {:?}, {expected}: KV moves as it is", pools[0].name),
+        )
+        .map_err(of_this)?;
     }
-}
-
-/// What is between the pools of a fleet.
-#[derive(Debug)]
-pub(super) struct Handovers {
-    prefill_workers: u32,
-    kv_bytes_per_token: f64,
-    /// The worker that keeps the KV of each request that has been prefilled.
-    kept: BTreeMap<RequestId, WorkerId>,
-    network: Network,
-}
-
-impl Handovers {
-    pub(super) fn new(pools: &Pools) -> Self {
-        Self {
-            prefill_workers: pools.prefill_workers,
-            kv_bytes_per_token: pools.prefill.kv_bytes_per_token.expect("validated pools"),
-            kept: BTreeMap::new(),
-            network: Network::new(pools.workers(), pools.link),
-        }
-    }
-
-    /// What `worker` does of a request that is sent there.
-    pub(super) fn phase(&self, worker: WorkerId, request: RequestId) -> Phase {
-        if worker.0 < self.prefill_workers {
-            Phase::Prefill
-        } else if self.kept.contains_key(&request) {
-            Phase::Decode
-        } else {
-            Phase::Whole
-        }
-    }
-
-    /// `worker` has prefilled `request` and keeps its KV.
-    pub(super) fn keep(&mut self, request: RequestId, worker: WorkerId) {
-        self.kept.insert(request, worker);
-    }
-
-    /// Nobody will fetch the KV of `request`: the worker that keeps it.
-    pub(super) fn give_up(&mut self, request: RequestId) -> Option<WorkerId> {
-        self.kept.remove(&request)
-    }
-
-    /// `worker` has room for the KV of `request` and asks for `tokens` of it.
-    pub(super) fn fetch(
-        &mut self,
-        now: SimTime,
-        request: RequestId,
-        worker: WorkerId,
-        tokens: u32,
-    ) {
-        let from = self.kept.remove(&request).expect("KV that is fetched is kept");
-        let bytes = f64::from(tokens) * self.kv_bytes_per_token;
-        self.network.start(now, Transfer { request, from, to: worker }, bytes);
-    }
-
-    /// When [`next`](Self::next) will have something to do.
-    pub(super) fn due(&self) -> Option<SimTime> {
-        self.network.due()
-    }
-
-    /// The next transfer that is over at `now`; to be asked until `None`.
-    pub(super) fn next(&mut self, now: SimTime) -> Option<Arrived> {
-        self.network.next(now)
-    }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! Simulated workers under one event queue.
 
+use super::handovers::Handovers;
 use super::network::{Arrived, Transfer};
-use super::pools::{Handovers, Pools};
+use super::pools::Pools;
 use super::{Fleet, Truth};
 use crate::engine::config::EngineConfig;
 use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
@@ -14,7 +15,7 @@ use crate::time::SimTime;
 use crate::truth::WorkerTruth;
 use std::sync::Arc;
 
-/// Workers with ids from 0: identical ones, or two pools.
+/// Workers with ids from 0.
 #[derive(Debug)]
 pub struct SimulatedFleet {
     workers: Vec<Worker>,
@@ -34,34 +35,27 @@ pub struct SimulatedFleet {
 }
 
 impl SimulatedFleet {
-    /// `workers` idle workers with empty caches; they record cache changes only
-    /// if somebody `wants_kv_events`.
+    /// `workers` idle workers with empty caches, all alike; they record cache changes
+    /// only if somebody `wants_kv_events`.
     pub fn new(workers: u32, config: &Arc<EngineConfig>, wants_kv_events: bool) -> Self {
-        let config = |_| config;
-        Self::of_workers(workers, config, wants_kv_events, None)
+        Self::of_pools(&Pools::one(workers, config), wants_kv_events)
     }
 
-    /// As [`new`](Self::new), with workers that prefill and workers that decode.
-    pub fn with_pools(pools: &Pools, wants_kv_events: bool) -> Self {
-        let config = |id| if id < pools.prefill_workers { &pools.prefill } else { &pools.decode };
-        Self::of_workers(pools.workers(), config, wants_kv_events, Some(Handovers::new(pools)))
-    }
-
-    fn of_workers<'a>(
-        workers: u32,
-        config: impl Fn(u32) -> &'a Arc<EngineConfig>,
-        wants_kv_events: bool,
-        handovers: Option<Handovers>,
-    ) -> Self {
-        let worker = |id| Worker::new(WorkerId(id), Arc::clone(config(id)), wants_kv_events);
+    /// As [`new`](Self::new), with the workers of these pools.
+    pub fn of_pools(pools: &Pools, wants_kv_events: bool) -> Self {
+        let workers = pools.slots();
+        let worker = |id| {
+            let config = Arc::clone(&pools.of(id).engine);
+            Worker::new(id, config, wants_kv_events)
+        };
         Self {
-            workers: (0..workers).map(worker).collect(),
+            workers: (0..workers).map(WorkerId).map(worker).collect(),
             queue: EventQueue::new(workers),
             kv_queue: EventQueue::new(workers),
             now: SimTime::ZERO,
             asked: SimTime::ZERO,
             out: Outbox::default(),
-            handovers,
+            handovers: Handovers::new(pools),
             publishes: wants_kv_events,
         }
     }

@@ -157,7 +157,7 @@ pub fn run(
 }
 
 fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
-    let (workers, servers) = (settings.cluster.workers, options.servers.urls.len());
+    let (workers, servers) = (settings.pools.workers(), options.servers.urls.len());
     let allowed = format!("{servers}, the number of --worker given");
     Invalid::unless(workers as usize == servers, "cluster.workers", workers, &allowed)?;
     let policy = settings.policy.name();
@@ -182,7 +182,7 @@ fn run_once(
     begins: impl FnOnce(),
 ) -> Result<(LiveRun, [RunOutcome; 3]), LiveError> {
     let settings = &spec.settings;
-    let block_size = settings.engine.block_size;
+    let block_size = settings.pools.block_size();
     let watch = Watch { requests: true, ..Watch::default() };
     // The wires between servers and router have a delay of their own.
     let count_copies = settings.router.feed.count_copies;
@@ -213,12 +213,12 @@ fn run_once(
 
     let all = Script::new(&arrivals, records, true, SimDuration::ZERO);
     let on_history = follow(&direct, seed, &all, |ends| {
-        let retold = Retold::new(history, &all, settings.cluster.workers);
+        let retold = Retold::new(history, &all, settings.pools.workers());
         play(&direct, &spec.levels, (retold, all.play(), ends), (seed, Watch::default())).map(drop)
     })?;
 
     let script = Script::new(&arrivals, records, false, way);
-    let (mut same, mut simulated_steps) = (None, vec![0; settings.cluster.workers as usize]);
+    let (mut same, mut simulated_steps) = (None, vec![0; settings.pools.workers() as usize]);
     let on_simulation = follow(settings, seed, &script, |ends| {
         let mut fleet = simulated_fleet(settings, &ends, false);
         fleet.record_steps();
@@ -272,7 +272,7 @@ fn connect(
     let servers = LiveSettings { text_key, ..options.servers.clone() };
     let wants_kv_events = ends.iter().any(FrontEnd::wants_kv_events);
     let api_key = options.api_key.as_ref();
-    let mut fleet = LiveFleet::connect(&servers, &settings.engine, api_key, wants_kv_events)?;
+    let mut fleet = LiveFleet::connect(&servers, settings.engine(), api_key, wants_kv_events)?;
     match fleet.reset_caches() {
         Err(error) if !options.keep_caches => return Err(LiveError::Caches(error)),
         _ => {}

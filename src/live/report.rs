@@ -47,7 +47,7 @@ pub fn report(experiment: &Experiment, outcome: &LiveOutcome) -> String {
             run.params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         let _ = writeln!(text, "{}, seed {}:", params.join(", "), run.seed);
         text += &fates(run);
-        text += &cached(run, &spec.settings.engine);
+        text += &cached(run, spec.settings.engine());
         text += &decisions(run);
         text += &steps(run);
         text += &events(run);
@@ -532,7 +532,7 @@ mod tests {
     fn a_block_that_is_the_same_by_chance_is_told() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/live/mid-1w.toml");
         let experiment = Experiment::load(&file, &LoadOptions::default()).expect("it is there");
-        let engine = &experiment.runs[0].settings.engine;
+        let engine = experiment.runs[0].settings.engine();
         let (arrivals, records): (Vec<_>, Vec<_>) =
             [first_turn(0, 43, 378), first_turn(1, 48, 488)].into_iter().unzip();
         let request = |real: &RequestRecord| LiveRequest {

@@ -2,7 +2,7 @@
 
 use super::{
     Better, Kind, Needs,
-    Statistic::{self, Max, Mean, P, Plain},
+    Statistic::{self, Max, Mean, OfPool, P, Plain},
 };
 use crate::event::Medium;
 
@@ -10,6 +10,8 @@ use crate::event::Medium;
 const ONE: &[Statistic] = &[Plain];
 const MEAN: &[Statistic] = &[Mean];
 const MAX: &[Statistic] = &[Max];
+/// One number of each pool of workers.
+const OF_POOLS: &[Statistic] = &[OfPool];
 /// Of a time that every request has.
 const LATENCY: &[Statistic] = &[Mean, P(50), P(90), P(95), P(99), Max];
 /// Of what is kept as a histogram, whose last bin has no exact end.
@@ -150,6 +152,14 @@ catalogue! {
         "Requests from dispatch to end, per worker, over time.";
     KV_BLOCKS_USED: "kv_blocks_used_mean" ONE, "KV blocks used, worker's mean" "blocks" NEITHER, Needs::Nothing,
         "KV blocks held by requests, per worker, over time.";
+    POOL_REQUESTS: "pool_requests_per_s" OF_POOLS, "request rate of pool" "requests/s" NEITHER, Needs::NamedPools,
+        "Requests that finished in the window and that a worker of this pool served (prefilled, decoded, or both), per second.";
+    POOL_HIT_RATIO: "pool_hit_ratio" OF_POOLS, "hit ratio of pool" "%" NEITHER, Needs::NamedPools,
+        "Cached prompt tokens / prompt tokens, over finished requests whose prompt a worker of this pool computed.";
+    POOL_RUNNING: "pool_running_mean" OF_POOLS, "requests in the batches of pool" "requests" NEITHER, Needs::NamedPools,
+        "Requests in the batches of all workers of this pool, over time.";
+    POOL_WAITING: "pool_waiting_mean" OF_POOLS, "requests that wait at pool" "requests" NEITHER, Needs::NamedPools,
+        "Requests that wait at all workers of this pool, over time.";
     PREFILL_KV_BLOCKS_USED: "prefill_kv_blocks_used_mean" ONE, "KV blocks used, prefill worker's mean" "blocks" NEITHER, Needs::Pools,
         "KV blocks held by requests, per prefill worker, over time; blocks kept for a transfer count.";
     PREFILL_RUNNING: "prefill_running_mean" ONE, "requests in the batch, prefill worker's mean" "requests" NEITHER, Needs::Pools,

@@ -47,6 +47,8 @@ pub enum Statistic {
     P(u8),
     /// The largest value: `_max`.
     Max,
+    /// The number itself, of each pool of workers: `[NAME]`.
+    OfPool,
 }
 
 /// Which values of a metric are better.
@@ -69,6 +71,8 @@ pub enum Needs {
     Why,
     /// Separate workers for prefill and decode.
     Pools,
+    /// Several pools of workers with names.
+    NamedPools,
     /// Memory below the GPU's.
     Tiers,
     /// Such memory of this kind.
@@ -107,7 +111,13 @@ impl Kind {
         self.name(self.statistics[0])
     }
 
-    /// The names of all its metrics.
+    /// The name of its metric of the pool `name`: `pool_requests_per_s[NAME]`.
+    pub fn of_pool(&self, name: &str) -> String {
+        assert!(self.statistics == [Statistic::OfPool], "{} is of no pool", self.stem);
+        format!("{}[{name}]", self.stem)
+    }
+
+    /// The names of all its metrics; those of pools have `POOL` for the pool's name.
     pub fn names(&self) -> impl Iterator<Item = String> {
         self.statistics.iter().map(|statistic| self.name(*statistic))
     }
@@ -120,6 +130,7 @@ impl fmt::Display for Statistic {
             Self::Mean => f.write_str("_mean"),
             Self::P(percent) => write!(f, "_p{percent}"),
             Self::Max => f.write_str("_max"),
+            Self::OfPool => f.write_str("[POOL]"),
         }
     }
 }
@@ -131,7 +142,8 @@ impl fmt::Display for Needs {
             Self::Nothing => "nothing",
             Self::Targets => "[slo]",
             Self::Why => "measure.why = true",
-            Self::Pools => "cluster.prefill.workers",
+            Self::Pools => "cluster.prefill.workers, or pools that prefill and that decode",
+            Self::NamedPools => "[[cluster.pool]]",
             Self::Tiers => "[[engine.tier]]",
             Self::Tier(Medium::Host) => "an [[engine.tier]] of host memory",
             Self::Tier(Medium::Disk) => "an [[engine.tier]] on disk",
@@ -255,8 +267,13 @@ pub fn check_name(key: &str, name: &str) -> Result<&'static Kind, Invalid> {
         let allowed = format!("the name of a metric; the nearest one is `{nearest}{suffix}`");
         return Err(Invalid::new(key, name, allowed));
     };
-    if kind.names().any(|known| known == name) {
+    let is_of_pool = kind.statistics == [Statistic::OfPool];
+    if is_of_pool && statistic.is_some() || kind.names().any(|known| known == name) {
         return Ok(kind);
+    }
+    if is_of_pool {
+        let allowed = format!("the name of a metric with a pool, as `{stem}[h100]`");
+        return Err(Invalid::new(key, name, allowed));
     }
     let ends: Vec<String> = kind
         .statistics
@@ -306,12 +323,22 @@ fn split(name: &str) -> (&str, Option<&str>) {
     if Kind::of(name).is_some() {
         return (name, None);
     }
+    if let Some((stem, pool)) = pool_of(name) {
+        return (stem, Some(pool));
+    }
     match name.rsplit_once('_') {
         Some((stem, statistic)) if !stem.is_empty() && is_statistic(statistic) => {
             (stem, Some(statistic))
         }
         _ => (name, None),
     }
+}
+
+/// Splits `pool_requests_per_s[h100]` into stem and pool.
+pub fn pool_of(name: &str) -> Option<(&str, &str)> {
+    let (stem, pool) = name.strip_suffix(']')?.split_once('[')?;
+    let kind = Kind::of(stem)?;
+    (kind.statistics == [Statistic::OfPool] && !pool.is_empty()).then_some((stem, pool))
 }
 
 fn is_statistic(text: &str) -> bool {

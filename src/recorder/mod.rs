@@ -5,6 +5,7 @@
 //! first token arrives, everything else when the request ends. A window holds
 //! the values observed in it.
 
+mod by_pool;
 mod changing;
 mod gauges;
 mod handover;
@@ -28,14 +29,17 @@ use crate::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
 use crate::metrics::catalogue;
 use crate::request::Request;
+use crate::router::Sides;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Arrival;
+use by_pool::ByPool;
 use changing::Changing;
 use gauges::{GaugeKinds, OF_ALL, OF_DECODE, OF_PREFILL, gauge_metrics};
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use tiers::Loads;
 use trailing::Trailing;
 use why::Why;
@@ -122,9 +126,10 @@ pub struct Recorder {
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
     loads: Option<Loads>,
+    by_pool: Option<ByPool>,
     spike_window: SimDuration,
-    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
-    prefill_workers: u32,
+    /// Gauges of workers that prefill and of those that decode are told apart.
+    sides: Sides,
     /// Where workers come and go.
     changing: Option<Changing>,
     /// Whether clients may hang up.
@@ -149,20 +154,22 @@ struct Window {
 
 impl Recorder {
     /// For a fleet of `workers`; keeps every request's record if asked to.
-    pub fn new(workers: u32, keep_requests: bool) -> Self {
+    pub fn new(workers: impl Into<Sides>, keep_requests: bool) -> Self {
+        let sides = workers.into();
         Self {
             open: VecDeque::new(),
             first: 0,
             seen: None,
-            inflight: InflightSpread::new(workers),
+            inflight: InflightSpread::new(sides.workers()),
             residence_ps: 0,
             digest: Sha256::new(),
             ended: 0,
             kept: keep_requests.then(Vec::new),
             why: None,
             loads: None,
+            by_pool: None,
             spike_window: SPIKE_WINDOW,
-            prefill_workers: 0,
+            sides,
             changing: None,
             hangs_up: false,
             curves: Vec::new(),
@@ -193,13 +200,6 @@ impl Recorder {
         self.first_tokens
     }
 
-    /// The first `prefill_workers` workers only prefill, the others decode: gauges
-    /// are told apart.
-    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
-        self.prefill_workers = prefill_workers;
-        self
-    }
-
     /// Keeps everything that workers tell of requests, for [`take_events`](Self::take_events).
     pub fn keep_events(mut self) -> Self {
         self.events = Some(Vec::new());
@@ -224,9 +224,16 @@ impl Recorder {
     }
 
     /// Measures what is loaded from tiers of these `media`, where a token takes
-    /// `token_bytes`.
-    pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: f64) -> Self {
+    /// `token_bytes` on each worker.
+    pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: Vec<f64>) -> Self {
         self.loads = Some(Loads::new(media, token_bytes));
+        self
+    }
+
+    /// Measures what each of `pools` serves: their names, with the places of their workers,
+    /// who are all workers together.
+    pub fn measure_pools(mut self, pools: Vec<(String, Range<usize>)>) -> Self {
+        self.by_pool = Some(ByPool::new(pools));
         self
     }
 
@@ -273,6 +280,9 @@ impl Recorder {
         self.seen = Some(Window { level, observations, start: None });
         if let Some(loads) = &mut self.loads {
             loads.begin_level();
+        }
+        if let Some(by_pool) = &mut self.by_pool {
+            by_pool.begin_level();
         }
     }
 
@@ -343,12 +353,15 @@ impl Recorder {
         if let Some(loads) = &self.loads {
             loads.metrics(level, now, observations.prompt_tokens(), &mut metrics);
         }
+        if let Some(by_pool) = &self.by_pool {
+            by_pool.metrics(level, now, (start, gauges), &mut metrics);
+        }
         let elapsed = (now - level.begin).as_ps();
         self.inflight.metrics(now, &mut metrics);
         let workers = self.inflight.workers_mean(now);
         gauge_metrics(OF_ALL, (start, gauges), (elapsed, workers), &mut metrics);
-        if self.prefill_workers > 0 {
-            let at = self.prefill_workers as usize;
+        if self.sides.are_two() {
+            let at = self.sides.prefill_workers() as usize;
             let ((prefill, decode), (prefill_now, decode_now)) =
                 (start.split_at(at), gauges.split_at(at));
             let mut of_pool = |kinds: GaugeKinds, start: &[Gauges], end: &[Gauges]| {
@@ -462,7 +475,7 @@ impl Recorder {
                 let first = record.scheduled.is_none();
                 let level = self.seen.as_ref().map(|window| &window.level);
                 if let Some(loads) = &mut self.loads {
-                    loads.loaded(now, level, event.request, (tokens, time), first);
+                    loads.loaded(now, level, event, (tokens, time), first);
                 }
             }
             WorkerEventKind::OutputBlock { .. } => {}
@@ -576,6 +589,9 @@ impl Recorder {
         }
         if let Some(window) = &mut self.seen {
             window.observations.end(now, &window.level, &record, end);
+            if let Some(by_pool) = &mut self.by_pool {
+                by_pool.end(now, &window.level, &record, end);
+            }
         }
         if let Some(trailing) = &mut self.trailing {
             trailing.end(now, &record, end);

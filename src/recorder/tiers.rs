@@ -2,7 +2,7 @@
 
 use super::Metrics;
 use super::window::{Column, Level};
-use crate::event::Medium;
+use crate::event::{Medium, WorkerEvent};
 use crate::id::RequestId;
 use crate::metrics::catalogue;
 use crate::time::{SimDuration, SimTime};
@@ -16,7 +16,8 @@ type Tokens = [u32; Medium::ALL.len()];
 pub(super) struct Loads {
     /// The tiers that there are.
     media: Vec<Medium>,
-    token_bytes: f64,
+    /// Bytes of a token, by worker.
+    token_bytes: Vec<f64>,
     /// What requests that have not ended had loaded before they were first scheduled.
     open: BTreeMap<RequestId, Tokens>,
     seen: Seen,
@@ -26,37 +27,47 @@ pub(super) struct Loads {
 #[derive(Debug, Default)]
 struct Seen {
     time: Column,
-    loaded_tokens: u64,
+    /// By worker.
+    loaded_tokens: Vec<u64>,
     /// Of requests that finished in the window.
     hit_tokens: [u64; Medium::ALL.len()],
 }
 
+impl Seen {
+    fn of(workers: usize) -> Self {
+        Self { loaded_tokens: vec![0; workers], ..Self::default() }
+    }
+}
+
 impl Loads {
-    pub(super) fn new(media: Vec<Medium>, token_bytes: f64) -> Self {
-        Self { media, token_bytes, open: BTreeMap::new(), seen: Seen::default() }
+    pub(super) fn new(media: Vec<Medium>, token_bytes: Vec<f64>) -> Self {
+        let seen = Seen::of(token_bytes.len());
+        Self { media, token_bytes, open: BTreeMap::new(), seen }
     }
 
     /// Observes another level from now on.
     pub(super) fn begin_level(&mut self) {
-        self.seen = Seen::default();
+        self.seen = Seen::of(self.token_bytes.len());
     }
 
-    /// `tokens` were loaded for a request; `first` if it was not scheduled before.
+    /// `tokens` were loaded for the request of `event`; `first` if it was not scheduled
+    /// before.
     pub(super) fn loaded(
         &mut self,
         now: SimTime,
         level: Option<&Level>,
-        request: RequestId,
+        event: &WorkerEvent,
         (tokens, time): (Tokens, SimDuration),
         first: bool,
     ) {
         if first {
-            self.open.insert(request, tokens);
+            self.open.insert(event.request, tokens);
         }
         if let Some(level) = level {
             self.seen.time.push(now, level, time);
             if now >= level.begin {
-                self.seen.loaded_tokens += tokens.iter().map(|&n| u64::from(n)).sum::<u64>();
+                let loaded = tokens.iter().map(|&n| u64::from(n)).sum::<u64>();
+                self.seen.loaded_tokens[event.worker.index()] += loaded;
             }
         }
     }
@@ -92,7 +103,14 @@ impl Loads {
             };
             metrics.insert(kind.only(), ratio(hits, prompt_tokens as f64));
         }
-        let gigabytes = *loaded_tokens as f64 * self.token_bytes / 1e9;
+        let mut gigabytes = 0.0;
+        let alike = self.token_bytes.chunk_by(|a, b| a == b);
+        let mut rest = &loaded_tokens[..];
+        for bytes in alike {
+            let (own, others) = rest.split_at(bytes.len());
+            gigabytes += own.iter().sum::<u64>() as f64 * bytes[0] / 1e9;
+            rest = others;
+        }
         let seconds = (end - level.begin).as_secs();
         metrics.insert(catalogue::LOADED.only(), ratio(gigabytes, seconds));
     }

@@ -203,7 +203,7 @@ fn quantile_of(statistic: Statistic) -> Option<f64> {
     match statistic {
         Statistic::P(percent) => Some(f64::from(percent) / 100.0),
         Statistic::Max => Some(1.0),
-        Statistic::Mean | Statistic::Plain => None,
+        Statistic::Mean | Statistic::Plain | Statistic::OfPool => None,
     }
 }
 

@@ -2,13 +2,12 @@
 //! a policy that compares costs, behind a queue, with parameters that can change.
 
 use super::decider::Decider;
-use super::disaggregated::Role;
 use super::forward::forward;
 use super::kv::KvParams;
 use super::parameters::{Parameters, change};
 use super::policies::kv::CostSettings;
-use super::queued::Queued;
-use super::{ClusterSpec, Policy};
+use super::queued::{BusyTokens, Queued};
+use super::{ClusterSpec, Policy, Role};
 use crate::settings::Invalid;
 
 /// Parameters of a policy that compares costs.
@@ -24,34 +23,32 @@ pub(super) trait CostParameters: Parameters {
 #[derive(Debug)]
 pub(super) struct ByCost<S, D: Decider> {
     settings: S,
-    role: Role,
-    max_num_batched_tokens: u32,
+    cluster: ClusterSpec,
     queued: Queued<D>,
 }
 
 impl<S: CostParameters, D: Decider> ByCost<S, D> {
     /// `decider`, which was made from `settings` for `cluster`.
     pub(super) fn new(settings: S, decider: D, cluster: &ClusterSpec) -> Self {
-        let max_num_batched_tokens = cluster.max_num_batched_tokens;
-        let busy_tokens = busy_tokens(settings.costs(), max_num_batched_tokens);
+        let busy_tokens = busy_tokens(settings.costs(), cluster);
         let queued = Queued::new(decider, busy_tokens, settings.costs().queue_order);
-        Self { settings, role: cluster.role, max_num_batched_tokens, queued }
+        Self { settings, cluster: cluster.clone(), queued }
     }
 }
 
-/// Prompt tokens in flight above which a worker takes nothing from the queue.
-fn busy_tokens(settings: &CostSettings, max_num_batched_tokens: u32) -> f64 {
-    let threshold = settings.queue_threshold;
-    threshold.map_or(f64::INFINITY, |times| times * f64::from(max_num_batched_tokens))
+fn busy_tokens(settings: &CostSettings, cluster: &ClusterSpec) -> BusyTokens {
+    let limits = cluster.limits.iter().map(|worker| worker.max_num_batched_tokens);
+    let times = settings.queue_threshold.unwrap_or(f64::INFINITY);
+    BusyTokens::of_each(limits.map(|tokens| times * f64::from(tokens)).collect())
 }
 
 #[deny(clippy::missing_trait_methods)]
 impl<S: CostParameters, D: Decider> Policy for ByCost<S, D> {
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
         let settings = change(&self.settings, key, value)?;
-        let changed = self.queued.set_params(&settings.params(self.role));
+        let changed = self.queued.set_params(&settings.params(self.cluster.role));
         changed.map_err(|allowed| Invalid::new(key, value, allowed))?;
-        self.queued.set_busy_tokens(busy_tokens(settings.costs(), self.max_num_batched_tokens));
+        self.queued.set_busy_tokens(busy_tokens(settings.costs(), &self.cluster));
         self.settings = settings;
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! flight alone. 0.9 counts blocks that requests in flight share once, 1.6 counts
 //! all of every request.
 
-use super::{ClusterSpec, ClusterView, CostParts, Policy, Release, Verdict};
+use super::{ClusterSpec, ClusterView, CostParts, Policy, Release, Sides, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -53,27 +53,11 @@ impl ConditionalDisaggregation {
     }
 }
 
-/// What the workers do that a policy routes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Role {
-    /// Prefill and decode.
-    #[default]
-    Both,
-    /// Prefill only.
-    Prefill,
-    /// Decode.
-    Decode {
-        /// Whether prompts that are short enough are prefilled there, too.
-        may_prefill: bool,
-    },
-}
-
 /// See the [module documentation](self).
 pub struct Disaggregated {
     prefill: Box<dyn Policy>,
     decode: Box<dyn Policy>,
-    prefill_workers: u32,
-    decode_workers: u32,
+    sides: Sides,
     block_size: u32,
     conditional: Option<ConditionalDisaggregation>,
 }
@@ -86,8 +70,7 @@ impl Disaggregated {
         Self {
             prefill,
             decode,
-            prefill_workers: clusters[0].workers,
-            decode_workers: clusters[1].workers,
+            sides: Sides::two(clusters[0].workers(), clusters[1].workers()),
             block_size: clusters[0].block_size,
             conditional: None,
         }
@@ -101,11 +84,11 @@ impl Disaggregated {
 
     /// As the decode policy counts workers.
     fn in_decode(&self, worker: WorkerId) -> Option<WorkerId> {
-        worker.0.checked_sub(self.prefill_workers).map(WorkerId)
+        worker.0.checked_sub(self.sides.prefill_workers()).map(WorkerId)
     }
 
     fn in_fleet(&self, decode_worker: WorkerId) -> WorkerId {
-        WorkerId(decode_worker.0 + self.prefill_workers)
+        WorkerId(decode_worker.0 + self.sides.prefill_workers())
     }
 
     /// True if some decode worker holds so much of the prompt that the rest may be
@@ -194,8 +177,9 @@ impl Policy for Disaggregated {
             return None;
         }
         let none = |workers: u32| vec![0; workers as usize];
-        let mut blocks = prefill.unwrap_or_else(|| none(self.prefill_workers));
-        blocks.extend(decode.unwrap_or_else(|| none(self.decode_workers)));
+        let (first, all) = (self.sides.prefill_workers(), self.sides.workers());
+        let mut blocks = prefill.unwrap_or_else(|| none(first));
+        blocks.extend(decode.unwrap_or_else(|| none(all - first)));
         Some(blocks)
     }
 
@@ -225,7 +209,7 @@ impl Policy for Disaggregated {
     }
 
     fn observe_truth(&mut self, mut workers: Vec<WorkerTruth>) {
-        let decode = workers.split_off(self.prefill_workers as usize);
+        let decode = workers.split_off(self.sides.prefill_workers() as usize);
         self.prefill.observe_truth(workers);
         self.decode.observe_truth(decode);
     }

@@ -287,7 +287,7 @@ impl ChosenPolicy {
     /// What it asks of those around it. A policy says that itself, so one is made
     /// and asked.
     pub fn wants(&self) -> Wants {
-        Wants::of(&*self.build(&ClusterSpec::SMALLEST, 0))
+        Wants::of(&*self.build(&ClusterSpec::smallest(), 0))
     }
 
     /// Whether the publisher of KV events that goes with it counts copies of a

@@ -7,7 +7,7 @@
 //! replica synchronisation does it. Indexes are never shared: each has its feed.
 
 use super::feed::{Feed, FeedSettings};
-use super::{CostParts, Policy, Release, Reported, Verdict, WorkerView, Workers};
+use super::{CostParts, Policy, Release, Reported, Sides, Verdict, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
@@ -20,6 +20,7 @@ use std::fmt;
 /// A router replica; see the [module documentation](self).
 pub struct FrontEnd {
     policy: Box<dyn Policy>,
+    sides: Sides,
     workers: Workers,
     feed: Feed,
     /// How often workers report, and when they will.
@@ -52,26 +53,32 @@ impl fmt::Debug for FrontEnd {
 }
 
 impl FrontEnd {
-    /// A front end to `workers` idle workers. `seed` is the randomness of its
-    /// feed; the policy has its own.
-    pub fn new(policy: Box<dyn Policy>, workers: u32, feed: &FeedSettings, seed: u64) -> Self {
+    /// A front end to idle workers; where they are on two sides, its policy is one that
+    /// has [a policy for each](super::disaggregated::Disaggregated). `seed` is the
+    /// randomness of its feed; the policy has its own.
+    pub fn new(
+        policy: Box<dyn Policy>,
+        workers: impl Into<Sides>,
+        feed: &FeedSettings,
+        seed: u64,
+    ) -> Self {
+        let sides = workers.into();
         let reports = policy.report_period().map(|period| (period, SimTime::ZERO));
         Self {
             policy,
             reports,
-            workers: Workers::new(vec![WorkerView::default(); workers as usize]),
-            feed: Feed::new(workers, feed, seed),
+            workers: Workers::of(sides),
+            feed: Feed::new(sides.workers(), feed, seed),
+            sides,
             sync_delay: None,
             peers: VecDeque::new(),
             restart: None,
         }
     }
 
-    /// Its workers are in two pools, the first of `prefill_workers`; its policy has
-    /// one for each.
-    pub fn in_pools(mut self, prefill_workers: u32) -> Self {
-        self.workers = self.workers.in_pools(prefill_workers);
-        self
+    /// How its workers are divided.
+    pub fn sides(&self) -> Sides {
+        self.sides
     }
 
     /// Hears of other front ends' requests `delay` after they hear.

@@ -85,13 +85,13 @@ mod sample;
 mod select;
 pub mod settings;
 pub mod shadow;
+mod spec;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub use disaggregated::Role;
 pub use factory::{About, ChosenPolicy, Origin, PolicyFactory, Registration, Wants};
 #[cfg(feature = "dynamo")]
 pub(crate) use forward::forward;
@@ -99,6 +99,7 @@ pub(crate) use forward::forward_one;
 pub use front_end::FrontEnd;
 pub use parameters::{NoParameters, Parameter, Parameters, Surroundings, change, check_range};
 pub use registry::Registry;
+pub use spec::{ClusterSpec, Role, Sides, WorkerLimits};
 pub use view::{ClusterView, Reported, WorkerView, Workers};
 
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
@@ -107,35 +108,6 @@ use crate::request::RouteRequest;
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::truth::WorkerTruth;
-
-/// The facts about a fleet that a router is configured with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ClusterSpec {
-    /// Number of workers that there can ever be, with ids `0..workers`.
-    pub workers: u32,
-    /// What they do.
-    pub role: Role,
-    /// Tokens in a KV block.
-    pub block_size: u32,
-    /// KV blocks of each worker.
-    pub blocks_per_worker: u32,
-    /// Sequences a worker runs at once.
-    pub max_num_seqs: u32,
-    /// Tokens a worker computes in one step.
-    pub max_num_batched_tokens: u32,
-}
-
-impl ClusterSpec {
-    /// One worker of one block.
-    pub(crate) const SMALLEST: Self = Self {
-        workers: 1,
-        role: Role::Both,
-        block_size: 1,
-        blocks_per_worker: 1,
-        max_num_seqs: 1,
-        max_num_batched_tokens: 1,
-    };
-}
 
 /// A routing policy. One method is required.
 ///

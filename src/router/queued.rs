@@ -12,7 +12,7 @@ use super::forward::forward;
 use super::kv::KvParams;
 use super::{ClusterView, Policy, Release, Verdict};
 use crate::event::RejectReason;
-use crate::id::RequestId;
+use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
@@ -36,11 +36,50 @@ pub enum QueueOrder {
 /// After so long a look-up is repeated (`DYN_ROUTER_OVERLAP_REFRESH_AFTER_SECS`).
 const STALE: SimDuration = SimDuration::from_secs(10);
 
+/// Prompt tokens in flight above which a worker takes nothing from the queue; infinite:
+/// none waits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BusyTokens {
+    /// Of every worker.
+    Same(f64),
+    /// By worker, in order of id.
+    Each(Vec<f64>),
+}
+
+impl BusyTokens {
+    /// By worker, in order of id.
+    pub fn of_each(tokens: Vec<f64>) -> Self {
+        match tokens.first() {
+            Some(&first) if tokens.iter().all(|other| *other == first) => Self::Same(first),
+            _ => Self::Each(tokens),
+        }
+    }
+
+    /// Whether every worker of `decider` has more.
+    fn are_passed<D: Decider>(&self, decider: &D) -> bool {
+        match self {
+            Self::Same(tokens) => {
+                // The production router goes through all workers to find the least busy one.
+                tokens.is_finite() && decider.least_prefill_tokens() as f64 > *tokens
+            }
+            Self::Each(tokens) => (0..)
+                .map(WorkerId)
+                .zip(tokens)
+                .all(|(worker, tokens)| decider.prefill_tokens(worker) as f64 > *tokens),
+        }
+    }
+}
+
+impl From<f64> for BusyTokens {
+    fn from(tokens: f64) -> Self {
+        Self::Same(tokens)
+    }
+}
+
 /// A decider behind a queue.
 pub struct Queued<D: Decider> {
     decider: D,
-    /// Prompt tokens in flight above which a worker takes nothing from the queue.
-    busy_tokens: f64,
+    busy_tokens: BusyTokens,
     order: QueueOrder,
     /// By rank, then by order of arrival.
     waiting: BTreeMap<(u64, u64), Waiting<D::Asked>>,
@@ -61,15 +100,14 @@ impl<D: Decider> fmt::Debug for Queued<D> {
 
 impl<D: Decider> Queued<D> {
     /// A queue before `decider` that holds requests while every worker has more
-    /// than `busy_tokens` prompt tokens in flight; infinite: none waits.
-    pub fn new(decider: D, busy_tokens: f64, order: QueueOrder) -> Self {
+    /// than `busy_tokens` prompt tokens in flight.
+    pub fn new(decider: D, busy_tokens: impl Into<BusyTokens>, order: QueueOrder) -> Self {
+        let busy_tokens = busy_tokens.into();
         Self { decider, busy_tokens, order, waiting: BTreeMap::new(), arrivals: 0 }
     }
 
     fn all_busy(&self) -> bool {
-        // The production router goes through all workers to find the least busy one.
-        self.busy_tokens.is_finite()
-            && self.decider.least_prefill_tokens() as f64 > self.busy_tokens
+        self.busy_tokens.are_passed(&self.decider)
     }
 
     /// Routes by other parameters from now on.
@@ -81,7 +119,7 @@ impl<D: Decider> Queued<D> {
     }
 
     /// Holds requests above another number of prompt tokens from now on.
-    pub(super) fn set_busy_tokens(&mut self, busy_tokens: f64) {
+    pub(super) fn set_busy_tokens(&mut self, busy_tokens: BusyTokens) {
         self.busy_tokens = busy_tokens;
     }
 

@@ -128,6 +128,10 @@ impl<Driver: Decider, Other: Decider> Decider for ShadowPolicy<Driver, Other> {
         self.driver.least_prefill_tokens()
     }
 
+    fn prefill_tokens(&self, worker: WorkerId) -> u64 {
+        self.driver.prefill_tokens(worker)
+    }
+
     fn set_params(&mut self, params: &KvParams) -> Result<(), String> {
         self.driver.set_params(params)?;
         self.other.set_params(params)

@@ -1,6 +1,7 @@
 //! What one front end knows of the fleet: its workers, and who of those that can
 //! be chosen has how many requests in flight, answered without a look at all.
 
+use super::Sides;
 use super::policies::worker_at;
 use crate::id::WorkerId;
 use crate::time::SimTime;
@@ -42,16 +43,16 @@ pub struct Reported {
 pub struct ClusterView<'a> {
     /// One entry per worker, in order of id; those that are not available, too.
     pub workers: &'a [WorkerView],
-    /// Their loads, by pool, in order of id.
-    pools: &'a [ByLoad],
+    /// Their loads, by side, in order of id.
+    sides: &'a [ByLoad],
 }
 
 impl<'a> ClusterView<'a> {
     /// # Panics
-    /// If the workers are in two pools, which have a view each, or there are none.
+    /// If the workers are on two sides, which have a view each, or there are none.
     fn loads(&self) -> &'a ByLoad {
-        assert_eq!(self.pools.len(), 1, "the loads of one pool are asked for");
-        &self.pools[0]
+        assert_eq!(self.sides.len(), 1, "the loads of one side are asked for");
+        &self.sides[0]
     }
 
     /// The workers that can be chosen, with their places, in order of id. A policy
@@ -95,15 +96,15 @@ impl<'a> ClusterView<'a> {
         &loads.workers_with[loads.least as usize]
     }
 
-    /// The two pools of workers, each counted from 0.
+    /// The two sides, the workers of each counted from 0.
     ///
     /// # Panics
-    /// If the workers are not in two pools.
+    /// If there is one side.
     pub(super) fn split(self) -> [Self; 2] {
-        assert_eq!(self.pools.len(), 2, "the front end has two pools");
-        let (prefill, decode) = self.workers.split_at(self.pools[0].places.len());
-        let (of_prefill, of_decode) = self.pools.split_at(1);
-        [Self { workers: prefill, pools: of_prefill }, Self { workers: decode, pools: of_decode }]
+        assert_eq!(self.sides.len(), 2, "the front end has two sides");
+        let (prefill, decode) = self.workers.split_at(self.sides[0].places.len());
+        let (of_prefill, of_decode) = self.sides.split_at(1);
+        [Self { workers: prefill, sides: of_prefill }, Self { workers: decode, sides: of_decode }]
     }
 }
 
@@ -112,25 +113,29 @@ impl<'a> ClusterView<'a> {
 pub struct Workers {
     views: Vec<WorkerView>,
     /// Of consecutive workers each, together of all.
-    pools: Vec<ByLoad>,
+    sides: Vec<ByLoad>,
 }
 
 impl Workers {
-    /// Workers in one pool, as `views` says.
+    /// Workers on one side, as `views` says.
     pub fn new(views: Vec<WorkerView>) -> Self {
-        let pools = vec![ByLoad::of(&views)];
-        Self { views, pools }
+        let sides = vec![ByLoad::of(&views)];
+        Self { views, sides }
     }
 
-    /// The same workers in two pools, the first of so many workers.
-    pub(super) fn in_pools(self, first: u32) -> Self {
-        let (prefill, decode) = self.views.split_at(first as usize);
-        Self { pools: vec![ByLoad::of(prefill), ByLoad::of(decode)], ..self }
+    /// Workers without requests.
+    pub(super) fn of(sides: Sides) -> Self {
+        let workers = Self::new(vec![WorkerView::default(); sides.workers() as usize]);
+        if !sides.are_two() {
+            return workers;
+        }
+        let (prefill, decode) = workers.views.split_at(sides.prefill_workers() as usize);
+        Self { sides: vec![ByLoad::of(prefill), ByLoad::of(decode)], ..workers }
     }
 
     /// As a policy sees them.
     pub fn view(&self) -> ClusterView<'_> {
-        ClusterView { workers: &self.views, pools: &self.pools }
+        ClusterView { workers: &self.views, sides: &self.sides }
     }
 
     /// One entry per worker, in order of id.
@@ -140,7 +145,7 @@ impl Workers {
 
     /// Whether no worker can be chosen.
     pub(super) fn none_available(&self) -> bool {
-        self.pools.iter().all(|loads| loads.available.is_empty())
+        self.sides.iter().all(|loads| loads.available.is_empty())
     }
 
     /// A request is in flight on `worker` from now on. O(1).
@@ -193,23 +198,23 @@ impl Workers {
             |view: &WorkerView| WorkerView { available: view.available, ..WorkerView::default() };
         self.views = self.views.iter().map(fresh).collect();
         let mut views = &self.views[..];
-        for loads in &mut self.pools {
+        for loads in &mut self.sides {
             let (own, rest) = views.split_at(loads.places.len());
             (*loads, views) = (ByLoad::of(own), rest);
         }
     }
 
-    /// The pool of `worker`, and the worker as the pool counts.
+    /// The side of `worker`, and the worker as that side counts.
     fn loads_of(&mut self, worker: WorkerId) -> (&mut ByLoad, WorkerId) {
-        let first = self.pools[0].places.len();
+        let first = self.sides[0].places.len();
         match worker.index().checked_sub(first) {
-            None => (&mut self.pools[0], worker),
-            Some(at) => (&mut self.pools[1], worker_at(at)),
+            None => (&mut self.sides[0], worker),
+            Some(at) => (&mut self.sides[1], worker_at(at)),
         }
     }
 }
 
-/// The workers of one pool that can be chosen, by requests in flight. Numbers
+/// The workers of one side that can be chosen, by requests in flight. Numbers
 /// change by one, so the extremes move by one.
 #[derive(Clone, Debug, Default)]
 struct ByLoad {
@@ -333,11 +338,11 @@ mod tests {
     }
 
     proptest! {
-        /// In one pool and in two.
+        /// On one side and on two.
         #[test]
         fn answers_are_those_of_a_look_at_all(changes in prop::collection::vec(any_change(), 1..60)) {
             let mut one = Workers::new(vec![WorkerView::default(); 5]);
-            let mut two = one.clone().in_pools(2);
+            let mut two = Workers::of(Sides::two(2, 3));
             for change in changes {
                 for workers in [&mut one, &mut two] {
                     match change {
@@ -355,8 +360,8 @@ mod tests {
                 prop_assert_eq!(one.none_available(), none);
                 prop_assert_eq!(two.none_available(), none);
                 check(one.view())?;
-                for pool in two.view().split() {
-                    check(pool)?;
+                for side in two.view().split() {
+                    check(side)?;
                 }
             }
         }

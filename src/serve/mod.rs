@@ -131,9 +131,9 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
         Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(start)?;
     // Tokens are told one by one.
     let mut settings = settings.clone();
-    settings.engine.fast_forward = false;
+    settings.pools.change_engines(|engine| engine.fast_forward = false);
     let (ask, asks) = mpsc::channel();
-    let listeners = runtime.block_on(listen(options, settings.cluster.workers))?;
+    let listeners = runtime.block_on(listen(options, settings.pools.workers()))?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();
     let endpoints = addresses.iter().map(|address| endpoints(*address));
     let endpoints: Option<Vec<[String; 2]>> =
@@ -148,7 +148,7 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     for (id, (_, listener)) in (0..).map(WorkerId).zip(listeners) {
         let events = endpoints.as_ref().map(|all| all[id.index()].clone());
         let worker = (!behind_router).then_some(id);
-        let routes = Routes::new(&settings.engine, &options.model, worker, events, ask.clone());
+        let routes = Routes::new(settings.engine(), &options.model, worker, events, ask.clone());
         runtime.spawn(accept(listener, Arc::new(routes)));
     }
     Ok(Served { addresses, runtime: Some(runtime) })
@@ -163,13 +163,13 @@ fn engine(
     publish: Option<UnboundedSender<Publication>>,
 ) -> Engine {
     let ends = if behind_router { front_ends(settings, seed, |policy| policy) } else { Vec::new() };
-    let workers = settings.cluster.workers;
-    let config = Arc::new(settings.engine.clone());
+    let workers = settings.pools.workers();
+    let config = Arc::clone(&settings.pools.first().engine);
     let fleet = match publish {
         Some(_) => SimulatedFleet::new(workers, &config, true),
         None => simulated_fleet(settings, &ends, false),
     };
-    let block_size = settings.engine.block_size;
+    let block_size = settings.pools.block_size();
     Engine::new((fleet, workers), ends.into_iter().next(), (clock, block_size), asks, publish)
 }
 

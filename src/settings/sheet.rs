@@ -10,6 +10,7 @@ use super::place::{Place, SettingsError};
 use super::read::{self, Fault, TAG, join};
 use super::{Invalid, NOTHING, line_of, nearest};
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -65,16 +66,59 @@ impl Sheet {
         &self.table
     }
 
-    /// The value at a dotted key.
+    /// The value at a dotted key. A table in a list is a part of a key by its `name`, by
+    /// its number, or as messages show it: `list.blue.inner`, `list.0.inner`,
+    /// `list[0].inner`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        let mut parts = key.split('.');
-        let top = self.table.get(parts.next()?)?;
-        parts.try_fold(top, |value, part| value.as_table()?.get(part))
+        let key = self.numbered(key);
+        let mut value: Option<&Value> = None;
+        for part in key.split('.') {
+            let (name, item) = split_item(part);
+            let table = match value {
+                None => &self.table,
+                Some(value) => value.as_table()?,
+            };
+            let found = table.get(name)?;
+            value = Some(match item {
+                None => found,
+                Some(at) => found.as_array()?.get(at)?,
+            });
+        }
+        value
+    }
+
+    /// `key` with every table in a list by its number, as places and messages have it:
+    /// `list[0].inner`. What names no table in a list stays as it is.
+    fn numbered<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        // Few keys lead into lists.
+        let mut path = String::new();
+        let mut value: Option<&Value> = None;
+        let mut is_plain = true;
+        for part in key.split('.') {
+            let items = value.and_then(Value::as_array);
+            if let Some(at) = items.and_then(|items| item(items, part)) {
+                path = format!("{path}[{at}]");
+                value = items.and_then(|items| items.get(at));
+                is_plain = false;
+                continue;
+            }
+            path = join(&path, part);
+            let (name, at) = split_item(part);
+            let table =
+                if path == part { Some(&self.table) } else { value.and_then(Value::as_table) };
+            let found = table.and_then(|table| table.get(name));
+            value = match at {
+                None => found,
+                Some(at) => found.and_then(Value::as_array).and_then(|items| items.get(at)),
+            };
+        }
+        if is_plain { Cow::Borrowed(key) } else { Cow::Owned(path) }
     }
 
     /// Where a key was given, or the nearest section around it.
     pub fn place(&self, key: &str) -> Place {
-        let mut key = key;
+        let key = self.numbered(key);
+        let mut key = key.as_ref();
         loop {
             if let Some(place) = self.places.get(key) {
                 return place.clone();
@@ -88,7 +132,7 @@ impl Sheet {
 
     /// Where this very key was given, if it was.
     pub fn given(&self, key: &str) -> Option<&Place> {
-        self.places.get(key)
+        self.places.get(self.numbered(key).as_ref())
     }
 
     /// All keys that were given, dotted.
@@ -106,29 +150,43 @@ impl Sheet {
         self.places.insert(key.to_owned(), place);
     }
 
-    /// Sets a dotted key; sections in between appear as needed.
+    /// Sets a dotted key; sections in between appear as needed. Tables in lists are named
+    /// as for [`get`](Self::get), and must be there.
     ///
     /// # Errors
-    /// If one of them is something else.
+    /// If one of the sections is something else.
     pub fn set(&mut self, key: &str, value: Value, place: Place) -> Result<(), SettingsError> {
+        let key = self.numbered(key).into_owned();
         let inside = format!("{key}.");
-        self.places.retain(|known, _| known != key && !known.starts_with(&inside));
-        self.places.insert(key.to_owned(), place);
+        self.places.retain(|known, _| *known != key && !known.starts_with(&inside));
+        self.places.insert(key.clone(), place.clone());
         let (sections, last) = match key.rsplit_once('.') {
             Some((sections, last)) => (Some(sections), last),
-            None => (None, key),
+            None => (None, key.as_str()),
         };
         let mut table = &mut self.table;
         let mut path = String::new();
         for section in sections.iter().flat_map(|sections| sections.split('.')) {
-            path = join(&path, section);
-            let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let (name, at) = split_item(section);
+            path = join(&path, name);
+            let mut entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+            if let Some(at) = at
+                && entry.as_array().is_some_and(|items| at < items.len())
+            {
+                path = format!("{path}[{at}]");
+                entry = &mut entry.as_array_mut().expect("a list")[at];
+            }
             table = match entry {
                 Value::Table(table) => table,
                 other => {
-                    let problem = format!("is not a section, so {key} cannot be set");
+                    let problem = match names(other) {
+                        Some(names) => format!(
+                            "is a list, of which {key} names no part: its parts are {names}"
+                        ),
+                        None => format!("is not a section, so {key} cannot be set"),
+                    };
                     return Err(SettingsError::Value {
-                        place: self.places[key].clone(),
+                        place,
                         key: join(&self.name, &path),
                         value: inline(other),
                         problem,
@@ -176,6 +234,8 @@ impl Sheet {
 
     /// `table`, which was given at a key of this sheet, as a sheet of its own.
     pub(crate) fn part(&self, key: &str, table: Table) -> Self {
+        let key = self.numbered(key);
+        let key = key.as_ref();
         let inner = |(known, place): (&String, &Place)| {
             let inner = known.strip_prefix(key)?.strip_prefix('.')?;
             Some((inner.to_owned(), place.clone()))
@@ -245,6 +305,30 @@ impl Sheet {
 /// True for `key` and everything in it.
 pub(crate) fn is_inside(known: &str, key: &str) -> bool {
     known.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The name of a part of a key, and the number behind it where the part is a table in a
+/// list: `list[0]`.
+fn split_item(part: &str) -> (&str, Option<usize>) {
+    let item = part.strip_suffix(']').and_then(|rest| rest.split_once('['));
+    match item.and_then(|(name, at)| Some((name, at.parse().ok()?))) {
+        Some((name, at)) => (name, Some(at)),
+        None => (part, None),
+    }
+}
+
+/// The place of the table in `items` that has this `name`, or this number.
+fn item(items: &[Value], name: &str) -> Option<usize> {
+    let has_name = |item: &Value| item.get("name").and_then(Value::as_str) == Some(name);
+    let numbered = || name.parse().ok().filter(|&at| at < items.len());
+    items.iter().position(has_name).or_else(numbered)
+}
+
+/// What the tables in a list are called, where each has a name.
+fn names(list: &Value) -> Option<String> {
+    let items = list.as_array().filter(|items| !items.is_empty())?;
+    let name = |item: &Value| Some(item.get("name")?.as_str()?.to_owned());
+    Some(items.iter().map(name).collect::<Option<Vec<String>>>()?.join(", "))
 }
 
 /// Puts `over` into the section of `base` at `path`; places of what is replaced go.

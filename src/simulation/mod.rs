@@ -35,9 +35,9 @@ use crate::fleet::Fleet;
 use crate::fleet::changes::Changes;
 use crate::id::RequestId;
 use crate::recorder::{Metrics, Recorder};
-use crate::router::Reported;
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
+use crate::router::{Reported, Sides};
 use crate::time::SimTime;
 use crate::workload::Workload;
 use course::Course;
@@ -63,8 +63,9 @@ pub struct Simulation<'a, F> {
     /// When something happened last.
     last: SimTime,
     spread: Spread,
-    /// Workers that only prefill, with the lowest ids; 0 if all do everything.
-    prefill_workers: u32,
+    /// Requests that a worker on the first of two sides is done with are routed again, to
+    /// one that decodes.
+    sides: Sides,
     /// The request whose routing is to be taken apart.
     explained: Option<RequestId>,
     decision: Option<Decision>,
@@ -124,6 +125,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         block_size: u32,
     ) -> Self {
         assert!(!front_ends.is_empty(), "a fleet has at least one front end");
+        let sides = front_ends[0].sides();
         Self {
             fleet,
             workload,
@@ -135,7 +137,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             now: SimTime::ZERO,
             last: SimTime::ZERO,
             spread: Spread::InTurn,
-            prefill_workers: 0,
+            sides,
             explained: None,
             decision: None,
             changes: None,
@@ -151,13 +153,6 @@ impl<'a, F: Fleet> Simulation<'a, F> {
     /// Which front end a request reaches.
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
-        self
-    }
-
-    /// The first `prefill_workers` workers only prefill: requests that they are done
-    /// with are routed again, to a worker that decodes.
-    pub fn with_pools(mut self, prefill_workers: u32) -> Self {
-        self.prefill_workers = prefill_workers;
         self
     }
 

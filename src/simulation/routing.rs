@@ -90,10 +90,9 @@ impl<F: Fleet> Simulation<'_, F> {
         let verdict = self.front_ends[*front_end].route(now, &view);
         let decision = Happening::Decision { request, front_end: *front_end, verdict };
         self.observers.tell(now, decision);
-        let prefills = |worker: WorkerId| worker.0 < self.prefill_workers;
         if let Some(mut decision) = looked_at {
-            if matches!(verdict, Verdict::Send(worker) if prefills(worker)) {
-                decision.keep_workers(self.prefill_workers as usize);
+            if matches!(verdict, Verdict::Send(worker) if self.sides.prefills(worker)) {
+                decision.keep_workers(self.sides.prefill_workers() as usize);
             }
             self.decision = Some(Decision { verdict, ..decision });
         }

@@ -11,7 +11,7 @@ use kv_router_sim::engine::config::{EngineConfig, TierOptions};
 use kv_router_sim::engine::tiers::TierSpec;
 use kv_router_sim::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::changes::{
-    ChangePlan, ChangeSettings, FailoverSettings, PlannerLoad, PlannerSettings, What,
+    ChangePlan, ChangeSettings, Crew, FailoverSettings, PlannerLoad, PlannerSettings, What,
 };
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{BlockId, WorkerId};
@@ -44,7 +44,7 @@ fn change(at: SimDuration, worker: u32, what: What) -> ChangeSettings {
 
 fn plan(workers: u32, changes: Vec<ChangeSettings>) -> ChangePlan {
     ChangePlan {
-        workers,
+        crews: vec![Crew::only(workers)],
         load_time: ms(40),
         changes,
         failover: FailoverSettings::default(),
@@ -258,8 +258,8 @@ proptest! {
     ) {
         // Names move within the workers of the start and within those that start later.
         let slots = plan.slots();
-        let turn = |id: u32| match id < plan.workers {
-            true => (id + shift) % plan.workers,
+        let turn = |id: u32| match id < plan.crews[0].workers {
+            true => (id + shift) % plan.crews[0].workers,
             false => id,
         };
         let seen = |name: &dyn Fn(u32) -> u32| {
@@ -423,6 +423,7 @@ fn without_workers_requests_are_refused_and_clients_send_again() {
 fn a_planner_adds_on_load_and_removes_without() {
     let mut plan = plan(1, Vec::new());
     plan.planner = Some(PlannerSettings {
+        pool: None,
         min_workers: 1,
         max_workers: 3,
         load: PlannerLoad::Requests,
@@ -488,6 +489,7 @@ fn plans_that_cannot_be_are_refused() {
         "change[0].grace = given: must be left out unless what = \"drain\""
     );
     let planner = PlannerSettings {
+        pool: None,
         min_workers: 3,
         max_workers: 2,
         load: PlannerLoad::KvBlocks,
@@ -502,9 +504,12 @@ fn plans_that_cannot_be_are_refused() {
             .unwrap_err()
             .to_string()
     };
-    assert_eq!(refused(planner), "planner.min_workers = 3: must be from 1 to cluster.workers, 2");
     assert_eq!(
-        refused(PlannerSettings { min_workers: 1, max_workers: 1, ..planner }),
+        refused(planner.clone()),
+        "planner.min_workers = 3: must be from 1 to cluster.workers, 2"
+    );
+    assert_eq!(
+        refused(PlannerSettings { min_workers: 1, max_workers: 1, ..planner.clone() }),
         "planner.max_workers = 1: must be from cluster.workers, 2, to 100000"
     );
     assert_eq!(

@@ -4,17 +4,17 @@
 use super::admission::every_block_is_counted;
 use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, request};
 use super::rig::{under_vllm, vllm_config};
-use super::script::{Run, Script, cluster, play, play_pools, router};
+use super::script::{Run, Script, play, play_pools, router};
 use kv_router_sim::engine::Gauges;
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use kv_router_sim::fleet::{Fleet, Link, Pools, SimulatedFleet};
+use kv_router_sim::fleet::{Fleet, Link, Pool, PoolRole, Pools, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
 use kv_router_sim::router::disaggregated::{ConditionalDisaggregation, Disaggregated};
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, FrontEnd, Role};
+use kv_router_sim::router::{FrontEnd, Role};
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -22,9 +22,36 @@ use std::sync::Arc;
 
 const INFINITE: Link = Link { gbit_per_s: f64::INFINITY, latency: SimDuration::ZERO };
 
-fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link: Link) -> Pools {
+/// A pool that prefills and one that decodes.
+#[derive(Clone, Debug)]
+struct Two {
+    prefill_workers: u32,
+    decode_workers: u32,
+    prefill: Arc<EngineConfig>,
+    decode: Arc<EngineConfig>,
+    link: Link,
+}
+
+impl Two {
+    fn pools(&self) -> Pools {
+        let pool = |role: PoolRole, workers, engine: &Arc<EngineConfig>| Pool {
+            name: role.name().to_owned(),
+            role,
+            workers,
+            spare: 0,
+            engine: Arc::clone(engine),
+        };
+        let pools = vec![
+            pool(PoolRole::Prefill, self.prefill_workers, &self.prefill),
+            pool(PoolRole::Decode, self.decode_workers, &self.decode),
+        ];
+        Pools::new(pools, self.link).expect("pools that go together")
+    }
+}
+
+fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link: Link) -> Two {
     let moving = |config| Arc::new(EngineConfig { kv_bytes_per_token: Some(1e6), ..config });
-    Pools {
+    Two {
         prefill_workers: workers.0,
         decode_workers: workers.1,
         prefill: moving(prefill),
@@ -35,7 +62,7 @@ fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link:
 
 /// Small engines of vLLM's rules with one block size, and any link. Steps take
 /// time, and odd times: what workers do at the very same moment has no order.
-fn any_pools() -> impl Strategy<Value = Pools> {
+fn any_pools() -> impl Strategy<Value = Two> {
     let gbit_per_s = prop_oneof![Just(f64::INFINITY), 1e3..1e8];
     let link = (gbit_per_s, 0u64..50_000_000).prop_map(|(gbit_per_s, latency)| Link {
         gbit_per_s,
@@ -64,26 +91,22 @@ fn any_pools() -> impl Strategy<Value = Pools> {
     })
 }
 
-fn stepping(pools: &Pools) -> Pools {
+fn stepping(pools: &Two) -> Two {
     let step =
         |config: &EngineConfig| Arc::new(EngineConfig { fast_forward: false, ..config.clone() });
-    Pools { prefill: step(&pools.prefill), decode: step(&pools.decode), ..pools.clone() }
+    Two { prefill: step(&pools.prefill), decode: step(&pools.decode), ..pools.clone() }
 }
 
 /// Two policies of one kind, one for each pool.
-fn two_policies(settings: &RouterSettings, pools: &Pools) -> FrontEnd {
+fn two_policies(settings: &RouterSettings, pools: &Two) -> FrontEnd {
     let conditional = settings.front_ends.conditional_disaggregation;
     let decode = Role::Decode { may_prefill: conditional.is_some() };
-    let of = |config, workers, role| ClusterSpec { role, ..cluster(config, workers) };
-    let clusters = [
-        of(&pools.prefill, pools.prefill_workers, Role::Prefill),
-        of(&pools.decode, pools.decode_workers, decode),
-    ];
+    let pools = pools.pools();
+    let clusters = [pools.spec(Role::Prefill), pools.spec(decode)];
     let chosen = settings.chosen();
     let policies = [chosen.build(&clusters[0], 7), chosen.build(&clusters[1], 8)];
     let both = Disaggregated::new(policies, &clusters).with_condition(conditional);
-    let front_end = FrontEnd::new(Box::new(both), pools.workers(), &settings.feed(), 7);
-    front_end.in_pools(pools.prefill_workers)
+    FrontEnd::new(Box::new(both), pools.sides(), &settings.feed(), 7)
 }
 
 /// What a fleet of two pools shows, with requests sent to workers in turn.
@@ -97,7 +120,7 @@ struct Seen {
 
 /// A fleet driven by hand.
 struct Bench<'a> {
-    pools: &'a Pools,
+    pools: &'a Two,
     fleet: SimulatedFleet,
     requests: Vec<kv_router_sim::request::Request>,
     lives: BTreeMap<RequestId, Vec<(SimTime, WorkerEvent)>>,
@@ -152,9 +175,9 @@ impl Bench<'_> {
     }
 }
 
-fn drive(pools: &Pools, draws: &[Draw]) -> Result<Seen, TestCaseError> {
+fn drive(pools: &Two, draws: &[Draw]) -> Result<Seen, TestCaseError> {
     let block_size = pools.prefill.block_size;
-    let fleet = SimulatedFleet::with_pools(pools, true);
+    let fleet = SimulatedFleet::of_pools(&pools.pools(), true);
     let (requests, kept) = (Vec::new(), BTreeMap::new());
     let mut bench = Bench { pools, fleet, requests, lives: BTreeMap::new(), kept };
     let mut now = SimTime::ZERO;
@@ -218,7 +241,7 @@ fn life_of(run: &Run, record: &RequestRecord) -> Vec<(SimTime, WorkerEvent)> {
 }
 
 /// Prefilled on one side, received, decoded and finished on the other.
-fn check_life(pools: &Pools, run: &Run, record: &RequestRecord) -> Result<(), TestCaseError> {
+fn check_life(pools: &Two, run: &Run, record: &RequestRecord) -> Result<(), TestCaseError> {
     use WorkerEventKind::{
         Finished, FirstToken, KvReceived, OutputBlock, Preempted, Prefilled, Scheduled,
     };
@@ -285,7 +308,7 @@ proptest! {
     ) {
         let script = Script::new(arrivals(&draws, pools.prefill.block_size));
         let front_ends = (0..front_ends).map(|_| two_policies(&settings, &pools)).collect();
-        let run = play_pools(&pools, script, front_ends);
+        let run = play_pools(&pools.pools(), script, front_ends);
         prop_assert_eq!(run.records.len(), draws.len());
         for record in &run.records {
             check_life(&pools, &run, record)?;
@@ -309,7 +332,7 @@ proptest! {
             Arc::new(EngineConfig { num_blocks, max_model_len, chunked_prefill, ..config.clone() })
         };
         let (prefill, decode) = (roomy(&pools.prefill), roomy(&pools.decode));
-        let pools = Pools { prefill, decode, link: INFINITE, ..pools };
+        let pools = Two { prefill, decode, link: INFINITE, ..pools };
         let round_robin = RouterSettings::new("round_robin");
         let requests = arrivals(&draws, pools.prefill.block_size);
         let short = requests.iter().cloned().map(|(at, mut request)| {
@@ -320,7 +343,7 @@ proptest! {
         let alone =
             play(config, workers, Script::new(short), router(&round_robin, config, workers), None);
         let both =
-            play_pools(&pools, Script::new(requests), vec![two_policies(&round_robin, &pools)]);
+            play_pools(&pools.pools(), Script::new(requests), vec![two_policies(&round_robin, &pools)]);
         for (alone, both) in alone.records.iter().zip(&both.records) {
             prop_assert_eq!(alone.dispatched, both.dispatched);
             prop_assert_eq!(alone.scheduled, both.scheduled);
@@ -336,7 +359,7 @@ fn at_ms(ms: u64) -> SimTime {
 }
 
 /// 20 ms for a prompt, 10 ms for a decode step; 1 Gbit/s moves a token in 8 ms.
-fn slow_link(prefill_workers: u32, latency: SimDuration) -> Pools {
+fn slow_link(prefill_workers: u32, latency: SimDuration) -> Two {
     let link = Link { gbit_per_s: 1.0, latency };
     pools((prefill_workers, 1), vllm_config(), vllm_config(), link)
 }
@@ -348,7 +371,7 @@ fn the_first_token_comes_from_the_worker_that_decodes() {
     let pools = slow_link(1, SimDuration::from_millis(5));
     let front_end = two_policies(&RouterSettings::new("round_robin"), &pools);
     let script = Script::new([(SimTime::ZERO, lone_request(0, 30, 5))]);
-    let run = play_pools(&pools, script, vec![front_end]);
+    let run = play_pools(&pools.pools(), script, vec![front_end]);
     let record = run.records[0];
     let handover = record.handover.expect("handed over");
     assert_eq!(handover.prefilled, at_ms(20));
@@ -374,7 +397,7 @@ fn the_first_token_comes_from_the_worker_that_decodes() {
 #[test]
 fn a_request_waits_for_its_kv() {
     let pools = slow_link(1, SimDuration::ZERO);
-    let mut fleet = SimulatedFleet::with_pools(&pools, false);
+    let mut fleet = SimulatedFleet::of_pools(&pools.pools(), false);
     let request = lone_request(0, 30, 5);
     fleet.submit(SimTime::ZERO, WorkerId(0), &request).expect("it fits");
     while let Some((at, event)) = fleet.next_event(at_ms(30)) {
@@ -397,7 +420,7 @@ fn a_transfer_takes_as_long_as_there_are_sharers_of_the_nic() {
         let front_end = two_policies(&RouterSettings::new("round_robin"), &pools);
         // One prompt on each prefill worker, all for the only decode worker.
         let requests = (0..sharers).map(|id| (SimTime::ZERO, lone_request(id, 32, 2)));
-        let run = play_pools(&pools, Script::new(requests), vec![front_end]);
+        let run = play_pools(&pools.pools(), Script::new(requests), vec![front_end]);
         let transfers = run.records.iter().map(|record| record.handover.and_then(|h| h.transfer));
         let alone = SimDuration::from_millis(32 * 8);
         assert!(transfers.into_iter().all(|took| took == Some(alone * u64::from(sharers))));
@@ -414,7 +437,7 @@ fn cached_blocks_are_not_moved() {
         let front_end = two_policies(&RouterSettings::new("round_robin"), &pools);
         let draw = (0, 1, 2, 8, 4);
         let requests = [0u32, 1].map(|id| (at_ms(u64::from(id) * 10_000), request(id, draw, 16)));
-        let run = play_pools(&pools, Script::new(requests), vec![front_end]);
+        let run = play_pools(&pools.pools(), Script::new(requests), vec![front_end]);
         run.records[1].handover.and_then(|handover| handover.transfer)
     };
     assert_eq!(moved(false), Some(SimDuration::from_millis(40 * 8)));
@@ -429,7 +452,7 @@ fn a_full_decode_worker_holds_the_prefill_worker_up() {
     let front_end = two_policies(&RouterSettings::new("round_robin"), &pools);
     // Each needs three of four blocks on either side.
     let requests = (0..3).map(|id| (SimTime::ZERO, lone_request(id, 40, 6)));
-    let run = play_pools(&pools, Script::new(requests), vec![front_end]);
+    let run = play_pools(&pools.pools(), Script::new(requests), vec![front_end]);
     let times: Vec<_> = run
         .records
         .iter()
@@ -449,7 +472,7 @@ fn a_full_decode_worker_holds_the_prefill_worker_up() {
 #[test]
 fn each_side_counts_what_it_should() {
     let pools = slow_link(1, SimDuration::ZERO);
-    let pools = Pools { decode_workers: 2, ..pools };
+    let pools = Two { decode_workers: 2, ..pools };
     let decode_costs = |semantics: &str| {
         let settings = RouterSettings::new("kv").with("semantics", semantics);
         let mut front_end = two_policies(&settings, &pools);
@@ -473,7 +496,7 @@ fn each_side_counts_what_it_should() {
     assert_eq!(decode_costs("1.6"), [5.0, 10.0]);
 
     // On the prefill side blocks in flight do not count, prompt tokens do.
-    let pools = Pools { prefill_workers: 2, ..pools };
+    let pools = Two { prefill_workers: 2, ..pools };
     let mut front_end = two_policies(&RouterSettings::new("kv"), &pools);
     let (first, second) = (lone_request(0, 160, 9), lone_request(1, 80, 9));
     front_end.route(SimTime::ZERO, &first.route_view(16));
@@ -494,7 +517,7 @@ fn with_instant_engines_only_the_link_takes_time() {
     let pools = pools((2, 2), instant.clone(), instant, Link { latency, ..INFINITE });
     let front_end = two_policies(&RouterSettings::new("kv"), &pools);
     let requests = (0..50).map(|id| (at_ms(u64::from(id)), lone_request(id, 100, 20)));
-    let run = play_pools(&pools, Script::new(requests), vec![front_end]);
+    let run = play_pools(&pools.pools(), Script::new(requests), vec![front_end]);
     assert!(
         run.records
             .iter()

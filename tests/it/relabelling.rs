@@ -7,7 +7,9 @@ use super::script::{Script, front_end, play};
 use kv_router_sim::id::WorkerId;
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, ClusterView, Policy, Role, Verdict, WorkerView, Workers};
+use kv_router_sim::router::{
+    ClusterSpec, ClusterView, Policy, Verdict, WorkerLimits, WorkerView, Workers,
+};
 use kv_router_sim::time::SimTime;
 use proptest::prelude::*;
 
@@ -61,14 +63,8 @@ proptest! {
 
     #[test]
     fn least_loaded_follows_its_workers(names in any_names(), step in 1u32..5, seed: u64) {
-        let cluster = ClusterSpec {
-            workers: WORKERS,
-            role: Role::Both,
-            block_size: 16,
-            blocks_per_worker: 100,
-            max_num_seqs: 8,
-            max_num_batched_tokens: 64,
-        };
+        let limits = WorkerLimits { blocks: 100, max_num_seqs: 8, max_num_batched_tokens: 64 };
+        let cluster = ClusterSpec::uniform(WORKERS, 16, limits);
         // Worker `w` has `step * w` requests: no ties.
         let mut view = vec![WorkerView::default(); WORKERS as usize];
         for (worker, &name) in (0..).zip(&names) {

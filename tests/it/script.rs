@@ -12,7 +12,7 @@ use kv_router_sim::request::Request;
 use kv_router_sim::router::feed::FeedSettings;
 use kv_router_sim::router::front_end::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{ClusterSpec, Policy, Role};
+use kv_router_sim::router::{ClusterSpec, Policy, WorkerLimits};
 use kv_router_sim::simulation::{Control, Outcome, Schedule, Simulation};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -119,14 +119,12 @@ pub(crate) fn front_end(policy: Box<dyn Policy>, workers: u32) -> FrontEnd {
 
 /// What a router is told of `workers` such engines.
 pub(crate) fn cluster(config: &EngineConfig, workers: u32) -> ClusterSpec {
-    ClusterSpec {
-        workers,
-        role: Role::Both,
-        block_size: config.block_size,
-        blocks_per_worker: config.num_blocks,
+    let limits = WorkerLimits {
+        blocks: config.num_blocks,
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
-    }
+    };
+    ClusterSpec::uniform(workers, config.block_size, limits)
 }
 
 /// One front end as an experiment would have it.
@@ -185,8 +183,7 @@ pub(crate) fn play_fleet(
         let changes = Changes::new(plan.clone(), config.num_blocks, config.max_num_seqs);
         (changes, planned(plan))
     };
-    let pools = (0, config.block_size);
-    play_on(fleet, recorder, pools, plan.map(changes), workload, front_ends, window)
+    play_on(fleet, recorder, config.block_size, plan.map(changes), workload, front_ends, window)
 }
 
 /// The changes of workers that `plan` names, as a script.
@@ -195,23 +192,22 @@ pub(crate) fn planned(plan: &ChangePlan) -> Vec<(SimTime, Control)> {
     plan.changes.iter().map(|change| (SimTime::ZERO + change.at, control(change))).collect()
 }
 
-/// As [`play_behind`], on workers that prefill and workers that decode.
+/// As [`play_behind`], on the workers of several pools.
 pub(crate) fn play_pools(
     pools: &Pools,
     workload: Box<dyn Workload>,
     front_ends: Vec<FrontEnd>,
 ) -> Run {
     let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
-    let fleet = SimulatedFleet::with_pools(pools, wants_kv_events);
-    let recorder = Recorder::new(pools.workers(), true).with_pools(pools.prefill_workers);
-    let pools = (pools.prefill_workers, pools.prefill.block_size);
-    play_on(fleet, recorder, pools, None, workload, front_ends, None)
+    let fleet = SimulatedFleet::of_pools(pools, wants_kv_events);
+    let recorder = Recorder::new(pools.sides(), true);
+    play_on(fleet, recorder, pools.block_size(), None, workload, front_ends, None)
 }
 
 fn play_on(
     mut fleet: SimulatedFleet,
     recorder: Recorder,
-    (prefill_workers, block_size): (u32, u32),
+    block_size: u32,
     changes: Option<(Changes, Vec<(SimTime, Control)>)>,
     workload: Box<dyn Workload>,
     front_ends: Vec<FrontEnd>,
@@ -230,9 +226,8 @@ fn play_on(
         quantiles: Quantiles::Requests,
         slo: Slo::default(),
     };
-    let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, block_size)
-        .with_pools(prefill_workers)
-        .measure(schedule);
+    let mut simulation =
+        Simulation::new(fleet, workload, front_ends, recorder, block_size).measure(schedule);
     if let Some((changes, planned)) = changes {
         simulation = simulation.changes(changes).script(planned);
     }

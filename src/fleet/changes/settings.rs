@@ -1,12 +1,13 @@
 //! `[[cluster.change]]`, `[cluster.failover]` and `[cluster.planner]`.
 
 use crate::engine::Pace;
-use crate::settings::{Count, Invalid, count, count_option};
+use crate::settings::{Count, Invalid, NOTHING, count, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 /// One entry of `[[cluster.change]]`: what happens to a worker, and when.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -144,9 +145,12 @@ impl Default for FailoverSettings {
 /// `[cluster.planner]`: workers are added and removed on load. The rules and the
 /// defaults are those of Dynamo's load-based planner: one worker at a time, none
 /// while one loads or drains, none removed for some time after one was added.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlannerSettings {
+    /// Whose workers it adds and removes, where there are several pools; the others
+    /// stay as they are.
+    pub pool: Option<String>,
     /// Fewest workers, at least 1.
     #[serde(deserialize_with = "count")]
     #[schemars(with = "Count")]
@@ -201,11 +205,12 @@ pub enum PlannerLoad {
 }
 
 impl PlannerSettings {
-    fn validate(&self, workers: u32) -> Result<(), Invalid> {
+    /// For a pool of so many `workers`, `shown` as a message names them.
+    fn validate(&self, workers: u32, shown: &str) -> Result<(), Invalid> {
         let Self { min_workers, max_workers, interval, .. } = *self;
-        let range = format!("from 1 to cluster.workers, {workers}");
+        let range = format!("from 1 to {shown}, {workers}");
         Invalid::unless((1..=workers).contains(&min_workers), "min_workers", min_workers, &range)?;
-        let range = format!("from cluster.workers, {workers}, to {}", super::MOST_WORKERS);
+        let range = format!("from {shown}, {workers}, to {}", super::MOST_WORKERS);
         let fits = (workers..=super::MOST_WORKERS).contains(&max_workers);
         Invalid::unless(fits, "max_workers", max_workers, &range)?;
         let shown = format!("\"{}s\"", interval.as_secs());
@@ -222,11 +227,34 @@ impl PlannerSettings {
 /// weights, graphs and warm-up of a model of 70 billion parameters).
 pub const LOAD_TIME: SimDuration = SimDuration::from_secs(60);
 
+/// The workers of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crew {
+    /// What the pool is called.
+    pub pool: String,
+    /// Workers at the start.
+    pub workers: u32,
+    /// Numbers that are kept, behind theirs, for workers that start later.
+    pub spare: u32,
+}
+
+impl Crew {
+    /// The workers of the only pool.
+    pub fn only(workers: u32) -> Self {
+        Self { pool: "workers".to_owned(), workers, spare: 0 }
+    }
+
+    const fn slots(&self) -> u32 {
+        self.workers.saturating_add(self.spare)
+    }
+}
+
 /// Everything that happens to a fleet's workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangePlan {
-    /// Workers at the start.
-    pub workers: u32,
+    /// The workers of each pool, in order of their numbers; at least one pool. Where there
+    /// is one, changes may add workers behind them.
+    pub crews: Vec<Crew>,
     /// Time that a worker takes from its start until it serves.
     pub load_time: SimDuration,
     /// In the order written.
@@ -251,7 +279,7 @@ impl ChangePlan {
     /// A plan for `workers` workers in which nothing happens.
     pub fn of_nothing(workers: u32) -> Self {
         Self {
-            workers,
+            crews: vec![Crew::only(workers)],
             load_time: LOAD_TIME,
             changes: Vec::new(),
             failover: FailoverSettings::default(),
@@ -259,16 +287,66 @@ impl ChangePlan {
         }
     }
 
-    /// True if nothing ever changes.
+    /// True if all workers are there from the start, and nothing ever changes.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.planner.is_none()
+        let has_spare = self.crews.iter().any(|crew| crew.spare > 0);
+        self.changes.is_empty() && self.planner.is_none() && !has_spare
     }
 
     /// Workers that there can ever be: ids are below.
     pub fn slots(&self) -> u32 {
+        let slots = self.crews.iter().map(Crew::slots).fold(0, u32::saturating_add);
+        if self.crews.len() > 1 {
+            return slots;
+        }
         let changed = self.changes.iter().map(|change| change.worker.saturating_add(1));
-        let planned = self.planner.map(|planner| planner.max_workers);
-        changed.chain(planned).max().unwrap_or(0).max(self.workers)
+        let planned = self.planner.as_ref().map(|planner| planner.max_workers);
+        changed.chain(planned).max().unwrap_or(0).max(slots)
+    }
+
+    /// The numbers of the workers of a pool, those that may start later included.
+    fn ids(&self, crew: usize) -> Range<u32> {
+        let slots = |crews: &[Crew]| crews.iter().map(Crew::slots).fold(0, u32::saturating_add);
+        let first = slots(&self.crews[..crew]);
+        let end = if self.crews.len() > 1 { slots(&self.crews[..=crew]) } else { self.slots() };
+        first..end
+    }
+
+    /// Whether `worker` serves from the start.
+    pub(super) fn is_up_first(&self, worker: u32) -> bool {
+        let ids = |crew: usize| {
+            let first = self.ids(crew).start;
+            first..first.saturating_add(self.crews[crew].workers)
+        };
+        (0..self.crews.len()).any(|crew| ids(crew).contains(&worker))
+    }
+
+    /// The numbers of the workers that the planner looks after.
+    pub(super) fn planned(&self) -> Range<u32> {
+        let named = self.planner.as_ref().and_then(|planner| planner.pool.as_deref());
+        let crew = self.crews.iter().position(|crew| Some(crew.pool.as_str()) == named);
+        self.ids(crew.unwrap_or(0))
+    }
+
+    /// The pool that the planner looks after.
+    ///
+    /// # Errors
+    /// If it does not say, and there are several, or there is none of that name.
+    fn crew_of(&self, planner: &PlannerSettings) -> Result<&Crew, Invalid> {
+        let names: Vec<String> = self.crews.iter().map(|crew| format!("{:?}", crew.pool)).collect();
+        let allowed = format!("the pool whose workers it adds and removes: {}", names.join(", "));
+        match (&planner.pool, self.crews.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(Invalid::new("pool", NOTHING, allowed)),
+            (Some(name), [_]) => {
+                let allowed = "left out: the fleet is one pool";
+                Err(Invalid::new("pool", format!("{name:?}"), allowed))
+            }
+            (Some(name), crews) => crews
+                .iter()
+                .find(|crew| crew.pool == *name)
+                .ok_or_else(|| Invalid::new("pool", format!("{name:?}"), allowed)),
+        }
     }
 
     /// Checks everything; keys in the error are relative to `[cluster]`.
@@ -277,7 +355,21 @@ impl ChangePlan {
     /// The first setting that will not do.
     pub fn validate(&self) -> Result<(), Invalid> {
         if let Some(planner) = &self.planner {
-            planner.validate(self.workers).map_err(|invalid| invalid.within("planner"))?;
+            let within = |invalid: Invalid| invalid.within("planner");
+            let Crew { pool, workers, spare } = self.crew_of(planner).map_err(within)?;
+            let (shown, room) = match self.crews.len() {
+                1 => ("cluster.workers".to_owned(), None),
+                _ => (format!("the workers of pool {pool:?}"), Some(workers + spare)),
+            };
+            planner.validate(*workers, &shown).map_err(within)?;
+            if let Some(room) = room.filter(|&room| planner.max_workers > room) {
+                let allowed = format!(
+                    "at most the workers of pool {pool:?} with its spare ones, {room}; its key \
+                     spare makes room for more"
+                );
+                let most = planner.max_workers;
+                return Err(within(Invalid::new("max_workers", most, allowed)));
+            }
         }
         for (index, change) in self.changes.iter().enumerate() {
             let within = |invalid: Invalid| invalid.within(&format!("change[{index}]"));
@@ -309,7 +401,16 @@ impl ChangePlan {
             let is_left = matches!(what, What::Crash | What::Slow);
             Invalid::unless(is_left, "what", format!("{:?}", what.name()), allowed)?;
         }
-        let next = self.workers + self.new_workers();
+        let slots = self.slots();
+        if self.crews.len() > 1 {
+            let allowed = format!(
+                "from 0 to {}: the workers of all pools (the key spare of a pool makes room for \
+                 one that starts later)",
+                slots - 1
+            );
+            return Invalid::unless(change.worker < slots, "worker", change.worker, &allowed);
+        }
+        let next = self.crews[0].slots() + self.new_workers();
         let allowed = match what {
             What::Start => format!("from 0 to {next}: the next new worker is {next}"),
             _ => format!(
@@ -320,14 +421,15 @@ impl ChangePlan {
         Invalid::unless(change.worker < next, "worker", change.worker, &allowed)
     }
 
-    /// Workers that start beyond those at the start, as far as their numbers follow.
+    /// Workers that start beyond those of the only pool, as far as their numbers follow.
     fn new_workers(&self) -> u32 {
+        let first = self.crews[0].slots();
         let starts = self.changes.iter().filter(|change| change.what == What::Start);
         let mut ids: Vec<u32> =
-            starts.map(|change| change.worker).filter(|&id| id >= self.workers).collect();
+            starts.map(|change| change.worker).filter(|&id| id >= first).collect();
         ids.sort_unstable();
         ids.dedup();
-        let follow = (self.workers..).zip(&ids).take_while(|(next, id)| next == *id);
+        let follow = (first..).zip(&ids).take_while(|(next, id)| next == *id);
         u32::try_from(follow.count()).expect("worker ids are u32")
     }
 
@@ -346,7 +448,7 @@ impl ChangePlan {
                 let when = format!("a time at which worker {worker} is not {is}");
                 Err(Invalid::new(key.clone(), at, format!("{when}, for {:?}", what.name())))
             };
-            let first = if change.worker < self.workers { State::Up } else { State::Down };
+            let first = if self.is_up_first(change.worker) { State::Up } else { State::Down };
             let state = states.entry(change.worker).or_insert(first);
             if let State::Loading(until) = *state
                 && until <= change.at

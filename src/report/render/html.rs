@@ -7,7 +7,7 @@ use super::columns::{Column, html as table};
 use super::table::{
     cell_columns, head, mean_error_columns, policy_columns, policy_notes, published_notes,
 };
-use super::why;
+use super::{by_pool, why};
 use crate::experiment::results::{SavedRuns, Summary};
 use crate::report::judge::answer::{answer, cautions, pairings};
 use crate::report::judge::published::Comparison;
@@ -70,6 +70,7 @@ impl Page<'_> {
         let terms = Terms::of(details);
         let answer = self.answer(&view, &terms)?;
         let why = why::is_measured(&view);
+        let has_pools = !by_pool::pools(&view).is_empty();
         let name = &summary.provenance.experiment;
         let page = html! {
             (DOCTYPE)
@@ -91,6 +92,7 @@ impl Page<'_> {
                             @if !self.pictures.is_empty() { li { a href="#figures" { "Figures" } } }
                             li { a href="#numbers" { "Numbers" } }
                             @if comparison.is_some() { li { a href="#accuracy" { "Accuracy" } } }
+                            @if has_pools { li { a href="#pools" { "Pools" } } }
                             @if why { li { a href="#why" { "Why" } } }
                             li { a href="#settings" { "Settings" } }
                             li { a href="#reproduce" { "How to reproduce" } }
@@ -105,6 +107,7 @@ impl Page<'_> {
                         @if let Some(comparison) = comparison {
                             (section("accuracy", "Accuracy", &accuracy(comparison)))
                         }
+                        @if has_pools { (section("pools", "Pools", &served(&view))) }
                         @if why { (section("why", "Why", &reasons(&view))) }
                         (section("settings", "Settings", &self.settings()))
                         (section("reproduce", "How to reproduce", &self.reproduce()))
@@ -266,6 +269,17 @@ fn accuracy(comparison: &Comparison<'_>) -> Markup {
         (table(caption, &mean_error_columns(comparison), 1))
         (table("Published / simulated (error)", &cells, headings))
         @for note in published_notes(comparison) { p .note { (note) } }
+    }
+}
+
+/// What each pool of workers served.
+fn served(view: &View<'_>) -> Markup {
+    let (mut columns, groups) = by_pool::columns(view);
+    let headings = columns.len();
+    columns.extend(groups.into_iter().flatten());
+    html! {
+        (table("Requests by pool of workers", &columns, headings))
+        p .note { (by_pool::NOTE) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Results and judgements as text, tables, pages and files.
 
 pub mod aiperf;
+pub mod by_pool;
 pub(crate) mod columns;
 pub mod compared;
 pub mod explain;

@@ -3,7 +3,7 @@
 //! Plain text without colour, the same on every terminal of the same width.
 
 use super::columns::{Column, align, blocks, table, wrap};
-use super::why;
+use super::{by_pool, why};
 use crate::experiment::results;
 use crate::metrics::{MAIN, Metric, rounded, short, signed};
 use crate::report::judge::answer::{answer, at, cautions, pair_name, pairings};
@@ -65,9 +65,10 @@ pub fn report(
         }
         None => text.push_str(&policies(view, terms, width)),
     }
-    let why = why::table(view, width);
-    if !why.is_empty() {
-        let _ = write!(text, "\n{why}");
+    for more in [by_pool::table(view, width), why::table(view, width)] {
+        if !more.is_empty() {
+            let _ = write!(text, "\n{more}");
+        }
     }
     text
 }

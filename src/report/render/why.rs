@@ -56,6 +56,38 @@ pub fn table(view: &View<'_>, width: usize) -> String {
 
 /// The columns that say what a row is, and those about load and about hits.
 pub(super) fn columns(view: &View<'_>) -> (Vec<Column>, Vec<Vec<Column>>) {
+    let (leading, rows) = rows(view);
+    let column = |(head, name): &([&str; 2], &str)| {
+        let metric = Metric::of(name);
+        let cell = |value: f64| format!("{:.1}", metric.shown(value));
+        rows.column(view, head.map(str::to_owned), name, cell)
+    };
+    (leading, [LOAD, HITS].map(|group| group.iter().map(column).collect()).into())
+}
+
+/// A row per series and value on the axis: value, series, and whether it is the first with
+/// that value.
+pub(super) struct Rows(Vec<(f64, usize, bool)>);
+
+impl Rows {
+    /// The means of a metric, or `-` where there is none.
+    pub(super) fn column(
+        &self,
+        view: &View<'_>,
+        head: [String; 2],
+        name: &str,
+        shown: impl Fn(f64) -> String,
+    ) -> Column {
+        let cell = |&(x, series, _): &(f64, usize, bool)| {
+            let value = view.series[series].metric(x, name).and_then(|metric| metric.mean);
+            value.map_or("-".to_owned(), &shown)
+        };
+        Column::new(head.to_vec(), self.0.iter().map(cell).collect())
+    }
+}
+
+/// The columns that say what a row is, and the rows.
+pub(super) fn rows(view: &View<'_>) -> (Vec<Column>, Rows) {
     let rows: Vec<(f64, usize, bool)> = view
         .xs()
         .iter()
@@ -75,13 +107,5 @@ pub(super) fn columns(view: &View<'_>) -> (Vec<Column>, Vec<Vec<Column>>) {
     if view.axis.is_none() {
         leading.remove(0);
     }
-    let column = |(head, name): &([&str; 2], &str)| {
-        let metric = Metric::of(name);
-        let cell = |&(x, series, _): &(f64, usize, bool)| {
-            let value = view.series[series].metric(x, name).and_then(|metric| metric.mean);
-            value.map_or("-".to_owned(), |value| format!("{:.1}", metric.shown(value)))
-        };
-        Column::new(head.map(str::to_owned).to_vec(), rows.iter().map(cell).collect())
-    };
-    (leading, [LOAD, HITS].map(|group| group.iter().map(column).collect()).into())
+    (leading, Rows(rows))
 }

@@ -63,7 +63,11 @@ impl Details {
                 *value = (*value * 1e3).round() / 1e3;
             }
         }
-        let limits = experiment.runs.iter().map(|run| run.settings.engine.max_num_seqs);
+        let limits = experiment
+            .runs
+            .iter()
+            .flat_map(|run| run.settings.pools.pools())
+            .map(|pool| pool.engine.max_num_seqs);
         Self {
             schema_version: SCHEMA_VERSION,
             description: experiment.description.clone(),

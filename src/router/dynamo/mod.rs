@@ -74,7 +74,7 @@ impl WorkerConfigLike for Worker {
 pub struct DynamoPolicy {
     params: KvParams,
     block_size: u32,
-    blocks_per_worker: u32,
+    cluster: ClusterSpec,
     /// Worker ids are below this.
     slots: u32,
     /// The workers that take requests.
@@ -135,13 +135,13 @@ impl DynamoPolicy {
         let approximate = params.approximate.filter(|_| params.needs_index());
         let guesses = approximate.map(|retention| Guesses::new(&retention));
         let epoch = guesses.as_ref().map_or_else(Instant::now, Guesses::epoch);
-        let ranks = (0..u64::from(cluster.workers)).map(|id| (id, (0, 1))).collect();
+        let ranks = (0..u64::from(cluster.workers())).map(|id| (id, (0, 1))).collect();
         Self {
             params,
             block_size: cluster.block_size,
-            blocks_per_worker: cluster.blocks_per_worker,
-            slots: cluster.workers,
-            workers: (0..u64::from(cluster.workers)).map(|id| (id, Worker)).collect(),
+            cluster: cluster.clone(),
+            slots: cluster.workers(),
+            workers: (0..u64::from(cluster.workers())).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
             lower: CachedBelow::default(),
             guesses,
@@ -234,7 +234,8 @@ impl DynamoPolicy {
         };
         let ids = self.available().map(|worker| worker.0);
         let overload = self.params.overload;
-        ids.filter(|&id| overload.holds(&load(id), self.blocks_per_worker)).map(u64::from).collect()
+        let pool = |id: u32| self.cluster.of(WorkerId(id)).blocks;
+        ids.filter(|&id| overload.holds(&load(id), pool(id))).map(u64::from).collect()
     }
 
     /// The workers that take requests, in order of id.
@@ -467,6 +468,14 @@ impl Decider for DynamoPolicy {
         let tokens = self.tracker.active_tokens(self.now);
         let of = |worker| tokens.get(&rank(worker)).copied().unwrap_or(0);
         self.available().map(of).min().unwrap_or(0) as u64
+    }
+
+    fn prefill_tokens(&self, worker: WorkerId) -> u64 {
+        if !self.workers.contains_key(&u64::from(worker.0)) {
+            return u64::MAX;
+        }
+        let tokens = self.tracker.active_tokens(self.now);
+        tokens.get(&rank(worker)).copied().unwrap_or(0) as u64
     }
 }
 impl Policy for DynamoPolicy {

@@ -9,8 +9,8 @@ use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
-use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerView, Workers};
+use crate::router::testing::{LIMITS, Texts, any_texts, cluster, with_limits};
+use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerLimits, WorkerView, Workers};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
 use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 const WORKERS: u32 = 4;
 
 fn fleet() -> ClusterSpec {
-    ClusterSpec { blocks_per_worker: 100, ..cluster(WORKERS, BLOCK_SIZE) }
+    with_limits(WORKERS, BLOCK_SIZE, WorkerLimits { blocks: 100, ..LIMITS })
 }
 
 /// Every parameter that both have. Expected outputs are a power of two, so that
@@ -302,9 +302,10 @@ fn hold_queue(
     threshold: f64,
     order: QueueOrder,
 ) -> Result<(), TestCaseError> {
-    let fleet = ClusterSpec { max_num_batched_tokens: 200, ..fleet() };
+    let limits = WorkerLimits { blocks: 100, max_num_batched_tokens: 200, ..LIMITS };
+    let fleet = with_limits(WORKERS, BLOCK_SIZE, limits);
     let params = KvParams::with_weight(Semantics::V1_6, 1.0);
-    let busy_tokens = threshold * f64::from(fleet.max_num_batched_tokens);
+    let busy_tokens = threshold * f64::from(limits.max_num_batched_tokens);
     let mut ours = Queued::new(KvPolicy::new(params, &fleet, 1), busy_tokens, order);
     let their_order = match order {
         QueueOrder::Fcfs => RouterQueuePolicy::Fcfs,
@@ -351,7 +352,7 @@ fn hold_queue(
             // Theirs is asked before each of ours is booked there.
             let tokens = theirs.least_prefill_tokens();
             let popped = queue.pop_next(|_, class, _| {
-                let most = u64::from(fleet.max_num_batched_tokens);
+                let most = u64::from(limits.max_num_batched_tokens);
                 !class.worker_is_busy(usize::try_from(tokens).unwrap(), most)
             });
             if gone.is_empty() {

@@ -33,7 +33,7 @@ use crate::tournament::Tournament;
 pub struct KvPolicy {
     params: KvParams,
     block_size: u32,
-    blocks_per_worker: u32,
+    cluster: ClusterSpec,
     index: Option<Index>,
     lower: LowerIndex,
     approximate: Option<Approximate>,
@@ -97,7 +97,7 @@ impl KvPolicy {
     /// A policy for `cluster`; `seed` decides ties and draws.
     pub fn new(params: KvParams, cluster: &ClusterSpec, seed: u64) -> Self {
         let KvParams { semantics, .. } = params;
-        let (block_size, workers) = (cluster.block_size, cluster.workers);
+        let (block_size, workers) = (cluster.block_size, cluster.workers());
         let mut tracker = ActiveTracker::new(workers);
         if params.track_output_blocks {
             let expected_tokens = params.expected_output_tokens;
@@ -106,7 +106,7 @@ impl KvPolicy {
         Self {
             params,
             block_size,
-            blocks_per_worker: cluster.blocks_per_worker,
+            cluster: cluster.clone(),
             lower: LowerIndex::default(),
             index: params.needs_index().then(|| Index::new(semantics, workers)),
             approximate: params
@@ -199,7 +199,7 @@ impl KvPolicy {
         let at = worker.index();
         let load = &self.tracker.loads()[at];
         let is_absent = self.absent.contains(worker);
-        let is_overloaded = self.params.overload.holds(load, self.blocks_per_worker);
+        let is_overloaded = self.params.overload.holds(load, self.cluster.of(worker).blocks);
         let may_be = !(is_absent || is_overloaded && self.steers());
         let load_cost =
             if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
@@ -424,6 +424,10 @@ impl Decider for KvPolicy {
 
     fn least_prefill_tokens(&self) -> u64 {
         if self.absent.len() == self.workers() { 0 } else { self.standing.prefill_tokens.least() }
+    }
+
+    fn prefill_tokens(&self, worker: WorkerId) -> u64 {
+        self.standing.prefill_tokens.key(worker.index())
     }
 }
 

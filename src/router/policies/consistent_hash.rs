@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "a hash ring over the beginning of the prompt, with bounded loads";
     Registration::new("consistent_hash", rule, |params: &HashParams, cluster, _| {
-        ConsistentHash::new(*params, cluster.workers)
+        ConsistentHash::new(*params, cluster.workers())
     })
     .follows("KubeAI", None, "its strategy PrefixHash; Mirrokni, Thorup, Zadimoghaddam 2016")
     .shared()

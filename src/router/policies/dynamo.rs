@@ -1,7 +1,7 @@
 use super::kv::CostSettings;
 use crate::router::ClusterSpec;
+use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
-use crate::router::disaggregated::Role;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{KvParams, Semantics};
 use crate::router::parameters::Parameters;

@@ -127,11 +127,11 @@ impl InferenceExtension {
     pub fn new(params: ScorerParams, cluster: &ClusterSpec, seed: u64) -> Self {
         Self {
             params,
-            cluster: *cluster,
-            sent: SentPrompts::new(cluster.workers),
-            bookings: Bookings::new(cluster.workers),
+            cluster: cluster.clone(),
+            sent: SentPrompts::new(cluster.workers()),
+            bookings: Bookings::new(cluster.workers()),
             gauge_scores: Vec::new(),
-            gauge_costs: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
+            gauge_costs: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             as_of: None,
             special: Vec::new(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
@@ -151,7 +151,7 @@ impl InferenceExtension {
         let workers = view.workers.len();
         let waiting = |at: usize| {
             let worker = &view.workers[at];
-            let beyond_batch = worker.inflight.saturating_sub(self.cluster.max_num_seqs);
+            let beyond_batch = worker.inflight.saturating_sub(self.cluster.limits[at].max_num_seqs);
             worker.reported.map_or(beyond_batch, |reported| reported.waiting)
         };
         let available = || view.available().map(|(at, _)| at);
@@ -159,8 +159,8 @@ impl InferenceExtension {
         let longest = available().map(waiting).max().unwrap_or(0);
         let score = |at: usize| {
             let active_blocks = self.bookings.loads()[at].active_blocks as f64;
-            let booked = active_blocks / f64::from(self.cluster.blocks_per_worker.max(1));
-            let pool = f64::from(self.cluster.blocks_per_worker.max(1));
+            let pool = f64::from(self.cluster.limits[at].blocks.max(1));
+            let booked = active_blocks / pool;
             let used = |gauges: Reported| f64::from(gauges.used_blocks) / pool;
             let usage = view.workers[at].reported.map_or(booked.min(1.0), used);
             let queue = if longest == shortest {

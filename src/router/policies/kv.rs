@@ -1,5 +1,5 @@
+use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
-use crate::router::disaggregated::Role;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{KvParams, KvPolicy, Overload, Retention, Semantics};
 use crate::router::parameters::{MOST, Parameters, Surroundings, check_range, shown};

@@ -76,8 +76,8 @@ impl KvAware {
             block_size: cluster.block_size,
             cached: CachedPrefixes::default(),
             sent: VecDeque::new(),
-            sent_requests: Tournament::new(cluster.workers, 0, u32::MAX),
-            workers: cluster.workers as usize,
+            sent_requests: Tournament::new(cluster.workers(), 0, u32::MAX),
+            workers: cluster.workers() as usize,
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "a draw among the workers that got the longest beginning of the prompt before";
     Registration::new("prefix_aware", rule, |_: &NoParameters, cluster, seed| {
-        PrefixAware::new(cluster.workers, seed)
+        PrefixAware::new(cluster.workers(), seed)
     })
     .follows("vLLM production stack", None, "routers/routing_logic.py, PrefixAwareRouter")
     .shared()

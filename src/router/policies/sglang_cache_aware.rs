@@ -108,8 +108,8 @@ impl SglangCacheAware {
         Self {
             params,
             block_size: cluster.block_size,
-            sent: SentPrompts::new(cluster.workers),
-            sent_blocks: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
+            sent: SentPrompts::new(cluster.workers()),
+            sent_blocks: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             absent: WorkerSet::default(),
             next_eviction: SimTime::ZERO + params.eviction_interval,
             draws: rng::stream(seed, Use::Policy, 0, 0),

@@ -1,7 +1,7 @@
 use super::dynamo;
 use super::kv::{CostSettings, KvSettings};
+use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
-use crate::router::disaggregated::Role;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{KvParams, KvPolicy, Semantics};
 use crate::router::parameters::{Parameters, Surroundings};

@@ -104,12 +104,12 @@ impl TtftEstimate {
     pub fn new(params: TtftParams, cluster: &ClusterSpec, seed: u64) -> Self {
         Self {
             params,
-            cluster: *cluster,
+            cluster: cluster.clone(),
             cached: CachedPrefixes::default(),
-            bookings: Bookings::new(cluster.workers),
-            ends: vec![Ends::default(); cluster.workers as usize],
+            bookings: Bookings::new(cluster.workers()),
+            ends: vec![Ends::default(); cluster.workers() as usize],
             absent: WorkerSet::default(),
-            waits_s: Tournament::new(cluster.workers, 0.0, f64::INFINITY),
+            waits_s: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             special: Vec::new(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
@@ -123,7 +123,7 @@ impl TtftEstimate {
     /// For a prompt of which `uncached` tokens are to be computed.
     fn estimate(&self, worker: WorkerId, uncached: u64) -> Estimate {
         let load = self.bookings.loads()[worker.index()];
-        let beyond_batch = (load.requests + 1).saturating_sub(self.cluster.max_num_seqs);
+        let beyond_batch = (load.requests + 1).saturating_sub(self.cluster.of(worker).max_num_seqs);
         Estimate {
             room_s: f64::from(beyond_batch) * self.ends[worker.index()].mean_gap_s,
             queue_s: load.prefill_tokens as f64 / self.params.prefill_tokens_per_s,
@@ -211,7 +211,7 @@ impl Policy for TtftEstimate {
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        Some(self.cached.overlaps(request).to_vec(self.cluster.workers as usize))
+        Some(self.cached.overlaps(request).to_vec(self.cluster.workers() as usize))
     }
 
     fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {

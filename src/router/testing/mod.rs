@@ -4,21 +4,23 @@
 pub(crate) mod golden;
 pub(crate) mod history;
 
-use super::{ClusterSpec, Role};
+use super::{ClusterSpec, WorkerLimits};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
 use crate::request::{BlockRun, Content, Request};
 
 /// A fleet of `workers` with `block_size`; the rest is never looked at.
 pub(crate) fn cluster(workers: u32, block_size: u32) -> ClusterSpec {
-    ClusterSpec {
-        workers,
-        role: Role::Both,
-        block_size,
-        blocks_per_worker: 10_000,
-        max_num_seqs: 64,
-        max_num_batched_tokens: 16_384,
-    }
+    with_limits(workers, block_size, LIMITS)
+}
+
+/// What the workers of [`cluster`] can do.
+pub(crate) const LIMITS: WorkerLimits =
+    WorkerLimits { blocks: 10_000, max_num_seqs: 64, max_num_batched_tokens: 16_384 };
+
+/// As [`cluster`], of workers that can do this.
+pub(crate) fn with_limits(workers: u32, block_size: u32, limits: WorkerLimits) -> ClusterSpec {
+    ClusterSpec::uniform(workers, block_size, limits)
 }
 
 /// Texts that branch off each other: text `n` begins with the first

@@ -11,7 +11,7 @@ use crate::router::policies::kv::KvSettings;
 use crate::router::queued::{QueueOrder, Queued};
 use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::{Texts, cluster, life};
-use crate::router::{ClusterView, CostParts, Policy, Release, Verdict, WorkerView, Workers};
+use crate::router::{ClusterView, CostParts, Policy, Release, Sides, Verdict, WorkerView, Workers};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::truth::WorkerTruth;
@@ -118,6 +118,9 @@ impl Decider for Ear {
     fn least_prefill_tokens(&self) -> u64 {
         0
     }
+    fn prefill_tokens(&self, _: WorkerId) -> u64 {
+        0
+    }
     fn set_params(&mut self, _: &KvParams) -> Result<(), String> {
         self.note("set_params", 0);
         Ok(())
@@ -181,9 +184,12 @@ fn every_wrapper_passes_every_call_on() {
     let by_cost = &mut ByCost::new(KvSettings::default(), one.clone(), &cluster(2, 16));
     let shadow = &mut ShadowPolicy::new(one.clone(), other.clone());
     let pools = || {
-        Disaggregated::new([Box::new(one.clone()), Box::new(other.clone())], &[cluster(2, 16); 2])
+        Disaggregated::new(
+            [Box::new(one.clone()), Box::new(other.clone())],
+            &[cluster(2, 16), cluster(2, 16)],
+        )
     };
-    let two_pools = || workers(4).in_pools(2);
+    let two_pools = || Workers::of(Sides::two(2, 2));
     let lists = [
         ("queued", heard(queued, ears(), workers(2), 1)),
         ("by cost", heard(by_cost, ears(), workers(2), 1)),

@@ -35,7 +35,7 @@ seeds = 1
 
 fn engine() -> kv_router_sim::engine::config::EngineConfig {
     let experiment = Experiment::parse(Path::new("live.toml"), EXPERIMENT, &LoadOptions::default());
-    experiment.expect("a good experiment").runs[0].settings.engine.clone()
+    experiment.expect("a good experiment").runs[0].settings.engine().clone()
 }
 
 /// Everything that a run of the program left: what it printed, and every file.

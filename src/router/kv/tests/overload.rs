@@ -5,8 +5,8 @@ use crate::event::RejectReason;
 use crate::event::WorkerEventKind::FirstToken;
 use crate::id::WorkerId;
 use crate::router::decider::Decider;
-use crate::router::testing::{Texts, cluster, life};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict};
+use crate::router::testing::{LIMITS, Texts, life, with_limits};
+use crate::router::{ClusterView, Policy, Verdict, WorkerLimits};
 use crate::time::SimTime;
 
 const AWAY: Verdict = Verdict::Reject(RejectReason::Policy);
@@ -20,7 +20,7 @@ struct Rig {
 impl Rig {
     fn new(semantics: Semantics, overload: Overload) -> Self {
         let params = KvParams { overload, ..KvParams::with_weight(semantics, 1.0) };
-        let fleet = ClusterSpec { blocks_per_worker: 100, ..cluster(2, 16) };
+        let fleet = with_limits(2, 16, WorkerLimits { blocks: 100, ..LIMITS });
         Self { policy: KvPolicy::new(params, &fleet, 1), texts: Texts::default(), requests: 0 }
     }
 
