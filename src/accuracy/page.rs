@@ -37,7 +37,7 @@ impl Page {
              tables (AIConfigurator 0.12.0): median / 95th percentile (steps). *Measured* steps \
              are those whose matrix products and attention were measured as they are; *composed* \
              ones have FP8 products estimated from another kind, or attention over a cached \
-             prefix computed by the source; nobody measured a mixed step. The formula's \
+             prefix computed by the source; no mixed step was measured. The formula's \
              parameters, one set per GPU and engine, were fitted to all these steps \
              (`sim calibrate`), so this is the error of a fit.",
         );

@@ -42,7 +42,7 @@ enum Worth {
     Composed,
     /// By a formula that was fitted to another GPU or engine.
     Borrowed,
-    /// Nobody measured it: its file gives the times.
+    /// Not measured: its file gives the times.
     Assumed,
 }
 
@@ -140,7 +140,7 @@ impl Catalogue {
             takes those times, the default is a formula that was fitted to them\n\
             composed: the formula, fitted to other deployments of this engine on this GPU\n\
             borrowed: the formula, fitted to another GPU or engine\n\
-            assumed: times that nobody measured\n\
+            assumed: times without a measurement behind them\n\
             TPOT error: mean error of the time per output token against real serving runs (sim accuracy)\n\n\
             Parts, for model = { shape = .., gpu = .., tp = .., engine = .., weights = .., kv = .. }:\n\n";
         for (kind, parts) in [

@@ -58,7 +58,7 @@ pub struct Efficiency {
     /// Where the numbers come from.
     pub source: Option<String>,
     /// The GPU and engine, as `h100-vllm`, that they were measured on, if they stand in
-    /// for numbers that nobody has measured.
+    /// for numbers without a measurement behind them.
     pub borrowed_from: Option<String>,
     /// Bandwidth of matrix products, share of the peak.
     pub weight_bandwidth_ratio: f64,

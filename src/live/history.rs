@@ -17,7 +17,7 @@ pub(super) struct History {
     /// With the number of requests sent before: what came late is of a moment at
     /// which more had been sent than when it happened.
     lives: VecDeque<(SimTime, WorkerEvent, usize)>,
-    /// With the moment up to which somebody asked when it was handed over.
+    /// With the deadline of the call that handed it over.
     kv: VecDeque<(SimTime, WorkerId, SimTime, KvEvent)>,
 }
 

@@ -93,7 +93,7 @@ mod tests;
 mod view;
 
 pub use factory::{About, ChosenPolicy, Origin, PolicyFactory, Registration, Wants};
-#[cfg(feature = "dynamo")]
+#[cfg(any(feature = "dynamo", feature = "live"))]
 pub(crate) use forward::forward;
 pub(crate) use forward::forward_one;
 pub use front_end::FrontEnd;

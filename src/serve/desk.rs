@@ -1,5 +1,5 @@
 //! Where clients stand: what they ask is the simulation's workload, and what happens
-//! in the simulation is told to them.
+//! in the simulation is passed on to them.
 
 use super::engine::Said;
 use super::metrics::Counters;

@@ -42,12 +42,12 @@ pub(super) struct Completion {
     pub(super) prompt: Vec<u32>,
     /// At least 1.
     pub(super) max_tokens: u32,
-    /// Whoever is to be routed alike.
+    /// Requests of one session are routed alike.
     pub(super) session: Option<String>,
     pub(super) say: mpsc::UnboundedSender<Said>,
 }
 
-/// What is told of a completion.
+/// What a client hears about its completion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     /// The worker has taken it.

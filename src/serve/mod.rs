@@ -46,8 +46,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 pub struct ServeOptions {
     /// The address to listen on.
     pub host: IpAddr,
-    /// Whether it may be one that other machines reach: whoever reaches it can ask for
-    /// whatever they like.
+    /// Whether it may be one that other machines reach: there is no access control.
     pub allow_remote: bool,
     /// The port of worker 0, the others follow; or of the router. 0: any that are free.
     pub port: u16,
@@ -129,7 +128,7 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     let start = |error: std::io::Error| ServeError::Start(error.to_string());
     let runtime =
         Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(start)?;
-    // Tokens are told one by one.
+    // Clients hear of tokens one by one.
     let mut settings = settings.clone();
     settings.pools.change_engines(|engine| engine.fast_forward = false);
     let (ask, asks) = mpsc::channel();

@@ -94,7 +94,7 @@ pub(super) async fn publish_all(
     }
 }
 
-/// Answers whoever asks for the batches from some number on.
+/// Answers requests for the batches from some number on.
 async fn say_again(mut socket: RouterSocket, topic: Bytes, buffer: Buffer) {
     while let Ok(question) = socket.recv().await {
         let frames = question.into_vec();

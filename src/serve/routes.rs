@@ -32,7 +32,7 @@ const VERSION: &str = "0.32.0";
 /// completions; for chats, where vLLM would fill the context, assumed.
 const DEFAULT_TOKENS: u32 = 16;
 const DEFAULT_CHAT_TOKENS: u32 = 256;
-/// Names whoever is to be routed alike.
+/// Names the session, for policies that route by it.
 const SESSION_HEADER: &str = "x-session-id";
 /// Says which worker answered.
 const WORKER_HEADER: &str = "x-sim-worker";
@@ -114,8 +114,8 @@ struct Form {
     prompt: Vec<u32>,
 }
 
-/// What is told of a completion that is under way. Dropped before its end, as it is when
-/// its client closes the connection, it hangs up.
+/// A completion under way. Dropped before its end, as happens when the client closes the
+/// connection, it hangs up.
 struct Call {
     said: UnboundedReceiver<Said>,
     ask: Sender<Ask>,
@@ -123,7 +123,7 @@ struct Call {
 }
 
 impl Call {
-    /// The next that is told; nothing after the end.
+    /// The next news; `None` after the end.
     async fn hear(&mut self) -> Option<Said> {
         let said = self.said.recv().await;
         self.is_over |=
@@ -136,7 +136,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.is_over {
             self.said.close();
-            // Nobody is there at the end of the program.
+            // The engine is gone when the program ends.
             let _ = self.ask.send(Ask::HangUp);
         }
     }

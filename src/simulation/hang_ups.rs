@@ -2,7 +2,7 @@
 //! or because the program says so.
 //!
 //! The client is free at once. The request stays where it is until its engine drops
-//! it, or the front end that holds it comes to it and finds nobody waiting.
+//! it, or the front end that holds it comes to it and finds its client gone.
 
 use super::observer::Happening;
 use super::requests::{LiveRequests, Whereabouts};

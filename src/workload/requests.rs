@@ -133,7 +133,7 @@ impl RequestSettings {
         }
         let per_inflight = self.client.overhead_per_inflight;
         let shown = format!("\"{}s\"", per_inflight.as_secs());
-        let allowed = "absent beside arrivals: nobody says how many are in flight";
+        let allowed = "absent beside arrivals, which do not wait for answers";
         Invalid::unless(per_inflight.is_zero(), "client.overhead_per_inflight", shown, allowed)
     }
 }

@@ -110,7 +110,7 @@ fn remove(value: &mut Value, place: &[String]) {
 const SIZES: [&str; 8] =
     ["window", "warmup", "count", "seeds", "concurrency", "speedup", "rate", "limit"];
 
-/// A value that somebody may write by mistake, or to do harm.
+/// A value that may be written by mistake, or to do harm.
 fn strange(draws: &mut Draws, is_size: bool) -> Value {
     let integers =
         [0, -1, 1, 2, 3, 7, 255, 65_536, i64::from(u32::MAX), 1 << 53, i64::MAX, i64::MIN];

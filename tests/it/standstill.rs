@@ -99,7 +99,7 @@ fn retries_and_migrations_without_end_are_found() {
     assert!(line.contains("cluster.failover.retry_pause"), "{line}");
     let short = found(CRASH_LOOP, &["cluster.failover.retry_pause=1ns"]);
     assert!(short.contains("1,000,000 events from 0.01"), "{short}");
-    // Nobody looks at the list of workers for ten seconds.
+    // The list of workers is not renewed for ten seconds.
     for pause in ["0s", "1ns"] {
         let migrations = found(
             CRASH_LOOP,

@@ -2,7 +2,7 @@
 //!
 //! Servers name blocks by hashes of their own. A block is known here once its
 //! text is: prompts when they are sent, answers when they are complete. What is
-//! stored before (an answer that grows) waits until then; nobody can ask for it
+//! stored before (an answer that grows) waits until then; no request can ask for it
 //! earlier.
 
 use super::text::BlockNames;

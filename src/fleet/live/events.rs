@@ -15,7 +15,7 @@ use zeromq::{DealerSocket, Socket, SocketRecv, SocketSend, SubSocket, ZmqMessage
 /// How long to wait for a connection to the publisher, and for the next message
 /// of a replay (assumed: a server that is up answers within milliseconds).
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The pause before a connection that broke is made anew (assumed: so that a
+/// The pause before a broken connection is opened again (assumed: so that a
 /// server that is down is not asked all the time).
 const AGAIN: Duration = Duration::from_millis(500);
 /// What ends a replay: -1, big-endian.
@@ -63,7 +63,7 @@ pub(super) enum News {
     Recovered(u64),
     /// So many batches are lost for good.
     Lost(u64),
-    /// The server began anew: it holds nothing.
+    /// The server restarted: it holds nothing.
     Restarted,
     /// A message or event that makes no sense, or a socket that does not work.
     Broken(String),
@@ -72,14 +72,14 @@ pub(super) enum News {
 /// A batch with its number.
 type Batch = (u64, Bytes);
 
-/// Listens to one publisher until nobody wants to hear.
+/// Listens to one publisher until its receiver is dropped.
 pub(super) struct Listener {
     worker: WorkerId,
     source: EventSource,
     heard: Sender<Heard>,
     /// The number of the next batch; `None` before the first.
     next: Option<u64>,
-    /// The number of the last batch: only a server that began anew has a smaller one.
+    /// The number of the last batch: only a server that restarted has a smaller one.
     last: u64,
 }
 
@@ -144,7 +144,7 @@ impl Listener {
     /// Takes a message in.
     ///
     /// # Errors
-    /// If nobody hears any more.
+    /// If the receiver is dropped.
     async fn take(&mut self, message: ZmqMessage) -> Result<(), Gone> {
         let frames = message.into_vec();
         let [_, number, payload] = &frames[..] else {
@@ -253,7 +253,7 @@ impl Listener {
     }
 }
 
-/// Nobody listens any more.
+/// The receiver is dropped.
 struct Gone;
 
 fn number_of(frame: &[u8]) -> Option<u64> {
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    /// A batch as vLLM sends it, with fields that nobody here knows.
+    /// A batch as vLLM sends it, with fields that are not known here.
     fn batch(blocks: u64) -> Vec<u8> {
         #[derive(serde::Serialize)]
         struct Stored<'a> {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_asked_for_and_what_nobody_has_is_told() {
+    fn missing_batches_are_requested_and_lost_ones_reported() {
         let mut rig = Rig::new(true);
         rig.send(1, &batch(1));
         rig.kept.lock().unwrap().extend([(2, batch(2).into()), (3, batch(3).into())]);
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_counts_from_the_start_has_begun_anew() {
+    fn a_server_that_counts_from_the_start_has_restarted() {
         let mut rig = Rig::new(true);
         rig.send(1, &batch(1));
         rig.send(0, &batch(2));

@@ -473,7 +473,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The first line of what somebody else wrote, or its beginning.
+/// The first line of a foreign text, or its beginning.
 pub(super) fn shorten(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let mut short: String = line.chars().filter(|c| !c.is_control()).take(200).collect();

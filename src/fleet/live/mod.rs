@@ -121,7 +121,7 @@ pub struct EventFaults {
     pub recovered: u64,
     /// Batches missed for good.
     pub lost: u64,
-    /// Times the server began anew.
+    /// Times the server restarted.
     pub restarts: u64,
     /// Messages and events that made no sense.
     pub broken: u64,
@@ -180,7 +180,7 @@ struct Server {
     completions: Uri,
     places: Arc<Semaphore>,
     cache: ServerCache,
-    /// Cache changes that nobody has taken yet.
+    /// Cache changes that have not been taken yet.
     changes: VecDeque<(SimTime, KvEvent)>,
     faults: EventFaults,
     passed_over: PassedOver,
@@ -224,7 +224,7 @@ enum Life {
 
 impl LiveFleet {
     /// Connects to servers that are as `engine` says; `api_key` is sent to all of
-    /// them. KV events are heard only if somebody `wants_kv_events`.
+    /// them. KV events are heard only if a policy `wants_kv_events`.
     ///
     /// # Errors
     /// The first server that cannot be used.
@@ -415,7 +415,7 @@ impl LiveFleet {
                 open.tokens += count;
                 match open.last_token.replace(told.at) {
                     None => {
-                        // How much was cached is told with the last token.
+                        // The server says with the last token how much was cached.
                         tell(WorkerEventKind::Scheduled { cached_tokens: 0 });
                         tell(WorkerEventKind::FirstToken);
                         self.gaps.add(0, u64::from(count - 1));
@@ -547,7 +547,7 @@ impl Fleet for LiveFleet {
         let task = self.runtime().spawn(async move {
             let _place = places.acquire().await;
             let say = |at, what| {
-                // Nobody hears at the end of a run.
+                // The fleet is gone at the end of a run.
                 let _ = tell.send(Told { request: id, at, what });
             };
             let told = |at, tokens| say(at, Life::Tokens(tokens));

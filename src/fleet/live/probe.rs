@@ -227,7 +227,7 @@ impl ServerFacts {
             Some(server) if server != experiment => Err(ServerError::Mismatch {
                 url: place(url),
                 what,
-                way_out: format!("start the server anew, or --set engine.{key}={server}"),
+                way_out: format!("restart the server, or --set engine.{key}={server}"),
                 server,
                 experiment,
             }),

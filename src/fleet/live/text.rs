@@ -14,7 +14,7 @@ pub(crate) const TOKENS: std::ops::Range<u32> = 16..4096;
 const FORK: u64 = 0xF0_4B;
 
 /// Most tokens that are remembered of what was said, 256 MiB of them (assumed: more
-/// than all conversations that go on at a time have said). Nobody says when a
+/// than all conversations that go on at a time have said). No event says when a
 /// conversation ends, so those that have been silent longest are forgotten; if one
 /// goes on, its answers so far are made up like any text, and its server misses them.
 const MOST_SAID: usize = 1 << 26;

@@ -241,7 +241,10 @@ fn slo(view: &View<'_>, terms: &Terms) -> Option<String> {
         points.max_by(|a, b| a.0.total_cmp(&b.0))
     };
     let at = |label: &str, x: f64| match &view.axis {
-        Some(axis) => format!("{label} at {} {x}", axis.name()),
+        Some(axis) => {
+            let unit = if axis.is_duration { " ms" } else { "" };
+            format!("{label} at {} {x}{unit}", axis.name())
+        }
         None => label.to_owned(),
     };
     let (attained, nearest, x) = best(ATTAINMENT)?;

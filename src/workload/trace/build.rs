@@ -18,6 +18,10 @@ use std::path::Path;
 /// this stays below the private ids.
 pub(super) const MAX_HASH_ID: u64 = (1 << 52) - 1;
 
+/// Rows of a trace (assumed: twice the largest public one). Each is held in memory, some
+/// 100 bytes of it, and a small compressed file can have any number.
+const MOST_ROWS: u32 = 100_000_000;
+
 /// Where the reader is, for errors.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -156,9 +160,8 @@ impl<'a> Build<'a> {
     /// Adds the row at `place`.
     pub(super) fn add(&mut self, place: &Place<'_>, given: Given<'_>) -> Result<(), TraceError> {
         let number = self.trace.rows.len();
-        // Request ids have 32 bits, and one number means none.
-        let Some(number) = u32::try_from(number).ok().filter(|&number| number < NO_ROW) else {
-            return Err(place.row("more than 4294967295 requests: use a smaller limit"));
+        let Some(number) = u32::try_from(number).ok().filter(|&number| number < MOST_ROWS) else {
+            return Err(place.row("more than 100,000,000 requests: read a part of them, with limit"));
         };
         let previous = given.session.and_then(|session| self.sessions.get(session)).copied();
         let is_first = previous.is_none();

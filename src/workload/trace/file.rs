@@ -15,7 +15,7 @@ const GZIP: &[u8] = &[0x1F, 0x8B];
 const ZSTANDARD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
-/// Bytes of a file by which its format is told.
+/// Bytes of a file that its format is recognised by.
 pub(super) const HEAD_BYTES: usize = 1 << 16;
 /// The longest row: more than a million ids. What is longer is no trace, and must
 /// not fill the memory.

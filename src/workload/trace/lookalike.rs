@@ -27,7 +27,7 @@ use hashbrown::HashTable;
 use rand::RngExt;
 use std::collections::BTreeMap;
 
-/// A block with more different successors belongs to nobody (assumed: far more
+/// A block with more different successors belongs to no session (assumed: far more
 /// than a conversation branches, far fewer than the users of a system prompt).
 const BRANCHES: u32 = 8;
 

@@ -1,4 +1,4 @@
-//! `sim live` on servers that misbehave in every way that came to mind: the program
+//! `sim live` on servers that misbehave in thirty ways: the program
 //! ends, every request is accounted for, and the key is in nothing that it leaves.
 
 use super::super::program::{Scratch, text};
@@ -174,7 +174,7 @@ fn a_key_in_an_address_is_refused_unseen_and_leaves_nothing() {
     }
 }
 
-/// Facts of the server are told too, and may hold the key.
+/// Facts of the server are shown too, and may hold the key.
 #[test]
 fn a_server_named_like_the_key_does_not_show_it() {
     let server = Server::start(Fault::NamedKey, &engine());

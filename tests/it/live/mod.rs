@@ -213,7 +213,7 @@ fn a_server_that_is_not_the_experiments_is_refused_with_both_values() {
     for (refusal, parts) in [
         (
             refused(url, None, &EngineConfig { block_size: 32, ..config.clone() }),
-            "worker URL: block_size is 16 there and 32 in the experiment: start the server anew, or \
+            "worker URL: block_size is 16 there and 32 in the experiment: restart the server, or \
              --set engine.block_size=16",
         ),
         (

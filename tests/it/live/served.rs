@@ -61,7 +61,7 @@ fn options(events: bool, behind_router: bool) -> ServeOptions {
 
 fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
     let options = options(events, behind_router);
-    // Events go to a port that follows from that of HTTP, which somebody may have.
+    // Events go to a port that follows from that of HTTP, which may be taken.
     let mut started = (0..50).map(|_| serve(&experiment.runs[0].settings, &options));
     started.find_map(Result::ok).expect("free ports")
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     None,
-    /// Sends so many tokens, then nobody listens there any more.
+    /// Sends so many tokens, then the port is closed.
     Killed(u32),
     /// Takes the request and says nothing.
     Silent,
