@@ -216,10 +216,12 @@ impl SourceArgs {
         trace.found().notices.iter().for_each(|notice| note(notice));
         let Found { rows_left_out, sessions_broken, .. } = *trace.found();
         if rows_left_out > 0 {
-            note(&format!("{rows_left_out} rows without an answer are left out"));
+            let rows = if rows_left_out == 1 { "row is" } else { "rows are" };
+            note(&format!("{rows_left_out} {rows} left out: no answer"));
         }
         if sessions_broken > 0 {
-            note(&format!("{sessions_broken} sessions have a turn that begins a new text"));
+            let sessions = if sessions_broken == 1 { "session has" } else { "sessions have" };
+            note(&format!("{sessions_broken} {sessions} a turn that begins a new text"));
         }
         Ok(trace.within(self.start, self.end).map_err(option)?)
     }

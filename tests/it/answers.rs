@@ -157,7 +157,7 @@ fn what_was_dropped_is_in_the_answer_and_the_report() {
          0,a,100,20\n1,b,1500,500\n2,c,1590,500\n3,d,100,0\n4,e,100,0\n5,a,130,20\n9,a,50,20\n",
     );
     let run = said(&place.sim(&["run", "trace.toml"]));
-    let trace = "Trace: 2 rows left out (no answer, or a prompt above max_isl); 1 sessions with a \
+    let trace = "Trace: 2 rows left out (no answer, or a prompt above max_isl); 1 session with a \
                  turn that does not go on from the one before.";
     assert!(run.contains(trace), "{run}");
     assert!(run.contains("kv: 2 answers cut short."), "{run}");

@@ -28,16 +28,16 @@ const GOODPUT: &str = "goodput_per_s";
 
 /// What can happen to workers and requests, with the words for it.
 const HAPPENINGS: [(&str, &str); 10] = [
-    ("workers_added", "{} workers added by the planner"),
+    ("workers_added", "{} worker(s) added by the planner"),
     ("workers_removed", "{} removed"),
-    ("rejected", "{} requests rejected"),
-    ("given_up", "{} requests given up by their clients"),
-    ("failed", "{} requests failed"),
+    ("rejected", "{} request(s) rejected"),
+    ("given_up", "{} request(s) given up by their clients"),
+    ("failed", "{} request(s) failed"),
     ("retries", "{} sent again by their clients"),
     ("migrations", "{} moved to another worker"),
-    ("recomputed_tokens", "{} tokens computed again"),
+    ("recomputed_tokens", "{} token(s) computed again"),
     ("hit_recovery_s", "{} s until hits were back"),
-    ("cut_short", "{} answers cut short"),
+    ("cut_short", "{} answer(s) cut short"),
 ];
 
 /// How a candidate differs from a baseline in one metric at one point.
@@ -284,7 +284,7 @@ fn happenings(view: &View<'_>) -> Vec<String> {
                 is_shown.then(|| {
                     let (low, high) = (count(low), count(high));
                     let number = if low == high { high } else { format!("{low} to {high}") };
-                    what.replacen("{}", &number, 1)
+                    numbered(what, &number)
                 })
             })
             .collect();
@@ -300,14 +300,21 @@ fn left_out(view: &View<'_>) -> Option<String> {
         means.fold(0.0, f64::max)
     };
     let rows = most("rows_left_out");
-    let rows = (rows > 0.0)
-        .then(|| format!("{} rows left out (no answer, or a prompt above max_isl)", count(rows)));
+    let rows = (rows > 0.0).then(|| {
+        numbered("{} row(s) left out (no answer, or a prompt above max_isl)", &count(rows))
+    });
     let sessions = most("sessions_broken");
     let sessions = (sessions > 0.0).then(|| {
-        format!("{} sessions with a turn that does not go on from the one before", count(sessions))
+        let what = "{} session(s) with a turn that does not go on from the one before";
+        numbered(what, &count(sessions))
     });
     let parts: Vec<String> = rows.into_iter().chain(sessions).collect();
     (!parts.is_empty()).then(|| format!("Trace: {}.", parts.join("; ")))
+}
+
+/// `what` with a number for `{}`, and its `(s)` as the number wants it.
+fn numbered(what: &str, number: &str) -> String {
+    what.replacen("{}", number, 1).replacen("(s)", if number == "1" { "" } else { "s" }, 1)
 }
 
 /// A mean of counts: whole where it is.
