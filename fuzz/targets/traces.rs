@@ -10,7 +10,7 @@ fuzz_target!(|bytes: &[u8]| {
         1 => Some(TraceFormat::Mooncake),
         2 => Some(TraceFormat::MooncakeDelta),
         3 => Some(TraceFormat::Azure),
-        4 => Some(TraceFormat::BurstGpt),
+        4 => Some(TraceFormat::Burstgpt),
         _ => None,
     };
     let file = tempfile::NamedTempFile::new().expect("a file");
