@@ -161,7 +161,9 @@ impl<'a> Build<'a> {
     pub(super) fn add(&mut self, place: &Place<'_>, given: Given<'_>) -> Result<(), TraceError> {
         let number = self.trace.rows.len();
         let Some(number) = u32::try_from(number).ok().filter(|&number| number < MOST_ROWS) else {
-            return Err(place.row("more than 100,000,000 requests: read a part of them, with limit"));
+            return Err(
+                place.row("more than 100,000,000 requests: read a part of them, with limit")
+            );
         };
         let previous = given.session.and_then(|session| self.sessions.get(session)).copied();
         let is_first = previous.is_none();
