@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Report(ReportArgs),
     Plot(PlotArgs),
     Sweep(SweepArgs),
+    Merge(MergeArgs),
     Frontier(FrontierArgs),
     Compare(CompareArgs),
     #[cfg(feature = "live")]
@@ -111,7 +112,10 @@ Examples:
 
 VALUES are a list (0,0.5,1), a range with a step (60..180:20) or with a factor (8..512:x2), both
 ends included. With --over, results go to plots/NAME-sweep unless --out names another folder. A
-sweep that was killed goes on where it was when the same command is given again.")]
+sweep that was killed goes on where it was when the same command is given again.
+
+Several machines share a sweep with --shard: each runs the same command with its own K, and
+`sim merge` makes the results of all.")]
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
@@ -126,8 +130,40 @@ pub(crate) struct SweepArgs {
     /// The metric to tune for, like ttft_ms_p95 or goodput
     #[arg(long, value_name = "METRIC", default_value = "ttft_ms_p95")]
     pub(crate) best: String,
+    /// Run the K-th of N parts and leave it for `sim merge`; `auto` in place of K takes
+    /// it from SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, `auto` alone N from Slurm too
+    #[arg(long, value_name = "K/N", conflicts_with_all = ["requests", "aiperf", "no_figures"])]
+    pub(crate) shard: Option<String>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// Put the parts of a sweep that ran with --shard together
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim sweep doks-3xh200 --seeds 1 --shard 1/2 --out part-1
+  sim sweep doks-3xh200 --seeds 1 --shard 2/2 --out part-2
+  sim merge part-1 part-2 --out whole
+
+The folder is, byte for byte, the one that `sim sweep` without --shard makes on one machine. The
+parts stay as they are.")]
+pub(crate) struct MergeArgs {
+    /// The folders of all parts, in any order
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) parts: Vec<PathBuf>,
+    /// Folder for the results
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The experiment, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub(crate) experiment: Option<PathBuf>,
+    /// Replace results of another configuration in that folder
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Save no figures
+    #[arg(long)]
+    pub(crate) no_figures: bool,
 }
 
 /// Find up to which load a policy or setting beats another, or meets its targets

@@ -24,6 +24,7 @@ mod run;
 mod schema;
 #[cfg(feature = "live")]
 mod serve;
+mod shards;
 mod talk;
 mod timeline;
 mod trace;
@@ -35,7 +36,7 @@ use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
 use kv_router_sim::report::judge::baseline::BaselineError;
 use kv_router_sim::report::view::published::PublishedError;
-use kv_router_sim::results::{AgainError, ReadError, ReportError};
+use kv_router_sim::results::{AgainError, MergeError, ReadError, ReportError};
 use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::trace::TraceError;
 use std::io;
@@ -79,6 +80,8 @@ enum CliError {
     Read(#[from] ReadError),
     #[error("{0}{hint}", hint = way_out_of_again(.0))]
     Again(#[from] AgainError),
+    #[error("{0}{hint}", hint = way_out_of_merge(.0))]
+    Merge(#[from] MergeError),
     #[error(transparent)]
     Report(#[from] ReportError),
     #[error("{0}{hint}", hint = way_out_of_baseline(.0))]
@@ -137,6 +140,19 @@ fn way_out_of_again(error: &AgainError) -> &'static str {
     }
 }
 
+fn way_out_of_merge(error: &MergeError) -> &'static str {
+    match error {
+        MergeError::Read(ReadError::Unreadable { .. }) => {
+            "; name folders that `sim sweep --shard K/N` made"
+        }
+        MergeError::Missing { .. } => "; run it, or name its folder",
+        MergeError::Unfinished { .. } => "; give its command again: it goes on where it was",
+        MergeError::Again(error) => way_out_of_again(error),
+        MergeError::Run(error) => way_out_of_run(error),
+        _ => "",
+    }
+}
+
 fn way_out_of_explain(error: &ExplainError) -> &'static str {
     match error {
         ExplainError::Ambiguous { .. } => "; --policy and --at choose",
@@ -171,6 +187,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Report(args) => report::report(&args).map(|()| true),
         Command::Plot(args) => report::plot(args).map(|()| true),
         Command::Sweep(args) => run::sweep(args, traces).map(|()| true),
+        Command::Merge(args) => shards::merge(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
         #[cfg(feature = "live")]
         Command::Live(args) => live::live(args, traces, api_key()).map(|()| true),

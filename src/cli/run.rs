@@ -4,7 +4,7 @@ use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::interrupt::Interrupt;
 use super::progress::Bar;
 use super::talk::{detail, note, say, warn};
-use super::{CliError, print};
+use super::{CliError, print, shards};
 use kv_router_sim::experiment::timeline::Choice;
 use kv_router_sim::experiment::{Experiment, LoadOptions, check_measured};
 use kv_router_sim::metrics::{directed, full_name};
@@ -62,10 +62,19 @@ pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliE
         tuned_for: Some(best.to_owned()),
         ..RunInto::new(&args.experiment.file, overrides)
     };
-    let Results { summary, details, .. } =
-        execute(&experiment, options, folder, args.output, None)?;
-    print(&table::head(&summary))?;
-    print(&Tuning::new(&summary, best)?.report(&Terms::of(&details), table::WIDTH))?;
+    if let Some(shard) = &args.shard {
+        let shard = shards::parse(shard, |name| std::env::var(name).ok())?;
+        return shards::run(&experiment, options, (shard, &folder), &args.output);
+    }
+    print_tuning(&execute(&experiment, options, folder, args.output, None)?)
+}
+
+/// What a sweep says about settings.
+pub(super) fn print_tuning(results: &Results) -> Result<(), CliError> {
+    let Results { summary, details, .. } = results;
+    let best = details.tuned_for.as_deref().expect("a sweep is tuned for a metric");
+    print(&table::head(summary))?;
+    print(&Tuning::new(summary, best)?.report(&Terms::of(details), table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
 }
 
@@ -151,7 +160,7 @@ fn execute(
 }
 
 /// What Ctrl-C has to say of a run into `folder`, once it has tidied up.
-fn farewell(
+pub(super) fn farewell(
     bar: &Bar,
     is_kept: bool,
     folder: &ResultFolder,

@@ -10,7 +10,7 @@
 //! Whatever follows the first damaged line is dropped and simulated again.
 
 use super::config::hex;
-use super::files::StoreError;
+use super::files::{StoreError, short};
 use super::simulate::RunOutcome;
 use crate::recorder::{Curves, Metrics};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,56 @@ pub struct Journal {
     found: BTreeMap<(usize, u64), RunOutcome>,
 }
 
+/// A journal whose simulations cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// It is not there, or is none.
+    #[error("{}: cannot be read: {reason}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// It belongs to another configuration.
+    #[error(
+        "{}: is of another configuration (hash {}, this one is {})",
+        file.display(), short(found), short(wanted)
+    )]
+    Other {
+        /// The file.
+        file: PathBuf,
+        /// Its configuration's hash.
+        found: String,
+        /// The hash that it should have.
+        wanted: String,
+    },
+    /// Another program wrote it.
+    #[error(
+        "{}: was written by another build of sim, whose results may differ; run every part and \
+         merge them with the same program",
+        file.display()
+    )]
+    Build {
+        /// The file.
+        file: PathBuf,
+    },
+    /// It has another result of a simulation than the journals before it.
+    #[error(
+        "{}: has another result of run {run} with seed {seed} than the parts before it: they ran \
+         on different platforms, or one of them is damaged",
+        file.display()
+    )]
+    Contradiction {
+        /// The file.
+        file: PathBuf,
+        /// Place of the run in the experiment.
+        run: usize,
+        /// The simulation's seed.
+        seed: u64,
+    },
+}
+
 impl Journal {
     /// Opens the journal of the configuration with this hash in `folder`, or begins
     /// one. What another `build` of the program wrote is dropped: its results may
@@ -96,6 +146,52 @@ impl Journal {
     /// How many simulations were found to be done.
     pub fn found(&self) -> usize {
         self.found.len()
+    }
+
+    /// Takes over what the journal in another `folder` has of the same configuration,
+    /// written by a program of the same `build`; gives the number of its simulations.
+    /// That folder is not locked: a line that is being written is left out.
+    ///
+    /// # Errors
+    /// If it cannot be read, belongs to another configuration or build, or contradicts
+    /// what was found before.
+    pub fn take_over(
+        &mut self,
+        folder: &Path,
+        config_hash: &str,
+        is_same_build: impl Fn(&str) -> bool,
+    ) -> Result<usize, JournalError> {
+        let path = folder.join(JOURNAL_FILE);
+        let bytes = std::fs::read(&path).map_err(|error| JournalError::Unreadable {
+            file: path.clone(),
+            reason: error.to_string(),
+        })?;
+        let head = whole_lines(&bytes).next().and_then(|line| serde_json::from_slice(line).ok());
+        let head: Head = head.filter(|head: &Head| head.journal == LAYOUT).ok_or_else(|| {
+            let reason = "it is not a journal of this version".to_owned();
+            JournalError::Unreadable { file: path.clone(), reason }
+        })?;
+        if head.config_hash != config_hash {
+            let (found, wanted) = (head.config_hash, config_hash.to_owned());
+            return Err(JournalError::Other { file: path, found, wanted });
+        }
+        if !is_same_build(&head.build) {
+            return Err(JournalError::Build { file: path });
+        }
+        let (found, _) = read(&bytes, &head);
+        let count = found.len();
+        for ((run, seed), outcome) in found {
+            let before = self.found.insert((run, seed), outcome);
+            if before.is_some_and(|before| before.digest != self.found[&(run, seed)].digest) {
+                return Err(JournalError::Contradiction { file: path, run, seed });
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whether this simulation was done before.
+    pub(crate) fn has(&self, run: usize, seed: u64) -> bool {
+        self.found.contains_key(&(run, seed))
     }
 
     /// Takes the journal away: the results are saved, or will never be.

@@ -25,6 +25,7 @@ mod measured;
 pub mod results;
 mod run;
 mod schema;
+mod shard;
 mod simulate;
 mod store;
 mod sweep;
@@ -33,17 +34,21 @@ pub mod timeline;
 pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
 pub use error::ExperimentError;
 pub use files::{StoreError, check_writable, write_file, write_file_with};
-pub use journal::Journal;
+pub use journal::{Journal, JournalError};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
+pub(crate) use run::simulations;
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;
-pub use run::{NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run};
+pub use run::{
+    NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run, run_shard,
+};
 pub use schema::schema;
+pub use shard::Shard;
 pub use simulate::{RunOutcome, Watch, simulate, simulation};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};
-pub use store::{Existing, Footprint, RUNS_FILE, SUMMARY_FILE, Staged, Store};
+pub use store::{Existing, Footprint, RUNS_FILE, SHARD_FILE, SUMMARY_FILE, Staged, Store};
 
 #[cfg(test)]
 mod tests;

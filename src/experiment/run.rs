@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::results::{
     Distribution, Distributions, Metric, Point, Provenance, SCHEMA_VERSION, Summary,
 };
+use super::shard::Shard;
 use super::simulate::{RunOutcome, Watch, simulate};
 use crate::recorder::{Metrics, RequestRecord, SHARES};
 use crate::simulation::Stuck;
@@ -124,24 +125,7 @@ pub enum RunError {
 /// journal cannot be written.
 pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, RunError> {
     let seeds = &experiment.seeds;
-    let jobs: Vec<Job<'_>> = experiment
-        .runs
-        .iter()
-        .enumerate()
-        .filter(|(_, run)| run.same_as.is_none())
-        .flat_map(|(number, run)| seeds.iter().map(move |&seed| Job { number, run, seed }))
-        .collect();
-    options.progress.started(jobs.len());
-    let mut done: BTreeMap<(usize, u64), RunOutcome> = BTreeMap::new();
-    for (result, job) in simulate_all(&jobs, options)?.into_iter().zip(&jobs) {
-        let outcome = result.map_err(|source| RunError::Simulation {
-            experiment: experiment.name.clone(),
-            point: show(&experiment.points[job.run.points[0]]),
-            seed: job.seed,
-            source,
-        })?;
-        done.insert((job.number, job.seed), outcome);
-    }
+    let mut done = simulate_jobs(experiment, &jobs(experiment), options)?;
     let runs = experiment.runs.iter().enumerate();
     let all: Vec<(&RunSpec, usize, u64)> =
         runs.flat_map(|(number, run)| seeds.iter().map(move |&seed| (run, number, seed))).collect();
@@ -162,6 +146,62 @@ pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, 
     });
     let requests = requests.filter(|_| options.keep_requests).collect();
     Ok(Outcome { summary, distributions, requests, digests })
+}
+
+/// Simulates what one part of an experiment has and the journal has not, and leaves
+/// it there; gives the number of the part's simulations.
+///
+/// # Errors
+/// As [`run()`].
+///
+/// # Panics
+/// Without a journal: the results would be lost.
+pub fn run_shard(
+    experiment: &Experiment,
+    shard: Shard,
+    options: RunOptions<'_>,
+) -> Result<usize, RunError> {
+    assert!(options.journal.is_some(), "a journal keeps the results of a part");
+    let mut places = 0..;
+    let mut part = jobs(experiment);
+    part.retain(|_| places.next().is_some_and(|place| shard.has(place)));
+    simulate_jobs(experiment, &part, options)?;
+    Ok(part.len())
+}
+
+/// The simulations of an experiment, in the order in which [parts](Shard) take them:
+/// the number of the run and the seed of each.
+pub(crate) fn simulations(experiment: &Experiment) -> impl Iterator<Item = (usize, u64)> + '_ {
+    jobs(experiment).into_iter().map(|job| (job.number, job.seed))
+}
+
+/// Every simulation, run by run, seed by seed; those that are the same as another
+/// one are left out.
+fn jobs(experiment: &Experiment) -> Vec<Job<'_>> {
+    let runs = experiment.runs.iter().enumerate().filter(|(_, run)| run.same_as.is_none());
+    let of_run =
+        |(number, run)| experiment.seeds.iter().map(move |&seed| Job { number, run, seed });
+    runs.flat_map(of_run).collect()
+}
+
+/// Simulates `jobs`, or takes what the journal has of them.
+fn simulate_jobs(
+    experiment: &Experiment,
+    jobs: &[Job<'_>],
+    options: RunOptions<'_>,
+) -> Result<BTreeMap<(usize, u64), RunOutcome>, RunError> {
+    options.progress.started(jobs.len());
+    let mut done = BTreeMap::new();
+    for (result, job) in simulate_all(jobs, options)?.into_iter().zip(jobs) {
+        let outcome = result.map_err(|source| RunError::Simulation {
+            experiment: experiment.name.clone(),
+            point: show(&experiment.points[job.run.points[0]]),
+            seed: job.seed,
+            source,
+        })?;
+        done.insert((job.number, job.seed), outcome);
+    }
+    Ok(done)
 }
 
 /// One simulation.

@@ -23,10 +23,21 @@ pub const SUMMARY_FILE: &str = "summary.json";
 /// The file that says how to run its simulations again.
 pub const RUNS_FILE: &str = "runs.json";
 
+/// The file that says which part of the simulations a folder has, before they are
+/// [merged](crate::results::Shards).
+pub const SHARD_FILE: &str = "shard.json";
+
 /// What else runs write into the folder, as far as it always has the same name;
 /// the names belong to the reports.
-const OTHER_FILES: [&str; 6] =
-    [RUNS_FILE, "details.json", "summary.csv", "requests.csv", "report.html", "timeline.json.gz"];
+const OTHER_FILES: [&str; 7] = [
+    RUNS_FILE,
+    SHARD_FILE,
+    "details.json",
+    "summary.csv",
+    "requests.csv",
+    "report.html",
+    "timeline.json.gz",
+];
 
 /// What they write into it with folders of their own.
 const OTHER_FOLDER: &str = "aiperf";
@@ -151,12 +162,14 @@ impl Store {
         self.claim.footprint.clone()
     }
 
-    /// Removes the journal of a run that is not needed any more, if there is one.
+    /// Removes the journal of a run that is not needed any more, if there is one, and
+    /// what says that it was a part of one.
     ///
     /// # Errors
     /// If it cannot be removed.
     pub fn discard_journal(&self) -> Result<(), StoreError> {
-        journal::discard(&self.folder).map_err(|error| StoreError::Unwritable {
+        let part = absent_is_fine(std::fs::remove_file(self.folder.join(SHARD_FILE)));
+        part.and_then(|()| journal::discard(&self.folder)).map_err(|error| StoreError::Unwritable {
             folder: self.folder.clone(),
             reason: error.to_string(),
         })

@@ -26,8 +26,10 @@
 //! ```
 
 mod read;
+mod shards;
 
 pub use read::{AgainError, ReadError, Results, from_json, read_summary, write_figures};
+pub use shards::{MergeError, Shards};
 
 use crate::experiment::results::{Provenance, SCHEMA_VERSION, SavedRuns, Summary};
 use crate::experiment::{
@@ -262,10 +264,8 @@ impl ResultFolder {
 
         let report = if options.figures { self.save_report(&results) } else { Ok(()) };
         numbers.publish()?;
-        match &journal {
-            Some(journal) => journal.remove()?,
-            None => self.store.discard_journal()?,
-        }
+        drop(journal);
+        self.store.discard_journal()?;
         let now = &results.summary.provenance;
         let is_other =
             |before: &&Provenance| before.version == now.version && before.digest != now.digest;

@@ -218,7 +218,7 @@ pub fn read_summary(folder: &Path) -> Result<Summary, ReadError> {
     read(&folder.join(SUMMARY_FILE))
 }
 
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ReadError> {
+pub(super) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, ReadError> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| ReadError::Unreadable { file: file.into(), reason: error.to_string() })?;
     from_json(&text, file)

@@ -43,6 +43,7 @@ mod rig;
 mod runs;
 mod same_bytes;
 mod script;
+mod shards;
 mod shown;
 mod shown_commands;
 mod source_rules;
