@@ -92,15 +92,11 @@ impl Load {
 
     fn request(&self, id: RequestId, which: usize) -> Request {
         let conversation = &self.conversations[which];
-        Request {
-            id,
-            conversation: ConversationId(0),
-            turn: 0,
-            prompt_tokens: (STARTER_BLOCKS + conversation.private_blocks) * BLOCK_SIZE + 7,
-            output_tokens: 1,
-            max_tokens: 1,
-            content: Content::new([conversation.starter], BlockId(conversation.private)),
-        }
+        let prompt_tokens = (STARTER_BLOCKS + conversation.private_blocks) * BLOCK_SIZE + 7;
+        let content = Content::new([conversation.starter], BlockId(conversation.private));
+        let mut request = Request::new(id, prompt_tokens, 1, content);
+        request.conversation = ConversationId(0);
+        request
     }
 
     /// Publishes what `worker` stores for this turn, and, when the conversation

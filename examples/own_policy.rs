@@ -1,12 +1,10 @@
 //! A policy of your own with a parameter of its own, swept like any other:
 //! `cargo run --release --example own_policy`, from the root of the repository.
 
-use kv_router_sim::experiment::results::Point;
-use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
-use kv_router_sim::id::WorkerId;
-use kv_router_sim::request::RouteRequest;
-use kv_router_sim::router::{ClusterView, Parameters, Policy, Registration, Verdict};
-use kv_router_sim::time::SimTime;
+use kv_router_sim::{
+    ClusterView, Experiment, LoadOptions, Parameters, Point, Policy, Registration, RouteRequest,
+    RunOptions, SimTime, Verdict, WorkerId, run,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -33,19 +31,14 @@ impl Policy for FirstWithRoom {
 pub(crate) fn sweep() -> Result<Vec<(String, f64)>, Box<dyn Error>> {
     let rule = "the first worker that has room";
     let own = Registration::new("first_with_room", rule, |own: &FirstWithRoom, _, _| own.clone());
-    let set = [
-        "router.policy=first_with_room",
-        "sweep.router.room=[20, 40, 60]",
-        "workload.concurrency=60",
-        "measure.window=100s",
-        "measure.seeds=1",
-    ];
-    let options = LoadOptions {
-        policies: vec![own.shared()],
-        overrides: set.map(str::to_owned).to_vec(),
-        ..LoadOptions::default()
-    };
-    let experiment = Experiment::load("experiments/doks-3xh200.toml".as_ref(), &options)?;
+    let options = LoadOptions::default()
+        .policy(own)
+        .set("router.policy=first_with_room")
+        .set("sweep.router.room=[20, 40, 60]")
+        .set("workload.concurrency=60")
+        .set("measure.window=100s")
+        .set("measure.seeds=1");
+    let experiment = Experiment::load("doks-3xh200".as_ref(), &options)?;
     let points = run(&experiment, RunOptions::default())?.summary.points;
     let row = |point: &Point| {
         let ttft_ms = point.metrics["ttft_ms_p95"].mean.unwrap_or(f64::NAN);

@@ -3,21 +3,15 @@
 //!
 //!     cargo run --release --example step_and_steer
 
-use kv_router_sim::experiment::{Experiment, LoadOptions, simulation};
-use kv_router_sim::simulation::{Control, controls_toml};
-use kv_router_sim::time::{SimDuration, SimTime};
+use kv_router_sim::{Control, Experiment, LoadOptions, SimDuration, SimTime, controls_toml};
 use std::error::Error;
-use std::path::Path;
 
 /// The percentile before and after, and the control as an experiment would have it.
 pub(crate) fn step_and_steer() -> Result<(f64, f64, String), Box<dyn Error>> {
-    let mut options = LoadOptions::default();
-    for change in ["router.policy=kv", "workload.concurrency=60", "measure.window=200s"] {
-        options.overrides.push(change.to_owned());
-    }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/doks-3xh200.toml");
-    let run = Experiment::load(&file, &options)?.runs.remove(0);
-    let mut simulation = simulation(&run.settings, &run.levels, 1);
+    let changes = ["router.policy=kv", "workload.concurrency=60", "measure.window=200s"];
+    let options = LoadOptions::default().set_all(changes);
+    let experiment = Experiment::load("doks-3xh200".as_ref(), &options)?;
+    let mut simulation = experiment.runs[0].simulation(1);
     let half = SimDuration::from_secs(100);
     simulation.watch(half);
 
@@ -30,7 +24,7 @@ pub(crate) fn step_and_steer() -> Result<(f64, f64, String), Box<dyn Error>> {
     Ok((both.0, both.1, controls_toml(simulation.applied())))
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows what it finds")]
+#[allow(dead_code, clippy::print_stdout, reason = "tests call `step_and_steer`")]
 fn main() -> Result<(), Box<dyn Error>> {
     let (before, after, control) = step_and_steer()?;
     println!("TTFT p95 with  60 conversations: {before:.0} ms");

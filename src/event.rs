@@ -21,6 +21,7 @@ pub struct WorkerEvent {
 /// See [`WorkerEvent`]. Every stay of a request at a worker ends with exactly one
 /// of `Prefilled`, `Finished`, `Rejected`, `Aborted` and `Failed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WorkerEventKind {
     /// It entered a batch for the first time, with this many prompt tokens
     /// found in the prefix cache.
@@ -102,6 +103,7 @@ pub struct Lost {
 
 /// Why a request was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum RejectReason {
     /// Prompt and output exceed the context limit of the model or engine.
     ContextLimit,
@@ -133,6 +135,7 @@ impl fmt::Display for RejectReason {
 /// every store; whether they publish every loss, or only that of the last copy,
 /// is up to the [`EventLog`](crate::kv::EventLog).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KvEvent {
     /// The blocks of `run` can be hit from now on, in this order.
     Stored {
@@ -161,6 +164,18 @@ pub enum KvEvent {
         /// What was lost.
         run: BlockRun,
     },
+}
+
+impl KvEvent {
+    /// The blocks that were stored or lost.
+    pub fn run(&self) -> BlockRun {
+        match *self {
+            Self::Stored { run, .. }
+            | Self::Removed { run }
+            | Self::StoredBelow { run, .. }
+            | Self::RemovedBelow { run, .. } => run,
+        }
+    }
 }
 
 /// What KV memory below the GPU's is made of, fast to slow: the tiers that

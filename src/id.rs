@@ -49,6 +49,14 @@ id! {
     BlockId(u64)
 }
 
+impl WorkerId {
+    /// The worker at `index` of a list in order of id.
+    #[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
+    pub const fn at(index: usize) -> Self {
+        Self(index as u32)
+    }
+}
+
 impl BlockId {
     /// The id `n` places after this one in its run.
     pub const fn offset(self, n: u32) -> Self {

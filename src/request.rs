@@ -125,6 +125,7 @@ pub enum Phase {
 
 /// One request with everything the simulation knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Request {
     /// Its number.
     pub id: RequestId,
@@ -144,6 +145,31 @@ pub struct Request {
 }
 
 impl Request {
+    /// A single request: a conversation of one turn, whose `max_tokens` is what the
+    /// model will generate. `content` names the blocks of prompt and output.
+    pub fn new(id: RequestId, prompt_tokens: u32, output_tokens: u32, content: Content) -> Self {
+        Self {
+            id,
+            conversation: ConversationId(id.0),
+            turn: 0,
+            prompt_tokens,
+            output_tokens,
+            max_tokens: output_tokens,
+            content,
+        }
+    }
+
+    /// The same with another `content`.
+    pub fn with_content(self, content: Content) -> Self {
+        Self { content, ..self }
+    }
+
+    /// The same with another number.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub fn numbered(self, id: RequestId) -> Self {
+        Self { id, ..self }
+    }
+
     /// What a router is given.
     pub fn route_view(&self, block_size: u32) -> RouteRequest<'_> {
         RouteRequest {
@@ -165,6 +191,7 @@ impl Request {
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct RouteRequest<'a> {
     /// Its number.
     pub id: RequestId,

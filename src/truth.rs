@@ -8,6 +8,7 @@ use crate::time::SimDuration;
 
 /// A worker as one request would find it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WorkerTruth {
     /// Leading full blocks of the prompt in its cache.
     pub cached_blocks: u32,

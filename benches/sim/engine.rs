@@ -6,7 +6,7 @@ use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::engine::{Outbox, Wake, Worker};
 use kv_router_sim::event::{KvEvent, WorkerEventKind};
-use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
+use kv_router_sim::id::{BlockId, RequestId, WorkerId};
 use kv_router_sim::request::{Content, Request};
 use kv_router_sim::time::SimTime;
 use std::sync::Arc;
@@ -80,15 +80,8 @@ impl Rig {
     fn submit(&mut self, prompt_tokens: u32, output_tokens: u32) {
         let id = self.requests;
         self.requests += 1;
-        let request = Request {
-            id: RequestId(id),
-            conversation: ConversationId(id),
-            turn: 0,
-            prompt_tokens,
-            output_tokens,
-            max_tokens: output_tokens,
-            content: Content::new([], BlockId(u64::from(id) << 20)),
-        };
+        let content = Content::new([], BlockId(u64::from(id) << 20));
+        let request = Request::new(RequestId(id), prompt_tokens, output_tokens, content);
         self.worker.submit(self.now, &request, &mut self.out).expect("a request that fits");
     }
 
@@ -121,12 +114,8 @@ impl Rig {
     /// Blocks in the cache changes since the last call.
     fn kv_events(&mut self) -> u32 {
         let mut blocks = 0;
-        self.worker.take_kv_events(SimTime::MAX, &mut self.out, |_, event| match event {
-            KvEvent::Stored { run, .. }
-            | KvEvent::Removed { run }
-            | KvEvent::StoredBelow { run, .. }
-            | KvEvent::RemovedBelow { run, .. } => blocks += run.len,
-        });
+        let count = |_, event: KvEvent| blocks += event.run().len;
+        self.worker.take_kv_events(SimTime::MAX, &mut self.out, count);
         blocks
     }
 }

@@ -71,13 +71,12 @@ pub(crate) fn benches(c: &mut Criterion) {
 
 fn load(file: &str, text: &str, overrides: &[&str]) -> Experiment {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-    Experiment::parse(&file, text, &LoadOptions { overrides, ..LoadOptions::default() })
-        .expect("valid")
+    let overrides = overrides.iter().copied();
+    Experiment::parse(&file, text, &LoadOptions::default().set_all(overrides)).expect("valid")
 }
 
 fn run(experiment: &Experiment) -> experiment::results::Summary {
-    let options = RunOptions { jobs: Some(1), ..RunOptions::default() };
+    let options = RunOptions::default().jobs(1);
     experiment::run(experiment, options).expect("a run that ends").summary
 }
 

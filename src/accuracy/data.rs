@@ -45,7 +45,7 @@ pub struct Step {
     /// What its tokens are.
     pub kind: StepKind,
     /// All operators of weight were measured in this form; otherwise the source
-    /// computed some, or added up a step that nobody ran.
+    /// computed some, or added up a step that was never run.
     pub measured: bool,
     chunk: Option<PrefillChunk>,
     decode_seqs: u32,

@@ -86,14 +86,6 @@ pub enum AccuracyError {
         /// Why.
         source: Stuck,
     },
-    /// Something to fit that the measurements do not have.
-    #[error("--only {name}: must be one of {known}")]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: String,
-    },
     /// A file of the library has no line for a fitted value.
     #[error("{}: no line \"{key} = ...\" to put the fitted value into: add one", path.display())]
     NoPlace {

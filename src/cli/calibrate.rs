@@ -9,6 +9,7 @@ use kv_router_sim::accuracy::{AccuracyError, Errors, Settings, halves};
 use kv_router_sim::calibrate::{Fitted, HostFit, PeaksFit, rewrite};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
+use kv_router_sim::settings::Invalid;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -38,9 +39,8 @@ pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
     let known: Vec<&String> = peaks.keys().chain(hosts.keys()).collect();
     if let Some(unknown) = args.only.iter().find(|only| !known.contains(only)) {
         let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
-        return Err(
-            AccuracyError::Unknown { name: unknown.clone(), known: known.join(", ") }.into()
-        );
+        let allowed = format!("one of {}", known.join(", "));
+        return Err(Invalid::new("--only", unknown, allowed).into());
     }
     for (name, rows) in peaks {
         if !wanted(&name) {

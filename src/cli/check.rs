@@ -2,12 +2,11 @@
 
 use super::args::{CheckArgs, CheckFormat};
 use super::progress::Bar;
+use super::run::{load_options, with_progress};
 use super::talk::{BAD, GOOD, highlighted};
 use super::{CliError, print, say};
 use kv_router_sim::catalogue;
-use kv_router_sim::experiment::{
-    self, Experiment, LoadOptions, RunOptions, results::Summary, write_file,
-};
+use kv_router_sim::experiment::{self, Experiment, results::Summary, write_file};
 use kv_router_sim::report::judge::{baseline::Baseline, check::Check};
 use kv_router_sim::report::render::table;
 use kv_router_sim::settings::Invalid;
@@ -19,11 +18,7 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     // Whatever can be wrong is found out before the first simulation.
     let mut work = Vec::with_capacity(args.experiments.len());
     for file in &args.experiments {
-        let options = LoadOptions {
-            overrides: args.overrides.clone(),
-            traces: traces.clone(),
-            ..LoadOptions::default()
-        };
+        let options = load_options(args.overrides.clone(), traces.clone());
         let experiment = Experiment::load(file, &options)?;
         let path = baseline_path(file, args.baselines.as_deref());
         if args.update && catalogue::is_shipped(&path) {
@@ -65,8 +60,7 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
 
 fn simulate(experiment: &Experiment, jobs: Option<usize>) -> Result<Summary, CliError> {
     let bar = Bar::new();
-    let options = RunOptions { jobs, progress: &bar, ..RunOptions::default() };
-    let outcome = experiment::run(experiment, options);
+    let outcome = experiment::run(experiment, with_progress(jobs, &bar));
     bar.clear();
     Ok(outcome?.summary)
 }

@@ -2,11 +2,11 @@
 
 use super::args::{Format, FrontierArgs};
 use super::progress::Bar;
-use super::run::{load, load_again, overrides};
-use super::{CliError, print};
+use super::run::{load, load_again, overrides, with_progress};
+use super::{CliError, argument, print};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::results::{Point, Provenance, SCHEMA_VERSION, Summary};
-use kv_router_sim::experiment::{self, Experiment, Params, RunOptions, SloSettings};
+use kv_router_sim::experiment::{self, Experiment, Params, SloSettings};
 use kv_router_sim::frontier::{Loads, Question, Target, frontier};
 use kv_router_sim::metrics::full_name;
 use kv_router_sim::report::judge::answer::{BASELINE, pairings};
@@ -37,8 +37,7 @@ pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), Cli
         let mut experiment = load_again(&args.experiment, at, traces.clone())?;
         let wanted: Vec<&Params> = names.iter().map(|name| contenders.params(name)).collect();
         experiment.retain(|params| wanted.iter().any(|wanted| is_at(params, wanted)));
-        let options =
-            RunOptions { jobs: args.jobs.count(), progress: &bar, ..RunOptions::default() };
+        let options = with_progress(args.jobs.count(), &bar);
         let points = experiment::run(&experiment, options)?.summary.points;
         let find = |wanted: &&Params| points.iter().find(|p| is_at(&p.params, wanted)).cloned();
         Ok(wanted.iter().map(|wanted| find(wanted).expect("retained")).collect())
@@ -159,7 +158,7 @@ fn loads(
             return Err(Invalid::new("--loads", "nothing", allowed).into());
         }
         let step = if is_closed { 1.0 } else { (high - low) / 100.0 };
-        return Ok(Loads::new(key, low, high, step)?);
+        return Ok(Loads::new(key, low, high, step).map_err(argument)?);
     };
     let parse = || -> Option<(f64, f64, f64)> {
         let (from, rest) = range.split_once("..")?;
@@ -168,7 +167,7 @@ fn loads(
     };
     let allowed = "FROM..TO or FROM..TO:STEP, like 60..180 or 1..8:0.25";
     let (from, to, step) = parse().ok_or_else(|| Invalid::new("--loads", range, allowed))?;
-    Ok(Loads::new(key, from, to, step)?)
+    Ok(Loads::new(key, from, to, step).map_err(argument)?)
 }
 
 /// Crossovers of every policy with its fair partner unless only targets are asked
@@ -180,7 +179,7 @@ fn questions(
 ) -> Result<Vec<Question>, CliError> {
     let slo = experiment.runs[0].settings.slo;
     let attainment = slo.map_or(SloSettings::ATTAINMENT, |slo| slo.attainment);
-    let targets = args.within.iter().map(|text| Target::parse(text, attainment));
+    let targets = args.within.iter().map(|text| Target::parse(text, attainment).map_err(argument));
     let mut targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
     let has_slo = experiment.runs.iter().all(|run| run.settings.slo.is_some());
     if targets.is_empty() && args.metric.is_empty() && has_slo {
@@ -199,7 +198,8 @@ fn questions(
         for (candidate, baseline) in pairs {
             for metric in metrics {
                 let metric = full_name(metric);
-                questions.push(Question::beats(&names[*candidate], &names[*baseline], metric)?);
+                let question = Question::beats(&names[*candidate], &names[*baseline], metric);
+                questions.push(question.map_err(argument)?);
             }
         }
     }

@@ -87,13 +87,13 @@ enum CliError {
     #[error("{0}{hint}", hint = way_out_of_baseline(.0))]
     Baseline(#[from] BaselineError),
     #[cfg(feature = "live")]
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_live(.0))]
     Live(#[from] kv_router_sim::live::LiveError),
     #[cfg(feature = "live")]
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_serve(.0))]
     Serve(#[from] kv_router_sim::serve::ServeError),
     #[cfg(feature = "live")]
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = way_out_of_server(.0))]
     Server(#[from] kv_router_sim::fleet::live::ServerError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
@@ -110,7 +110,7 @@ fn way_out_of_store(error: &StoreError) -> &'static str {
             "; finish that one, choose another folder with --out, or discard it with --force"
         }
         StoreError::Busy { .. } => "; wait for it, or choose another folder with --out",
-        StoreError::Write { .. } => "",
+        _ => "",
     }
 }
 
@@ -118,8 +118,45 @@ fn way_out_of_run(error: &RunError) -> &'static str {
     match error {
         RunError::Threads { .. } => "; use a smaller --jobs",
         RunError::Journal(error) => way_out_of_store(error),
-        RunError::Simulation { .. } => "",
+        _ => "",
     }
+}
+
+#[cfg(feature = "live")]
+fn way_out_of_live(error: &kv_router_sim::live::LiveError) -> &'static str {
+    use kv_router_sim::live::LiveError;
+    match error {
+        LiveError::Server(error) => way_out_of_server(error),
+        LiveError::Caches(_) => " (--keep-caches)",
+        LiveError::Setting(invalid) if invalid.key == "cluster.workers" => " (--worker)",
+        _ => "",
+    }
+}
+
+#[cfg(feature = "live")]
+fn way_out_of_serve(error: &kv_router_sim::serve::ServeError) -> &'static str {
+    use kv_router_sim::serve::ServeError;
+    match error {
+        ServeError::Setting(invalid) if invalid.key == "--host" => " (--allow-remote)",
+        ServeError::Listen { .. } => "; choose another with --host or --port",
+        ServeError::Events(_) => "; choose another port with --port, or leave --events out",
+        _ => "",
+    }
+}
+
+#[cfg(feature = "live")]
+fn way_out_of_server(error: &kv_router_sim::fleet::live::ServerError) -> &'static str {
+    use kv_router_sim::fleet::live::ServerError;
+    match error {
+        ServerError::Mismatch { what: "the model", .. } => " (--model)",
+        ServerError::Events { .. } => " (--events names the place)",
+        _ => "",
+    }
+}
+
+/// The library speaks of the keys of its settings; here some are arguments.
+fn argument(invalid: Invalid) -> Invalid {
+    Invalid { key: format!("--{}", invalid.key), ..invalid }
 }
 
 fn way_out_of_read(error: &ReadError) -> &'static str {
@@ -127,7 +164,7 @@ fn way_out_of_read(error: &ReadError) -> &'static str {
         ReadError::Unreadable { .. } => {
             "; name a folder that `sim run` or `sim sweep` of this version has finished"
         }
-        ReadError::Schema { .. } | ReadError::Json { .. } => "",
+        _ => "",
     }
 }
 
@@ -136,7 +173,7 @@ fn way_out_of_again(error: &AgainError) -> &'static str {
         AgainError::Other { .. } => "; name the right file with --experiment, or run it again",
         AgainError::Store(error) => way_out_of_store(error),
         AgainError::Explain(error) => way_out_of_explain(error),
-        AgainError::Experiment(_) => "",
+        _ => "",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::talk::{self, Level};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kv_router_sim::experiment::Progress;
+use kv_router_sim::experiment::JobProgress;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Bar {
     }
 }
 
-impl Progress for Bar {
+impl JobProgress for Bar {
     fn resumed(&self, found: usize, all: usize) {
         talk::say(&format!("going on: {found} of {all} simulations were done before"));
     }

@@ -4,9 +4,9 @@ use super::args::{ExperimentArgs, OutputArgs, RunArgs, SweepArgs};
 use super::interrupt::Interrupt;
 use super::progress::Bar;
 use super::talk::{detail, note, say, warn};
-use super::{CliError, print, shards};
+use super::{CliError, argument, print, shards};
 use kv_router_sim::experiment::timeline::Choice;
-use kv_router_sim::experiment::{Experiment, LoadOptions, check_measured};
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, check_measured};
 use kv_router_sim::metrics::{directed, full_name};
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
 use kv_router_sim::report::judge::{published::Comparison, tuning::Tuning};
@@ -21,13 +21,10 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let overrides = overrides(&args.experiment, Vec::new());
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = Published::of(&experiment)?;
-    let worth = args.worth.as_deref().map_or(Ok(WORTH), parse_worth)?;
-    let options = RunInto {
-        jobs: args.jobs.count(),
-        published,
-        worth,
-        ..RunInto::new(&args.experiment.file, overrides)
-    };
+    let worth = args.worth.as_deref().map_or(Ok(WORTH), parse_worth).map_err(argument)?;
+    let mut options = RunInto::new(&args.experiment.file, overrides);
+    options.jobs = args.jobs.count();
+    (options.published, options.worth) = (published, worth);
     let folder = ResultFolder::default_path(&experiment.name);
     let timeline = args.timeline.timeline.then_some(args.timeline.window);
     let Results { summary, details, .. } =
@@ -57,11 +54,9 @@ pub(super) fn sweep(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliE
     let best = full_name(&args.best);
     directed("--best", best)?;
     check_measured("--best", best, &experiment)?;
-    let options = RunInto {
-        jobs: args.jobs.count(),
-        tuned_for: Some(best.to_owned()),
-        ..RunInto::new(&args.experiment.file, overrides)
-    };
+    let mut options = RunInto::new(&args.experiment.file, overrides);
+    options.jobs = args.jobs.count();
+    options.tuned_for = Some(best.to_owned());
     if let Some(shard) = &args.shard {
         let shard = shards::parse(shard, |name| std::env::var(name).ok())?;
         return shards::run(&experiment, options, (shard, &folder), &args.output);
@@ -104,8 +99,21 @@ pub(super) fn load_again(
     overrides: Vec<String>,
     traces: Option<PathBuf>,
 ) -> Result<Experiment, CliError> {
-    let options = LoadOptions { overrides, traces, ..LoadOptions::default() };
-    Ok(Experiment::load(&args.file, &options)?)
+    Ok(Experiment::load(&args.file, &load_options(overrides, traces))?)
+}
+
+/// What the command line adds to an experiment's file.
+pub(super) fn load_options(overrides: Vec<String>, traces: Option<PathBuf>) -> LoadOptions {
+    let mut options = LoadOptions::default().set_all(overrides);
+    (options.traces, options.overrides_called) = (traces, "--set");
+    options
+}
+
+/// So many simulations at the same time, shown by a bar.
+pub(super) fn with_progress(jobs: Option<usize>, bar: &Bar) -> RunOptions<'_> {
+    let mut options = RunOptions::default();
+    (options.jobs, options.progress) = (jobs, bar);
+    options
 }
 
 /// Simulates what is not done yet, saves the results and says so. Whatever can be
@@ -129,20 +137,16 @@ fn execute(
     let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
     let folder = open(&path, experiment)?;
     let bar = Bar::new();
-    let options = RunInto {
-        progress: &bar,
-        requests: args.requests,
-        aiperf: args.aiperf,
-        figures: !args.no_figures,
-        ..options
-    };
+    let mut options = options.progress(&bar);
+    (options.requests, options.aiperf) = (args.requests, args.aiperf);
+    options.figures = !args.no_figures;
     let interrupt = Interrupt::listen(farewell(&bar, !options.keeps_requests(), &folder));
     let done = folder.run(experiment, &options);
     let (_, all) = bar.count();
     bar.clear();
     detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
     let _writing = interrupt.hold();
-    let Saved { results, report, contradicts } = folder.save(experiment, done?, &options)?;
+    let Saved { results, report, contradicts, .. } = folder.save(experiment, done?, &options)?;
     say(&format!("saved in {}", path.display()));
     report?;
     if let Some(before) = contradicts {

@@ -1,9 +1,10 @@
 //! `sim serve`.
 
+use super::run::load_options;
 use super::talk::warn;
-use super::{CliError, print};
-use kv_router_sim::experiment::{Experiment, LoadOptions};
-use kv_router_sim::serve::{ServeOptions, serve};
+use super::{CliError, argument, print};
+use kv_router_sim::experiment::Experiment;
+use kv_router_sim::serve::{ServeError, ServeOptions, serve};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -54,7 +55,7 @@ pub(crate) struct ServeArgs {
 
 /// Serves until the program is interrupted.
 pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let options = LoadOptions { overrides: args.overrides, traces, ..LoadOptions::default() };
+    let options = load_options(args.overrides, traces);
     let experiment = Experiment::load(&args.file, &options)?;
     let settings = &experiment.runs[0].settings;
     let served = serve(
@@ -69,7 +70,13 @@ pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliErr
             events: args.events,
             seed: experiment.seeds[0],
         },
-    )?;
+    );
+    let served = served.map_err(|error| match error {
+        ServeError::Setting(invalid) if ["host", "port", "speed"].contains(&&*invalid.key) => {
+            argument(invalid).into()
+        }
+        error => CliError::from(error),
+    })?;
     if !args.host.to_canonical().is_loopback() {
         warn(&format!("{} can be reached from other machines", args.host));
     }

@@ -86,7 +86,7 @@ pub(super) fn run(
     let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
     let folder = open(&path, experiment)?;
     let bar = Bar::new();
-    let options = RunInto { progress: &bar, ..options };
+    let options = options.progress(&bar);
     let interrupt = Interrupt::listen(farewell(&bar, true, &folder));
     let done = folder.run_shard(experiment, shard, &options);
     bar.clear();
@@ -112,7 +112,8 @@ pub(super) fn merge(args: MergeArgs, traces: Option<PathBuf>) -> Result<(), CliE
     experiment.notices.iter().for_each(|notice| note(notice));
     let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
     let folder = open(&args.out, &experiment)?;
-    let options = RunInto { figures: !args.no_figures, ..shards.options() };
+    let mut options = shards.options();
+    options.figures = !args.no_figures;
     let done = shards.merge(&experiment, &folder)?;
     let saved = folder.save(&experiment, done, &options)?;
     say(&format!("saved in {}", args.out.display()));

@@ -39,6 +39,7 @@ pub type Params = BTreeMap<String, serde_json::Value>;
 /// A validated experiment: everything that will run, and how to tell it apart
 /// from others.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Experiment {
     /// Its name; also the name of its output folder.
     pub name: String,
@@ -60,8 +61,10 @@ pub struct Experiment {
 
 /// One simulation per seed.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RunSpec {
     /// What to simulate.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub settings: Settings,
     /// Concurrent conversations of each level, in order; a single 0 for an open
     /// loop, which has no such number.
@@ -154,8 +157,9 @@ impl Settings {
     }
 }
 
-/// What the command line adds to an experiment file.
-#[derive(Clone, Debug, Default)]
+/// What a program adds to an experiment file.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LoadOptions {
     /// `KEY=VALUE` with dotted keys; the value is read as TOML, else as text.
     pub overrides: Vec<String>,
@@ -163,6 +167,37 @@ pub struct LoadOptions {
     pub traces: Option<PathBuf>,
     /// Policies that `router.policy` may name besides this crate's.
     pub policies: Vec<Arc<dyn PolicyFactory>>,
+    /// What messages call an override: `override`, or the argument that a program takes it
+    /// from.
+    pub overrides_called: &'static str,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let (overrides, policies) = (Vec::new(), Vec::new());
+        Self { overrides, traces: None, policies, overrides_called: "override" }
+    }
+}
+
+impl LoadOptions {
+    /// Sets a key: `KEY=VALUE` with a dotted key. Of two values for one key the later
+    /// one holds.
+    pub fn set(mut self, argument: impl Into<String>) -> Self {
+        self.overrides.push(argument.into());
+        self
+    }
+
+    /// Sets keys, as [`set`](Self::set) does, in order.
+    pub fn set_all<T: Into<String>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
+        self.overrides.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds a policy that `router.policy` may name.
+    pub fn policy(mut self, policy: impl PolicyFactory + 'static) -> Self {
+        self.policies.push(Arc::new(policy));
+        self
+    }
 }
 
 impl Experiment {
@@ -187,12 +222,14 @@ impl Experiment {
     ///
     /// # Errors
     /// What does not fit that shape, with its place.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn published<T: DeserializeOwned>(&self) -> Result<Option<T>, ExperimentError> {
         self.document.optional("published")
     }
 
     /// The folder that the path at this key is relative to: that of the file that
     /// gives it.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn folder_of(&self, key: &str) -> &Path {
         self.document.folder_of(key)
     }
@@ -208,7 +245,7 @@ impl Experiment {
         options: &LoadOptions,
     ) -> Result<Self, ExperimentError> {
         for argument in &options.overrides {
-            document.set_argument(argument)?;
+            document.set_argument(argument, options.overrides_called)?;
         }
         let name = name(&document)?;
         let description = text(&document, "description")?.unwrap_or_default();
@@ -301,6 +338,7 @@ impl Experiment {
 
     /// Keeps the runs of which every point is wanted, and their points. Each of them is
     /// simulated by itself, whatever it was the same as.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn retain(&mut self, wanted: impl Fn(&Params) -> bool) {
         let mut points = Vec::new();
         self.runs.retain_mut(|run| {

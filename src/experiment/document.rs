@@ -113,8 +113,15 @@ impl Document {
     /// Applies `KEY=VALUE`. The value is read as TOML, else as text. A key that
     /// is swept is not swept any more: it keeps this one value. `sweep.KEY`
     /// sets an axis, which may be written as [`sweep::typed`] says.
-    pub(super) fn set_argument(&mut self, argument: &str) -> Result<(), ExperimentError> {
-        let invalid = || ExperimentError::Override { argument: argument.to_owned() };
+    pub(super) fn set_argument(
+        &mut self,
+        argument: &str,
+        called: &str,
+    ) -> Result<(), ExperimentError> {
+        let invalid = || {
+            let (called, argument) = (called.to_owned(), argument.to_owned());
+            ExperimentError::Override { called, argument }
+        };
         let (key, text) = argument.split_once('=').ok_or_else(invalid)?;
         let (key, text) = (key.trim(), text.trim());
         if key.split('.').any(|part| part.trim().is_empty()) {
@@ -127,7 +134,7 @@ impl Document {
             Ok(value) => value,
             Err(_) => Value::String(text.to_owned()),
         };
-        let place = Place::Argument(format!("--set {argument}"));
+        let place = Place::Argument(format!("{called} {argument}"));
         let refused = |document: &mut Self, problem: &str| {
             document.sheet.note(key, place.clone());
             Err(document.value_error(key, &value, problem))

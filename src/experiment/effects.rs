@@ -1,8 +1,8 @@
 //! Which keys of `[router]` have an effect on which policies.
 //!
 //! All policies share the section, so an experiment may set or sweep a key that
-//! some of its policies do not know. That is not an error, but whoever
-//! compares policies has to know it: thresholds that half of them see make an
+//! some of its policies do not know. That is not an error, but a
+//! comparison of policies has to say it: thresholds that half of them see make an
 //! unfair comparison.
 
 use super::document::Document;

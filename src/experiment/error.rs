@@ -6,6 +6,7 @@ use std::path::PathBuf;
 /// An experiment that cannot be run as written. The text of each is one line:
 /// where, which key, the value seen, the values allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExperimentError {
     /// The file is missing, a folder, or may not be read.
     #[error("{}: cannot be read: {reason}", file.display())]
@@ -41,8 +42,10 @@ pub enum ExperimentError {
         source: Box<ExperimentError>,
     },
     /// An override that is not `KEY=VALUE`.
-    #[error("--set {argument}: must be KEY=VALUE with a dotted key, like measure.window=60s")]
+    #[error("{called} {argument}: must be KEY=VALUE with a dotted key, like measure.window=60s")]
     Override {
+        /// [`LoadOptions::overrides_called`](super::LoadOptions::overrides_called).
+        called: String,
         /// The argument as typed.
         argument: String,
     },

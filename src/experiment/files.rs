@@ -8,6 +8,7 @@ pub(super) const TEMPORARY: (&str, &str) = (".sim-", ".tmp");
 
 /// A folder that results cannot go to.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// It cannot be made or written to.
     #[error("{}: cannot hold results: {reason}", folder.display())]

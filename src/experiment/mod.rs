@@ -41,7 +41,8 @@ pub(crate) use run::simulations;
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;
 pub use run::{
-    NoProgress, Outcome, Progress, RunError, RunOptions, SimulationRequests, run, run_shard,
+    ExperimentOutcome, JobProgress, NoProgress, RunError, RunOptions, SimulationRequests, run,
+    run_shard,
 };
 pub use schema::schema;
 pub use shard::Shard;

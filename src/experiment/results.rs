@@ -59,13 +59,13 @@ pub struct Point {
     /// Dotted keys with their values; always has `router.policy`.
     pub params: BTreeMap<String, serde_json::Value>,
     /// By metric name, as `ttft_ms_p95`.
-    pub metrics: BTreeMap<String, Metric>,
+    pub metrics: BTreeMap<String, MetricValue>,
 }
 
 /// One number of a point.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Metric {
+pub struct MetricValue {
     /// Mean over the seeds that have a value; `null` if none has.
     pub mean: Option<f64>,
     /// One value per seed, in order of `provenance.seeds`; `null` where undefined
@@ -79,7 +79,7 @@ pub struct Metric {
 /// How the requests of one point are distributed over a latency.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Distribution {
+pub struct LatencyCurve {
     /// Milliseconds that each of [`SHARES`](crate::recorder::SHARES) of the
     /// requests took at most: the mean over the seeds that have any.
     pub mean: Vec<f64>,
@@ -89,4 +89,4 @@ pub struct Distribution {
 }
 
 /// By latency, as `ttft_ms`.
-pub type Distributions = BTreeMap<String, Distribution>;
+pub type LatencyCurves = BTreeMap<String, LatencyCurve>;

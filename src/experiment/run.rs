@@ -8,7 +8,7 @@ use super::config::{Experiment, Params, RunSpec, hex, show};
 use super::files::StoreError;
 use super::journal::Journal;
 use super::results::{
-    Distribution, Distributions, Metric, Point, Provenance, SCHEMA_VERSION, Summary,
+    LatencyCurve, LatencyCurves, MetricValue, Point, Provenance, SCHEMA_VERSION, Summary,
 };
 use super::shard::Shard;
 use super::simulate::{RunOutcome, Watch, simulate};
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 
 /// Hears how far a run has come; called from many threads.
-pub trait Progress: Sync {
+pub trait JobProgress: Sync {
     /// `found` of `all` simulations were done before and kept.
     fn resumed(&self, _found: usize, _all: usize) {}
     /// `jobs` simulations are about to start, those that are kept among them.
@@ -35,29 +35,33 @@ pub trait Progress: Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoProgress;
 
-impl Progress for NoProgress {}
+impl JobProgress for NoProgress {}
 
 /// How to run, without any influence on the result.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct RunOptions<'a> {
     /// Simulations at the same time; `None`: one per processor.
     pub jobs: Option<usize>,
     /// Hears how far the run has come.
-    pub progress: &'a dyn Progress,
-    /// Keep a record of every request, for [`Outcome::requests`].
+    pub progress: &'a dyn JobProgress,
+    /// Keep a record of every request, for [`ExperimentOutcome::requests`].
     pub keep_requests: bool,
     /// Where to write down what is done, and what was done before. It holds no
-    /// requests: a simulation found there contributes none to [`Outcome::requests`].
+    /// requests: a simulation found there contributes none to [`ExperimentOutcome::requests`].
+    #[cfg_attr(not(internals), doc(hidden))]
     pub journal: Option<&'a Journal>,
 }
 
 /// Everything a run of an experiment gives.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+#[non_exhaustive]
+pub struct ExperimentOutcome {
     /// The metrics of every point.
     pub summary: Summary,
     /// The distributions of every point, in order.
-    pub distributions: Vec<Distributions>,
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub distributions: Vec<LatencyCurves>,
     /// The requests of every simulation, in order of runs and seeds, if asked for.
     pub requests: Vec<SimulationRequests>,
     /// The digest of every simulation, hexadecimal, in order of runs and seeds.
@@ -66,6 +70,7 @@ pub struct Outcome {
 
 /// The requests of one simulation.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct SimulationRequests {
     /// The simulation's parameters; of levels in sequence, those of the first.
     pub params: Params,
@@ -83,6 +88,26 @@ impl SimulationRequests {
     }
 }
 
+impl<'a> RunOptions<'a> {
+    /// As many simulations at the same time.
+    pub fn jobs(mut self, jobs: usize) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// Tells `progress` how far the run has come.
+    pub fn progress(mut self, progress: &'a dyn JobProgress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Keeps a record of every request, for [`ExperimentOutcome::requests`].
+    pub fn keep_requests(mut self) -> Self {
+        self.keep_requests = true;
+        self
+    }
+}
+
 impl Default for RunOptions<'_> {
     fn default() -> Self {
         Self { jobs: None, progress: &NoProgress, keep_requests: false, journal: None }
@@ -91,6 +116,7 @@ impl Default for RunOptions<'_> {
 
 /// A run that gave no result.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The threads could not be started.
     #[error("cannot start {jobs} threads ({reason})")]
@@ -123,7 +149,10 @@ pub enum RunError {
 /// # Errors
 /// If the threads cannot be started, a simulation cannot be carried out, or the
 /// journal cannot be written.
-pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, RunError> {
+pub fn run(
+    experiment: &Experiment,
+    options: RunOptions<'_>,
+) -> Result<ExperimentOutcome, RunError> {
     let seeds = &experiment.seeds;
     let mut done = simulate_jobs(experiment, &jobs(experiment), options)?;
     let runs = experiment.runs.iter().enumerate();
@@ -145,7 +174,7 @@ pub fn run(experiment: &Experiment, options: RunOptions<'_>) -> Result<Outcome, 
         SimulationRequests { params, seed: *seed, records: outcome.requests }
     });
     let requests = requests.filter(|_| options.keep_requests).collect();
-    Ok(Outcome { summary, distributions, requests, digests })
+    Ok(ExperimentOutcome { summary, distributions, requests, digests })
 }
 
 /// Simulates what one part of an experiment has and the journal has not, and leaves
@@ -297,8 +326,8 @@ pub(crate) fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Sum
 }
 
 /// The distributions of every point over the seeds.
-fn distributions(experiment: &Experiment, outcomes: &[RunOutcome]) -> Vec<Distributions> {
-    let mut all = vec![Distributions::new(); experiment.points.len()];
+fn distributions(experiment: &Experiment, outcomes: &[RunOutcome]) -> Vec<LatencyCurves> {
+    let mut all = vec![LatencyCurves::new(); experiment.points.len()];
     for (run, outcomes) in experiment.runs.iter().zip(outcomes.chunks(experiment.seeds.len())) {
         for (level, &point) in run.points.iter().enumerate() {
             let of_seeds = || outcomes.iter().filter_map(|outcome| outcome.curves.get(level));
@@ -314,7 +343,7 @@ fn distributions(experiment: &Experiment, outcomes: &[RunOutcome]) -> Vec<Distri
 }
 
 /// Share by share the mean and interval over seeds.
-fn distribution(curves: &[&Vec<f64>]) -> Option<Distribution> {
+fn distribution(curves: &[&Vec<f64>]) -> Option<LatencyCurve> {
     let at = |share: usize| {
         let values: Vec<f64> = curves.iter().filter_map(|c| c.get(share).copied()).collect();
         stats::mean_ci95(&values)
@@ -323,11 +352,11 @@ fn distribution(curves: &[&Vec<f64>]) -> Option<Distribution> {
     let found = found?;
     let bounds = |end: usize| found.iter().map(|(_, ci)| Some(ci.as_ref()?[end])).collect();
     let ci95: Option<[Vec<f64>; 2]> = Option::zip(bounds(0), bounds(1)).map(<[_; 2]>::from);
-    Some(Distribution { mean: found.iter().map(|(mean, _)| *mean).collect(), ci95 })
+    Some(LatencyCurve { mean: found.iter().map(|(mean, _)| *mean).collect(), ci95 })
 }
 
 /// Every metric that any seed knows, over the seeds.
-fn aggregate(of_seeds: &[&Metrics], seeds: &[u64]) -> BTreeMap<String, Metric> {
+fn aggregate(of_seeds: &[&Metrics], seeds: &[u64]) -> BTreeMap<String, MetricValue> {
     let names: BTreeSet<&String> = of_seeds.iter().flat_map(|level| level.keys()).collect();
     let metric = |name: &String| {
         let value = |(level, seed): (&&Metrics, &u64)| {
@@ -341,7 +370,7 @@ fn aggregate(of_seeds: &[&Metrics], seeds: &[u64]) -> BTreeMap<String, Metric> {
         let per_seed: Vec<Option<f64>> = of_seeds.iter().zip(seeds).map(value).collect();
         let known: Vec<f64> = per_seed.iter().copied().flatten().collect();
         let (mean, ci95) = stats::mean_ci95(&known).map_or((None, None), |(m, ci)| (Some(m), ci));
-        (name.clone(), Metric { mean, per_seed, ci95 })
+        (name.clone(), MetricValue { mean, per_seed, ci95 })
     };
     names.into_iter().map(metric).collect()
 }
@@ -415,7 +444,7 @@ mod tests {
     fn progress_counts_every_job_once() {
         #[derive(Default)]
         struct Count(AtomicUsize, AtomicUsize);
-        impl Progress for Count {
+        impl JobProgress for Count {
             fn started(&self, jobs: usize) {
                 self.0.store(jobs, Ordering::Relaxed);
             }

@@ -1,6 +1,6 @@
 //! One simulation: from settings to the metrics of its levels.
 
-use super::config::Settings;
+use super::config::{RunSpec, Settings};
 use crate::engine::StepRecord;
 use crate::event::WorkerEvent;
 use crate::fleet::changes::{Changes, FailoverSettings};
@@ -53,6 +53,8 @@ pub struct Watch {
     pub why: bool,
     /// The decision about this request, taken apart.
     pub decision_of: Option<RequestId>,
+    /// Metrics of clients that hang up, where the settings have none.
+    pub hang_ups: bool,
     /// Every step that begins or ends between these times, and what workers tell.
     pub steps: Option<(SimTime, SimTime)>,
 }
@@ -114,6 +116,35 @@ pub fn simulation(
     let workload = settings.source.build(settings.pools.block_size(), seed);
     prepare(settings, levels, (fleet, workload, front_ends), (seed, Watch::default()))
         .policies(policies(settings, seed))
+}
+
+impl RunSpec {
+    /// One of its simulations, at time zero, to be stepped, watched and steered. If all
+    /// time is put in at once, it gives what [`run`](super::run()) gives for this seed.
+    pub fn simulation(&self, seed: u64) -> Simulation<'static> {
+        simulation(&self.settings, &self.levels, seed)
+    }
+
+    /// The same fleet and router with another workload in place of `[workload]`. Block
+    /// ids of its requests stand for blocks of `engine.block_size` tokens
+    /// ([`block_size`](Self::block_size)).
+    pub fn simulation_of<'a>(
+        &self,
+        workload: impl Workload + 'a,
+        seed: u64,
+    ) -> Simulation<'a, SimulatedFleet> {
+        let settings = &self.settings;
+        let front_ends = front_ends(settings, seed, |policy| policy);
+        let fleet = simulated_fleet(settings, &front_ends, true);
+        let parts = (fleet, Box::new(workload) as Box<dyn Workload + 'a>, front_ends);
+        let watch = Watch { hang_ups: true, ..Watch::default() };
+        prepare(settings, &self.levels, parts, (seed, watch)).policies(policies(settings, seed))
+    }
+
+    /// Tokens in a KV block of its workers.
+    pub fn block_size(&self) -> u32 {
+        self.settings.engine().block_size
+    }
 }
 
 /// Makes policies by name, as `settings` have them.
@@ -189,7 +220,7 @@ fn prepare<'a, F: Fleet>(
     }
     let mut recorder =
         Recorder::new(pools.sides(), watch.requests).with_spike_window(measure.spike_window);
-    if !settings.source.patience().is_endless() {
+    if watch.hang_ups || !settings.source.patience().is_endless() {
         recorder = recorder.follow_hang_ups();
     }
     if measure.why || watch.why && !pools.sides().are_two() {

@@ -1,4 +1,4 @@
-//! Experiments that cannot be run, and what they are told; experiments that can.
+//! Experiments that cannot be run, with their messages; experiments that can.
 
 use super::*;
 use proptest::prelude::*;
@@ -315,19 +315,19 @@ fn overrides() {
         "slo={ ttft = \"1s\", colour = 1 }",
     ];
     insta::assert_snapshot!(lines.map(refused).join("\n"), @r#"
-    --set measure.window: must be KEY=VALUE with a dotted key, like measure.window=60s
-    --set =5: must be KEY=VALUE with a dotted key, like measure.window=60s
-    --set measure..window=60s: must be KEY=VALUE with a dotted key, like measure.window=60s
-    --set window=60s: unknown key window; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, control, published, extends
-    --set measure.window=60: measure.window = 60: must be a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
-    --set measure.windw=60s: unknown key measure.windw; did you mean window?
-    --set name.x=5: name = "demo": is not a section, so name.x cannot be set
-    --set workload.turns.min=9: workload.turns.min = 9: must be at least 1 and at most turns.max
-    --set workload.concurrency=0: workload.concurrency = 0: must be from 1 to 1000000
-    --set sweep.workload.concurrency=60..80: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
-    --set sweep.workload.turns=[]: sweep.workload.turns = []: must list at least one value
-    --set sweep=5: sweep = 5: must set one axis, like sweep.workload.concurrency=[60, 80]
-    --set slo={ ttft = "1s", colour = 1 }: unknown key slo.colour; the keys here are ttft, itl, attainment
+    override measure.window: must be KEY=VALUE with a dotted key, like measure.window=60s
+    override =5: must be KEY=VALUE with a dotted key, like measure.window=60s
+    override measure..window=60s: must be KEY=VALUE with a dotted key, like measure.window=60s
+    override window=60s: unknown key window; the keys here are name, description, cluster, engine, router, workload, measure, sweep, slo, control, published, extends
+    override measure.window=60: measure.window = 60: must be a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
+    override measure.windw=60s: unknown key measure.windw; did you mean window?
+    override name.x=5: name = "demo": is not a section, so name.x cannot be set
+    override workload.turns.min=9: workload.turns.min = 9: must be at least 1 and at most turns.max
+    override workload.concurrency=0: workload.concurrency = 0: must be from 1 to 1000000
+    override sweep.workload.concurrency=60..80: sweep.workload.concurrency = { from = 60, to = 80 }: must be a list, { from = 1, to = 9, step = 2 } or { from = 1, to = 64, factor = 2 }, with to not below from, step above 0, factor above 1
+    override sweep.workload.turns=[]: sweep.workload.turns = []: must list at least one value
+    override sweep=5: sweep = 5: must set one axis, like sweep.workload.concurrency=[60, 80]
+    override slo={ ttft = "1s", colour = 1 }: unknown key slo.colour; the keys here are ttft, itl, attainment
     "#);
 }
 
@@ -413,7 +413,7 @@ fn a_trace_that_is_missing_is_found_before_anything_runs() {
     assert!(message.contains("gone.jsonl"), "{message}");
 }
 
-/// Values that nobody should write, of every type.
+/// Unreasonable values of every type.
 const ODD: [&str; 22] = [
     "-1",
     "0",

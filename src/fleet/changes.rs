@@ -4,14 +4,14 @@
 //! And the word of it: connections break a moment after a crash, a lease runs out
 //! much later, discovery tells of those who join and leave in order. Both are
 //! entries of one agenda; [`Changes::take`] gives what is to be done, in order,
-//! and whoever drives the fleet does it.
+//! and the driver of the fleet does it.
 
 mod planner;
 mod settings;
 
 pub use settings::{
-    ChangePlan, ChangeSettings, Crew, FailoverSettings, LOAD_TIME, PlannerLoad, PlannerSettings,
-    What, WorkerChange,
+    ChangeKind, ChangePlan, ChangeSettings, Crew, FailoverSettings, LOAD_TIME, MOST_WORKERS,
+    PlannerLoad, PlannerSettings, WorkerChange,
 };
 
 use crate::engine::{Gauges, Pace};
@@ -22,15 +22,12 @@ use crate::time::SimTime;
 use planner::{Decision, Planner};
 use std::collections::BTreeMap;
 
-/// The most workers of a fleet (assumed: far above any fleet behind one router).
-pub const MOST_WORKERS: u32 = 100_000;
-
 /// After so long a planner looks no more: the clock is trusted with no more.
 const LAST_LOOK: SimTime = SimTime::from_ps(100 * 86_400 * crate::time::PS_PER_SECOND);
 
 /// What is to be done now.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Effect {
+pub enum WorkerEffect {
     /// The worker dies, or stops after it has drained, with all it has.
     Stop(WorkerId),
     /// The worker takes requests from now on, with an empty cache.
@@ -55,7 +52,7 @@ enum Entry {
     Ready(WorkerId, u32),
     NormalPace(WorkerId, u32),
     Drained(WorkerId, u32),
-    Word(Effect, Option<u32>),
+    Word(WorkerEffect, Option<u32>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +128,7 @@ impl Changes {
     }
 
     /// What is to be done up to and at `now`; to be asked until `None`.
-    pub fn take(&mut self, now: SimTime) -> Option<Effect> {
+    pub fn take(&mut self, now: SimTime) -> Option<WorkerEffect> {
         loop {
             let entry = self.agenda.first_entry().filter(|entry| entry.key().0 <= now)?.remove();
             let effect = match entry {
@@ -139,7 +136,7 @@ impl Changes {
                 Entry::Ready(worker, life) => self.ready(now, worker, life),
                 Entry::Drained(worker, life) => self.drained(now, worker, life),
                 Entry::NormalPace(worker, life) => {
-                    self.is_alive(worker, life).then_some(Effect::Pace(worker, Pace::NORMAL))
+                    self.is_alive(worker, life).then_some(WorkerEffect::Pace(worker, Pace::NORMAL))
                 }
                 Entry::Word(effect, life) => self.word(now, effect, life),
             };
@@ -151,12 +148,12 @@ impl Changes {
 
     /// True if `effect`, about to be done, takes a cache away from the router or
     /// gives it an empty one.
-    pub fn costs_cache(&self, effect: Effect) -> bool {
+    pub fn costs_cache(&self, effect: WorkerEffect) -> bool {
         let life = |worker: WorkerId| self.workers[worker.index()];
         match effect {
-            Effect::Stop(worker) => !life(worker).is_known_to_leave,
-            Effect::Left(worker) => life(worker).phase == Phase::Draining,
-            Effect::Joined(_) => true,
+            WorkerEffect::Stop(worker) => !life(worker).is_known_to_leave,
+            WorkerEffect::Left(worker) => life(worker).phase == Phase::Draining,
+            WorkerEffect::Joined(_) => true,
             _ => false,
         }
     }
@@ -251,13 +248,13 @@ impl Changes {
         let Some(planner) = &self.planner else { return };
         let at = now + planner.interval();
         if at <= LAST_LOOK {
-            self.enter(at, Entry::Word(Effect::Look, None));
+            self.enter(at, Entry::Word(WorkerEffect::Look, None));
         }
     }
 
     fn enter_lost(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
         let at = now + self.plan.failover.notice_delay;
-        self.enter(at, Entry::Word(Effect::Lost(worker, request), None));
+        self.enter(at, Entry::Word(WorkerEffect::Lost(worker, request), None));
     }
 
     fn life(&mut self, worker: WorkerId) -> &mut Life {
@@ -280,10 +277,10 @@ impl Changes {
         let life = self.workers.get(worker as usize);
         let life = life.ok_or_else(|| Invalid::new("worker", worker, range))?;
         let is = match (what, life.phase) {
-            (What::Start, Phase::Serving) => "up",
-            (What::Start | What::Drain | What::Slow, Phase::Loading) => "loading",
-            (What::Crash | What::Drain | What::Slow, Phase::Down) => "down",
-            (What::Drain, Phase::Draining) => "draining",
+            (ChangeKind::Start, Phase::Serving) => "up",
+            (ChangeKind::Start | ChangeKind::Drain | ChangeKind::Slow, Phase::Loading) => "loading",
+            (ChangeKind::Crash | ChangeKind::Drain | ChangeKind::Slow, Phase::Down) => "down",
+            (ChangeKind::Drain, Phase::Draining) => "draining",
             _ => return Ok(()),
         };
         let allowed = format!("a worker that is not {is}, for {:?}", what.to_string());
@@ -292,31 +289,31 @@ impl Changes {
 
     /// `change` happens now: gives what is to be done at once. Nothing where a planner
     /// has made it pointless.
-    pub fn apply(&mut self, now: SimTime, change: &WorkerChange) -> Option<Effect> {
+    pub fn apply(&mut self, now: SimTime, change: &WorkerChange) -> Option<WorkerEffect> {
         let WorkerChange { worker, what, restart_after, grace, factor, lasts } = *change;
         let worker = WorkerId(worker);
         let Life { phase, deaths, .. } = *self.life(worker);
         match what {
-            What::Crash if phase == Phase::Down => None,
-            What::Crash => {
+            ChangeKind::Crash if phase == Phase::Down => None,
+            ChangeKind::Crash => {
                 let lease = now + self.plan.failover.lease;
-                self.enter(lease, Entry::Word(Effect::Left(worker), Some(deaths + 1)));
+                self.enter(lease, Entry::Word(WorkerEffect::Left(worker), Some(deaths + 1)));
                 if let Some(after) = restart_after {
                     self.life(worker).returns = true;
                     self.enter(now + after, Entry::Start(worker));
                 }
                 self.stop(worker)
             }
-            What::Drain if phase != Phase::Serving => None,
-            What::Drain => {
+            ChangeKind::Drain if phase != Phase::Serving => None,
+            ChangeKind::Drain => {
                 self.drain(now, worker);
                 if let Some(grace) = grace {
                     self.enter(now + grace, Entry::Drained(worker, deaths));
                 }
                 None
             }
-            What::Start => self.start(now, worker),
-            What::Slow => {
+            ChangeKind::Start => self.start(now, worker),
+            ChangeKind::Slow => {
                 let pace = factor.and_then(|factor| Pace::new(factor).ok())?;
                 if !self.is_alive(worker, deaths) {
                     return None;
@@ -324,7 +321,7 @@ impl Changes {
                 if let Some(lasts) = lasts {
                     self.enter(now + lasts, Entry::NormalPace(worker, deaths));
                 }
-                Some(Effect::Pace(worker, pace))
+                Some(WorkerEffect::Pace(worker, pace))
             }
         }
     }
@@ -334,19 +331,19 @@ impl Changes {
         let life = self.life(worker);
         (life.phase, life.is_known_to_leave) = (Phase::Draining, false);
         let deaths = life.deaths;
-        self.enter(known, Entry::Word(Effect::Left(worker), Some(deaths)));
+        self.enter(known, Entry::Word(WorkerEffect::Left(worker), Some(deaths)));
     }
 
-    fn stop(&mut self, worker: WorkerId) -> Option<Effect> {
+    fn stop(&mut self, worker: WorkerId) -> Option<WorkerEffect> {
         let life = self.life(worker);
         life.phase = Phase::Down;
         life.deaths += 1;
         life.requests = 0;
-        Some(Effect::Stop(worker))
+        Some(WorkerEffect::Stop(worker))
     }
 
     /// A worker is ordered to start: at once, or when it has drained.
-    fn start(&mut self, now: SimTime, worker: WorkerId) -> Option<Effect> {
+    fn start(&mut self, now: SimTime, worker: WorkerId) -> Option<WorkerEffect> {
         let ready = now + self.plan.load_time;
         let life = self.life(worker);
         match life.phase {
@@ -361,19 +358,19 @@ impl Changes {
         None
     }
 
-    fn ready(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<Effect> {
+    fn ready(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<WorkerEffect> {
         let known = now + self.plan.failover.discovery_delay;
         let present = self.life(worker);
         if present.deaths != life || present.phase != Phase::Loading {
             return None;
         }
         (present.phase, present.is_known_to_leave) = (Phase::Serving, false);
-        self.enter(known, Entry::Word(Effect::Joined(worker), Some(life)));
-        Some(Effect::Serve(worker))
+        self.enter(known, Entry::Word(WorkerEffect::Joined(worker), Some(life)));
+        Some(WorkerEffect::Serve(worker))
     }
 
     /// A worker has drained, or its grace is over.
-    fn drained(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<Effect> {
+    fn drained(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<WorkerEffect> {
         if !self.is_alive(worker, life) || self.life(worker).phase != Phase::Draining {
             return None;
         }
@@ -391,21 +388,26 @@ impl Changes {
     }
 
     /// Word of something reaches the front ends, unless it is out of date.
-    fn word(&mut self, now: SimTime, effect: Effect, life: Option<u32>) -> Option<Effect> {
+    fn word(
+        &mut self,
+        now: SimTime,
+        effect: WorkerEffect,
+        life: Option<u32>,
+    ) -> Option<WorkerEffect> {
         match effect {
-            Effect::Left(worker) | Effect::Joined(worker) => {
+            WorkerEffect::Left(worker) | WorkerEffect::Joined(worker) => {
                 let present = self.life(worker);
                 if life.is_some_and(|life| life != present.deaths) {
                     return None;
                 }
                 match (effect, present.phase) {
-                    (Effect::Left(_), Phase::Draining) => {
+                    (WorkerEffect::Left(_), Phase::Draining) => {
                         present.is_known_to_leave = true;
                         self.stop_if_drained(now, worker);
                     }
                     // It is back already, and its joining will tell, or has told.
-                    (Effect::Left(_), Phase::Serving) => return None,
-                    (Effect::Joined(_), Phase::Down) => return None,
+                    (WorkerEffect::Left(_), Phase::Serving) => return None,
+                    (WorkerEffect::Joined(_), Phase::Down) => return None,
                     _ => {}
                 }
                 Some(effect)

@@ -38,7 +38,7 @@ pub trait Fleet {
         request: &Request,
     ) -> Result<(), RejectReason>;
 
-    /// Nobody will decode `request`, which a worker has prefilled: its KV is not
+    /// `request`, which a worker has prefilled, will not be decoded: its KV is not
     /// needed any more. Only for fleets whose workers prefill or decode.
     fn give_up(&mut self, _now: SimTime, _request: RequestId) {}
 

@@ -36,12 +36,14 @@ pub struct SimulatedFleet {
 
 impl SimulatedFleet {
     /// `workers` idle workers with empty caches, all alike; they record cache changes
-    /// only if somebody `wants_kv_events`.
+    /// only if they are wanted (`wants_kv_events`).
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn new(workers: u32, config: &Arc<EngineConfig>, wants_kv_events: bool) -> Self {
         Self::of_pools(&Pools::one(workers, config), wants_kv_events)
     }
 
     /// As [`new`](Self::new), with the workers of these pools.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn of_pools(pools: &Pools, wants_kv_events: bool) -> Self {
         let workers = pools.slots();
         let worker = |id| {
@@ -61,17 +63,20 @@ impl SimulatedFleet {
     }
 
     /// Tells of every block that an output grows into from now on.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn tell_output_blocks(&mut self) {
         self.out.output_blocks = true;
     }
 
     /// Tells of every token from now on; workers must not fast-forward.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn tell_output_tokens(&mut self) {
         self.out.output_tokens = true;
     }
 
     /// When something happens next if nothing is submitted: at a worker, or between
     /// two.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn next_at(&self) -> Option<SimTime> {
         let ready = self.out.events.front().map(|(at, _)| *at);
         let at_worker = self.queue.peek().map(|(_, due)| due.at);
@@ -81,28 +86,33 @@ impl SimulatedFleet {
 
     /// Workers report losses of blocks only when their last copy goes, as
     /// publishers do that count copies.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn count_copies(&mut self) {
         self.workers.iter_mut().for_each(Worker::count_copies);
     }
 
     /// Records every step from now on, for [`take_steps`](Self::take_steps).
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn record_steps(&mut self) {
         self.out.steps = Some(Vec::new());
     }
 
     /// Records the steps that touch the time `from` to `to`, each by itself, also
     /// where several are passed at once.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn record_each_step(&mut self, from: SimTime, to: SimTime) {
         self.record_steps();
         self.out.each_step = Some((from, to));
     }
 
     /// The steps recorded since the last call.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn take_steps(&mut self) -> Vec<StepRecord> {
         self.out.steps.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The workers, to be looked at.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn workers(&self) -> &[Worker] {
         &self.workers
     }

@@ -50,7 +50,7 @@ impl Loads {
         let is_small = (to - from) / step < MOST_LOADS as f64;
         Invalid::unless(
             is_grid && is_small,
-            "--loads",
+            "loads",
             format!("{from}..{to}:{step}"),
             &format!(
                 "FROM..TO:STEP with FROM and STEP above 0, TO not below FROM, and at most {MOST_LOADS} steps"

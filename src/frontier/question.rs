@@ -66,9 +66,9 @@ impl Target {
         }
         let form = "METRIC=VALUE, like ttft_ms_p95=600ms, or slo";
         let (name, value) =
-            text.split_once('=').ok_or_else(|| Invalid::new("--within", text, form))?;
+            text.split_once('=').ok_or_else(|| Invalid::new("within", text, form))?;
         let (name, value) = (full_name(name.trim()), value.trim());
-        let (metric, better) = directed("--within", name)?;
+        let (metric, better) = directed("within", name)?;
         let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| n.is_finite());
         let limit = if metric.is_ratio() {
             value.strip_suffix('%').map_or_else(|| number(value), |n| number(n).map(|n| n / 100.0))
@@ -91,7 +91,7 @@ impl Target {
                 _ if may_be_zero => "a number of at least 0",
                 _ => "a number above 0",
             };
-            Invalid::new(format!("--within {name}"), value, allowed)
+            Invalid::new(format!("within {name}"), value, allowed)
         })?;
         Ok(Self { metric: name.to_owned(), limit })
     }
@@ -112,7 +112,7 @@ impl Question {
     /// # Errors
     /// If the metric is none, or neither direction of it is better.
     pub fn beats(candidate: &str, baseline: &str, metric: &str) -> Result<Self, Invalid> {
-        directed("--metric", metric)?;
+        directed("metric", metric)?;
         Ok(Self::Beats {
             candidate: candidate.to_owned(),
             baseline: baseline.to_owned(),

@@ -1,7 +1,7 @@
 //! Frontiers of made-up fleets, whose answers are known.
 
 use super::*;
-use crate::experiment::results::Metric;
+use crate::experiment::results::MetricValue;
 use crate::report::view::POLICY;
 use crate::stats::mean_ci95;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use std::convert::Infallible;
 fn point(policy: &str, metrics: &[(&str, Vec<f64>)]) -> Point {
     let metric = |values: &Vec<f64>| {
         let (mean, ci95) = mean_ci95(values).expect("seeds");
-        Metric { mean: Some(mean), per_seed: values.iter().copied().map(Some).collect(), ci95 }
+        MetricValue { mean: Some(mean), per_seed: values.iter().copied().map(Some).collect(), ci95 }
     };
     Point {
         params: [(POLICY.to_owned(), json!(policy))].into(),
@@ -129,17 +129,17 @@ fn targets_are_read_in_the_units_of_their_metrics() {
     ];
     let lines = refused.map(|bad| Target::parse(bad, 0.95).expect_err(bad).to_string());
     insta::assert_snapshot!(lines.join("\n"), @r"
-    --within = ttft_ms_p95: must be METRIC=VALUE, like ttft_ms_p95=600ms, or slo
-    --within ttft_ms_p95 = fast: must be a duration with its unit, like 600ms or 1s
-    --within ttft_ms_p95 = 1: must be a duration with its unit, like 600ms or 1s
-    --within = tfft_ms_p95: must be the name of a metric; the nearest one is `ttft_ms_p95`
-    --within goodput_per_s = -1: must be a number above 0
-    --within goodput_per_s = 0: must be a number above 0
-    --within = running_mean: must be a metric of which either more or less is better
-    --within hit_ratio = 80: must be above 0 and at most 1, or a percentage like 80%
-    --within hit_ratio = 0: must be above 0 and at most 1, or a percentage like 80%
-    --within error_ratio = 101%: must be from 0 to 1, or a percentage like 80%
-    --within failed = -1: must be a number of at least 0
+    within = ttft_ms_p95: must be METRIC=VALUE, like ttft_ms_p95=600ms, or slo
+    within ttft_ms_p95 = fast: must be a duration with its unit, like 600ms or 1s
+    within ttft_ms_p95 = 1: must be a duration with its unit, like 600ms or 1s
+    within = tfft_ms_p95: must be the name of a metric; the nearest one is `ttft_ms_p95`
+    within goodput_per_s = -1: must be a number above 0
+    within goodput_per_s = 0: must be a number above 0
+    within = running_mean: must be a metric of which either more or less is better
+    within hit_ratio = 80: must be above 0 and at most 1, or a percentage like 80%
+    within hit_ratio = 0: must be above 0 and at most 1, or a percentage like 80%
+    within error_ratio = 101%: must be from 0 to 1, or a percentage like 80%
+    within failed = -1: must be a number of at least 0
     ");
 }
 

@@ -1,4 +1,4 @@
-//! What the router of a live run was told, so that it can be told again.
+//! What the router of a live run heard, so that it can be replayed.
 
 use crate::engine::Gauges;
 use crate::event::{KvEvent, RejectReason, WorkerEvent};

@@ -8,21 +8,19 @@
 
 mod follow;
 mod history;
+mod outcome;
 pub mod record;
 mod report;
 
 pub use follow::{Agreement, Difference};
+pub use outcome::{LiveOutcome, LiveRequest, LiveRun};
 pub use report::{report, requests_csv};
 
-use crate::experiment::results::Summary;
 use crate::experiment::{
     Experiment, Params, RunOutcome, RunSpec, Settings, Watch, front_ends, play, simulate,
     simulated_fleet, summarise,
 };
-use crate::fleet::live::{
-    ApiKey, EventFaults, FailedRequest, LiveFleet, LiveSettings, PassedOver, ServerCounters,
-    ServerError, ServerFacts,
-};
+use crate::fleet::live::{ApiKey, FailedRequest, LiveFleet, LiveSettings, ServerError};
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::RequestRecord;
 use crate::router::feed::FeedSettings;
@@ -32,7 +30,6 @@ use crate::router::settings::FrontEndSettings;
 use crate::settings::Invalid;
 use crate::simulation::Stuck;
 use crate::time::SimDuration;
-use crate::workload::Arrival;
 use follow::{Followed, Tally, tallied};
 use history::{Observed, Retold, Script, Taken};
 use std::collections::BTreeMap;
@@ -60,70 +57,12 @@ pub enum LiveError {
     Setting(#[from] Invalid),
     /// Caches are as others left them.
     #[error(
-        "{0}; start the servers with VLLM_SERVER_DEV_MODE=1, or restart them and give \
-         --keep-caches"
+        "{0}; start the servers with VLLM_SERVER_DEV_MODE=1, or restart them and keep their caches"
     )]
     Caches(ServerError),
     /// The workload cannot come to its end.
     #[error("{0}")]
     Stuck(#[from] Stuck),
-}
-
-/// Everything that live runs of an experiment gave.
-#[derive(Clone, Debug)]
-pub struct LiveOutcome {
-    /// What the servers did.
-    pub real: Summary,
-    /// What simulated workers do with the same requests, sent where the servers' went.
-    pub same: Summary,
-    /// What the simulation says by itself.
-    pub own: Summary,
-    /// Run by run, for each seed by seed.
-    pub runs: Vec<LiveRun>,
-}
-
-/// One run.
-#[derive(Clone, Debug)]
-pub struct LiveRun {
-    /// Parameters of its first level.
-    pub params: Params,
-    /// The seed of its workload.
-    pub seed: u64,
-    /// What made its texts: other than those of another run.
-    pub text_key: u64,
-    /// Every request that came, in order of arrival.
-    pub requests: Vec<LiveRequest>,
-    /// Requests as they came, for a trace.
-    pub arrivals: Vec<Arrival>,
-    /// What the policy says of the decisions, told what the router was told;
-    /// only of policies that can be asked.
-    pub on_history: Option<Agreement>,
-    /// The same where simulated workers told it.
-    pub on_simulation: Option<Agreement>,
-    /// Requests that the policy sends to the same worker by itself, of so many.
-    pub same_worker: (u64, u64),
-    /// What was wrong with KV events, by server.
-    pub event_faults: Vec<EventFaults>,
-    /// Valid KV events that were not followed, by server.
-    pub passed_over: Vec<PassedOver>,
-    /// What the servers say of themselves.
-    pub facts: Vec<ServerFacts>,
-    /// What each counted during the run, as far as it says.
-    pub counted: Vec<Option<ServerCounters>>,
-    /// Steps of each simulated worker that was sent the same.
-    pub simulated_steps: Vec<u64>,
-}
-
-/// One request.
-#[derive(Clone, Debug)]
-pub struct LiveRequest {
-    /// What the servers did.
-    pub real: RequestRecord,
-    /// What simulated workers did that were sent the same; nothing for requests
-    /// that failed.
-    pub simulated: Option<RequestRecord>,
-    /// Why it was not served.
-    pub failed: Option<FailedRequest>,
 }
 
 /// Runs `experiment` on servers, one run after another, and simulates it.
@@ -158,7 +97,7 @@ pub fn run(
 
 fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     let (workers, servers) = (settings.pools.workers(), options.servers.urls.len());
-    let allowed = format!("{servers}, the number of --worker given");
+    let allowed = format!("{servers}, as many as there are servers");
     Invalid::unless(workers as usize == servers, "cluster.workers", workers, &allowed)?;
     let policy = settings.policy.name();
     let allowed = "any other policy: what real servers hold cannot be seen";

@@ -1,7 +1,7 @@
 //! What a live run says, for people; and every request of it, as a table.
 
 use super::follow::{Agreement, Difference};
-use super::{LiveOutcome, LiveRequest, LiveRun};
+use super::outcome::{LiveOutcome, LiveRequest, LiveRun};
 use crate::engine::config::EngineConfig;
 use crate::experiment::Experiment;
 use crate::experiment::results::{Point, Summary};
@@ -307,7 +307,7 @@ fn common(one: &Content, other: &Content, most: u32) -> u32 {
 fn decisions(run: &LiveRun) -> String {
     let mut text = String::new();
     for (agreement, told) in [
-        (&run.on_history, "told what the router was told"),
+        (&run.on_history, "given what the router heard"),
         (&run.on_simulation, "told by simulated workers"),
     ] {
         let Some(agreement) = agreement else { continue };

@@ -1,7 +1,7 @@
 //! The table. A metric is added here, and where it is computed.
 
-use super::{
-    Better, Kind, Needs,
+use super::kind::{
+    Better, MetricKind, Needs,
     Statistic::{self, Max, Mean, OfPool, P, Plain},
 };
 use crate::event::Medium;
@@ -25,7 +25,7 @@ macro_rules! catalogue {
     ($($id:ident: $stem:literal $statistics:expr, $label:literal $unit:literal $better:expr, $needs:expr, $definition:literal;)*) => {
         $(
             #[doc = $definition]
-            pub const $id: &Kind = &Kind {
+            pub const $id: &MetricKind = &MetricKind {
                 stem: $stem,
                 statistics: $statistics,
                 label: $label,
@@ -37,7 +37,7 @@ macro_rules! catalogue {
         )*
 
         /// Every metric of the simulator, in the order in which reports show them.
-        pub const CATALOGUE: &[&Kind] = &[$($id),*];
+        pub const CATALOGUE: &[&MetricKind] = &[$($id),*];
     };
 }
 

@@ -1,6 +1,7 @@
 //! `docs/metrics.md`, made from the catalogue.
 
-use super::{Better, CATALOGUE, Kind, Needs, Statistic};
+use super::catalogue::CATALOGUE;
+use super::kind::{Better, MetricKind, Needs, Statistic};
 use std::fmt::Write;
 
 /// What comes before the tables.
@@ -24,7 +25,7 @@ that the experiment does not measure.
 /// The whole page, as Markdown.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
-    let (always, sometimes): (Vec<&Kind>, Vec<&Kind>) =
+    let (always, sometimes): (Vec<&MetricKind>, Vec<&MetricKind>) =
         CATALOGUE.iter().copied().partition(|kind| kind.needs == Needs::Nothing);
     page.push_str("\n## In every run\n\n| metric | statistics | unit | better | definition |\n");
     page.push_str("|---|---|---|---|---|\n");
@@ -41,7 +42,7 @@ pub fn page() -> String {
 }
 
 /// The cells that every table has.
-fn name(kind: &Kind) -> String {
+fn name(kind: &MetricKind) -> String {
     let statistics = kind.statistics.iter().map(|statistic| match statistic {
         Statistic::Plain => "itself".to_owned(),
         other => format!("`{other}`"),

@@ -6,9 +6,9 @@ use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
 use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
 use super::scale::{Kind, Scale, is_drawable};
+use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
-use super::{Form, NARROW, Sheet, time_unit};
-use crate::experiment::results::{Distribution, Distributions, Point};
+use crate::experiment::results::{LatencyCurve, LatencyCurves, Point};
 use crate::metrics::{Metric, short};
 use crate::recorder::SHARES;
 use crate::report::view::View;
@@ -33,7 +33,7 @@ pub(super) struct Cdfs<'a> {
     x: f64,
     stems: Vec<&'static str>,
     /// By series, its distributions at the load.
-    found: Vec<Option<&'a Distributions>>,
+    found: Vec<Option<&'a LatencyCurves>>,
 }
 
 impl<'a> Cdfs<'a> {
@@ -41,7 +41,7 @@ impl<'a> Cdfs<'a> {
     /// draw. `distributions` are those of the points of the summary, in order.
     pub(super) fn new(
         view: &'a View<'a>,
-        distributions: &'a [Distributions],
+        distributions: &'a [LatencyCurves],
         x: Option<f64>,
     ) -> Option<Self> {
         let x = x.or(view.xs().last().copied())?;
@@ -83,7 +83,7 @@ impl<'a> Cdfs<'a> {
         width: f64,
     ) -> Drawn<B> {
         let all = || self.found.iter().enumerate().filter_map(|(i, d)| Some((i, d.as_ref()?)));
-        let here: Vec<(usize, &Distribution)> =
+        let here: Vec<(usize, &LatencyCurve)> =
             all().filter_map(|(i, d)| Some((i, d.get(stem)?))).collect();
         let values = || here.iter().flat_map(|(_, d)| places(d)).map(|(value, _)| value);
         let (factor, unit) = time_unit(values().fold(0.0, f64::max));
@@ -148,7 +148,7 @@ fn width(form: Form) -> f64 {
 }
 
 /// The values that can be drawn, with their shares.
-fn places(distribution: &Distribution) -> Vec<(f64, f64)> {
+fn places(distribution: &LatencyCurve) -> Vec<(f64, f64)> {
     paired(&distribution.mean).collect()
 }
 

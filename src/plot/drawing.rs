@@ -3,8 +3,8 @@
 use super::canvas::{Canvas, Drawn, Script, Side, fitted, text_width};
 use super::legend::{Legend, Sample};
 use super::scale::{Kind, extent, is_drawable};
+use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{MARGIN, PAPER, SMALL_SIZE, TITLE_SIZE};
-use super::{Form, NARROW, Sheet, time_unit};
 use crate::experiment::results::Provenance;
 use crate::metrics::{Metric, rounded, short};
 use crate::report::judge::published::Comparison;

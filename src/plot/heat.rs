@@ -4,10 +4,10 @@
 use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
 use super::drawing::{extent_text, footer};
 use super::scale::{Kind, Scale, is_drawable};
+use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{
     FRAME, GRID, INK, MARGIN, ON_DARK, ON_LIGHT, PAPER, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE,
 };
-use super::{Form, NARROW, Sheet, time_unit};
 use crate::experiment::results::Point;
 use crate::metrics::{Better, Metric, rounded, short};
 use crate::report::judge::tuning::{Case, Key, Tuning};

@@ -7,13 +7,17 @@ mod axes;
 mod canvas;
 mod cdf;
 mod drawing;
+mod figure;
 mod fleet_over_time;
 mod heat;
 mod legend;
 mod over_time;
 mod panel;
 mod scale;
+mod sheet;
 mod style;
+
+pub use figure::Figure;
 
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;
@@ -25,15 +29,11 @@ use crate::report::view::View;
 use crate::report::view::details::Details;
 use crate::report::view::published::Published;
 use crate::settings::Invalid;
-use canvas::{Canvas, Drawn, FINE, Medium, Spot};
 use cdf::Cdfs;
 use drawing::Drawing;
 use fleet_over_time::FleetSheet;
 use heat::HeatMap;
-use maud::html;
 use over_time::WorkersOverTime;
-use plotters::backend::{BitMapBackend, DrawingBackend, RGBPixel, SVGBackend};
-use plotters::drawing::IntoDrawingArea;
 
 /// Metrics that are drawn by default, as far as the results have them.
 pub const MAIN: [&str; 10] = [
@@ -69,9 +69,6 @@ const HEAT: [&str; 6] = [
     "inflight_spread_mean",
 ];
 
-/// Pixels of the PNG per point: sharp on screens with double resolution.
-const PNG_PIXELS: u32 = 2;
-
 /// What to draw.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
@@ -89,24 +86,6 @@ pub fn targets(terms: &Terms) -> Vec<(String, f64)> {
     let share =
         (!terms.targets.is_empty()).then(|| ("slo_attainment".to_owned(), terms.attainment));
     times.chain(share).collect()
-}
-
-/// A figure, ready to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Figure {
-    /// Name of the file without its ending, as `ttft_ms`.
-    pub name: String,
-    /// What is shown, as a heading.
-    pub title: String,
-    /// The same in words, for those who cannot see it.
-    pub alt: String,
-    /// The figure as SVG; it turns dark where a dark page is preferred, and says its
-    /// values where a pointer rests on them.
-    pub svg: String,
-    /// The same with one panel per row, for narrow screens.
-    pub narrow: String,
-    /// The figure as PNG, at twice the size of the SVG.
-    pub png: Vec<u8>,
 }
 
 /// Draws `choice` of a result set, with published points as hollow markers:
@@ -194,49 +173,6 @@ pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
     maps.map(|map| Figure::new(&map)).collect()
 }
 
-/// The arrangement of a figure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// Panels beside each other.
-    Wide,
-    /// One panel per row, as wide as a phone.
-    Narrow,
-}
-
-/// Points of a narrow figure from left to right.
-const NARROW: u32 = 380;
-
-/// Milliseconds from which on times are shown in seconds (assumed: easier to read).
-const SECONDS_FROM: f64 = 10_000.0;
-
-/// By how much times in milliseconds are multiplied where the longest is `longest`,
-/// and their unit then.
-fn time_unit(longest: f64) -> (f64, &'static str) {
-    if longest >= SECONDS_FROM { (1e-3, "s") } else { (1.0, "ms") }
-}
-
-/// A figure that can be drawn on anything.
-trait Sheet {
-    /// Name of the file without its ending.
-    fn name(&self) -> String;
-    /// What is shown.
-    fn title(&self) -> String;
-    /// The same in words.
-    fn alt(&self) -> String;
-    /// Width and height in points.
-    fn size(&self, form: Form) -> (u32, u32);
-    /// Draws the whole figure.
-    fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B>;
-}
-
-impl Figure {
-    fn new(sheet: &impl Sheet) -> Self {
-        let (name, title, alt) = (sheet.name(), sheet.title(), sheet.alt());
-        let [wide, narrow] = [Form::Wide, Form::Narrow].map(|form| svg(sheet, form));
-        Self { name, title, alt, svg: wide, narrow, png: png(sheet) }
-    }
-}
-
 /// The metrics to draw, those of one stem together.
 fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid> {
     let found = view.metric_names();
@@ -259,90 +195,6 @@ fn groups(view: &View<'_>, asked: &[String]) -> Result<Vec<Vec<Metric>>, Invalid
         }
     }
     Ok(groups)
-}
-
-fn svg(drawing: &impl Sheet, form: Form) -> String {
-    let (width, height) = drawing.size(form);
-    let mut text = String::new();
-    let spots = {
-        let backend = SVGBackend::with_string(&mut text, (width * FINE, height * FINE));
-        let area = backend.into_drawing_area();
-        let canvas = Canvas::new(&area, Medium::Svg);
-        let drawn = drawing.draw(&canvas, form).and_then(|()| area.present());
-        drawn.expect("drawing into memory does not fail");
-        canvas.into_spots()
-    };
-    // Shown at its size in points; the view box keeps the finer units inside.
-    let fine = format!("width=\"{}\" height=\"{}\"", width * FINE, height * FINE);
-    let text = text.replacen(&fine, &format!("width=\"{width}\" height=\"{height}\""), 1);
-    let (title, alt) = (drawing.title(), drawing.alt());
-    let label = format!("{title}. {alt}");
-    let role = html! { (label) }.into_string();
-    let style = style::dark_rules();
-    let text = text.replacen(
-        '>',
-        &format!(" role=\"img\" aria-label=\"{role}\">\n<style>{style}</style>"),
-        1,
-    );
-    with_spots(text, &spots)
-}
-
-/// The values of a figure as circles that cannot be seen, each with its text.
-fn with_spots(svg: String, spots: &[Spot]) -> String {
-    /// Points around a value at which it is said.
-    const RADIUS: f64 = 7.0;
-    let Some(body) = svg.strip_suffix("</svg>\n").filter(|_| !spots.is_empty()) else {
-        return svg;
-    };
-    let fine = |points: f64| format!("{:.0}", points * f64::from(FINE));
-    let circles = html! {
-        g class="spots" fill-opacity="0" { @for Spot { at: (x, y), text } in spots {
-            circle cx=(fine(*x)) cy=(fine(*y)) r=(fine(RADIUS)) { title { (text) } }
-        } }
-    };
-    format!("{body}{}\n</svg>\n", circles.into_string())
-}
-
-fn png(drawing: &impl Sheet) -> Vec<u8> {
-    let (width, height) = drawing.size(Form::Wide);
-    let (wide, high) = (width * FINE, height * FINE);
-    let mut pixels = vec![255; wide as usize * high as usize * 3];
-    {
-        let backend = BitMapBackend::<RGBPixel>::with_buffer_and_format(&mut pixels, (wide, high))
-            .expect("the buffer has the size of the picture");
-        let area = backend.into_drawing_area();
-        let canvas = Canvas::new(&area, Medium::Bitmap);
-        let drawn = drawing.draw(&canvas, Form::Wide).and_then(|()| area.present());
-        drawn.expect("drawing into memory does not fail");
-    }
-    let small = shrink(&pixels, wide as usize, (FINE / PNG_PIXELS) as usize);
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, width * PNG_PIXELS, height * PNG_PIXELS);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(&small));
-    written.expect("encoding into memory does not fail");
-    bytes
-}
-
-/// Averages squares of `by` x `by` pixels of a picture `width` pixels wide,
-/// three bytes a pixel.
-fn shrink(pixels: &[u8], width: usize, by: usize) -> Vec<u8> {
-    let row = width * 3;
-    let mut small = Vec::with_capacity(pixels.len() / (by * by));
-    for rows in pixels.chunks_exact(row * by) {
-        for x in 0..width / by {
-            for color in 0..3 {
-                let square = (0..by * by).map(|i| {
-                    let (dx, dy) = (i % by, i / by);
-                    usize::from(rows[dy * row + (x * by + dx) * 3 + color])
-                });
-                let mean = square.sum::<usize>() / (by * by);
-                small.push(u8::try_from(mean).unwrap_or(u8::MAX));
-            }
-        }
-    }
-    small
 }
 
 #[cfg(test)]

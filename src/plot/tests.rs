@@ -1,7 +1,9 @@
 //! Laws of figures, on made-up result sets.
 
+use super::figure::svg;
+use super::sheet::Form;
 use super::*;
-use crate::experiment::results::{Distribution, Distributions};
+use crate::experiment::results::{LatencyCurve, LatencyCurves};
 use crate::report::example::{self, Builder};
 use crate::report::view::POLICY;
 use proptest::prelude::*;
@@ -125,9 +127,9 @@ fn intervals_reach_neither_below_zero_nor_far_down_a_logarithmic_scale() {
 }
 
 /// Distributions of two points as runs give them: ascending.
-fn distributions(summary: &Summary) -> Vec<Distributions> {
+fn distributions(summary: &Summary) -> Vec<LatencyCurves> {
     let rising = |scale: f64| crate::recorder::SHARES.map(|share| scale * share).to_vec();
-    let distribution = |scale| Distribution {
+    let distribution = |scale| LatencyCurve {
         mean: rising(scale),
         ci95: Some([rising(0.8 * scale), rising(1.2 * scale)]),
     };
@@ -148,7 +150,7 @@ fn distributions_are_drawn_at_the_last_load() {
     assert!(figure.alt.contains("TTFT, ITL and end to end"), "{}", figure.alt);
     // A band and a line with markers for both policies in each panel.
     assert_eq!(figure.svg.matches("opacity=\"0.2\"").count(), 6);
-    let nothing = vec![Distributions::new(); summary.points.len()];
+    let nothing = vec![LatencyCurves::new(); summary.points.len()];
     assert!(Cdfs::new(&view, &nothing, None).is_none());
 }
 

@@ -1,10 +1,12 @@
 //! What a run costs in which workers come and go: requests that went on
 //! elsewhere, tokens computed again, and the time until hits are back.
 
-use super::{End, Metrics, Recorder, RequestRecord, Window};
+use super::Recorder;
+use super::record::{End, Metrics, RequestRecord};
+use super::window::Window;
 use crate::event::Lost;
 use crate::id::{RequestId, WorkerId};
-use crate::metrics::{Kind, catalogue};
+use crate::metrics::{MetricKind, catalogue};
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
@@ -145,7 +147,7 @@ impl Changing {
     }
 
     pub(super) fn metrics(&self, failed: u64, metrics: &mut Metrics) {
-        let mut insert = |kind: &Kind, value: Option<f64>| {
+        let mut insert = |kind: &MetricKind, value: Option<f64>| {
             metrics.insert(kind.only(), value);
         };
         insert(catalogue::FAILED, Some(failed as f64));

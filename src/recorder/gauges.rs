@@ -1,13 +1,14 @@
 //! What workers' gauges say about a window, and the law that holds them to requests.
 
-use super::{Metrics, Recorder, RequestRecord};
+use super::Recorder;
+use super::record::{Metrics, RequestRecord};
 use crate::engine::Gauges;
-use crate::metrics::{Kind, catalogue};
+use crate::metrics::{MetricKind, catalogue};
 use crate::time::SimTime;
 
 /// What gauges are reported as: requests in the batch, requests that wait, and
 /// KV blocks used, of all workers or of those of one pool.
-pub(super) type GaugeKinds = [&'static Kind; 3];
+pub(super) type GaugeKinds = [&'static MetricKind; 3];
 
 pub(super) const OF_ALL: GaugeKinds =
     [catalogue::RUNNING, catalogue::WAITING, catalogue::KV_BLOCKS_USED];
@@ -25,7 +26,7 @@ pub(super) fn gauge_metrics(
 ) {
     let workers = workers.filter(|workers| *workers > 0.0 && elapsed_ps > 0);
     let Some(workers) = workers else { return };
-    let mut mean = |kind: &Kind, of: fn(&Gauges) -> u128| {
+    let mut mean = |kind: &MetricKind, of: fn(&Gauges) -> u128| {
         let total: u128 = start.iter().zip(end).map(|(a, b)| of(b) - of(a)).sum();
         let mean = total as f64 / elapsed_ps as f64 / workers;
         metrics.insert(kind.only(), Some(mean));

@@ -8,7 +8,7 @@
 mod by_pool;
 mod changing;
 mod gauges;
-mod handover;
+mod record;
 mod spikes;
 mod spread;
 #[cfg(test)]
@@ -18,7 +18,7 @@ mod trailing;
 mod why;
 mod window;
 
-pub use handover::{Handover, Stay};
+pub use record::{End, Handover, Metrics, RequestRecord, Stay};
 pub use spread::InflightSpread;
 pub use trailing::Recent;
 pub use why::RequestWhy;
@@ -38,77 +38,16 @@ use changing::Changing;
 use gauges::{GaugeKinds, OF_ALL, OF_DECODE, OF_PREFILL, gauge_metrics};
 use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use tiers::Loads;
 use trailing::Trailing;
 use why::Why;
-use window::Observations;
+use window::{Observations, Window};
 
 /// The time over which the height of queue spikes is taken, unless told (assumed:
 /// publications that show such spikes do not say).
 pub const SPIKE_WINDOW: SimDuration = SimDuration::from_secs(10);
-
-/// Metrics by name; `None` where a metric is undefined (a percentile of no requests).
-pub type Metrics = BTreeMap<String, Option<f64>>;
-
-/// One request from its client's point of view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestRecord {
-    /// The request.
-    pub request: RequestId,
-    /// Its conversation.
-    pub conversation: u32,
-    /// Its turn, from 0.
-    pub turn: u32,
-    /// Prompt length.
-    pub prompt_tokens: u32,
-    /// Output tokens that the model would generate.
-    pub asked_tokens: u32,
-    /// When the client sent it.
-    pub sent: SimTime,
-    /// When it reached the router.
-    pub arrived: SimTime,
-    /// When the router first sent it to a worker.
-    pub first_dispatched: Option<SimTime>,
-    /// When the router last sent it to a worker that computes its prompt, and to which.
-    pub dispatched: Option<(SimTime, WorkerId)>,
-    /// When it was first in a batch, at any worker.
-    pub first_scheduled: Option<SimTime>,
-    /// When it was first in a batch of the worker that it was last sent to.
-    pub scheduled: Option<SimTime>,
-    /// Prompt tokens found in the cache then.
-    pub cached_tokens: u32,
-    /// Its way to a second worker, if one prefilled it and another decodes it.
-    pub handover: Option<Handover>,
-    /// When its first token left the worker.
-    pub first_token: Option<SimTime>,
-    /// When its client hung up.
-    pub given_up: Option<SimTime>,
-    /// How it ended, and when; of a request that was given up when that was known
-    /// where it was.
-    pub end: Option<(SimTime, End)>,
-    /// Times it lost its blocks.
-    pub preemptions: u32,
-    /// What it lost by the choice of its worker, once it is scheduled; only where that is measured.
-    pub why: Option<RequestWhy>,
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// With this many output tokens.
-    Finished {
-        /// Tokens generated.
-        output_tokens: u32,
-    },
-    /// Not served.
-    Rejected(RejectReason),
-    /// Lost with its worker.
-    Failed,
-    /// Its client hung up.
-    GivenUp,
-}
 
 /// Follows a run.
 #[derive(Debug)]
@@ -141,15 +80,6 @@ pub struct Recorder {
     /// The last moments, if they are kept.
     trailing: Option<Trailing>,
     first_tokens: u64,
-}
-
-/// The level that is being observed.
-#[derive(Debug)]
-struct Window {
-    level: Level,
-    observations: Observations,
-    /// Gauges when the window began, once it has.
-    start: Option<Vec<Gauges>>,
 }
 
 impl Recorder {
@@ -514,7 +444,7 @@ impl Recorder {
                 self.inflight.change(now, event.worker, false);
                 self.end(now, event.request, End::GivenUp);
             }
-            // The stay has ended when the worker did; what comes of it is told apart.
+            // The stay has ended when the worker did; what becomes of it is reported separately.
             WorkerEventKind::Failed => {}
         }
     }
@@ -633,9 +563,4 @@ impl Recorder {
             self.digest.update(handover.digest_bytes());
         }
     }
-}
-
-/// Milliseconds of a duration in picoseconds.
-fn ms(ps: u64) -> f64 {
-    SimDuration::from_ps(ps).as_millis()
 }

@@ -6,7 +6,7 @@
 //! of a spike depends on the length of the window: 5 s show about three times
 //! what 60 s do.
 
-use super::{Metrics, ms};
+use super::record::{Metrics, ms};
 use crate::id::WorkerId;
 use crate::metrics::{Statistic, catalogue};
 use crate::time::{SimDuration, SimTime};

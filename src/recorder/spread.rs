@@ -1,6 +1,6 @@
 //! How evenly requests in flight are spread over the workers.
 
-use super::Metrics;
+use super::record::Metrics;
 use crate::id::WorkerId;
 use crate::metrics::{Statistic, catalogue};
 use crate::router::{WorkerView, Workers};

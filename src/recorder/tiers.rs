@@ -1,6 +1,6 @@
 //! What was loaded from tiers below GPU memory.
 
-use super::Metrics;
+use super::record::Metrics;
 use super::window::{Column, Level};
 use crate::event::{Medium, WorkerEvent};
 use crate::id::RequestId;

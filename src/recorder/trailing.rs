@@ -1,6 +1,6 @@
 //! The values of the last moments, for those who look while a run goes on.
 
-use super::{End, RequestRecord, ms};
+use super::record::{End, RequestRecord, ms};
 use crate::id::WorkerId;
 use crate::stats;
 use crate::time::{SimDuration, SimTime};

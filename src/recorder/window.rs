@@ -1,8 +1,10 @@
 //! The values observed in a measurement window, and the metrics made of them.
 
+use super::record::{End, Metrics, RequestRecord, ms};
 use super::spikes::QueueSpikes;
-use super::{End, Metrics, RequestRecord, RequestWhy, ms};
-use crate::metrics::{Kind, Statistic, catalogue};
+use super::why::RequestWhy;
+use crate::engine::Gauges;
+use crate::metrics::{MetricKind, Statistic, catalogue};
 use crate::stats::{self, Histogram};
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
@@ -63,6 +65,15 @@ pub(super) struct Column {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
+}
+
+/// The level that is being observed.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) level: Level,
+    pub(super) observations: Observations,
+    /// Gauges when the window began, once it has.
+    pub(super) start: Option<Vec<Gauges>>,
 }
 
 /// Everything observed of one level.
@@ -159,14 +170,20 @@ impl Column {
         }
     }
 
-    pub(super) fn metrics(&self, kind: &Kind, level: &Level, end: SimTime, metrics: &mut Metrics) {
+    pub(super) fn metrics(
+        &self,
+        kind: &MetricKind,
+        level: &Level,
+        end: SimTime,
+        metrics: &mut Metrics,
+    ) {
         write(kind, &self.summaries(level, end), metrics);
     }
 
     /// As [`metrics`](Self::metrics), and its distribution.
     fn curve(
         &self,
-        kind: &Kind,
+        kind: &MetricKind,
         level: &Level,
         end: SimTime,
         (metrics, curves): (&mut Metrics, &mut Curves),
@@ -187,7 +204,7 @@ impl Column {
 }
 
 /// The statistics of a latency: of several snapshots the means over them.
-fn write(kind: &Kind, summaries: &[Summary], metrics: &mut Metrics) {
+fn write(kind: &MetricKind, summaries: &[Summary], metrics: &mut Metrics) {
     for &statistic in kind.statistics {
         let of = |summary: &Summary| match quantile_of(statistic) {
             Some(q) => summary.quantile(q),
@@ -386,7 +403,7 @@ impl Observations {
             let ps = quantile_of(statistic).map_or(gaps.mean(), |q| gaps.quantile(q));
             metrics.insert(catalogue::INTER_TOKEN.name(statistic), ps.map(|ps| ps / 1e9));
         }
-        let mut insert = |kind: &Kind, value: Option<f64>| {
+        let mut insert = |kind: &MetricKind, value: Option<f64>| {
             metrics.insert(kind.only(), value);
         };
         insert(catalogue::QUEUE_SKEW, queue_skew);

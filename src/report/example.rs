@@ -1,6 +1,6 @@
 //! Result sets for tests, built in one place.
 
-use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
+use crate::experiment::results::{MetricValue, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::report::view::POLICY;
 use crate::report::view::published::{Published, PublishedSettings};
 use crate::stats::mean_ci95;
@@ -52,10 +52,10 @@ impl Builder {
 }
 
 /// Mean and interval from the values per seed.
-pub(crate) fn metric(per_seed: &[Option<f64>]) -> Metric {
+pub(crate) fn metric(per_seed: &[Option<f64>]) -> MetricValue {
     let found: Vec<f64> = per_seed.iter().copied().flatten().collect();
     let (mean, ci95) = mean_ci95(&found).map_or((None, None), |(mean, ci)| (Some(mean), ci));
-    Metric { mean, per_seed: per_seed.to_vec(), ci95 }
+    MetricValue { mean, per_seed: per_seed.to_vec(), ci95 }
 }
 
 /// The settings of `experiments/doks-3xh200.toml`, section `[published]`.

@@ -6,7 +6,7 @@ pub mod fleet_over_time;
 pub mod over_time;
 pub mod published;
 
-use crate::experiment::results::{Metric, Point, Summary};
+use crate::experiment::results::{MetricValue, Point, Summary};
 use crate::metrics;
 use crate::settings::Invalid;
 pub(crate) use crate::settings::same;
@@ -119,7 +119,7 @@ impl<'a> Series<'a> {
     }
 
     /// The number called `metric` at `x`, if the point has one with a mean.
-    pub fn metric(&self, x: f64, metric: &str) -> Option<&'a Metric> {
+    pub fn metric(&self, x: f64, metric: &str) -> Option<&'a MetricValue> {
         self.at(x)?.metrics.get(metric).filter(|m| m.mean.is_some())
     }
 }

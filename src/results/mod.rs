@@ -28,13 +28,15 @@
 mod read;
 mod shards;
 
-pub use read::{AgainError, ReadError, Results, from_json, read_summary, write_figures};
+pub use read::{
+    AgainError, ReadError, ReportError, Results, from_json, read_summary, write_figures,
+};
 pub use shards::{MergeError, Shards};
 
 use crate::experiment::results::{Provenance, SCHEMA_VERSION, SavedRuns, Summary};
 use crate::experiment::{
-    self, Existing, Experiment, Footprint, Journal, NoProgress, Outcome, Progress, RUNS_FILE,
-    RunError, RunOptions, SUMMARY_FILE, Store, StoreError,
+    self, Existing, Experiment, ExperimentOutcome, Footprint, JobProgress, Journal, NoProgress,
+    RUNS_FILE, RunError, RunOptions, SUMMARY_FILE, Store, StoreError,
 };
 use crate::plot::Figure;
 use crate::report::judge::terms::remarks;
@@ -43,7 +45,6 @@ use crate::report::render::{aiperf, requests, save};
 use crate::report::view::details::{DETAILS_FILE, Details, WORTH};
 use crate::report::view::published::Published;
 use crate::report::view::{fleet_over_time, over_time};
-use crate::settings::Invalid;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -57,6 +58,7 @@ pub struct ResultFolder {
 
 /// How to run an experiment into a folder, and what to save of it.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct RunInto<'a> {
     /// The experiment's file, saved so that its simulations can be run again.
     pub file: PathBuf,
@@ -65,10 +67,12 @@ pub struct RunInto<'a> {
     /// Simulations at the same time; `None`: one per processor.
     pub jobs: Option<usize>,
     /// Hears how far the run has come.
-    pub progress: &'a dyn Progress,
+    pub progress: &'a dyn JobProgress,
     /// Numbers to hold the results against.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub published: Option<Published>,
     /// The metric that settings are compared by, if the run is a search for the best.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub tuned_for: Option<String>,
     /// Save every request as `requests.csv`. Such a run cannot be resumed.
     pub requests: bool,
@@ -78,18 +82,20 @@ pub struct RunInto<'a> {
     pub figures: bool,
     /// The smallest difference that is called a win or a loss: percent, or percentage
     /// points of ratios.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub worth: f64,
 }
 
 /// The simulations of an experiment, done and not saved.
 #[derive(Debug)]
 pub struct Done {
-    outcome: Outcome,
+    outcome: ExperimentOutcome,
     journal: Option<Journal>,
 }
 
 /// What was saved, and what a person should know of it.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Saved {
     /// All of it but the requests.
     pub results: Results,
@@ -98,18 +104,8 @@ pub struct Saved {
     /// What the folder held before of the same configuration and version, if that
     /// had another digest: one of the two was built from other code or ran on
     /// another platform.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub contradicts: Option<Provenance>,
-}
-
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// It cannot be made.
-    #[error(transparent)]
-    Metric(#[from] Invalid),
-    /// It cannot be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 impl<'a> RunInto<'a> {
@@ -127,6 +123,36 @@ impl<'a> RunInto<'a> {
             figures: true,
             worth: WORTH,
         }
+    }
+
+    /// As many simulations at the same time.
+    pub fn jobs(mut self, jobs: usize) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// Tells `progress` how far the run has come.
+    pub fn progress(mut self, progress: &'a dyn JobProgress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Saves every request as `requests.csv`, too.
+    pub fn requests(mut self) -> Self {
+        self.requests = true;
+        self
+    }
+
+    /// Saves every request in AIPerf's forms, too.
+    pub fn aiperf(mut self) -> Self {
+        self.aiperf = true;
+        self
+    }
+
+    /// Saves no report and no figures.
+    pub fn without_figures(mut self) -> Self {
+        self.figures = false;
+        self
     }
 
     /// True if requests are kept: the journal does not hold them.
@@ -179,6 +205,7 @@ impl ResultFolder {
     }
 
     /// What is to be removed if the process ends at once, as by Ctrl-C.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn footprint(&self) -> Footprint {
         self.store.footprint()
     }
@@ -189,6 +216,7 @@ impl ResultFolder {
     /// # Errors
     /// If a simulation cannot be carried out, the threads cannot be started, or
     /// what is done cannot be written down.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn run(&self, experiment: &Experiment, options: &RunInto<'_>) -> Result<Done, RunError> {
         let keep_requests = options.keeps_requests();
         let journal = if keep_requests {
@@ -223,6 +251,7 @@ impl ResultFolder {
     /// # Errors
     /// If a file cannot be written; then none of them is there. Report and figures
     /// are not worth the numbers: what is wrong with them is in [`Saved::report`].
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn save(
         self,
         experiment: &Experiment,
@@ -230,7 +259,7 @@ impl ResultFolder {
         options: &RunInto<'_>,
     ) -> Result<Saved, StoreError> {
         let Done { outcome, journal } = done;
-        let Outcome { summary, distributions, requests: simulations, digests } = outcome;
+        let ExperimentOutcome { summary, distributions, requests: simulations, digests } = outcome;
         let (published, tuned_for) = (options.published.clone(), options.tuned_for.clone());
         let mut details = Details::new(experiment, published, tuned_for, distributions);
         details.worth = options.worth;
@@ -277,6 +306,7 @@ impl ResultFolder {
     ///
     /// # Errors
     /// If it cannot be written.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn save_summary(&self, summary: &Summary) -> Result<(), StoreError> {
         let mut files = self.store.stage()?;
         files.write("summary.csv", save::to_csv(summary).as_bytes())?;

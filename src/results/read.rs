@@ -1,6 +1,5 @@
 //! Results read back from their folder, and what is made of them again.
 
-use super::ReportError;
 use crate::experiment::explain::ExplainError;
 use crate::experiment::results::{SCHEMA_VERSION, SavedRuns, Summary};
 use crate::experiment::timeline::{Choice, Timeline, timeline};
@@ -21,17 +20,21 @@ use std::path::{Path, PathBuf};
 
 /// Everything that a run leaves in its folder, but the requests.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Results {
     /// The metrics of every point.
     pub summary: Summary,
     /// What figures and reports show besides them.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub details: Details,
     /// How any simulation of them is run again.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub runs: SavedRuns,
 }
 
 /// Why results cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReadError {
     /// A file of them is not there, or may not be read.
     #[error("{}: cannot be read: {reason}", file.display())]
@@ -69,8 +72,21 @@ pub enum ReadError {
     },
 }
 
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// It cannot be made.
+    #[error(transparent)]
+    Metric(#[from] Invalid),
+    /// It cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Why a simulation of saved results cannot be run again.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AgainError {
     /// Its experiment cannot be loaded.
     #[error(transparent)]
@@ -112,6 +128,7 @@ impl Results {
     ///
     /// # Errors
     /// If it cannot be loaded or has changed.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn experiment(
         &self,
         folder: &Path,
@@ -132,6 +149,7 @@ impl Results {
     ///
     /// # Errors
     /// If the metric that was tuned for is not in the results.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn figures(&self) -> Result<Vec<Figure>, Invalid> {
         plot::all_figures(&self.summary, &self.details)
     }
@@ -140,6 +158,7 @@ impl Results {
     ///
     /// # Errors
     /// If the metric that was tuned for is not in the results.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn report(&self, figures: &[Figure]) -> Result<String, Invalid> {
         let pictures = figures.iter().map(|Figure { name, title, alt, svg, narrow, .. }| Picture {
             name,
@@ -174,6 +193,7 @@ impl Results {
     /// # Errors
     /// If there is no such simulation, it is not the one saved, or the file cannot
     /// be written.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn write_timeline(
         &self,
         experiment: &Experiment,

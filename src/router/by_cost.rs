@@ -1,11 +1,11 @@
 //! `kv`, the production router and both side by side, as experiments have them:
 //! a policy that compares costs, behind a queue, with parameters that can change.
 
+use super::cost_settings::CostSettings;
 use super::decider::Decider;
 use super::forward::forward;
 use super::kv::KvParams;
 use super::parameters::{Parameters, change};
-use super::policies::kv::CostSettings;
 use super::queued::{BusyTokens, Queued};
 use super::{ClusterSpec, Policy, Role};
 use crate::settings::Invalid;

@@ -7,7 +7,9 @@
 //! flight alone. 0.9 counts blocks that requests in flight share once, 1.6 counts
 //! all of every request.
 
-use super::{ClusterSpec, ClusterView, CostParts, Policy, Release, Sides, Verdict};
+use super::policy::{CostParts, Policy, Release, Verdict};
+use super::spec::{ClusterSpec, Sides};
+use super::view::ClusterView;
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;

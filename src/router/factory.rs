@@ -2,8 +2,8 @@
 //! their own.
 
 use super::parameters::{self, Parameter, Parameters, Surroundings};
-use super::registry::Registry;
-use super::{ClusterSpec, Policy};
+use super::policy::Policy;
+use super::spec::ClusterSpec;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use std::fmt;
@@ -222,77 +222,4 @@ impl<P: Parameters> PolicyFactory for Registration<P> {
 fn typed<P: Parameters>(parameters: &Table) -> P {
     parameters::from_table(parameters)
         .unwrap_or_else(|error| panic!("{error}: no parameters that were completed: {parameters}"))
-}
-
-/// A policy with its parameters, checked.
-#[derive(Clone, Debug)]
-pub struct ChosenPolicy {
-    factory: Arc<dyn PolicyFactory>,
-    parameters: Table,
-    /// What else could have been chosen, and all parameters that were given.
-    registry: Registry,
-    given: Table,
-}
-
-impl ChosenPolicy {
-    /// The policy of `factory`, one of `registry`, where these parameters were
-    /// `given`, of which it knows `own`.
-    pub(super) fn new(
-        factory: Arc<dyn PolicyFactory>,
-        own: &Table,
-        (registry, given): (Registry, Table),
-    ) -> Result<Self, Invalid> {
-        let parameters = factory.complete(own)?;
-        factory.check(&parameters)?;
-        Ok(Self { factory, parameters, registry, given })
-    }
-
-    /// The policy `name` in its place, where the same was given.
-    ///
-    /// # Errors
-    /// If there is none of that name, or the first key with a value that will not
-    /// do, relative to `[router]`.
-    pub fn other(&self, name: &str) -> Result<Self, Invalid> {
-        self.registry.choose(name, &self.given)
-    }
-
-    /// What it is.
-    pub fn about(&self) -> &About {
-        self.factory.about()
-    }
-
-    /// As written in `router.policy`.
-    pub fn name(&self) -> &str {
-        &self.about().name
-    }
-
-    /// All parameters that hold a value.
-    pub fn parameters(&self) -> &Table {
-        &self.parameters
-    }
-
-    /// Refuses parameters that do not fit what stands around the policy.
-    ///
-    /// # Errors
-    /// The first such key, relative to `[router]`.
-    pub fn check_in(&self, surroundings: &Surroundings) -> Result<(), Invalid> {
-        self.factory.check_in(&self.parameters, surroundings)
-    }
-
-    /// A fresh policy for one front end; `seed` is all the randomness it gets.
-    pub fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
-        self.factory.build(&self.parameters, cluster, seed)
-    }
-
-    /// What it asks of those around it. A policy says that itself, so one is made
-    /// and asked.
-    pub fn wants(&self) -> Wants {
-        Wants::of(&*self.build(&ClusterSpec::smallest(), 0))
-    }
-
-    /// Whether the publisher of KV events that goes with it counts copies of a
-    /// block, unless `[router.feed]` says.
-    pub fn counts_copies(&self) -> bool {
-        self.factory.counts_copies(&self.parameters)
-    }
 }

@@ -12,7 +12,6 @@
 //! same index, so one of them is enough here). Events that nothing follows are
 //! not missed. What arrives late after all is stale then, and dropped.
 
-use super::policies::worker_at;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::rng::{self, Stream, Use};
@@ -88,7 +87,7 @@ impl FeedSettings {
     }
 }
 
-/// `[router.restart]`: the front ends lose what they know and start anew.
+/// `[router.restart]`: the front ends lose what they know and restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartSettings {
@@ -132,8 +131,8 @@ struct Lane {
     chance: Stream,
     /// Nothing published before this is heard any more.
     heard_from: SimTime,
-    /// Everything that the worker ever published, for a router that will start
-    /// anew and ask.
+    /// Everything that the worker ever published, for a router that will
+    /// restart and ask.
     history: Option<Vec<KvEvent>>,
     gaps: Option<Gaps>,
     /// How often the worker has died, and the life whose events are heard.
@@ -335,8 +334,8 @@ impl Feed {
         self.due.set(worker.index(), lane.due());
     }
 
-    /// `worker` has died: its events under way are still heard until somebody
-    /// notices, those of its next life only once it has [joined](Self::join).
+    /// `worker` has died: its events under way are still heard until its death is
+    /// noticed, those of its next life only once it has [joined](Self::join).
     pub(super) fn cut(&mut self, worker: WorkerId) {
         self.change(worker, Lane::cut);
     }
@@ -374,7 +373,7 @@ impl Feed {
         while let Some(at) = self.due.next_at_most(from, now) {
             let lane = &mut self.lanes[at];
             while !lane.events.is_empty() && lane.due() <= now {
-                lane.step(|event| hear(worker_at(at), event));
+                lane.step(|event| hear(WorkerId::at(at), event));
             }
             self.due.set(at, lane.due());
             from = at + 1;

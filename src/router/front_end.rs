@@ -1,7 +1,7 @@
 //! One front end: a router replica with its policy, its own bookings and its
 //! own, possibly late, picture of the fleet.
 //!
-//! Front ends share nothing unless they are told to tell each other
+//! Front ends share nothing unless they are configured to tell each other
 //! ([`FrontEnd::hear_peers`]): then each hears of the bookings, first tokens and
 //! ends of the others' requests some time after they happen, as Dynamo's
 //! replica synchronisation does it. Indexes are never shared: each has its feed.
@@ -39,7 +39,7 @@ enum PeerMessage {
     Life(WorkerEvent),
 }
 
-/// How a front end will start anew.
+/// How a front end will restart.
 struct Restart {
     at: SimTime,
     policy: Box<dyn Policy>,
@@ -87,8 +87,8 @@ impl FrontEnd {
         self
     }
 
-    /// Starts anew at `at` with `policy`, which knows nothing: requests in flight
-    /// are answered, but nobody counts them any more. With a `recovery_delay` all
+    /// Restarts at `at` with `policy`, which knows nothing: requests in flight
+    /// are answered, but no longer counted. With a `recovery_delay` all
     /// workers tell it by then what they hold.
     pub fn restart_at(
         mut self,
@@ -108,7 +108,7 @@ impl FrontEnd {
         self.restart.as_ref().map(|restart| restart.at)
     }
 
-    /// Starts anew, now. It must not hear of requests sent before any more.
+    /// Restarts now. It must not hear of requests sent before any more.
     ///
     /// # Panics
     /// If no restart is due.
@@ -166,7 +166,7 @@ impl FrontEnd {
     }
 
     /// `worker` has died: what it publishes from now on is that of a new one,
-    /// which nobody hears until it has [joined](Self::worker_joined).
+    /// which the policy does not hear until it has [joined](Self::worker_joined).
     pub fn cut_feed(&mut self, worker: WorkerId) {
         self.feed.cut(worker);
     }

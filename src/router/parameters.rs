@@ -48,6 +48,7 @@ pub trait Parameters:
 
 /// What stands around a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Surroundings {
     /// Workers that there can ever be.
     pub workers: u32,

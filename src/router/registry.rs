@@ -5,10 +5,12 @@
 //! keep the rest. So a key that any policy knows is accepted and takes effect on
 //! those that know it; a key that none knows is an error.
 
-use super::factory::{About, ChosenPolicy, PolicyFactory};
-use super::parameters::Parameter;
+use super::factory::{About, PolicyFactory, Wants};
+use super::front_end_settings::FrontEndSettings;
+use super::parameters::{Parameter, Surroundings};
 use super::policies;
-use super::settings::FrontEndSettings;
+use super::policy::Policy;
+use super::spec::ClusterSpec;
 use crate::settings::{Invalid, nearest};
 use schemars::schema_for;
 use serde_json::{Map, Value as Json, json};
@@ -229,4 +231,77 @@ fn shape(schema: &Json) -> Json {
         map.retain(|key, _| key != "description" && key != "default");
     }
     shape
+}
+
+/// A policy with its parameters, checked.
+#[derive(Clone, Debug)]
+pub struct ChosenPolicy {
+    factory: Arc<dyn PolicyFactory>,
+    parameters: Table,
+    /// What else could have been chosen, and all parameters that were given.
+    registry: Registry,
+    given: Table,
+}
+
+impl ChosenPolicy {
+    /// The policy of `factory`, one of `registry`, where these parameters were
+    /// `given`, of which it knows `own`.
+    fn new(
+        factory: Arc<dyn PolicyFactory>,
+        own: &Table,
+        (registry, given): (Registry, Table),
+    ) -> Result<Self, Invalid> {
+        let parameters = factory.complete(own)?;
+        factory.check(&parameters)?;
+        Ok(Self { factory, parameters, registry, given })
+    }
+
+    /// The policy `name` in its place, where the same was given.
+    ///
+    /// # Errors
+    /// If there is none of that name, or the first key with a value that will not
+    /// do, relative to `[router]`.
+    pub fn other(&self, name: &str) -> Result<Self, Invalid> {
+        self.registry.choose(name, &self.given)
+    }
+
+    /// What it is.
+    pub fn about(&self) -> &About {
+        self.factory.about()
+    }
+
+    /// As written in `router.policy`.
+    pub fn name(&self) -> &str {
+        &self.about().name
+    }
+
+    /// All parameters that hold a value.
+    pub fn parameters(&self) -> &Table {
+        &self.parameters
+    }
+
+    /// Refuses parameters that do not fit what stands around the policy.
+    ///
+    /// # Errors
+    /// The first such key, relative to `[router]`.
+    pub fn check_in(&self, surroundings: &Surroundings) -> Result<(), Invalid> {
+        self.factory.check_in(&self.parameters, surroundings)
+    }
+
+    /// A fresh policy for one front end; `seed` is all the randomness it gets.
+    pub fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
+        self.factory.build(&self.parameters, cluster, seed)
+    }
+
+    /// What it asks of those around it. A policy says that itself, so one is made
+    /// and asked.
+    pub fn wants(&self) -> Wants {
+        Wants::of(&*self.build(&ClusterSpec::smallest(), 0))
+    }
+
+    /// Whether the publisher of KV events that goes with it counts copies of a
+    /// block, unless `[router.feed]` says.
+    pub fn counts_copies(&self) -> bool {
+        self.factory.counts_copies(&self.parameters)
+    }
 }

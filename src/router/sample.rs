@@ -1,6 +1,5 @@
 //! From costs to one worker: a draw by temperature.
 
-use super::policies::worker_at;
 use super::select::Bounds;
 use crate::id::WorkerId;
 use crate::rng::Stream;
@@ -60,7 +59,7 @@ pub(super) fn sample_few(
     let lead = |cost: f64| (lowest - cost.max(lowest)) / scale;
     let mut best = None;
     let offer = |at: usize, luck: f64, best: &mut Option<(f64, usize)>| {
-        let score = luck + lead(cost(worker_at(at)));
+        let score = luck + lead(cost(WorkerId::at(at)));
         if best.is_none_or(|(best, _)| score > best) {
             *best = Some((score, at));
         }
@@ -86,7 +85,7 @@ pub(super) fn sample_few(
         let workers = own_costs.leaves_below(node);
         if workers == 1 {
             let worker = own_costs.worker_at_leaf(node);
-            if special.binary_search(&worker_at(worker)).is_err() {
+            if special.binary_search(&WorkerId::at(worker)).is_err() {
                 offer(worker, luck, &mut best);
             }
             continue;

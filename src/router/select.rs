@@ -1,6 +1,5 @@
 //! From costs to one worker: the lowest cost, ties broken at random.
 
-use super::policies::worker_at;
 use crate::id::WorkerId;
 use crate::rng::Stream;
 use crate::tournament::Tournament;
@@ -86,13 +85,13 @@ pub(super) fn lowest(
 ) -> Option<usize> {
     let mut lowest = Ties::default();
     visit(own_costs, bounds, |at| {
-        lowest.offer(at, cost(worker_at(at)), draws);
+        lowest.offer(at, cost(WorkerId::at(at)), draws);
         lowest.best.map_or(f64::MAX, |(_, (best, _))| best)
     });
     lowest.chosen_if_any()
 }
 
-/// The lowest cost; infinite if nobody can be chosen.
+/// The lowest cost; infinite if no worker can be chosen.
 pub(super) fn lowest_cost(
     own_costs: &Tournament<f64>,
     bounds: Bounds<'_>,
@@ -100,7 +99,7 @@ pub(super) fn lowest_cost(
 ) -> f64 {
     let mut lowest = f64::INFINITY;
     visit(own_costs, bounds, |at| {
-        lowest = cost(worker_at(at)).min(lowest);
+        lowest = cost(WorkerId::at(at)).min(lowest);
         lowest
     });
     lowest

@@ -1,8 +1,7 @@
 //! What one front end knows of the fleet: its workers, and who of those that can
 //! be chosen has how many requests in flight, answered without a look at all.
 
-use super::Sides;
-use super::policies::worker_at;
+use super::spec::Sides;
 use crate::id::WorkerId;
 use crate::time::SimTime;
 
@@ -209,7 +208,7 @@ impl Workers {
         let first = self.sides[0].places.len();
         match worker.index().checked_sub(first) {
             None => (&mut self.sides[0], worker),
-            Some(at) => (&mut self.sides[1], worker_at(at)),
+            Some(at) => (&mut self.sides[1], WorkerId::at(at)),
         }
     }
 }
@@ -233,8 +232,8 @@ impl ByLoad {
     fn of(views: &[WorkerView]) -> Self {
         let mut loads = Self { places: vec![0; views.len()], ..Self::default() };
         for (at, view) in views.iter().enumerate().filter(|(_, view)| view.available) {
-            loads.available.push(worker_at(at));
-            loads.enters(worker_at(at), view.inflight);
+            loads.available.push(WorkerId::at(at));
+            loads.enters(WorkerId::at(at), view.inflight);
         }
         loads.find_extremes();
         loads

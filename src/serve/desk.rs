@@ -1,7 +1,6 @@
 //! Where clients stand: what they ask is the simulation's workload, and what happens
 //! in the simulation is passed on to them.
 
-use super::engine::Said;
 use super::metrics::Counters;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
@@ -27,6 +26,19 @@ struct Clients {
     open: BTreeMap<RequestId, Open>,
     /// Of each worker.
     counters: Vec<Counters>,
+}
+
+/// What a client hears of its completion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The worker has taken it.
+    Accepted(WorkerId),
+    /// Prompt tokens found in the cache, once it is in a batch.
+    Scheduled(u32),
+    /// These tokens are out; whether they are the last.
+    Tokens { tokens: Vec<u32>, last: bool },
+    /// It is not served.
+    Refused(RejectReason),
 }
 
 /// A completion that has not ended.

@@ -1,12 +1,12 @@
 //! A simulation on the clock of the wall: one thread that owns it and puts time in as
 //! it passes.
 
-use super::desk::{ByPort, Desk, Open};
+use super::desk::{ByPort, Desk, Open, Said};
 use super::metrics::Counters;
 use super::publisher::{Event, Publication};
 use super::words;
 use crate::engine::Gauges;
-use crate::event::{KvEvent, RejectReason};
+use crate::event::KvEvent;
 use crate::fleet::live::{BlockNames, TOKENS};
 use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
@@ -45,19 +45,6 @@ pub(super) struct Completion {
     /// Requests of one session are routed alike.
     pub(super) session: Option<String>,
     pub(super) say: mpsc::UnboundedSender<Said>,
-}
-
-/// What a client hears about its completion.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    /// The worker has taken it.
-    Accepted(WorkerId),
-    /// Prompt tokens found in the cache, once it is in a batch.
-    Scheduled(u32),
-    /// These tokens are out; whether they are the last.
-    Tokens { tokens: Vec<u32>, last: bool },
-    /// It is not served.
-    Refused(RejectReason),
 }
 
 /// Time of the simulation, from that of the wall.

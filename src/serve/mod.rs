@@ -69,7 +69,7 @@ pub enum ServeError {
     #[error(transparent)]
     Setting(#[from] Invalid),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {reason}; choose another with --host or --port")]
+    #[error("cannot listen on {address}: {reason}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -77,7 +77,7 @@ pub enum ServeError {
         reason: String,
     },
     /// KV events cannot be published.
-    #[error("{0}; choose another port with --port, or leave --events out")]
+    #[error("{0}")]
     Events(String),
     /// The operating system gives no threads.
     #[error("cannot start: {0}")]
@@ -113,10 +113,10 @@ impl Drop for Served {
 pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, ServeError> {
     let ServeOptions { speed, behind_router, events, .. } = *options;
     let is_own = options.host.to_canonical().is_loopback();
-    let allowed = "a loopback address as 127.0.0.1; --allow-remote if other machines may reach it";
-    Invalid::unless(is_own || options.allow_remote, "--host", options.host, allowed)?;
+    let allowed = "a loopback address as 127.0.0.1, unless other machines are allowed to reach it";
+    Invalid::unless(is_own || options.allow_remote, "host", options.host, allowed)?;
     settings.check_plain("served workers stay as they are, and each does all the work")?;
-    Invalid::unless(speed.is_finite() && speed > 0.0, "--speed", speed, "a finite number above 0")?;
+    Invalid::unless(speed.is_finite() && speed > 0.0, "speed", speed, "a finite number above 0")?;
     let policy = settings.policy.name();
     let allowed = "any other policy: this router is shown no truth";
     let wants_truth = behind_router && settings.policy.wants().truth;
@@ -182,7 +182,7 @@ async fn listen(
         let port = if options.port == 0 { Some(0) } else { u16::try_from(at).ok() };
         let port = port.and_then(|at| options.port.checked_add(at));
         let allowed = format!("so low that {count} ports from there exist");
-        let port = port.ok_or_else(|| Invalid::new("--port", options.port, allowed))?;
+        let port = port.ok_or_else(|| Invalid::new("port", options.port, allowed))?;
         let address = SocketAddr::new(options.host, port);
         if options.events {
             endpoints(address)?;
@@ -204,11 +204,11 @@ fn endpoints(address: SocketAddr) -> Result<[String; 2], Invalid> {
     further(1).zip(further(2)).map(Into::into).ok_or_else(|| {
         let most = u16::MAX - 2 * EVENTS_APART;
         let allowed = format!(
-            "at most {most} for every worker with --events: their KV events are {EVENTS_APART} \
-             and {} ports further",
+            "at most {most} for every worker that publishes KV events: they are {EVENTS_APART} and \
+             {} ports further",
             2 * EVENTS_APART
         );
-        Invalid::new("--port", address.port(), allowed)
+        Invalid::new("port", address.port(), allowed)
     })
 }
 

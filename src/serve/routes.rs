@@ -1,6 +1,7 @@
 //! vLLM's HTTP interface: what is asked for, and how it is answered.
 
-use super::engine::{Ask, Completion, Said, text};
+use super::desk::Said;
+use super::engine::{Ask, Completion, text};
 use super::words;
 use crate::engine::config::EngineConfig;
 use crate::event::RejectReason;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Where a setting was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Place {
     /// Somewhere in a file; for what is missing from it.
     File(PathBuf),
@@ -42,6 +43,7 @@ impl fmt::Display for Place {
 /// A setting that cannot be used. The text of each is one line: where, which key,
 /// the value seen, the values allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SettingsError {
     /// The text is not TOML.
     #[error("{place}: not valid TOML: {problem}")]

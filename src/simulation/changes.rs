@@ -4,7 +4,7 @@ use super::observer::Happening;
 use super::{Course, Simulation, Stuck, Turn};
 use crate::event::{Lost, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
-use crate::fleet::changes::{Changes, Effect};
+use crate::fleet::changes::{Changes, WorkerEffect};
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::End;
 use crate::router::FrontEnd;
@@ -13,6 +13,7 @@ use crate::time::SimTime;
 impl<F: Fleet> Simulation<'_, F> {
     /// Workers come and go by the rules of `changes`, and as its planner says. What is
     /// planned for certain times is a [script](Self::script).
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn changes(mut self, changes: Changes) -> Self {
         self.recorder.follow_changes(changes.absent());
         for worker in changes.absent() {
@@ -41,26 +42,26 @@ impl<F: Fleet> Simulation<'_, F> {
     }
 
     /// Does what happens to a worker.
-    pub(super) fn perform(&mut self, now: SimTime, effect: Effect) {
+    pub(super) fn perform(&mut self, now: SimTime, effect: WorkerEffect) {
         self.observers.tell(now, Happening::Change(&effect));
         if self.changes.as_ref().is_some_and(|changes| changes.costs_cache(effect)) {
             self.recorder.disturb(now);
         }
         match effect {
-            Effect::Stop(worker) => self.stop(now, worker),
-            Effect::Serve(worker) => {
+            WorkerEffect::Stop(worker) => self.stop(now, worker),
+            WorkerEffect::Serve(worker) => {
                 self.fleet.start(worker);
                 self.recorder.set_present(now, worker, true);
             }
-            Effect::Pace(worker, pace) => self.fleet.set_pace(now, worker, pace),
-            Effect::Left(worker) => {
+            WorkerEffect::Pace(worker, pace) => self.fleet.set_pace(now, worker, pace),
+            WorkerEffect::Left(worker) => {
                 self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
             }
-            Effect::Joined(worker) => {
+            WorkerEffect::Joined(worker) => {
                 self.front_ends.iter_mut().for_each(|front_end| front_end.worker_joined(worker));
             }
-            Effect::Lost(worker, request) => self.notice_loss(now, worker, request),
-            Effect::Look => {
+            WorkerEffect::Lost(worker, request) => self.notice_loss(now, worker, request),
+            WorkerEffect::Look => {
                 let gauges = self.fleet.gauges(now);
                 if let Some(changes) = &mut self.changes {
                     changes.plan(now, &gauges);

@@ -1,7 +1,7 @@
 //! What can be changed while a simulation runs, and how an experiment writes it down.
 
 use crate::engine::Pace;
-use crate::fleet::changes::{What, WorkerChange};
+use crate::fleet::changes::{ChangeKind, WorkerChange};
 use crate::settings::{Count, Invalid, count_option};
 use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
@@ -158,12 +158,12 @@ impl ControlKind {
         }
     }
 
-    fn of_worker(self) -> Option<What> {
+    fn of_worker(self) -> Option<ChangeKind> {
         Some(match self {
-            Self::Crash => What::Crash,
-            Self::Drain => What::Drain,
-            Self::Start => What::Start,
-            Self::Slow => What::Slow,
+            Self::Crash => ChangeKind::Crash,
+            Self::Drain => ChangeKind::Drain,
+            Self::Start => ChangeKind::Start,
+            Self::Slow => ChangeKind::Slow,
             _ => return None,
         })
     }
@@ -217,10 +217,10 @@ impl ControlSettings {
                 factor: change.factor,
                 lasts: change.lasts,
                 ..new(match change.what {
-                    What::Crash => ControlKind::Crash,
-                    What::Drain => ControlKind::Drain,
-                    What::Start => ControlKind::Start,
-                    What::Slow => ControlKind::Slow,
+                    ChangeKind::Crash => ControlKind::Crash,
+                    ChangeKind::Drain => ControlKind::Drain,
+                    ChangeKind::Start => ControlKind::Start,
+                    ChangeKind::Slow => ControlKind::Slow,
                 })
             },
             Control::Feed { delay, loss_ratio } => {
@@ -238,7 +238,7 @@ impl ControlSettings {
         self.check_keys()?;
         if let Some(what) = self.what.of_worker() {
             let Self { restart_after, grace, factor, lasts, .. } = *self;
-            if what == What::Slow {
+            if what == ChangeKind::Slow {
                 let nothing = "given with what = \"slow\": times that a step takes as long";
                 Pace::new(needed("factor", factor, nothing)?)?;
             }
@@ -350,15 +350,17 @@ mod tests {
             || prop::option::of(0u64..u64::MAX / 4).prop_map(|t| t.map(SimDuration::from_ps));
         let worker =
             (0u32..9, 0usize..4, time(), 0.1f64..9.0).prop_map(|(worker, what, t, factor)| {
-                let what = [What::Crash, What::Drain, What::Start, What::Slow][what];
+                let what =
+                    [ChangeKind::Crash, ChangeKind::Drain, ChangeKind::Start, ChangeKind::Slow]
+                        [what];
                 let is = |other| what == other;
                 Control::Worker(WorkerChange {
                     worker,
                     what,
-                    restart_after: t.filter(|_| is(What::Crash)),
-                    grace: t.filter(|_| is(What::Drain)),
-                    factor: is(What::Slow).then_some(factor),
-                    lasts: t.filter(|t| is(What::Slow) && !t.is_zero()),
+                    restart_after: t.filter(|_| is(ChangeKind::Crash)),
+                    grace: t.filter(|_| is(ChangeKind::Drain)),
+                    factor: is(ChangeKind::Slow).then_some(factor),
+                    lasts: t.filter(|t| is(ChangeKind::Slow) && !t.is_zero()),
                 })
             });
         prop_oneof![

@@ -81,6 +81,7 @@ impl<F: Fleet> Simulation<'_, F> {
     ///
     /// # Panics
     /// If time has been put in already, or there is no level.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn measure(mut self, schedule: Schedule) -> Self {
         assert_eq!(self.now, SimTime::ZERO, "a schedule begins at time zero");
         assert!(!schedule.concurrency.is_empty(), "a schedule has at least one level");

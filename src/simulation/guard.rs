@@ -18,6 +18,7 @@ const AT_ONCE: SimDuration = SimDuration::from_micros(1);
 
 /// A simulation that cannot come to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Stuck {
     /// Requests are left that nothing will ever serve.
     #[error("nothing can happen any more at {at:?}, but {unfinished} requests have not ended")]
@@ -49,6 +50,7 @@ pub enum Stuck {
 
 /// What happens again and again where time does not move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Cause {
     /// Requests come and end.
     Requests,

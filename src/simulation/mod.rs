@@ -7,7 +7,7 @@
 //! through in one piece, one that is stepped, and one that is watched are the same
 //! run: whatever the pieces, the results are equal.
 //!
-//! What happens is told to the [`Recorder`], which listens and measures, and to
+//! What happens is reported to the [`Recorder`], which measures, and to
 //! [`Observer`]s. A [`Schedule`] says what is measured, and when the simulation is
 //! over.
 
@@ -31,13 +31,13 @@ pub use routing::Decision;
 pub use snapshot::{Recent, Snapshot, WorkerSnapshot};
 
 use crate::engine::Gauges;
-use crate::fleet::Fleet;
 use crate::fleet::changes::Changes;
+use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::RequestId;
 use crate::recorder::{Metrics, Recorder};
+use crate::router::Sides;
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
-use crate::router::{Reported, Sides};
 use crate::time::SimTime;
 use crate::workload::Workload;
 use course::Course;
@@ -50,7 +50,7 @@ use std::fmt;
 use steering::Steering;
 
 /// See the [module documentation](self).
-pub struct Simulation<'a, F> {
+pub struct Simulation<'a, F = SimulatedFleet> {
     fleet: F,
     workload: Box<dyn Workload + 'a>,
     front_ends: Vec<FrontEnd>,
@@ -90,6 +90,7 @@ impl<F: fmt::Debug> fmt::Debug for Simulation<'_, F> {
 
 /// How far a simulation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Its clock: everything before the arrivals of this moment has happened.
     pub now: SimTime,
@@ -99,15 +100,27 @@ pub struct Progress {
 
 /// What a simulation leaves behind.
 #[derive(Debug)]
-pub struct Outcome<F> {
+#[non_exhaustive]
+pub struct Outcome<F = SimulatedFleet> {
     /// The metrics of each measured window that ended, in order.
     pub levels: Vec<Metrics>,
     /// The decision that was to be taken apart, once it was made.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub decision: Option<Decision>,
     /// Everything that was recorded.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub recorder: Recorder,
     /// The workers.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fleet: F,
+}
+
+impl<F> Outcome<F> {
+    /// SHA-256 over everything that the outside saw: routing decisions, times of first
+    /// and last tokens, cached tokens. Equal for equal runs.
+    pub fn digest(&self) -> [u8; 32] {
+        self.recorder.digest()
+    }
 }
 
 impl<'a, F: Fleet> Simulation<'a, F> {
@@ -117,6 +130,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
     ///
     /// # Panics
     /// Without a front end.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn new(
         fleet: F,
         workload: Box<dyn Workload + 'a>,
@@ -151,12 +165,14 @@ impl<'a, F: Fleet> Simulation<'a, F> {
     }
 
     /// Which front end a request reaches.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
         self
     }
 
     /// Takes the decision about `request` apart, for [`Outcome::decision`].
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn explain(mut self, request: RequestId) -> Self {
         self.explained = Some(request);
         self
@@ -173,17 +189,20 @@ impl<'a, F: Fleet> Simulation<'a, F> {
     }
 
     /// The workers.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn fleet(&self) -> &F {
         &self.fleet
     }
 
     /// The workers, for what [`Fleet`] does not offer. To send requests or to stop workers
     /// here would be to go behind the simulation's back.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn fleet_mut(&mut self) -> &mut F {
         &mut self.fleet
     }
 
     /// The gauges of each worker now. Looking changes nothing in the run.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn gauges(&mut self) -> Vec<Gauges> {
         self.take_gauges()
     }
@@ -346,15 +365,4 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         let Self { decision, recorder, fleet, .. } = self;
         Outcome { levels, decision, recorder, fleet }
     }
-}
-
-/// What workers with these gauges report to routers at `now`.
-fn reports(now: SimTime, gauges: &[Gauges]) -> Vec<Reported> {
-    let report = |gauges: &Gauges| Reported {
-        at: now,
-        running: gauges.running,
-        waiting: gauges.waiting,
-        used_blocks: gauges.used_blocks,
-    };
-    gauges.iter().map(report).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::control::Control;
 use crate::event::WorkerEvent;
-use crate::fleet::changes::Effect;
+use crate::fleet::changes::WorkerEffect;
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::End;
 use crate::request::Request;
@@ -59,7 +59,7 @@ pub enum Happening<'a> {
         end: End,
     },
     /// Something happens to a worker, or front ends hear of it.
-    Change(&'a Effect),
+    Change(&'a WorkerEffect),
     /// A control is applied.
     Control(&'a Control),
 }
@@ -73,7 +73,7 @@ impl<'a> Observers<'a> {
         self.0.push(observer);
     }
 
-    /// Costs nothing where nobody listens.
+    /// Costs nothing without observers.
     #[inline]
     pub(super) fn tell(&mut self, now: SimTime, happening: Happening<'_>) {
         for observer in &mut self.0 {

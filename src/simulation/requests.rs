@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 /// Where a live request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Whereabouts {
     /// At its front end, which decides about it now.
     Deciding,
@@ -23,6 +24,7 @@ pub enum Whereabouts {
 
 /// A request that arrived and has not ended.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LiveRequest {
     /// The request. After a migration: what is left of it, its prompt longer by the
     /// tokens that its client has.

@@ -1,8 +1,9 @@
 //! What the loop does with a request: from its arrival over decisions to its end.
 
+use super::Simulation;
 use super::observer::Happening;
 use super::requests::LiveRequest;
-use super::{Simulation, reports};
+use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
 use crate::id::{RequestId, WorkerId};
@@ -10,7 +11,7 @@ use crate::recorder::End;
 use crate::request::Request;
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
-use crate::router::{CostParts, Verdict, WorkerView};
+use crate::router::{CostParts, Reported, Verdict, WorkerView};
 use crate::time::SimTime;
 use crate::truth::WorkerTruth;
 
@@ -336,4 +337,15 @@ impl<F: Fleet> Simulation<'_, F> {
             }
         }
     }
+}
+
+/// What workers with these gauges report to routers at `now`.
+fn reports(now: SimTime, gauges: &[Gauges]) -> Vec<Reported> {
+    let report = |gauges: &Gauges| Reported {
+        at: now,
+        running: gauges.running,
+        waiting: gauges.waiting,
+        used_blocks: gauges.used_blocks,
+    };
+    gauges.iter().map(report).collect()
 }

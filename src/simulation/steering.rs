@@ -43,6 +43,7 @@ impl Steering<'_> {
 impl<'a, F: Fleet> Simulation<'a, F> {
     /// Applies each of `controls` at its time, behind those of that time that were given
     /// before.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn script(mut self, controls: impl IntoIterator<Item = (SimTime, Control)>) -> Self {
         self.steering.add(controls);
         self
@@ -50,6 +51,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
 
     /// What [`Control::Policy`] may name: `build` makes the policy of a name for the
     /// front end of a number.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn policies(
         mut self,
         build: impl Fn(&str, usize) -> Result<Box<dyn Policy>, Invalid> + 'a,
@@ -60,6 +62,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
 
     /// What follows where a [`Control::Worker`] comes though nothing was planned: how
     /// long a worker loads, and what routers and clients make of a loss.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn failover(mut self, plan: ChangePlan) -> Self {
         self.steering.plan = Some(plan);
         self

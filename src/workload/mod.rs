@@ -15,7 +15,7 @@ mod retries;
 mod settings;
 pub mod trace;
 
-pub use patience::{Impatient, Patience, PatienceSettings};
+pub use patience::{Impatient, PatienceSettings};
 pub use retries::Retries;
 pub use settings::{WorkloadSettings, WorkloadSource};
 
@@ -95,6 +95,7 @@ impl Workload for Listed {
 
 /// A request on its way into the router.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Arrival {
     /// When it reaches the router.
     pub at: SimTime,
@@ -104,6 +105,23 @@ pub struct Arrival {
     pub request: Request,
     /// How long its client waits.
     pub patience: Patience,
+}
+
+/// How long the client of a request waits, from the moment at which it sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// For the first token.
+    pub first_token: Option<SimDuration>,
+    /// For the whole answer.
+    pub answer: Option<SimDuration>,
+}
+
+impl Arrival {
+    /// A request that reaches the router at `at`, at once from its client, who waits as
+    /// long as it takes.
+    pub fn new(at: SimTime, request: Request) -> Self {
+        Self { at, sent: at, request, patience: Patience::default() }
+    }
 }
 
 /// Start of the `n`-th private run of block ids.

@@ -1,7 +1,7 @@
 //! Clients that do not wait for ever.
 
 use super::distribution::Distribution;
-use super::{Arrival, Workload};
+use super::{Arrival, Patience, Workload};
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
@@ -11,15 +11,6 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// How long the client of a request waits, from the moment at which it sent it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Patience {
-    /// For the first token.
-    pub first_token: Option<SimDuration>,
-    /// For the whole answer.
-    pub answer: Option<SimDuration>,
-}
 
 /// When clients hang up: they cancel the request, as a closed connection does.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

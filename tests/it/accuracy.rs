@@ -196,5 +196,5 @@ fn the_program_writes_files_that_load() {
     assert!((0.8..1.0).contains(&written.weight_bandwidth_ratio), "{written:?}");
     let output = place.sim(&["calibrate", "accuracy.toml", "--only", "h300-vllm"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("--only h300-vllm: must be one of h100-trtllm"));
+    assert!(text(&output.stderr).contains("--only = h300-vllm: must be one of h100-trtllm"));
 }

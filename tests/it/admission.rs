@@ -9,7 +9,7 @@ use super::tiers::any_tiered_engine;
 use kv_router_sim::engine::config::{EngineConfig, Rules, TrtllmOptions};
 use kv_router_sim::engine::{Outbox, Wake, Worker};
 use kv_router_sim::event::WorkerEventKind;
-use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
+use kv_router_sim::id::{BlockId, RequestId, WorkerId};
 use kv_router_sim::request::{BlockRun, Content, Request};
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
@@ -99,15 +99,8 @@ fn a_pool_that_is_too_small_for_all_serves_all() {
         let text = u64::from(id % 3);
         let blocks = 6 * (id % 3 + 1) + id % 5;
         let private = BlockId(1 << 40 | u64::from(id) << 20);
-        Request {
-            id: RequestId(id),
-            conversation: ConversationId(id),
-            turn: 0,
-            prompt_tokens: blocks * 32 + 1,
-            output_tokens: 1,
-            max_tokens: 1,
-            content: Content::new([shared(text, blocks)], private),
-        }
+        let content = Content::new([shared(text, blocks)], private);
+        Request::new(RequestId(id), blocks * 32 + 1, 1, content)
     };
     let arrivals: Vec<(SimTime, Request)> = (0..200)
         .map(|id| (SimTime::ZERO + SimDuration::from_millis(u64::from(id / 2) * 9), request(id)))

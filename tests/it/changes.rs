@@ -11,7 +11,7 @@ use kv_router_sim::engine::config::{EngineConfig, TierOptions};
 use kv_router_sim::engine::tiers::TierSpec;
 use kv_router_sim::event::{Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::changes::{
-    ChangePlan, ChangeSettings, Crew, FailoverSettings, PlannerLoad, PlannerSettings, What,
+    ChangeKind, ChangePlan, ChangeSettings, Crew, FailoverSettings, PlannerLoad, PlannerSettings,
 };
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{BlockId, WorkerId};
@@ -37,8 +37,8 @@ fn at_ms(ms: u64) -> SimTime {
     SimTime::ZERO + SimDuration::from_millis(ms)
 }
 
-fn change(at: SimDuration, worker: u32, what: What) -> ChangeSettings {
-    let factor = (what == What::Slow).then_some(2.5);
+fn change(at: SimDuration, worker: u32, what: ChangeKind) -> ChangeSettings {
+    let factor = (what == ChangeKind::Slow).then_some(2.5);
     ChangeSettings { at, worker, what, restart_after: None, grace: None, factor, lasts: None }
 }
 
@@ -61,12 +61,12 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ChangePlan> {
         0u64..2_000_000_000_000,
     ];
     let what = prop::sample::select(vec![
-        What::Crash,
-        What::Crash,
-        What::Drain,
-        What::Start,
-        What::Start,
-        What::Slow,
+        ChangeKind::Crash,
+        ChangeKind::Crash,
+        ChangeKind::Drain,
+        ChangeKind::Start,
+        ChangeKind::Start,
+        ChangeKind::Slow,
     ]);
     let time = || prop::option::of(prop_oneof![Just(0u64), 0u64..100_000, 0u64..400_000_000_000]);
     let one = (at, 0u32..6, what, time(), 0.02f64..9.0);
@@ -86,12 +86,12 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ChangePlan> {
         };
         for (at, worker, what, time, factor) in drawn {
             let time = time.map(ps);
-            let is = |this: What| what == this;
+            let is = |this: ChangeKind| what == this;
             plan.changes.push(ChangeSettings {
-                restart_after: time.filter(|_| is(What::Crash)),
-                grace: time.filter(|_| is(What::Drain)),
-                factor: is(What::Slow).then_some(factor),
-                lasts: time.filter(|time| is(What::Slow) && !time.is_zero()),
+                restart_after: time.filter(|_| is(ChangeKind::Crash)),
+                grace: time.filter(|_| is(ChangeKind::Drain)),
+                factor: is(ChangeKind::Slow).then_some(factor),
+                lasts: time.filter(|time| is(ChangeKind::Slow) && !time.is_zero()),
                 ..change(ps(at), worker, what)
             });
             if plan.validate().is_err() {
@@ -323,7 +323,7 @@ fn failed(run: &Run) -> Vec<u32> {
 fn a_router_that_inhibits_loses_less() {
     let policy = RouterSettings::new("round_robin");
     let lost = |inhibit, lease| {
-        let mut plan = plan(2, vec![change(ms(105), 1, What::Crash)]);
+        let mut plan = plan(2, vec![change(ms(105), 1, ChangeKind::Crash)]);
         plan.failover = FailoverSettings { inhibit, lease, ..plan.failover };
         let run = run(&vllm_config(), &plan, &policy, stream(100));
         conserves(&run, 100).unwrap();
@@ -340,7 +340,7 @@ fn a_router_that_inhibits_loses_less() {
 #[test]
 fn migrated_requests_go_on_where_they_were() {
     let policy = RouterSettings::new("round_robin");
-    let mut plan = plan(2, vec![change(ms(105), 1, What::Crash)]);
+    let mut plan = plan(2, vec![change(ms(105), 1, ChangeKind::Crash)]);
     plan.failover.migrations = 1;
     let run = run(&vllm_config(), &plan, &policy, stream(20));
     conserves(&run, 20).unwrap();
@@ -364,8 +364,8 @@ fn migrated_requests_go_on_where_they_were() {
 fn a_drained_worker_finishes_what_it_has() {
     let policy = RouterSettings::new("round_robin");
     let drained = |grace| {
-        let drain = ChangeSettings { grace, ..change(ms(105), 1, What::Drain) };
-        let back = change(ms(3_000), 1, What::Start);
+        let drain = ChangeSettings { grace, ..change(ms(105), 1, ChangeKind::Drain) };
+        let back = change(ms(3_000), 1, ChangeKind::Start);
         run(&vllm_config(), &plan(2, vec![drain, back]), &policy, stream(400))
     };
     let patient = drained(None);
@@ -387,7 +387,7 @@ fn a_drained_worker_finishes_what_it_has() {
 #[test]
 fn a_slow_worker_takes_as_many_times_as_long() {
     let policy = RouterSettings::new("round_robin");
-    let slow = ChangeSettings { lasts: Some(ms(200)), ..change(ms(100), 0, What::Slow) };
+    let slow = ChangeSettings { lasts: Some(ms(200)), ..change(ms(100), 0, ChangeKind::Slow) };
     let request = vec![(SimTime::ZERO, lone_request(0, 10, 50))];
     let run = run(&vllm_config(), &plan(1, vec![slow]), &policy, request);
     // 20 ms of prompt, 8 steps of 10 ms up to 100 ms, 8 of 25 ms up to 300 ms, 33 of 10 ms.
@@ -397,7 +397,8 @@ fn a_slow_worker_takes_as_many_times_as_long() {
 #[test]
 fn without_workers_requests_are_refused_and_clients_send_again() {
     let policy = RouterSettings::new("kv");
-    let crash = ChangeSettings { restart_after: Some(ms(100)), ..change(ms(5), 0, What::Crash) };
+    let crash =
+        ChangeSettings { restart_after: Some(ms(100)), ..change(ms(5), 0, ChangeKind::Crash) };
     let plan = plan(1, vec![crash]);
     let config = vllm_config();
     let requests = vec![
@@ -458,13 +459,13 @@ fn a_planner_adds_on_load_and_removes_without() {
 fn plans_that_cannot_be_are_refused() {
     let refused =
         |changes: Vec<ChangeSettings>| plan(2, changes).validate().unwrap_err().to_string();
-    let crash = |at, worker| change(ms(at), worker, What::Crash);
+    let crash = |at, worker| change(ms(at), worker, ChangeKind::Crash);
     assert_eq!(
         refused(vec![crash(5, 2)]),
         "change[0].worker = 2: must be from 0 to 1: the workers of the fleet (what = \"start\" adds one)"
     );
     assert_eq!(
-        refused(vec![change(ms(5), 4, What::Start)]),
+        refused(vec![change(ms(5), 4, ChangeKind::Start)]),
         "change[0].worker = 4: must be from 0 to 2: the next new worker is 2"
     );
     assert_eq!(
@@ -472,12 +473,12 @@ fn plans_that_cannot_be_are_refused() {
         "change[0].at = \"2s\": must be a time at which worker 0 is not down, for \"crash\""
     );
     assert_eq!(
-        refused(vec![change(ms(1_000), 1, What::Start)]),
+        refused(vec![change(ms(1_000), 1, ChangeKind::Start)]),
         "change[0].at = \"1s\": must be a time at which worker 1 is not up, for \"start\""
     );
-    let slow = ChangeSettings { lasts: Some(ms(500)), ..change(ms(1_000), 1, What::Slow) };
+    let slow = ChangeSettings { lasts: Some(ms(500)), ..change(ms(1_000), 1, ChangeKind::Slow) };
     assert_eq!(
-        refused(vec![slow.clone(), change(ms(1_400), 1, What::Slow)]),
+        refused(vec![slow.clone(), change(ms(1_400), 1, ChangeKind::Slow)]),
         "change[1].at = \"1.4s\": must be a time at which worker 1 is not slow, for \"slow\""
     );
     assert_eq!(
@@ -542,7 +543,7 @@ fn a_slow_worker_loads_what_a_fast_one_computes() {
                 while fleet.next_event(now).is_some() {}
                 let shared = BlockRun { first: BlockId(text << 20), len: 10 };
                 let content = Content::new([shared], private_blocks(id));
-                let request = Request { content, ..lone_request(id, 161, 3) };
+                let request = lone_request(id, 161, 3).with_content(content);
                 fleet.submit(now, WorkerId(0), &request).expect("it fits");
             }
             let events = std::iter::from_fn(|| fleet.next_event(SimTime::MAX));

@@ -70,7 +70,7 @@ fn experiment(changes: &[(&str, &str)]) -> Result<Experiment, String> {
 fn threads_change_no_byte_of_a_changing_fleet() {
     let experiment = experiment(&[]).expect("valid");
     let json = |jobs| {
-        let options = RunOptions { jobs: Some(jobs), ..RunOptions::default() };
+        let options = RunOptions::default().jobs(jobs);
         let summary = run(&experiment, options).expect("runs").summary;
         for point in &summary.points {
             let mean = |name: &str| point.metrics[name].mean.expect("a value");
@@ -93,7 +93,7 @@ fn threads_change_no_byte_of_a_changing_fleet() {
 #[test]
 fn times_of_a_request_are_in_order_also_when_it_moves() {
     let experiment = experiment(&[]).expect("valid");
-    let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+    let options = RunOptions::default().keep_requests();
     let simulations = run(&experiment, options).expect("runs").requests;
     let records: Vec<&RequestRecord> = simulations.iter().flat_map(|s| &s.records).collect();
     let (mut moved_early, mut moved_late) = (0, 0);

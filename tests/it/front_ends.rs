@@ -81,8 +81,7 @@ proptest! {
 
 /// The digest of the experiment with some keys set.
 fn digest(keys: &[&str]) -> [u8; 32] {
-    let overrides = keys.iter().map(|key| (*key).to_owned()).collect();
-    let options = LoadOptions { overrides, ..LoadOptions::default() };
+    let options = LoadOptions::default().set_all(keys.iter().copied());
     let text = format!("name = \"wrong\"\n{CROWDED}[router]\npolicy = \"kv\"\n");
     let experiment = Experiment::parse(Path::new("wrong.toml"), &text, &options);
     let experiment = experiment.unwrap_or_else(|error| panic!("{error}"));

@@ -18,14 +18,13 @@ fn crowded(overrides: &[&str]) -> Experiment {
         prompt_tokens = { kind = \"uniform\", min = 20, max = 300 }\n\
         prefix = { groups = 3, tokens = 100 }\n\
         output_tokens = { kind = \"uniform\", min = 1, max = 60 }\n[measure]\nseeds = 1\n";
-    let overrides = overrides.iter().map(|text| (*text).to_owned()).collect();
-    let options = LoadOptions { overrides, ..LoadOptions::default() };
+    let options = LoadOptions::default().set_all(overrides.iter().copied());
     Experiment::parse(Path::new("hang-ups.toml"), text, &options).expect("valid")
 }
 
 /// The requests of a run, in order of arrival, its metrics and its digest.
 fn ran(overrides: &[&str]) -> (Vec<RequestRecord>, impl Fn(&str) -> f64, String) {
-    let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+    let options = RunOptions::default().keep_requests();
     let mut outcome = run(&crowded(overrides), options).expect("it ends");
     let mut records = outcome.requests.remove(0).records;
     records.sort_by_key(|record| record.request);

@@ -38,8 +38,7 @@ fn pair(
 }
 
 fn with(overrides: &[&str]) -> LoadOptions {
-    let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-    LoadOptions { overrides, ..LoadOptions::default() }
+    LoadOptions::default().set_all(overrides.iter().copied())
 }
 
 /// What a check of one incident finds to be worse.
@@ -66,7 +65,7 @@ fn ties_broken_to_the_lowest_id_are_caught() {
     // Known by the name of the policy that it stands for.
     let rule = "the first of the least loaded";
     let planted = Registration::new("least_loaded", rule, |_: &NoParameters, _, _| FirstOfEquals);
-    let options = LoadOptions { policies: vec![planted.shared()], ..LoadOptions::default() };
+    let options = LoadOptions::default().policy(planted);
     let worse = worse("tied-workers-9975", &options);
     assert!(worse.iter().any(|what| what.starts_with("inflight_skew_mean")), "{worse:?}");
 }

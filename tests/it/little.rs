@@ -11,7 +11,7 @@ use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Level, Quantiles, Recorder, Slo};
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
-use kv_router_sim::workload::{Arrival, Patience};
+use kv_router_sim::workload::Arrival;
 
 fn at(ps: u64) -> SimTime {
     SimTime::from_ps(ps)
@@ -30,12 +30,7 @@ fn record(dispatched: u64, seen: u64) {
         gauges.waiting = waiting;
         gauges
     };
-    let arrival = |id, now| Arrival {
-        at: at(now),
-        sent: at(now),
-        request: lone_request(id, 9, 1),
-        patience: Patience::default(),
-    };
+    let arrival = |id, now| Arrival::new(at(now), lone_request(id, 9, 1));
 
     let before = [dispatched, seen].into_iter().max().expect("two times") < 100;
     let window = if before {

@@ -68,6 +68,7 @@ fn a_life_in_order(
             Prefilled | KvReceived { .. } => prop_assert!(false, "one pool: {life:?}"),
             WorkerEventKind::Failed => prop_assert!(false, "no worker died: {life:?}"),
             WorkerEventKind::Aborted => prop_assert!(false, "no client hung up: {life:?}"),
+            other => prop_assert!(false, "{other:?} has no place in {life:?}"),
         }
     }
     prop_assert_eq!(record.scheduled, scheduled);
@@ -81,7 +82,7 @@ fn a_life_in_order(
         }
         Some((_, End::Rejected(_))) => prop_assert!(life.is_empty(), "{life:?}"),
         Some((_, End::Failed)) => prop_assert!(false, "no worker died: {record:?}"),
-        Some((_, End::GivenUp)) => prop_assert!(false, "no client hung up: {record:?}"),
+        Some((_, other)) => prop_assert!(false, "nothing here ends by {other:?}: {record:?}"),
         None => prop_assert!(finished.is_none()),
     }
     Ok(())
@@ -135,7 +136,7 @@ proptest! {
                     let room = config.max_model_len - record.prompt_tokens;
                     prop_assert_eq!(output_tokens, asked.min(room));
                 }
-                Some((_, End::Rejected(_) | End::Failed | End::GivenUp)) => {}
+                Some(_) => {}
                 None => prop_assert!(false, "{:?} never ended", record),
             }
         }

@@ -35,6 +35,7 @@ mod pieces;
 mod pools;
 mod prefix_oracle;
 mod program;
+mod programs;
 mod queueing_theory;
 mod relabelling;
 mod reports;

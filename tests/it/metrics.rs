@@ -4,7 +4,7 @@
 use super::program::{CROWDED, Scratch};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
-use kv_router_sim::metrics::{self, CATALOGUE, Kind, Needs, directed};
+use kv_router_sim::metrics::{self, CATALOGUE, MetricKind, Needs, directed};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn experiments() -> Vec<Experiment> {
         if overrides.iter().any(|argument| argument.starts_with("cluster.pool=")) {
             text = text.replace("workers = 3\n", "");
         }
-        let options = LoadOptions { overrides, ..LoadOptions::default() };
+        let options = LoadOptions::default().set_all(overrides);
         Experiment::parse(Path::new("metrics.toml"), &text, &options).expect("valid")
     };
     let mut experiments: Vec<Experiment> = overrides.into_iter().map(experiment).collect();
@@ -77,7 +77,7 @@ fn every_metric_of_a_run_is_known_and_every_other_is_refused_before_it() {
         .collect();
     let all: BTreeSet<&str> =
         measured.iter().flat_map(|(_, names)| names).map(String::as_str).collect();
-    let is_built = |kind: &Kind| cfg!(feature = "dynamo") || kind.needs != Needs::Shadow;
+    let is_built = |kind: &MetricKind| cfg!(feature = "dynamo") || kind.needs != Needs::Shadow;
     let catalogue: BTreeSet<String> =
         CATALOGUE.iter().filter(|kind| is_built(kind)).flat_map(|kind| kind.names()).collect();
     assert_eq!(all, catalogue.iter().map(String::as_str).collect(), "written, catalogued");

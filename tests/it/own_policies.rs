@@ -16,20 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-#[path = "../../examples/own_policy.rs"]
-mod own_policy;
-
-/// The example: 60 conversations on three workers. Room for 20 spreads them,
-/// room for 60 sends them all to one, which
-/// then holds every text they share.
-#[test]
-fn the_example_sweeps_its_own_parameter() {
-    let rows = own_policy::sweep().expect("it runs");
-    let rooms: Vec<&str> = rows.iter().map(|(room, _)| room.as_str()).collect();
-    assert_eq!(rooms, ["20", "40", "60"]);
-    assert!(rows[2].1 < rows[0].1, "{rows:?}");
-}
-
 /// Sends a share of requests to worker 0, the others to worker 1.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -80,14 +66,13 @@ impl Policy for ByShare {
 }
 
 /// A registration that holds state: how many policies it made.
-fn by_share(made: &Arc<AtomicU32>) -> Arc<dyn PolicyFactory> {
+fn by_share(made: &Arc<AtomicU32>) -> impl PolicyFactory + use<> {
     let made = Arc::clone(made);
     Registration::new("by_share", "a share of requests to the first worker", move |shares, _, _| {
         made.fetch_add(1, Ordering::Relaxed);
         let shares: &Shares = shares;
         ByShare { shares: shares.clone(), sent: [0.0; 2] }
     })
-    .shared()
 }
 
 fn load(set: &[&str]) -> Result<Experiment, ExperimentError> {
@@ -95,11 +80,7 @@ fn load(set: &[&str]) -> Result<Experiment, ExperimentError> {
 }
 
 fn load_counting(set: &[&str], made: &Arc<AtomicU32>) -> Result<Experiment, ExperimentError> {
-    let options = LoadOptions {
-        policies: vec![by_share(made)],
-        overrides: set.iter().map(|&change| change.to_owned()).collect(),
-        ..LoadOptions::default()
-    };
+    let options = LoadOptions::default().policy(by_share(made)).set_all(set.iter().copied());
     Experiment::parse(Path::new("small.toml"), EXPERIMENT, &options)
 }
 

@@ -6,12 +6,12 @@ use super::rig::{any_conversations, any_engine, cases, closed_loop, vllm_config}
 use super::script::{cluster, planned, router};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::fleet::SimulatedFleet;
-use kv_router_sim::fleet::changes::{ChangePlan, Changes, What, WorkerChange};
+use kv_router_sim::fleet::changes::{ChangePlan, Changes, WorkerChange};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, Slo};
 use kv_router_sim::router::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::simulation::{
-    Control, ControlSettings, Happening, Progress, Schedule, Simulation, controls_toml,
+    Control, ControlSettings, Happening, Schedule, Simulation, controls_toml,
 };
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::conversations::ConversationSettings;
@@ -89,7 +89,7 @@ fn found(simulation: Simulation<'_, SimulatedFleet>) -> Found {
 
 fn in_one_piece(mut simulation: Simulation<'_, SimulatedFleet>) -> Found {
     let end = simulation.advance(SimTime::MAX).expect("it ends");
-    assert_eq!(end, Progress { now: ms(1_400), is_over: true });
+    assert_eq!((end.now, end.is_over), (ms(1_400), true));
     found(simulation)
 }
 
@@ -106,10 +106,10 @@ fn any_times() -> impl Strategy<Value = Vec<SimTime>> {
 
 fn any_control() -> impl Strategy<Value = Control> {
     let worker = (0u32..4, 0usize..4).prop_map(|(worker, what)| {
-        let what = [What::Crash, What::Drain, What::Start, What::Slow][what];
-        let factor = (what == What::Slow).then_some(2.5);
-        let (restart_after, grace, lasts) = (None, None, None);
-        Control::Worker(WorkerChange { worker, what, restart_after, grace, factor, lasts })
+        let crash = WorkerChange::crash(worker);
+        let changes = [crash, WorkerChange::drain(worker), WorkerChange::start(worker)];
+        let slow = WorkerChange::slow(worker, 2.5);
+        Control::Worker(changes.get(what).copied().unwrap_or(slow))
     });
     let names = ["round_robin", "least_loaded", "kv", "random", "prefix_aware"];
     prop_oneof![

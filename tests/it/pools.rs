@@ -1,7 +1,7 @@
 //! Experiments whose workers are not all alike.
 
 use super::program::CROWDED;
-use kv_router_sim::experiment::{Experiment, LoadOptions, Outcome, RunOptions, run};
+use kv_router_sim::experiment::{Experiment, ExperimentOutcome, LoadOptions, RunOptions, run};
 use std::path::Path;
 
 /// What follows the crowded fleet's sections.
@@ -22,8 +22,7 @@ policy = "kv"
 
 /// With this line more in its section `[engine]`.
 fn experiment_with(line: &str, overrides: &[&str]) -> Result<Experiment, String> {
-    let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-    let options = LoadOptions { overrides, ..LoadOptions::default() };
+    let options = LoadOptions::default().set_all(overrides.iter().copied());
     let crowded = CROWDED.replace("workers = 3", "workers = 4").replace("trtllm", "vllm");
     let crowded = crowded.replace("[engine]\n", &format!("[engine]\n{line}\n"));
     let text = format!("name = \"pools\"\n{crowded}{REST}");
@@ -38,7 +37,7 @@ fn experiment(overrides: &[&str]) -> Result<Experiment, String> {
 fn an_experiment_with_pools_gives_the_same_bytes_on_any_number_of_threads() {
     let bytes = |jobs, overrides: &[&str]| {
         let experiment = experiment(overrides).expect("a good experiment");
-        let options = RunOptions { jobs: Some(jobs), ..RunOptions::default() };
+        let options = RunOptions::default().jobs(jobs);
         serde_json::to_string(&run(&experiment, options).expect("it ends").summary).expect("JSON")
     };
     let one = bytes(1, &[]);
@@ -67,7 +66,7 @@ fn short_prompts_may_skip_the_prefill_workers() {
         let mut all = vec!["cluster.decode.engine.prefix_caching=true", "measure.seeds=1"];
         all.extend(overrides);
         let experiment = experiment(&all).expect("a good experiment");
-        let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+        let options = RunOptions::default().keep_requests();
         let outcome = run(&experiment, options).expect("it ends");
         let records = outcome.requests[0].records.clone();
         let handed = records.iter().filter(|record| record.handover.is_some()).count();
@@ -112,8 +111,7 @@ fn pools_that_cannot_be_are_refused_in_one_line() {
 
 /// The crowded fleet under vLLM's rules, with these `pools` in place of its workers.
 fn fleet_of(pools: &str, rest: &str, overrides: &[&str]) -> Result<Experiment, String> {
-    let overrides = overrides.iter().map(|&argument| argument.to_owned()).collect();
-    let options = LoadOptions { overrides, ..LoadOptions::default() };
+    let options = LoadOptions::default().set_all(overrides.iter().copied());
     let crowded = CROWDED.replace("[cluster]\nworkers = 3\n", pools).replace("trtllm", "vllm");
     let crowded = crowded.replace("[engine]\n", "[engine]\nkv_bytes_per_token = \"100k\"\n");
     let text = format!("name = \"pools\"\n{crowded}seeds = 2\n{rest}[router]\npolicy = \"kv\"\n");
@@ -131,12 +129,12 @@ workers = 2
 engine.speedup_ratio = 3
 "#;
 
-fn served(experiment: &Experiment) -> Outcome {
-    let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+fn served(experiment: &Experiment) -> ExperimentOutcome {
+    let options = RunOptions::default().keep_requests();
     run(experiment, options).expect("it ends")
 }
 
-fn mean(outcome: &Outcome, metric: &str) -> f64 {
+fn mean(outcome: &ExperimentOutcome, metric: &str) -> f64 {
     let found = outcome.summary.points[0].metrics.get(metric);
     found.and_then(|metric| metric.mean).unwrap_or_else(|| panic!("{metric} is missing"))
 }

@@ -2,7 +2,7 @@
 //! those of two runs at once.
 
 use super::program::{EXPERIMENT, Scratch, text};
-use kv_router_sim::experiment::{Experiment, LoadOptions, Progress, StoreError};
+use kv_router_sim::experiment::{Experiment, JobProgress, LoadOptions, StoreError};
 use kv_router_sim::results::{ResultFolder, Results, RunInto, run_into};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,26 +12,6 @@ use std::time::Duration;
 
 fn small() -> Experiment {
     Experiment::parse(Path::new("small.toml"), EXPERIMENT, &LoadOptions::default()).expect("valid")
-}
-
-#[path = "../../examples/read_results.rs"]
-mod read_results;
-
-/// The example: what it runs it reads.
-#[test]
-fn the_example_reads_what_it_ran() {
-    let place = Scratch::new();
-    let folder = place.path().join("results");
-    read_results::run(&folder).expect("it runs");
-    let lines = read_results::read(&folder).expect("it reads");
-    let [round_robin, kv] = &lines[..] else { panic!("{lines:?}") };
-    let value = |line: &str, policy: &str| -> f64 {
-        let start = format!("{policy}: TTFT p95 (ms) = ");
-        let value = line.strip_prefix(&start).unwrap_or_else(|| panic!("{line}"));
-        value.parse().expect("a number")
-    };
-    // What the deployment was published for.
-    assert!(value(kv, "kv") < value(round_robin, "round_robin"), "{lines:?}");
 }
 
 /// The files below a folder of `place`, by their names in it.
@@ -49,8 +29,7 @@ fn a_program_saves_the_bytes_that_the_command_line_saves() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let experiment = small();
     let folder = ResultFolder::create(&place.path().join("called"), &experiment).expect("new");
-    let options =
-        RunInto { requests: true, aiperf: true, ..RunInto::new("small.toml", Vec::new()) };
+    let options = RunInto::new("small.toml", Vec::new()).requests().aiperf();
     let saved = run_into(folder, &experiment, &options).expect("it runs");
     saved.report.expect("a report");
     assert!(saved.contradicts.is_none());
@@ -70,7 +49,7 @@ fn a_program_saves_the_bytes_that_the_command_line_saves() {
 fn a_run_goes_on_where_it_stopped() {
     #[derive(Default)]
     struct Heard(Mutex<Vec<(usize, usize)>>);
-    impl Progress for Heard {
+    impl JobProgress for Heard {
         fn resumed(&self, found: usize, all: usize) {
             self.0.lock().expect("one thread").push((found, all));
         }
@@ -78,8 +57,7 @@ fn a_run_goes_on_where_it_stopped() {
     let place = Scratch::new();
     let experiment = small();
     let (heard, path) = (Heard::default(), place.path().join("out"));
-    let options =
-        RunInto { progress: &heard, figures: false, ..RunInto::new("small.toml", Vec::new()) };
+    let options = RunInto::new("small.toml", Vec::new()).progress(&heard).without_figures();
     let folder = ResultFolder::create(&path, &experiment).expect("new");
     drop(folder.run(&experiment, &options).expect("it runs"));
     drop(folder);
@@ -91,7 +69,7 @@ fn a_run_goes_on_where_it_stopped() {
 
     let again = place.path().join("again");
     let folder = ResultFolder::create(&again, &experiment).expect("new");
-    let options = RunInto { figures: false, ..RunInto::new("small.toml", Vec::new()) };
+    let options = RunInto::new("small.toml", Vec::new()).without_figures();
     run_into(folder, &experiment, &options).expect("it runs");
     assert!(files(&place, "out/") == files(&place, "again/"));
 }

@@ -6,7 +6,7 @@ use kv_router_sim::engine::config::{
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::roofline::Roofline;
 use kv_router_sim::engine::step_time::StepTime;
-use kv_router_sim::id::{BlockId, ConversationId, RequestId};
+use kv_router_sim::id::{BlockId, RequestId};
 use kv_router_sim::request::{BlockRun, Content, Request};
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
@@ -194,15 +194,10 @@ pub(crate) fn request(id: u32, draw: Draw, block_size: u32) -> Request {
     } else {
         0
     });
-    Request {
-        id: RequestId(id),
-        conversation: ConversationId(id),
-        turn: 0,
-        prompt_tokens: shared_blocks * block_size + own_tokens,
-        output_tokens,
-        max_tokens: output_tokens + (own_tokens % 7),
-        content,
-    }
+    let prompt_tokens = shared_blocks * block_size + own_tokens;
+    let mut request = Request::new(RequestId(id), prompt_tokens, output_tokens, content);
+    request.max_tokens += own_tokens % 7;
+    request
 }
 
 /// Where the blocks begin that only request `id` has.
@@ -212,15 +207,8 @@ pub(crate) fn private_blocks(id: u32) -> BlockId {
 
 /// A prompt that shares nothing.
 pub(crate) fn lone_request(id: u32, prompt_tokens: u32, output_tokens: u32) -> Request {
-    Request {
-        id: RequestId(id),
-        conversation: ConversationId(id),
-        turn: 0,
-        prompt_tokens,
-        output_tokens,
-        max_tokens: output_tokens,
-        content: Content::new([], private_blocks(id)),
-    }
+    let content = Content::new([], private_blocks(id));
+    Request::new(RequestId(id), prompt_tokens, output_tokens, content)
 }
 
 /// The requests of `draws` with their times.

@@ -2,7 +2,7 @@
 //! order of runs and seeds.
 
 use super::program::CROWDED;
-use kv_router_sim::experiment::results::{Metric, Summary};
+use kv_router_sim::experiment::results::{MetricValue, Summary};
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, Watch, run, simulate};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn experiment(changes: &[(&str, &str)]) -> Experiment {
 }
 
 fn results(experiment: &Experiment, jobs: usize) -> Summary {
-    let options = RunOptions { jobs: Some(jobs), ..RunOptions::default() };
+    let options = RunOptions::default().jobs(jobs);
     run(experiment, options).expect("runs").summary
 }
 
@@ -44,7 +44,7 @@ fn cells(summary: &Summary) -> BTreeMap<(String, String, u64), Option<u64>> {
     let mut cells = BTreeMap::new();
     for point in &summary.points {
         let params = serde_json::to_string(&point.params).expect("JSON");
-        for (name, Metric { per_seed, .. }) in &point.metrics {
+        for (name, MetricValue { per_seed, .. }) in &point.metrics {
             for (&seed, value) in summary.provenance.seeds.iter().zip(per_seed) {
                 cells.insert((params.clone(), name.clone(), seed), value.map(f64::to_bits));
             }

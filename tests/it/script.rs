@@ -16,7 +16,7 @@ use kv_router_sim::router::{ClusterSpec, Policy, WorkerLimits};
 use kv_router_sim::simulation::{Control, Outcome, Schedule, Simulation};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
-use kv_router_sim::workload::{Arrival, Listed, Patience, Workload};
+use kv_router_sim::workload::{Arrival, Listed, Workload};
 use std::sync::Arc;
 
 /// Makes open loops of given arrivals, in order of time.
@@ -25,8 +25,7 @@ pub(crate) struct Script;
 impl Script {
     #[expect(clippy::new_ret_no_self, reason = "a workload of the library")]
     pub(crate) fn new(requests: impl IntoIterator<Item = (SimTime, Request)>) -> Box<Listed> {
-        let arrival =
-            |(at, request)| Arrival { at, sent: at, request, patience: Patience::default() };
+        let arrival = |(at, request)| Arrival::new(at, request);
         Box::new(requests.into_iter().map(arrival).collect())
     }
 }

@@ -4,15 +4,11 @@
 use super::program::{CROWDED, EXPERIMENT};
 use kv_router_sim::experiment::{Experiment, LoadOptions, Watch, simulate, simulation};
 use kv_router_sim::fleet::SimulatedFleet;
-use kv_router_sim::fleet::changes::{What, WorkerChange};
+use kv_router_sim::fleet::changes::WorkerChange;
 use kv_router_sim::simulation::{Control, Happening, Simulation, controls_toml};
 use kv_router_sim::time::{SimDuration, SimTime};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-#[path = "../../examples/step_and_steer.rs"]
-#[expect(dead_code, reason = "its main function is for people")]
-mod example;
 
 fn parse(text: &str) -> Result<Experiment, String> {
     let options = LoadOptions::default();
@@ -29,9 +25,7 @@ fn s(s: u64) -> SimTime {
 }
 
 fn crash(worker: u32) -> Control {
-    let (restart_after, grace, factor, lasts) = (None, None, None, None);
-    let what = What::Crash;
-    Control::Worker(WorkerChange { worker, what, restart_after, grace, factor, lasts })
+    Control::Worker(WorkerChange::crash(worker))
 }
 
 fn begin(text: &str) -> Simulation<'static, SimulatedFleet> {
@@ -224,14 +218,4 @@ fn a_control_by_hand_that_makes_no_sense_changes_nothing() {
     }
     assert!(simulation.applied().is_empty());
     assert_eq!(digest(simulation), digest_of_run(&text));
-}
-
-#[test]
-fn the_example_sees_what_its_load_does() {
-    let (before, after, control) = example::step_and_steer().expect("it runs");
-    assert!(after > 1.2 * before, "{before} ms, then {after} ms");
-    assert_eq!(
-        control,
-        "[[control]]\nat = \"100000000000ns\"\nwhat = \"load\"\nconcurrency = 180\n"
-    );
 }

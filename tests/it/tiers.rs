@@ -169,7 +169,7 @@ proptest! {
                 KvEvent::RemovedBelow { medium, run } => {
                     ids(run).for_each(|id| assert!(held[medium as usize].remove(&id), "{event:?}"));
                 }
-                KvEvent::Stored { .. } | KvEvent::Removed { .. } => {}
+                _ => {}
             }
         }
         for tier in &config.tiers.tiers {
@@ -304,7 +304,7 @@ fn at_ms(ms: u64) -> SimTime {
 fn prompt(id: u32, text: u64) -> kv_router_sim::request::Request {
     let shared = BlockRun { first: BlockId(text << 20), len: 10 };
     let content = Content::new([shared], super::rig::private_blocks(id));
-    kv_router_sim::request::Request { content, ..lone_request(id, 161, 3) }
+    lone_request(id, 161, 3).with_content(content)
 }
 
 /// Steps of 20 ms with prompts and of 10 ms without; 12 blocks of GPU memory, so
@@ -417,7 +417,7 @@ fn twice(lengths: &[u32], bandwidth: f64) -> Vec<(f64, f64)> {
             let shared = BlockRun { first: BlockId(text << 20), len: tokens / 16 };
             let content = Content::new([shared], super::rig::private_blocks(id));
             let request = lone_request(id, tokens / 16 * 16 + 1, 1);
-            (at_ms(60_000 * u64::from(id)), kv_router_sim::request::Request { content, ..request })
+            (at_ms(60_000 * u64::from(id)), request.with_content(content))
         });
         let settings = RouterSettings::new("round_robin");
         let run = play(&config, 1, Script::new(script), router(&settings, &config, 1), None);

@@ -1,7 +1,7 @@
 //! `sim trace` and the forms of results that others read, as a user runs them.
 
 use super::program::{EXPERIMENT, Scratch, text};
-use kv_router_sim::experiment::{Experiment, LoadOptions, Outcome, RunOptions, run};
+use kv_router_sim::experiment::{Experiment, ExperimentOutcome, LoadOptions, RunOptions, run};
 use kv_router_sim::recorder::RequestRecord;
 use kv_router_sim::time::SimTime;
 
@@ -101,7 +101,7 @@ fn requests_are_told_as_aiperf_tells_them() {
 
 /// What replaying `rows` gives, with further keys of `[workload]`; and what was said
 /// of the file.
-fn replayed(rows: &str, keys: &str) -> (Outcome, Vec<String>) {
+fn replayed(rows: &str, keys: &str) -> (ExperimentOutcome, Vec<String>) {
     let place = Scratch::new();
     place.write("t.jsonl", rows);
     let experiment = format!(
@@ -114,22 +114,22 @@ fn replayed(rows: &str, keys: &str) -> (Outcome, Vec<String>) {
     );
     let file = place.path().join("t.toml");
     let experiment = Experiment::parse(&file, &experiment, &LoadOptions::default()).expect("valid");
-    let options = RunOptions { keep_requests: true, ..RunOptions::default() };
+    let options = RunOptions::default().keep_requests();
     (run(&experiment, options).expect("it ends"), experiment.notices)
 }
 
 /// The requests of a replay, in order of arrival.
-fn requests(outcome: &Outcome) -> Vec<RequestRecord> {
+fn requests(outcome: &ExperimentOutcome) -> Vec<RequestRecord> {
     let mut records = outcome.requests[0].records.clone();
     records.sort_by_key(|record| record.request);
     records
 }
 
-fn metric(outcome: &Outcome, name: &str) -> f64 {
+fn metric(outcome: &ExperimentOutcome, name: &str) -> f64 {
     outcome.summary.points[0].metrics[name].mean.expect("defined")
 }
 
-fn lengths_and_hits(outcome: &Outcome) -> Vec<(u32, u32)> {
+fn lengths_and_hits(outcome: &ExperimentOutcome) -> Vec<(u32, u32)> {
     requests(outcome).iter().map(|r| (r.prompt_tokens, r.cached_tokens)).collect()
 }
 

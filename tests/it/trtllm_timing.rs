@@ -80,7 +80,7 @@ fn run(config: EngineConfig, requests: &[(u64, Request)]) -> Outcome {
 fn sharing(id: u32, shared_tokens: u32, prompt_tokens: u32, output_tokens: u32) -> Request {
     let shared = BlockRun { first: BlockId(1), len: shared_tokens / 16 };
     let content = Content::new([shared], private_blocks(id)).with_fork_tokens(shared_tokens % 16);
-    Request { content, ..lone_request(id, prompt_tokens, output_tokens) }
+    lone_request(id, prompt_tokens, output_tokens).with_content(content)
 }
 
 /// Tokens of prompts in each step, in order.
@@ -339,8 +339,11 @@ fn t24_blocks_are_published_with_the_tokens_of_their_step() {
 fn t3_the_whole_answer_is_reserved_and_the_first_that_does_not_fit_blocks() {
     // 10 blocks of 16. The first may take 6, the second 5, the third 1.
     let config = EngineConfig { num_blocks: 10, max_model_len: 160, ..trtllm_config() };
-    let reserving =
-        |id, prompt: u32, max_tokens| Request { max_tokens, ..lone_request(id, prompt, 2) };
+    let reserving = |id, prompt: u32, max_tokens| {
+        let mut request = lone_request(id, prompt, 2);
+        request.max_tokens = max_tokens;
+        request
+    };
     let requests = [(0, reserving(0, 32, 64)), (0, reserving(1, 16, 64)), (0, reserving(2, 8, 8))];
     let lives = run(config, &requests).lives;
     let scheduled: Vec<u64> = lives.iter().map(|life| life.scheduled).collect();

@@ -8,7 +8,7 @@
 use kv_router_sim::engine::config::{EngineConfig, Rules, VllmOptions};
 use kv_router_sim::engine::{Outbox, StepRecord, Wake, Worker};
 use kv_router_sim::event::{KvEvent, WorkerEventKind};
-use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
+use kv_router_sim::id::{BlockId, RequestId, WorkerId};
 use kv_router_sim::request::{BlockRun, Content, Request};
 use kv_router_sim::time::SimTime;
 use serde::de::{MapAccess, Visitor};
@@ -121,15 +121,10 @@ impl Replay {
             let output_tokens = u32::try_from(output.len()).unwrap();
             let output_tokens = batch.max_tokens.get(i).copied().unwrap_or(output_tokens);
             let tokens: Vec<u32> = prompt.iter().chain(output).copied().collect();
-            let request = Request {
-                id: RequestId(self.requests),
-                conversation: ConversationId(self.requests),
-                turn: 0,
-                prompt_tokens: u32::try_from(prompt.len()).unwrap(),
-                output_tokens,
-                max_tokens: output_tokens,
-                content: self.interner.content(&tokens, self.config.block_size, self.requests),
-            };
+            let prompt_tokens = u32::try_from(prompt.len()).unwrap();
+            let content = self.interner.content(&tokens, self.config.block_size, self.requests);
+            let id = RequestId(self.requests);
+            let request = Request::new(id, prompt_tokens, output_tokens, content);
             requests.push(request);
             self.requests += 1;
         }
@@ -148,15 +143,8 @@ impl Replay {
                     cached[(event.request.0 - first) as usize] = Some(cached_tokens);
                 }
                 WorkerEventKind::Preempted => preemptions += 1,
-                WorkerEventKind::OutputBlock { .. } => {}
                 WorkerEventKind::Finished { .. } | WorkerEventKind::Aborted => ended += 1,
-                WorkerEventKind::Loaded { .. }
-                | WorkerEventKind::CacheHit { .. }
-                | WorkerEventKind::FirstToken
-                | WorkerEventKind::Prefilled
-                | WorkerEventKind::KvReceived { .. }
-                | WorkerEventKind::Rejected(_)
-                | WorkerEventKind::Failed => {}
+                _ => {}
             }
         }
         let mut events = Vec::new();

@@ -15,7 +15,9 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 fn without_why(records: &[RequestRecord]) -> Vec<RequestRecord> {
-    records.iter().map(|record| RequestRecord { why: None, ..*record }).collect()
+    let mut records = records.to_vec();
+    records.iter_mut().for_each(|record| record.why = None);
+    records
 }
 
 /// Leading blocks of each request that anyone had computed when it was first
@@ -136,7 +138,7 @@ fn a_prompt_in_the_wrong_place_is_lost_to_the_wrong_worker() {
     let text = lone_request(0, 10 * block + 3, 2);
     let requests = (0u32..3).map(|n| {
         let id = kv_router_sim::id::RequestId(n);
-        (SimTime::ZERO + SimDuration::from_secs(u64::from(n)), Request { id, ..text.clone() })
+        (SimTime::ZERO + SimDuration::from_secs(u64::from(n)), text.clone().numbered(id))
     });
     let router = router(&RouterSettings::new("round_robin"), &config, 2);
     let run = play_behind(&config, 2, Script::new(requests), vec![router], None, true);
@@ -156,7 +158,7 @@ fn the_oracle_goes_where_the_prompt_is_unless_others_wait_there() {
     let text = lone_request(0, 20 * config.block_size + 3, 2);
     let at = |n: u32, ms: u64| {
         let id = kv_router_sim::id::RequestId(n);
-        (SimTime::ZERO + SimDuration::from_millis(ms), Request { id, ..text.clone() })
+        (SimTime::ZERO + SimDuration::from_millis(ms), text.clone().numbered(id))
     };
     let requests = (0..6).map(|n| at(n, 1_000 * u64::from(n)));
     let router = router(&RouterSettings::new("oracle"), &config, 3);

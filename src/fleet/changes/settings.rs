@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+/// The most workers of a fleet (assumed: far above any fleet behind one router).
+pub const MOST_WORKERS: u32 = 100_000;
+
 /// One entry of `[[cluster.change]]`: what happens to a worker, and when.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -20,7 +23,7 @@ pub struct ChangeSettings {
     #[schemars(with = "Count")]
     pub worker: u32,
     /// What.
-    pub what: What,
+    pub what: ChangeKind,
     /// (crash) Time until something starts it again; it loads after that.
     /// Default: nothing does.
     pub restart_after: Option<SimDuration>,
@@ -35,18 +38,20 @@ pub struct ChangeSettings {
 
 /// What happens to a worker, without its time.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct WorkerChange {
     /// The worker.
     pub worker: u32,
     /// What.
-    pub what: What,
-    /// See [`ChangeSettings::restart_after`].
+    pub what: ChangeKind,
+    /// (crash) Time until something starts it again; nothing does if not given.
     pub restart_after: Option<SimDuration>,
-    /// See [`ChangeSettings::grace`].
+    /// (drain) Time after which requests that still run are dropped; as long as they
+    /// take if not given.
     pub grace: Option<SimDuration>,
-    /// See [`ChangeSettings::factor`].
+    /// (slow) Times that a step takes as long on the GPU.
     pub factor: Option<f64>,
-    /// See [`ChangeSettings::lasts`].
+    /// (slow) For how long; until the end, or until it dies, if not given.
     pub lasts: Option<SimDuration>,
 }
 
@@ -59,7 +64,33 @@ impl ChangeSettings {
 }
 
 impl WorkerChange {
+    /// `what` happens to `worker`, and nothing more is said of it.
+    pub fn new(worker: u32, what: ChangeKind) -> Self {
+        Self { worker, what, restart_after: None, grace: None, factor: None, lasts: None }
+    }
+
+    /// A worker dies with its requests and its cache, and does not start again.
+    pub fn crash(worker: u32) -> Self {
+        Self::new(worker, ChangeKind::Crash)
+    }
+
+    /// A worker takes no new requests, finishes those it has, and stops.
+    pub fn drain(worker: u32) -> Self {
+        Self::new(worker, ChangeKind::Drain)
+    }
+
+    /// A worker that is down, or a new one, begins to load.
+    pub fn start(worker: u32) -> Self {
+        Self::new(worker, ChangeKind::Start)
+    }
+
+    /// Each step of a worker takes `factor` times as long on its GPU.
+    pub fn slow(worker: u32, factor: f64) -> Self {
+        Self { factor: Some(factor), ..Self::new(worker, ChangeKind::Slow) }
+    }
+
     /// At `at`.
+    #[cfg_attr(not(internals), doc(hidden))]
     pub fn at(self, at: SimDuration) -> ChangeSettings {
         let Self { worker, what, restart_after, grace, factor, lasts } = self;
         ChangeSettings { at, worker, what, restart_after, grace, factor, lasts }
@@ -69,7 +100,7 @@ impl WorkerChange {
 /// What happens to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum What {
+pub enum ChangeKind {
     /// It dies, with its requests and its cache.
     Crash,
     /// It takes no new requests, finishes those it has, and stops.
@@ -80,13 +111,13 @@ pub enum What {
     Slow,
 }
 
-impl fmt::Display for What {
+impl fmt::Display for ChangeKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl What {
+impl ChangeKind {
     fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
@@ -106,7 +137,7 @@ pub struct FailoverSettings {
     /// Default 10 ms (assumed: a process that dies on a machine that lives).
     pub notice_delay: SimDuration,
     /// Time until discovery takes a dead worker off the list. Default 10 s (assumed;
-    /// Dynamo's workers hold a lease that expires when nobody renews it).
+    /// Dynamo's workers hold a lease that expires unless it is renewed).
     pub lease: SimDuration,
     /// Time until routers hear of a worker that joins, or that leaves in order.
     /// Default 10 ms (assumed).
@@ -210,8 +241,8 @@ impl PlannerSettings {
         let Self { min_workers, max_workers, interval, .. } = *self;
         let range = format!("from 1 to {shown}, {workers}");
         Invalid::unless((1..=workers).contains(&min_workers), "min_workers", min_workers, &range)?;
-        let range = format!("from {shown}, {workers}, to {}", super::MOST_WORKERS);
-        let fits = (workers..=super::MOST_WORKERS).contains(&max_workers);
+        let range = format!("from {shown}, {workers}, to {}", MOST_WORKERS);
+        let fits = (workers..=MOST_WORKERS).contains(&max_workers);
         Invalid::unless(fits, "max_workers", max_workers, &range)?;
         let shown = format!("\"{}s\"", interval.as_secs());
         let allowed = "at least 1ms: a planner looks at every worker";
@@ -381,15 +412,15 @@ impl ChangePlan {
     /// Checks one change by itself.
     fn validate_change(&self, change: &ChangeSettings) -> Result<(), Invalid> {
         let what = change.what;
-        let belongs = |key: &str, given: bool, to: What| {
+        let belongs = |key: &str, given: bool, to: ChangeKind| {
             let allowed = format!("left out unless what = {:?}", to.name());
             Invalid::unless(!given || what == to, key, "given", &allowed)
         };
-        belongs("restart_after", change.restart_after.is_some(), What::Crash)?;
-        belongs("grace", change.grace.is_some(), What::Drain)?;
-        belongs("factor", change.factor.is_some(), What::Slow)?;
-        belongs("lasts", change.lasts.is_some(), What::Slow)?;
-        if what == What::Slow {
+        belongs("restart_after", change.restart_after.is_some(), ChangeKind::Crash)?;
+        belongs("grace", change.grace.is_some(), ChangeKind::Drain)?;
+        belongs("factor", change.factor.is_some(), ChangeKind::Slow)?;
+        belongs("lasts", change.lasts.is_some(), ChangeKind::Slow)?;
+        if what == ChangeKind::Slow {
             let nothing = "given with what = \"slow\": times that a step takes as long";
             let factor = change.factor.ok_or_else(|| Invalid::new("factor", "nothing", nothing))?;
             Pace::new(factor)?;
@@ -398,7 +429,7 @@ impl ChangePlan {
         }
         if self.planner.is_some() {
             let allowed = "\"crash\" or \"slow\" where a planner starts and drains workers";
-            let is_left = matches!(what, What::Crash | What::Slow);
+            let is_left = matches!(what, ChangeKind::Crash | ChangeKind::Slow);
             Invalid::unless(is_left, "what", format!("{:?}", what.name()), allowed)?;
         }
         let slots = self.slots();
@@ -412,7 +443,7 @@ impl ChangePlan {
         }
         let next = self.crews[0].slots() + self.new_workers();
         let allowed = match what {
-            What::Start => format!("from 0 to {next}: the next new worker is {next}"),
+            ChangeKind::Start => format!("from 0 to {next}: the next new worker is {next}"),
             _ => format!(
                 "from 0 to {}: the workers of the fleet (what = \"start\" adds one)",
                 next - 1
@@ -424,7 +455,7 @@ impl ChangePlan {
     /// Workers that start beyond those of the only pool, as far as their numbers follow.
     fn new_workers(&self) -> u32 {
         let first = self.crews[0].slots();
-        let starts = self.changes.iter().filter(|change| change.what == What::Start);
+        let starts = self.changes.iter().filter(|change| change.what == ChangeKind::Start);
         let mut ids: Vec<u32> =
             starts.map(|change| change.worker).filter(|&id| id >= first).collect();
         ids.sort_unstable();
@@ -457,21 +488,21 @@ impl ChangePlan {
             }
             let slow = slow_until.get(&change.worker).is_some_and(|&until| change.at < until);
             *state = match (change.what, *state) {
-                (What::Start, State::Up) => return refuse("up"),
+                (ChangeKind::Start, State::Up) => return refuse("up"),
                 (_, State::Loading(_)) => return refuse("loading"),
-                (What::Start, State::Down | State::Draining) => {
+                (ChangeKind::Start, State::Down | State::Draining) => {
                     State::Loading(change.at + self.load_time)
                 }
                 (_, State::Down) => return refuse("down"),
-                (What::Drain, State::Draining) => return refuse("draining"),
-                (What::Drain, State::Up) => State::Draining,
-                (What::Slow, _) if slow => return refuse("slow"),
-                (What::Slow, state) => {
+                (ChangeKind::Drain, State::Draining) => return refuse("draining"),
+                (ChangeKind::Drain, State::Up) => State::Draining,
+                (ChangeKind::Slow, _) if slow => return refuse("slow"),
+                (ChangeKind::Slow, state) => {
                     let lasts = change.lasts.unwrap_or(SimDuration::from_ps(u64::MAX / 4));
                     slow_until.insert(change.worker, change.at + lasts);
                     state
                 }
-                (What::Crash, _) => {
+                (ChangeKind::Crash, _) => {
                     slow_until.remove(&change.worker);
                     let back = change.restart_after.map(|after| change.at + after + self.load_time);
                     back.map_or(State::Down, State::Loading)

@@ -493,8 +493,8 @@ impl LiveFleet {
 
 /// Why there are no KV events to hear.
 const NO_EVENTS: &str = "the policy needs KV events and the server does not say where it publishes \
-                         them: name the place with --events, start the server with \
-                         --kv-events-config, or --set router.use_kv_events=false";
+                         them: name the place, start the server with --kv-events-config, or \
+                         set router.use_kv_events = false";
 
 /// The most kinds of events that are counted apart: servers name them.
 const MOST_KINDS: usize = 16;

@@ -168,7 +168,7 @@ pub(super) async fn facts(
             what: "the model",
             server: served.join(", "),
             experiment: model.unwrap_or_default().to_owned(),
-            way_out: "name one that it serves with --model".to_owned(),
+            way_out: "ask for one that it serves".to_owned(),
         });
     };
     let metrics = get("/metrics").await?;
@@ -227,7 +227,7 @@ impl ServerFacts {
             Some(server) if server != experiment => Err(ServerError::Mismatch {
                 url: place(url),
                 what,
-                way_out: format!("restart the server, or --set engine.{key}={server}"),
+                way_out: format!("restart the server, or set engine.{key} = {server}"),
                 server,
                 experiment,
             }),

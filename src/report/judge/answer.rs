@@ -1,5 +1,5 @@
-//! The answer in a sentence: where one policy beats another, by how much, and
-//! where the seeds cannot tell them apart.
+//! Where one policy beats another, by how much, and where the seeds cannot tell them
+//! apart; [`render::answer`](crate::report::render::answer) puts it into sentences.
 //!
 //! Two policies meet the same conversations under the same seed, so they are
 //! compared seed by seed: the scatter that both share cancels. A difference is
@@ -7,11 +7,10 @@
 //! and a win or a loss if it is also [worth having](Terms::worth). Points that do
 //! not keep up with their load are no ground for either.
 
-use super::places::{places, stretches};
-use super::state::{self, State};
+use super::state::State;
 use super::terms::Terms;
 use crate::experiment::results;
-use crate::metrics::{Better, Metric, short, signed};
+use crate::metrics::{Better, Metric};
 use crate::report::view::{POLICY, Series, VARIANT, View};
 use crate::stats::mean_ci95;
 use std::collections::BTreeMap;
@@ -26,18 +25,18 @@ const HEADLINES: [&str; 2] = ["ttft_ms_p95", "output_tokens_per_s"];
 const ATTAINMENT: &str = "slo_attainment";
 const GOODPUT: &str = "goodput_per_s";
 
-/// What can happen to workers and requests, with the words for it.
-const HAPPENINGS: [(&str, &str); 10] = [
-    ("workers_added", "{} worker(s) added by the planner"),
-    ("workers_removed", "{} removed"),
-    ("rejected", "{} request(s) rejected"),
-    ("given_up", "{} request(s) given up by their clients"),
-    ("failed", "{} request(s) failed"),
-    ("retries", "{} sent again by their clients"),
-    ("migrations", "{} moved to another worker"),
-    ("recomputed_tokens", "{} token(s) computed again"),
-    ("hit_recovery_s", "{} s until hits were back"),
-    ("cut_short", "{} answer(s) cut short"),
+/// Counts of what happens to workers and requests, in the order in which answers name them.
+const COUNTS: [&str; 10] = [
+    "workers_added",
+    "workers_removed",
+    "rejected",
+    "given_up",
+    "failed",
+    "retries",
+    "migrations",
+    "recomputed_tokens",
+    "hit_recovery_s",
+    "cut_short",
 ];
 
 /// How a candidate differs from a baseline in one metric at one point.
@@ -56,8 +55,8 @@ impl Difference {
     /// Pairs two metrics seed by seed; `None` if no seed has both.
     pub fn new(
         metric: &Metric,
-        candidate: &results::Metric,
-        baseline: &results::Metric,
+        candidate: &results::MetricValue,
+        baseline: &results::MetricValue,
     ) -> Option<Self> {
         let pairs: Vec<(f64, f64)> = candidate
             .per_seed
@@ -86,18 +85,6 @@ impl Difference {
     /// True if it is smaller than what is worth having.
     pub fn is_small(&self, terms: &Terms) -> bool {
         self.relative.is_some_and(|relative| relative.abs() < terms.worth)
-    }
-
-    /// With sign and unit: `-24 %`, `+3.1 pt`; in units of the metric where the baseline is 0.
-    pub fn text(&self, metric: &Metric) -> String {
-        match self.relative {
-            Some(relative) => format!("{} {}", signed(relative), metric.difference_unit()),
-            None if self.mean == 0.0 => "0".to_owned(),
-            None => {
-                let sign = if self.mean > 0.0 { "+" } else { "-" };
-                format!("{sign}{} {}", short(self.mean.abs()), metric.unit).trim_end().to_owned()
-            }
-        }
     }
 }
 
@@ -169,54 +156,8 @@ impl Parts {
     }
 }
 
-/// `kv against round_robin`; where both router and fleet differ, in what.
-pub fn pair_name(view: &View<'_>, terms: &Terms, candidate: usize, baseline: usize) -> String {
-    let (a, b) = (&view.series[candidate], &view.series[baseline]);
-    // What else the candidate's label says holds for the baseline too, but for variants.
-    let is_variant = a.others.contains_key(VARIANT);
-    let name = format!("{} against {}", a.label, if is_variant { &b.label } else { &b.policy });
-    let (parts, other) = (Parts::of(a, terms), Parts::of(b, terms));
-    let differing = parts.differing(&other);
-    if differing.is_empty() || parts.router == other.router {
-        return name;
-    }
-    format!("{name} (which differ in {} too)", differing.join(", "))
-}
-
-/// What has to be known before the answer is read: points that did not keep up or
-/// did not settle, and remarks on the experiment.
-pub fn cautions(view: &View<'_>, terms: &Terms) -> Vec<String> {
-    state::sentences(view).into_iter().chain(terms.remarks.iter().cloned()).collect()
-}
-
-/// One sentence per pair of [`pairings`], whether `[slo]` is met, what happened to
-/// fleet and requests, and what goes with the axis.
-pub fn answer(view: &View<'_>, terms: &Terms) -> Vec<String> {
-    let metrics = headlines(view);
-    pairings(view, terms)
-        .into_iter()
-        .filter_map(|(candidate, baseline)| {
-            let found = metrics
-                .iter()
-                .filter_map(|metric| clause(view, terms, metric, candidate, baseline));
-            let (clauses, untested): (Vec<String>, Vec<bool>) = found.unzip();
-            if clauses.is_empty() {
-                return None;
-            }
-            let name = pair_name(view, terms, candidate, baseline);
-            let is_untested = untested.contains(&true);
-            let mark = if is_untested { " [one seed: not tested against chance]" } else { "" };
-            Some(format!("{name}: {}{mark}.", clauses.join("; ")))
-        })
-        .chain(slo(view, terms))
-        .chain(happenings(view))
-        .chain(left_out(view))
-        .chain(view.companions())
-        .collect()
-}
-
 /// The headline metrics, or else the first two that have a good direction.
-fn headlines(view: &View<'_>) -> Vec<Metric> {
+pub(in crate::report) fn headlines(view: &View<'_>) -> Vec<Metric> {
     let names = view.metric_names();
     let main: Vec<Metric> =
         HEADLINES.iter().filter(|name| names.contains(name)).map(|name| Metric::of(name)).collect();
@@ -226,207 +167,6 @@ fn headlines(view: &View<'_>) -> Vec<Metric> {
     } else {
         main
     }
-}
-
-/// Where `[slo]` is met, and where most good requests are served.
-fn slo(view: &View<'_>, terms: &Terms) -> Option<String> {
-    let mean = |point: &results::Point, name: &str| point.metrics.get(name)?.mean;
-    let best = |name: &'static str| {
-        let points = view.series.iter().flat_map(|series| {
-            series
-                .points
-                .iter()
-                .filter_map(move |(x, point)| Some((mean(point, name)?, series.label.as_str(), *x)))
-        });
-        points.max_by(|a, b| a.0.total_cmp(&b.0))
-    };
-    let at = |label: &str, x: f64| match &view.axis {
-        Some(axis) => {
-            let unit = if axis.is_duration { " ms" } else { "" };
-            format!("{label} at {} {x}{unit}", axis.name())
-        }
-        None => label.to_owned(),
-    };
-    let (attained, nearest, x) = best(ATTAINMENT)?;
-    let is_swept =
-        view.summary.points.iter().any(|p| p.params.keys().any(|k| k.starts_with("slo.")));
-    let targets = if is_swept { "the swept targets".to_owned() } else { terms.slo_text() };
-    let mut text = format!("SLO ({targets}): ");
-    let met = |series: usize, x: f64| {
-        view.series[series].at(x).is_some_and(|point| terms.are_met_by(point))
-    };
-    text += &match places(view, met) {
-        Some(places) => format!("met by {places}"),
-        None => {
-            format!("met nowhere; nearest is {}, {:.1} %", at(nearest, x), 100.0 * attained)
-        }
-    };
-    if let Some((goodput, label, x)) = best(GOODPUT).filter(|(goodput, ..)| *goodput > 0.0) {
-        text += &format!("; most goodput: {}, {} requests/s", at(label, x), short(goodput));
-    }
-    Some(text + ".")
-}
-
-/// What happened to workers and requests of each series, where anything is counted:
-/// planner actions, failures, migrations, answers that were cut.
-fn happenings(view: &View<'_>) -> Vec<String> {
-    let said = |series: &Series<'_>| {
-        let counted: Vec<String> = HAPPENINGS
-            .iter()
-            .filter_map(|(name, what)| {
-                let points = series.points.iter();
-                let means = points.filter_map(|(_, p)| p.metrics.get(*name)?.mean);
-                let (low, high) = means.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), mean| {
-                    (l.min(mean), h.max(mean))
-                });
-                // Planners that do nothing are worth a word, fleets that lose nothing are not.
-                let is_shown = high > 0.0 || (high == 0.0 && name.starts_with("workers_"));
-                is_shown.then(|| {
-                    let (low, high) = (count(low), count(high));
-                    let number = if low == high { high } else { format!("{low} to {high}") };
-                    numbered(what, &number)
-                })
-            })
-            .collect();
-        (!counted.is_empty()).then(|| format!("{}: {}.", series.label, counted.join(", ")))
-    };
-    view.series.iter().filter_map(said).collect()
-}
-
-/// What a trace has that was not replayed as it stands; the same for all who replay it.
-fn left_out(view: &View<'_>) -> Option<String> {
-    let most = |name: &str| {
-        let means = view.summary.points.iter().filter_map(|p| p.metrics.get(name)?.mean);
-        means.fold(0.0, f64::max)
-    };
-    let rows = most("rows_left_out");
-    let rows = (rows > 0.0).then(|| {
-        numbered("{} row(s) left out (no answer, or a prompt above max_isl)", &count(rows))
-    });
-    let sessions = most("sessions_broken");
-    let sessions = (sessions > 0.0).then(|| {
-        let what = "{} session(s) with a turn that does not go on from the one before";
-        numbered(what, &count(sessions))
-    });
-    let parts: Vec<String> = rows.into_iter().chain(sessions).collect();
-    (!parts.is_empty()).then(|| format!("Trace: {}.", parts.join("; ")))
-}
-
-/// `what` with a number for `{}`, and its `(s)` as the number wants it.
-fn numbered(what: &str, number: &str) -> String {
-    what.replacen("{}", number, 1).replacen("(s)", if number == "1" { "" } else { "s" }, 1)
-}
-
-/// A mean of counts: whole where it is.
-fn count(mean: f64) -> String {
-    if mean.fract() == 0.0 || mean >= 99.5 { format!("{mean:.0}") } else { short(mean) }
-}
-
-/// What is said of a candidate at one value of the axis.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Wins,
-    Loses,
-    /// Beyond chance, and too small to matter.
-    Small,
-    Unclear,
-    /// One seed says nothing of chance.
-    Untested,
-    /// The points cannot be compared.
-    NoAnswer,
-    Unknown,
-}
-
-/// What each outcome is called before the metric's name, and without it.
-const VERBS: [(Outcome, &str, &str); 7] = [
-    (Outcome::Wins, "wins on", "wins"),
-    (Outcome::Loses, "loses on", "loses"),
-    (Outcome::Untested, "", ""),
-    (Outcome::Small, "hardly differs in", "hardly differs"),
-    (Outcome::Unclear, "no clear difference in", "no clear difference"),
-    (Outcome::NoAnswer, "no answer on", "no answer"),
-    (Outcome::Unknown, "not known:", "not known"),
-];
-
-/// `wins on TTFT p95 at concurrency 60-120 (-18 to -32 %), loses at 180 (+329 %)`;
-/// and whether seeds were too few to test it. `None` if no value of the axis can be
-/// compared.
-fn clause(
-    view: &View<'_>,
-    terms: &Terms,
-    metric: &Metric,
-    candidate: usize,
-    baseline: usize,
-) -> Option<(String, bool)> {
-    let found: Vec<Option<Difference>> =
-        view.xs().iter().map(|x| at(view, metric, *x, candidate, baseline)).collect();
-    let states = |x: &f64| {
-        let state = |series: usize| view.series[series].at(*x).map(State::of);
-        state(candidate).zip(state(baseline))
-    };
-    let states: Vec<Option<(State, State)>> = view.xs().iter().map(states).collect();
-    let outcomes: Vec<Outcome> = found
-        .iter()
-        .zip(&states)
-        .map(|(difference, states)| match states {
-            Some((a, b)) if !a.compares_with(*b) => Outcome::NoAnswer,
-            _ => outcome(terms, metric, difference.as_ref()),
-        })
-        .collect();
-    if outcomes.iter().all(|outcome| *outcome == Outcome::Unknown) {
-        return None;
-    }
-    let mut parts: Vec<String> = Vec::new();
-    for (wanted, with_metric, alone) in VERBS {
-        let here: Vec<usize> = (0..outcomes.len()).filter(|i| outcomes[*i] == wanted).collect();
-        if here.is_empty() {
-            continue;
-        }
-        // The metric is named once, in the first part.
-        let verb = if parts.is_empty() {
-            format!("{with_metric} {}", metric.label).trim_start().to_owned()
-        } else {
-            alone.to_owned()
-        };
-        let place = if here.len() == outcomes.len() {
-            everywhere(view, wanted)
-        } else {
-            place(view, &here, parts.is_empty())
-        };
-        let differences = || here.iter().filter_map(|i| found[*i].as_ref());
-        parts.push(match wanted {
-            Outcome::Wins | Outcome::Loses => {
-                format!("{verb}{place} ({})", range(metric, differences()))
-            }
-            Outcome::Untested => format!("{verb} {}{place}", signed_range(metric, differences()))
-                .trim_start()
-                .to_owned(),
-            Outcome::Small => {
-                let unit = metric.difference_unit();
-                format!("{verb}{place} (by less than {} {unit})", terms.worth)
-            }
-            Outcome::NoAnswer => {
-                let met = here.iter().filter_map(|i| states[*i]);
-                format!("{verb}{place} ({})", why_no_answer(met))
-            }
-            Outcome::Unclear | Outcome::Unknown => format!("{verb}{place}"),
-        });
-    }
-    Some((parts.join(", "), outcomes.contains(&Outcome::Untested)))
-}
-
-/// Why points cannot be compared, by the states of both sides at each of them.
-fn why_no_answer(states: impl Iterator<Item = (State, State)>) -> String {
-    let mut reasons: Vec<String> = states
-        .map(|(a, b)| match (a, b) {
-            _ if a.max(b) >= State::Unserved => "requests were not served".to_owned(),
-            _ if a == b => format!("both are {a}"),
-            _ => "neither keeps up".to_owned(),
-        })
-        .collect();
-    reasons.sort();
-    reasons.dedup();
-    reasons.join(" or ")
 }
 
 /// The difference of two series at `x`.
@@ -441,303 +181,146 @@ pub fn at(
     Difference::new(metric, side(candidate)?, side(baseline)?)
 }
 
-fn outcome(terms: &Terms, metric: &Metric, difference: Option<&Difference>) -> Outcome {
-    let Some(difference) = difference else { return Outcome::Unknown };
+fn standing(terms: &Terms, metric: &Metric, difference: Option<&Difference>) -> Standing {
+    let Some(difference) = difference else { return Standing::Unknown };
     let higher = difference.mean > 0.0;
     match metric.better {
-        _ if difference.clear.is_none() => Outcome::Untested,
-        _ if difference.is_unclear() => Outcome::Unclear,
-        None => Outcome::Unclear,
-        _ if difference.is_small(terms) => Outcome::Small,
-        Some(better) if higher == (better == Better::Higher) => Outcome::Wins,
-        Some(_) => Outcome::Loses,
+        _ if difference.clear.is_none() => Standing::Untested,
+        _ if difference.is_unclear() => Standing::Unclear,
+        None => Standing::Unclear,
+        _ if difference.is_small(terms) => Standing::Small,
+        Some(better) if higher == (better == Better::Higher) => Standing::Wins,
+        Some(_) => Standing::Loses,
     }
 }
 
-/// ` at every concurrency`, or ` at any` of what was not decided; nothing without an axis.
-fn everywhere(view: &View<'_>, outcome: Outcome) -> String {
-    let word =
-        if matches!(outcome, Outcome::Unclear | Outcome::NoAnswer) { "any" } else { "every" };
-    view.axis.as_ref().map(|axis| format!(" at {word} {}", axis.name())).unwrap_or_default()
+/// How a candidate stands against a baseline at one value of the axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::report) enum Standing {
+    Wins,
+    Loses,
+    /// Beyond chance, and too small to matter.
+    Small,
+    Unclear,
+    /// One seed says nothing of chance.
+    Untested,
+    /// The points cannot be compared.
+    NoAnswer,
+    Unknown,
 }
 
-/// ` at concurrency 60-120, 160`; nothing without an axis. The axis is named once.
-fn place(view: &View<'_>, here: &[usize], is_first: bool) -> String {
-    let Some(axis) = &view.axis else { return String::new() };
-    let name = if is_first { format!("{} ", axis.name()) } else { String::new() };
-    format!(" at {name}{}", stretches(axis, here))
+/// A candidate against a baseline in one metric, at every value of the axis.
+pub(in crate::report) struct Contest {
+    /// The metric.
+    pub(in crate::report) metric: Metric,
+    /// Candidate less baseline, where both have a value.
+    pub(in crate::report) differences: Vec<Option<Difference>>,
+    /// The states of both, where both have a point.
+    pub(in crate::report) states: Vec<Option<(State, State)>>,
+    /// What follows from these.
+    pub(in crate::report) standings: Vec<Standing>,
 }
 
-/// From the lowest to the highest difference: `-4.0 to +12 %`.
-fn signed_range<'a>(metric: &Metric, differences: impl Iterator<Item = &'a Difference>) -> String {
-    let mut sorted: Vec<&Difference> = differences.collect();
-    sorted.sort_by(|a, b| a.mean.total_cmp(&b.mean));
-    joined(metric, &sorted)
-}
-
-/// From the smallest to the largest difference: `-18 to -32 %`.
-fn range<'a>(metric: &Metric, differences: impl Iterator<Item = &'a Difference>) -> String {
-    let mut sorted: Vec<&Difference> = differences.collect();
-    sorted.sort_by(|a, b| {
-        let size = |d: &Difference| d.relative.unwrap_or(d.mean).abs();
-        size(a).total_cmp(&size(b))
-    });
-    joined(metric, &sorted)
-}
-
-/// The first and the last of differences, the unit once.
-fn joined(metric: &Metric, sorted: &[&Difference]) -> String {
-    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return String::new() };
-    let (from, to) = (first.text(metric), last.text(metric));
-    if from == to {
-        return from;
+impl Contest {
+    /// `None` if no value of the axis can be compared.
+    pub(in crate::report) fn new(
+        view: &View<'_>,
+        terms: &Terms,
+        metric: &Metric,
+        candidate: usize,
+        baseline: usize,
+    ) -> Option<Self> {
+        let differences: Vec<Option<Difference>> =
+            view.xs().iter().map(|x| at(view, metric, *x, candidate, baseline)).collect();
+        let states = |x: &f64| {
+            let state = |series: usize| view.series[series].at(*x).map(State::of);
+            state(candidate).zip(state(baseline))
+        };
+        let states: Vec<Option<(State, State)>> = view.xs().iter().map(states).collect();
+        let standings: Vec<Standing> = differences
+            .iter()
+            .zip(&states)
+            .map(|(difference, states)| match states {
+                Some((a, b)) if !a.compares_with(*b) => Standing::NoAnswer,
+                _ => standing(terms, metric, difference.as_ref()),
+            })
+            .collect();
+        let is_known = standings.iter().any(|standing| *standing != Standing::Unknown);
+        is_known.then(|| Self { metric: metric.clone(), differences, states, standings })
     }
-    let unit = format!(" {}", metric.difference_unit());
-    format!("{} to {to}", from.strip_suffix(&unit).filter(|_| to.ends_with(&unit)).unwrap_or(&from))
+
+    /// Places on the axis where the candidate stands so.
+    pub(in crate::report) fn places(&self, wanted: Standing) -> Vec<usize> {
+        (0..self.standings.len()).filter(|place| self.standings[*place] == wanted).collect()
+    }
+}
+
+/// The best mean of a metric, and where it was measured: series and value of the axis.
+pub(in crate::report) type BestOf = (f64, usize, f64);
+
+/// How `[slo]` was attained.
+pub(in crate::report) struct Attainment {
+    /// The largest share of good requests.
+    pub(in crate::report) nearest: BestOf,
+    /// The most good requests a second, if there were any.
+    pub(in crate::report) goodput: Option<BestOf>,
+    /// Whether the targets were swept, so that points have targets of their own.
+    pub(in crate::report) is_swept: bool,
+}
+
+/// How `[slo]` was attained; `None` without targets.
+pub(in crate::report) fn attainment(view: &View<'_>) -> Option<Attainment> {
+    let best = |name: &str| -> Option<BestOf> {
+        let points = view.series.iter().enumerate().flat_map(|(series, shown)| {
+            let mean = |point: &results::Point| point.metrics.get(name)?.mean;
+            shown.points.iter().filter_map(move |(x, point)| Some((mean(point)?, series, *x)))
+        });
+        points.max_by(|a, b| a.0.total_cmp(&b.0))
+    };
+    let nearest = best(ATTAINMENT)?;
+    let goodput = best(GOODPUT).filter(|(goodput, ..)| *goodput > 0.0);
+    let mut keys = view.summary.points.iter().flat_map(|point| point.params.keys());
+    Some(Attainment { nearest, goodput, is_swept: keys.any(|key| key.starts_with("slo.")) })
+}
+
+/// What was counted of a series: the name, and the smallest and the largest mean. Planners
+/// that do nothing count, fleets that lose nothing do not.
+pub(in crate::report) fn counts(series: &Series<'_>) -> Vec<(&'static str, f64, f64)> {
+    let count = |name: &&'static str| {
+        let means = series.points.iter().filter_map(|(_, p)| p.metrics.get(*name)?.mean);
+        let (low, high) = means
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), mean| (l.min(mean), h.max(mean)));
+        let is_shown = high > 0.0 || (high == 0.0 && name.starts_with("workers_"));
+        is_shown.then_some((*name, low, high))
+    };
+    COUNTS.iter().filter_map(count).collect()
+}
+
+/// The largest mean of a count over all points.
+pub(in crate::report) fn most(view: &View<'_>, name: &str) -> f64 {
+    let means = view.summary.points.iter().filter_map(|p| p.metrics.get(name)?.mean);
+    means.fold(0.0, f64::max)
+}
+
+/// The keys of the fleet in which two series differ whose routers differ too: such a pair
+/// compares two things at once.
+pub(in crate::report) fn unequal_fleets(
+    view: &View<'_>,
+    terms: &Terms,
+    candidate: usize,
+    baseline: usize,
+) -> Vec<String> {
+    let [a, b] = [candidate, baseline].map(|series| Parts::of(&view.series[series], terms));
+    if a.router == b.router { Vec::new() } else { a.differing(&b) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::example::{self, Builder};
+    use crate::report::example;
     use proptest::prelude::*;
-    use serde_json::json;
-
-    /// Two policies whose TTFT p95 differs by `differences` at 60, 80, ...
-    fn two(differences: &[&[f64]]) -> results::Summary {
-        let mut builder = Builder::new("two", differences[0].len() as u64);
-        for (load, per_seed) in (60u32..).step_by(20).zip(differences) {
-            let base: Vec<Option<f64>> =
-                (0..per_seed.len()).map(|i| Some(100.0 + i as f64)).collect();
-            let with: Vec<Option<f64>> =
-                base.iter().zip(*per_seed).map(|(b, d)| b.map(|b| b + d)).collect();
-            builder.load("round_robin", load, &[("ttft_ms_p95", &base)]);
-            builder.load("kv", load, &[("ttft_ms_p95", &with)]);
-        }
-        builder.build()
-    }
-
-    fn said(summary: &results::Summary) -> String {
-        answer(&View::new(summary, None).unwrap(), &Terms::default()).join("\n")
-    }
-
-    #[test]
-    fn wins_losses_and_ties_are_told_apart() {
-        let lower: &[f64] = &[-20.0, -21.0, -20.0];
-        let higher: &[f64] = &[50.0, 51.0, 52.0];
-        let unclear: &[f64] = &[-10.0, 10.0, 1.0];
-        insta::assert_snapshot!(
-            [
-                said(&two(&[lower, lower, unclear, higher])),
-                said(&two(&[lower, higher, lower])),
-                said(&two(&[lower, lower])),
-                said(&two(&[unclear, unclear])),
-                said(&two(&[higher])),
-                said(&two(&[&[0.0, 0.0], &[5.0, 5.0]])),
-                said(&two(&[&[-5.0], &[0.0]])),
-                said(&example::doks()),
-            ]
-            .join("\n"),
-            @r"
-            kv against round_robin: wins on TTFT p95 at concurrency 60-80 (-20 %), loses at 120 (+50 %), no clear difference at 100.
-            kv against round_robin: wins on TTFT p95 at concurrency 60, 100 (-20 %), loses at 80 (+50 %).
-            kv against round_robin: wins on TTFT p95 at every concurrency (-20 %).
-            kv against round_robin: no clear difference in TTFT p95 at any concurrency.
-            kv against round_robin: loses on TTFT p95 (+50 %).
-            kv against round_robin: loses on TTFT p95 at concurrency 80 (+5.0 %), no clear difference at 60.
-            kv against round_robin: TTFT p95 -5.0 to 0.0 % at every concurrency [one seed: not tested against chance].
-            kv against round_robin: wins on TTFT p95 at concurrency 60-120 (-25 to -29 %), loses at 160-180 (+6.0 to +382 %), no clear difference at 140; wins on throughput at concurrency 60-100, 160-180 (+6.2 to +20 %), no clear difference at 120-140.
-            "
-        );
-    }
-
-    #[test]
-    fn pairing_by_seed_finds_what_the_means_hide() {
-        // The seeds scatter by 100, the policies differ by 1 in each.
-        let mut builder = Builder::new("paired", 3);
-        let base = [Some(100.0), Some(200.0), Some(300.0)];
-        let with = [Some(99.0), Some(199.1), Some(299.0)];
-        builder.load("round_robin", 60, &[("ttft_ms_p95", &base)]);
-        builder.load("kv", 60, &[("ttft_ms_p95", &with)]);
-        let summary = builder.build();
-        let terms = Terms { worth: 0.1, ..Terms::default() };
-        let view = View::new(&summary, None).unwrap();
-        assert_eq!(answer(&view, &terms), ["kv against round_robin: wins on TTFT p95 (-0.5 %)."]);
-        // Beyond chance, and nothing to change a router for.
-        assert_eq!(
-            said(&summary),
-            "kv against round_robin: hardly differs in TTFT p95 (by less than 1 %)."
-        );
-    }
-
-    /// Metrics of a point that waits so long, by the median.
-    fn waiting(ttft: f64, share: f64) -> Vec<(&'static str, Vec<Option<f64>>)> {
-        let seeds = |value: f64| vec![Some(value), Some(1.01 * value), Some(1.02 * value)];
-        vec![
-            ("ttft_ms_p95", seeds(ttft)),
-            ("queue_ms_p50", seeds(200.0 * share)),
-            ("engine_ttft_ms_p50", seeds(200.0)),
-        ]
-    }
-
-    fn add(
-        builder: &mut Builder,
-        params: &[(&str, serde_json::Value)],
-        metrics: &[(&'static str, Vec<Option<f64>>)],
-    ) {
-        let metrics: Vec<(&str, &[Option<f64>])> =
-            metrics.iter().map(|(name, values)| (*name, values.as_slice())).collect();
-        builder.point(params, &metrics);
-    }
-
-    #[test]
-    fn two_overloaded_policies_are_no_ground_for_an_answer() {
-        let mut builder = Builder::new("overload", 3);
-        for (load, share) in [(60, 0.1), (120, 0.9)] {
-            for (policy, ttft) in [("round_robin", 100.0), ("kv", 80.0)] {
-                let params = [(POLICY, json!(policy)), ("workload.concurrency", json!(load))];
-                add(&mut builder, &params, &waiting(ttft, share));
-            }
-        }
-        let summary = builder.build();
-        let view = View::new(&summary, None).unwrap();
-        assert_eq!(
-            said(&summary),
-            "kv against round_robin: wins on TTFT p95 at concurrency 60 (-20 %), no answer at 120 \
-             (both are overloaded)."
-        );
-        let first = &cautions(&view, &Terms::default())[0];
-        assert!(first.starts_with("Overloaded: round_robin, kv at concurrency 120: "), "{first}");
-    }
-
-    #[test]
-    fn a_variant_is_held_against_its_fair_partners() {
-        let mut terms = Terms::default();
-        let mut builder = Builder::new("memory", 3);
-        let variants = [
-            ("rr", "round_robin", None),
-            ("rr, host", "round_robin", Some("host")),
-            ("kv", "kv", None),
-            ("kv, host", "kv", Some("host")),
-            ("kv, disk", "kv", Some("disk")),
-        ];
-        for (i, (name, policy, tier)) in variants.into_iter().enumerate() {
-            let mut set = BTreeMap::from([(POLICY.to_owned(), json!(policy))]);
-            set.extend(tier.map(|tier| ("engine.tier".to_owned(), json!([tier]))));
-            terms.variants.insert(name.to_owned(), set);
-            let params = [(VARIANT, json!(name)), (POLICY, json!(policy))];
-            add(&mut builder, &params, &waiting(100.0 - 10.0 * i as f64, 0.1));
-        }
-        let summary = builder.build();
-        let view = View::new(&summary, None).unwrap();
-        let names: Vec<String> =
-            pairings(&view, &terms).iter().map(|(c, b)| pair_name(&view, &terms, *c, *b)).collect();
-        assert_eq!(
-            names,
-            [
-                "rr, host against rr",       // same router, other memory
-                "kv against rr",             // same memory, other router
-                "kv, host against rr, host", // the same with host memory
-                "kv, host against kv",
-                "kv, disk against kv", // no round robin has a disk
-            ]
-        );
-    }
-
-    #[test]
-    fn what_happened_to_the_fleet_is_in_the_answer() {
-        let mut builder = Builder::new("planner", 1);
-        builder.point(
-            &[(POLICY, json!("least_loaded"))],
-            &[
-                ("ttft_ms_p95", &[Some(80.0)]),
-                ("workers_added", &[Some(20.0)]),
-                ("workers_removed", &[Some(20.0)]),
-                ("migrations", &[Some(0.0)]),
-            ],
-        );
-        assert_eq!(
-            said(&builder.build()),
-            "least_loaded: 20 workers added by the planner, 20 removed."
-        );
-    }
-
-    #[test]
-    fn targets_are_answered() {
-        let mut builder = Builder::new("slo", 1);
-        for (load, attained) in [(60, 0.99), (120, 0.96), (180, 0.7)] {
-            let goodput = attained * f64::from(load) / 10.0;
-            builder.load(
-                "kv",
-                load,
-                &[("slo_attainment", &[Some(attained)]), ("goodput_per_s", &[Some(goodput)])],
-            );
-        }
-        let summary = builder.build();
-        let limit = crate::time::SimDuration::from_millis(600);
-        let terms = Terms { targets: vec![("ttft".to_owned(), limit)], ..Terms::default() };
-        assert_eq!(
-            answer(&View::new(&summary, None).unwrap(), &terms),
-            ["SLO (TTFT <= 600 ms, for 95 % of requests): met by kv at concurrency 60-120; most \
-              goodput: kv at concurrency 180, 12.6 requests/s."]
-        );
-    }
-
-    #[test]
-    fn missing_values_are_said_to_be_unknown() {
-        let mut builder = Builder::new("gaps", 2);
-        for load in [60, 80, 100] {
-            builder.load("round_robin", load, &[("ttft_ms_p95", &[Some(100.0), Some(101.0)])]);
-        }
-        builder.load("kv", 60, &[("ttft_ms_p95", &[Some(50.0), Some(51.0)])]);
-        builder.load("kv", 80, &[("ttft_ms_p95", &[None, None])]);
-        assert_eq!(
-            said(&builder.build()),
-            "kv against round_robin: wins on TTFT p95 at concurrency 60 (-50 %), \
-             not known at 80-100."
-        );
-    }
-
-    #[test]
-    fn one_policy_has_nothing_to_be_compared_with() {
-        let mut builder = Builder::new("alone", 1);
-        builder.load("kv", 60, &[("ttft_ms_p95", &[Some(50.0)])]);
-        assert_eq!(said(&builder.build()), "");
-        assert_eq!(said(&Builder::new("empty", 1).build()), "");
-    }
 
     proptest! {
-        #[test]
-        fn a_sentence_never_depends_on_the_order_of_points(
-            (summary, order) in example::any_summary().prop_flat_map(|summary| {
-                let indices: Vec<usize> = (0..summary.points.len()).collect();
-                (Just(summary), Just(indices).prop_shuffle())
-            })
-        ) {
-            // The baseline is the first policy unless round_robin is there, so name one so.
-            let mut summary = summary;
-            for point in &mut summary.points {
-                if point.params["router.policy"] == "policy_0" {
-                    point.params.insert("router.policy".to_owned(), "round_robin".into());
-                }
-            }
-            let has_baseline =
-                summary.points.iter().any(|p| p.params["router.policy"] == "round_robin");
-            prop_assume!(has_baseline);
-            let repeats = (0..summary.points.len()).any(|i| {
-                summary.points[..i].iter().any(|p| p.params == summary.points[i].params)
-            });
-            prop_assume!(!repeats);
-            let mut shuffled = summary.clone();
-            shuffled.points = order.iter().map(|i| summary.points[*i].clone()).collect();
-            let sorted = |summary: &results::Summary| {
-                let mut lines = answer(&View::new(summary, None).unwrap(), &Terms::default());
-                lines.sort();
-                lines
-            };
-            prop_assert_eq!(sorted(&summary), sorted(&shuffled));
-        }
-
         #[test]
         fn swapping_the_sides_swaps_the_sign(
             pairs in prop::collection::vec((0.1..1e3f64, 0.1..1e3f64), 1..8)

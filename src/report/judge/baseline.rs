@@ -3,7 +3,7 @@
 
 use super::state::State;
 use crate::catalogue;
-use crate::experiment::results::{Metric, Point, Provenance, SCHEMA_VERSION, Summary};
+use crate::experiment::results::{MetricValue, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::metrics::check_name;
 use crate::settings::line_of;
 use crate::stats::mean_ci95;
@@ -238,7 +238,7 @@ impl Baseline {
                 values.per_seed.iter().map(|v| Some(*v).filter(|v| !v.is_nan())).collect();
             let found: Vec<f64> = per_seed.iter().copied().flatten().collect();
             let (mean, ci95) = mean_ci95(&found).map_or((None, None), |(m, ci)| (Some(m), ci));
-            Metric { mean, per_seed, ci95 }
+            MetricValue { mean, per_seed, ci95 }
         };
         let point = |point: &BaselinePoint| Point {
             params: point.params.clone(),
@@ -259,7 +259,7 @@ impl Baseline {
 }
 
 /// `None` of a metric that no seed knows.
-fn values(metric: &Metric) -> Option<Values> {
+fn values(metric: &MetricValue) -> Option<Values> {
     let per_seed = metric.per_seed.iter().map(|v| v.unwrap_or(f64::NAN)).collect();
     Some(Values { mean: metric.mean?, ci95: metric.ci95, per_seed })
 }

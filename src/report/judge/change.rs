@@ -63,10 +63,10 @@ impl Change {
     pub fn new(
         metric: &str,
         params: &results::Point,
-        (before, seeds_before): (&results::Metric, &[u64]),
-        (after, seeds_after): (&results::Metric, &[u64]),
+        (before, seeds_before): (&results::MetricValue, &[u64]),
+        (after, seeds_after): (&results::MetricValue, &[u64]),
     ) -> Option<Self> {
-        let of = |metric: &results::Metric, seeds: &[u64]| -> BTreeMap<u64, f64> {
+        let of = |metric: &results::MetricValue, seeds: &[u64]| -> BTreeMap<u64, f64> {
             let values = seeds.iter().copied().zip(metric.per_seed.iter().copied());
             values.filter_map(|(seed, value)| Some((seed, value?))).collect()
         };

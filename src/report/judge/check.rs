@@ -143,7 +143,7 @@ impl Check {
                 self.fallen.push((name.clone(), what));
             } else if now < before {
                 self.notes.push(format!(
-                    "{name}: {place} is {now}; the baseline has it {before} (--update takes that over)"
+                    "{name}: {place} is {now}; the baseline has it {before} (an update of the baseline takes that over)"
                 ));
             }
         }

@@ -6,7 +6,6 @@ pub mod answer;
 pub mod baseline;
 pub mod change;
 pub mod check;
-mod places;
 pub mod published;
 pub mod state;
 pub mod terms;

@@ -98,7 +98,7 @@ pub fn parse_worth(text: &str) -> Result<f64, Invalid> {
     let number = text.trim().trim_end_matches('%').trim().parse::<f64>().ok();
     number
         .filter(|worth| (0.0..=100.0).contains(worth))
-        .ok_or_else(|| Invalid::new("--worth", text, "a percentage from 0 to 100, like 2%"))
+        .ok_or_else(|| Invalid::new("worth", text, "a percentage from 0 to 100, like 2%"))
 }
 
 /// What has to be said of an experiment before its results.

@@ -38,7 +38,7 @@ pub fn table(view: &View<'_>, width: usize) -> String {
 pub(super) fn columns(view: &View<'_>) -> (Vec<Column>, Vec<Vec<Column>>) {
     let (leading, rows) = rows(view);
     let of_pool = |pool: &&str| -> Vec<Column> {
-        let column = |(kind, unit): (&crate::metrics::Kind, &str)| {
+        let column = |(kind, unit): (&crate::metrics::MetricKind, &str)| {
             let name = kind.of_pool(pool);
             let metric = Metric::of(&name);
             let cell = |value: f64| short(metric.shown(value));

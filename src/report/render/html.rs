@@ -3,13 +3,14 @@
 //! dark where a dark page is preferred, and has one panel per row on narrow
 //! screens. A small script inside the page shows values below the pointer.
 
+use super::answer::{answer, cautions};
 use super::columns::{Column, html as table};
 use super::table::{
     cell_columns, head, mean_error_columns, policy_columns, policy_notes, published_notes,
 };
 use super::{by_pool, why};
 use crate::experiment::results::{SavedRuns, Summary};
-use crate::report::judge::answer::{answer, cautions, pairings};
+use crate::report::judge::answer::pairings;
 use crate::report::judge::published::Comparison;
 use crate::report::judge::terms::Terms;
 use crate::report::judge::tuning::Tuning;

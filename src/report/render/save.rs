@@ -1,6 +1,6 @@
 //! The files `summary.json` and `summary.csv`, as bytes; who writes them decides where.
 
-use crate::experiment::results::{Metric, Summary};
+use crate::experiment::results::{MetricValue, Summary};
 use crate::report::view::plain;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -69,7 +69,7 @@ fn cell(value: Option<f64>) -> String {
     value.filter(|v| v.is_finite()).map(|v| v.to_string()).unwrap_or_default()
 }
 
-fn undefine_non_finite(metric: &mut Metric) {
+fn undefine_non_finite(metric: &mut MetricValue) {
     let keep = |value: &mut Option<f64>| *value = value.filter(|v| v.is_finite());
     keep(&mut metric.mean);
     metric.per_seed.iter_mut().for_each(keep);

@@ -2,11 +2,12 @@
 //!
 //! Plain text without colour, the same on every terminal of the same width.
 
+use super::answer::{answer, cautions, pair_name};
 use super::columns::{Column, align, blocks, table, wrap};
 use super::{by_pool, why};
 use crate::experiment::results;
 use crate::metrics::{MAIN, Metric, rounded, short, signed};
-use crate::report::judge::answer::{answer, at, cautions, pair_name, pairings};
+use crate::report::judge::answer::{at, pairings};
 use crate::report::judge::published::{Cell, Comparison};
 use crate::report::judge::state::{RULE, State, in_table};
 use crate::report::judge::terms::Terms;
@@ -285,7 +286,7 @@ fn rows(view: &View<'_>, terms: &Terms) -> Vec<Row> {
     rows
 }
 
-fn with_interval(metric: &Metric, value: &results::Metric) -> String {
+fn with_interval(metric: &Metric, value: &results::MetricValue) -> String {
     let Some(mean) = value.mean.map(|mean| metric.shown(mean)) else { return "-".to_owned() };
     let Some([low, high]) = value.ci95 else { return counted_or_short(metric, mean) };
     let half = metric.shown((high - low) / 2.0);

@@ -4,7 +4,7 @@ use super::fleet_over_time::FleetsOverTime;
 use super::over_time::OverTime;
 use super::published::Published;
 use crate::experiment::Experiment;
-use crate::experiment::results::{Distributions, SCHEMA_VERSION};
+use crate::experiment::results::{LatencyCurves, SCHEMA_VERSION};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ pub struct Details {
     /// Requests that a batch of a worker can hold; the largest of all points.
     pub max_num_seqs: u32,
     /// By point of the summary, in order; in milliseconds, to the microsecond.
-    pub distributions: Vec<Distributions>,
+    pub distributions: Vec<LatencyCurves>,
     /// Simulations of the first seed, where requests were saved.
     pub workers_over_time: Vec<OverTime>,
     /// How fleets that change served, where requests were saved.
@@ -55,7 +55,7 @@ impl Details {
         experiment: &Experiment,
         published: Option<Published>,
         tuned_for: Option<String>,
-        mut distributions: Vec<Distributions>,
+        mut distributions: Vec<LatencyCurves>,
     ) -> Self {
         for distribution in distributions.iter_mut().flat_map(|point| point.values_mut()) {
             let bounds = distribution.ci95.iter_mut().flatten().flatten();

@@ -1,9 +1,10 @@
 //! The cost of each worker as the crate computes it.
 //!
 //! Its selector tells the choice only, but logs the chosen worker's cost. So a
-//! second selector, whose draws nobody else sees, is made to choose the worker
+//! second selector, whose draws affect nothing else, is made to choose the worker
 //! in question, and a listener on this thread takes the number out of the log.
 
+use super::words::{self, POOL};
 use crate::id::WorkerId;
 use crate::router::kv::KvParams;
 use dynamo_kv_router::{DefaultWorkerSelector, KvRouterConfig};
@@ -31,7 +32,7 @@ impl LoggedCosts {
         let last = Arc::new(LastCost::default());
         let config = KvRouterConfig { router_temperature: TEMPERATURE, ..config };
         Self {
-            selector: DefaultWorkerSelector::new_seeded(Some(config), super::POOL, 0),
+            selector: DefaultWorkerSelector::new_seeded(Some(config), POOL, 0),
             log: Dispatch::new(Listener(Arc::clone(&last))),
             last,
         }
@@ -40,7 +41,7 @@ impl LoggedCosts {
     /// Costs by other weights from now on.
     pub(super) fn set_weights(&mut self, params: &KvParams) {
         let params = KvParams { temperature: TEMPERATURE, ..*params };
-        super::set_weights(&mut self.selector.kv_router_config, &params);
+        words::set_weights(&mut self.selector.kv_router_config, &params);
     }
 
     /// The cost of `worker`, which `select` chooses now and then.

@@ -18,10 +18,10 @@ mod outputs;
 mod retention;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use super::decider::Decider;
 use super::kv::{BlocksBelow, CachedBelow, KvParams, WorkerLoad};
-use super::policies::worker_at;
 use super::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, RequestId, WorkerId};
@@ -31,7 +31,6 @@ use costs::LoggedCosts;
 use dynamo_kv_router::protocols::{
     ExternalSequenceBlockHash, KvCacheEvent, KvCacheEventData, KvCacheRemoveData, KvCacheStoreData,
     KvCacheStoredBlockData, LocalBlockHash, PrefillLoadHint, RouterEvent, WorkerConfigLike,
-    WorkerWithDpRank,
 };
 use dynamo_kv_router::scheduling::{
     KvSchedulerError, OverlapSignals, ScheduleMode, effective_prefill_tokens,
@@ -47,9 +46,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// The pool that an aggregated deployment's router serves, in the crate's words.
-const POOL: &str = "decode";
+use words::{POOL, ids, rank, set_weights};
 
 /// Every worker as the crate sees it: one rank, no limits.
 #[derive(Clone, Default, PartialEq)]
@@ -103,7 +100,7 @@ pub struct Asked {
     /// The blocks to be counted as in flight, if any are.
     counted: Option<Vec<u64>>,
     overlap_blocks: Vec<u32>,
-    /// Behind them, in tiers below; empty if nobody has any.
+    /// Behind them, in tiers below; empty if no worker has any.
     below: Vec<BlocksBelow>,
 }
 
@@ -173,7 +170,7 @@ impl DynamoPolicy {
         let counted = if self.params.assume_kv_reuse {
             prompt.clone()
         } else {
-            // Ids of nobody else's, so that nothing is shared; the crate draws them at random.
+            // Ids of their own, so that nothing is shared; the crate draws them at random.
             let first = 1 << 63 | u64::from(request.id.0) << 32;
             (first..).take(prompt.len()).collect()
         };
@@ -194,7 +191,7 @@ impl DynamoPolicy {
             let hashes = prompt.iter().map(|id| LocalBlockHash(*id)).collect();
             let scores = tree.find_matches(hashes, false).scores;
             for (index, overlap) in overlap_blocks.iter_mut().enumerate() {
-                *overlap = scores.get(&rank(worker_at(index))).copied().unwrap_or(0);
+                *overlap = scores.get(&rank(WorkerId::at(index))).copied().unwrap_or(0);
             }
         }
         overlap_blocks
@@ -252,7 +249,7 @@ impl DynamoPolicy {
     ) -> SchedulingRequest {
         let mut overlap = OverlapSignals::default();
         for (index, &blocks) in asked.overlap_blocks.iter().enumerate() {
-            let worker = rank(worker_at(index));
+            let worker = rank(WorkerId::at(index));
             let effective = self.effective_blocks(asked, index);
             if effective > 0.0 {
                 let BlocksBelow { host, disk } = asked.below(index);
@@ -391,16 +388,6 @@ impl DynamoPolicy {
         let booked = self.tracker.add_request(booking, self.now);
         booked.unwrap_or_else(|error| panic!("{:?} cannot be booked: {error}", asked.request));
     }
-}
-
-fn set_weights(config: &mut KvRouterConfig, params: &KvParams) {
-    config.overlap_score_credit = params.overlap_score_credit;
-    config.overlap_score_credit_decay = params.overlap_score_credit_decay;
-    config.prefill_load_scale = params.prefill_load_scale;
-    config.decode_active_request_weight = params.decode_active_request_weight;
-    config.host_cache_hit_weight = params.host_cache_hit_weight;
-    config.disk_cache_hit_weight = params.disk_cache_hit_weight;
-    config.router_temperature = params.temperature;
 }
 
 impl Decider for DynamoPolicy {
@@ -563,14 +550,6 @@ impl Policy for DynamoPolicy {
     fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {
         self.cost_parts(&self.ask(request))
     }
-}
-
-fn rank(worker: WorkerId) -> WorkerWithDpRank {
-    WorkerWithDpRank::new(u64::from(worker.0), 0)
-}
-
-fn ids(run: BlockRun) -> impl DoubleEndedIterator<Item = u64> {
-    (0..run.len).map(move |at| run.first.offset(at).0)
 }
 
 fn stored(parent: Option<u64>, ids: impl IntoIterator<Item = u64>) -> KvCacheEventData {

@@ -4,6 +4,7 @@
 //! made, by the wall clock. So that simulated time 0 is such a multiple whatever
 //! the wall clock says, the crate's clock is made to begin at the end of one.
 
+use super::words::rank;
 use crate::id::WorkerId;
 use crate::router::kv::Retention;
 use dynamo_kv_router::approx::{BlockEntry, PruneConfig, PruneManager};
@@ -49,5 +50,5 @@ impl Guesses {
 }
 
 fn entry(worker: WorkerId, block: u64, seq_position: usize) -> BlockEntry {
-    BlockEntry { key: ExternalSequenceBlockHash(block), worker: super::rank(worker), seq_position }
+    BlockEntry { key: ExternalSequenceBlockHash(block), worker: rank(worker), seq_position }
 }

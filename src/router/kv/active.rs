@@ -269,7 +269,7 @@ impl ActiveTracker {
 
 /// The beginning of a prompt that requests in flight have too, from its start on
 /// in stretches: its blocks, and whose requests have them, in order of worker.
-/// Whoever has a stretch has all before it.
+/// A request that has a stretch has all before it.
 #[derive(Debug, Default)]
 pub(super) struct Shared<'a>(SmallVec<[(u32, &'a [User]); 4]>);
 

@@ -2,7 +2,7 @@
 //! that gets no KV events.
 //!
 //! A prompt that is sent to a worker counts as held there at once, all of it,
-//! for a fixed time; sending it again begins the time anew. In 0.9 the oldest
+//! for a fixed time; sending it again restarts the time. In 0.9 the oldest
 //! blocks go early when there are too many. In 1.6 times are rounded up to
 //! 100 ms, as its timers are. Sources: `kv_router/approx.rs` and the loop of
 //! `KvIndexer` in Dynamo 0.9.0; `indexer/pruning.rs` of dynamo-kv-router 1.6.1.

@@ -53,7 +53,7 @@ impl LowerIndex {
         }
     }
 
-    /// True as long as nobody told of a tier.
+    /// True as long as no event named a tier.
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }

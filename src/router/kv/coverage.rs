@@ -9,7 +9,7 @@
 //!
 //! * a removal inside a stretch makes the worker lose the rest of that stretch,
 //!   but not what it holds further down;
-//! * where nobody is left who holds a stretch to its end, all below it is forgotten;
+//! * where no worker is left that holds a stretch to its end, all below it is forgotten;
 //! * a store whose parent the worker is not known to hold is dropped.
 //!
 //! A block id stands for the block and all before it, so it occurs in one node

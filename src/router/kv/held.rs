@@ -9,7 +9,7 @@
 //! Nodes know their parent by a stamp that is new whenever a node is made, so
 //! cutting off a subtree costs nothing: its nodes carry the stamp of a parent
 //! that is no more. One corner is simplified: when blocks of a cut-off subtree
-//! are stored again by somebody who does not hold them, the others' claims on
+//! are stored again by a worker that does not hold them, the others' claims on
 //! them are forgotten (0.9 keeps them aside, out of reach, until removed).
 
 use super::overlaps::Overlaps;

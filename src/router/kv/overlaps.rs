@@ -69,7 +69,7 @@ impl Overlaps {
     /// The first worker, in order of id, of those that hold most, and how much.
     pub(in crate::router) fn longest(&self) -> Option<(WorkerId, u32)> {
         let whole: u32 = self.stretches.iter().map(|(_, blocks)| blocks).sum();
-        // Mostly whoever holds the last stretch holds all before it.
+        // A worker that holds the last stretch mostly holds all before it.
         let last = self.stretches.last().and_then(|(holders, _)| holders.iter().next());
         if let Some(worker) = last
             && self.parts.is_empty()

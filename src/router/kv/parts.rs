@@ -50,7 +50,7 @@ impl CachedBelow {
     }
 
     /// For each worker, what it holds of a prompt behind its overlap in GPU memory;
-    /// nothing as long as nobody told of a tier.
+    /// nothing as long as no event named a tier.
     pub(in crate::router) fn after(
         &self,
         prompt: impl Iterator<Item = BlockRun>,

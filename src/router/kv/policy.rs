@@ -15,7 +15,6 @@ use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::decider::Decider;
-use crate::router::policies::worker_at;
 use crate::router::sample::{sample, sample_few};
 use crate::router::select::{Bounds, few, lowest, lowest_cost};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
@@ -189,7 +188,7 @@ impl KvPolicy {
         self.note_load(worker);
     }
 
-    /// 0.9 turns away if all are overloaded, and else steers nobody around.
+    /// 0.9 turns away if all are overloaded, and otherwise steers around none.
     fn steers(&self) -> bool {
         self.params.overload.is_on() && self.params.semantics == Semantics::V1_6
     }
@@ -224,7 +223,7 @@ impl KvPolicy {
             self.lowest(asked, &mut scratch.special, &mut draws)
         };
         (self.scratch, self.draws) = (scratch, draws);
-        chosen.map(worker_at)
+        chosen.map(WorkerId::at)
     }
 
     /// A draw by temperature, in which every worker has a chance.
@@ -245,7 +244,7 @@ impl KvPolicy {
         let bounds = survey.bounds(&mut scratch.special);
         let cost = |worker| survey.cost_on(worker);
         let lowest = lowest_cost(&standing.load_costs, bounds, cost);
-        // Nobody pays more than what the load costs and what is asked.
+        // No worker costs more than its load and what is asked.
         let from_above = Bounds { base: -bounds.base, gain: 0.0, ..bounds };
         let highest = -lowest_cost(negated, from_above, |worker| -cost(worker));
         sample_few(&standing.load_costs, bounds, (lowest, highest), temperature, draws, cost)
@@ -418,7 +417,7 @@ impl Decider for KvPolicy {
             let workers = u32::try_from(workers).expect("worker ids are u32");
             Tournament::new(workers, 0.0, f64::INFINITY)
         });
-        (0..workers).for_each(|at| self.note_load(worker_at(at)));
+        (0..workers).for_each(|at| self.note_load(WorkerId::at(at)));
         Ok(())
     }
 
@@ -509,7 +508,7 @@ impl Policy for KvPolicy {
             let BlocksBelow { host, disk } = candidate.below;
             let tiers = [("host_blocks", f64::from(host)), ("disk_blocks", f64::from(disk))];
             let mut parts = CostParts {
-                worker: worker_at(index),
+                worker: WorkerId::at(index),
                 cost: total,
                 parts: vec![
                     ("prefill", prefill),

@@ -24,7 +24,7 @@ impl WorkerSet {
         self.words.get(at).is_some_and(|word| word & bit != 0)
     }
 
-    /// Whether `worker` is there, and nobody else.
+    /// Whether `worker` is the only one in it.
     pub(in crate::router) fn is_only(&self, worker: WorkerId) -> bool {
         let (word, bit) = place(worker);
         self.first == word && *self.words == [bit]

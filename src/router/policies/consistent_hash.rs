@@ -1,4 +1,3 @@
-use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::mix;
@@ -157,7 +156,7 @@ impl Policy for ConsistentHash {
             }
         }
         let cost = |at: usize| {
-            let worker = worker_at(at);
+            let worker = WorkerId::at(at);
             let place = order.iter().position(|other| *other == worker).unwrap_or(order.len());
             let full = !room(view, worker, most);
             let parts = vec![

@@ -1,5 +1,4 @@
 use super::sent::SentPrompts;
-use super::worker_at;
 use crate::event::WorkerEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -213,7 +212,7 @@ impl Policy for InferenceExtension {
             (-self.sum(&[prefix, kv, queue]), 0)
         });
         (self.draws, self.special) = (draws, special);
-        let worker = worker_at(highest.expect("a worker is available"));
+        let worker = WorkerId::at(highest.expect("a worker is available"));
         self.sent
             .insert(worker, request.blocks.iter().take(self.params.max_prefix_blocks as usize));
         self.sent.shrink(worker, self.params.lru_capacity_blocks);
@@ -252,9 +251,9 @@ impl Policy for InferenceExtension {
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let matched = self.matched(request);
         let parts = |(at, [kv, queue]): (usize, [f64; 2])| {
-            let prefix = matched.score(matched.overlaps.of(worker_at(at)));
+            let prefix = matched.score(matched.overlaps.of(WorkerId::at(at)));
             CostParts {
-                worker: worker_at(at),
+                worker: WorkerId::at(at),
                 cost: -self.sum(&[prefix, kv, queue]),
                 parts: vec![("prefix", prefix), ("kv_free", kv), ("queue", queue)],
             }

@@ -1,4 +1,3 @@
-use super::worker_at;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -96,7 +95,7 @@ impl KvAware {
         }
         // Those that are absent come last.
         let least = self.sent_requests.least();
-        worker_at(self.sent_requests.next_at_most(0, least).unwrap_or(0))
+        WorkerId::at(self.sent_requests.next_at_most(0, least).unwrap_or(0))
     }
 }
 
@@ -150,7 +149,7 @@ impl Policy for KvAware {
             let sent = if is_available { f64::from(self.sent_requests.key(at)) } else { 0.0 };
             let cost = if hit { -f64::from(overlap) } else { sent };
             let parts = vec![("overlap_blocks", f64::from(overlap)), ("sent_requests", sent)];
-            CostParts { worker: worker_at(at), cost, parts }
+            CostParts { worker: WorkerId::at(at), cost, parts }
         };
         overlaps.iter().enumerate().map(cost).collect()
     }

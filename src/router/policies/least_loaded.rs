@@ -1,4 +1,4 @@
-use super::worker_at;
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{PolicyFactory, Registration};
@@ -40,7 +40,7 @@ impl Policy for LeastLoaded {
 
     fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let cost = |(index, inflight): (usize, u32)| CostParts {
-            worker: worker_at(index),
+            worker: WorkerId::at(index),
             cost: f64::from(inflight),
             parts: vec![("inflight", f64::from(inflight))],
         };

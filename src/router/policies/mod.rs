@@ -10,7 +10,6 @@
 mod sent;
 
 use super::factory::PolicyFactory;
-use crate::id::WorkerId;
 use std::sync::{Arc, LazyLock};
 
 /// Declares the modules and lists their policies.
@@ -47,10 +46,4 @@ policies! {
 /// Every policy of this crate, in the order in which messages list them.
 pub fn all() -> &'static [Arc<dyn PolicyFactory>] {
     &ALL
-}
-
-/// The worker at `index` of a list in order of id.
-#[expect(clippy::cast_possible_truncation, reason = "worker ids are u32")]
-pub(super) fn worker_at(index: usize) -> WorkerId {
-    WorkerId(index as u32)
 }

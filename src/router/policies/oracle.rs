@@ -1,4 +1,4 @@
-use super::worker_at;
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{PolicyFactory, Registration};
@@ -46,7 +46,7 @@ impl Policy for Oracle {
             let key = (truth.ttft, most_cached, truth.running + truth.waiting, worker.inflight);
             soonest.offer(at, key, &mut self.draws);
         }
-        Verdict::Send(worker_at(soonest.chosen()))
+        Verdict::Send(WorkerId::at(soonest.chosen()))
     }
 
     fn wants_truth(&self) -> bool {
@@ -59,7 +59,7 @@ impl Policy for Oracle {
 
     fn explain(&self, _: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {
         let parts = |(at, truth): (usize, &WorkerTruth)| CostParts {
-            worker: worker_at(at),
+            worker: WorkerId::at(at),
             cost: truth.ttft.as_millis(),
             parts: vec![
                 ("cached_blocks", f64::from(truth.cached_blocks)),

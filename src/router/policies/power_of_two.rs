@@ -1,4 +1,3 @@
-use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
@@ -54,7 +53,7 @@ impl Policy for PowerOfTwo {
     /// Of all workers; only two are drawn and compared.
     fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let cost = |(at, inflight): (usize, u32)| CostParts {
-            worker: worker_at(at),
+            worker: WorkerId::at(at),
             cost: f64::from(inflight),
             parts: vec![("inflight", f64::from(inflight))],
         };

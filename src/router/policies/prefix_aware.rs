@@ -1,5 +1,4 @@
 use super::sent::SentPrompts;
-use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
@@ -62,7 +61,7 @@ impl Policy for PrefixAware {
         let matched = self.sent.overlaps(request.blocks, request.blocks.len());
         let matched = matched.to_vec(view.workers.len());
         let cost = |(at, &matched): (usize, &u32)| {
-            let worker = worker_at(at);
+            let worker = WorkerId::at(at);
             let is_drawn = longest.workers.is_empty() || longest.workers.contains(&worker);
             let parts = vec![("matched_blocks", f64::from(matched))];
             CostParts { worker, cost: f64::from(u8::from(!is_drawn)), parts }

@@ -1,4 +1,4 @@
-use super::worker_at;
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::parameters::NoParameters;
@@ -32,6 +32,6 @@ impl Policy for RoundRobin {
         let worker = turns.find(|&at| view.workers[at].available);
         let worker = worker.expect("a worker is available");
         self.next = worker + 1;
-        Verdict::Send(worker_at(worker))
+        Verdict::Send(WorkerId::at(worker))
     }
 }

@@ -50,7 +50,7 @@ impl Recency {
         is_new
     }
 
-    /// Drops leftovers once they outnumber what is held, and counts uses anew.
+    /// Drops leftovers once they outnumber what is held, and restarts the count of uses.
     fn tidy(&mut self) {
         if self.uses.len() <= 64 + 2 * self.held_blocks as usize {
             return;
@@ -131,7 +131,7 @@ impl SentPrompts {
     }
 
     /// How many of the first `most_blocks` blocks of `prompt` each worker has, up
-    /// to the first that nobody has.
+    /// to the first that no worker has.
     pub(super) fn overlaps(&self, prompt: PromptBlocks<'_>, most_blocks: u32) -> Overlaps {
         let blocks = prompt.iter().take(most_blocks as usize);
         Overlaps::of_blocks(blocks.map_while(|id| self.get(id)).map(|block| &block.holders))

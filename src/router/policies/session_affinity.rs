@@ -1,5 +1,4 @@
 use super::least_loaded::LeastLoaded;
-use super::worker_at;
 use crate::event::WorkerEvent;
 use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::RouteRequest;
@@ -187,7 +186,7 @@ impl Policy for SessionAffinity {
         let of_request = |session: &Session| session.conversation == request.conversation;
         let session = self.sessions.find(mix(u64::from(request.conversation.0)), of_request);
         let cost = |(at, inflight): (usize, u32)| {
-            let worker = worker_at(at);
+            let worker = WorkerId::at(at);
             let bound = session.map(|session| u32::from(session.worker != worker));
             CostParts {
                 worker,

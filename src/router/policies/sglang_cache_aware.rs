@@ -1,5 +1,4 @@
 use super::sent::SentPrompts;
-use super::worker_at;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
@@ -141,7 +140,7 @@ impl SglangCacheAware {
                 let sent_blocks = |worker: WorkerId| (self.sent_blocks.key(worker.index()), 0);
                 let bounds = Bounds { special: &[], base: 0.0, gain: 0.0 };
                 let least = lowest(&self.sent_blocks, bounds, &mut self.draws, sent_blocks);
-                worker_at(least.expect("a worker is available"))
+                WorkerId::at(least.expect("a worker is available"))
             }
         }
     }
@@ -160,7 +159,7 @@ impl SglangCacheAware {
         }
         self.next_eviction = now + self.params.eviction_interval;
         let most_blocks = self.params.max_tree_tokens / self.block_size;
-        for worker in (0..workers).map(worker_at) {
+        for worker in (0..workers).map(WorkerId::at) {
             self.sent.shrink(worker, most_blocks);
             self.note_sent(worker);
         }
@@ -204,7 +203,7 @@ impl Policy for SglangCacheAware {
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let rule = self.rule(request, view);
         let cost = |(at, inflight): (usize, u32)| {
-            let worker = worker_at(at);
+            let worker = WorkerId::at(at);
             let sent_blocks = self.sent.held_blocks(worker);
             let cost = match &rule {
                 Rule::Load => inflight,

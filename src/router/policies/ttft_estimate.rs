@@ -1,4 +1,3 @@
-use super::worker_at;
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -162,7 +161,7 @@ impl Policy for TtftEstimate {
             (self.estimate(worker, uncached).total_s(), 0)
         });
         (self.draws, self.special) = (draws, special);
-        let worker = worker_at(soonest.expect("a worker is available"));
+        let worker = WorkerId::at(soonest.expect("a worker is available"));
         self.book(request, worker, overlaps.of(worker));
         Verdict::Send(worker)
     }
@@ -185,7 +184,7 @@ impl Policy for TtftEstimate {
 
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
         self.params = change(&self.params, key, value)?;
-        (0..self.ends.len()).for_each(|at| self.note_wait(worker_at(at)));
+        (0..self.ends.len()).for_each(|at| self.note_wait(WorkerId::at(at)));
         Ok(())
     }
 
@@ -221,9 +220,9 @@ impl Policy for TtftEstimate {
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let overlaps = self.cached.overlaps(request).to_vec(view.workers.len());
         let parts = |(at, &overlap): (usize, &u32)| {
-            let estimate = self.estimate(worker_at(at), self.uncached_tokens(request, overlap));
+            let estimate = self.estimate(WorkerId::at(at), self.uncached_tokens(request, overlap));
             CostParts {
-                worker: worker_at(at),
+                worker: WorkerId::at(at),
                 cost: estimate.total_s(),
                 parts: vec![
                     ("room_s", estimate.room_s),

@@ -2,7 +2,6 @@
 
 use crate::id::WorkerId;
 use crate::rng::{self, Use};
-use crate::router::policies::worker_at;
 use crate::router::sample::{sample, sample_few};
 use crate::router::select::{Bounds, Ties};
 use crate::tournament::Tournament;
@@ -68,7 +67,7 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
     };
     let there: Vec<usize> =
         (0..WORKERS as usize).filter(|&at| own_costs.key(at).is_finite()).collect();
-    let costs = || there.iter().map(|&at| cost(worker_at(at)));
+    let costs = || there.iter().map(|&at| cost(WorkerId::at(at)));
     let lowest = costs().fold(f64::INFINITY, f64::min);
     let highest = costs().fold(f64::NEG_INFINITY, f64::max);
     let bounds = Bounds { special: &special, base: 20.0, gain: 4.0 };
@@ -86,8 +85,9 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
             counts[drawn.unwrap()] += 1.0;
         }
         assert!(looks.get() < DRAWS * 60, "{} looks a draw", looks.get() / DRAWS);
-        let weight =
-            |at: usize| ((lowest - cost(worker_at(at))) / (highest - lowest) / temperature).exp();
+        let weight = |at: usize| {
+            ((lowest - cost(WorkerId::at(at))) / (highest - lowest) / temperature).exp()
+        };
         let total: f64 = there.iter().map(|&at| weight(at)).sum();
         let expected = |at: usize| f64::from(DRAWS) * weight(at) / total;
         let deviation = |at: usize| (counts[at] - expected(at)).powi(2) / expected(at);

@@ -181,6 +181,6 @@ fn a_server_named_like_the_key_does_not_show_it() {
     let left = Left::of(&["--worker", &server.url, "--model", "other"]);
     assert_eq!(left.code, Some(2), "{}", left.said);
     assert!(left.said.contains("[key]"), "{}", left.said);
-    assert!(left.said.contains("name one that it serves with --model"), "{}", left.said);
+    assert!(left.said.contains("ask for one that it serves (--model)"), "{}", left.said);
     left.has_no(KEY);
 }

@@ -213,8 +213,8 @@ fn a_server_that_is_not_the_experiments_is_refused_with_both_values() {
     for (refusal, parts) in [
         (
             refused(url, None, &EngineConfig { block_size: 32, ..config.clone() }),
-            "worker URL: block_size is 16 there and 32 in the experiment: restart the server, or \
-             --set engine.block_size=16",
+            "worker URL: block_size is 16 there and 32 in the experiment: restart the server, or set \
+             engine.block_size = 16",
         ),
         (
             refused(url, None, &EngineConfig { num_blocks: 999, ..config.clone() }),
@@ -230,7 +230,7 @@ fn a_server_that_is_not_the_experiments_is_refused_with_both_values() {
         ),
         (
             refused(url, Some("llama"), &config),
-            "the model is tiny there and llama in the experiment: name one that it serves with --model",
+            "the model is tiny there and llama in the experiment: ask for one that it serves",
         ),
         (
             refused("ftp://x", None, &config),

@@ -41,8 +41,7 @@ window = "2500ms"
 "#;
 
 fn experiment(changes: &[&str]) -> Experiment {
-    let overrides = changes.iter().map(|&change| change.to_owned()).collect();
-    let options = LoadOptions { overrides, ..LoadOptions::default() };
+    let options = LoadOptions::default().set_all(changes.iter().copied());
     Experiment::parse(Path::new("served.toml"), EXPERIMENT, &options).expect("a good experiment")
 }
 
@@ -157,7 +156,7 @@ fn kv_events_beyond_the_last_port_are_refused() {
     let line = serve(settings, &too_high).expect_err("refused").to_string();
     assert_eq!(
         line,
-        "--port = 64000: must be at most 63535 for every worker with --events: their KV events \
+        "port = 64000: must be at most 63535 for every worker that publishes KV events: they \
          are 1000 and 2000 ports further"
     );
 }
@@ -169,8 +168,8 @@ fn an_address_that_others_reach_needs_a_word() {
         let host: IpAddr = host.parse().expect("an address");
         let open = ServeOptions { host, ..options(false, false) };
         let line = serve(settings, &open).expect_err("refused").to_string();
-        assert!(line.starts_with(&format!("--host = {host}: must be a loopback")), "{line}");
-        assert!(line.contains("--allow-remote"), "{line}");
+        assert!(line.starts_with(&format!("host = {host}: must be a loopback")), "{line}");
+        assert!(line.contains("unless other machines are allowed to reach it"), "{line}");
     }
     let host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let allowed = ServeOptions { host, allow_remote: true, ..options(false, false) };

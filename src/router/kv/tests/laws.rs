@@ -7,7 +7,6 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Use};
 use crate::router::decider::Decider;
-use crate::router::policies::worker_at;
 use crate::router::select::Ties;
 use crate::router::testing::history::{BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster, life};
@@ -100,7 +99,7 @@ proptest! {
             let view = request.route_view(BLOCK_SIZE);
             let asked = policy.look_up(SimTime::ZERO, &view);
             let loads = loads(&policy, &view);
-            let is_absent = |at: usize| absent.contains(&worker_at(at));
+            let is_absent = |at: usize| absent.contains(&WorkerId::at(at));
             let overloaded = |at: usize| params.overload.holds(&loads[at], 10_000);
             let least = (0..loads.len()).filter(|at| !is_absent(*at));
             let least = least.map(|at| loads[at].prefill_tokens).min().unwrap_or(0);
@@ -110,14 +109,14 @@ proptest! {
             for (at, cost) in policy.costs(&asked).into_iter().enumerate() {
                 prop_assert_eq!(cost.is_infinite(), is_absent(at));
                 let overlap_blocks = overlaps.as_ref().map_or(0, |overlaps| overlaps[at]);
-                let size = index.tree_blocks(worker_at(at), overlap_blocks);
+                let size = index.tree_blocks(WorkerId::at(at), overlap_blocks);
                 let steered = params.semantics == Semantics::V1_6 && overloaded(at);
                 let nobody_can = (0..loads.len()).all(|at| overloaded(at) || is_absent(at));
                 if !steered && !is_absent(at) && !nobody_can {
                     lowest.offer(at, (cost, size), &mut draws);
                 }
             }
-            let expected = lowest.chosen_if_any().map(worker_at);
+            let expected = lowest.chosen_if_any().map(WorkerId::at);
             prop_assert_eq!(policy.choose(&asked), expected);
             if let Some(worker) = expected {
                 policy.book(SimTime::ZERO, asked, worker);
@@ -148,7 +147,7 @@ proptest! {
             let asked = policy.look_up(SimTime::ZERO, &request.route_view(BLOCK_SIZE));
             last = Some(asked.clone());
             // Loads that the draws below would hardly make.
-            let worker = worker_at(turn % 5);
+            let worker = WorkerId::at(turn % 5);
             policy.book(SimTime::ZERO, asked, worker);
             history.sent(&request, worker);
         }

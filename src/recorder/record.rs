@@ -1,10 +1,77 @@
-//! The way of a request from the worker that prefilled it to the one that decodes it.
+//! What is kept of a request, from its client's point of view.
 
-use super::RequestRecord;
-use crate::id::WorkerId;
+use super::why::RequestWhy;
+use crate::event::RejectReason;
+use crate::id::{RequestId, WorkerId};
 use crate::time::{SimDuration, SimTime};
+use std::collections::BTreeMap;
 
-/// See the module.
+/// Metrics by name; `None` where a metric is undefined (a percentile of no requests).
+pub type Metrics = BTreeMap<String, Option<f64>>;
+
+/// One request from its client's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestRecord {
+    /// The request.
+    pub request: RequestId,
+    /// Its conversation.
+    pub conversation: u32,
+    /// Its turn, from 0.
+    pub turn: u32,
+    /// Prompt length.
+    pub prompt_tokens: u32,
+    /// Output tokens that the model would generate.
+    pub asked_tokens: u32,
+    /// When the client sent it.
+    pub sent: SimTime,
+    /// When it reached the router.
+    pub arrived: SimTime,
+    /// When the router first sent it to a worker.
+    pub first_dispatched: Option<SimTime>,
+    /// When the router last sent it to a worker that computes its prompt, and to which.
+    pub dispatched: Option<(SimTime, WorkerId)>,
+    /// When it was first in a batch, at any worker.
+    pub first_scheduled: Option<SimTime>,
+    /// When it was first in a batch of the worker that it was last sent to.
+    pub scheduled: Option<SimTime>,
+    /// Prompt tokens found in the cache then.
+    pub cached_tokens: u32,
+    /// Its way to a second worker, if one prefilled it and another decodes it.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub handover: Option<Handover>,
+    /// When its first token left the worker.
+    pub first_token: Option<SimTime>,
+    /// When its client hung up.
+    pub given_up: Option<SimTime>,
+    /// How it ended, and when; of a request that was given up when that was known
+    /// where it was.
+    pub end: Option<(SimTime, End)>,
+    /// Times it lost its blocks.
+    pub preemptions: u32,
+    /// What it lost by the choice of its worker, once it is scheduled; only where that is measured.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub why: Option<RequestWhy>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// With this many output tokens.
+    Finished {
+        /// Tokens generated.
+        output_tokens: u32,
+    },
+    /// Not served.
+    Rejected(RejectReason),
+    /// Lost with its worker.
+    Failed,
+    /// Its client hung up.
+    GivenUp,
+}
+
+/// The way of a request from the worker that prefilled it to the one that decodes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handover {
     /// When its prompt was computed.
@@ -85,4 +152,9 @@ impl RequestRecord {
             None => self.dispatched,
         }
     }
+}
+
+/// Milliseconds of a duration in picoseconds.
+pub(super) fn ms(ps: u64) -> f64 {
+    SimDuration::from_ps(ps).as_millis()
 }
