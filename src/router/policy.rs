@@ -73,7 +73,7 @@ pub trait Policy {
     }
 
     /// Hears that `worker` is gone, or on its way out: what is known of its cache
-    /// and of the requests there is to be forgotten. [`WorkerView::available`] is
+    /// and of the requests there is to be forgotten. [`WorkerView::available`](super::WorkerView::available) is
     /// false from now on.
     fn worker_left(&mut self, _worker: WorkerId) {}
 

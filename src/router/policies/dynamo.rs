@@ -1,10 +1,10 @@
 use crate::router::ClusterSpec;
+use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{KvParams, Semantics};
 use crate::router::parameters::Parameters;
-use crate::router::Role;
 use crate::settings::Invalid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

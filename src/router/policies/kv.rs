@@ -1,9 +1,9 @@
+use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{KvParams, KvPolicy, Retention, Semantics};
 use crate::router::parameters::{Parameters, Surroundings, check_range};
-use crate::router::Role;
 use crate::settings::{Count, Invalid, count};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

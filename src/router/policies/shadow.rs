@@ -1,11 +1,11 @@
 use super::dynamo;
 use super::kv::KvSettings;
+use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
 use crate::router::factory::{PolicyFactory, Registration};
 use crate::router::kv::{KvParams, KvPolicy, Semantics};
 use crate::router::parameters::{Parameters, Surroundings};
-use crate::router::Role;
 use crate::router::shadow::{METRICS, ShadowPolicy};
 use crate::settings::Invalid;
 use schemars::JsonSchema;
