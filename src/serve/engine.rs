@@ -20,6 +20,7 @@ use crate::time::{SimDuration, SimTime};
 use crate::workload::{Arrival, Patience};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,6 +47,9 @@ pub(super) struct Completion {
     pub(super) session: Option<String>,
     pub(super) say: mpsc::UnboundedSender<Said>,
 }
+
+/// Why the simulation cannot go on, once it cannot.
+pub(super) type Halt = Arc<OnceLock<Stuck>>;
 
 /// Time of the simulation, from that of the wall.
 #[derive(Clone, Copy, Debug)]
@@ -126,13 +130,17 @@ impl Engine {
         }
     }
 
-    /// Serves until no client is left who could ask.
-    pub(super) fn run(mut self) {
+    /// Serves until no client is left who could ask, or the simulation cannot go on, which
+    /// `halt` says then.
+    pub(super) fn run(mut self, halt: &Halt) {
+        if let Err(stuck) = self.serve() {
+            let _ = halt.set(stuck);
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), Stuck> {
         loop {
-            let now = self.clock.now();
-            if self.advance(now).is_err() {
-                return;
-            }
+            self.advance(self.clock.now())?;
             let at_worker = self.simulation.fleet().next_at().unwrap_or(SimTime::MAX);
             let ask = match self.simulation.due().min(at_worker) {
                 SimTime::MAX => self.asks.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -140,19 +148,15 @@ impl Engine {
             };
             match ask {
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Ask::Count(worker, reply)) => {
-                    if self.advance(self.clock.now()).is_err() {
-                        return;
-                    }
+                    self.advance(self.clock.now())?;
                     let gauges = self.simulation.gauges()[worker.index()];
                     // The client may be gone.
                     let _ = reply.send((self.desk.counters(worker), gauges));
                 }
                 Ok(Ask::HangUp) => {
-                    if self.advance(self.clock.now()).is_err() {
-                        return;
-                    }
+                    self.advance(self.clock.now())?;
                     for request in self.desk.take_gone() {
                         self.simulation.give_up(request);
                     }
@@ -161,9 +165,7 @@ impl Engine {
                     // Arrivals belong to the time after their moment.
                     let now = self.clock.now().max(self.simulation.now());
                     self.begin(now, completion);
-                    if self.advance(now + SimDuration::from_ps(1)).is_err() {
-                        return;
-                    }
+                    self.advance(now + SimDuration::from_ps(1))?;
                 }
             }
         }

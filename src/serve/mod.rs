@@ -20,7 +20,7 @@ use crate::experiment::{Settings, front_ends, simulated_fleet};
 use crate::fleet::SimulatedFleet;
 use crate::id::WorkerId;
 use crate::settings::Invalid;
-use engine::{Ask, Clock, Engine};
+use engine::{Ask, Clock, Engine, Halt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use publisher::{Publication, Publisher, publish_all};
@@ -142,12 +142,16 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     let thread = std::thread::Builder::new().name("sim-engine".to_owned());
     let (of_thread, seed) = (settings.clone(), options.seed);
     // Policies need not be Send, so the thread makes its own.
-    let engine = move || engine(&of_thread, (behind_router, seed), clock, asks, publish).run();
+    let halt = Halt::default();
+    let of_engine = Arc::clone(&halt);
+    let engine =
+        move || engine(&of_thread, (behind_router, seed), clock, asks, publish).run(&of_engine);
     thread.spawn(engine).map_err(start)?;
     for (id, (_, listener)) in (0..).map(WorkerId).zip(listeners) {
         let events = endpoints.as_ref().map(|all| all[id.index()].clone());
         let worker = (!behind_router).then_some(id);
-        let routes = Routes::new(settings.engine(), &options.model, worker, events, ask.clone());
+        let line = (ask.clone(), Arc::clone(&halt));
+        let routes = Routes::new(settings.engine(), &options.model, worker, events, line);
         runtime.spawn(accept(listener, Arc::new(routes)));
     }
     Ok(Served { addresses, runtime: Some(runtime) })

@@ -1,7 +1,7 @@
 //! vLLM's HTTP interface: what is asked for, and how it is answered.
 
 use super::desk::Said;
-use super::engine::{Ask, Completion, text};
+use super::engine::{Ask, Completion, Halt, text};
 use super::words;
 use crate::engine::config::EngineConfig;
 use crate::event::RejectReason;
@@ -48,6 +48,7 @@ pub(super) struct Routes {
     worker: Option<WorkerId>,
     events: Option<[String; 2]>,
     ask: Sender<Ask>,
+    halt: Halt,
     answers: AtomicU64,
 }
 
@@ -152,10 +153,10 @@ impl Routes {
         model: &str,
         worker: Option<WorkerId>,
         events: Option<[String; 2]>,
-        ask: Sender<Ask>,
+        (ask, halt): (Sender<Ask>, Halt),
     ) -> Self {
         let (engine, model) = (engine.clone(), model.to_owned());
-        Self { engine, model, worker, events, ask, answers: AtomicU64::new(0) }
+        Self { engine, model, worker, events, ask, halt, answers: AtomicU64::new(0) }
     }
 
     /// Answers a request, whatever it is.
@@ -187,6 +188,15 @@ impl Routes {
         })
     }
 
+    /// No worker answers: the simulation cannot go on, or the program ends.
+    fn ended(&self) -> Refusal {
+        let message = match self.halt.get() {
+            Some(stuck) => format!("the simulation has stopped: {stuck}"),
+            None => "no worker answers".to_owned(),
+        };
+        Refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
+    }
+
     fn models(&self) -> Value {
         json!({ "object": "list", "data": [{
             "id": self.model, "object": "model", "created": seconds(), "owned_by": "sim",
@@ -210,8 +220,8 @@ impl Routes {
     async fn metrics(&self) -> Result<Response<Body>, Refusal> {
         let worker = self.worker.unwrap_or_default();
         let (reply, counted) = oneshot::channel();
-        self.ask.send(Ask::Count(worker, reply)).map_err(|_| ended())?;
-        let (counters, gauges) = counted.await.map_err(|_| ended())?;
+        self.ask.send(Ask::Count(worker, reply)).map_err(|_| self.ended())?;
+        let (counters, gauges) = counted.await.map_err(|_| self.ended())?;
         Ok(plain(StatusCode::OK, counters.text(&gauges, &self.engine, &self.model)))
     }
 
@@ -230,13 +240,13 @@ impl Routes {
         let (say, said) = unbounded_channel();
         let prompt = form.prompt.clone();
         let completion = Completion { worker: self.worker, prompt, max_tokens, session, say };
-        self.ask.send(Ask::Complete(completion)).map_err(|_| ended())?;
+        self.ask.send(Ask::Complete(completion)).map_err(|_| self.ended())?;
         let mut said = Call { said, ask: self.ask.clone(), is_over: false };
         // Refusals have a status of their own, so the first word is waited for.
         let worker = match said.hear().await {
             Some(Said::Accepted(worker)) => worker,
             Some(Said::Refused(reason)) => return Err(refused(reason)),
-            _ => return Err(ended()),
+            _ => return Err(self.ended()),
         };
         let mut response = if streamed {
             let events = StreamBody::new(form.events(said).map(|event| Ok(Frame::data(event))));
@@ -247,7 +257,7 @@ impl Routes {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             response
         } else {
-            in_json(&form.whole(said).await?)
+            in_json(&form.whole(said).await.unwrap_or_else(|| Err(self.ended()))?)
         };
         response.headers_mut().insert(WORKER_HEADER, HeaderValue::from(worker.0));
         Ok(response)
@@ -378,15 +388,15 @@ impl Form {
         })
     }
 
-    /// The whole answer at once.
-    async fn whole(self, mut said: Call) -> Result<Value, Refusal> {
+    /// The whole answer at once; `None` if the workers are gone before its end.
+    async fn whole(self, mut said: Call) -> Option<Result<Value, Refusal>> {
         let mut progress = Progress::default();
         let mut answer = Vec::new();
         loop {
-            match said.hear().await.ok_or_else(ended)? {
+            match said.hear().await? {
                 Said::Accepted(_) => {}
                 Said::Scheduled(cached_tokens) => progress.cached_tokens = cached_tokens,
-                Said::Refused(reason) => return Err(refused(reason)),
+                Said::Refused(reason) => return Some(Err(refused(reason))),
                 Said::Tokens { tokens, last } => {
                     progress.tokens += tokens.len();
                     answer.extend(tokens);
@@ -407,7 +417,7 @@ impl Form {
             choice["prompt_token_ids"] = json!(self.prompt);
         }
         let object = if self.is_chat { "chat.completion" } else { "text_completion" };
-        Ok(self.object(object, &json!([choice]), Some(&self.usage(&progress))))
+        Some(Ok(self.object(object, &json!([choice]), Some(&self.usage(&progress)))))
     }
 }
 
@@ -489,15 +499,6 @@ fn refused(reason: RejectReason) -> Refusal {
         }
         _ => bad(message),
     }
-}
-
-/// The workers are gone, because the program ends.
-fn ended() -> Refusal {
-    Refusal(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "InternalServerError",
-        "no worker answers".to_owned(),
-    )
 }
 
 fn seconds() -> u64 {

@@ -50,27 +50,47 @@ fn experiments() -> Vec<Table> {
         [workload]\nkind = 'requests'\ncount = 40\narrivals = { kind = 'poisson', rate = 10 }
         prompt_tokens = { kind = 'uniform', min = 20, max = 200 }\noutput_tokens = { kind = 'constant', value = 8 }\n";
     let trace = "
-        [workload]\nkind = 'trace'\npath = 'trace.jsonl'\nspeedup = 1.0\n";
+        [workload]\nkind = 'trace'\npath = 'trace.jsonl'\nspeedup = 1.0\ntrace_block_tokens = 16\n";
     let texts = [
         format!("name = 'a'\n{shared}{conversations}[router]\npolicy = 'kv'\n"),
         format!(
             "name = 'b'\n{shared}{conversations}[router]\npolicy = 'kv'\ntemperature = 0.5\nreplicas = 2
-             feed = {{ delay = '50ms', loss = 0.1 }}\n[sweep]\n'router.policy' = ['round_robin', 'kv', 'least_loaded']\n"
+             feed = {{ delay = '50ms', loss_ratio = 0.1 }}\n[sweep]\n'router.policy' = ['round_robin', 'kv', 'least_loaded']\n"
         ),
         format!("name = 'c'\n{shared}{requests}[router]\npolicy = 'session_affinity'\n"),
         format!("name = 'd'\n{shared}{trace}[router]\npolicy = 'prefix_aware'\n"),
         format!(
             "name = 'e'\n{shared}{conversations}[router]\npolicy = 'kv'\n[[cluster.change]]\nat = '2s'\nwhat = 'crash'
-             worker = 1\n[[cluster.change]]\nat = '3s'\nwhat = 'add'\nworkers = 1\n"
+             worker = 1\n[[cluster.change]]\nat = '3s'\nwhat = 'start'\nworker = 1\n[cluster.failover]\nmigrations = 1\n"
         ),
         format!("name = 'f'\n{shared}{conversations}[router]\npolicy = 'kv'\n[cluster.prefill]\nworkers = 1\n"),
         format!(
             "name = 'g'\n{shared}{conversations}[router]\npolicy = 'kv'\n
              [cluster.planner]\nmin_workers = 1\nmax_workers = 3\n"
         ),
+        format!(
+            "name = 'h'\n{shared}{conversations}[router]\npolicy = 'kv'\n[[engine.tier]]\nname = 'host'
+             capacity = '1MB'\nbandwidth = '1GB/s'\nlatency = '20us'\n"
+        ),
+        HASTY.to_owned(),
     ];
     texts.iter().map(|text| text.parse().expect(text)).collect()
 }
+
+/// Clients who hang up, the other engine's rules, snapshots, targets and a control.
+const HASTY: &str = "
+    name = 'i'
+    [cluster]\nworkers = 2
+    [engine]\nrules = 'trtllm'\nblock_size = 32\nnum_blocks = 400\nmax_num_seqs = 8\nmax_num_batched_tokens = 512
+    max_model_len = 2000\ntrtllm.reserve_net_of_reuse = true
+    step_time = { kind = 'linear', step = '5ms', prefill_token = '40us', prefill_pair = '0us', decode_seq = '50us', decode_token = '1ns' }
+    [router]\npolicy = 'round_robin'
+    [workload]\nkind = 'requests'\nconcurrency = 12\nprefix = { groups = 3, tokens = 100 }
+    prompt_tokens = { kind = 'uniform', min = 20, max = 200 }\noutput_tokens = { kind = 'uniform', min = 1, max = 30 }
+    patience = { first_token = '100ms', answer = { kind = 'exponential', mean = '400ms', min = '1ms', max = '2s' }, retries = 1 }
+    [measure]\nwarmup = '1s'\nwindow = '4s'\nquantiles = 'snapshots'\nsnapshot_every = '1s'\ntrailing = '1s'\nseeds = 2
+    [slo]\nttft = '100ms'
+    [[control]]\nat = '2s'\nwhat = 'load'\nconcurrency = 3\n";
 
 /// Every place of a table, as the keys that lead there.
 fn places(value: &Value, here: &[String], all: &mut Vec<Vec<String>>) {
@@ -161,6 +181,23 @@ fn strange(draws: &mut Draws, is_size: bool) -> Value {
     }
 }
 
+/// A value like this one: numbers are scaled, times too.
+fn near(value: &Value, draws: &mut Draws) -> Option<Value> {
+    let factor = *draws.one(&[0.25, 0.5, 0.9, 1.1, 2.0, 3.0]);
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+    let whole = |number: f64| (number * factor).round() as i64;
+    Some(match value {
+        Value::Integer(number) => Value::Integer(whole(i32::try_from(*number).ok()?.into())),
+        Value::Float(number) => Value::Float(number * factor),
+        Value::String(text) => {
+            let split = text.find(|c: char| !c.is_ascii_digit())?;
+            let (number, unit) = text.split_at(split);
+            Value::String(format!("{}{unit}", whole(number.parse().ok()?)))
+        }
+        _ => return None,
+    })
+}
+
 /// Changes a document in one to four places.
 fn mutate(document: &Table, draws: &mut Draws) -> Table {
     let mut value = Value::Table(document.clone());
@@ -173,7 +210,7 @@ fn mutate(document: &Table, draws: &mut Draws) -> Table {
         let place = draws.one(&all).clone();
         let key = place.last().cloned().unwrap_or_default();
         let is_size = place.iter().any(|key| SIZES.iter().any(|size| key.contains(size)));
-        match draws.below(8) {
+        match draws.below(14) {
             0 => remove(&mut value, &place),
             1 => {
                 let other = draws.one(&all).clone();
@@ -200,10 +237,17 @@ fn mutate(document: &Table, draws: &mut Draws) -> Table {
                     sweep.insert(path.join("."), swept);
                 }
             }
-            _ => {
+            4..8 => {
                 let strange = strange(draws, is_size);
                 if let Some(to) = at(&mut value, &place) {
                     *to = strange;
+                }
+            }
+            _ => {
+                if let Some(to) = at(&mut value, &place)
+                    && let Some(near) = near(to, draws)
+                {
+                    *to = near;
                 }
             }
         }
@@ -336,6 +380,16 @@ fn mutants_are_run_or_refused() {
         }
     };
     set_up(&scratch);
+    // What is changed is good as it stands.
+    for experiment in &experiments {
+        fs::write(scratch.path().join("trace.jsonl"), format!("{ROW}\n")).expect("written");
+        let text = toml::to_string(experiment).expect("TOML");
+        fs::write(scratch.path().join("experiment.toml"), &text).expect("written");
+        let output = sim(scratch.path(), &["run", "experiment.toml", "--no-figures"]);
+        assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
+    }
+    scratch = TempDir::new().expect("a folder");
+    set_up(&scratch);
     for mutant in from..from + count {
         let mut draws = Draws(mix(mutant));
         let folder = scratch.path();
@@ -359,8 +413,10 @@ fn mutants_are_run_or_refused() {
                 fs::write(folder.join("model.toml"), toml::to_string(&model).unwrap_or_default())
                     .expect("written");
                 let mut experiment = experiments[0].clone();
-                experiment.insert("model".to_owned(), Value::String("model.toml".to_owned()));
                 experiment.remove("engine");
+                if let Some(Value::Table(cluster)) = experiment.get_mut("cluster") {
+                    cluster.insert("model".to_owned(), Value::String("model.toml".to_owned()));
+                }
                 let experiment = toml::to_string(&experiment).expect("TOML");
                 fs::write(folder.join("experiment.toml"), experiment).expect("written");
                 sim(folder, &run)
@@ -392,5 +448,5 @@ fn mutants_are_run_or_refused() {
     }
     eprintln!("{count} mutants from {from}: exit codes 0, 1, 2: {ends:?}");
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n\n"));
-    assert!(ends[0] * 20 > count, "too few of them run: {ends:?}");
+    assert!(ends[0] * 5 > count, "too few of them run: {ends:?}");
 }

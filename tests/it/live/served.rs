@@ -343,3 +343,17 @@ fn clients_that_hang_up_end_their_requests_and_free_their_kv() {
         assert_eq!(metric(&served, "vllm:generation_tokens_total"), made + 3.0);
     }
 }
+
+/// A million tokens in no time: the simulation stops, and clients are told why.
+#[test]
+fn a_simulation_that_cannot_go_on_is_named_to_clients() {
+    let instant = "engine.step_time={ kind = \"instant\" }";
+    let experiment =
+        experiment(&[instant, "engine.num_blocks=100000", "router.policy=round_robin"]);
+    let served = start(&experiment, false, true);
+    for body in [r#"{"prompt":"x","max_tokens":1500000}"#, r#"{"prompt":"x","max_tokens":1}"#] {
+        let (status, answer) = ask(&served, "POST", "/v1/completions", body);
+        assert_eq!(status, 500, "{answer}");
+        assert!(answer.contains("the simulation has stopped: 1,000,000 events "), "{answer}");
+    }
+}
