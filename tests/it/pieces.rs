@@ -7,7 +7,8 @@ use super::script::{cluster, planned, router};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::fleet::SimulatedFleet;
 use kv_router_sim::fleet::changes::{ChangePlan, Changes, WorkerChange};
-use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, Slo};
+use kv_router_sim::id::RequestId;
+use kv_router_sim::recorder::{End, Metrics, Quantiles, Recorder, Slo};
 use kv_router_sim::router::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::simulation::{
@@ -150,6 +151,35 @@ proptest! {
             prop_assert!(heard.is_sorted() && heard.iter().all(|at| *at <= progress.now));
         }
         prop_assert_eq!(in_one_piece(simulation), whole);
+    }
+
+    /// Wherever their requests are: at a worker, held, lost with a worker, being prefilled.
+    #[test]
+    fn clients_may_hang_up_by_hand(
+        given in given(),
+        steps in prop::collection::vec((0u64..120, any::<prop::sample::Index>()), 1..20),
+    ) {
+        let mut simulation = given.simulation(&[]);
+        let (mut at, mut gone) = (0, Vec::new());
+        for (step, which) in steps {
+            at += step;
+            simulation.advance(ms(at)).expect("it goes on");
+            let live = simulation.live_requests();
+            let live: Vec<RequestId> = live.map(|live| live.request.id).collect();
+            let Some(&id) = live.get(which.index(live.len().max(1))) else { continue };
+            prop_assert_eq!(simulation.give_up(id), !gone.contains(&id), "once");
+            prop_assert!(!simulation.give_up(id));
+            gone.push(id);
+        }
+        prop_assert!(!simulation.give_up(RequestId(u32::MAX)));
+        simulation.advance(SimTime::MAX).expect("it ends");
+        let records = simulation.finish().recorder.into_requests();
+        for record in records {
+            prop_assert_eq!(record.given_up.is_some(), gone.contains(&record.request));
+            if let Some((_, end)) = record.end {
+                prop_assert_eq!(end == End::GivenUp, record.given_up.is_some(), "{:?}", record);
+            }
+        }
     }
 
     #[test]
