@@ -259,7 +259,7 @@ mod tests {
     fn everything_in_the_repository_is_shipped_as_it_is() {
         let mut expected = vec!["docs/accuracy.csv".to_owned()];
         on_disk("experiments", &[".toml", ".csv"], &mut expected);
-        on_disk("models", &[".toml", ".csv"], &mut expected);
+        on_disk("models", &[".toml", ".csv", ".gz"], &mut expected);
         on_disk("measured", &[".csv", ".gz"], &mut expected);
         on_disk("traces", &[".gz"], &mut expected);
         expected.sort_unstable();
@@ -295,12 +295,12 @@ mod tests {
         assert_eq!(
             hint(Kind::Model, "llama-3.1-70b-fp8-h200"),
             "no file, and no model that comes with sim: did you mean \
-             llama-3.1-70b-fp8-h200-trtllm or llama-3.1-70b-fp8-h100-tp2-trtllm or \
-             llama-3.1-8b-bf16-h200-vllm?"
+             llama-3.1-70b-fp8-h200-trtllm or llama-3.1-70b-fp8-b200-trtllm or \
+             llama-3.1-70b-fp8-h100-tp2-trtllm?"
         );
         assert_eq!(
-            hint(Kind::Gpu, "b9000"),
-            "no file, and no GPU that comes with sim: there are h100, h200, l40s"
+            hint(Kind::Gpu, "tpu-v5"),
+            "no file, and no GPU that comes with sim: there are a100, b200, b300, gb200, h100, h200, l4, l40s, mi300x, rtx-pro-6000"
         );
         assert!(hint(Kind::Experiment, "doks-3xh20").contains("did you mean doks-3xh200"));
         assert!(named(Kind::Experiment, "accuracy").is_err());

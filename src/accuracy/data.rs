@@ -76,8 +76,10 @@ impl Step {
 /// A serving run: one worker under a closed loop of single requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServingRun {
-    /// What served.
+    /// What served; as its engine, the one whose settings are assumed.
     pub parts: Parts,
+    /// The engine that it was.
+    pub engine: String,
     /// The engine's version; empty if it is not known.
     pub version: String,
     /// Requests in flight.
@@ -110,10 +112,20 @@ pub enum Ttft {
 impl ServingRun {
     /// Runs with one deployment belong together.
     pub fn deployment(&self) -> String {
+        // Settings of another engine stand in where its rules are not simulated.
+        let parts = match self.is_simulated() {
+            true => self.parts.to_string(),
+            false => Parts { engine: self.engine.clone(), ..self.parts.clone() }.to_string(),
+        };
         match self.version.as_str() {
-            "" => self.parts.to_string(),
-            version => format!("{} {version}", self.parts),
+            "" => parts,
+            version => format!("{parts} {version}"),
         }
+    }
+
+    /// The rules of its engine are simulated.
+    pub fn is_simulated(&self) -> bool {
+        self.parts.engine.starts_with(&self.engine)
     }
 }
 
@@ -155,9 +167,20 @@ struct RunRow {
     engine: String,
     engine_version: String,
     model: String,
+    /// Number format of the weights, unless `weights` says it.
+    #[serde(default)]
     precision: String,
+    /// As [`Dtype`] has it.
+    #[serde(default)]
+    weights: Option<Dtype>,
+    /// The file of the library that says how the engine is set.
+    #[serde(default)]
+    settings: Option<String>,
     mode: String,
     tp: u32,
+    /// GPUs that experts are divided among.
+    #[serde(default)]
+    moe_ep: Option<u32>,
     isl: u32,
     osl: u32,
     concurrency: u32,
@@ -225,8 +248,12 @@ pub fn read_runs(
             return Ok(None);
         }
         let gpu = named("gpu", &names.gpu, &row.gpu, problem)?;
-        let weight_dtype = dtype("precision", &row.precision, problem)?;
-        let Some(kv_dtype) = assumed.kv_dtype(&row.engine, &gpu, weight_dtype) else {
+        let weight_dtype = match row.weights {
+            Some(weights) => weights,
+            None => dtype("precision", &row.precision, problem)?,
+        };
+        let engine = row.settings.unwrap_or_else(|| row.engine.clone());
+        let Some(kv_dtype) = assumed.kv_dtype(&engine, &gpu, weight_dtype) else {
             let known: Vec<&str> = assumed.kv_dtype.keys().map(String::as_str).collect();
             return Err(problem(format!(
                 "engine {:?}: must be one of {}, or be given in assumed.kv_dtype",
@@ -237,9 +264,9 @@ pub fn read_runs(
         let parts = Parts {
             gpu,
             shape: named("model", &names.model, &row.model, problem)?,
-            engine: row.engine,
+            engine,
             tp: row.tp,
-            ep: 1,
+            ep: row.moe_ep.unwrap_or(1),
             weight_dtype,
             kv_dtype,
         };
@@ -254,6 +281,7 @@ pub fn read_runs(
         }
         Ok(Some(ServingRun {
             parts,
+            engine: row.engine,
             version: row.engine_version,
             concurrency: row.concurrency,
             prompt_tokens: row.isl,

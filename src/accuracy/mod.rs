@@ -8,9 +8,11 @@
 //! record how they were made. [`Page`] makes tables of the errors, [`Record`]
 //! keeps them so that a later version can be held to them.
 
+pub mod composed;
 pub mod data;
 mod error;
 mod errors;
+mod expert_runs;
 mod page;
 mod published;
 mod record;

@@ -8,6 +8,25 @@ use super::runs::Replays;
 use super::steps::Steps;
 use super::{AccuracyError, Settings};
 
+/// What the comparison of runs of mixtures of experts is.
+const EXPERT_RUNS: &str = "\
+Runs of `measured/serving-moe.csv`: gpt-oss, Qwen3-235B, DeepSeek, Kimi, MiniMax and GLM-5 on H100, \
+H200 and B200. *Composed*: a step in which all decode, and for each answer once what a prompt adds to a \
+step, of the measured operators alone ([step-time.md](step-time.md#operators)): no host time, no pool, \
+nothing fitted. *Replayed*: as above, with the rules, limits and pool of the engine. Fitted to every \
+other run of each deployment: three numbers of vLLM's, none of TensorRT-LLM's \
+(`[operators]` in `models/engines/`). Step times are of vLLM 0.24.0 and TensorRT-LLM 1.3.0rc20; most runs are older.\n\n\
+Apart, since the operators do not hold what these runs spend: Qwen3-235B FP8 under vLLM 0.12.0 on H200, twice the \
+sum of its operators at any load, and the less the more GPUs share the experts: as slow experts would be, \
+as the same version's kernels with one scale are.\n\n\
+Further deployments more than 15 % off, and why: DeepSeek-R1 under TensorRT-LLM 1.1.0rc2 on eight B200 with experts divided \
+(2.5 to 3.5 ms a step more than the operators, at any load; on H200 1 to 2 ms: kernels or waiting of a release that had \
+just begun to support the GPU); runs without a version in their name (of older dumps of the source, whose runs of the same \
+deployment with a version are 2 to 7 % off); three runs of gpt-oss under TensorRT-LLM 1.3.0rc1 on H100, which contradict \
+each other (47.3 and 47.6 ms on four GPUs at 160 and 320 clients). Single runs: below.\n\n\
+Times to the first token are short by 40 % for most: prompts ran eagerly, under older kernels, and clients count what \
+servers and networks add; nothing was fitted to them.";
+
 impl Page {
     /// Makes every comparison that `settings` names.
     ///
@@ -62,6 +81,11 @@ impl Page {
         let runs = read_runs(&settings.runs, &settings.names, &settings.assumed)?;
         let predicted = Replays::new(&runs, &settings.models, &settings.assumed)?.predict_all()?;
         page.runs(&runs, &predicted);
+        if let Some(path) = &settings.expert_runs {
+            page.say("## Serving runs of mixtures of experts");
+            page.say(EXPERT_RUNS);
+            page.expert_runs(path, settings)?;
+        }
         page.say("## Every serving run");
         page.say("Prompt / output tokens x concurrency.");
         page.each_run(&runs, &predicted);

@@ -180,7 +180,7 @@ pub(super) fn shown(value: Option<f64>) -> String {
     value.map_or(String::new(), |value| format!("{value:.1}"))
 }
 
-fn signed(value: Option<f64>) -> String {
+pub(super) fn signed(value: Option<f64>) -> String {
     value.map_or(String::new(), |value| format!("{value:+.1}"))
 }
 

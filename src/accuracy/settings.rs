@@ -18,6 +18,8 @@ pub struct Settings {
     pub steps: PathBuf,
     /// CSV of serving runs.
     pub runs: PathBuf,
+    /// CSV of serving runs of mixtures of experts, if any.
+    pub expert_runs: Option<PathBuf>,
     /// Experiments with published results, if any.
     #[serde(default)]
     pub experiments: Vec<Published>,
@@ -74,7 +76,7 @@ pub enum KvDtype {
     Bf16,
     /// 8 bit.
     Fp8,
-    /// That of the weights.
+    /// 8 bit, unless the weights have 16.
     Weights,
 }
 
@@ -85,7 +87,8 @@ impl Assumed {
         Some(match both.or_else(|| self.kv_dtype.get(engine))? {
             KvDtype::Bf16 => Dtype::Bf16,
             KvDtype::Fp8 => Dtype::Fp8,
-            KvDtype::Weights => weights,
+            KvDtype::Weights if weights == Dtype::Bf16 => Dtype::Bf16,
+            KvDtype::Weights => Dtype::Fp8,
         })
     }
 }
@@ -107,9 +110,11 @@ impl Settings {
             .validate()
             .map_err(|invalid| AccuracyError::Value { path: path.to_path_buf(), invalid })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let Self { models, steps, runs, page, record, experiments, .. } = &mut settings;
+        let Self { models, steps, runs, expert_runs, page, record, experiments, .. } =
+            &mut settings;
         let experiments = experiments.iter_mut().map(|experiment| &mut experiment.file);
-        for named in [models, steps, runs, page, record].into_iter().chain(experiments) {
+        let further = expert_runs.iter_mut().chain(experiments);
+        for named in [models, steps, runs, page, record].into_iter().chain(further) {
             *named = joined(folder, named);
         }
         Ok(settings)

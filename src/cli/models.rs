@@ -5,7 +5,6 @@ use super::{CliError, print};
 use kv_router_sim::accuracy::{Record, Settings};
 use kv_router_sim::catalogue::{self, Kind};
 use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape};
-use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::report::render::save;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,8 +111,9 @@ impl Catalogue {
                 (gpu.name, gpu.source)
             }),
             engines: titled(Kind::Engine, |name| {
-                let engine: EngineSettings = shipped(Kind::Engine, name);
-                (format!("the rules of {}", engine.rules.map_or("", |rules| rules.as_str())), None)
+                let engine: toml::Table = shipped(Kind::Engine, name);
+                let rules = engine.get("rules").and_then(toml::Value::as_str);
+                (format!("the rules of {}", rules.unwrap_or_default()), None)
             }),
             efficiencies: titled(Kind::Efficiency, |name| {
                 let efficiency: Efficiency = shipped(Kind::Efficiency, name);
@@ -136,11 +136,13 @@ impl Catalogue {
         }));
         let mut text = aligned(&rows);
         text += "\n\
-            measured: the operators of this very deployment were measured; step_time = { kind = \"table\" }\n          \
-            takes those times, the default is a formula that was fitted to them\n\
+            measured: the operators of this very deployment were measured; step_time = { kind = \"table\" } or\n          \
+            { kind = \"operators\" } takes those times; where the formula that was fitted to them describes\n          \
+            the network, it is the default\n\
             composed: the formula, fitted to other deployments of this engine on this GPU\n\
             borrowed: the formula, fitted to another GPU or engine\n\
             assumed: times without a measurement behind them\n\
+            Layers with a window hold KV in full in these pools, as without vLLM's manager for several kinds of layers.\n\
             TPOT error: mean error of the time per output token against real serving runs (sim accuracy)\n\n\
             Parts, for model = { shape = .., gpu = .., tp = .., engine = .., weights = .., kv = .. }:\n\n";
         for (kind, parts) in [
@@ -176,10 +178,22 @@ fn listed(name: &'static str, record: &Record) -> Listed {
     let worth = match hardware {
         None => Worth::Assumed,
         Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
-        Some(hardware) if hardware.table.is_some() => Worth::Measured,
+        Some(hardware) if hardware.table.is_some() || hardware.operators.is_some() => {
+            Worth::Measured
+        }
         Some(_) => Worth::Composed,
     };
-    let source = model.source.or_else(|| hardware?.efficiency.source.clone());
+    let operators = || {
+        let composed = hardware?.composed(config.rules.name().as_str(), &model.engine.operators)?;
+        let borrowed = composed.ok()?.borrowed;
+        let mut source = "operators measured by NVIDIA AIConfigurator 0.12.0".to_owned();
+        if !borrowed.is_empty() {
+            let _ = write!(source, ", {}", borrowed.join(", "));
+        }
+        Some(source)
+    };
+    let source = model.source.clone().or_else(operators);
+    let source = source.or_else(|| hardware?.efficiency.source.clone());
     let error = model.deployment.and_then(|deployment| record.of_runs(&deployment));
     Listed {
         name,

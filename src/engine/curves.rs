@@ -38,6 +38,23 @@ fn bracket(xs: &[f64], x: f64) -> (usize, f64) {
 }
 
 impl Curve {
+    /// The values of a function at these points.
+    pub(crate) fn through(xs: &[f64], value: impl Fn(f64) -> f64) -> Self {
+        Self { xs: xs.to_vec(), ys: xs.iter().map(|&x| value(x)).collect() }
+    }
+
+    /// All values multiplied.
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        Self { ys: self.ys.into_iter().map(|y| y * factor).collect(), ..self }
+    }
+
+    /// The second derivative of the parabola through the last three points, at least 0.
+    pub(crate) fn bend(&self) -> f64 {
+        let [.., x1, x2, x3] = self.xs[..] else { return 0.0 };
+        let [.., y1, y2, y3] = self.ys[..] else { return 0.0 };
+        (2.0 * ((y3 - y2) / (x3 - x2) - (y2 - y1) / (x2 - x1)) / (x3 - x1)).max(0.0)
+    }
+
     /// Linear between the points, and on beyond the last two.
     pub(crate) fn at(&self, x: f64) -> f64 {
         let (low, weight) = bracket(&self.xs, x);
@@ -51,10 +68,35 @@ impl Curve {
 }
 
 impl Grid {
+    /// The values of a function on a grid.
+    pub(crate) fn of(xs: &[f64], ys: &[f64], value: impl Fn(f64, f64) -> f64) -> Self {
+        let rows = xs.iter().map(|&x| Curve::through(ys, |y| value(x, y))).collect();
+        Self { xs: xs.to_vec(), rows }
+    }
+
+    /// The same grid with other values.
+    pub(crate) fn map(&self, value: impl Fn(f64, f64, f64) -> f64) -> Self {
+        let rows = self.xs.iter().zip(&self.rows).map(|(&x, row)| {
+            let ys = row.xs.iter().zip(&row.ys).map(|(&y, &old)| value(x, y, old)).collect();
+            Curve { xs: row.xs.clone(), ys }
+        });
+        Self { xs: self.xs.clone(), rows: rows.collect() }
+    }
+
     pub(crate) fn at(&self, x: f64, y: f64) -> f64 {
         let (low, weight) = bracket(&self.xs, x);
         let (a, b) = (self.rows[low].at(y), self.rows[low + 1].at(y));
         a + (b - a) * weight
+    }
+
+    /// No row falls: where measurements do, by noise, the larger value is kept.
+    pub(crate) fn ascending(mut self) -> Self {
+        for row in &mut self.rows {
+            for i in 1..row.ys.len() {
+                row.ys[i] = row.ys[i].max(row.ys[i - 1]);
+            }
+        }
+        self
     }
 
     /// The first row, and the mean slope from it to each other row.

@@ -2,6 +2,7 @@
 //! much of the one the engine reaches with the other.
 
 pub use crate::engine::dtype::Dtype;
+use crate::engine::operator_file::Operators;
 pub use crate::engine::shape::{Experts, Gemm, Index, Latent, Shape, Window};
 use crate::engine::table::MeasuredTimes;
 use crate::settings::Invalid;
@@ -18,6 +19,8 @@ pub struct Hardware {
     pub efficiency: Efficiency,
     /// Measured component times, if the file names any.
     pub table: Option<MeasuredTimes>,
+    /// Operators measured on this GPU, if the file names any.
+    pub operators: Option<Operators>,
     /// GPUs that share each layer (tensor parallelism).
     pub tp: u32,
     /// GPUs that experts are divided among (expert parallelism), which divides `tp`; the

@@ -28,7 +28,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `work` `curves` `table` `dtype` `shape` `hardware` `config_json` `memory` `roofline` `step_time` | what a step has to compute, and how long that takes on which GPU |
+//! | `work` `curves` `table` `dtype` `shape` `operator_file` `hardware` `config_json` `memory` `roofline` `operators` `step_time` | what a step has to compute, and how long that takes on which GPU |
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
@@ -46,6 +46,8 @@ mod hardware;
 mod loads;
 pub mod memory;
 pub mod model;
+pub mod operator_file;
+pub mod operators;
 mod outbox;
 mod pace;
 mod pipeline;

@@ -19,6 +19,7 @@ use crate::catalogue::{self, Kind, Unknown};
 pub use crate::engine::hardware::{
     Dtype, Efficiency, Experts, Gemm, Gpu, Hardware, Index, Latent, Shape, Window,
 };
+use crate::engine::operator_file::{Operators, OperatorsError};
 use crate::engine::settings::{EngineConfig, EngineSettings, RulesName};
 use crate::engine::table::{MeasuredTimes, TableError};
 use crate::settings::{Invalid, NOTHING, SettingsError, Sheet};
@@ -47,6 +48,8 @@ pub struct Model {
     /// What its engine does where an experiment says nothing: its `[engine]` over the
     /// engine's defaults.
     pub engine: EngineSettings,
+    /// What stands in for something else, or is left out: for whoever reads results.
+    pub notices: Vec<String>,
     /// The same as it was written.
     sheet: Sheet,
     /// SHA-256 over the file and all that it names, in order, hexadecimal.
@@ -124,6 +127,14 @@ pub enum ModelError {
         /// Line and problem.
         error: TableError,
     },
+    /// Measured operators that cannot be used.
+    #[error("{}:{}", path.display(), error)]
+    Operators {
+        /// The file.
+        path: PathBuf,
+        /// Line and problem.
+        error: OperatorsError,
+    },
 }
 
 fn named_by(by: Option<&str>) -> String {
@@ -199,6 +210,9 @@ pub struct PartsChoice {
     /// How much of the GPU's peaks the engine reaches. Default: what was measured of
     /// this engine on this GPU.
     pub efficiency: Option<String>,
+    /// A file of operators measured on the GPU. Default: what comes with the program, where
+    /// the formula does not describe the network.
+    pub operators: Option<String>,
     /// The shape is a `config.json` of a `model_type` that is not known, and describes a
     /// dense transformer with full attention all the same. Default false.
     #[serde(default)]
@@ -283,6 +297,9 @@ struct HardwareFile {
     shape: String,
     efficiency: String,
     table: Option<PathBuf>,
+    /// Where none is named, those of a GPU of this name that come with the program, if the
+    /// formula does not do.
+    operators: Option<PathBuf>,
     tp: u32,
     #[serde(default = "one")]
     ep: u32,
@@ -343,8 +360,9 @@ impl Model {
             hardware: Some(HardwareFile {
                 gpu: format!("gpus/{gpu}.toml"),
                 shape: format!("shapes/{shape}"),
-                efficiency: format!("efficiencies/{gpu}-{engine}.toml"),
+                efficiency: format!("efficiencies/{gpu}-{}.toml", family(engine)),
                 table: None,
+                operators: None,
                 tp: *tp,
                 ep: *ep,
                 attention_dp: 1,
@@ -374,13 +392,14 @@ impl Model {
 
 impl PartsChoice {
     fn load(&self, folder: &Path) -> Result<Model, ModelError> {
-        let Self { shape, gpu, tp, ep, engine, weights, kv, efficiency, assume_dense, .. } = self;
+        let Self { shape, gpu, tp, ep, engine, weights, kv, efficiency, .. } = self;
+        let Self { operators, assume_dense, .. } = self;
         let name = deployment(shape, *weights, gpu, (*tp, *ep), engine);
         let files = Files { of: name.clone(), folder, digest: Sha256::new() };
         // Before the pair of them is looked up.
         files.find(Kind::Gpu, "gpu", gpu)?;
         files.find(Kind::Engine, "engine", engine)?;
-        let pair = format!("{}-{}", stem(gpu), stem(engine));
+        let pair = format!("{}-{}", stem(gpu), family(engine));
         if efficiency.is_none() && catalogue::named(Kind::Efficiency, &pair).is_err() {
             let (gpu, engine) = (stem(gpu).to_owned(), stem(engine).to_owned());
             let known = catalogue::names(Kind::Efficiency).collect();
@@ -391,6 +410,7 @@ impl PartsChoice {
             shape: shape.clone(),
             efficiency: efficiency.clone().unwrap_or(pair),
             table: None,
+            operators: operators.as_ref().map(PathBuf::from),
             tp: *tp,
             ep: *ep,
             attention_dp: self.attention_dp,
@@ -416,6 +436,20 @@ fn stem(part: &str) -> &str {
     name.strip_suffix(".toml").or(name.strip_suffix(".json")).unwrap_or(name)
 }
 
+/// An engine's name without its version: `vllm-0.24` is a `vllm`.
+fn family(engine: &str) -> &str {
+    let name = stem(engine);
+    match name.rsplit_once('-') {
+        Some((family, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => family,
+        _ => name,
+    }
+}
+
+/// The operators of a GPU in a library.
+fn operators_of(gpu: &str) -> String {
+    format!("models/operators/{}.csv.gz", stem(gpu))
+}
+
 /// What runs on what, as measurements of it are called.
 fn deployment(
     shape: &str,
@@ -435,7 +469,9 @@ impl ModelFile {
         let defaults = match &self.defaults {
             Some(engine) => {
                 let path = files.find(Kind::Engine, "engine", engine)?;
-                Some(files.sheet(&path)?.named("engine"))
+                let mut sheet = files.sheet(&path)?.named("engine");
+                files.settle_by_gpu(&mut sheet, self.hardware.as_ref())?;
+                Some(sheet)
             }
             None => None,
         };
@@ -457,7 +493,12 @@ impl ModelFile {
             hex
         });
         let Self { name, source, .. } = self;
-        Ok(Model { name, source, deployment, hardware, engine, sheet, sha256 })
+        let engine_name = rules.map_or("", RulesName::as_str);
+        let notices = hardware.as_ref().map_or(Vec::new(), |hardware| {
+            let about = |notice| format!("model {name}: {notice}");
+            hardware.notices(engine_name).into_iter().map(about).collect()
+        });
+        Ok(Model { name, source, deployment, hardware, engine, notices, sheet, sha256 })
     }
 }
 
@@ -486,10 +527,11 @@ impl HardwareFile {
                 )
             }
         };
-        let hardware = Hardware {
+        let mut hardware = Hardware {
             gpu,
             efficiency,
             table,
+            operators: None,
             rest_dtype: self.rest_dtype.unwrap_or(match shape.experts {
                 Some(_) if self.weight_dtype.is_for_experts() => Dtype::Bf16,
                 _ => self.weight_dtype,
@@ -515,6 +557,15 @@ impl HardwareFile {
             Some(own) => own.invalid(invalid).into(),
             None => ModelError::Parts { of: files.of.clone(), invalid },
         })?;
+        let shipped = || Path::new(catalogue::ROOT).join(operators_of(&self.gpu));
+        let operators = match self.operators {
+            Some(path) => Some(catalogue::join(files.folder, &path)),
+            None if hardware.beside_formula().is_none() => None,
+            None => Some(shipped()).filter(|path| catalogue::is_file(path)),
+        };
+        if let Some(path) = operators {
+            hardware.operators = Some(files.operators(&path)?);
+        }
         Ok(hardware)
     }
 }
@@ -536,6 +587,43 @@ impl Files<'_> {
             name: part.to_owned(),
             unknown,
         })
+    }
+
+    /// Puts what an engine's file says of GPUs of this size, in `[[by_gpu]]`, over the rest.
+    fn settle_by_gpu(
+        &mut self,
+        sheet: &mut Sheet,
+        hardware: Option<&HardwareFile>,
+    ) -> Result<(), ModelError> {
+        let place = sheet.place("by_gpu");
+        let Some(by_gpu) = sheet.take("by_gpu") else { return Ok(()) };
+        let Some(HardwareFile { gpu: name, .. }) = hardware else { return Ok(()) };
+        let path = self.find(Kind::Gpu, "gpu", name)?;
+        let gpu = self.part(&path, Gpu::validate)?;
+        for section in by_gpu.as_array().into_iter().flatten() {
+            let mut keys = sheet.part("by_gpu", section.as_table().cloned().unwrap_or_default());
+            let (at_least, except) = (keys.take("at_least_gib"), keys.take("except"));
+            let number = |value: toml::Value| {
+                value.as_float().or(value.as_integer().map(|number| number as f64))
+            };
+            let Some(at_least) = at_least.and_then(number) else {
+                let needed = "given in each [[by_gpu]]: GiB of memory that the GPU has at least";
+                return Err(sheet
+                    .invalid(Invalid::new("by_gpu.at_least_gib", NOTHING, needed))
+                    .into());
+            };
+            let excepted = except
+                .as_ref()
+                .and_then(toml::Value::as_array)
+                .is_some_and(|names| names.iter().any(|other| other.as_str() == Some(stem(name))));
+            if gpu.memory_gib < at_least || excepted {
+                continue;
+            }
+            for (key, value) in keys.table() {
+                sheet.set(key, value.clone(), place.clone())?;
+            }
+        }
+        Ok(())
     }
 
     /// One of ours, or a published `config.json`.
@@ -562,6 +650,19 @@ impl Files<'_> {
         self.digest.update((text.len() as u64).to_le_bytes());
         self.digest.update(&text);
         Ok(text)
+    }
+
+    fn operators(&mut self, path: &Path) -> Result<Operators, ModelError> {
+        let by = Some(self.of.clone());
+        let bytes = catalogue::read(path).map_err(|source| ModelError::Read {
+            path: path.to_path_buf(),
+            by,
+            source,
+        })?;
+        self.digest.update((bytes.len() as u64).to_le_bytes());
+        self.digest.update(&bytes);
+        Operators::unpack(&bytes)
+            .map_err(|error| ModelError::Operators { path: path.to_path_buf(), error })
     }
 
     fn sheet(&mut self, path: &Path) -> Result<Sheet, ModelError> {

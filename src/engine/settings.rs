@@ -13,6 +13,7 @@ pub use crate::engine::config::{
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
+pub use crate::engine::operators::Beside;
 use crate::engine::rules::OwnSettings;
 use crate::engine::rules::vllm::VllmSettings;
 use crate::engine::step_time::{Linear, StepTime, faster};
@@ -70,8 +71,11 @@ pub struct EngineSettings {
     pub speedup_ratio: Option<f64>,
     /// Default true.
     pub fast_forward: Option<bool>,
-    /// Default: `{ kind = "roofline" }` if there is hardware.
+    /// Default with hardware: `{ kind = "roofline" }` where the formula describes it, else
+    /// `{ kind = "operators" }`.
     pub step_time: Option<StepTimeSettings>,
+    /// What steps that are composed of operators take beside them.
+    pub operators: Beside,
     /// Host time of a step.
     pub host: HostTime,
     /// CUDA graphs.
@@ -101,6 +105,9 @@ pub enum StepTimeSettings {
     Roofline {},
     /// Measured component times, from the model file's `hardware.table`.
     Table {},
+    /// Composed of operators measured on the GPU, from the model file's
+    /// `hardware.operators`.
+    Operators {},
     /// Constant times.
     Fixed {
         /// Added if a step holds prompt tokens.
@@ -170,7 +177,7 @@ impl EngineSettings {
             prefix_caching: self.prefix_caching.unwrap_or(true),
             overlap: self.overlap.unwrap_or(defaults.overlap),
             fast_forward: self.fast_forward.unwrap_or(true),
-            step_time: self.step_time(max_num_seqs, hardware)?,
+            step_time: self.step_time(rules, max_num_seqs, hardware)?,
             host: self.host.at(self.speedup_ratio.unwrap_or(1.0)),
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             tiers: self.tiers(rules, block_bytes)?,
@@ -251,6 +258,7 @@ impl EngineSettings {
 
     fn step_time(
         &self,
+        rules: RulesName,
         max_num_seqs: u32,
         hardware: Option<&Hardware>,
     ) -> Result<StepTime, Invalid> {
@@ -261,6 +269,11 @@ impl EngineSettings {
         Invalid::unless(usable, "speedup_ratio", ratio, "above 0 and finite")?;
         let kind = match (self.step_time, hardware) {
             (Some(kind), _) => kind,
+            (None, Some(hardware))
+                if hardware.operators.is_some() && hardware.beside_formula().is_some() =>
+            {
+                StepTimeSettings::Operators {}
+            }
             (None, Some(_)) => StepTimeSettings::Roofline {},
             (None, None) => return Err(Invalid::new("step_time", NOTHING, without)),
         };
@@ -288,7 +301,17 @@ impl EngineSettings {
                     hardware.table.as_ref(),
                     "another kind: this model file names no hardware.table",
                 )?;
-                StepTime::Table(measured.step_time(max_num_seqs))
+                StepTime::Table(Box::new(measured.step_time(max_num_seqs)))
+            }
+            StepTimeSettings::Operators {} => {
+                let hardware = needed_for("operators", hardware, without)?;
+                let composed = needed_for(
+                    "operators",
+                    hardware.composed(rules.as_str(), &self.operators),
+                    "another kind: hardware.operators names none of this GPU",
+                )?;
+                let composed = composed.map_err(|missing| missing.invalid(&hardware.gpu.name))?;
+                StepTime::Table(Box::new(composed.times.step_time(max_num_seqs)))
             }
         };
         let faster = self.speedup_ratio.is_some();

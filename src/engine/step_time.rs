@@ -56,7 +56,7 @@ pub enum StepTime {
     /// The compact formula.
     Roofline(Roofline),
     /// Interpolated measurements.
-    Table(Table),
+    Table(Box<Table>),
     /// Sums of constant costs, for engines on any hardware.
     Linear(Linear),
     /// No time at all, for tests of what does not depend on it.

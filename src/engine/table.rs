@@ -37,6 +37,8 @@ pub struct MeasuredTimes {
     gemm_surcharge: Option<Curve>,
     elem: Curve,
     comm: Curve,
+    /// `comm` of steps with prompts, if they are launched otherwise.
+    comm_eager: Option<Curve>,
     logits: Curve,
     /// Milliseconds of a chunk of the fewest new tokens, by cached tokens.
     ctx_attn_fixed: Curve,
@@ -64,7 +66,38 @@ struct AttentionPiece {
     context_end: u64,
 }
 
+/// Component times by name, milliseconds; see the module's documentation.
+#[derive(Clone, Debug)]
+pub(crate) struct Components {
+    pub(crate) gemm: Curve,
+    pub(crate) elem: Curve,
+    pub(crate) comm: Curve,
+    pub(crate) comm_eager: Option<Curve>,
+    pub(crate) logits: Curve,
+    /// By new and cached tokens.
+    pub(crate) prompt: Grid,
+    /// By sequences and the context of each.
+    pub(crate) decode: Grid,
+}
+
 impl MeasuredTimes {
+    /// Times whose matrix products cost nothing extra off the multiples of 128.
+    pub(crate) fn of(components: Components) -> Self {
+        let Components { gemm, elem, comm, comm_eager, logits, prompt, decode } = components;
+        let (ctx_attn_fixed, ctx_attn_rate) = prompt.split_fixed();
+        Self {
+            gemm,
+            gemm_surcharge: None,
+            elem,
+            comm,
+            comm_eager,
+            logits,
+            ctx_attn_fixed,
+            ctx_attn_rate,
+            gen_attn: decode.ascending(),
+        }
+    }
+
     /// Reads the text of a table; lines that begin with `#` are comments.
     ///
     /// # Errors
@@ -86,12 +119,7 @@ impl MeasuredTimes {
             _ => Some(points.curve("gemm off the multiples of 128", surcharge.into_iter())?),
         };
         let ctx_attn = points.grid("ctx_attn")?;
-        let mut gen_attn = points.grid("gen_attn")?;
-        for row in &mut gen_attn.rows {
-            for i in 1..row.ys.len() {
-                row.ys[i] = row.ys[i].max(row.ys[i - 1]);
-            }
-        }
+        let gen_attn = points.grid("gen_attn")?.ascending();
         let curve = |component| points.curve(component, points.line(component)?.into_iter());
         let (ctx_attn_fixed, ctx_attn_rate) = ctx_attn.split_fixed();
         Ok(Self {
@@ -99,6 +127,7 @@ impl MeasuredTimes {
             gemm_surcharge,
             elem: curve("elem")?,
             comm: curve("comm")?,
+            comm_eager: None,
             logits: curve("logits")?,
             ctx_attn_fixed,
             ctx_attn_rate,
@@ -111,14 +140,16 @@ impl MeasuredTimes {
         Table {
             measured: self.clone(),
             attention: (1..=max_num_seqs).map(|seqs| self.attention_pieces(seqs)).collect(),
-            dense_ps: (0..=max_num_seqs).map(|seqs| self.dense_ps(seqs, seqs)).collect(),
+            dense_ps: (0..=max_num_seqs)
+                .map(|seqs| self.dense_ps(seqs, seqs, &self.comm))
+                .collect(),
         }
     }
 
     /// Everything but attention.
-    fn dense_ps(&self, tokens: u32, sampled: u32) -> u64 {
+    fn dense_ps(&self, tokens: u32, sampled: u32, comm: &Curve) -> u64 {
         let x = f64::from(tokens);
-        let mut ms = self.gemm.at(x) + self.elem.at(x) + self.comm.at(x);
+        let mut ms = self.gemm.at(x) + self.elem.at(x) + comm.at(x);
         if tokens > TILE_ROWS && !tokens.is_multiple_of(TILE_ROWS) {
             ms += self.gemm_surcharge.as_ref().map_or(0.0, |curve| curve.at_clamped(x));
         }
@@ -178,7 +209,8 @@ impl Table {
             sampled += u32::from(chunk.last);
             ctx_attn_ms += self.measured.ctx_attn_ms(chunk);
         }
-        let without_decode = SimDuration::from_ps(self.measured.dense_ps(tokens, sampled))
+        let comm = self.measured.comm_eager.as_ref().unwrap_or(&self.measured.comm);
+        let without_decode = SimDuration::from_ps(self.measured.dense_ps(tokens, sampled, comm))
             + SimDuration::from_millis_f64(ctx_attn_ms);
         if work.decode_seqs == 0 {
             return without_decode;
@@ -191,7 +223,7 @@ impl Table {
     pub fn decode_piece(&self, seqs: u32, padded_seqs: u32, context: u64) -> AffinePiece {
         let dense_ps = match self.dense_ps.get(padded_seqs as usize) {
             Some(&ps) => ps,
-            None => self.measured.dense_ps(padded_seqs, padded_seqs),
+            None => self.measured.dense_ps(padded_seqs, padded_seqs, &self.measured.comm),
         };
         self.attention(seqs, context).plus(dense_ps)
     }

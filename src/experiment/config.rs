@@ -614,10 +614,12 @@ impl Resolver {
         Ok(source)
     }
 
-    /// What was assumed of files, each once, in order of reading.
+    /// What was assumed of files, each once, in order of reading: models, then traces.
     fn notices(&self) -> Vec<String> {
         let mut notices: Vec<String> = Vec::new();
-        for notice in self.sources.iter().flat_map(|(_, source)| source.notices()) {
+        let of_models = self.models.values().flat_map(|model| &model.notices);
+        let of_sources = self.sources.iter().flat_map(|(_, source)| source.notices());
+        for notice in of_models.chain(of_sources) {
             if !notices.contains(notice) {
                 notices.push(notice.clone());
             }

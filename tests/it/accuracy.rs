@@ -2,10 +2,12 @@
 
 use super::program::{EXPERIMENT, Scratch, text};
 use flate2::read::GzDecoder;
+use kv_router_sim::accuracy::composed::Composer;
 use kv_router_sim::accuracy::data::{ServingRun, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::{Predicted, Replays};
 use kv_router_sim::accuracy::{Page, Record, Settings};
-use kv_router_sim::engine::model::Dtype;
+use kv_router_sim::engine::model::{Dtype, Parts};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -17,6 +19,64 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
 
 static RUNS: LazyLock<Vec<ServingRun>> =
     LazyLock::new(|| read_runs(&SETTINGS.runs, &SETTINGS.names, &SETTINGS.assumed).unwrap());
+
+static EXPERT_RUNS: LazyLock<Vec<ServingRun>> = LazyLock::new(|| {
+    let path = SETTINGS.expert_runs.as_ref().unwrap();
+    read_runs(path, &SETTINGS.names, &SETTINGS.assumed).unwrap()
+});
+
+/// Composed steps of mixtures of experts, nothing fitted, against real runs: the
+/// errors are those of the composition of all the tables that the operators were taken from.
+#[test]
+fn composed_steps_are_as_far_from_runs_as_the_tables_are() {
+    let mut errors: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let mut composer = Composer::new(&SETTINGS.models, &SETTINGS.assumed);
+    for run in EXPERT_RUNS.iter() {
+        let ms = composer.tpot_ms(run).unwrap();
+        let error = (ms.expect("measured operators") / run.tpot_ms - 1.0).abs() * 100.0;
+        let Parts { gpu, shape, tp, ep, weight_dtype, .. } = &run.parts;
+        let name = format!("{shape} {weight_dtype} {gpu} {tp} {ep} {}", run.engine);
+        errors.entry(name).or_default().push(error);
+    }
+    assert_eq!(EXPERT_RUNS.len(), 641);
+    // Mean absolute errors in percent; with all rows of the tables: 4, 8, 4, 9, 7, 9.6, 3, 16.
+    for (name, percent, runs) in [
+        ("gpt-oss-120b.toml mxfp4 h200 1 1 vllm", 4.3, 10),
+        ("gpt-oss-120b.toml mxfp4 h200 4 1 vllm", 8.0, 12),
+        ("gpt-oss-120b.toml mxfp4 h100 2 1 vllm", 4.2, 9),
+        ("gpt-oss-120b.toml mxfp4 b200 4 1 trtllm", 4.3, 11),
+        ("qwen3-235b-a22b.toml fp8_block h100 4 4 trtllm", 7.0, 50),
+        ("deepseek-r1.toml fp8_block h200 8 8 trtllm", 9.6, 9),
+        ("kimi-k2.5.toml int4 h200 8 1 vllm", 3.0, 17),
+        ("minimax-m2.5.toml fp8_block h100 4 4 vllm", 16.3, 18),
+    ] {
+        let errors = &errors[name];
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        assert_eq!(errors.len(), runs, "{name}");
+        assert!((mean - percent).abs() < 0.3, "{name}: {mean:.2}");
+    }
+}
+
+/// Replays of a light and a heavy run of each kind of attention and engine.
+#[test]
+fn replays_of_mixtures_of_experts_are_near_real_runs() {
+    for (name, prompt, output, concurrency, percent) in [
+        ("gpt-oss-120b mxfp4, h200 tp 2, vllm-0.24 0.18.0", 1024, 1024, 16, 10.0),
+        ("gpt-oss-120b mxfp4, h200 tp 4, vllm-0.24 0.18.0", 8192, 1024, 32, 15.0),
+        ("kimi-k2.5 int4, h200 tp 8, vllm-0.16 0.16.0", 1024, 1024, 16, 10.0),
+        ("minimax-m2.5 fp8_block, h100 tp 4 ep 4, vllm-0.24 0.18.0", 1024, 1024, 32, 10.0),
+    ] {
+        let wanted = |run: &&ServingRun| {
+            run.deployment() == name
+                && (run.prompt_tokens, run.output_tokens, run.concurrency)
+                    == (prompt, output, concurrency)
+        };
+        let run = EXPERT_RUNS.iter().find(wanted).expect(name);
+        let predicted = replay(run);
+        let error = (predicted.tpot_ms / run.tpot_ms - 1.0) * 100.0;
+        assert!(error.abs() < percent, "{run}: {error:.1} %, {predicted:?}");
+    }
+}
 
 fn replay(run: &ServingRun) -> Predicted {
     let runs = [run.clone()];
@@ -35,11 +95,19 @@ fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static
 #[test]
 fn no_error_has_grown() {
     // Experiments take seconds each: `sim accuracy --check` runs them too.
-    let page = Page::new(&Settings { experiments: Vec::new(), ..SETTINGS.clone() }).unwrap();
+    let settings = Settings { experiments: Vec::new(), expert_runs: None, ..SETTINGS.clone() };
+    let page = Page::new(&settings).unwrap();
     let record = Record::read(&SETTINGS.record).unwrap();
     let worse = page.record.worse_than(&record);
-    let measured: Vec<&String> =
-        worse.iter().filter(|line| !line.starts_with("published, ")).collect();
+    // So do replays of mixtures of experts.
+    let names: Vec<String> = EXPERT_RUNS.iter().map(ServingRun::deployment).collect();
+    let elsewhere = |line: &str| {
+        line.starts_with("published, ")
+            || line.starts_with("experts, ")
+            || line.starts_with("run, all but ")
+            || names.iter().any(|name| line.starts_with(&format!("run, {name}, ")))
+    };
+    let measured: Vec<&String> = worse.iter().filter(|line| !elsewhere(line)).collect();
     assert_eq!(measured, Vec::<&String>::new());
     // The tables have every step and every run.
     assert_eq!(RUNS.len(), 194);
@@ -102,7 +170,7 @@ fn rows_that_cannot_be_used_are_named() {
     assert!(!runs[0].jittered);
     assert_eq!(runs[0].parts.kv_dtype, Dtype::Fp8);
     for (from, to, problem) in [
-        ("h200_sxm", "h300", "gpu \"h300\": must be one of h100_sxm, h200_sxm, l40s"),
+        ("h200_sxm", "h300", "gpu \"h300\": must be one of b200_sxm, h100_sxm, h200_sxm, l40s"),
         ("Qwen/Qwen3-32B", "x", "model \"x\": must be one of"),
         ("vllm", "sglang", "engine \"sglang\": must be one of"),
         (",fp8,", ",int4,", "precision \"int4\": must begin with fp8"),

@@ -61,8 +61,8 @@ fn experiments_that_cannot_be_run() {
         ),
         (
             "workers = 2",
-            "workers = 2\nmodel = { shape = \"qwen3-32b\", gpu = \"b300\", engine = \"vllm\" }",
-            "gpu = \"b300\": no file, and no GPU that comes with sim: did you mean h100 or h200?",
+            "workers = 2\nmodel = { shape = \"qwen3-32b\", gpu = \"h300\", engine = \"vllm\" }",
+            "gpu = \"h300\": no file, and no GPU that comes with sim: did you mean",
         ),
         (
             "workers = 2",

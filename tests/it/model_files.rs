@@ -63,6 +63,9 @@ fn every_model_file_resolves_with_each_step_time() {
         }
         let model = Model::load(&path).unwrap();
         let kinds: &[&str] = match model.hardware {
+            Some(ref hardware) if hardware.beside_formula().is_some() => {
+                &["", "operators", "instant"]
+            }
             Some(_) => &["", "roofline", "table", "instant"],
             None => &["", "instant"],
         };
@@ -424,7 +427,7 @@ fn pools_without_room_say_what_takes_it() {
 /// A copy of the models folder in which one file was edited.
 fn edited(file: &str, from: &str, to: &str) -> (tempfile::TempDir, Result<Model, ModelError>) {
     let folder = tempfile::tempdir().unwrap();
-    for part in ["", "engines", "gpus", "shapes", "efficiencies", "tables"] {
+    for part in ["", "engines", "gpus", "shapes", "efficiencies", "tables", "operators"] {
         std::fs::create_dir_all(folder.path().join(part)).unwrap();
         for entry in std::fs::read_dir(models().join(part)).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_file() {
@@ -474,7 +477,7 @@ fn errors_name_file_line_and_key() {
     }
     insta::assert_snapshot!(all, @r#"
     qwen3-32b-bf16-h200-tp2-vllm.toml:11: hardware.tp = 3: must be a divisor of the 64 attention heads
-    qwen3-32b-bf16-h200-tp2-vllm.toml:11: unknown key hardware.tensor; the keys here are gpu, shape, efficiency, table, tp, ep, attention_dp, weight_dtype, rest_dtype, kv_dtype, assume_dense
+    qwen3-32b-bf16-h200-tp2-vllm.toml:11: unknown key hardware.tensor; the keys here are gpu, shape, efficiency, table, operators, tp, ep, attention_dp, weight_dtype, rest_dtype, kv_dtype, assume_dense
     qwen3-32b-bf16-h200-tp2-vllm.toml:6: hardware.tp is missing
     engines/vllm.toml:2: engine.rules = "vlm": must be one of "vllm", "trtllm"; did you mean "vllm"?
     qwen3-32b-bf16-h200-tp2-vllm.toml:18: engine.block_size = -64: -64 is not between 0 and 4294967295
@@ -632,7 +635,11 @@ fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
     assert_eq!(model.hardware.as_ref().unwrap().rest_dtype, Dtype::Bf16);
     let refused = resolve(&model, "step_time.kind = \"roofline\"").unwrap_err().to_string();
     assert!(refused.contains("gpt-oss-120b has experts"), "{refused}");
-    assert!(resolve(&model, "step_time.kind = \"instant\"").is_ok());
+    assert!(matches!(resolve(&model, "").unwrap().step_time, StepTime::Table(_)));
+    // What was not measured is named.
+    let int4 = of(&oss.replace("mxfp4", "int4")).unwrap();
+    let refused = resolve(&int4, "").unwrap_err().to_string();
+    assert!(refused.contains("experts 2880x2880 4/128 tp1 ep1 in int4 under vllm"), "{refused}");
 
     for (parts, problem) in [
         ("tp = 4\nep = 3", "hardware.ep = 3: must be a divisor of tp (4) and of the 128 experts"),
@@ -645,12 +652,138 @@ fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
 }
 
 #[test]
+fn published_configurations_read_as_the_shapes_that_come_with_sim() {
+    // The keys of the published files that say dimensions, and some that do not matter.
+    const GQA: &str = r#""num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": false"#;
+    let deepseek = r#""hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048,
+        "num_hidden_layers": 61, "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_layer_freq": 1,
+        "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+        "v_head_dim": 128, "n_group": 8, "topk_group": 4, "num_nextn_predict_layers": 1,
+        "tie_word_embeddings": false"#;
+    let kimi = r#""num_attention_heads": 64, "num_key_value_heads": 64, "n_routed_experts": 384,
+        "first_k_dense_replace": 1, "vocab_size": 163840"#;
+    let layers: Vec<&str> = ["\"sliding_attention\"", "\"full_attention\""].repeat(18);
+    for (name, weights, config) in [
+        (
+            "gpt-oss-120b",
+            "mxfp4",
+            format!(
+                r#"{{"model_type": "gpt_oss", {GQA}, "num_hidden_layers": 36, "hidden_size": 2880,
+                "intermediate_size": 2880, "num_attention_heads": 64, "num_local_experts": 128,
+                "num_experts_per_tok": 4, "experts_per_token": 4, "sliding_window": 128,
+                "layer_types": [{}], "vocab_size": 201088, "max_position_embeddings": 131072,
+                "quantization_config": {{"quant_method": "mxfp4"}}}}"#,
+                layers.join(", ")
+            ),
+        ),
+        (
+            "qwen3-235b-a22b",
+            "fp8_block",
+            r#"{"model_type": "qwen3_moe", "num_hidden_layers": 94, "hidden_size": 4096,
+            "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 128,
+            "intermediate_size": 12288, "moe_intermediate_size": 1536, "num_experts": 128,
+            "num_experts_per_tok": 8, "decoder_sparse_step": 1, "mlp_only_layers": [],
+            "max_window_layers": 94, "use_sliding_window": false, "sliding_window": null,
+            "vocab_size": 151936, "max_position_embeddings": 40960, "tie_word_embeddings": false,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#
+                .to_owned(),
+        ),
+        (
+            "deepseek-r1",
+            "fp8_block",
+            format!(
+                r#"{{"model_type": "deepseek_v3", {deepseek}, "num_attention_heads": 128,
+                "num_key_value_heads": 128, "n_routed_experts": 256, "first_k_dense_replace": 3,
+                "vocab_size": 129280, "max_position_embeddings": 163840,
+                "quantization_config": {{"quant_method": "fp8", "weight_block_size": [128, 128]}}}}"#
+            ),
+        ),
+        (
+            // Reads images too.
+            "kimi-k2.5",
+            "int4",
+            format!(
+                r#"{{"model_type": "kimi_k25", "vision_config": {{"num_hidden_layers": 27}},
+                "text_config": {{"model_type": "kimi_k2", {deepseek}, {kimi},
+                "max_position_embeddings": 262144, "quantization_config":
+                {{"quant_method": "compressed-tensors", "format": "pack-quantized"}}}}}}"#
+            ),
+        ),
+        (
+            "minimax-m2.5",
+            "fp8_block",
+            r#"{"model_type": "minimax_m2", "num_hidden_layers": 62, "hidden_size": 3072,
+            "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128,
+            "intermediate_size": 1536, "num_local_experts": 256, "num_experts_per_tok": 8,
+            "vocab_size": 200064, "max_position_embeddings": 196608, "tie_word_embeddings": false,
+            "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#
+                .to_owned(),
+        ),
+        (
+            "glm-5",
+            "bf16",
+            r#"{"model_type": "glm_moe_dsa", "num_hidden_layers": 78, "hidden_size": 6144,
+            "num_attention_heads": 64, "num_key_value_heads": 64, "intermediate_size": 12288,
+            "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
+            "num_experts_per_tok": 8, "first_k_dense_replace": 3, "q_lora_rank": 2048,
+            "kv_lora_rank": 512, "qk_nope_head_dim": 192, "qk_rope_head_dim": 64,
+            "v_head_dim": 256, "index_n_heads": 32, "index_head_dim": 128, "index_topk": 2048,
+            "vocab_size": 154880, "max_position_embeddings": 202752, "tie_word_embeddings": false,
+            "dtype": "bfloat16"}"#
+                .to_owned(),
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let toml = format!(
+            "shape = \"config.json\"\ngpu = \"h200\"\nengine = \"vllm-0.24\"\nweights = \"{weights}\""
+        );
+        let choice: ModelChoice =
+            toml::Value::from(toml::from_str::<toml::Table>(&toml).unwrap()).try_into().unwrap();
+        let model = Model::choose(&choice, folder.path()).unwrap();
+        let read = model.hardware.unwrap().shape;
+        let text = std::fs::read_to_string(models().join(format!("shapes/{name}.toml"))).unwrap();
+        let ours: Shape = toml::from_str(&text).unwrap();
+        assert_eq!(Shape { name: ours.name.clone(), source: ours.source.clone(), ..read }, ours);
+    }
+}
+
+#[test]
+fn limits_of_an_engine_follow_from_the_gpu() {
+    let of = |gpu: &str, more: &str| {
+        let toml =
+            format!("shape = \"llama-3.1-8b\"\ngpu = \"{gpu}\"\nengine = \"vllm-0.24\"\n{more}");
+        let choice: ModelChoice =
+            toml::Value::from(toml::from_str::<toml::Table>(&toml).unwrap()).try_into().unwrap();
+        Model::choose(&choice, &models()).unwrap()
+    };
+    for (gpu, seqs, tokens) in
+        [("a100", 256, 2048), ("l40s", 256, 2048), ("h100", 1024, 8192), ("b200", 1024, 16_384)]
+    {
+        let config = of(gpu, "").engine_config().unwrap();
+        assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (seqs, tokens), "{gpu}");
+        assert!(config.overlap);
+    }
+    // Times that nobody measured say whose they are, wherever the model is named.
+    let notices = of("mi300x", "").notices;
+    assert!(notices[0].contains("the shares of the peaks that h200-vllm reaches"), "{notices:?}");
+    assert_eq!(of("h100", "").notices, Vec::<String>::new());
+    // A GPU without FP8 has none.
+    let toml =
+        "shape = \"llama-3.1-8b\"\ngpu = \"a100\"\nengine = \"vllm-0.24\"\nweights = \"fp8\"";
+    let choice: ModelChoice =
+        toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap();
+    let refused = Model::choose(&choice, &models()).unwrap_err().to_string();
+    assert!(refused.contains("A100 SXM 80 GB has no FP8 products"), "{refused}");
+}
+
+#[test]
 fn a_new_gpu_needs_its_peaks_and_efficiencies() {
     let (folder, _) = edited("gpus/h200.toml", "name = \"H200 SXM\"", "name = \"H200 SXM\"");
-    let compose = || Model::compose(folder.path(), &parts("b300", "vllm", "qwen3-32b.toml", 1));
+    let compose = || Model::compose(folder.path(), &parts("h300", "vllm", "qwen3-32b.toml", 1));
     let missing = compose().unwrap_err().to_string();
-    assert!(missing.contains("gpus/b300.toml"), "{missing}");
-    for (kind, from, to) in [("gpus", "h200", "b300"), ("efficiencies", "h200-vllm", "b300-vllm")] {
+    assert!(missing.contains("gpus/h300.toml"), "{missing}");
+    for (kind, from, to) in [("gpus", "h200", "h300"), ("efficiencies", "h200-vllm", "h300-vllm")] {
         let at = |name: &str| folder.path().join(format!("{kind}/{name}.toml"));
         std::fs::copy(at(from), at(to)).unwrap();
     }

@@ -374,7 +374,7 @@ fn mutants_are_run_or_refused() {
     let mut ends = [0_u64; 3];
     let mut scratch = TempDir::new().expect("a folder");
     let set_up = |scratch: &TempDir| {
-        for part in ["efficiencies", "engines", "gpus", "shapes", "tables"] {
+        for part in ["efficiencies", "engines", "gpus", "operators", "shapes", "tables"] {
             std::os::unix::fs::symlink(models.join(part), scratch.path().join(part))
                 .expect("linked");
         }

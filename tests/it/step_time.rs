@@ -32,7 +32,7 @@ fn roofline(hardware: &Hardware) -> StepTime {
 }
 
 fn table(hardware: &Hardware) -> StepTime {
-    StepTime::Table(hardware.table.as_ref().expect("has a table").step_time(MAX_NUM_SEQS))
+    StepTime::Table(Box::new(hardware.table.as_ref().expect("has a table").step_time(MAX_NUM_SEQS)))
 }
 
 static MODELS: LazyLock<Vec<StepTime>> = LazyLock::new(|| {
