@@ -63,3 +63,24 @@ impl BlockId {
         Self(self.0 + n as u64)
     }
 }
+
+/// Where a router sends a request: a rank of a worker.
+///
+/// Engines with data-parallel attention are several ranks that step together, each with a
+/// queue and a cache of its own, and routers see every rank as a target (Dynamo's
+/// `WorkerWithDpRank`). Such workers are not modelled: each has the rank 0 alone. So
+/// verdicts of routers, what is submitted to a fleet, and the sources of KV events name targets; whatever is
+/// counted by worker (views, limits, records) does not yet tell ranks apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Target {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its rank, from 0.
+    pub rank: u32,
+}
+
+impl From<WorkerId> for Target {
+    fn from(worker: WorkerId) -> Self {
+        Self { worker, rank: 0 }
+    }
+}

@@ -134,14 +134,14 @@ pub use simulation::{
 #[doc(inline)]
 pub use event::{KvEvent, Medium, RejectReason, WorkerEvent, WorkerEventKind};
 #[doc(inline)]
-pub use id::{BlockId, ConversationId, RequestId, WorkerId};
+pub use id::{BlockId, ConversationId, RequestId, Target, WorkerId};
 #[doc(inline)]
 pub use request::{BlockRun, PromptBlocks, RouteRequest};
 #[doc(inline)]
 pub use router::{
     About, ClusterSpec, ClusterView, CostParts, NoParameters, Origin, Parameter, Parameters,
     Policy, PolicyFactory, Registration, Release, Reported, Role, Surroundings, Verdict,
-    WorkerView, check_range,
+    WorkerLimits, WorkerView, check_range,
 };
 #[doc(inline)]
 pub use settings::{Invalid, Place, SettingsError};

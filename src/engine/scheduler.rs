@@ -108,6 +108,10 @@ pub(super) trait Handover {
     /// # Panics
     /// If the worker does not wait for it.
     fn kv_came(&mut self, core: &Core, request: RequestId);
+
+    /// The KV of `request`, which was to come from another worker, never will: its prompt
+    /// is computed here. Nothing where it is not waited for.
+    fn kv_lost(&mut self, core: &mut Core, request: RequestId);
 }
 
 /// The requests of a worker.

@@ -29,8 +29,10 @@ impl Worker {
         cached_blocks + below.iter().map(|piece| piece.blocks).sum::<u32>()
     }
 
-    /// The worker as `request` would find it at `now`, tiers below GPU memory apart.
-    pub fn truth(&self, now: SimTime, request: &Request) -> WorkerTruth {
+    /// The worker as `request`, of which it would do this `phase`, would find it at `now`,
+    /// tiers below GPU memory apart. KV that would come from another worker takes no time
+    /// here.
+    pub fn truth(&self, now: SimTime, request: &Request, phase: Phase) -> WorkerTruth {
         let block_size = self.core.config.block_size;
         let cached_blocks = self.cached_blocks(request);
         let BatchAndQueue { batch: started, queue: queued } = self.rules.requests(&self.core);
@@ -45,7 +47,11 @@ impl Worker {
             u64::from(seq.target_tokens() - present * block_size)
         };
         let prefill_tokens = begun + self.seqs(&queued).map(missing).sum::<u64>();
-        let own = u64::from(request.prompt_tokens - cached_blocks * block_size);
+        let own = match phase {
+            // Its last prompt token.
+            Phase::Decode => 1,
+            _ => u64::from(request.prompt_tokens - cached_blocks * block_size),
+        };
         let ttft = if self.is_up {
             self.to_next_boundary(now)
                 + self.wait_for_place(&started, queued.len())

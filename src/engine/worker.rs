@@ -694,6 +694,21 @@ impl Worker {
         handover.kv_came(core, request);
     }
 
+    /// The KV of `request`, which another worker was to hand over, is lost at `now`: its
+    /// prompt is computed here. Nothing where it is not waited for.
+    pub fn kv_lost(&mut self, now: SimTime, request: RequestId, out: &mut Outbox) {
+        self.see_change(now, out);
+        let (handover, core) = self.handover();
+        handover.kv_lost(core, request);
+        self.gauges.advance(now);
+        self.gauges.used_blocks = self.rules.used_blocks();
+    }
+
+    /// What it runs with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.core.config
+    }
+
     /// Frees the KV of `request` at `now`, which was taken in phase
     /// [`Prefill`](Phase::Prefill) and has been prefilled.
     ///

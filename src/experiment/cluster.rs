@@ -1,13 +1,11 @@
 //! The fleet: the `[cluster]` section.
 
-use super::measure::MeasureSettings;
 use crate::engine::model::ModelChoice;
 use crate::engine::settings::EngineSettings;
 use crate::fleet::changes::{
     ChangePlan, ChangeSettings, Crew, FailoverSettings, LOAD_TIME, MOST_WORKERS, PlannerSettings,
 };
-use crate::fleet::{Link, PoolRole, Pools};
-use crate::router::ChosenPolicy;
+use crate::fleet::{Link, PoolRole};
 use crate::settings::{Count, Invalid, NOTHING, count, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
@@ -276,19 +274,7 @@ impl ClusterSettings {
             self.validate_pools()?;
         }
         self.network.link().validate().map_err(|invalid| invalid.within("network"))?;
-        self.plan().validate()?;
-        if self.written().iter().any(|pool| pool.role != PoolRole::Both) && !self.plan().is_empty()
-        {
-            let allowed = "left out where prefill and decode have workers of their own: that \
-                           workers change is defined where each does both";
-            let (key, value) = match (&self.planner, self.change.len()) {
-                (Some(_), _) => ("planner", "given".to_owned()),
-                (None, 0) => ("pool", "a list with spare workers".to_owned()),
-                (None, changes) => ("change", format!("a list of {changes}")),
-            };
-            return Err(Invalid::new(key, value, allowed));
-        }
-        Ok(())
+        self.plan().validate()
     }
 
     fn validate_short(&self) -> Result<(), Invalid> {
@@ -340,32 +326,4 @@ impl ClusterSettings {
         }
         Ok(())
     }
-}
-
-/// Refuses what is not defined where prefill and decode have workers of their own;
-/// names the section.
-pub(super) fn check_pooled(
-    policy: &ChosenPolicy,
-    measure: &MeasureSettings,
-    pools: &Pools,
-) -> Result<(), (&'static str, Invalid)> {
-    if !pools.sides().are_two() {
-        return Ok(());
-    }
-    if policy.wants().truth {
-        let allowed = "another policy where prefill and decode have workers of their own: what is \
-                       true of workers is defined where each does both";
-        return Err(("router", Invalid::new("policy", format!("{:?}", policy.name()), allowed)));
-    }
-    if let Some(pool) = pools.pools().iter().find(|pool| !pool.engine.tiers.tiers.is_empty()) {
-        let allowed = "left out where prefill and decode have workers of their own: tiers below \
-                       GPU memory are defined where each does both";
-        return Err(("engine", Invalid::new("tier", pool.engine.tiers.tiers.len(), allowed)));
-    }
-    if measure.why {
-        let allowed = "false where prefill and decode have workers of their own: the regret of a \
-                       choice is defined where each does both";
-        return Err(("measure", Invalid::new("why", true, allowed)));
-    }
-    Ok(())
 }

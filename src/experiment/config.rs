@@ -1,7 +1,7 @@
 //! From the text of an experiment to validated runs.
 
 pub use super::cluster::ClusterSettings;
-use super::cluster::{Written, WrittenAt, check_pooled};
+use super::cluster::{Written, WrittenAt};
 use super::controls;
 use super::document::Document;
 use super::effects::Effects;
@@ -491,13 +491,6 @@ impl Resolver {
             let allowed = "given: this workload never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));
         }
-        if pools.sides().are_two() {
-            workload
-                .check_patient("prefill and decode workers do not give up requests")
-                .map_err(invalid("workload"))?;
-        }
-        check_pooled(&policy, &measure, &pools)
-            .map_err(|(section, wrong)| document.invalid(section, wrong))?;
         let slo: Option<SloSettings> = document.optional("slo")?;
         if let Some(slo) = &slo {
             slo.validate().map_err(invalid("slo"))?;

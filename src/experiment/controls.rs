@@ -141,12 +141,10 @@ fn check(control: &Control, settings: &Settings) -> Result<(), Invalid> {
             let restarts = settings.router.restart.is_some();
             Invalid::unless(!restarts, "policy", format!("{name:?}"), allowed)
         }
-        Control::Worker(_) => {
-            let allowed = "another one where prefill and decode have workers of their own: that \
-                           workers change is defined where each does both";
-            Invalid::unless(!settings.pools.sides().are_two(), "what", "given", allowed)
-        }
-        Control::Parameter { .. } | Control::Feed { .. } | Control::Marker { .. } => Ok(()),
+        Control::Worker(_)
+        | Control::Parameter { .. }
+        | Control::Feed { .. }
+        | Control::Marker { .. } => Ok(()),
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Explained {
     pub seed: u64,
     /// Tokens of a block.
     pub block_size: u32,
+    /// By worker: the name of its pool, where there are several.
+    pub pools: Vec<String>,
     /// The decision.
     pub decision: Decision,
     /// What became of the request.
@@ -188,6 +190,7 @@ pub fn explain(
         params: experiment.points[spec.points[level_at(spec, decision.at)]].clone(),
         seed: again.seed,
         block_size: spec.settings.pools.block_size(),
+        pools: spec.settings.pools.names(),
         decision,
         record,
     })

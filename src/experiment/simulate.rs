@@ -223,7 +223,7 @@ fn prepare<'a, F: Fleet>(
     if watch.hang_ups || !settings.source.patience().is_endless() {
         recorder = recorder.follow_hang_ups();
     }
-    if measure.why || watch.why && !pools.sides().are_two() {
+    if measure.why || watch.why {
         recorder = recorder.measure_why(pools.block_size());
     }
     let media = settings.media();

@@ -40,6 +40,8 @@ pub struct Timeline {
     pub digest: String,
     /// Workers of the fleet.
     pub workers: u32,
+    /// By worker: the name of its pool, where there are several.
+    pub pools: Vec<String>,
     /// The time that is shown.
     pub window: (SimTime, SimTime),
     /// The measured part of the point.
@@ -95,6 +97,7 @@ pub fn timeline(
         seed: again.seed,
         digest: again.digest(run).to_owned(),
         workers: spec.settings.pools.slots(),
+        pools: spec.settings.pools.names(),
         window,
         measured: (begin, end),
         requests,

@@ -17,7 +17,7 @@ pub use simulated::SimulatedFleet;
 
 use crate::engine::{Gauges, Pace};
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent};
-use crate::id::{RequestId, WorkerId};
+use crate::id::{RequestId, Target, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::SimTime;
@@ -25,7 +25,7 @@ use crate::truth::WorkerTruth;
 
 /// A set of workers.
 pub trait Fleet {
-    /// Sends a request to a worker; where prefill and decode have workers of their
+    /// Sends a request to a target; where prefill and decode have workers of their
     /// own, to one of each. Nothing that happens earlier than `now` may
     /// be outstanding: call [`next_event`](Self::next_event) with this deadline first.
     ///
@@ -34,7 +34,7 @@ pub trait Fleet {
     fn submit(
         &mut self,
         now: SimTime,
-        worker: WorkerId,
+        target: Target,
         request: &Request,
     ) -> Result<(), RejectReason>;
 
@@ -54,7 +54,7 @@ pub trait Fleet {
 
     /// Hands over the cache changes that workers published at or before `until`;
     /// those of one worker in order of time.
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent));
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent));
 
     /// The gauges of each worker at `now`.
     fn gauges(&mut self, now: SimTime) -> Vec<Gauges>;

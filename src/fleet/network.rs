@@ -106,6 +106,12 @@ impl Network {
         }
     }
 
+    /// From its start until both ends know that `bytes` are there, if nothing else is on
+    /// the way.
+    pub fn time_alone(&self, bytes: f64) -> SimDuration {
+        self.link.time_alone(bytes) + self.link.latency
+    }
+
     /// Begins to move `bytes`. O(n log m) in the n transfers that share a NIC with
     /// it and the m of all NICs.
     ///
@@ -134,6 +140,26 @@ impl Network {
         self.advance(now);
         let due = self.landing.front().is_some_and(|arrived| arrived.at <= now);
         if due { self.landing.pop_front() } else { None }
+    }
+
+    /// A worker dies at `now`: what is not known to be there will never be. Gives those
+    /// transfers, the running ones first, in order of request.
+    pub fn cut(&mut self, now: SimTime, worker: WorkerId) -> Vec<Transfer> {
+        self.advance(now);
+        let ends_there = |transfer: &Transfer| transfer.from == worker || transfer.to == worker;
+        let flows = self.flows.values().map(|flow| flow.transfer);
+        let mut cut: Vec<Transfer> = flows.filter(ends_there).collect();
+        for &Transfer { request, from, to } in &cut {
+            self.flows.remove(&request);
+            self.ends.remove(&request);
+            self.leaving[from.index()].retain(|&other| other != request);
+            self.arriving[to.index()].retain(|&other| other != request);
+            self.share_out(now, from, to);
+        }
+        let landing = self.landing.iter().map(|arrived| arrived.transfer);
+        cut.extend(landing.filter(ends_there));
+        self.landing.retain(|arrived| !ends_there(&arrived.transfer));
+        cut
     }
 
     /// Ends the flows that end at or before `now`.
@@ -224,6 +250,22 @@ mod tests {
         network.start(at(2), transfer(1, 0, 2), 4.0 * MS);
         let ends: Vec<SimTime> = drain(&mut network).iter().map(|arrived| arrived.at).collect();
         assert_eq!(ends, [at(6), at(8)]);
+    }
+
+    #[test]
+    fn what_is_cut_leaves_its_share_to_others() {
+        let at = |ms| SimTime::ZERO + SimDuration::from_millis(ms);
+        let latency = SimDuration::from_millis(5);
+        let mut network = network(4, latency);
+        network.start(at(0), transfer(0, 0, 1), 4.0 * MS);
+        network.start(at(0), transfer(1, 0, 2), 4.0 * MS);
+        network.start(at(0), transfer(2, 3, 2), 1.0 * MS);
+        // Half of the NICs each; the third has left its own at 2 ms and is not there yet.
+        assert_eq!(network.cut(at(4), WorkerId(2)), [transfer(1, 0, 2), transfer(2, 3, 2)]);
+        // 2 of 4 ms are left, alone.
+        let all = drain(&mut network);
+        assert_eq!(all.len(), 1);
+        assert_eq!((all[0].transfer, all[0].at), (transfer(0, 0, 1), at(6) + latency));
     }
 
     #[test]

@@ -158,6 +158,13 @@ impl Pools {
         &self.pools[self.place_of(worker)]
     }
 
+    /// The name of the pool of each worker, in order of id; empty where there is one pool.
+    pub fn names(&self) -> Vec<String> {
+        let several = self.pools.iter().filter(|_| self.pools.len() > 1);
+        let names = |pool: &Pool| std::iter::repeat_n(pool.name.clone(), pool.slots() as usize);
+        several.flat_map(names).collect()
+    }
+
     /// How front ends divide the workers.
     pub fn sides(&self) -> Sides {
         let prefills = self.pools.iter().filter(|pool| pool.role == PoolRole::Prefill);

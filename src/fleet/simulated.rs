@@ -1,13 +1,13 @@
 //! Simulated workers under one event queue.
 
-use super::handovers::Handovers;
+use super::handovers::{Gone, Handovers};
 use super::network::{Arrived, Transfer};
 use super::pools::Pools;
 use super::{Fleet, Truth};
 use crate::engine::config::EngineConfig;
 use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
-use crate::id::{RequestId, WorkerId};
+use crate::id::{RequestId, Target, WorkerId};
 use crate::queue::{EventQueue, Rank};
 use crate::request::{Phase, Request};
 use crate::stats::Histogram;
@@ -176,13 +176,16 @@ impl Fleet for SimulatedFleet {
     fn submit(
         &mut self,
         now: SimTime,
-        worker: WorkerId,
+        Target { worker, .. }: Target,
         request: &Request,
     ) -> Result<(), RejectReason> {
         let phase = self.handovers.as_ref().map_or(Phase::Whole, |h| h.phase(worker, request.id));
         let sent = self.workers[worker.index()].submit_phase(now, request, phase, &mut self.out);
         if sent.is_ok() {
             self.reschedule(worker);
+            if let Some(handovers) = &mut self.handovers {
+                handovers.sent(request.id, worker);
+            }
         } else {
             self.give_up(now, request.id);
         }
@@ -232,14 +235,14 @@ impl Fleet for SimulatedFleet {
         event
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
         let present = until == self.now;
         while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Measure) {
             self.look(id, |worker, out| {
                 if present {
                     worker.settle_present(until, out);
                 }
-                worker.take_kv_events(until, out, |at, event| sink(id, at, event));
+                worker.take_kv_events(until, out, |at, event| sink(id.into(), at, event));
             });
             if let Some(at) = self.workers[id.index()].kv_due() {
                 self.kv_queue.schedule(id, at, Rank::KvVisibility);
@@ -264,12 +267,25 @@ impl Fleet for SimulatedFleet {
     }
 
     fn takes_changes(&self) -> bool {
-        self.handovers.is_none()
+        true
     }
 
     fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
-        let lost = self.workers[worker.index()].die(now, &mut self.out);
+        let mut lost = self.workers[worker.index()].die(now, &mut self.out);
         self.reschedule(worker);
+        if let Some(handovers) = &mut self.handovers {
+            let Gone { kept, bereft } = handovers.stop(now, worker);
+            // Those requests are with the router or at another worker.
+            lost.retain(|lost| !kept.contains(&lost.request));
+            if handovers.prefills(worker) {
+                // No client sees what is sampled there.
+                lost.iter_mut().for_each(|lost| lost.output_tokens = 0);
+            }
+            for (request, at) in bereft {
+                self.workers[at.index()].kv_lost(now, request, &mut self.out);
+                self.reschedule(at);
+            }
+        }
         lost
     }
 
@@ -299,6 +315,19 @@ impl Truth for SimulatedFleet {
     }
 
     fn workers(&self, request: &Request) -> Vec<WorkerTruth> {
-        self.workers.iter().map(|worker| worker.truth(self.asked, request)).collect()
+        let of = |(id, worker): (u32, &Worker)| {
+            let Some(handovers) = &self.handovers else {
+                return worker.truth(self.asked, request, Phase::Whole);
+            };
+            let phase = handovers.phase(WorkerId(id), request.id);
+            let mut truth = worker.truth(self.asked, request, phase);
+            if phase == Phase::Decode {
+                let block_size = worker.config().block_size;
+                let missing = request.prompt_tokens - truth.cached_blocks * block_size;
+                truth.ttft += handovers.time_alone(missing);
+            }
+            truth
+        };
+        (0..).zip(&self.workers).map(of).collect()
     }
 }

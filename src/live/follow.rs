@@ -91,7 +91,7 @@ impl Policy for Followed {
             // As if another front end had sent it there: booked, not chosen.
             self.policy.observe_peer(request, taken, overlap_blocks);
         }
-        Verdict::Send(taken)
+        Verdict::send(taken)
     }
 
     /// The script holds nothing back.

@@ -55,7 +55,7 @@ impl<'a> WorkersOverTime<'a> {
     fn legend(&self, form: Form) -> Legend {
         let workers = self.workers();
         let mut entries: Vec<(String, Sample)> = if workers <= MAX_NAMED {
-            (0..workers).map(|w| (format!("worker {w}"), Sample::Plain(w))).collect()
+            (0..workers).map(|w| (self.name(w), Sample::Plain(w))).collect()
         } else {
             vec![(format!("{workers} workers, a line each"), Sample::Plain(0))]
         };
@@ -64,6 +64,15 @@ impl<'a> WorkersOverTime<'a> {
                 .push((format!("largest batch: {} requests", self.max_num_seqs), Sample::Dashed));
         }
         Legend::new(entries, f64::from(width(form)) - 2.0 * MARGIN)
+    }
+
+    /// A worker, with its pool where all simulations have it in one of that name.
+    fn name(&self, worker: usize) -> String {
+        let mut pools = self.rows.iter().map(|row| row.pools.get(worker));
+        match pools.next().flatten().filter(|first| pools.all(|pool| pool == Some(*first))) {
+            Some(pool) => format!("worker {worker} ({pool})"),
+            None => format!("worker {worker}"),
+        }
     }
 
     fn workers(&self) -> usize {

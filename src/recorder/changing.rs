@@ -241,7 +241,8 @@ impl Recorder {
 
     /// A lost request goes on at another worker.
     pub fn migrate(&mut self, request: RequestId) {
-        self.record(request).dispatched = None;
+        let record = self.record(request);
+        (record.dispatched, record.handover) = (None, None);
         if let Some(changing) = &mut self.changing {
             changing.migrate(request);
         }

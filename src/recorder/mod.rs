@@ -149,7 +149,7 @@ impl Recorder {
     /// Measures the regret of every choice of a worker; see [`RequestWhy`].
     /// Takes nothing from the run but time.
     pub fn measure_why(mut self, block_size: u32) -> Self {
-        self.why = Some(Why::new(block_size));
+        self.why = Some(Why::new(block_size, self.sides));
         self
     }
 
@@ -375,6 +375,7 @@ impl Recorder {
         match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
                 // Of one that goes on elsewhere after its first token the first hits count.
+                let computes_prompt = record.handover.is_none();
                 match &mut record.handover {
                     Some(handover) => handover.scheduled = Some(now),
                     None => {
@@ -386,7 +387,7 @@ impl Recorder {
                     }
                 }
                 let (id, prompt_tokens) = (record.request, record.prompt_tokens);
-                if let Some(changing) = &mut self.changing {
+                if let Some(changing) = self.changing.as_mut().filter(|_| computes_prompt) {
                     changing.schedule(now, id, prompt_tokens, cached_tokens);
                 }
             }
@@ -453,15 +454,16 @@ impl Recorder {
         let Some(why) = &mut self.why else { return };
         let prompt_tokens = why.request(event.request).map_or(1, |request| request.prompt_tokens);
         match event.kind {
-            WorkerEventKind::FirstToken => why.computed(event.request, prompt_tokens),
+            WorkerEventKind::Prefilled | WorkerEventKind::FirstToken => {
+                why.computed(event.worker, event.request, prompt_tokens);
+            }
             WorkerEventKind::Finished { output_tokens } => {
-                why.computed(event.request, prompt_tokens + output_tokens);
+                why.computed(event.worker, event.request, prompt_tokens + output_tokens);
                 why.ended(event.request);
             }
             WorkerEventKind::Rejected(_) | WorkerEventKind::Aborted => why.ended(event.request),
             WorkerEventKind::Scheduled { .. }
             | WorkerEventKind::CacheHit { .. }
-            | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted

@@ -19,19 +19,25 @@
 //!   away from its blocks because of load, knowingly, counts here too.
 //!
 //! The three add up to the bound less the hits, exactly.
+//!
+//! Where prefill and decode have workers of their own, the choice is that of the worker
+//! which computes the prompt, among those on its side: the caches of the other side cannot
+//! serve it. So the bound is all that was ever computed on its side.
 
 use crate::event::WorkerEvent;
 use crate::id::{RequestId, WorkerId};
 use crate::kv::BlockTable;
 use crate::request::Request;
+use crate::router::Sides;
 use std::collections::BTreeMap;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Why {
     block_size: u32,
-    /// Every block ever computed. The numbers mean nothing.
-    computed: BlockTable,
+    sides: Sides,
+    /// Every block ever computed on each side. The numbers mean nothing.
+    computed: [BlockTable; 2],
     /// Sent and not ended.
     open: BTreeMap<RequestId, Sent>,
 }
@@ -64,8 +70,8 @@ impl RequestWhy {
 }
 
 impl Why {
-    pub(super) fn new(block_size: u32) -> Self {
-        Self { block_size, computed: BlockTable::default(), open: BTreeMap::new() }
+    pub(super) fn new(block_size: u32, sides: Sides) -> Self {
+        Self { block_size, sides, computed: Default::default(), open: BTreeMap::new() }
     }
 
     /// `request` is sent to `worker`; `held` and `believed` are leading blocks of
@@ -77,8 +83,10 @@ impl Why {
         held: &[u32],
         believed: Option<&[u32]>,
     ) {
+        let side = self.sides.side_of(worker);
         let gap = |blocks: &[u32]| {
-            blocks.iter().copied().max().unwrap_or(0).saturating_sub(blocks[worker.index()])
+            let most = blocks[side.clone()].iter().copied().max().unwrap_or(0);
+            most.saturating_sub(blocks[worker.index()])
         };
         let regret_blocks = gap(held);
         let hidden_blocks = believed.map_or(0, |seen| regret_blocks.saturating_sub(gap(seen)));
@@ -102,9 +110,10 @@ impl Why {
         let sent = &self.open[&event.request];
         let hit = cached_tokens / self.block_size;
         // Its own worker's cache has taken the request in by now.
-        let others = held.iter().enumerate().filter(|(at, _)| *at != event.worker.index());
-        let held = others.map(|(_, blocks)| *blocks).max().unwrap_or(0).max(hit);
-        let bound = self.computed_blocks(&sent.request).max(held);
+        let side = self.sides.side_of(event.worker);
+        let others = side.filter(|at| *at != event.worker.index());
+        let held = others.map(|at| held[at]).max().unwrap_or(0).max(hit);
+        let bound = self.computed_blocks(event.worker, &sent.request).max(held);
         let stale = (held - hit).min(sent.hidden_blocks);
         let tokens = |blocks: u32| blocks * self.block_size;
         RequestWhy {
@@ -115,13 +124,14 @@ impl Why {
         }
     }
 
-    /// `tokens` of prompt and output of a request have been computed. The last
-    /// one has not: no token follows it.
-    pub(super) fn computed(&mut self, id: RequestId, tokens: u32) {
+    /// `tokens` of prompt and output of a request have been computed at `worker`, or
+    /// moved there. The last one has not: no token follows it.
+    pub(super) fn computed(&mut self, worker: WorkerId, id: RequestId, tokens: u32) {
         let Some(sent) = self.open.get(&id) else { return };
+        let computed = &mut self.computed[usize::from(self.sides.prefills(worker))];
         for block in sent.request.content.blocks((tokens - 1) / self.block_size) {
             // What is there already stays.
-            let _known = self.computed.insert(block, 0);
+            let _known = computed.insert(block, 0);
         }
     }
 
@@ -131,9 +141,10 @@ impl Why {
 
     /// Leading blocks that were ever computed, of those that can be hit: one
     /// token is always computed.
-    fn computed_blocks(&self, request: &Request) -> u32 {
+    fn computed_blocks(&self, worker: WorkerId, request: &Request) -> u32 {
+        let computed = &self.computed[usize::from(self.sides.prefills(worker))];
         let blocks = request.content.blocks((request.prompt_tokens - 1) / self.block_size);
-        let known = blocks.take_while(|&block| self.computed.get(block).is_some());
+        let known = blocks.take_while(|&block| computed.get(block).is_some());
         u32::try_from(known.count()).expect("blocks of a prompt fit u32")
     }
 }

@@ -71,6 +71,6 @@ pub trait Decider: Policy {
     /// All steps at once, as [`Policy::route`].
     fn route_at_once(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
         let asked = self.look_up(now, request);
-        self.send(now, asked).map_or_else(Verdict::Reject, Verdict::Send)
+        self.send(now, asked).map_or_else(Verdict::Reject, Verdict::send)
     }
 }

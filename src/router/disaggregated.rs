@@ -10,8 +10,8 @@
 use super::policy::{CostParts, Policy, Release, Verdict};
 use super::spec::{ClusterSpec, Sides};
 use super::view::ClusterView;
-use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use crate::id::WorkerId;
+use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::id::{Target, WorkerId};
 use crate::request::RouteRequest;
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
@@ -89,8 +89,18 @@ impl Disaggregated {
         worker.0.checked_sub(self.sides.prefill_workers()).map(WorkerId)
     }
 
+    fn target_in_fleet(&self, decode_target: Target) -> Target {
+        Target { worker: self.in_fleet(decode_target.worker), ..decode_target }
+    }
+
     fn in_fleet(&self, decode_worker: WorkerId) -> WorkerId {
         WorkerId(decode_worker.0 + self.sides.prefill_workers())
+    }
+
+    /// True if a worker that prefills comes first. Where there is none, decode workers do
+    /// all of a request (Dynamo: decode-only routing).
+    fn goes_to_prefill(&self, request: &RouteRequest<'_>, prefill: &ClusterView<'_>) -> bool {
+        !request.prefilled && prefill.available_count() > 0 && !self.may_stay(request)
     }
 
     /// True if some decode worker holds so much of the prompt that the rest may be
@@ -113,11 +123,14 @@ impl Policy for Disaggregated {
         view: &ClusterView<'_>,
     ) -> Verdict {
         let [prefill, decode] = view.split();
-        if !request.prefilled && !self.may_stay(request) {
+        if self.goes_to_prefill(request, &prefill) {
             return self.prefill.route(now, request, &prefill);
         }
+        if decode.available_count() == 0 {
+            return Verdict::Reject(RejectReason::NoWorker);
+        }
         match self.decode.route(now, request, &decode) {
-            Verdict::Send(worker) => Verdict::Send(self.in_fleet(worker)),
+            Verdict::Send(target) => Verdict::Send(self.target_in_fleet(target)),
             other => other,
         }
     }
@@ -163,7 +176,7 @@ impl Policy for Disaggregated {
             return Some(released);
         }
         let (request, verdict) = self.decode.release(now, &decode)?;
-        Some((request, verdict.map(|worker| self.in_fleet(worker))))
+        Some((request, verdict.map(|target| self.target_in_fleet(target))))
     }
 
     fn wake_at(&self) -> Option<SimTime> {
@@ -230,7 +243,7 @@ impl Policy for Disaggregated {
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let [prefill, decode] = view.split();
-        if !request.prefilled && !self.may_stay(request) {
+        if self.goes_to_prefill(request, &prefill) {
             return self.prefill.explain(request, &prefill);
         }
         let mut costs = self.decode.explain(request, &decode);

@@ -9,7 +9,7 @@
 use super::feed::{Feed, FeedSettings};
 use super::{CostParts, Policy, Release, Reported, Sides, Verdict, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::WorkerId;
+use crate::id::{Target, WorkerId};
 use crate::request::{Request, RouteRequest};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
@@ -235,13 +235,13 @@ impl FrontEnd {
         self.feed.horizon(now)
     }
 
-    /// Takes an event that `worker` publishes at `at`; the policy hears of it
+    /// Takes an event that `source` publishes at `at`; the policy hears of it
     /// when the feed has delivered it.
     ///
     /// # Panics
     /// If a worker's events come out of order.
-    pub fn hear_kv(&mut self, at: SimTime, worker: WorkerId, event: KvEvent) {
-        self.feed.publish(at, worker, event);
+    pub fn hear_kv(&mut self, at: SimTime, source: impl Into<Target>, event: KvEvent) {
+        self.feed.publish(at, source.into().worker, event);
     }
 
     /// Routes a request: delivers the KV events visible at `now`, asks the
@@ -252,8 +252,8 @@ impl FrontEnd {
             return Verdict::Reject(RejectReason::NoWorker);
         }
         let verdict = self.policy.route(now, request, &self.workers.view());
-        if let Verdict::Send(worker) = verdict {
-            self.workers.sent(worker);
+        if let Verdict::Send(target) = verdict {
+            self.workers.sent(target.worker);
         }
         verdict
     }
@@ -263,8 +263,8 @@ impl FrontEnd {
     pub fn release(&mut self, now: SimTime) -> Option<Release> {
         self.deliver(now);
         let released = self.policy.release(now, &self.workers.view());
-        if let Some((_, Ok(worker))) = released {
-            self.workers.sent(worker);
+        if let Some((_, Ok(target))) = released {
+            self.workers.sent(target.worker);
         }
         released
     }

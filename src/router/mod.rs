@@ -41,7 +41,7 @@
 //!     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
 //!         let has_room = |&worker: &u32| view.workers[worker as usize].inflight < self.room;
 //!         let found = (0u32..).take(view.workers.len()).find(has_room);
-//!         Verdict::Send(WorkerId(found.unwrap_or(0)))
+//!         Verdict::send(WorkerId(found.unwrap_or(0)))
 //!     }
 //! }
 //!

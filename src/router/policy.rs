@@ -2,7 +2,7 @@
 
 use super::view::ClusterView;
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::{RequestId, WorkerId};
+use crate::id::{RequestId, Target, WorkerId};
 use crate::request::RouteRequest;
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
@@ -11,7 +11,7 @@ use crate::truth::WorkerTruth;
 /// A routing policy. One method is required.
 ///
 /// A policy books its own decision inside `route`: when `route` returns
-/// `Send(worker)`, the request is on its way.
+/// `Send(target)`, the request is on its way.
 pub trait Policy {
     /// Chooses a worker for `request`, now.
     fn route(
@@ -117,16 +117,23 @@ pub trait Policy {
 /// A policy's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// To this worker, at once.
-    Send(WorkerId),
+    /// To this target, at once.
+    Send(Target),
     /// Kept by the policy until `release` names it.
     Hold,
     /// Turned away.
     Reject(RejectReason),
 }
 
+impl Verdict {
+    /// To this target, or to the only rank of this worker, at once.
+    pub fn send(to: impl Into<Target>) -> Self {
+        Self::Send(to.into())
+    }
+}
+
 /// What becomes of a held request.
-pub type Release = (RequestId, Result<WorkerId, RejectReason>);
+pub type Release = (RequestId, Result<Target, RejectReason>);
 
 /// One worker's cost, taken apart.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use super::forward::forward;
 use super::kv::KvParams;
 use super::{ClusterView, Policy, Release, Verdict};
 use crate::event::RejectReason;
-use crate::id::{RequestId, WorkerId};
+use crate::id::{RequestId, Target, WorkerId};
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
@@ -138,7 +138,7 @@ impl<D: Decider> Policy for Queued<D> {
     fn route(&mut self, now: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         let asked = self.decider.look_up(now, request);
         if self.waiting.is_empty() && !self.all_busy() {
-            return self.decider.send(now, asked).map_or_else(Verdict::Reject, Verdict::Send);
+            return self.decider.send(now, asked).map_or_else(Verdict::Reject, Verdict::send);
         }
         let place = (self.rank(now, &asked), self.arrivals);
         self.arrivals += 1;
@@ -161,7 +161,7 @@ impl<D: Decider> Policy for Queued<D> {
         if now - since >= STALE {
             self.decider.look_again(now, &mut asked);
         }
-        Some((request, self.decider.send(now, asked)))
+        Some((request, self.decider.send(now, asked).map(Target::from)))
     }
 
     forward! { decider: observe, wants_kv_events, observe_kv, report_period, wants_output_blocks,

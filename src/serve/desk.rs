@@ -182,6 +182,6 @@ pub(super) struct ByPort(pub(super) Desk);
 impl Policy for ByPort {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         let port = self.0.clients().open.get(&request.id).and_then(|open| open.port);
-        port.map_or(Verdict::Reject(RejectReason::Policy), Verdict::Send)
+        port.map_or(Verdict::Reject(RejectReason::Policy), Verdict::send)
     }
 }

@@ -84,6 +84,7 @@ impl<F: Fleet> Simulation<'_, F> {
                 changes.lost(now, worker, lost.request);
             }
         }
+        self.requests.forget_kept(worker);
         self.recorder.set_present(now, worker, false);
         self.front_ends.iter_mut().for_each(|front_end| front_end.cut_feed(worker));
     }
@@ -110,6 +111,8 @@ impl<F: Fleet> Simulation<'_, F> {
         let event = WorkerEvent { worker, request, kind: WorkerEventKind::Failed };
         self.tell_front_ends(now, &event);
         self.observers.tell(now, Happening::Worker(&event));
+        // Of a request that was to be decoded there.
+        self.let_go_of_kv(now, request);
         let Some(changes) = &self.changes else { return };
         let live = self.requests.get(request);
         let migrates = live.migrations < changes.migrations();

@@ -112,9 +112,8 @@ impl<F: Fleet> Simulation<'_, F> {
             let kind = WorkerEventKind::Aborted;
             self.tell_front_ends(now, &WorkerEvent { worker, request: id, kind });
         }
-        if self.requests.end(id).is_prefilled {
-            self.fleet.give_up(now, id);
-        }
+        self.let_go_of_kv(now, id);
+        self.requests.end(id);
         self.recorder.turn_away(now, id, RejectReason::Policy);
         self.observers.tell(now, Happening::End { request: id, end: End::GivenUp });
     }

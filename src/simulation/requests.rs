@@ -35,6 +35,8 @@ pub struct LiveRequest {
     pub whereabouts: Whereabouts,
     /// A worker has computed its prompt, and another one is to decode it.
     pub is_prefilled: bool,
+    /// The worker that keeps its KV for the one that will decode it, until that has it.
+    pub kept_at: Option<WorkerId>,
     /// How often it went on at another worker after one was lost.
     pub migrations: u32,
     /// Output tokens that its client has from workers that were lost.
@@ -123,6 +125,7 @@ impl LiveRequests {
             front_end,
             whereabouts: Whereabouts::Deciding,
             is_prefilled: false,
+            kept_at: None,
             migrations: 0,
             delivered_tokens: 0,
             is_forgotten: false,
@@ -154,10 +157,23 @@ impl LiveRequests {
         self.get_mut(id).whereabouts = Whereabouts::AtWorker(worker);
     }
 
-    /// Its prompt is computed: it is at its front end again.
-    pub(super) fn prefill(&mut self, id: RequestId) {
+    /// `worker` has computed its prompt and keeps the KV: it is at its front end again.
+    pub(super) fn prefill(&mut self, id: RequestId, worker: WorkerId) {
         let live = self.get_mut(id);
         (live.is_prefilled, live.whereabouts) = (true, Whereabouts::Deciding);
+        live.kept_at = Some(worker);
+    }
+
+    /// Its KV is fetched, or will not be: the worker that kept it.
+    pub(super) fn take_kept(&mut self, id: RequestId) -> Option<WorkerId> {
+        self.get_mut(id).kept_at.take()
+    }
+
+    /// `worker` is gone, and with it the KV that it kept for others.
+    pub(super) fn forget_kept(&mut self, worker: WorkerId) {
+        for live in self.table.iter_mut().flatten() {
+            live.kept_at = live.kept_at.filter(|at| *at != worker);
+        }
     }
 
     /// It was lost with `worker`. Another worker would go on from what its client has.
@@ -171,10 +187,12 @@ impl LiveRequests {
         request.max_tokens = request.max_tokens.saturating_sub(lost.output_tokens).max(1);
     }
 
-    /// Its front end, which has noticed the loss, decides about it again.
+    /// Its front end, which has noticed the loss, decides about it again: its prompt is to
+    /// be computed once more.
     pub(super) fn migrate(&mut self, id: RequestId) {
         let live = self.get_mut(id);
         live.whereabouts = Whereabouts::Deciding;
+        live.is_prefilled = false;
         live.migrations += 1;
     }
 
@@ -250,7 +268,7 @@ mod tests {
         }
         let worker = WorkerId(3);
         (0..3).for_each(|id| requests.send(RequestId(id), worker));
-        requests.prefill(RequestId(0));
+        requests.prefill(RequestId(0), worker);
         requests.hold(RequestId(0));
         requests.lose(worker, &lost(2, 3));
         requests.hold(RequestId(4));

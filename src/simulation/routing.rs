@@ -6,7 +6,7 @@ use super::requests::LiveRequest;
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
-use crate::id::{RequestId, WorkerId};
+use crate::id::{RequestId, Target, WorkerId};
 use crate::recorder::End;
 use crate::request::Request;
 use crate::router::front_end::FrontEnd;
@@ -92,22 +92,21 @@ impl<F: Fleet> Simulation<'_, F> {
         let decision = Happening::Decision { request, front_end: *front_end, verdict };
         self.observers.tell(now, decision);
         if let Some(mut decision) = looked_at {
-            if matches!(verdict, Verdict::Send(worker) if self.sides.prefills(worker)) {
+            if matches!(verdict, Verdict::Send(target) if self.sides.prefills(target.worker)) {
                 decision.keep_workers(self.sides.prefill_workers() as usize);
             }
             self.decision = Some(Decision { verdict, ..decision });
         }
         match verdict {
-            Verdict::Send(worker) => self.dispatch(now, worker, id),
+            Verdict::Send(target) => self.dispatch(now, target, id),
             Verdict::Hold => self.requests.hold(id),
             Verdict::Reject(reason) => self.turn_away(now, id, reason),
         }
     }
 
     fn turn_away(&mut self, now: SimTime, id: RequestId, reason: RejectReason) {
-        if self.requests.end(id).is_prefilled {
-            self.fleet.give_up(now, id);
-        }
+        self.let_go_of_kv(now, id);
+        self.requests.end(id);
         self.recorder.turn_away(now, id, reason);
         self.observers.tell(now, Happening::End { request: id, end: End::Rejected(reason) });
         if reason == RejectReason::NoWorker {
@@ -168,14 +167,15 @@ impl<F: Fleet> Simulation<'_, F> {
     /// Gives the front ends what workers published up to `until`.
     pub(super) fn take_kv_events(&mut self, until: SimTime) {
         let front_ends = &mut self.front_ends;
-        self.fleet.take_kv_events(until, &mut |worker, at, event| {
+        self.fleet.take_kv_events(until, &mut |source, at, event| {
             for front_end in &mut *front_ends {
-                front_end.hear_kv(at, worker, event);
+                front_end.hear_kv(at, source, event);
             }
         });
     }
 
-    fn dispatch(&mut self, now: SimTime, worker: WorkerId, id: RequestId) {
+    fn dispatch(&mut self, now: SimTime, target: Target, id: RequestId) {
+        let worker = target.worker;
         self.note_choice(now, worker, id);
         self.tell_peers_of_booking(now, worker, id);
         self.recorder.dispatch(now, id, worker);
@@ -186,7 +186,7 @@ impl<F: Fleet> Simulation<'_, F> {
             return;
         }
         let request = &self.requests.get(id).request;
-        match self.fleet.submit(now, worker, request) {
+        match self.fleet.submit(now, target, request) {
             Ok(()) => self.observers.tell(now, Happening::Dispatch { request, worker }),
             Err(reason) => {
                 let kind = WorkerEventKind::Rejected(reason);
@@ -197,7 +197,8 @@ impl<F: Fleet> Simulation<'_, F> {
 
     /// Lets the recorder compare the choice with what was there.
     fn note_choice(&mut self, now: SimTime, worker: WorkerId, id: RequestId) {
-        if !self.recorder.measures_why() {
+        // Of two workers the one that computes the prompt is the choice.
+        if !self.recorder.measures_why() || self.requests.get(id).is_prefilled {
             return;
         }
         let Some(truth) = self.fleet.truth(now) else { return };
@@ -214,7 +215,8 @@ impl<F: Fleet> Simulation<'_, F> {
     /// Lets the recorder compare what was hit with what is there.
     fn note_hits(&mut self, now: SimTime, event: &WorkerEvent) {
         let WorkerEventKind::Scheduled { cached_tokens } = event.kind else { return };
-        if !self.recorder.measures_why() {
+        let is_prefilled = self.requests.get(event.request).is_prefilled;
+        if !self.recorder.measures_why() || is_prefilled {
             return;
         }
         let Some(truth) = self.fleet.truth(now) else { return };
@@ -273,8 +275,9 @@ impl<F: Fleet> Simulation<'_, F> {
             WorkerEventKind::Rejected(reason) => self.end(now, event, End::Rejected(reason)),
             WorkerEventKind::Aborted => self.end(now, event, End::GivenUp),
             WorkerEventKind::FirstToken => self.requests.answer(event.request),
+            WorkerEventKind::KvReceived { .. } => self.let_go_of_kv(now, event.request),
             WorkerEventKind::Prefilled => {
-                self.requests.prefill(event.request);
+                self.requests.prefill(event.request, event.worker);
                 self.deliver_kv_events(now);
                 self.route(now, event.request);
             }
@@ -282,7 +285,6 @@ impl<F: Fleet> Simulation<'_, F> {
             | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Preempted
-            | WorkerEventKind::KvReceived { .. }
             | WorkerEventKind::Failed
             | WorkerEventKind::OutputBlock { .. } => {}
         }
@@ -294,6 +296,7 @@ impl<F: Fleet> Simulation<'_, F> {
         if let Some(changes) = &mut self.changes {
             changes.ended(now, event.worker);
         }
+        self.let_go_of_kv(now, event.request);
         let is_given_up = self.requests.end(event.request).is_given_up;
         let end = if is_given_up { End::GivenUp } else { end };
         self.guard.end(now);
@@ -302,6 +305,16 @@ impl<F: Fleet> Simulation<'_, F> {
         if !is_given_up {
             let served = matches!(end, End::Finished { .. });
             self.workload.observe_end(now, event.request, served);
+        }
+    }
+
+    /// The KV that a worker keeps for the request is fetched, or will not be: that worker
+    /// is done with it.
+    pub(super) fn let_go_of_kv(&mut self, now: SimTime, id: RequestId) {
+        let Some(worker) = self.requests.take_kept(id) else { return };
+        self.fleet.give_up(now, id);
+        if let Some(changes) = &mut self.changes {
+            changes.ended(now, worker);
         }
     }
 
@@ -327,11 +340,11 @@ impl<F: Fleet> Simulation<'_, F> {
             while let Some((id, verdict)) = self.front_ends[index].release(now) {
                 self.requests.release(id);
                 if self.requests.get(id).is_given_up {
-                    self.drop_given_up(now, id, verdict.ok());
+                    self.drop_given_up(now, id, verdict.ok().map(|target| target.worker));
                     continue;
                 }
                 match verdict {
-                    Ok(worker) => self.dispatch(now, worker, id),
+                    Ok(target) => self.dispatch(now, target, id),
                     Err(reason) => self.turn_away(now, id, reason),
                 }
             }

@@ -183,6 +183,9 @@ impl<'a, F: Fleet> Simulation<'a, F> {
                 if let Whereabouts::AtWorker(worker) = live.whereabouts {
                     changes.sent(now, worker, live.request.id);
                 }
+                if let Some(worker) = live.kept_at {
+                    changes.sent(now, worker, live.request.id);
+                }
             }
             Box::new(changes)
         })

@@ -130,12 +130,6 @@ impl WorkloadSettings {
         }
     }
 
-    /// Refuses clients that hang up where requests cannot be given up; `why` says that.
-    pub(crate) fn check_patient(&self, why: &str) -> Result<(), Invalid> {
-        let is_patient = self.patience().is_endless();
-        Invalid::unless(is_patient, "patience", "a table", &format!("left out: {why}"))
-    }
-
     /// True if the workload is read from a file.
     pub fn is_read(&self) -> bool {
         matches!(self, Self::Trace(_))

@@ -55,6 +55,11 @@ fn plan(workers: u32, changes: Vec<ChangeSettings>) -> ChangePlan {
 /// Changes of up to six workers, of which some may start later, on the times of
 /// [`any_draws`]: in mid-step, on boundaries, all at once.
 pub(crate) fn any_plan() -> impl Strategy<Value = ChangePlan> {
+    (1u32..4).prop_flat_map(|workers| any_plan_of(vec![Crew::only(workers)]))
+}
+
+/// As [`any_plan`], of these workers.
+pub(crate) fn any_plan_of(crews: Vec<Crew>) -> impl Strategy<Value = ChangePlan> {
     let at = prop_oneof![
         (0u64..40_000).prop_map(|n| n * 1_000),
         0u64..3_000_000,
@@ -72,8 +77,8 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ChangePlan> {
     let one = (at, 0u32..6, what, time(), 0.02f64..9.0);
     let changes = prop::collection::vec(one, 0..8);
     let failover = (time(), time(), time(), any::<bool>(), 0u32..3);
-    (1u32..4, changes, failover, time()).prop_map(|(workers, drawn, failover, load)| {
-        let mut plan = plan(workers, Vec::new());
+    (changes, failover, time()).prop_map(move |(drawn, failover, load)| {
+        let mut plan = ChangePlan { crews: crews.clone(), ..plan(1, Vec::new()) };
         let (notice, lease, discovery, inhibit, migrations) = failover;
         plan.load_time = ps(load.unwrap_or(30_000));
         plan.failover = FailoverSettings {
@@ -133,7 +138,7 @@ fn run(
 }
 
 /// Every request ends once, and every token that left a worker is counted once.
-fn conserves(run: &Run, requests: usize) -> Result<(), TestCaseError> {
+pub(crate) fn conserves(run: &Run, requests: usize) -> Result<(), TestCaseError> {
     prop_assert_eq!(run.records.len(), requests);
     let count = |is: fn(&End) -> bool| {
         let ends = run.records.iter().filter_map(|record| record.end);
@@ -300,7 +305,7 @@ impl Policy for Assigned {
         let routed = &mut self.routed[request.id.index()];
         *routed += 1;
         let place = (request.id.index() + *routed) % self.workers.len();
-        Verdict::Send(WorkerId(self.workers[place]))
+        Verdict::send(WorkerId(self.workers[place]))
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -544,7 +549,7 @@ fn a_slow_worker_loads_what_a_fast_one_computes() {
                 let shared = BlockRun { first: BlockId(text << 20), len: 10 };
                 let content = Content::new([shared], private_blocks(id));
                 let request = lone_request(id, 161, 3).with_content(content);
-                fleet.submit(now, WorkerId(0), &request).expect("it fits");
+                fleet.submit(now, WorkerId(0).into(), &request).expect("it fits");
             }
             let events = std::iter::from_fn(|| fleet.next_event(SimTime::MAX));
             let is_load =

@@ -10,7 +10,7 @@ use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, Link, Pool, PoolRole, Pools, SimulatedFleet};
-use kv_router_sim::id::{RequestId, WorkerId};
+use kv_router_sim::id::{RequestId, Target, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::disaggregated::{ConditionalDisaggregation, Disaggregated};
@@ -25,21 +25,23 @@ const INFINITE: Link = Link { gbit_per_s: f64::INFINITY, latency: SimDuration::Z
 
 /// A pool that prefills and one that decodes.
 #[derive(Clone, Debug)]
-struct Two {
-    prefill_workers: u32,
-    decode_workers: u32,
-    prefill: Arc<EngineConfig>,
-    decode: Arc<EngineConfig>,
-    link: Link,
+pub(crate) struct Two {
+    pub(crate) prefill_workers: u32,
+    pub(crate) decode_workers: u32,
+    /// More of each that may start later.
+    pub(crate) spare: u32,
+    pub(crate) prefill: Arc<EngineConfig>,
+    pub(crate) decode: Arc<EngineConfig>,
+    pub(crate) link: Link,
 }
 
 impl Two {
-    fn pools(&self) -> Pools {
+    pub(crate) fn pools(&self) -> Pools {
         let pool = |role: PoolRole, workers, engine: &Arc<EngineConfig>| Pool {
             name: role.name().to_owned(),
             role,
             workers,
-            spare: 0,
+            spare: self.spare,
             engine: Arc::clone(engine),
         };
         let pools = vec![
@@ -50,11 +52,17 @@ impl Two {
     }
 }
 
-fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link: Link) -> Two {
+pub(crate) fn pools(
+    workers: (u32, u32),
+    prefill: EngineConfig,
+    decode: EngineConfig,
+    link: Link,
+) -> Two {
     let moving = |config| Arc::new(EngineConfig { kv_bytes_per_token: Some(1e6), ..config });
     Two {
         prefill_workers: workers.0,
         decode_workers: workers.1,
+        spare: 0,
         prefill: moving(prefill),
         decode: moving(decode),
         link,
@@ -63,7 +71,7 @@ fn pools(workers: (u32, u32), prefill: EngineConfig, decode: EngineConfig, link:
 
 /// Small engines of vLLM's rules with one block size, and any link. Steps take
 /// time, and odd times: what workers do at the very same moment has no order.
-fn any_pools() -> impl Strategy<Value = Two> {
+pub(crate) fn any_pools() -> impl Strategy<Value = Two> {
     let gbit_per_s = prop_oneof![Just(f64::INFINITY), 1e3..1e8];
     let link = (gbit_per_s, 0u64..50_000_000).prop_map(|(gbit_per_s, latency)| Link {
         gbit_per_s,
@@ -92,14 +100,14 @@ fn any_pools() -> impl Strategy<Value = Two> {
     })
 }
 
-fn stepping(pools: &Two) -> Two {
+pub(crate) fn stepping(pools: &Two) -> Two {
     let step =
         |config: &EngineConfig| Arc::new(EngineConfig { fast_forward: false, ..config.clone() });
     Two { prefill: step(&pools.prefill), decode: step(&pools.decode), ..pools.clone() }
 }
 
 /// Two policies of one kind, one for each pool.
-fn two_policies(settings: &RouterSettings, pools: &Two) -> FrontEnd {
+pub(crate) fn two_policies(settings: &RouterSettings, pools: &Two) -> FrontEnd {
     let conditional = settings.front_ends.conditional_disaggregation;
     let decode = Role::Decode { may_prefill: conditional.is_some() };
     let pools = pools.pools();
@@ -143,7 +151,7 @@ impl Bench<'_> {
                     let kept = self.kept.entry(event.worker).or_default();
                     kept.insert(request.id, blocks);
                     let to = request.id.0 % self.pools.decode_workers + self.pools.prefill_workers;
-                    if self.fleet.submit(at, WorkerId(to), request).is_err() {
+                    if self.fleet.submit(at, WorkerId(to).into(), request).is_err() {
                         kept.remove(&request.id);
                     }
                 }
@@ -188,14 +196,14 @@ fn drive(pools: &Two, draws: &[Draw]) -> Result<Seen, TestCaseError> {
         bench.advance(now)?;
         let request = request(id, draw, block_size);
         let worker = WorkerId(id % pools.prefill_workers);
-        let _refused = bench.fleet.submit(now, worker, &request);
+        let _refused = bench.fleet.submit(now, worker.into(), &request);
         bench.requests.push(request);
     }
     let end = bench.advance(SimTime::MAX)?.max(now);
     let gauges = bench.fleet.gauges(end);
     prop_assert!(gauges.iter().all(|gauge| gauge.used_blocks == 0), "blocks leaked: {gauges:?}");
     let mut kv: BTreeMap<WorkerId, Vec<_>> = BTreeMap::new();
-    bench.fleet.take_kv_events(SimTime::MAX, &mut |worker, at, event| {
+    bench.fleet.take_kv_events(SimTime::MAX, &mut |Target { worker, .. }, at, event| {
         kv.entry(worker).or_default().push((at, event));
     });
     let gaps = bench.fleet.take_token_gaps(end);
@@ -400,10 +408,10 @@ fn a_request_waits_for_its_kv() {
     let pools = slow_link(1, SimDuration::ZERO);
     let mut fleet = SimulatedFleet::of_pools(&pools.pools(), false);
     let request = lone_request(0, 30, 5);
-    fleet.submit(SimTime::ZERO, WorkerId(0), &request).expect("it fits");
+    fleet.submit(SimTime::ZERO, WorkerId(0).into(), &request).expect("it fits");
     while let Some((at, event)) = fleet.next_event(at_ms(30)) {
         if event.kind == WorkerEventKind::Prefilled {
-            fleet.submit(at, WorkerId(1), &request).expect("it fits");
+            fleet.submit(at, WorkerId(1).into(), &request).expect("it fits");
         }
     }
     let other = lone_request(1, 100, 5);

@@ -90,7 +90,7 @@ fn run_with(
             seen.peeks.push(seen.kv.len() - before);
             seen.gauges.extend(fleet.gauges(now));
         }
-        if fleet.submit(now, WorkerId(0), request).is_err() {
+        if fleet.submit(now, WorkerId(0).into(), request).is_err() {
             seen.rejected.push(request.id);
         }
     }

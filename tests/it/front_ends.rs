@@ -35,7 +35,7 @@ impl Policy for Drawless {
         let overlaps = self.0.overlap_blocks(request).expect("it keeps an index");
         self.0.observe_peer(request, worker, overlaps[worker.index()]);
         let _ = now;
-        Verdict::Send(worker)
+        Verdict::send(worker)
     }
     fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
         self.0.observe(now, event);

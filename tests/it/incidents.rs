@@ -56,7 +56,7 @@ impl Policy for FirstOfEquals {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Choice {
         let loads = view.workers.iter().map(|worker| worker.inflight);
         let (_, first) = loads.zip(0..).min().expect("a worker");
-        Choice::Send(WorkerId(first))
+        Choice::send(WorkerId(first))
     }
 }
 

@@ -257,7 +257,7 @@ impl Policy for Gate {
             return None;
         }
         self.next = now + self.opens_every;
-        Some((self.held.remove(0), Ok(WorkerId(0))))
+        Some((self.held.remove(0), Ok(WorkerId(0).into())))
     }
 
     fn wake_at(&self) -> Option<SimTime> {

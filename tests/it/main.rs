@@ -50,6 +50,7 @@ mod shards;
 mod shown;
 mod shown_commands;
 mod source_rules;
+mod split_changes;
 mod standstill;
 mod steering;
 mod step_time;

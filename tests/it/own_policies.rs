@@ -61,7 +61,7 @@ impl Policy for ByShare {
         };
         let worker = u32::from(self.sent[0] >= goal);
         self.sent[worker as usize] += 1.0;
-        Verdict::Send(WorkerId(worker))
+        Verdict::send(WorkerId(worker))
     }
 }
 

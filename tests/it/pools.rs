@@ -97,8 +97,6 @@ fn pools_that_cannot_be_are_refused_in_one_line() {
         "engine.kv_bytes_per_token=-1.0",
         "cluster.decode.engine.kv_bytes_per_token=99_999",
         "cluster.network.kv_bytes_per_token=100_000",
-        "router.policy=\"oracle\"",
-        "measure.why=true",
         "router.conditional_disaggregation.max_uncached_ratio=2.0",
         "cluster.prefill.model=\"none.toml\"",
     ];
@@ -281,4 +279,59 @@ fn workers_of_a_pool_start_later() {
     assert!(mean(&outcome, "workers_added") >= 1.0);
     let by_planner = outcome.requests[0].records.iter().filter_map(|record| record.dispatched);
     assert!(by_planner.into_iter().any(|(_, to)| to.0 == 2), "the spare worker of the slow pool");
+}
+
+/// What two sides can be combined with: every combination runs, keeps its laws (Little's law
+/// is checked at the end of every window), and is the same step by step.
+#[test]
+fn separate_workers_go_with_everything() {
+    let split = [
+        "cluster.workers=4",
+        "cluster.prefill.workers=2",
+        "cluster.network.gbit_per_s=2",
+        "measure.seeds=1",
+    ];
+    let tier = "engine.tier=[{ name = \"host\", capacity = 400, bandwidth = \"10GB/s\" }]";
+    let crash = |worker: u32| {
+        format!(
+            "cluster.change=[{{ at = \"2s\", what = \"crash\", worker = {worker}, \
+             restart_after = \"500ms\" }}, {{ at = \"4s\", what = \"drain\", worker = 3 }}]"
+        )
+    };
+    let (prefill, decode) = (crash(0), crash(2));
+    let few = "engine.num_blocks=80";
+    let quick = "cluster.load_time=\"200ms\"";
+    let combinations: [(&[&str], &[&str]); 8] = [
+        (&["router.policy=oracle"], &["transfer_ms_p50"]),
+        (&["measure.why=true"], &["hit_ratio_bound"]),
+        (
+            &["measure.why=true", tier, few],
+            &["hit_ratio_host", "load_ms_p50", "lost_to_eviction_ratio"],
+        ),
+        (&["workload.patience.first_token=300ms"], &["given_up"]),
+        (&["workload.patience.answer=500ms", "workload.patience.retries=1"], &["given_up"]),
+        (&[&prefill, quick], &["failed", "workers_mean"]),
+        (&[&decode, quick, "cluster.failover.migrations=2"], &["migrations"]),
+        (
+            &[&prefill, quick, "measure.why=true", tier, "workload.patience.answer=500ms"],
+            &["given_up", "failed", "hit_ratio_bound"],
+        ),
+    ];
+    for (overrides, metrics) in combinations {
+        let outcome = |more: &[&str]| {
+            let all = [&split[..], overrides, more].concat();
+            served(&fleet_of("[cluster]\nworkers = 4\n", "", &all).expect("a good experiment"))
+        };
+        let (jumped, stepped) = (outcome(&[]), outcome(&["engine.fast_forward=false"]));
+        assert_eq!(jumped.digests, stepped.digests, "{overrides:?}");
+        for metric in metrics {
+            let found = jumped.summary.points[0].metrics.get(*metric);
+            let value = found.and_then(|metric| metric.mean);
+            let happened = value.is_some_and(|value| value > 0.0);
+            assert!(happened || *metric == "failed", "{overrides:?}: {metric} is {value:?}");
+        }
+        let records = &jumped.requests[0].records;
+        let handed = records.iter().filter(|record| record.handover.is_some()).count();
+        assert!(handed * 2 > records.len(), "{overrides:?}: {handed} of {}", records.len());
+    }
 }

@@ -134,7 +134,7 @@ fn idle(view: &ClusterView<'_>) -> Option<WorkerId> {
 impl Policy for OneQueue {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         match idle(view) {
-            Some(worker) if self.0.is_empty() => Verdict::Send(worker),
+            Some(worker) if self.0.is_empty() => Verdict::send(worker),
             _ => {
                 self.0.push_back(request.id);
                 Verdict::Hold
@@ -144,7 +144,7 @@ impl Policy for OneQueue {
 
     fn release(&mut self, _: SimTime, view: &ClusterView<'_>) -> Option<Release> {
         let worker = idle(view)?;
-        Some((self.0.pop_front()?, Ok(worker)))
+        Some((self.0.pop_front()?, Ok(worker.into())))
     }
 }
 

@@ -24,7 +24,7 @@ struct Assigned {
 impl Policy for Assigned {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         let worker = self.workers[request.id.index()];
-        Verdict::Send(WorkerId(self.names[worker as usize]))
+        Verdict::send(WorkerId(self.names[worker as usize]))
     }
 }
 
@@ -77,6 +77,6 @@ proptest! {
             &request.route_view(16),
             &Workers::new(view).view(),
         );
-        prop_assert_eq!(verdict, Verdict::Send(WorkerId(names[0])));
+        prop_assert_eq!(verdict, Verdict::send(WorkerId(names[0])));
     }
 }

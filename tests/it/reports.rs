@@ -23,7 +23,7 @@ impl Policy for Reader {
         assert!(reported.iter().all(|reported| reported.at == at), "{reported:?}");
         assert_eq!((reported[0].running, reported[1].running), (running, 0));
         assert_eq!(reported[0].used_blocks > 0, running > 0);
-        Verdict::Send(WorkerId(0))
+        Verdict::send(WorkerId(0))
     }
 
     fn report_period(&self) -> Option<SimDuration> {

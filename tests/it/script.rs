@@ -6,7 +6,7 @@ use kv_router_sim::engine::{Gauges, Pace, StepRecord, Worker};
 use kv_router_sim::event::{KvEvent, Lost, RejectReason, WorkerEvent};
 use kv_router_sim::fleet::changes::{ChangePlan, ChangeSettings, Changes};
 use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet, Truth};
-use kv_router_sim::id::{RequestId, WorkerId};
+use kv_router_sim::id::{RequestId, Target, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::request::Request;
 use kv_router_sim::router::feed::FeedSettings;
@@ -42,11 +42,11 @@ impl Fleet for Watched {
     fn submit(
         &mut self,
         now: SimTime,
-        worker: WorkerId,
+        target: Target,
         request: &Request,
     ) -> Result<(), RejectReason> {
-        self.submitted.push((now, worker, request.id));
-        self.fleet.submit(now, worker, request)
+        self.submitted.push((now, target.worker, request.id));
+        self.fleet.submit(now, target, request)
     }
 
     fn give_up(&mut self, now: SimTime, request: RequestId) {
@@ -59,7 +59,7 @@ impl Fleet for Watched {
         Some(event)
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
         self.fleet.take_kv_events(until, sink);
     }
 
@@ -201,6 +201,20 @@ pub(crate) fn play_pools(
     let fleet = SimulatedFleet::of_pools(pools, wants_kv_events);
     let recorder = Recorder::new(pools.sides(), true);
     play_on(fleet, recorder, pools.block_size(), None, workload, front_ends, None)
+}
+
+/// As [`play_pools`], with workers that come and go; what each choice lost is measured.
+pub(crate) fn play_pools_with(
+    pools: &Pools,
+    plan: &ChangePlan,
+    workload: Box<dyn Workload>,
+    front_ends: Vec<FrontEnd>,
+) -> Run {
+    let wants_kv_events = front_ends.iter().any(FrontEnd::wants_kv_events);
+    let fleet = SimulatedFleet::of_pools(pools, wants_kv_events);
+    let recorder = Recorder::new(pools.sides(), true).measure_why(pools.block_size());
+    let changes = Some((Changes::new(plan.clone(), 1, 1), planned(plan)));
+    play_on(fleet, recorder, pools.block_size(), changes, workload, front_ends, None)
 }
 
 fn play_on(

@@ -32,7 +32,7 @@ pub fn report(explained: &Explained, width: usize) -> String {
         decision.front_end,
         decision.at.as_secs(),
         match decision.verdict {
-            Verdict::Send(worker) => format!("to worker {worker}"),
+            Verdict::Send(target) => format!("to worker {}", target.worker),
             Verdict::Hold => "held".to_owned(),
             Verdict::Reject(reason) => reason.to_string(),
         },
@@ -50,7 +50,10 @@ fn workers(explained: &Explained) -> String {
     let chosen = sent_to(explained);
     let name = |at: usize| {
         let mark = if chosen.is_some_and(|worker| worker.index() == at) { "> " } else { "" };
-        format!("{mark}{at}")
+        match explained.pools.get(at) {
+            Some(pool) => format!("{mark}{at} {pool}"),
+            None => format!("{mark}{at}"),
+        }
     };
     let names = (0..decision.view.len()).map(name).collect();
     let mut columns = vec![Column::new(head("", "worker"), names)];
@@ -96,7 +99,7 @@ fn head(first: &str, second: &str) -> Vec<String> {
 /// Where the request went in the end.
 fn sent_to(explained: &Explained) -> Option<WorkerId> {
     match explained.decision.verdict {
-        Verdict::Send(worker) => Some(worker),
+        Verdict::Send(target) => Some(target.worker),
         Verdict::Hold | Verdict::Reject(_) => explained.record.dispatched.map(|(_, worker)| worker),
     }
 }

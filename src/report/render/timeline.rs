@@ -125,7 +125,11 @@ impl<'a> Shown<'a> {
         };
         name(ROUTER, 0, &format!("router: {}", place(self.timeline)), "decisions")?;
         for worker in (0..self.timeline.workers).map(WorkerId) {
-            name(process(worker), 1 + worker.0, &format!("worker {worker}"), "steps")?;
+            let shown = match self.timeline.pools.get(worker.index()) {
+                Some(pool) => format!("worker {worker} ({pool})"),
+                None => format!("worker {worker}"),
+            };
+            name(process(worker), 1 + worker.0, &shown, "steps")?;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ pub fn first_seed(experiment: &Experiment, simulations: &[SimulationRequests]) -
         let until = run.duration().unwrap_or_else(|| simulation.last_end());
         let begin = SimTime::ZERO + run.settings.measure.warmup;
         let mut seen = OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS);
+        seen.pools = run.settings.pools.names();
         // Levels in sequence are one simulation.
         if let (Some(level), [from, .., to]) =
             (seen.params.get_mut("workload.concurrency"), run.levels.as_slice())
@@ -42,6 +43,9 @@ pub struct OverTime {
     pub seed: u64,
     /// The moments, in seconds since the start of the simulation.
     pub seconds: Vec<f64>,
+    /// By worker: the name of its pool, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<String>,
     /// By worker, for every moment: requests sent to it that have not ended.
     pub inflight: Vec<Vec<f64>>,
     /// By worker, for every moment: mean time in the queue, in milliseconds, of
@@ -101,6 +105,7 @@ impl OverTime {
         Self {
             params: simulation.params.clone(),
             seed: simulation.seed,
+            pools: Vec::new(),
             inflight: inflight.collect(),
             queue_ms: queue_ms.collect(),
             seconds: moments.iter().map(|moment| moment.as_secs()).collect(),

@@ -138,7 +138,7 @@ impl Policy for ConsistentHash {
         let has_room = |worker: &WorkerId| room(view, *worker, most);
         // Some worker is at or below the mean, so one is always found.
         let found = self.candidates(request).find(has_room);
-        Verdict::Send(found.unwrap_or_else(|| view.nth_available(0)))
+        Verdict::send(found.unwrap_or_else(|| view.nth_available(0)))
     }
 
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {

@@ -217,7 +217,7 @@ impl Policy for InferenceExtension {
             .insert(worker, request.blocks.iter().take(self.params.max_prefix_blocks as usize));
         self.sent.shrink(worker, self.params.lru_capacity_blocks);
         self.bookings.book(request, worker, 0);
-        Verdict::Send(worker)
+        Verdict::send(worker)
     }
 
     fn report_period(&self) -> Option<SimDuration> {

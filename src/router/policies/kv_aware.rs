@@ -109,7 +109,7 @@ impl Policy for KvAware {
         self.sent.push_back((now, worker));
         let sent = self.sent_requests.key(worker.index());
         self.sent_requests.set(worker.index(), sent + 1);
-        Verdict::Send(worker)
+        Verdict::send(worker)
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {

@@ -35,7 +35,7 @@ impl LeastLoaded {
 
 impl Policy for LeastLoaded {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        Verdict::Send(one_of(view.least_loaded(), &mut self.ties))
+        Verdict::send(one_of(view.least_loaded(), &mut self.ties))
     }
 
     fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {

@@ -46,7 +46,7 @@ impl Policy for Oracle {
             let key = (truth.ttft, most_cached, truth.running + truth.waiting, worker.inflight);
             soonest.offer(at, key, &mut self.draws);
         }
-        Verdict::Send(WorkerId::at(soonest.chosen()))
+        Verdict::send(WorkerId::at(soonest.chosen()))
     }
 
     fn wants_truth(&self) -> bool {

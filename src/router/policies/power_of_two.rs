@@ -43,11 +43,11 @@ impl Policy for PowerOfTwo {
         let drawn = self.draws.random_range(0..workers);
         let first = view.nth_available(drawn);
         if workers == 1 {
-            return Verdict::Send(first);
+            return Verdict::send(first);
         }
         let second = view.nth_available((drawn + self.draws.random_range(1..workers)) % workers);
         let inflight = |worker: WorkerId| view.workers[worker.index()].inflight;
-        Verdict::Send(if inflight(second) < inflight(first) { second } else { first })
+        Verdict::send(if inflight(second) < inflight(first) { second } else { first })
     }
 
     /// Of all workers; only two are drawn and compared.

@@ -48,7 +48,7 @@ impl Policy for PrefixAware {
             one_of(&longest.workers, &mut self.draws)
         };
         self.sent.insert(worker, request.blocks.iter());
-        Verdict::Send(worker)
+        Verdict::send(worker)
     }
 
     fn worker_left(&mut self, worker: WorkerId) {

@@ -29,6 +29,6 @@ impl Random {
 impl Policy for Random {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let drawn = self.draws.random_range(0..view.available_count());
-        Verdict::Send(view.nth_available(drawn))
+        Verdict::send(view.nth_available(drawn))
     }
 }

@@ -32,6 +32,6 @@ impl Policy for RoundRobin {
         let worker = turns.find(|&at| view.workers[at].available);
         let worker = worker.expect("a worker is available");
         self.next = worker + 1;
-        Verdict::Send(WorkerId::at(worker))
+        Verdict::send(WorkerId::at(worker))
     }
 }

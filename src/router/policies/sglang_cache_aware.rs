@@ -179,7 +179,7 @@ impl Policy for SglangCacheAware {
         let blocks = request.blocks;
         self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
         self.note_sent(worker);
-        Verdict::Send(worker)
+        Verdict::send(worker)
     }
 
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {

@@ -163,7 +163,7 @@ impl Policy for TtftEstimate {
         (self.draws, self.special) = (draws, special);
         let worker = WorkerId::at(soonest.expect("a worker is available"));
         self.book(request, worker, overlaps.of(worker));
-        Verdict::Send(worker)
+        Verdict::send(worker)
     }
 
     fn observe(&mut self, now: SimTime, event: &WorkerEvent) {

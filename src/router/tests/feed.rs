@@ -15,7 +15,7 @@ struct Ear(Sender<(WorkerId, KvEvent)>);
 
 impl Policy for Ear {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
-        Verdict::Send(WorkerId(0))
+        Verdict::send(WorkerId(0))
     }
     fn wants_kv_events(&self) -> bool {
         true
@@ -34,7 +34,7 @@ fn route(front_end: &mut FrontEnd, now: SimTime) {
     let mut texts = Texts::default();
     let text = texts.add(None);
     let request = texts.request(0, text, 10, 16);
-    assert_eq!(front_end.route(now, &request.route_view(16)), Verdict::Send(WorkerId(0)));
+    assert_eq!(front_end.route(now, &request.route_view(16)), Verdict::send(WorkerId(0)));
 }
 
 fn stored(block: u64, len: u32) -> KvEvent {

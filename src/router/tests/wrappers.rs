@@ -37,7 +37,7 @@ impl Ear {
 impl Policy for Ear {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, _: &ClusterView<'_>) -> Verdict {
         self.note("route", 0);
-        Verdict::Send(WorkerId(0))
+        Verdict::send(WorkerId(0))
     }
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
         self.note("observe", event.worker.0);

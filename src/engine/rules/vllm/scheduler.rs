@@ -88,10 +88,16 @@ impl Scheduler for VllmScheduler {
         self.leave_batch(id);
     }
 
-    /// At once (R10). What is being loaded for it comes first (assumed).
+    /// At once (R10). What is being loaded for it comes first (assumed), and so does KV on
+    /// its way from another worker (H7).
     fn abort(&mut self, core: &mut Core, id: SeqId, _first: bool) -> bool {
-        if core.seqs[id].loading {
+        if core.seqs[id].loading || self.awaiting.contains(&id) {
             return false;
+        }
+        if let Some(at) = self.received.iter().position(|&other| other == id) {
+            self.received.remove(at);
+            self.release_received(core, id);
+            return true;
         }
         if core.seqs[id].decode_from.is_some() {
             core.decode.leave(&mut core.seqs, id);
@@ -207,7 +213,7 @@ impl Scheduler for VllmScheduler {
     }
 }
 
-/// H1-H6 of docs/deployments.md.
+/// H1-H8 of docs/fleets.md.
 ///
 /// Source: vLLM's scheduler (`WAITING_FOR_REMOTE_KVS`) and its NIXL connector.
 impl Handover for VllmScheduler {
@@ -228,6 +234,19 @@ impl Handover for VllmScheduler {
     fn kv_came(&mut self, core: &Core, request: RequestId) {
         let at = self.awaiting.iter().position(|&id| core.seqs[id].request == request);
         self.received.push_back(self.awaiting.remove(at.expect("KV that is waited for")));
+    }
+
+    /// H8.
+    fn kv_lost(&mut self, core: &mut Core, request: RequestId) {
+        let is_it = |&id: &SeqId| core.seqs[id].request == request;
+        if let Some(at) = self.awaiting.iter().position(is_it) {
+            let id = self.awaiting.remove(at);
+            self.release_received(core, id);
+            core.seqs[id].phase = Phase::Whole;
+            self.waiting.push_front(id);
+        } else if let Some(&id) = self.waiting.iter().find(|id| is_it(id)) {
+            core.seqs[id].phase = Phase::Whole;
+        }
     }
 }
 
@@ -330,6 +349,15 @@ impl VllmScheduler {
         self.cache.release(&mut own.held, others);
     }
 
+    /// Frees the blocks that were taken for KV from another worker; nothing of it was
+    /// entered in the cache.
+    fn release_received(&mut self, core: &Core, id: SeqId) {
+        let blocks = core.seqs[id].prompt_tokens.div_ceil(core.config.block_size);
+        let held = &mut self.own[id].held;
+        let others = blocks - held.blocks();
+        self.cache.release(held, others);
+    }
+
     /// The next chunk of the prompt that is being computed. It is always the
     /// last admitted one: a prompt that does not fit uses up the budget.
     fn resume_prefill(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
@@ -368,7 +396,8 @@ impl VllmScheduler {
                 self.look_up(core, id, target);
             }
             let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
-            if own_blocks == 0 && self.is_being_loaded(core, id, hit_blocks) {
+            let is_fetched = core.seqs[id].phase == Phase::Decode;
+            if own_blocks == 0 && !is_fetched && self.is_being_loaded(core, id, hit_blocks) {
                 self.looks_again = true;
                 at += 1;
                 continue;
@@ -382,7 +411,7 @@ impl VllmScheduler {
                 self.head_blocked = true;
                 return;
             }
-            if core.seqs[id].phase == Phase::Decode {
+            if is_fetched {
                 self.await_kv(core, step, hit_blocks * block_size);
                 continue;
             }
@@ -454,6 +483,7 @@ impl VllmScheduler {
             self.running.push(id);
             core.seqs.admit(id);
             core.seqs[id].kv_tokens = core.seqs[id].prompt_tokens - 1;
+            core.seqs[id].first_since_admission = 1;
             // Its block for this step is among those it has.
             core.decode.join(&mut core.seqs, id);
             step.admitted.push((id, core.seqs[id].kv_tokens));

@@ -216,7 +216,7 @@ proptest! {
         for (id, text) in (0..).zip(0..texts.len()) {
             let request = texts.request(id, text, 100, BLOCK_SIZE);
             let verdict = policy.route(SimTime::ZERO, &request.route_view(BLOCK_SIZE), &view);
-            prop_assert_eq!(verdict, Verdict::Send(WorkerId(0)));
+            prop_assert_eq!(verdict, Verdict::send(WorkerId(0)));
         }
     }
 }
