@@ -12,7 +12,7 @@ pub mod composed;
 pub mod data;
 mod error;
 mod errors;
-mod expert_runs;
+mod further_runs;
 mod page;
 mod published;
 mod record;

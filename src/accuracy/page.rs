@@ -8,10 +8,10 @@ use super::runs::Replays;
 use super::steps::Steps;
 use super::{AccuracyError, Settings};
 
-/// What the comparison of runs of mixtures of experts is.
-const EXPERT_RUNS: &str = "\
-Runs of `measured/serving-moe.csv`: gpt-oss, Qwen3-235B, DeepSeek, Kimi, MiniMax and GLM-5 on H100, \
-H200 and B200. *Composed*: a step in which all decode, and for each answer once what a prompt adds to a \
+/// What the comparison of further runs is.
+const FURTHER_RUNS: &str = "\
+Runs of `measured/serving-further.csv`: gpt-oss, Qwen3-235B, DeepSeek, Kimi, MiniMax and GLM-5 on H100, \
+H200 and B200, and Llama-3.1-70B FP8 on B200. *Composed*: a step in which all decode, and for each answer once what a prompt adds to a \
 step, of the measured operators alone ([step-time.md](step-time.md#operators)): no host time, no pool, \
 nothing fitted. *Replayed*: as above, with the rules, limits and pool of the engine. Fitted to every \
 other run of each deployment: three numbers of vLLM's, none of TensorRT-LLM's \
@@ -81,10 +81,10 @@ impl Page {
         let runs = read_runs(&settings.runs, &settings.names, &settings.assumed)?;
         let predicted = Replays::new(&runs, &settings.models, &settings.assumed)?.predict_all()?;
         page.runs(&runs, &predicted);
-        if let Some(path) = &settings.expert_runs {
-            page.say("## Serving runs of mixtures of experts");
-            page.say(EXPERT_RUNS);
-            page.expert_runs(path, settings)?;
+        if let Some(path) = &settings.further_runs {
+            page.say("## Further serving runs");
+            page.say(FURTHER_RUNS);
+            page.further_runs(path, settings)?;
         }
         page.say("## Every serving run");
         page.say("Prompt / output tokens x concurrency.");

@@ -19,7 +19,7 @@ pub struct Settings {
     /// CSV of serving runs.
     pub runs: PathBuf,
     /// CSV of serving runs of mixtures of experts, if any.
-    pub expert_runs: Option<PathBuf>,
+    pub further_runs: Option<PathBuf>,
     /// Experiments with published results, if any.
     #[serde(default)]
     pub experiments: Vec<Published>,
@@ -110,10 +110,10 @@ impl Settings {
             .validate()
             .map_err(|invalid| AccuracyError::Value { path: path.to_path_buf(), invalid })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let Self { models, steps, runs, expert_runs, page, record, experiments, .. } =
+        let Self { models, steps, runs, further_runs, page, record, experiments, .. } =
             &mut settings;
         let experiments = experiments.iter_mut().map(|experiment| &mut experiment.file);
-        let further = expert_runs.iter_mut().chain(experiments);
+        let further = further_runs.iter_mut().chain(experiments);
         for named in [models, steps, runs, page, record].into_iter().chain(further) {
             *named = joined(folder, named);
         }

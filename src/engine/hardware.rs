@@ -63,6 +63,10 @@ pub struct Efficiency {
     /// The GPU and engine, as `h100-vllm`, that they were measured on, if they stand in
     /// for numbers without a measurement behind them.
     pub borrowed_from: Option<String>,
+    /// Steps composed of measured operators are nearer to runs on this GPU than the formula
+    /// with these numbers, so they are the default where the operators were measured.
+    #[serde(default)]
+    pub prefers_operators: bool,
     /// Bandwidth of matrix products, share of the peak.
     pub weight_bandwidth_ratio: f64,
     /// FP8 rate of matrix products, share of the peak; absent if not known.

@@ -560,7 +560,11 @@ impl HardwareFile {
         let shipped = || Path::new(catalogue::ROOT).join(operators_of(&self.gpu));
         let operators = match self.operators {
             Some(path) => Some(catalogue::join(files.folder, &path)),
-            None if hardware.beside_formula().is_none() => None,
+            None if hardware.beside_formula().is_none()
+                && !hardware.efficiency.prefers_operators =>
+            {
+                None
+            }
             None => Some(shipped()).filter(|path| catalogue::is_file(path)),
         };
         if let Some(path) = operators {

@@ -71,8 +71,8 @@ pub struct EngineSettings {
     pub speedup_ratio: Option<f64>,
     /// Default true.
     pub fast_forward: Option<bool>,
-    /// Default with hardware: `{ kind = "roofline" }` where the formula describes it, else
-    /// `{ kind = "operators" }`.
+    /// Default with hardware: `{ kind = "roofline" }` where the formula describes it and is no
+    /// worse than measured operators, else `{ kind = "operators" }`.
     pub step_time: Option<StepTimeSettings>,
     /// What steps that are composed of operators take beside them.
     pub operators: Beside,
@@ -256,6 +256,18 @@ impl EngineSettings {
         }
     }
 
+    /// The step time of hardware where none is asked for.
+    fn usual_step_time(&self, rules: RulesName, hardware: &Hardware) -> StepTimeSettings {
+        let operators = match hardware.beside_formula() {
+            Some(_) => hardware.operators.is_some(),
+            None if hardware.efficiency.prefers_operators => {
+                matches!(hardware.composed(rules.as_str(), &self.operators), Some(Ok(_)))
+            }
+            None => false,
+        };
+        if operators { StepTimeSettings::Operators {} } else { StepTimeSettings::Roofline {} }
+    }
+
     fn step_time(
         &self,
         rules: RulesName,
@@ -269,12 +281,7 @@ impl EngineSettings {
         Invalid::unless(usable, "speedup_ratio", ratio, "above 0 and finite")?;
         let kind = match (self.step_time, hardware) {
             (Some(kind), _) => kind,
-            (None, Some(hardware))
-                if hardware.operators.is_some() && hardware.beside_formula().is_some() =>
-            {
-                StepTimeSettings::Operators {}
-            }
-            (None, Some(_)) => StepTimeSettings::Roofline {},
+            (None, Some(hardware)) => self.usual_step_time(rules, hardware),
             (None, None) => return Err(Invalid::new("step_time", NOTHING, without)),
         };
         let model = match kind {

@@ -44,6 +44,7 @@ impl Linear {
 /// A model of the time that a step takes on the GPU.
 ///
 /// An enum and not a trait object, since it is asked once per step.
+#[expect(clippy::large_enum_variant, reason = "one per worker, and asked once per step")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepTime {
     /// Constant times, whatever the number of tokens.

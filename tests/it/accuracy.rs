@@ -20,8 +20,8 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
 static RUNS: LazyLock<Vec<ServingRun>> =
     LazyLock::new(|| read_runs(&SETTINGS.runs, &SETTINGS.names, &SETTINGS.assumed).unwrap());
 
-static EXPERT_RUNS: LazyLock<Vec<ServingRun>> = LazyLock::new(|| {
-    let path = SETTINGS.expert_runs.as_ref().unwrap();
+static FURTHER_RUNS: LazyLock<Vec<ServingRun>> = LazyLock::new(|| {
+    let path = SETTINGS.further_runs.as_ref().unwrap();
     read_runs(path, &SETTINGS.names, &SETTINGS.assumed).unwrap()
 });
 
@@ -31,14 +31,14 @@ static EXPERT_RUNS: LazyLock<Vec<ServingRun>> = LazyLock::new(|| {
 fn composed_steps_are_as_far_from_runs_as_the_tables_are() {
     let mut errors: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut composer = Composer::new(&SETTINGS.models, &SETTINGS.assumed);
-    for run in EXPERT_RUNS.iter() {
+    for run in FURTHER_RUNS.iter() {
         let ms = composer.tpot_ms(run).unwrap();
         let error = (ms.expect("measured operators") / run.tpot_ms - 1.0).abs() * 100.0;
         let Parts { gpu, shape, tp, ep, weight_dtype, .. } = &run.parts;
         let name = format!("{shape} {weight_dtype} {gpu} {tp} {ep} {}", run.engine);
         errors.entry(name).or_default().push(error);
     }
-    assert_eq!(EXPERT_RUNS.len(), 641);
+    assert_eq!(FURTHER_RUNS.len(), 734);
     // Mean absolute errors in percent; with all rows of the tables: 4, 8, 4, 9, 7, 9.6, 3, 16.
     for (name, percent, runs) in [
         ("gpt-oss-120b.toml mxfp4 h200 1 1 vllm", 4.3, 10),
@@ -49,6 +49,8 @@ fn composed_steps_are_as_far_from_runs_as_the_tables_are() {
         ("deepseek-r1.toml fp8_block h200 8 8 trtllm", 9.6, 9),
         ("kimi-k2.5.toml int4 h200 8 1 vllm", 3.0, 17),
         ("minimax-m2.5.toml fp8_block h100 4 4 vllm", 16.3, 18),
+        ("llama-3.1-70b.toml fp8 b200 8 1 trtllm", 5.0, 16),
+        ("llama-3.1-70b.toml fp8 b200 2 1 vllm", 4.4, 10),
     ] {
         let errors = &errors[name];
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
@@ -71,7 +73,7 @@ fn replays_of_mixtures_of_experts_are_near_real_runs() {
                 && (run.prompt_tokens, run.output_tokens, run.concurrency)
                     == (prompt, output, concurrency)
         };
-        let run = EXPERT_RUNS.iter().find(wanted).expect(name);
+        let run = FURTHER_RUNS.iter().find(wanted).expect(name);
         let predicted = replay(run);
         let error = (predicted.tpot_ms / run.tpot_ms - 1.0) * 100.0;
         assert!(error.abs() < percent, "{run}: {error:.1} %, {predicted:?}");
@@ -95,15 +97,15 @@ fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static
 #[test]
 fn no_error_has_grown() {
     // Experiments take seconds each: `sim accuracy --check` runs them too.
-    let settings = Settings { experiments: Vec::new(), expert_runs: None, ..SETTINGS.clone() };
+    let settings = Settings { experiments: Vec::new(), further_runs: None, ..SETTINGS.clone() };
     let page = Page::new(&settings).unwrap();
     let record = Record::read(&SETTINGS.record).unwrap();
     let worse = page.record.worse_than(&record);
-    // So do replays of mixtures of experts.
-    let names: Vec<String> = EXPERT_RUNS.iter().map(ServingRun::deployment).collect();
+    // So do replays of the further runs.
+    let names: Vec<String> = FURTHER_RUNS.iter().map(ServingRun::deployment).collect();
     let elsewhere = |line: &str| {
         line.starts_with("published, ")
-            || line.starts_with("experts, ")
+            || line.starts_with("composed, ")
             || line.starts_with("run, all but ")
             || names.iter().any(|name| line.starts_with(&format!("run, {name}, ")))
     };

@@ -63,7 +63,8 @@ impl Page {
             kv_dtype: Dtype::Bf16,
             ..self.any.clone()
         };
-        let (mut ways, mut errors): (Vec<(&str, u32)>, Vec<(f64, usize)>) = Default::default();
+        let mut ways: Vec<(&str, u32)> = Vec::new();
+        let mut errors: Vec<(f64, usize)> = Vec::new();
         for tp in [1, 2, 4, 8] {
             let mut best = None;
             for ep in [1, tp] {

@@ -1,4 +1,4 @@
-//! Serving runs of mixtures of experts: composed steps, and replays.
+//! Serving runs beyond those that host times were fitted to first: composed steps, and replays.
 
 use super::composed::Composer;
 use super::data::{ServingRun, Ttft};
@@ -27,7 +27,7 @@ impl Page {
     ///
     /// # Errors
     /// A row that cannot be used, or a run that cannot be replayed.
-    pub(super) fn expert_runs(
+    pub(super) fn further_runs(
         &mut self,
         path: &Path,
         settings: &Settings,
@@ -47,18 +47,18 @@ impl Page {
             let replayed = if simulated { replayed.next() } else { None };
             rows.push(Row { run, composed_ms, replayed, is_fitted });
         }
-        self.expert_replays(&rows);
+        self.further_replays(&rows);
         self.say(
             "SGLang's runs, by composed steps alone, since its rules are not simulated; nothing is \
              fitted:",
         );
-        self.expert_steps(&rows);
+        self.composed_runs(&rows);
         self.say(&format!("Runs more than {LISTED} % off, prompt / output tokens x concurrency:"));
-        self.expert_outliers(&rows);
+        self.outliers(&rows);
         Ok(())
     }
 
-    fn expert_replays(&mut self, rows: &[Row<'_>]) {
+    fn further_replays(&mut self, rows: &[Row<'_>]) {
         let mut table = Table::new(
             [
                 "deployment",
@@ -96,7 +96,7 @@ impl Page {
             let ttft =
                 Errors::of(ttft.filter_map(|row| Some((row.replayed?.ttft_ms, row.run.ttft_ms))));
             let (every, other) = (replayed(None), replayed(Some(false)));
-            self.record.add(&format!("experts, {title}, composed"), &composed);
+            self.record.add(&format!("composed, {title}"), &composed);
             self.record.add(&format!("run, {title}, TPOT"), &every);
             self.record.add(&format!("run, {title}, TPOT, other half"), &other);
             table.row(vec![
@@ -116,7 +116,7 @@ impl Page {
         self.text.push_str(&table.markdown());
     }
 
-    fn expert_steps(&mut self, rows: &[Row<'_>]) {
+    fn composed_runs(&mut self, rows: &[Row<'_>]) {
         let mut table =
             Table::new(["deployment", "runs", "composed %", "bias %"].map(str::to_owned));
         let composed = || rows.iter().filter(|row| row.replayed.is_none());
@@ -124,7 +124,7 @@ impl Page {
         for name in names {
             let of = composed().filter(|row| row.run.deployment() == name);
             let errors = Errors::of(of.filter_map(|row| Some((row.composed_ms?, row.run.tpot_ms))));
-            self.record.add(&format!("experts, {name}, composed"), &errors);
+            self.record.add(&format!("composed, {name}"), &errors);
             table.row(vec![
                 name,
                 errors.count().to_string(),
@@ -135,7 +135,7 @@ impl Page {
         self.text.push_str(&table.markdown());
     }
 
-    fn expert_outliers(&mut self, rows: &[Row<'_>]) {
+    fn outliers(&mut self, rows: &[Row<'_>]) {
         let head =
             ["run", "TPOT measured (ms)", "replayed", "error %", "composed %", "preemptions"];
         let mut table = Table::new(head.map(str::to_owned));
