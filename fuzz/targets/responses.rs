@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| kv_router_sim::fleet::live::take_anything(bytes));
+fuzz_target!(|bytes: &[u8]| kv_router_sim::fleet::servers::take_anything(bytes));

@@ -6,7 +6,7 @@ use super::data::{read_runs, read_steps};
 use super::report::Page;
 use super::runs::Replays;
 use super::steps::Steps;
-use super::{AccuracyError, Settings};
+use super::{AccuracyError, AccuracySettings};
 
 /// What the comparison of further runs is.
 const FURTHER_RUNS: &str = "\
@@ -32,7 +32,7 @@ impl Page {
     ///
     /// # Errors
     /// If measurements cannot be read, or a run cannot be replayed.
-    pub fn new(settings: &Settings) -> Result<Self, AccuracyError> {
+    pub fn new(settings: &AccuracySettings) -> Result<Self, AccuracyError> {
         let mut page = Self::default();
         page.say("# Accuracy");
         page.say(

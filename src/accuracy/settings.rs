@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 /// What `sim accuracy` compares: see `experiments/accuracy.toml`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct AccuracySettings {
     /// The library of GPUs, networks, efficiencies and engines.
     pub models: PathBuf,
     /// CSV of measured steps.
@@ -93,7 +93,7 @@ impl Assumed {
     }
 }
 
-impl Settings {
+impl AccuracySettings {
     /// Reads the file; paths in it are relative to it.
     ///
     /// # Errors

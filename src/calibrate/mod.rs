@@ -9,7 +9,7 @@
 mod host;
 mod least_squares;
 #[cfg(feature = "live")]
-pub mod live;
+pub mod probed;
 mod peaks;
 mod rewrite;
 

@@ -2,14 +2,14 @@
 
 use super::args::AccuracyArgs;
 use super::{CliError, print, say, talk};
-use kv_router_sim::accuracy::{MARGIN_POINTS, Page, Record, Settings};
+use kv_router_sim::accuracy::{MARGIN_POINTS, Page, Record, AccuracySettings};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
 
 /// Compares with measurements; prints the page, writes it, or holds it to what
 /// is on record; true unless an error has grown.
 pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
-    let settings = Settings::load(&args.settings)?;
+    let settings = AccuracySettings::load(&args.settings)?;
     let before = args.check.then(|| Record::read(&settings.record)).transpose()?;
     let page = Page::new(&settings)?;
     let Some(before) = before else {

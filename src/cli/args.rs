@@ -30,10 +30,10 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Say nothing but results, errors and warnings
+    /// Print only results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say what is done and how long it takes
+    /// Print what is being done and how long it takes
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
 }
@@ -82,9 +82,9 @@ Examples:
   sim run doks-3xh200 --set sweep.router.temperature=0,0.5 --out temperatures
 
 EXPERIMENT is a TOML file, a folder that `sim init` made, or the name of an experiment that comes
-with sim; a name that is none lists those there are.
+with sim; an unknown name lists them.
 
-A run that was killed goes on where it was when the same command is given again.
+If a run is killed, the same command resumes it.
 
 Exit codes: 0 done, 2 usage or input error, 130 interrupted by Ctrl-C.")]
 pub(crate) struct RunArgs {
@@ -96,7 +96,7 @@ pub(crate) struct RunArgs {
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) timeline: RunTimelineArgs,
-    /// Smallest difference that is called a win or a loss, in percent (points of ratios) [default: 1%]
+    /// The smallest difference that counts as a win or a loss, in percent (points for ratios) [default: 1%]
     #[arg(long, value_name = "PERCENT")]
     pub(crate) worth: Option<String>,
 }
@@ -166,7 +166,7 @@ pub(crate) struct MergeArgs {
     pub(crate) no_figures: bool,
 }
 
-/// Find up to which load a policy or setting beats another, or meets its targets
+/// Find the largest load at which a policy or setting beats another, or meets its targets
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -178,36 +178,36 @@ Examples:
   sim frontier doks-3xh200 --set workload.concurrency=120 --load cluster.workers --loads 2..4 \\
       --within ttft_ms_p95=600ms
 
-Every combination of what is swept, the load apart, is asked about. Without --within: up to where
-each beats round_robin (or the first policy), and with [slo] also where enough requests meet it.
-Loads are values of workload.concurrency, or of workload.speedup where a trace is replayed at its own times,
-or of workload.arrivals.rate.")]
+Every combination of swept values, the load apart, is searched. Without --within, the question is up
+to which load each beats round_robin (or the first policy), and with [slo] also up to which load
+enough requests meet it. The load is workload.concurrency, workload.speedup where a trace is replayed
+at its own times, or workload.arrivals.rate.")]
 pub(crate) struct FrontierArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
     #[command(flatten)]
     pub(crate) jobs: JobsArgs,
-    /// A metric on which policies are to beat the baseline [default: ttft_ms_p95, unless --within is given]
+    /// A metric on which a policy must beat the baseline [default: ttft_ms_p95, unless --within is given]
     #[arg(long, value_name = "METRIC")]
     pub(crate) metric: Vec<String>,
-    /// A target to meet, like ttft_ms_p95=600ms, or `slo` for that of `[slo]`; all of them together
+    /// A target to meet, like ttft_ms_p95=600ms, or `slo` for that of `[slo]`; several must all be met
     #[arg(long, value_name = "METRIC=VALUE")]
     pub(crate) within: Vec<String>,
     /// Sweep a key, besides what the experiment sweeps; short for --set sweep.KEY=VALUES
     #[arg(long, value_name = "KEY=VALUES")]
     pub(crate) over: Vec<String>,
-    /// The key that is the load
+    /// The key to vary as the load
     #[arg(long, value_name = "KEY")]
     pub(crate) load: Option<String>,
-    /// Loads to search, with the distance of neighbours [default: from the smallest to the largest that is swept]
+    /// Loads to search, with their step [default: from the smallest to the largest swept]
     #[arg(long, value_name = "FROM..TO:STEP")]
     pub(crate) loads: Option<String>,
-    /// What is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
 }
 
-/// Compare two saved result sets: what changed, the surest first
+/// Compare two saved result sets: what changed, most certain first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -216,9 +216,9 @@ Examples:
   sim compare before after
   sim compare before after --format markdown --all")]
 pub(crate) struct CompareArgs {
-    /// Folder with the results to start from
+    /// Folder with the results from before
     pub(crate) before: PathBuf,
-    /// Folder with the results to hold against them
+    /// Folder with the results to compare with them
     pub(crate) after: PathBuf,
     /// A metric to compare [default: the main ones]
     #[arg(long, value_name = "METRIC")]
@@ -226,15 +226,15 @@ pub(crate) struct CompareArgs {
     /// Compare every metric
     #[arg(long, conflicts_with = "metric")]
     pub(crate) all: bool,
-    /// A key in which points need not agree
+    /// A key whose value may differ between paired points
     #[arg(long, value_name = "KEY")]
     pub(crate) ignore: Vec<String>,
-    /// What is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: CompareFormat,
 }
 
-/// Hold experiments against committed baselines; fail where routing got worse
+/// Compare experiments with committed baselines; fail where routing got worse
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -243,7 +243,7 @@ Examples:
   sim check tied-workers-9975 --update --baselines baselines
 
 The baseline of DIR/NAME.toml is DIR/baselines/NAME.toml, unless --baselines names another folder.
-Experiments that come with sim have theirs with them.
+Experiments that come with sim bring their baselines.
 
 Exit codes: 0 passed, 1 something got worse beyond its tolerance and beyond noise, 2 usage or input
 error.")]
@@ -262,7 +262,7 @@ pub(crate) struct CheckArgs {
     pub(crate) overrides: Vec<String>,
     #[command(flatten)]
     pub(crate) jobs: JobsArgs,
-    /// What is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: CheckFormat,
 }
@@ -299,11 +299,11 @@ pub(crate) struct ExperimentArgs {
     /// The experiment: a TOML file, or the name of one that comes with sim
     #[arg(value_name = "EXPERIMENT")]
     pub(crate) file: PathBuf,
-    /// Set a key of the experiment, like measure.window=60s; a swept key is then
-    /// swept no more, and sweep.KEY sets what is swept
+    /// Set a key of the experiment, like measure.window=60s; this ends the sweep of a
+    /// swept key, and sweep.KEY sets the values to sweep
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Run with seeds 1 to N instead of the experiment's
+    /// Use seeds 1 to N instead of the experiment's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) seeds: Option<u32>,
 }
@@ -342,10 +342,10 @@ pub(crate) struct OutputArgs {
     pub(crate) aiperf: bool,
 }
 
-/// Say why a request went where it went, and what it met there
+/// Explain why a request went to its worker, and what it found there
 ///
-/// The simulation runs again from its experiment and seed, and has to give the
-/// digest that was saved.
+/// The simulation runs again from its experiment and seed, and must give the saved
+/// digest.
 #[derive(Debug, clap::Args)]
 #[command(
     group = clap::ArgGroup::new("which").required(true).args(["request", "worst"]),
@@ -359,13 +359,13 @@ Examples:
 pub(crate) struct ExplainArgs {
     /// A folder of results, as `sim run` writes it
     pub(crate) results: PathBuf,
-    /// The request of this number, as in requests.csv
+    /// The request with this number, as in requests.csv
     #[arg(long, value_name = "N")]
     pub(crate) request: Option<u32>,
     /// The measured request with the longest time of this kind
     #[arg(long, value_name = "TIME")]
     pub(crate) worst: Option<Time>,
-    /// With --worst: the one at this quantile in place of the longest
+    /// With --worst: the request at this quantile instead of the longest
     #[arg(long, value_name = "Q", requires = "worst", default_value_t = 1.0, value_parser = quantile)]
     pub(crate) quantile: f64,
     /// Only points of this policy
@@ -377,7 +377,7 @@ pub(crate) struct ExplainArgs {
     /// The seed [default: the first of the experiment]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Where the experiment's file is, if not where it was when it ran
+    /// The experiment's file, if it has moved since the run
     #[arg(long, value_name = "FILE")]
     pub(crate) experiment: Option<PathBuf>,
 }
@@ -415,7 +415,7 @@ Examples:
 
 Exit codes: 0 done, 1 an error has grown, 2 usage or input error.")]
 pub(crate) struct AccuracyArgs {
-    /// What is compared: a TOML file
+    /// What to compare: a TOML file
     #[arg(default_value = catalogue::ACCURACY)]
     pub(crate) settings: PathBuf,
     /// Write the page and the record of its errors that the settings name
@@ -435,15 +435,15 @@ Examples:
   sim calibrate --only trtllm                  host time of TensorRT-LLM
   sim calibrate --live http://127.0.0.1:8000   steps of a real server, from a probe of a minute
 
-What is fitted starts from the file in the library; a new GPU or engine needs a
-copy of another one's there first.
+A fit starts from the file in models/; for a new GPU or engine, first copy that of
+another one there.
 
 Exit codes: 0 done, 2 usage or input error.")]
 pub(crate) struct CalibrateArgs {
-    /// Where measurements and library are, a TOML file
+    /// A TOML file that names the measurements and the models
     #[arg(default_value = catalogue::ACCURACY)]
     pub(crate) settings: PathBuf,
-    /// Fit only this: GPU-ENGINE for what it reaches, ENGINE for its host time
+    /// Fit only this: GPU-ENGINE for the efficiency, ENGINE for its host time
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
     /// Measured steps, CSV, instead of those that the settings name
@@ -456,7 +456,7 @@ pub(crate) struct CalibrateArgs {
     #[cfg(feature = "live")]
     #[arg(long, value_name = "URL", conflicts_with_all = ["only", "steps", "runs", "out"])]
     pub(crate) live: Option<String>,
-    /// With --live: how often everything is measured
+    /// With --live: how often to measure everything
     #[cfg(feature = "live")]
     #[arg(long, value_name = "N", requires = "live", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) repeats: u16,

@@ -5,7 +5,7 @@ use super::{CliError, print, say};
 use kv_router_sim::accuracy::data::{ServingRun, Step, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::Replays;
 use kv_router_sim::accuracy::steps::Steps;
-use kv_router_sim::accuracy::{AccuracyError, Errors, Settings, halves};
+use kv_router_sim::accuracy::{AccuracyError, Errors, AccuracySettings, halves};
 use kv_router_sim::calibrate::{Fitted, HostFit, PeaksFit, rewrite};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Fits every GPU and engine with steps, and every engine with serving runs;
 /// writes files only when all fits are done.
 pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
-    let mut settings = Settings::load(&args.settings)?;
+    let mut settings = AccuracySettings::load(&args.settings)?;
     if let Some(steps) = &args.steps {
         settings.steps.clone_from(steps);
     }
@@ -94,10 +94,10 @@ pub(super) fn calibrate(args: &CalibrateArgs) -> Result<(), CliError> {
 #[cfg(feature = "live")]
 pub(super) fn live(
     args: &CalibrateArgs,
-    api_key: Option<&kv_router_sim::fleet::live::ApiKey>,
+    api_key: Option<&kv_router_sim::fleet::servers::ApiKey>,
 ) -> Result<(), CliError> {
-    use kv_router_sim::calibrate::live::{LiveFit, Measured, measure};
-    use kv_router_sim::fleet::live::{Limits, Prober};
+    use kv_router_sim::calibrate::probed::{LiveFit, Measured, measure};
+    use kv_router_sim::fleet::servers::{Limits, Prober};
     let Some(url) = &args.live else { return Ok(()) };
     let mut prober = Prober::connect(url, None, api_key, Limits::default())?;
     let (place, facts) = (prober.place(), prober.facts());

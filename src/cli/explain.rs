@@ -2,7 +2,7 @@
 
 use super::args::{ExplainArgs, Time};
 use super::{CliError, print};
-use kv_router_sim::experiment::explain::{Choice, Latency, Pick, explain};
+use kv_router_sim::experiment::explain::{DecisionQuery, Latency, Pick, explain};
 use kv_router_sim::id::RequestId;
 use kv_router_sim::report::render::{explain as words, table};
 use kv_router_sim::results::Results;
@@ -23,6 +23,6 @@ pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliE
     };
     let policy = args.policy.map(|name| ("router.policy".to_owned(), name));
     let at = args.at.into_iter().chain(policy).collect();
-    let explained = explain(&experiment, &saved.runs, &Choice { pick, at, seed: args.seed })?;
+    let explained = explain(&experiment, &saved.runs, &DecisionQuery { pick, at, seed: args.seed })?;
     print(&words::report(&explained, table::WIDTH))
 }

@@ -7,7 +7,7 @@ use super::{CliError, argument, print};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::results::{Point, Provenance, SCHEMA_VERSION, Summary};
 use kv_router_sim::experiment::{self, Experiment, Params, SloSettings};
-use kv_router_sim::frontier::{Loads, Question, Target, frontier};
+use kv_router_sim::frontier::{LoadRange, Question, Target, frontier};
 use kv_router_sim::metrics::full_name;
 use kv_router_sim::report::judge::answer::{BASELINE, pairings};
 use kv_router_sim::report::judge::terms::{Terms, remarks};
@@ -138,7 +138,7 @@ fn loads(
     experiment: &Experiment,
     key: Option<&str>,
     range: Option<&str>,
-) -> Result<Loads, CliError> {
+) -> Result<LoadRange, CliError> {
     let workload = &experiment.runs[0].settings.workload;
     let is_closed = workload.concurrency().is_some();
     let default = match workload {
@@ -158,7 +158,7 @@ fn loads(
             return Err(Invalid::new("--loads", "nothing", allowed).into());
         }
         let step = if is_closed { 1.0 } else { (high - low) / 100.0 };
-        return Ok(Loads::new(key, low, high, step).map_err(argument)?);
+        return Ok(LoadRange::new(key, low, high, step).map_err(argument)?);
     };
     let parse = || -> Option<(f64, f64, f64)> {
         let (from, rest) = range.split_once("..")?;
@@ -167,7 +167,7 @@ fn loads(
     };
     let allowed = "FROM..TO or FROM..TO:STEP, like 60..180 or 1..8:0.25";
     let (from, to, step) = parse().ok_or_else(|| Invalid::new("--loads", range, allowed))?;
-    Ok(Loads::new(key, from, to, step).map_err(argument)?)
+    Ok(LoadRange::new(key, from, to, step).map_err(argument)?)
 }
 
 /// Crossovers of every policy with its fair partner unless only targets are asked

@@ -14,17 +14,16 @@ Examples:
   sim init --from doks-3xh200 my-doks && sim run my-doks --seeds 1
   sim init --force my-fleet
 
-Writes DIR/experiment.toml: an experiment with the name of the folder, which goes on working when
-it is moved. With --from it is a copy of a shipped experiment, with the published numbers that it is
-compared with.")]
+Writes DIR/experiment.toml: an experiment named after the folder, which still works when moved. With
+--from it is a copy of a shipped experiment, with the published numbers that it is compared with.")]
 pub(crate) struct InitArgs {
-    /// The folder, by whose name the experiment is called
+    /// The folder; the experiment is named after it
     #[arg(value_name = "DIR", default_value = ".")]
     folder: PathBuf,
     /// Copy this shipped experiment [default: a chat service on four H100]
     #[arg(long, value_name = "NAME")]
     from: Option<String>,
-    /// Replace files that are there with other content
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }

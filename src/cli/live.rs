@@ -3,7 +3,7 @@
 use super::args::ExperimentArgs;
 use super::{CliError, print, run, say};
 use kv_router_sim::experiment::{check_writable, write_file};
-use kv_router_sim::fleet::live::{ApiKey, EventSource, Limits, LiveSettings};
+use kv_router_sim::fleet::servers::{ApiKey, EventSource, Limits, LiveSettings};
 use kv_router_sim::live::{self, LiveOptions, record};
 use kv_router_sim::report::render::table;
 use kv_router_sim::results::ResultFolder;
@@ -22,11 +22,11 @@ Examples:
       --worker http://127.0.0.1:8201 --worker http://127.0.0.1:8202
   sim live mid-1w --worker http://127.0.0.1:8000 --record run.jsonl
 
-What came of it is in plots/NAME-live/simulated and plots/NAME-live/servers, for sim compare. --events
-names a server's socket of KV events where it does not say so itself, like ipc:///run/kv.ipc.
+The results are in plots/NAME-live/simulated and plots/NAME-live/servers, for sim compare. --events
+gives the address of a server's KV events, like ipc:///run/kv.ipc, if the server does not report it.
 
-Servers need --enable-prompt-tokens-details, and VLLM_SERVER_DEV_MODE=1 to have their caches emptied
-(or --keep-caches). An API key is taken from the variable SIM_API_KEY.
+Servers need --enable-prompt-tokens-details, and VLLM_SERVER_DEV_MODE=1 so that sim can empty their
+caches (or --keep-caches). The variable SIM_API_KEY holds an API key, if they need one.
 
 Exit codes: 0 done, 2 usage or input error.")]
 pub(crate) struct LiveArgs {
@@ -45,13 +45,13 @@ pub(crate) struct LiveArgs {
     /// ZMQ address of its replay socket, one per worker in order
     #[arg(long, value_name = "ENDPOINT", requires = "events")]
     pub(crate) replay: Vec<String>,
-    /// Give a request up if nothing comes for this long
+    /// Give up a request after this time without a token
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) silence: u64,
-    /// Go on where the servers' prefix caches cannot be emptied
+    /// Continue if the servers' prefix caches cannot be emptied
     #[arg(long)]
     pub(crate) keep_caches: bool,
-    /// Write the requests of the first run as a trace, which the simulator replays
+    /// Write the requests of the first run as a trace that sim can replay
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
     /// Folder for the results [default: plots/NAME-live, by the experiment's name]

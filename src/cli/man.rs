@@ -16,7 +16,7 @@ Examples:
   sim man sweep | man -l -
   sim man --out ~/.local/share/man/man1")]
 pub(crate) struct ManArgs {
-    /// The command whose page is printed [default: the program's]
+    /// The command whose page to print [default: that of sim]
     command: Option<String>,
     /// Folder for the pages of all commands
     #[arg(long, value_name = "DIR", conflicts_with = "command")]

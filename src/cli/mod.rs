@@ -42,7 +42,7 @@ use kv_router_sim::workload::trace::TraceError;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use talk::{Level, print, say};
+use talk::{Verbosity, print, say};
 
 /// Exit code of a declared check that failed.
 const CHECK_FAILED: u8 = 1;
@@ -69,7 +69,7 @@ enum CliError {
     #[error(transparent)]
     Published(#[from] PublishedError),
     #[error(transparent)]
-    Choice(#[from] Invalid),
+    Setting(#[from] Invalid),
     #[error(transparent)]
     Accuracy(#[from] AccuracyError),
     #[error(transparent)]
@@ -94,7 +94,7 @@ enum CliError {
     Serve(#[from] kv_router_sim::serve::ServeError),
     #[cfg(feature = "live")]
     #[error("{0}{hint}", hint = way_out_of_server(.0))]
-    Server(#[from] kv_router_sim::fleet::live::ServerError),
+    Server(#[from] kv_router_sim::fleet::servers::ServerError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -145,8 +145,8 @@ fn way_out_of_serve(error: &kv_router_sim::serve::ServeError) -> &'static str {
 }
 
 #[cfg(feature = "live")]
-fn way_out_of_server(error: &kv_router_sim::fleet::live::ServerError) -> &'static str {
-    use kv_router_sim::fleet::live::ServerError;
+fn way_out_of_server(error: &kv_router_sim::fleet::servers::ServerError) -> &'static str {
+    use kv_router_sim::fleet::servers::ServerError;
     match error {
         ServerError::Mismatch { what: "the model", .. } => " (--model)",
         ServerError::Events { .. } => " (--events names the place)",
@@ -211,9 +211,9 @@ pub(crate) fn main() -> ExitCode {
     // False if a declared check failed.
     let Args { command, quiet, verbose } = Args::parse();
     talk::set_level(match (quiet, verbose) {
-        (true, _) => Level::Quiet,
-        (_, true) => Level::Verbose,
-        _ => Level::Normal,
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
     });
     let result = match command {
         Command::Check(args) => check::run(args, traces),
@@ -233,7 +233,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, traces).map(|()| true),
         #[cfg(feature = "live")]
         Command::Calibrate(args) if args.live.is_some() => {
-            calibrate::live(&args, api_key().as_ref()).map(|()| true)
+            calibrate::probed(&args, api_key().as_ref()).map(|()| true)
         }
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
@@ -258,7 +258,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// The key that servers ask for, if there is one.
 #[cfg(feature = "live")]
-fn api_key() -> Option<kv_router_sim::fleet::live::ApiKey> {
+fn api_key() -> Option<kv_router_sim::fleet::servers::ApiKey> {
     let key = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
-    key.map(|key| kv_router_sim::fleet::live::ApiKey::new(&key))
+    key.map(|key| kv_router_sim::fleet::servers::ApiKey::new(&key))
 }

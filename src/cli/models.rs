@@ -21,9 +21,9 @@ Examples:
   sim run doks-3xh200 --seeds 1 --out parts --set workload.concurrency=60 \\
       --set 'cluster.model={ shape = \"qwen3-32b\", gpu = \"h100\", tp = 2, engine = \"trtllm\" }'
 
-An experiment names a model as cluster.model = \"NAME\", or its parts.")]
+An experiment says cluster.model = \"NAME\", or gives the parts.")]
 pub(crate) struct ModelsArgs {
-    /// What is printed
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     /// Short for --format json

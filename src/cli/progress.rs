@@ -1,6 +1,6 @@
 //! A progress bar, for people at a terminal only.
 
-use super::talk::{self, Level};
+use super::talk::{self, Verbosity};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kv_router_sim::experiment::JobProgress;
 use std::io::IsTerminal;
@@ -13,7 +13,7 @@ pub(super) struct Bar(ProgressBar);
 impl Bar {
     /// A bar on stderr, or none if that is not a terminal or is to stay quiet.
     pub(super) fn new() -> Self {
-        let is_wanted = std::io::stderr().is_terminal() && talk::level() > Level::Quiet;
+        let is_wanted = std::io::stderr().is_terminal() && talk::level() > Verbosity::Quiet;
         let target =
             if is_wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template(

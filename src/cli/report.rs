@@ -1,7 +1,7 @@
 //! `sim report` and `sim plot`: saved results shown again, nothing simulated.
 
 use super::{CliError, say};
-use kv_router_sim::plot::{self, Choice};
+use kv_router_sim::plot::{self, FigureOptions};
 use kv_router_sim::report::judge::terms::Terms;
 use kv_router_sim::report::render::html::REPORT_FILE;
 use kv_router_sim::results::{Results, write_figures};
@@ -15,7 +15,7 @@ Examples:
   sim report plots/doks-3xh200              write plots/doks-3xh200/report.html
   sim report plots/doks-3xh200 --out site   write site/report.html
 
-`sim run` and `sim sweep` have written it already, except with --no-figures.")]
+`sim run` and `sim sweep` write it too, except with --no-figures.")]
 pub(crate) struct ReportArgs {
     /// A folder of results, as `sim run` writes it
     results: PathBuf,
@@ -36,7 +36,7 @@ Metrics of one kind (ttft_ms_p50, ttft_ms_p95) share a figure.")]
 pub(crate) struct PlotArgs {
     /// A folder of results, as `sim run` writes it
     results: PathBuf,
-    /// The swept key from left to right [default: the number with most values]
+    /// The swept key on the x axis [default: the numeric key with most values]
     #[arg(long, value_name = "KEY")]
     x: Option<String>,
     /// A metric to draw [default: latencies, throughput, hits and queue time]
@@ -59,7 +59,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<(), CliError> {
 pub(super) fn plot(args: PlotArgs) -> Result<(), CliError> {
     let saved = Results::load(&args.results)?;
     let targets = plot::targets(&Terms::of(&saved.details));
-    let choice = Choice { x: args.x, metrics: args.y, targets };
+    let choice = FigureOptions { x: args.x, metrics: args.y, targets };
     let figures = plot::figures(&saved.summary, saved.details.published.as_ref(), &choice)?;
     let folder = args.out.unwrap_or(args.results);
     write_figures(&folder, &figures)?;

@@ -5,7 +5,7 @@ use super::interrupt::Interrupt;
 use super::progress::Bar;
 use super::talk::{detail, note, say, warn};
 use super::{CliError, argument, print, shards};
-use kv_router_sim::experiment::timeline::Choice;
+use kv_router_sim::experiment::timeline::TimelineQuery;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, check_measured};
 use kv_router_sim::metrics::{directed, full_name};
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
@@ -157,7 +157,7 @@ fn execute(
         ));
     }
     if let Some(window) = timeline {
-        let choice = Choice { window, ..Choice::default() };
+        let choice = TimelineQuery { window, ..TimelineQuery::default() };
         super::timeline::write(experiment, &results, &choice, &path.join(TIMELINE_FILE))?;
     }
     Ok(results)

@@ -33,10 +33,10 @@ pub(crate) struct ServeArgs {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub(crate) host: IpAddr,
-    /// Let --host be an address that other machines can reach; there is no access control
+    /// Allow an address that other machines can reach; there is no access control
     #[arg(long)]
     pub(crate) allow_remote: bool,
-    /// Port of worker 0, the others follow; or of the router
+    /// Port of worker 0, with the other workers after it; or of the router
     #[arg(long, value_name = "PORT", default_value_t = 8000)]
     pub(crate) port: u16,
     /// All workers on one port, behind the experiment's router

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 /// How much is said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
+pub(super) enum Verbosity {
     /// Errors and warnings.
     Quiet,
     /// And what was done.
@@ -19,7 +19,7 @@ pub(super) enum Level {
     Verbose,
 }
 
-static LEVEL: OnceLock<Level> = OnceLock::new();
+static LEVEL: OnceLock<Verbosity> = OnceLock::new();
 
 /// Of errors, and of what got worse.
 pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -31,32 +31,32 @@ const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
 pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
 
 /// Sets how much is said, once, before anything is.
-pub(super) fn set_level(level: Level) {
+pub(super) fn set_level(level: Verbosity) {
     let _ = LEVEL.set(level);
 }
 
 /// How much is said.
-pub(super) fn level() -> Level {
+pub(super) fn level() -> Verbosity {
     LEVEL.get().copied().unwrap_or_default()
 }
 
 /// What was done.
 pub(super) fn say(line: &str) {
-    if level() >= Level::Normal {
+    if level() >= Verbosity::Normal {
         tell("", line);
     }
 }
 
 /// What only those want to know who ask for it.
 pub(super) fn detail(line: &str) {
-    if level() >= Level::Verbose {
+    if level() >= Verbosity::Verbose {
         tell("", line);
     }
 }
 
 /// What was assumed, and could be otherwise.
 pub(super) fn note(line: &str) {
-    if level() >= Level::Normal {
+    if level() >= Verbosity::Normal {
         tell("note: ", line);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{CliError, say};
 use kv_router_sim::experiment::Experiment;
-use kv_router_sim::experiment::timeline::Choice;
+use kv_router_sim::experiment::timeline::TimelineQuery;
 use kv_router_sim::report::render::timeline::{TIMELINE_FILE, caption};
 use kv_router_sim::results::Results;
 use kv_router_sim::settings::parse_duration;
@@ -22,7 +22,7 @@ Examples:
 
 Open the file in https://ui.perfetto.dev: a track per worker with its steps and batches, counters,
 the requests, and arrows from the router's decision to the first token and the last. Times count
-from the start of the simulation, as in requests.csv. Of several points the last is shown.")]
+from the start of the simulation, as in requests.csv. If several points match, the last is shown.")]
 pub(crate) struct TimelineArgs {
     /// A folder of results, as `sim run` writes it
     results: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) struct TimelineArgs {
     /// The file [default: timeline.json.gz in the folder of the results]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Where the experiment's file is, if not where it was when it ran
+    /// The experiment's file, if it has moved since the run
     #[arg(long, value_name = "FILE")]
     experiment: Option<PathBuf>,
 }
@@ -64,7 +64,7 @@ pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), Cli
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;
     let policy = args.policy.map(|name| ("router.policy".to_owned(), name));
     let at = args.at.into_iter().chain(policy).collect();
-    let choice = Choice { at, seed: args.seed, window: args.window };
+    let choice = TimelineQuery { at, seed: args.seed, window: args.window };
     let file = args.out.unwrap_or_else(|| args.results.join(TIMELINE_FILE));
     write(&experiment, &saved, &choice, &file)?;
     say(&format!("saved as {}", file.display()));
@@ -75,7 +75,7 @@ pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), Cli
 pub(super) fn write(
     experiment: &Experiment,
     saved: &Results,
-    choice: &Choice,
+    choice: &TimelineQuery,
     file: &Path,
 ) -> Result<(), CliError> {
     let found = saved.write_timeline(experiment, choice, file)?;

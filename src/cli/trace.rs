@@ -16,22 +16,22 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TraceCommand {
-    /// Say what a trace holds: requests, tokens, shared blocks, how soon they are used again
+    /// Describe a trace: requests, tokens, shared blocks, how soon they are reused
     #[command(after_help = "\
 Examples:
   sim trace stats lookalike-conversation
   sim trace stats lookalike-conversation --limit 1000 --format json
 
-Public traces are looked for by name in the folder that SIM_TRACES names; lookalike-conversation
+sim looks for public traces by name in the folder that SIM_TRACES names; lookalike-conversation
 comes with sim.")]
     Stats {
         #[command(flatten)]
         source: SourceArgs,
-        /// What is printed
+        /// Output format
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Write a trace in Mooncake's format, scaled if asked for
+    /// Write a trace in Mooncake's format, optionally scaled
     #[command(after_help = "\
 Examples:
   sim trace convert lookalike-conversation half.jsonl.zst --limit 1000 --speedup 2
@@ -52,7 +52,7 @@ A name that ends with .gz or .zst compresses the file.")]
         #[command(flatten)]
         scaling: ScalingArgs,
     },
-    /// Write a trace that looks like another one: sessions drawn from it, with blocks of their own
+    /// Write a look-alike of a trace: sessions drawn from it, with new block ids
     #[command(after_help = "\
 Examples:
   sim trace synth lookalike-conversation another.jsonl.zst --seed 7
@@ -64,7 +64,7 @@ Examples:
         /// The file to write
         #[arg(value_name = "OUT")]
         out: PathBuf,
-        /// Requests to write [default: as many as were read]
+        /// Requests to write [default: as many as the trace has]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..4_000_000_000))]
         requests: Option<u32>,
         /// Seed of the draws
@@ -79,17 +79,17 @@ pub(crate) struct SourceArgs {
     /// A trace file, plain or compressed with gzip or Zstandard, or the name of a public trace
     #[arg(value_name = "FILE|NAME")]
     trace: String,
-    /// How its rows are written [default: told by the file]
+    /// Format of its rows [default: recognised from the file]
     #[arg(long = "as", value_enum, value_name = "FORMAT")]
     rows: Option<Rows>,
     /// Read only the first rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Tokens that an id stands for
+    /// Tokens per block id
     #[arg(long, value_name = "N", default_value_t = MOONCAKE_BLOCK_TOKENS,
         value_parser = clap::value_parser!(u32).range(1..=2048))]
     block_tokens: u32,
-    /// What its times count [default: told by the file, in Mooncake's format ms]
+    /// Unit of its times [default: recognised from the file; ms in Mooncake's format]
     #[arg(long, value_enum, value_name = "UNIT")]
     time_unit: Option<Unit>,
     /// Only sessions that begin at or after this time of the trace, which becomes 0
@@ -102,16 +102,16 @@ pub(crate) struct SourceArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScalingArgs {
-    /// Times the blocks of every shared prefix
+    /// Factor for the blocks of every shared prefix
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     prefix_len_multiplier: f64,
     /// Copies of the shared prefixes, of which each request draws one
     #[arg(long, value_name = "N", default_value_t = 1)]
     prefix_root_multiplier: u32,
-    /// Times the tokens of a prompt after its shared prefix
+    /// Factor for the tokens of a prompt after its shared prefix
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     prompt_len_multiplier: f64,
-    /// Leave out requests with longer prompts, in tokens
+    /// Leave out requests with prompts above this many tokens
     #[arg(long, value_name = "N")]
     max_isl: Option<u32>,
 }

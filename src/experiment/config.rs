@@ -1,23 +1,20 @@
 //! From the text of an experiment to validated runs.
 
-pub use super::cluster::ClusterSettings;
-use super::cluster::{Written, WrittenAt};
+use super::cluster::{ClusterSettings, Written, WrittenAt};
 use super::controls;
 use super::document::Document;
 use super::effects::Effects;
 use super::error::ExperimentError;
+use super::run_spec::{Params, RunSpec, Settings};
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
-use super::sweep::{self, Axis};
+use super::sweep::{self, SweptKey};
 use crate::engine::model::{Model, ModelChoice};
 use crate::engine::settings::{EngineConfig, EngineSettings};
-use crate::event::Medium;
-use crate::fleet::changes::ChangePlan;
 use crate::fleet::{Pool, Pools};
 use crate::router::feed::FeedSettings;
-use crate::router::settings::{FrontEndSettings, RouterSettings};
-use crate::router::{ChosenPolicy, PolicyFactory, Registry};
+use crate::router::settings::RouterSettings;
+use crate::router::{PolicyFactory, Registry};
 use crate::settings::{Invalid, NOTHING, Place, SettingsError, Sheet};
-use crate::simulation::Control;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{WorkloadSettings, WorkloadSource};
@@ -32,9 +29,6 @@ const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
 
 /// The axis that is folded into one run when levels follow each other.
 pub(super) const LEVEL_KEY: &str = "workload.concurrency";
-
-/// Dotted keys with the values that a point has there.
-pub type Params = BTreeMap<String, serde_json::Value>;
 
 /// A validated experiment: everything that will run, and how to tell it apart
 /// from others.
@@ -57,104 +51,6 @@ pub struct Experiment {
     /// What the user should know before it runs, a line each.
     pub notices: Vec<String>,
     document: Document,
-}
-
-/// One simulation per seed.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RunSpec {
-    /// What to simulate.
-    #[cfg_attr(not(internals), doc(hidden))]
-    pub settings: Settings,
-    /// Concurrent conversations of each level, in order; a single 0 for an open
-    /// loop, which has no such number.
-    pub levels: Vec<u32>,
-    /// For each level, its index in [`Experiment::points`].
-    pub points: Vec<usize>,
-    /// An earlier run that differs only in what the policy does not look at: its
-    /// simulations are this one's too.
-    pub same_as: Option<usize>,
-}
-
-impl RunSpec {
-    /// When the run is over; `None` if its workload decides.
-    pub fn duration(&self) -> Option<SimTime> {
-        let measure = &self.settings.measure;
-        let level = measure.warmup + measure.window?;
-        Some(SimTime::ZERO + level * self.levels.len() as u64)
-    }
-}
-
-/// Everything one run needs, checked.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The fleet.
-    pub cluster: ClusterSettings,
-    /// Its workers.
-    pub pools: Pools,
-    /// The front ends before it.
-    pub router: FrontEndSettings,
-    /// Their policy, with its parameters.
-    pub policy: ChosenPolicy,
-    /// The requests.
-    pub workload: WorkloadSettings,
-    /// What is measured.
-    pub measure: MeasureSettings,
-    /// Targets, if any.
-    pub slo: Option<SloSettings>,
-    /// What `workload` needs from files, in memory.
-    pub source: WorkloadSource,
-    /// What changes while it runs, in order of time; changes of `cluster` apart.
-    pub controls: Vec<(SimTime, Control)>,
-}
-
-impl Settings {
-    /// Everything that happens to the workers: what `[cluster]` plans, then what
-    /// controls do.
-    pub fn plan(&self) -> ChangePlan {
-        let mut plan = self.cluster.plan();
-        let of_workers = self.controls.iter().filter_map(|(at, control)| match control {
-            Control::Worker(change) => Some(change.at(*at - SimTime::ZERO)),
-            _ => None,
-        });
-        plan.changes.extend(of_workers);
-        plan
-    }
-
-    /// What the tiers below GPU memory are made of, of all workers, fast to slow.
-    pub fn media(&self) -> Vec<Medium> {
-        let has = |medium: Medium| {
-            let mut tiers = self.pools.pools().iter().flat_map(|pool| &pool.engine.tiers.tiers);
-            tiers.any(|tier| tier.medium == medium)
-        };
-        Medium::ALL.into_iter().filter(|medium| has(*medium)).collect()
-    }
-
-    /// What the workers run with, where all are alike: the engine of the first pool.
-    pub fn engine(&self) -> &EngineConfig {
-        &self.pools.first().engine
-    }
-}
-
-#[cfg(feature = "live")]
-impl Settings {
-    /// Refuses fleets that change, and several pools, where workers stay as they are, are
-    /// all alike and each does all the work; `why` says that.
-    pub(crate) fn check_plain(&self, why: &str) -> Result<(), Invalid> {
-        let ClusterSettings { prefill, pool, change, .. } = &self.cluster;
-        let (key, value) = match prefill.workers {
-            Some(workers) => ("cluster.prefill.workers", workers.to_string()),
-            None if !pool.is_empty() => ("cluster.pool", format!("a list of {}", pool.len())),
-            None if change.is_empty() => ("cluster.planner", "a planner".to_owned()),
-            None => ("cluster.change", format!("a list of {}", change.len())),
-        };
-        let controls = format!("a list of {}", self.controls.len());
-        let allowed = format!("left out: {why}");
-        Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
-        let is_plain =
-            prefill.workers.is_none() && pool.is_empty() && self.cluster.plan().is_empty();
-        Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
-    }
 }
 
 /// What a program adds to an experiment file.
@@ -275,7 +171,7 @@ impl Experiment {
 
     fn add_points(
         &mut self,
-        axes: &[Axis],
+        axes: &[SweptKey],
         resolver: &mut Resolver,
     ) -> Result<(), ExperimentError> {
         let level_axis = axes.iter().position(|axis| axis.key == LEVEL_KEY);

@@ -1,6 +1,6 @@
 //! `[[control]]`: what an experiment changes while its simulations run.
 
-use super::config::Settings;
+use super::run_spec::Settings;
 use super::document::Document;
 use super::error::ExperimentError;
 use super::measure::Shown;

@@ -2,8 +2,8 @@
 
 mod extends;
 
+use super::axis::{self, RANGE_KEYS};
 use super::error::ExperimentError;
-use super::sweep::{self, RANGE_KEYS};
 use crate::catalogue;
 use crate::settings::{Invalid, Place, Sheet, join, line_of, offsets};
 use serde::de::DeserializeOwned;
@@ -112,7 +112,7 @@ impl Document {
 
     /// Applies `KEY=VALUE`. The value is read as TOML, else as text. A key that
     /// is swept is not swept any more: it keeps this one value. `sweep.KEY`
-    /// sets an axis, which may be written as [`sweep::typed`] says.
+    /// sets an axis, which may be written as [`axis::typed`] says.
     pub(super) fn set_argument(
         &mut self,
         argument: &str,
@@ -130,7 +130,7 @@ impl Document {
         let is_axis = key.starts_with("sweep.");
         let value = match text.parse() {
             Ok(value @ (Value::Array(_) | Value::Table(_))) => value,
-            _ if is_axis => sweep::typed(text),
+            _ if is_axis => axis::typed(text),
             Ok(value) => value,
             Err(_) => Value::String(text.to_owned()),
         };
@@ -162,8 +162,8 @@ impl Document {
         };
         let values = match axis {
             Some(_) => value,
-            None if key == sweep::VARIANT => {
-                match sweep::variant(&self.sweep[at].1, &value, text) {
+            None if key == axis::VARIANT => {
+                match axis::variant(&self.sweep[at].1, &value, text) {
                     Ok(variant) => Value::Array(vec![variant]),
                     Err(problem) => return refused(self, &problem),
                 }

@@ -6,7 +6,7 @@
 //! unfair comparison.
 
 use super::document::Document;
-use super::sweep::{self, Axis};
+use super::sweep::{self, SweptKey};
 use crate::router::{ChosenPolicy, Registry};
 use crate::simulation::Control;
 use crate::time::SimTime;
@@ -28,14 +28,14 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    pub(super) fn new(axes: &[Axis], registry: &Registry) -> Self {
-        let set_by = |axis: &Axis| -> Vec<String> {
+    pub(super) fn new(axes: &[SweptKey], registry: &Registry) -> Self {
+        let set_by = |axis: &SweptKey| -> Vec<String> {
             let sets = |index| sweep::sets(axis, index).1;
             (0..axis.values.len()).flat_map(sets).map(|(key, _)| key).collect()
         };
         let router = |key: String| Some(key.strip_prefix("router.")?.split('.').next()?.to_owned());
         // The bundles of a variant are whole settings, each with its own keys.
-        let swept = axes.iter().filter(|axis| axis.key != sweep::VARIANT).flat_map(set_by);
+        let swept = axes.iter().filter(|axis| axis.key != super::axis::VARIANT).flat_map(set_by);
         let mut known_to: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut have_parameters = BTreeSet::new();
         for about in registry.abouts() {

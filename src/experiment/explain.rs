@@ -4,7 +4,8 @@
 //! again, from the experiment and the seed, with an eye on the request; the
 //! digest says whether it was the same simulation.
 
-use super::config::{Experiment, LEVEL_KEY, Params, RunSpec, hex, show};
+use super::config::{Experiment, LEVEL_KEY, hex, show};
+use super::run_spec::{Params, RunSpec};
 use super::results::SavedRuns;
 use super::simulate::{RunOutcome, Watch, simulate};
 use crate::id::RequestId;
@@ -15,7 +16,7 @@ use crate::time::{SimDuration, SimTime};
 
 /// Which decision.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub struct DecisionQuery {
     /// The request.
     pub pick: Pick,
     /// Parameters with their values as text: only points that have them.
@@ -165,7 +166,7 @@ pub enum ExplainError {
 pub fn explain(
     experiment: &Experiment,
     saved: &SavedRuns,
-    choice: &Choice,
+    choice: &DecisionQuery,
 ) -> Result<Explained, ExplainError> {
     let again = Again { experiment, saved, seed: seed(experiment, choice.seed)? };
     let points = points(experiment, &choice.at)?;

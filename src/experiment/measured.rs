@@ -1,6 +1,7 @@
 //! Which metrics an experiment will have: what it must ask for to get the others.
 
-use super::config::{Experiment, Settings};
+use super::config::Experiment;
+use super::run_spec::Settings;
 use crate::metrics::{Needs, catalogue, check_name, pool_of};
 use crate::settings::Invalid;
 

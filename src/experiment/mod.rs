@@ -11,6 +11,7 @@
 //! it. So any key can be swept or overridden, with one set of checks, and every
 //! message can name the line, the axis or the argument that a value came from.
 
+mod axis;
 mod cluster;
 mod config;
 mod controls;
@@ -24,6 +25,7 @@ mod measure;
 mod measured;
 pub mod results;
 mod run;
+mod run_spec;
 mod schema;
 mod shard;
 mod simulate;
@@ -31,7 +33,9 @@ mod store;
 mod sweep;
 pub mod timeline;
 
-pub use config::{ClusterSettings, Experiment, LoadOptions, Params, RunSpec, Settings};
+pub use cluster::ClusterSettings;
+pub use config::{Experiment, LoadOptions};
+pub use run_spec::{Params, RunSpec, Settings};
 pub use error::ExperimentError;
 pub use files::{StoreError, check_writable, write_file, write_file_with};
 pub use journal::{Journal, JournalError};

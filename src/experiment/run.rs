@@ -4,7 +4,8 @@
 //! afterwards, in order of seeds. So the number of threads cannot change a bit
 //! of the result.
 
-use super::config::{Experiment, Params, RunSpec, hex, show};
+use super::config::{Experiment, hex, show};
+use super::run_spec::{Params, RunSpec};
 use super::files::StoreError;
 use super::journal::Journal;
 use super::results::{

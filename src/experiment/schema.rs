@@ -1,7 +1,7 @@
 //! The shape of experiment files as a JSON Schema, which editors complete and
 //! check by. It comes from the types that read experiments.
 
-use super::config::ClusterSettings;
+use super::cluster::ClusterSettings;
 use super::document::Extends;
 use super::measure::{MeasureSettings, SloSettings};
 use crate::engine::settings::EngineSettings;

@@ -1,6 +1,6 @@
 //! One simulation: from settings to the metrics of its levels.
 
-use super::config::{RunSpec, Settings};
+use super::run_spec::{RunSpec, Settings};
 use crate::engine::StepRecord;
 use crate::event::WorkerEvent;
 use crate::fleet::changes::{Changes, FailoverSettings};

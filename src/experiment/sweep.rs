@@ -1,5 +1,6 @@
 //! The axes of a sweep, and the combinations of their values.
 
+use super::axis::VARIANT;
 use super::document::{Document, flatten, is_setting};
 use super::error::ExperimentError;
 use crate::settings::parse_duration;
@@ -12,13 +13,8 @@ const MAX_POINTS: usize = 100_000;
 /// Keys that hold for all points, because points are compared seed by seed.
 const NOT_SWEPT: [&str; 2] = ["measure.seeds", "measure.levels"];
 
-/// The axis whose values are bundles of settings, each with a name.
-pub(super) const VARIANT: &str = "variant";
 /// The key of `[sweep]` that lists the axes whose values go together.
 pub(super) const PAIRED: &str = "paired";
-
-/// The keys that make a table a range and not a section.
-pub(super) const RANGE_KEYS: [&str; 4] = ["from", "to", "step", "factor"];
 
 /// What an axis looks like, for messages.
 const FORMS: &str =
@@ -26,7 +22,7 @@ const FORMS: &str =
 
 /// One swept key.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Axis {
+pub(super) struct SweptKey {
     /// Dotted key.
     pub(super) key: String,
     /// At least one value, all different unless paired.
@@ -46,31 +42,9 @@ struct Range {
     factor: Option<Value>,
 }
 
-/// An axis as typed on a command line: `0,0.5,1`, `60..180:20` (a step) or
-/// `8..512:x2` (a factor).
-pub(super) fn typed(text: &str) -> Value {
-    let item = |text: &str| {
-        let text = text.trim();
-        text.parse().unwrap_or_else(|_| Value::String(text.to_owned()))
-    };
-    // Paths may have dots too: a range begins with a number.
-    let is_number = |text: &str| text.trim().starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    let Some((from, rest)) = text.split_once("..").filter(|(from, _)| is_number(from)) else {
-        return Value::Array(text.split(',').map(item).collect());
-    };
-    let mut range = toml::Table::from_iter([("from".to_owned(), item(from))]);
-    let (to, by) = rest.split_once(':').map_or((rest, None), |(to, by)| (to, Some(by)));
-    range.insert("to".to_owned(), item(to));
-    if let Some(by) = by {
-        let (key, by) = by.trim().strip_prefix('x').map_or(("step", by), |by| ("factor", by));
-        range.insert(key.to_owned(), item(by));
-    }
-    Value::Table(range)
-}
-
 /// The axes of `[sweep]`, checked, in the order written.
-pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
-    let mut axes: Vec<Axis> = Vec::new();
+pub(super) fn axes(document: &Document) -> Result<Vec<SweptKey>, ExperimentError> {
+    let mut axes: Vec<SweptKey> = Vec::new();
     for (key, written) in document.sweep().iter().filter(|(key, _)| key != PAIRED) {
         let refuse =
             |problem: &str| Err(document.value_error(&format!("sweep.{key}"), written, problem));
@@ -105,10 +79,10 @@ pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
         if values.is_empty() {
             return refuse("must list at least one value");
         }
-        axes.push(Axis { key: key.clone(), values, is_paired: false });
+        axes.push(SweptKey { key: key.clone(), values, is_paired: false });
     }
     pair(document, &mut axes)?;
-    let twice = |axis: &&Axis| !axis.is_paired && repeated(&axis.values).is_some();
+    let twice = |axis: &&SweptKey| !axis.is_paired && repeated(&axis.values).is_some();
     if let Some(axis) = axes.iter().find(twice) {
         let problem = format!("lists {} twice", repeated(&axis.values).unwrap_or_default());
         return Err(refused(document, &axis.key, &problem));
@@ -125,7 +99,7 @@ pub(super) fn axes(document: &Document) -> Result<Vec<Axis>, ExperimentError> {
 }
 
 /// What one value of an axis sets, and how a point calls it.
-pub(super) fn sets(axis: &Axis, index: usize) -> (Value, Vec<(String, Value)>) {
+pub(super) fn sets(axis: &SweptKey, index: usize) -> (Value, Vec<(String, Value)>) {
     let value = &axis.values[index];
     match value {
         Value::Table(bundle) if axis.key == VARIANT => {
@@ -142,23 +116,6 @@ fn settings(bundle: &toml::Table) -> Vec<(String, Value)> {
     flatten("", bundle.clone(), &mut settings);
     settings.retain(|(key, _)| key != "name");
     settings
-}
-
-/// The variant that `chosen` names, which was typed as `text`: a number is a name
-/// too. A table is a variant itself.
-pub(super) fn variant(variants: &Value, chosen: &Value, text: &str) -> Result<Value, String> {
-    if chosen.is_table() {
-        return Ok(chosen.clone());
-    }
-    let wanted = chosen.as_str().unwrap_or(text);
-    let name = |variant: &Value| Some(variant.get("name")?.as_str()?.to_owned());
-    let known = variants.as_array().map(Vec::as_slice).unwrap_or_default();
-    let found = known.iter().find(|variant| name(variant).as_deref() == Some(wanted));
-    found.cloned().ok_or_else(|| {
-        let names: Vec<String> =
-            known.iter().filter_map(name).map(|name| format!("{name:?}")).collect();
-        format!("must be the name of a variant: {}", names.join(", "))
-    })
 }
 
 /// `variant` is a list of tables, each with a name of its own and settings.
@@ -191,7 +148,7 @@ fn check_variants(written: &Value, document: &Document) -> Result<(), String> {
 }
 
 /// Marks the axes that `sweep.paired` lists.
-fn pair(document: &Document, axes: &mut [Axis]) -> Result<(), ExperimentError> {
+fn pair(document: &Document, axes: &mut [SweptKey]) -> Result<(), ExperimentError> {
     let Some((_, written)) = document.sweep().iter().find(|(key, _)| key == PAIRED) else {
         return Ok(());
     };
@@ -236,7 +193,7 @@ fn repeated(values: &[Value]) -> Option<String> {
 }
 
 /// The axes that move by themselves: of the paired ones the first speaks for all.
-fn independent(axes: &[Axis]) -> impl Iterator<Item = &Axis> {
+fn independent(axes: &[SweptKey]) -> impl Iterator<Item = &SweptKey> {
     let mut has_pair = false;
     axes.iter().filter(move |axis| {
         let follows = axis.is_paired && has_pair;
@@ -247,7 +204,7 @@ fn independent(axes: &[Axis]) -> impl Iterator<Item = &Axis> {
 
 /// Every combination, as one index of a value per axis; the last axis changes
 /// fastest, paired axes at the place of the first of them.
-pub(super) fn combinations(axes: &[Axis]) -> Vec<Vec<usize>> {
+pub(super) fn combinations(axes: &[SweptKey]) -> Vec<Vec<usize>> {
     let leader = axes.iter().position(|axis| axis.is_paired);
     axes.iter().enumerate().fold(vec![Vec::new()], |shorter, (place, axis)| {
         let longer = |indices: &Vec<usize>| -> Vec<Vec<usize>> {
@@ -346,6 +303,7 @@ fn number(value: &Value, is_duration: bool) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::axis::typed;
     use proptest::prelude::*;
 
     fn values(range: &str) -> Result<Vec<Value>, String> {
@@ -417,7 +375,7 @@ mod tests {
 
     #[test]
     fn paired_axes_move_together() {
-        let axis = |n: usize, is_paired: bool| Axis {
+        let axis = |n: usize, is_paired: bool| SweptKey {
             key: String::new(),
             values: vec![Value::Boolean(true); n],
             is_paired,
@@ -432,12 +390,12 @@ mod tests {
         /// The combinations are counted in a mixed-radix number system, last digit fastest.
         #[test]
         fn combinations_count_up(lengths in prop::collection::vec(1usize..4, 0..4)) {
-            let axis = |&n: &usize| Axis {
+            let axis = |&n: &usize| SweptKey {
                 key: String::new(),
                 values: vec![Value::Boolean(true); n],
                 is_paired: false,
             };
-            let axes: Vec<Axis> = lengths.iter().map(axis).collect();
+            let axes: Vec<SweptKey> = lengths.iter().map(axis).collect();
             let all = combinations(&axes);
             prop_assert_eq!(all.len(), lengths.iter().product::<usize>());
             for (number, indices) in all.iter().enumerate() {

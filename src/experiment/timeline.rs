@@ -4,7 +4,8 @@
 //! Steps that are passed several at once are recorded one by one; the digest says
 //! that looking changed nothing.
 
-use super::config::{Experiment, Params};
+use super::config::Experiment;
+use super::run_spec::Params;
 use super::explain::{Again, ExplainError, points, seed};
 use super::results::SavedRuns;
 use super::simulate::{RunOutcome, Watch};
@@ -18,7 +19,7 @@ const WINDOW: SimDuration = SimDuration::from_secs(60);
 
 /// Which simulation, and when.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
+pub struct TimelineQuery {
     /// Parameters with their values as text: only points that have them. Of
     /// several the last is shown.
     pub at: Vec<(String, String)>,
@@ -62,7 +63,7 @@ pub struct Timeline {
 pub fn timeline(
     experiment: &Experiment,
     saved: &SavedRuns,
-    choice: &Choice,
+    choice: &TimelineQuery,
 ) -> Result<Timeline, ExplainError> {
     let again = Again { experiment, saved, seed: seed(experiment, choice.seed)? };
     let found = points(experiment, &choice.at)?;

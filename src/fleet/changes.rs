@@ -19,7 +19,7 @@ use crate::id::{RequestId, WorkerId};
 use crate::metrics::catalogue;
 use crate::settings::Invalid;
 use crate::time::SimTime;
-use planner::{Decision, Planner};
+use planner::{PlannerStep, Planner};
 use std::collections::BTreeMap;
 
 /// After so long a planner looks no more: the clock is trusted with no more.
@@ -176,14 +176,14 @@ impl Changes {
         let down = own.iter().position(|life| life.phase == Phase::Down);
         let Some(planner) = &mut self.planner else { return };
         match planner.look(now, gauges, &serving, (all, moves)) {
-            Decision::Nothing => {}
-            Decision::Add => {
+            PlannerStep::Nothing => {}
+            PlannerStep::Add => {
                 let down = down.expect("fewer workers than there can be");
                 let worker = WorkerId(narrow(first + down));
                 self.enter(now, Entry::Start(worker));
                 self.workers[worker.index()].returns = true;
             }
-            Decision::Remove => {
+            PlannerStep::Remove => {
                 let last = serving.last().copied().map(narrow).map(WorkerId);
                 if let Some(worker) = last {
                     self.drain(now, worker);

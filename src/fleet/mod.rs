@@ -6,7 +6,7 @@
 pub mod changes;
 mod handovers;
 #[cfg(feature = "live")]
-pub mod live;
+pub mod servers;
 mod network;
 mod pools;
 mod simulated;

@@ -29,7 +29,7 @@ const MOST_LOADS: usize = 1_000_000;
 
 /// The loads that may be asked for: `from`, `from + step`, ... up to `to`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Loads {
+pub struct LoadRange {
     /// Dotted key, as `workload.concurrency`.
     pub key: String,
     /// The smallest.
@@ -40,7 +40,7 @@ pub struct Loads {
     pub step: f64,
 }
 
-impl Loads {
+impl LoadRange {
     /// Checks and makes a grid.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ pub struct Frontier {
     /// The seeds.
     pub seeds: Vec<u64>,
     /// The loads that could be asked for.
-    pub loads: Loads,
+    pub loads: LoadRange,
     /// In order of the questions.
     pub answers: Vec<Answer>,
     /// By load, policies in the order of the points.
@@ -167,7 +167,7 @@ type Known = BTreeMap<usize, BTreeMap<String, Point>>;
 /// Whatever `simulate` fails with.
 pub fn frontier<E>(
     (experiment, seeds): (&str, &[u64]),
-    loads: &Loads,
+    loads: &LoadRange,
     names: &[String],
     questions: &[Question],
     mut simulate: impl FnMut(f64, &[&str]) -> Result<Vec<Point>, E>,
@@ -236,7 +236,7 @@ pub fn frontier<E>(
 
 fn answer(
     question: &Question,
-    loads: &Loads,
+    loads: &LoadRange,
     direction: Direction,
     found: &Found,
     known: &Known,

@@ -55,8 +55,8 @@ fn names() -> Vec<String> {
     vec!["round_robin".to_owned(), "kv".to_owned()]
 }
 
-fn loads() -> Loads {
-    Loads::new("workload.concurrency", 60.0, 180.0, 1.0).expect("a grid")
+fn loads() -> LoadRange {
+    LoadRange::new("workload.concurrency", 60.0, 180.0, 1.0).expect("a grid")
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn meets(policy: &str, target: &str) -> Question {
 
 #[test]
 fn the_smallest_fleet_that_meets_the_targets_is_named() {
-    let loads = Loads::new("cluster.workers", 1.0, 12.0, 1.0).expect("a grid");
+    let loads = LoadRange::new("cluster.workers", 1.0, 12.0, 1.0).expect("a grid");
     let said = |needed: f64| {
         let question = [meets("kv", "ttft_ms_p95=510ms")];
         let found = frontier(("x", &[1, 2, 3]), &loads, &names(), &question, workers(needed));

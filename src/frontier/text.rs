@@ -1,6 +1,6 @@
 //! A frontier as text for a terminal.
 
-use super::{Answer, Direction, Evaluated, Frontier, Limit, Loads, Question};
+use super::{Answer, Direction, Evaluated, Frontier, Limit, LoadRange, Question};
 use crate::metrics::{Metric, rounded, short};
 use crate::report::judge::state::{RULE, in_table};
 use crate::report::render::columns::{Column, table, wrap};
@@ -115,7 +115,7 @@ impl Frontier {
 
     /// ` up to concurrency 157 (95 %: 149 to 163)`, ` from workers 2 on`.
     fn limit(&self, answer: &Answer) -> String {
-        let (name, Loads { from, to, .. }) = (self.loads.name(), &self.loads);
+        let (name, LoadRange { from, to, .. }) = (self.loads.name(), &self.loads);
         let is_from = answer.direction == Direction::From;
         let mut text = match answer.limit {
             Limit::Nowhere => {

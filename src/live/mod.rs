@@ -20,7 +20,7 @@ use crate::experiment::{
     Experiment, Params, RunOutcome, RunSpec, Settings, Watch, front_ends, play, simulate,
     simulated_fleet, summarise,
 };
-use crate::fleet::live::{ApiKey, FailedRequest, LiveFleet, LiveSettings, ServerError};
+use crate::fleet::servers::{ApiKey, FailedRequest, LiveFleet, LiveSettings, ServerError};
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::RequestRecord;
 use crate::router::feed::FeedSettings;

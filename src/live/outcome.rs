@@ -3,7 +3,7 @@
 use super::follow::Agreement;
 use crate::experiment::Params;
 use crate::experiment::results::Summary;
-use crate::fleet::live::{EventFaults, FailedRequest, PassedOver, ServerCounters, ServerFacts};
+use crate::fleet::servers::{EventFaults, FailedRequest, PassedOver, ServerCounters, ServerFacts};
 use crate::recorder::RequestRecord;
 use crate::workload::Arrival;
 

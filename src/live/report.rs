@@ -5,7 +5,7 @@ use super::outcome::{LiveOutcome, LiveRequest, LiveRun};
 use crate::engine::config::EngineConfig;
 use crate::experiment::Experiment;
 use crate::experiment::results::{Point, Summary};
-use crate::fleet::live::{OF_LAYERS, alike};
+use crate::fleet::servers::{OF_LAYERS, alike};
 use crate::id::RequestId;
 use crate::metrics::{Metric, short, signed};
 use crate::recorder::{End, RequestRecord};

@@ -1,6 +1,6 @@
 //! What panels are made of: the part where data lies, its axes, and marks.
 
-use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::scale::Scale;
 use super::style::{FRAME, GRID, INK, SMALL_SIZE, TEXT_SIZE};
 use plotters::prelude::DrawingBackend;
@@ -41,7 +41,7 @@ pub(super) fn whisker<B: DrawingBackend>(
 }
 
 /// The stroke through a published point that does not count.
-pub(super) fn strike<B: DrawingBackend>(canvas: &Canvas<'_, B>, (x, y): Place) -> Drawn<B> {
+pub(super) fn strike<B: DrawingBackend>(canvas: &Canvas<'_, B>, (x, y): Position) -> Drawn<B> {
     canvas.line(&[(x - 7.0, y + 7.0), (x + 7.0, y - 7.0)], INK, 1.2, &[])
 }
 

@@ -21,7 +21,7 @@ pub(super) const FINE: u32 = 4;
 pub(super) type Drawn<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// A place in points, from the top left.
-pub(super) type Place = (f64, f64);
+pub(super) type Position = (f64, f64);
 
 /// Which end of a text is at its place.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub(super) enum Side {
 /// What is drawn on. The drawing library makes text of different size and
 /// height for the two; [`Script::style`] and [`Canvas::text`] make up for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Medium {
+pub(super) enum Surface {
     Svg,
     Bitmap,
 }
@@ -65,13 +65,13 @@ impl Script {
         Self { size, color: PENCIL, side }
     }
 
-    fn style(self, medium: Medium) -> TextStyle<'static> {
+    fn style(self, medium: Surface) -> TextStyle<'static> {
         let h = match self.side {
             Side::Left => HPos::Left,
             Side::Middle => HPos::Center,
             Side::Right => HPos::Right,
         };
-        let scale = if medium == Medium::Svg { SVG_SIZE } else { LINE_HEIGHT };
+        let scale = if medium == Surface::Svg { SVG_SIZE } else { LINE_HEIGHT };
         let size = self.size * scale * f64::from(FINE);
         let font = FontDesc::new(FontFamily::Name(family()), size, FontStyle::Normal);
         let mut style = TextStyle::from(font).pos(Pos::new(h, VPos::Center));
@@ -83,7 +83,7 @@ impl Script {
 /// A surface to draw on, in points.
 pub(super) struct Canvas<'a, B: DrawingBackend> {
     area: &'a DrawingArea<B, Shift>,
-    medium: Medium,
+    medium: Surface,
     spots: RefCell<Vec<Spot>>,
 }
 
@@ -91,19 +91,19 @@ pub(super) struct Canvas<'a, B: DrawingBackend> {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Spot {
     /// Where it is, in points.
-    pub(super) at: Place,
+    pub(super) at: Position,
     /// What it says.
     pub(super) text: String,
 }
 
 impl<'a, B: DrawingBackend> Canvas<'a, B> {
     /// A surface without anything on it.
-    pub(super) fn new(area: &'a DrawingArea<B, Shift>, medium: Medium) -> Self {
+    pub(super) fn new(area: &'a DrawingArea<B, Shift>, medium: Surface) -> Self {
         Self { area, medium, spots: RefCell::new(Vec::new()) }
     }
 
     /// Says what the value at a place is.
-    pub(super) fn spot(&self, at: Place, text: String) {
+    pub(super) fn spot(&self, at: Position, text: String) {
         self.spots.borrow_mut().push(Spot { at, text });
     }
 
@@ -117,7 +117,7 @@ impl<B: DrawingBackend> Canvas<'_, B> {
     /// A line through `places`, in dashes if the pattern is not empty.
     pub(super) fn line(
         &self,
-        places: &[Place],
+        places: &[Position],
         color: RGBColor,
         width: f64,
         dash: &[f64],
@@ -130,7 +130,7 @@ impl<B: DrawingBackend> Canvas<'_, B> {
             pixels.dedup();
             // Nor does it blunt the points of sharp turns on bitmaps, which would
             // reach far beyond the values: lines end there.
-            let is_cut = |at: usize| self.medium == Medium::Bitmap && is_sharp(&pixels, at);
+            let is_cut = |at: usize| self.medium == Surface::Bitmap && is_sharp(&pixels, at);
             let mut from = 0;
             for at in 1..pixels.len() {
                 if at + 1 == pixels.len() || is_cut(at) {
@@ -143,24 +143,24 @@ impl<B: DrawingBackend> Canvas<'_, B> {
     }
 
     /// A filled area.
-    pub(super) fn fill(&self, outline: &[Place], color: RGBColor, opacity: f64) -> Drawn<B> {
+    pub(super) fn fill(&self, outline: &[Position], color: RGBColor, opacity: f64) -> Drawn<B> {
         let pixels: Vec<(i32, i32)> = outline.iter().copied().map(pixel).collect();
         self.area.draw(&Polygon::new(pixels, color.mix(opacity).filled()))
     }
 
     /// An upright rectangle from one corner to the opposite one.
-    pub(super) fn rectangle(&self, a: Place, b: Place, color: RGBColor, opacity: f64) -> Drawn<B> {
+    pub(super) fn rectangle(&self, a: Position, b: Position, color: RGBColor, opacity: f64) -> Drawn<B> {
         self.fill(&[a, (b.0, a.1), b, (a.0, b.1)], color, opacity)
     }
 
     /// A filled marker with an edge of paper.
-    pub(super) fn marker(&self, at: Place, marker: Marker, color: RGBColor) -> Drawn<B> {
+    pub(super) fn marker(&self, at: Position, marker: Marker, color: RGBColor) -> Drawn<B> {
         self.fill(&corners(at, marker, 4.4), PAPER, 1.0)?;
         self.fill(&corners(at, marker, 3.6), color, 1.0)
     }
 
     /// The outline of a marker; what lies below stays visible inside.
-    pub(super) fn hollow(&self, at: Place, marker: Marker, color: RGBColor) -> Drawn<B> {
+    pub(super) fn hollow(&self, at: Position, marker: Marker, color: RGBColor) -> Drawn<B> {
         self.ring(at, marker, (6.4, 3.2), PAPER)?;
         self.ring(at, marker, (5.6, 4.0), color)
     }
@@ -169,7 +169,7 @@ impl<B: DrawingBackend> Canvas<'_, B> {
     /// edge, then back around the inner one.
     fn ring(
         &self,
-        at: Place,
+        at: Position,
         marker: Marker,
         (outer, inner): (f64, f64),
         color: RGBColor,
@@ -187,10 +187,10 @@ impl<B: DrawingBackend> Canvas<'_, B> {
     }
 
     /// A text whose middle line is at the height of `at`.
-    pub(super) fn text(&self, text: &str, at: Place, script: Script) -> Drawn<B> {
+    pub(super) fn text(&self, text: &str, at: Position, script: Script) -> Drawn<B> {
         // An SVG centres text on half the height of small letters, the bitmap
         // sets its base line at a tenth of the line below the middle.
-        let lower = if self.medium == Medium::Svg { 0.0 } else { 0.15 * script.size };
+        let lower = if self.medium == Surface::Svg { 0.0 } else { 0.15 * script.size };
         let at = pixel((at.0, at.1 + lower));
         self.area.draw(&Text::new(text.to_owned(), at, script.style(self.medium)))
     }
@@ -205,7 +205,7 @@ fn is_sharp(line: &[(i32, i32)], at: usize) -> bool {
 
 /// Corners of a marker. Sizes are made to look alike: a square is larger than
 /// a circle of its width.
-fn corners((x, y): Place, marker: Marker, size: f64) -> Vec<Place> {
+fn corners((x, y): Position, marker: Marker, size: f64) -> Vec<Position> {
     match marker {
         Marker::Circle => (0..24)
             .map(|i| f64::from(i) / 24.0 * std::f64::consts::TAU)
@@ -228,7 +228,7 @@ fn corners((x, y): Place, marker: Marker, size: f64) -> Vec<Place> {
 
 /// Width of a text in points.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
-    let style = Script::ink(size, Side::Left).style(Medium::Bitmap);
+    let style = Script::ink(size, Side::Left).style(Surface::Bitmap);
     // The embedded font has a size for any text.
     let (width, _) = style.font.box_size(text).unwrap_or_default();
     f64::from(width) / f64::from(FINE)
@@ -251,12 +251,12 @@ pub(super) fn fitted(text: &str, size: f64, room: f64) -> String {
 }
 
 /// Cuts a line into the strokes of a dash pattern; the pattern runs on through corners.
-fn dashes(places: &[Place], pattern: &[f64]) -> Vec<Vec<Place>> {
+fn dashes(places: &[Position], pattern: &[f64]) -> Vec<Vec<Position>> {
     if pattern.is_empty() {
         return vec![places.to_vec()];
     }
     let mut strokes = Vec::new();
-    let mut stroke: Vec<Place> = places.first().copied().into_iter().collect();
+    let mut stroke: Vec<Position> = places.first().copied().into_iter().collect();
     let mut part = 0;
     let mut left = pattern[0];
     for pair in places.windows(2) {
@@ -298,7 +298,7 @@ fn inner_radius(marker: Marker) -> f64 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, far outside of any figure")]
-fn pixel((x, y): Place) -> (i32, i32) {
+fn pixel((x, y): Position) -> (i32, i32) {
     let fine = f64::from(FINE);
     ((x * fine).round() as i32, (y * fine).round() as i32)
 }
@@ -322,7 +322,7 @@ mod tests {
         fn dashes_cover_their_share_of_the_line(
             places in prop::collection::vec((0.0..500.0f64, 0.0..500.0f64), 2..6)
         ) {
-            let length = |line: &[Place]| -> f64 {
+            let length = |line: &[Position]| -> f64 {
                 line.windows(2).map(|p| (p[1].0 - p[0].0).hypot(p[1].1 - p[0].1)).sum()
             };
             let drawn: f64 = dashes(&places, &[3.0, 1.0]).iter().map(|d| length(d)).sum();

@@ -2,7 +2,7 @@
 //! requests that took at most so long, a line per series.
 
 use super::axes::{Plot, draw_axes};
-use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
 use super::scale::{Kind, Scale, is_drawable};
@@ -79,7 +79,7 @@ impl<'a> Cdfs<'a> {
         &self,
         canvas: &Canvas<'_, B>,
         stem: &str,
-        (left, top): Place,
+        (left, top): Position,
         width: f64,
     ) -> Drawn<B> {
         let all = || self.found.iter().enumerate().filter_map(|(i, d)| Some((i, d.as_ref()?)));
@@ -109,15 +109,15 @@ impl<'a> Cdfs<'a> {
             for (series, distribution) in &here {
                 let Some([low, high]) = &distribution.ci95 else { continue };
                 let edge =
-                    |bound: &[f64]| -> Vec<Place> { paired(bound).map(|p| place(&p)).collect() };
+                    |bound: &[f64]| -> Vec<Position> { paired(bound).map(|p| place(&p)).collect() };
                 let (low, high) = (edge(low), edge(high));
-                let outline: Vec<Place> = low.into_iter().chain(high.into_iter().rev()).collect();
+                let outline: Vec<Position> = low.into_iter().chain(high.into_iter().rev()).collect();
                 canvas.fill(&outline, Look::of(*series).color, 0.2)?;
             }
         }
         for (series, distribution) in &here {
             let look = Look::of(*series);
-            let line: Vec<Place> = places(distribution).iter().map(place).collect();
+            let line: Vec<Position> = places(distribution).iter().map(place).collect();
             canvas.line(&line, look.color, 1.8, look.dash)?;
             // Staggered: at the same share they would hide each other.
             let marked = line.iter().skip(3 + 2 * (series % 5)).step_by(10);

@@ -1,6 +1,6 @@
 //! A figure as it is written: SVG for wide and narrow screens, and PNG.
 
-use super::canvas::{Canvas, FINE, Medium, Spot};
+use super::canvas::{Canvas, FINE, Surface, Spot};
 use super::sheet::{Form, Sheet};
 use super::style;
 use maud::html;
@@ -42,7 +42,7 @@ pub(super) fn svg(drawing: &impl Sheet, form: Form) -> String {
     let spots = {
         let backend = SVGBackend::with_string(&mut text, (width * FINE, height * FINE));
         let area = backend.into_drawing_area();
-        let canvas = Canvas::new(&area, Medium::Svg);
+        let canvas = Canvas::new(&area, Surface::Svg);
         let drawn = drawing.draw(&canvas, form).and_then(|()| area.present());
         drawn.expect("drawing into memory does not fail");
         canvas.into_spots()
@@ -86,7 +86,7 @@ fn png(drawing: &impl Sheet) -> Vec<u8> {
         let backend = BitMapBackend::<RGBPixel>::with_buffer_and_format(&mut pixels, (wide, high))
             .expect("the buffer has the size of the picture");
         let area = backend.into_drawing_area();
-        let canvas = Canvas::new(&area, Medium::Bitmap);
+        let canvas = Canvas::new(&area, Surface::Bitmap);
         let drawn = drawing.draw(&canvas, Form::Wide).and_then(|()| area.present());
         drawn.expect("drawing into memory does not fail");
     }

@@ -2,7 +2,7 @@
 //! over time, a line per simulation, with the changes marked.
 
 use super::axes::{Plot, draw_axes};
-use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::footer;
 use super::scale::{Kind, Scale};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
@@ -86,7 +86,7 @@ impl<'a> FleetSheet<'a> {
         }
         for (index, line) in self.lines.iter().enumerate() {
             let Look { color, dash, .. } = Look::of(index);
-            let mut stretch: Vec<Place> = Vec::new();
+            let mut stretch: Vec<Position> = Vec::new();
             for (second, value) in seconds.iter().zip(values(line)) {
                 match value {
                     Some(value) => {

@@ -1,7 +1,7 @@
 //! Heat maps: a metric over two swept keys, a panel for every combination of
 //! the other ones.
 
-use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::{extent_text, footer};
 use super::scale::{Kind, Scale, is_drawable};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
@@ -175,7 +175,7 @@ impl<'a> HeatMap<'a> {
         &self,
         canvas: &Canvas<'_, B>,
         panel: &Panel<'_>,
-        (left, top): Place,
+        (left, top): Position,
         form: Form,
     ) -> Drawn<B> {
         let ink = |side| Script::ink(TEXT_SIZE, side);
@@ -224,7 +224,7 @@ impl<'a> HeatMap<'a> {
         &self,
         canvas: &Canvas<'_, B>,
         point: &Point,
-        (x, y): Place,
+        (x, y): Position,
         width: f64,
     ) -> Drawn<B> {
         let (right, bottom) = (x + width, y + CELL_HEIGHT);
@@ -270,7 +270,7 @@ impl<'a> HeatMap<'a> {
         canvas: &Canvas<'_, B>,
         case: &Case<'_>,
         point: &Point,
-        (x, y): Place,
+        (x, y): Position,
         width: f64,
     ) -> Drawn<B> {
         let is = |place: usize| std::ptr::eq(case.points[place], point);
@@ -297,7 +297,7 @@ impl<'a> HeatMap<'a> {
         RGBColor(mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
     }
 
-    fn draw_bar<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, (x, top): Place) -> Drawn<B> {
+    fn draw_bar<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, (x, top): Position) -> Drawn<B> {
         const SLICES: u32 = 64;
         let height = (self.y.values.len() as f64 * CELL_HEIGHT).max(120.0);
         let bottom = top + height;
@@ -447,14 +447,14 @@ fn is_dark(RGBColor(r, g, b): RGBColor) -> bool {
 }
 
 /// A bold outline with an edge of paper.
-fn frame<B: DrawingBackend>(canvas: &Canvas<'_, B>, a: Place, b: Place) -> Drawn<B> {
+fn frame<B: DrawingBackend>(canvas: &Canvas<'_, B>, a: Position, b: Position) -> Drawn<B> {
     let corners = [a, (b.0, a.1), b, (a.0, b.1), a];
     canvas.line(&corners, PAPER, 5.0, &[])?;
     canvas.line(&corners, INK, 2.5, &[])
 }
 
 /// A corner, from the top right.
-fn notch<B: DrawingBackend>(canvas: &Canvas<'_, B>, (x, y): Place) -> Drawn<B> {
+fn notch<B: DrawingBackend>(canvas: &Canvas<'_, B>, (x, y): Position) -> Drawn<B> {
     let corner = |size: f64| [(x - size, y), (x, y), (x, y + size)];
     canvas.fill(&corner(10.0), PAPER, 1.0)?;
     canvas.fill(&corner(8.0), PENCIL, 1.0)

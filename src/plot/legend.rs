@@ -1,7 +1,7 @@
 //! Legends: samples with their labels, in rows as wide as the figure.
 
 use super::axes::{strike, whisker};
-use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::style::{INK, Look, Marker, PENCIL, TEXT_SIZE};
 use plotters::prelude::DrawingBackend;
 
@@ -63,7 +63,7 @@ impl Legend {
     pub(super) fn draw<B: DrawingBackend>(
         &self,
         canvas: &Canvas<'_, B>,
-        (left, top): Place,
+        (left, top): Position,
     ) -> Drawn<B> {
         for (i, row) in self.0.iter().enumerate() {
             let y = top + i as f64 * ROW;
@@ -82,7 +82,7 @@ impl Legend {
 fn draw_sample<B: DrawingBackend>(
     canvas: &Canvas<'_, B>,
     sample: Sample,
-    (x, y): Place,
+    (x, y): Position,
 ) -> Drawn<B> {
     let (middle, across) = ((x + 13.0, y), [(x, y), (x + 26.0, y)]);
     match sample {

@@ -71,7 +71,7 @@ const HEAT: [&str; 6] = [
 
 /// What to draw.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
+pub struct FigureOptions {
     /// Key of the parameter from left to right; the one with most values if `None`.
     pub x: Option<String>,
     /// Names of metrics; [`MAIN`] if empty. Metrics of one stem share a figure.
@@ -80,7 +80,7 @@ pub struct Choice {
     pub targets: Vec<(String, f64)>,
 }
 
-/// The targets of `[slo]`, for [`Choice::targets`].
+/// The targets of `[slo]`, for [`FigureOptions::targets`].
 pub fn targets(terms: &Terms) -> Vec<(String, f64)> {
     let times = terms.targets.iter().map(|(key, limit)| (format!("{key}_ms"), limit.as_millis()));
     let share =
@@ -98,7 +98,7 @@ pub fn targets(terms: &Terms) -> Vec<(String, f64)> {
 pub fn figures(
     summary: &Summary,
     published: Option<&Published>,
-    choice: &Choice,
+    choice: &FigureOptions,
 ) -> Result<Vec<Figure>, Invalid> {
     let view = View::new(summary, choice.x.as_deref())?;
     let comparison = published.map(|published| Comparison::new(&view, published));
@@ -132,7 +132,7 @@ pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, 
             return Ok(maps);
         }
     }
-    let choice = Choice { targets: targets(&Terms::of(details)), ..Choice::default() };
+    let choice = FigureOptions { targets: targets(&Terms::of(details)), ..FigureOptions::default() };
     let mut all = figures(summary, details.published.as_ref(), &choice)?;
     let last = view.xs().last().copied();
     if let (Some(_), Some(x)) = (&view.axis, last)

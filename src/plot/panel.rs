@@ -1,7 +1,7 @@
 //! The panels of a figure: lines with bands along an axis, or bars without one.
 
 use super::axes::{Plot, draw_axes, draw_x_axis, strike, whisker};
-use super::canvas::{Canvas, Drawn, Place, Script, Side, fitted, text_width};
+use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::{BAR_HEIGHT, Drawing, PLOT_HEIGHT, Shown};
 use super::scale::Scale;
 use super::sheet::time_unit;
@@ -17,7 +17,7 @@ impl Drawing<'_> {
         canvas: &Canvas<'_, B>,
         axis: &Axis,
         metric: &Metric,
-        (left, top): Place,
+        (left, top): Position,
         right: f64,
     ) -> Drawn<B> {
         let target = self.target(metric);
@@ -123,7 +123,7 @@ impl Drawing<'_> {
     ) -> Drawn<B> {
         let color = Look::of(series).color;
         for stretch in self.stretches(metric, series) {
-            let edge = |bound: usize| -> Vec<Place> {
+            let edge = |bound: usize| -> Vec<Position> {
                 let at = |shown: &Shown| {
                     let value = shown.interval.map_or(shown.mean, |bounds| bounds[bound]);
                     (plot.x(x_scale, shown.x), plot.y(y_scale, value))
@@ -136,7 +136,7 @@ impl Drawing<'_> {
                 canvas.rectangle((x - 6.0, *top), (x + 6.0, *bottom), color, 0.2)?;
                 continue;
             }
-            let outline: Vec<Place> = low.into_iter().chain(high.into_iter().rev()).collect();
+            let outline: Vec<Position> = low.into_iter().chain(high.into_iter().rev()).collect();
             canvas.fill(&outline, color, 0.2)?;
         }
         Ok(())
@@ -152,7 +152,7 @@ impl Drawing<'_> {
     ) -> Drawn<B> {
         let look = Look::of(series);
         for stretch in self.stretches(metric, series) {
-            let places: Vec<Place> = stretch
+            let places: Vec<Position> = stretch
                 .iter()
                 .map(|shown| (plot.x(x_scale, shown.x), plot.y(y_scale, shown.mean)))
                 .collect();
@@ -172,7 +172,7 @@ impl Drawing<'_> {
         &self,
         canvas: &Canvas<'_, B>,
         metric: &Metric,
-        (left, top): Place,
+        (left, top): Position,
         right: f64,
     ) -> Drawn<B> {
         // Room for the numbers right of the bars.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 fn draw(summary: &Summary, published: Option<&Published>) -> Vec<Figure> {
-    figures(summary, published, &Choice::default()).unwrap()
+    figures(summary, published, &FigureOptions::default()).unwrap()
 }
 
 /// SVGs of every group of metrics; PNGs of random results would take too long.
@@ -51,7 +51,7 @@ fn the_png_is_twice_the_size_of_the_svg() {
 #[test]
 fn what_was_asked_for_has_to_be_there() {
     let summary = example::doks();
-    let choice = |metric: &str| Choice { metrics: vec![metric.to_owned()], ..Choice::default() };
+    let choice = |metric: &str| FigureOptions { metrics: vec![metric.to_owned()], ..FigureOptions::default() };
     let error = figures(&summary, None, &choice("queue_ms_p50")).unwrap_err().to_string();
     assert!(
         error.starts_with(
@@ -59,7 +59,7 @@ fn what_was_asked_for_has_to_be_there() {
         ),
         "{error}"
     );
-    let unknown = Choice { x: Some("cluster.workers".to_owned()), ..Choice::default() };
+    let unknown = FigureOptions { x: Some("cluster.workers".to_owned()), ..FigureOptions::default() };
     assert!(figures(&summary, None, &unknown).is_err());
 }
 
@@ -68,8 +68,8 @@ fn every_published_point_has_its_marker() {
     // A hollow marker is two rings, one of paper and one of its colour.
     let (summary, published) = (example::doks(), example::doks_published());
     let areas = |svg: &str| svg.matches("<polygon").count();
-    let with = figures(&summary, Some(&published), &Choice::default()).unwrap();
-    let without = figures(&summary, None, &Choice::default()).unwrap();
+    let with = figures(&summary, Some(&published), &FigureOptions::default()).unwrap();
+    let without = figures(&summary, None, &FigureOptions::default()).unwrap();
     // TTFT p50 and p95 of 14 points, and two entries of the legend.
     assert_eq!(areas(&with[0].svg), areas(&without[0].svg) + 2 * (2 * 14 + 2));
 }

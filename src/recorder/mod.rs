@@ -40,7 +40,7 @@ use sha2::{Digest, Sha256};
 use spikes::QueueSpikes;
 use std::collections::VecDeque;
 use std::ops::Range;
-use tiers::Loads;
+use tiers::TierLoads;
 use trailing::Trailing;
 use why::Why;
 use window::{Observations, Window};
@@ -64,7 +64,7 @@ pub struct Recorder {
     ended: u64,
     kept: Option<Vec<RequestRecord>>,
     why: Option<Why>,
-    loads: Option<Loads>,
+    loads: Option<TierLoads>,
     by_pool: Option<ByPool>,
     spike_window: SimDuration,
     /// Gauges of workers that prefill and of those that decode are told apart.
@@ -156,7 +156,7 @@ impl Recorder {
     /// Measures what is loaded from tiers of these `media`, where a token takes
     /// `token_bytes` on each worker.
     pub fn measure_tiers(mut self, media: Vec<Medium>, token_bytes: Vec<f64>) -> Self {
-        self.loads = Some(Loads::new(media, token_bytes));
+        self.loads = Some(TierLoads::new(media, token_bytes));
         self
     }
 

@@ -1,7 +1,7 @@
 //! What was loaded from tiers below GPU memory.
 
 use super::record::Metrics;
-use super::window::{Column, Level};
+use super::window::{Latencies, Level};
 use crate::event::{Medium, WorkerEvent};
 use crate::id::RequestId;
 use crate::metrics::catalogue;
@@ -13,7 +13,7 @@ type Tokens = [u32; Medium::ALL.len()];
 
 /// Follows the loads of a run.
 #[derive(Debug)]
-pub(super) struct Loads {
+pub(super) struct TierLoads {
     /// The tiers that there are.
     media: Vec<Medium>,
     /// Bytes of a token, by worker.
@@ -26,7 +26,7 @@ pub(super) struct Loads {
 /// The loads of one level.
 #[derive(Debug, Default)]
 struct Seen {
-    time: Column,
+    time: Latencies,
     /// By worker.
     loaded_tokens: Vec<u64>,
     /// Of requests that finished in the window.
@@ -39,7 +39,7 @@ impl Seen {
     }
 }
 
-impl Loads {
+impl TierLoads {
     pub(super) fn new(media: Vec<Medium>, token_bytes: Vec<f64>) -> Self {
         let seen = Seen::of(token_bytes.len());
         Self { media, token_bytes, open: BTreeMap::new(), seen }

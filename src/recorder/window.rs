@@ -61,7 +61,7 @@ pub type Curves = BTreeMap<String, Vec<f64>>;
 
 /// One metric's values, in picoseconds, in order of observation.
 #[derive(Debug, Default)]
-pub(super) struct Column {
+pub(super) struct Latencies {
     /// When each value was observed; kept only where snapshots need it.
     at: Vec<SimTime>,
     values: Vec<u64>,
@@ -79,14 +79,14 @@ pub(super) struct Window {
 /// Everything observed of one level.
 #[derive(Debug)]
 pub(super) struct Observations {
-    ttft: Column,
-    engine_ttft: Column,
-    queue: Column,
-    router_queue: Column,
-    transfer: Column,
-    decode_queue: Column,
-    itl: Column,
-    e2e: Column,
+    ttft: Latencies,
+    engine_ttft: Latencies,
+    queue: Latencies,
+    router_queue: Latencies,
+    transfer: Latencies,
+    decode_queue: Latencies,
+    itl: Latencies,
+    e2e: Latencies,
     /// Requests that came in the window.
     arrived: u64,
     /// Requests under way when the window began, and when the last one came.
@@ -127,7 +127,7 @@ impl WhySums {
     }
 }
 
-impl Column {
+impl Latencies {
     pub(super) fn push(&mut self, now: SimTime, level: &Level, value: SimDuration) {
         if let Quantiles::Snapshots { .. } = level.quantiles {
             self.at.push(now);
@@ -247,14 +247,14 @@ impl Summary {
 impl Observations {
     pub(super) fn new(workers: usize, spikes: QueueSpikes, why: bool) -> Self {
         Self {
-            ttft: Column::default(),
-            engine_ttft: Column::default(),
-            queue: Column::default(),
-            router_queue: Column::default(),
-            transfer: Column::default(),
-            decode_queue: Column::default(),
-            itl: Column::default(),
-            e2e: Column::default(),
+            ttft: Latencies::default(),
+            engine_ttft: Latencies::default(),
+            queue: Latencies::default(),
+            router_queue: Latencies::default(),
+            transfer: Latencies::default(),
+            decode_queue: Latencies::default(),
+            itl: Latencies::default(),
+            e2e: Latencies::default(),
             arrived: 0,
             backlog: (0, 0),
             first_tokens: 0,

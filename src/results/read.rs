@@ -2,7 +2,7 @@
 
 use crate::experiment::explain::ExplainError;
 use crate::experiment::results::{SCHEMA_VERSION, SavedRuns, Summary};
-use crate::experiment::timeline::{Choice, Timeline, timeline};
+use crate::experiment::timeline::{TimelineQuery, Timeline, timeline};
 use crate::experiment::{
     Experiment, ExperimentError, LoadOptions, RUNS_FILE, SUMMARY_FILE, StoreError, write_file,
     write_file_with,
@@ -197,7 +197,7 @@ impl Results {
     pub fn write_timeline(
         &self,
         experiment: &Experiment,
-        choice: &Choice,
+        choice: &TimelineQuery,
         file: &Path,
     ) -> Result<Timeline, AgainError> {
         let found = timeline(experiment, &self.runs, choice)?;

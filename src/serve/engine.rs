@@ -7,7 +7,7 @@ use super::publisher::{Event, Publication};
 use super::words;
 use crate::engine::Gauges;
 use crate::event::KvEvent;
-use crate::fleet::live::{BlockNames, TOKENS};
+use crate::fleet::servers::{BlockNames, TOKENS};
 use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::{BlockId, ConversationId, RequestId, Target, WorkerId};
 use crate::recorder::Recorder;

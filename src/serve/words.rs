@@ -4,7 +4,7 @@
 //! tokens when a client sends it back. All other text is cut into pieces of a
 //! space and up to four characters, about what tokenizers make of English.
 
-use crate::fleet::live::TOKENS;
+use crate::fleet::servers::TOKENS;
 use crate::rng::mix;
 
 /// The letters of words; 16, so that three of them name every token.

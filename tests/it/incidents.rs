@@ -4,9 +4,9 @@
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 use kv_router_sim::id::WorkerId;
 use kv_router_sim::report::judge::baseline::Baseline;
-use kv_router_sim::report::judge::check::{Check, Verdict};
+use kv_router_sim::report::judge::check::{Check, Judgement};
 use kv_router_sim::request::RouteRequest;
-use kv_router_sim::router::{ClusterView, NoParameters, Policy, Registration, Verdict as Choice};
+use kv_router_sim::router::{ClusterView, NoParameters, Policy, Registration, Verdict};
 use kv_router_sim::time::SimTime;
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ fn with(overrides: &[&str]) -> LoadOptions {
 fn worse(name: &str, options: &LoadOptions) -> Vec<String> {
     let check = Check::new(&[pair(name, options)]);
     assert!(check.missing.is_empty(), "{:?}", check.missing);
-    let worse = check.findings.iter().filter(|finding| finding.verdict == Verdict::Worse);
+    let worse = check.findings.iter().filter(|finding| finding.verdict == Judgement::Worse);
     worse.map(|finding| format!("{} at {}", finding.change.metric, finding.point)).collect()
 }
 
@@ -53,10 +53,10 @@ fn worse(name: &str, options: &LoadOptions) -> Vec<String> {
 struct FirstOfEquals;
 
 impl Policy for FirstOfEquals {
-    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Choice {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         let loads = view.workers.iter().map(|worker| worker.inflight);
         let (_, first) = loads.zip(0..).min().expect("a worker");
-        Choice::send(WorkerId(first))
+        Verdict::send(WorkerId(first))
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Planner {
 
 /// What a planner wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(super) enum PlannerStep {
     Add,
     Remove,
     Nothing,
@@ -60,7 +60,7 @@ impl Planner {
         gauges: &[Gauges],
         serving: &[usize],
         (all, moves): (u32, bool),
-    ) -> Decision {
+    ) -> PlannerStep {
         let of = |gauges: &Gauges| match self.settings.load {
             PlannerLoad::KvBlocks => gauges.used_blocks_ps,
             PlannerLoad::Requests => gauges.running_ps + gauges.waiting_ps,
@@ -74,19 +74,19 @@ impl Planner {
         let in_grace = self.grace > 0;
         self.grace = self.grace.saturating_sub(1);
         if moves {
-            return Decision::Nothing;
+            return PlannerStep::Nothing;
         }
         let PlannerSettings { scale_up_above, scale_down_below, min_workers, max_workers, .. } =
             self.settings;
         if (load > scale_up_above || serving.is_empty()) && all < max_workers {
             self.added += 1;
             self.grace = self.settings.grace_intervals.unwrap_or(GRACE_INTERVALS);
-            return Decision::Add;
+            return PlannerStep::Add;
         }
         if load < scale_down_below && all > min_workers && !in_grace {
             self.removed += 1;
-            return Decision::Remove;
+            return PlannerStep::Remove;
         }
-        Decision::Nothing
+        PlannerStep::Nothing
     }
 }

@@ -51,7 +51,7 @@ pub enum Direction {
 
 /// Everything that two result sets have in common.
 #[derive(Clone, Debug)]
-pub struct Changes {
+pub struct ChangedResults {
     /// By point in the order of the first side, then by metric.
     pub all: Vec<Change>,
     /// Points of either side without a partner, with their side (0 or 1).
@@ -155,7 +155,7 @@ impl Change {
     }
 }
 
-impl Changes {
+impl ChangedResults {
     /// Pairs the points of two result sets by their parameters; those named in
     /// `ignored` need not agree.
     pub fn new(before: &Summary, after: &Summary, ignored: &[String]) -> Self {
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn the_same_results_have_not_changed() {
         let summary = example::doks();
-        let mut changes = Changes::new(&summary, &summary, &[]);
+        let mut changes = ChangedResults::new(&summary, &summary, &[]);
         assert_eq!(changes.all.len(), 14 * 9);
         assert!(changes.unmatched.is_empty());
         assert_eq!(changes.significant_first(0.05), 0);
@@ -265,10 +265,10 @@ mod tests {
         let mut other = Builder::new("other", 2);
         other.load("round_robin", 60, &[("ttft_ms_p50", &[Some(2.0), Some(3.0)])]);
         let (one, other) = (one.build(), other.build());
-        let changes = Changes::new(&one, &other, &[]);
+        let changes = ChangedResults::new(&one, &other, &[]);
         assert!(changes.all.is_empty());
         assert_eq!(changes.unmatched.len(), 3);
-        let changes = Changes::new(&one, &other, &["router.policy".to_owned()]);
+        let changes = ChangedResults::new(&one, &other, &["router.policy".to_owned()]);
         assert_eq!(changes.all.len(), 1);
         assert_eq!(changes.all[0].relative, Some(1.0 / 1.5 * 100.0));
         assert_eq!(
@@ -312,9 +312,9 @@ mod tests {
         /// Looking from the other side turns every change around.
         #[test]
         fn changes_turn_around(a in example::any_summary(), b in example::any_summary()) {
-            let there = Changes::new(&a, &a, &[]);
+            let there = ChangedResults::new(&a, &a, &[]);
             prop_assert!(there.all.iter().all(|c| c.direction() == Direction::None || !c.difference.mean.is_finite()));
-            let (there, back) = (Changes::new(&a, &b, &[]), Changes::new(&b, &a, &[]));
+            let (there, back) = (ChangedResults::new(&a, &b, &[]), ChangedResults::new(&b, &a, &[]));
             for change in &there.all {
                 let turned = back.all.iter().find(|other| {
                     other.metric == change.metric && other.params.len() == change.params.len()

@@ -2,7 +2,7 @@
 //! beyond noise.
 
 use super::baseline::Baseline;
-use super::change::{Change, Changes, Direction, show};
+use super::change::{Change, ChangedResults, Direction, show};
 use super::state::{State, in_table};
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;
@@ -17,7 +17,7 @@ pub const FALSE_ALARMS: f64 = 0.001;
 
 /// What is said of one metric at one point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Judgement {
     /// Worse beyond tolerance and noise: the check fails.
     Worse,
     /// Better beyond tolerance and noise.
@@ -38,7 +38,7 @@ pub struct Finding {
     /// The change for the worse that is tolerated: percent or percentage points.
     pub tolerance: f64,
     /// The judgement.
-    pub verdict: Verdict,
+    pub verdict: Judgement,
 }
 
 /// The judgement of a run.
@@ -76,9 +76,9 @@ impl Check {
             // Without a relative size the baseline is 0: anything else is beyond it.
             let size = finding.change.relative.map_or(f64::INFINITY, f64::abs);
             finding.verdict = match finding.change.direction() {
-                Direction::Worse if is_sure && size > finding.tolerance => Verdict::Worse,
-                Direction::Better if is_sure && size > finding.tolerance => Verdict::Better,
-                _ => Verdict::Unchanged,
+                Direction::Worse if is_sure && size > finding.tolerance => Judgement::Worse,
+                Direction::Better if is_sure && size > finding.tolerance => Judgement::Better,
+                _ => Judgement::Unchanged,
             };
         }
         check
@@ -87,7 +87,7 @@ impl Check {
     fn compare(&mut self, baseline: &Baseline, summary: &Summary) {
         let name = &baseline.experiment;
         let before = baseline.summary();
-        let changes = Changes::new(&before, summary, &[]);
+        let changes = ChangedResults::new(&before, summary, &[]);
         for (side, point) in &changes.unmatched {
             if *side == 0 {
                 self.missing.push((name.clone(), format!("the point {point}")));
@@ -114,7 +114,7 @@ impl Check {
                         point: change.place(&varying),
                         change: change.clone(),
                         tolerance: baseline.tolerance[metric],
-                        verdict: Verdict::Unchanged,
+                        verdict: Judgement::Unchanged,
                     }),
                     None if matched => {
                         let params = show(point);
@@ -153,10 +153,10 @@ impl Check {
     pub fn failed(&self) -> bool {
         !self.missing.is_empty()
             || !self.fallen.is_empty()
-            || self.of(Verdict::Worse).next().is_some()
+            || self.of(Judgement::Worse).next().is_some()
     }
 
-    fn of(&self, verdict: Verdict) -> impl Iterator<Item = &Finding> {
+    fn of(&self, verdict: Judgement) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(move |finding| finding.verdict == verdict)
     }
 
@@ -202,7 +202,7 @@ impl Check {
                 own.map(|(_, what)| what.clone()).collect()
             };
             let (missing, fallen) = (of(&self.missing), of(&self.fallen));
-            let worse = findings.iter().filter(|f| f.verdict == Verdict::Worse).count();
+            let worse = findings.iter().filter(|f| f.verdict == Judgement::Worse).count();
             let _ = writeln!(
                 text,
                 "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\">",
@@ -227,7 +227,7 @@ impl Check {
             };
             for finding in findings {
                 let what = format!("{} at {}", finding.change.metric, finding.point);
-                let why = (finding.verdict == Verdict::Worse).then(|| finding.sentence());
+                let why = (finding.verdict == Judgement::Worse).then(|| finding.sentence());
                 case(&what, why.as_deref());
             }
             for what in &missing {
@@ -246,17 +246,17 @@ impl Check {
         format!(
             "{}: {} worse, {} missing, {} better, {} unchanged.",
             if self.failed() { "Routing check failed" } else { "Routing check passed" },
-            count(Verdict::Worse) + self.fallen.len(),
+            count(Judgement::Worse) + self.fallen.len(),
             self.missing.len(),
-            count(Verdict::Better),
-            count(Verdict::Unchanged),
+            count(Judgement::Better),
+            count(Judgement::Unchanged),
         )
     }
 
     /// What is worse, then what is better.
     fn columns(&self) -> Vec<Column> {
         let shown: Vec<&Finding> =
-            self.of(Verdict::Worse).chain(self.of(Verdict::Better)).collect();
+            self.of(Judgement::Worse).chain(self.of(Judgement::Better)).collect();
         if shown.is_empty() {
             return Vec::new();
         }
@@ -270,7 +270,7 @@ impl Check {
         let confidence = self.confidence();
         vec![
             left(column("", &|f| {
-                if f.verdict == Verdict::Worse { "WORSE" } else { "better" }.to_owned()
+                if f.verdict == Judgement::Worse { "WORSE" } else { "better" }.to_owned()
             })),
             left(column("experiment", &|f| f.experiment.clone())),
             left(column("metric", &|f| Metric::of(&f.change.metric).with_unit())),

@@ -114,7 +114,7 @@ fn within_tolerance_or_noise_nothing_fails() {
     assert!(!check(&results(1..4, |_, t| t), &results(4..7, |_, t| 1.11 * t)).failed());
     let better = check(&before, &results(1..9, |_, ttft| 0.8 * ttft));
     assert!(!better.failed());
-    assert_eq!(better.of(Verdict::Better).count(), 4);
+    assert_eq!(better.of(Judgement::Better).count(), 4);
 }
 
 #[test]

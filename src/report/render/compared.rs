@@ -3,7 +3,7 @@
 use super::columns::{Column, markdown, table, wrap};
 use crate::experiment::results::Summary;
 use crate::metrics::Metric;
-use crate::report::judge::change::{Change, Changes, Direction};
+use crate::report::judge::change::{Change, ChangedResults, Direction};
 use comfy_table::CellAlignment;
 use serde::Serialize;
 use std::fmt::Write;
@@ -18,7 +18,7 @@ const CONFIDENCE: f64 = 0.95;
 #[derive(Clone, Debug)]
 pub struct Compared {
     names: [String; 2],
-    changes: Changes,
+    changes: ChangedResults,
     /// How many at the start are significant.
     significant: usize,
 }
@@ -57,7 +57,7 @@ impl Compared {
         metrics: &[&str],
         ignored: &[String],
     ) -> Self {
-        let mut changes = Changes::new(before, after, ignored);
+        let mut changes = ChangedResults::new(before, after, ignored);
         if !metrics.is_empty() {
             changes = changes.of_metrics(metrics);
         }

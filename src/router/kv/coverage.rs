@@ -101,7 +101,7 @@ impl Node {
 
 /// Where a run of consecutive ids begins in the tree.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct NodePlace {
     node: NodeId,
     /// Position of the run's first block in its node.
     at: u32,
@@ -115,7 +115,7 @@ pub(super) struct CoverageIndex {
     /// By first block, with that block beside it to keep lookups in one place.
     by_first: HashTable<(BlockId, NodeId)>,
     /// By first block of each run.
-    places: BTreeMap<BlockId, Place>,
+    places: BTreeMap<BlockId, NodePlace>,
 }
 
 impl CoverageIndex {
@@ -312,7 +312,7 @@ impl CoverageIndex {
     fn place(&mut self, id: NodeId) {
         let mut at = 0;
         for run in self.nodes[id].stretch.runs() {
-            self.places.insert(run.first, Place { node: id, at });
+            self.places.insert(run.first, NodePlace { node: id, at });
             at += run.len;
         }
     }
@@ -322,12 +322,12 @@ impl CoverageIndex {
         let (at, runs) = (node.len(), node.stretch.runs().len());
         node.grow(worker, run);
         if node.stretch.runs().len() > runs {
-            self.places.insert(run.first, Place { node: id, at });
+            self.places.insert(run.first, NodePlace { node: id, at });
         }
     }
 
     /// The length of the run that begins at `place`.
-    fn run_len(&self, place: Place) -> u32 {
+    fn run_len(&self, place: NodePlace) -> u32 {
         let run = self.nodes[place.node].stretch.from(place.at).next();
         run.expect("a place is in its node").len
     }

@@ -24,12 +24,12 @@ const MOST_ROWS: u32 = 100_000_000;
 
 /// Where the reader is, for errors.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct RowPlace<'a> {
     pub(super) path: &'a Path,
     pub(super) line: usize,
 }
 
-impl Place<'_> {
+impl RowPlace<'_> {
     pub(super) fn field(
         &self,
         field: &str,
@@ -158,7 +158,7 @@ impl<'a> Build<'a> {
     }
 
     /// Adds the row at `place`.
-    pub(super) fn add(&mut self, place: &Place<'_>, given: Given<'_>) -> Result<(), TraceError> {
+    pub(super) fn add(&mut self, place: &RowPlace<'_>, given: Given<'_>) -> Result<(), TraceError> {
         let number = self.trace.rows.len();
         let Some(number) = u32::try_from(number).ok().filter(|&number| number < MOST_ROWS) else {
             return Err(
@@ -214,7 +214,7 @@ impl<'a> Build<'a> {
     /// Adds the runs of a row's ids.
     fn add_ids(
         &mut self,
-        place: &Place<'_>,
+        place: &RowPlace<'_>,
         ids: &[u64],
         input_tokens: u32,
     ) -> Result<(), TraceError> {
@@ -243,7 +243,7 @@ impl<'a> Build<'a> {
     /// When the row comes; zero for a later turn that has no time of its own.
     fn time(
         &mut self,
-        place: &Place<'_>,
+        place: &RowPlace<'_>,
         given: &Given<'_>,
         is_first: bool,
     ) -> Result<SimDuration, TraceError> {
@@ -268,7 +268,7 @@ impl<'a> Build<'a> {
 
     fn delay(
         &mut self,
-        place: &Place<'_>,
+        place: &RowPlace<'_>,
         given: &Given<'_>,
         is_first: bool,
     ) -> Result<SimDuration, TraceError> {
@@ -282,7 +282,7 @@ impl<'a> Build<'a> {
         Ok(delay)
     }
 
-    fn check_lengths(&self, place: &Place<'_>, given: &Given<'_>) -> Result<(), TraceError> {
+    fn check_lengths(&self, place: &RowPlace<'_>, given: &Given<'_>) -> Result<(), TraceError> {
         let tokens = format!("from 1 to {MAX_TOKENS}");
         if !(1..=MAX_TOKENS).contains(&given.input_tokens) {
             return Err(place.field(self.names.input, given.input_tokens, tokens));
@@ -376,7 +376,7 @@ impl<'a> Build<'a> {
         row.input_tokens += before.input_tokens + before.output_tokens;
         if row.input_tokens > MAX_TOKENS {
             let allowed = format!("so short that the whole prompt has at most {MAX_TOKENS}");
-            return Err(Place { path: self.path, line }.field(self.names.input, new, allowed));
+            return Err(RowPlace { path: self.path, line }.field(self.names.input, new, allowed));
         }
         Ok(true)
     }
@@ -395,7 +395,7 @@ impl<'a> Build<'a> {
             return Ok(goes_on);
         }
         let block_tokens = self.trace.block_tokens;
-        let place = Place { path: self.path, line };
+        let place = RowPlace { path: self.path, line };
         let input_tokens = self.trace.rows[row as usize].input_tokens;
         self.tree.add(&place, ids_of(ids), input_tokens, block_tokens)?;
         let goes_on = self.fits(turn) && self.ids_go_on(row, previous);
@@ -456,7 +456,7 @@ struct Node {
 impl PrefixTree {
     fn add(
         &mut self,
-        place: &Place<'_>,
+        place: &RowPlace<'_>,
         ids: impl Iterator<Item = u64>,
         input_tokens: u32,
         block_tokens: u32,
@@ -492,7 +492,7 @@ impl PrefixTree {
     }
 }
 
-fn contradiction(place: &Place<'_>, now: Node, before: Node) -> TraceError {
+fn contradiction(place: &RowPlace<'_>, now: Node, before: Node) -> TraceError {
     let after = |parent: Option<u64>| match parent {
         None => "at the start".to_owned(),
         Some(id) => format!("after id {id}"),

@@ -3,7 +3,7 @@
 //! Columns are found by their names, in which capitals, blanks and underscores do
 //! not matter; others are passed over.
 
-use super::build::{Build, Given, Names, Place};
+use super::build::{Build, Given, Names, RowPlace};
 use super::file::{MAX_ROW_BYTES, too_long};
 use super::formats::plain;
 use super::stamp::Stamp;
@@ -40,7 +40,7 @@ pub(super) fn parse(
     let mut reader = Reader::from_reader(Bounded { text, row_bytes: &row_bytes });
     let failed = |error: &csv::Error| {
         let line = error.position().map_or(1, |at| usize::try_from(at.line()).unwrap_or(0));
-        let place = Place { path, line };
+        let place = RowPlace { path, line };
         match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
                 place.row(format!("{len} values in {expected_len} columns"))
@@ -52,7 +52,7 @@ pub(super) fn parse(
     };
     let header = reader.headers().map_err(|error| failed(&error))?.clone();
     let columns =
-        Columns::find(&header, names).map_err(|problem| Place { path, line: 1 }.row(problem))?;
+        Columns::find(&header, names).map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
     let mut record = StringRecord::new();
     loop {
         row_bytes.set(0);
@@ -60,7 +60,7 @@ pub(super) fn parse(
             return build.finish();
         }
         let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
-        let place = Place { path, line };
+        let place = RowPlace { path, line };
         let tokens = |name: &str, at: usize| {
             let text = record[at].trim();
             let allowed = "a whole number from 0 to 4294967295";

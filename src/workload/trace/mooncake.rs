@@ -3,7 +3,7 @@
 //! Besides the four fields of the format, rows may have `session_id` and `delay`,
 //! as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
 
-use super::build::{Build, Given, MAX_HASH_ID, Names, Place};
+use super::build::{Build, Given, MAX_HASH_ID, Names, RowPlace};
 use super::file::read_line;
 use super::scan::scan;
 use super::stamp::Stamp;
@@ -66,7 +66,7 @@ pub(super) fn parse(
     mut build: Build<'_>,
 ) -> Result<Trace, TraceError> {
     let (mut bytes, mut row) = (Vec::new(), Line::default());
-    let mut place = Place { path, line: 0 };
+    let mut place = RowPlace { path, line: 0 };
     while !build.is_full() {
         place.line += 1;
         if !read_line(&mut text, &mut bytes).map_err(|error| place.unread(&error))? {
@@ -95,7 +95,7 @@ pub(super) fn parse(
 }
 
 /// Finds the field that made `bytes` no [`Line`].
-fn diagnose(place: &Place<'_>, bytes: &[u8], error: &serde_json::Error) -> TraceError {
+fn diagnose(place: &RowPlace<'_>, bytes: &[u8], error: &serde_json::Error) -> TraceError {
     let object: Map<String, Value> = match serde_json::from_slice(bytes) {
         Ok(object) => object,
         Err(error) => return place.row(format!("not a JSON object: {}", without_line(&error))),

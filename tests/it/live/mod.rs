@@ -9,7 +9,7 @@ use super::rig::vllm_config;
 use super::script::router;
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::event::RejectReason;
-use kv_router_sim::fleet::live::{FailedRequest, Failure, Limits, LiveFleet, LiveSettings};
+use kv_router_sim::fleet::servers::{FailedRequest, Failure, Limits, LiveFleet, LiveSettings};
 use kv_router_sim::recorder::{End, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::simulation::{Outcome, Schedule, Simulation};

@@ -3,7 +3,7 @@
 
 use super::super::program::{Scratch, text};
 use kv_router_sim::experiment::{Experiment, LoadOptions};
-use kv_router_sim::fleet::live::{LiveSettings, ServerError};
+use kv_router_sim::fleet::servers::{LiveSettings, ServerError};
 use kv_router_sim::live::{self, LiveError, LiveOptions, LiveOutcome};
 use kv_router_sim::recorder::End;
 use kv_router_sim::serve::{ServeOptions, Served, serve};

@@ -4,7 +4,7 @@
 use super::least_squares::minimise;
 use super::{Fitted, four_digits};
 use crate::engine::step_time::Linear;
-use crate::fleet::live::{Prober, ServerError};
+use crate::fleet::servers::{Prober, ServerError};
 use crate::settings::Invalid;
 use crate::stats;
 use crate::time::SimDuration;
