@@ -121,7 +121,7 @@ pub use results::{ReadError, ReportError, ResultFolder, Results, RunInto, Saved,
 #[doc(inline)]
 pub use fleet::SimulatedFleet;
 #[doc(inline)]
-pub use fleet::changes::WorkerChange;
+pub use fleet::changes::{ChangeKind, WorkerChange, WorkerEffect};
 #[doc(inline)]
 pub use recorder::{Metrics, Recent};
 #[doc(inline)]

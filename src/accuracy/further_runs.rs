@@ -5,7 +5,7 @@ use super::data::{ServingRun, Ttft};
 use super::errors::Errors;
 use super::report::{Page, Table, halves, shown, signed};
 use super::runs::{Predicted, Replays};
-use super::{AccuracyError, Settings};
+use super::{AccuracyError, AccuracySettings};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -30,9 +30,9 @@ impl Page {
     pub(super) fn further_runs(
         &mut self,
         path: &Path,
-        settings: &Settings,
+        settings: &AccuracySettings,
     ) -> Result<(), AccuracyError> {
-        let Settings { models, names, assumed, .. } = settings;
+        let AccuracySettings { models, names, assumed, .. } = settings;
         let runs = super::data::read_runs(path, names, assumed)?;
         let simulated: Vec<bool> = runs.iter().map(ServingRun::is_simulated).collect();
         let known: Vec<ServingRun> =

@@ -25,4 +25,4 @@ pub use error::AccuracyError;
 pub use errors::Errors;
 pub use record::{MARGIN_POINTS, Record};
 pub use report::{Page, halves};
-pub use settings::{Assumed, KvDtype, Names, Published, AccuracySettings};
+pub use settings::{AccuracySettings, Assumed, KvDtype, Names, Published};

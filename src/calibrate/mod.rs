@@ -8,9 +8,9 @@
 
 mod host;
 mod least_squares;
+mod peaks;
 #[cfg(feature = "live")]
 pub mod probed;
-mod peaks;
 mod rewrite;
 
 pub use host::HostFit;

@@ -2,7 +2,7 @@
 
 use super::args::AccuracyArgs;
 use super::{CliError, print, say, talk};
-use kv_router_sim::accuracy::{MARGIN_POINTS, Page, Record, AccuracySettings};
+use kv_router_sim::accuracy::{AccuracySettings, MARGIN_POINTS, Page, Record};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
 

@@ -5,7 +5,7 @@ use super::{CliError, print, say};
 use kv_router_sim::accuracy::data::{ServingRun, Step, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::Replays;
 use kv_router_sim::accuracy::steps::Steps;
-use kv_router_sim::accuracy::{AccuracyError, Errors, AccuracySettings, halves};
+use kv_router_sim::accuracy::{AccuracyError, AccuracySettings, Errors, halves};
 use kv_router_sim::calibrate::{Fitted, HostFit, PeaksFit, rewrite};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;

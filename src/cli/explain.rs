@@ -23,6 +23,7 @@ pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliE
     };
     let policy = args.policy.map(|name| ("router.policy".to_owned(), name));
     let at = args.at.into_iter().chain(policy).collect();
-    let explained = explain(&experiment, &saved.runs, &DecisionQuery { pick, at, seed: args.seed })?;
+    let explained =
+        explain(&experiment, &saved.runs, &DecisionQuery { pick, at, seed: args.seed })?;
     print(&words::report(&explained, table::WIDTH))
 }

@@ -233,7 +233,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, traces).map(|()| true),
         #[cfg(feature = "live")]
         Command::Calibrate(args) if args.live.is_some() => {
-            calibrate::probed(&args, api_key().as_ref()).map(|()| true)
+            calibrate::live(&args, api_key().as_ref()).map(|()| true)
         }
         Command::Calibrate(args) => calibrate::calibrate(&args).map(|()| true),
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),

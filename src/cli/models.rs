@@ -2,7 +2,7 @@
 
 use super::args::Format;
 use super::{CliError, print};
-use kv_router_sim::accuracy::{Record, Settings};
+use kv_router_sim::accuracy::{AccuracySettings, Record};
 use kv_router_sim::catalogue::{self, Kind};
 use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape};
 use kv_router_sim::report::render::save;
@@ -92,7 +92,7 @@ pub(super) fn run(args: &ModelsArgs) -> Result<(), CliError> {
 
 impl Catalogue {
     fn new() -> Result<Self, CliError> {
-        let record = Record::read(&Settings::load(Path::new(catalogue::ACCURACY))?.record)?;
+        let record = Record::read(&AccuracySettings::load(Path::new(catalogue::ACCURACY))?.record)?;
         let titled = |kind, title: fn(&str) -> (String, Option<String>)| {
             let part = |name| {
                 let (title, source) = title(name);

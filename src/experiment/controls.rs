@@ -1,9 +1,9 @@
 //! `[[control]]`: what an experiment changes while its simulations run.
 
-use super::run_spec::Settings;
 use super::document::Document;
 use super::error::ExperimentError;
 use super::measure::Shown;
+use super::run_spec::Settings;
 use super::simulate::policy_named;
 use crate::settings::{Invalid, same};
 use crate::simulation::{Control, ControlSettings};

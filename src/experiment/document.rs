@@ -162,12 +162,10 @@ impl Document {
         };
         let values = match axis {
             Some(_) => value,
-            None if key == axis::VARIANT => {
-                match axis::variant(&self.sweep[at].1, &value, text) {
-                    Ok(variant) => Value::Array(vec![variant]),
-                    Err(problem) => return refused(self, &problem),
-                }
-            }
+            None if key == axis::VARIANT => match axis::variant(&self.sweep[at].1, &value, text) {
+                Ok(variant) => Value::Array(vec![variant]),
+                Err(problem) => return refused(self, &problem),
+            },
             None => Value::Array(vec![value]),
         };
         self.sweep[at].1 = values;

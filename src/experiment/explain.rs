@@ -4,9 +4,9 @@
 //! again, from the experiment and the seed, with an eye on the request; the
 //! digest says whether it was the same simulation.
 
-use super::config::{Experiment, LEVEL_KEY, hex, show};
-use super::run_spec::{Params, RunSpec};
+use super::load::{Experiment, LEVEL_KEY, hex, show};
 use super::results::SavedRuns;
+use super::run_spec::{Params, RunSpec};
 use super::simulate::{RunOutcome, Watch, simulate};
 use crate::id::RequestId;
 use crate::recorder::{End, RequestRecord};

@@ -9,8 +9,8 @@
 //! soon after, from a thread of their own: a power cut loses the last ones too.
 //! Whatever follows the first damaged line is dropped and simulated again.
 
-use super::config::hex;
 use super::files::{StoreError, short};
+use super::load::hex;
 use super::simulate::RunOutcome;
 use crate::recorder::{Curves, Metrics};
 use serde::{Deserialize, Serialize};

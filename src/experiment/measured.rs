@@ -1,6 +1,6 @@
 //! Which metrics an experiment will have: what it must ask for to get the others.
 
-use super::config::Experiment;
+use super::load::Experiment;
 use super::run_spec::Settings;
 use crate::metrics::{Needs, catalogue, check_name, pool_of};
 use crate::settings::Invalid;

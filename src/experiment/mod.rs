@@ -13,7 +13,6 @@
 
 mod axis;
 mod cluster;
-mod config;
 mod controls;
 mod document;
 mod effects;
@@ -21,6 +20,7 @@ mod error;
 pub mod explain;
 mod files;
 mod journal;
+mod load;
 mod measure;
 mod measured;
 pub mod results;
@@ -34,11 +34,10 @@ mod sweep;
 pub mod timeline;
 
 pub use cluster::ClusterSettings;
-pub use config::{Experiment, LoadOptions};
-pub use run_spec::{Params, RunSpec, Settings};
 pub use error::ExperimentError;
 pub use files::{StoreError, check_writable, write_file, write_file_with};
 pub use journal::{Journal, JournalError};
+pub use load::{Experiment, LoadOptions};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
 pub(crate) use run::simulations;
@@ -48,6 +47,7 @@ pub use run::{
     ExperimentOutcome, JobProgress, NoProgress, RunError, RunOptions, SimulationRequests, run,
     run_shard,
 };
+pub use run_spec::{Params, RunSpec, Settings};
 pub use schema::schema;
 pub use shard::Shard;
 pub use simulate::{RunOutcome, Watch, simulate, simulation};

@@ -4,13 +4,13 @@
 //! afterwards, in order of seeds. So the number of threads cannot change a bit
 //! of the result.
 
-use super::config::{Experiment, hex, show};
-use super::run_spec::{Params, RunSpec};
 use super::files::StoreError;
 use super::journal::Journal;
+use super::load::{Experiment, hex, show};
 use super::results::{
     LatencyCurve, LatencyCurves, MetricValue, Point, Provenance, SCHEMA_VERSION, Summary,
 };
+use super::run_spec::{Params, RunSpec};
 use super::shard::Shard;
 use super::simulate::{RunOutcome, Watch, simulate};
 use crate::recorder::{Metrics, RequestRecord, SHARES};

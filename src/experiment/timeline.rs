@@ -4,10 +4,10 @@
 //! Steps that are passed several at once are recorded one by one; the digest says
 //! that looking changed nothing.
 
-use super::config::Experiment;
-use super::run_spec::Params;
 use super::explain::{Again, ExplainError, points, seed};
+use super::load::Experiment;
 use super::results::SavedRuns;
+use super::run_spec::Params;
 use super::simulate::{RunOutcome, Watch};
 use crate::engine::StepRecord;
 use crate::event::WorkerEvent;

@@ -19,7 +19,7 @@ use crate::id::{RequestId, WorkerId};
 use crate::metrics::catalogue;
 use crate::settings::Invalid;
 use crate::time::SimTime;
-use planner::{PlannerStep, Planner};
+use planner::{Planner, PlannerStep};
 use std::collections::BTreeMap;
 
 /// After so long a planner looks no more: the clock is trusted with no more.

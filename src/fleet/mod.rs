@@ -5,10 +5,10 @@
 
 pub mod changes;
 mod handovers;
-#[cfg(feature = "live")]
-pub mod servers;
 mod network;
 mod pools;
+#[cfg(feature = "live")]
+pub mod servers;
 mod simulated;
 
 pub use network::{Arrived, Link, Network, Transfer};

@@ -149,7 +149,13 @@ impl<B: DrawingBackend> Canvas<'_, B> {
     }
 
     /// An upright rectangle from one corner to the opposite one.
-    pub(super) fn rectangle(&self, a: Position, b: Position, color: RGBColor, opacity: f64) -> Drawn<B> {
+    pub(super) fn rectangle(
+        &self,
+        a: Position,
+        b: Position,
+        color: RGBColor,
+        opacity: f64,
+    ) -> Drawn<B> {
         self.fill(&[a, (b.0, a.1), b, (a.0, b.1)], color, opacity)
     }
 

@@ -111,7 +111,8 @@ impl<'a> Cdfs<'a> {
                 let edge =
                     |bound: &[f64]| -> Vec<Position> { paired(bound).map(|p| place(&p)).collect() };
                 let (low, high) = (edge(low), edge(high));
-                let outline: Vec<Position> = low.into_iter().chain(high.into_iter().rev()).collect();
+                let outline: Vec<Position> =
+                    low.into_iter().chain(high.into_iter().rev()).collect();
                 canvas.fill(&outline, Look::of(*series).color, 0.2)?;
             }
         }

@@ -1,6 +1,6 @@
 //! A figure as it is written: SVG for wide and narrow screens, and PNG.
 
-use super::canvas::{Canvas, FINE, Surface, Spot};
+use super::canvas::{Canvas, FINE, Spot, Surface};
 use super::sheet::{Form, Sheet};
 use super::style;
 use maud::html;

@@ -132,7 +132,8 @@ pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, 
             return Ok(maps);
         }
     }
-    let choice = FigureOptions { targets: targets(&Terms::of(details)), ..FigureOptions::default() };
+    let choice =
+        FigureOptions { targets: targets(&Terms::of(details)), ..FigureOptions::default() };
     let mut all = figures(summary, details.published.as_ref(), &choice)?;
     let last = view.xs().last().copied();
     if let (Some(_), Some(x)) = (&view.axis, last)

@@ -51,7 +51,10 @@ fn the_png_is_twice_the_size_of_the_svg() {
 #[test]
 fn what_was_asked_for_has_to_be_there() {
     let summary = example::doks();
-    let choice = |metric: &str| FigureOptions { metrics: vec![metric.to_owned()], ..FigureOptions::default() };
+    let choice = |metric: &str| FigureOptions {
+        metrics: vec![metric.to_owned()],
+        ..FigureOptions::default()
+    };
     let error = figures(&summary, None, &choice("queue_ms_p50")).unwrap_err().to_string();
     assert!(
         error.starts_with(
@@ -59,7 +62,8 @@ fn what_was_asked_for_has_to_be_there() {
         ),
         "{error}"
     );
-    let unknown = FigureOptions { x: Some("cluster.workers".to_owned()), ..FigureOptions::default() };
+    let unknown =
+        FigureOptions { x: Some("cluster.workers".to_owned()), ..FigureOptions::default() };
     assert!(figures(&summary, None, &unknown).is_err());
 }
 

@@ -2,7 +2,7 @@
 
 use crate::experiment::explain::ExplainError;
 use crate::experiment::results::{SCHEMA_VERSION, SavedRuns, Summary};
-use crate::experiment::timeline::{TimelineQuery, Timeline, timeline};
+use crate::experiment::timeline::{Timeline, TimelineQuery, timeline};
 use crate::experiment::{
     Experiment, ExperimentError, LoadOptions, RUNS_FILE, SUMMARY_FILE, StoreError, write_file,
     write_file_with,

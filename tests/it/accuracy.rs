@@ -5,16 +5,16 @@ use flate2::read::GzDecoder;
 use kv_router_sim::accuracy::composed::Composer;
 use kv_router_sim::accuracy::data::{ServingRun, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::{Predicted, Replays};
-use kv_router_sim::accuracy::{Page, Record, Settings};
+use kv_router_sim::accuracy::{AccuracySettings, Page, Record};
 use kv_router_sim::engine::model::{Dtype, Parts};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::LazyLock;
 
-static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
+static SETTINGS: LazyLock<AccuracySettings> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Settings::load(&root.join("experiments/accuracy.toml")).unwrap()
+    AccuracySettings::load(&root.join("experiments/accuracy.toml")).unwrap()
 });
 
 static RUNS: LazyLock<Vec<ServingRun>> =
@@ -97,7 +97,8 @@ fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static
 #[test]
 fn no_error_has_grown() {
     // Experiments take seconds each: `sim accuracy --check` runs them too.
-    let settings = Settings { experiments: Vec::new(), further_runs: None, ..SETTINGS.clone() };
+    let settings =
+        AccuracySettings { experiments: Vec::new(), further_runs: None, ..SETTINGS.clone() };
     let page = Page::new(&settings).unwrap();
     let record = Record::read(&SETTINGS.record).unwrap();
     let worse = page.record.worse_than(&record);

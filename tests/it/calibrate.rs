@@ -1,18 +1,18 @@
 //! Fits find what made the data, and reproduce the files of the library.
 
-use kv_router_sim::accuracy::Settings;
+use kv_router_sim::accuracy::AccuracySettings;
 use kv_router_sim::accuracy::data::{Step, read_steps};
 use kv_router_sim::accuracy::steps::Steps;
 use kv_router_sim::calibrate::PeaksFit;
 use kv_router_sim::engine::model::{Efficiency, Model};
 use std::path::Path;
 
-fn settings() -> Settings {
+fn settings() -> AccuracySettings {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Settings::load(&root.join("experiments/accuracy.toml")).unwrap()
+    AccuracySettings::load(&root.join("experiments/accuracy.toml")).unwrap()
 }
 
-fn steps(settings: &Settings, gpu: &str, engine: &str) -> Vec<Step> {
+fn steps(settings: &AccuracySettings, gpu: &str, engine: &str) -> Vec<Step> {
     let mut steps = read_steps(&settings.steps, &settings.names).unwrap();
     steps.retain(|step| (step.parts.gpu.as_str(), step.parts.engine.as_str()) == (gpu, engine));
     steps

@@ -1,6 +1,6 @@
 //! docs/models.md: what step times of each network on each GPU are worth.
 
-use kv_router_sim::accuracy::{Record, Settings};
+use kv_router_sim::accuracy::{AccuracySettings, Record};
 use kv_router_sim::catalogue::{self, Kind};
 use kv_router_sim::engine::memory;
 use kv_router_sim::engine::model::{Dtype, Efficiency, Gpu, Hardware, Model, Shape};
@@ -127,7 +127,7 @@ fn catalogue_name(title: &str) -> String {
 fn docs_models_says_what_the_catalogue_has() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let any = Model::load(&root.join("models/qwen3-32b-bf16-h200-tp2-vllm.toml")).unwrap();
-    let settings = Settings::load(&root.join("experiments/accuracy.toml")).unwrap();
+    let settings = AccuracySettings::load(&root.join("experiments/accuracy.toml")).unwrap();
     let measured = |gpu| {
         let path = Path::new(catalogue::ROOT).join(format!("models/operators/{gpu}.csv.gz"));
         Some((gpu, Operators::unpack(&catalogue::read(&path).ok()?).unwrap()))

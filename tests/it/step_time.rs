@@ -1,7 +1,7 @@
 //! Laws of the step-time models, and how far they are from measured steps.
 
 use kv_router_sim::accuracy::data::{Step, StepKind, read_steps};
-use kv_router_sim::accuracy::{Errors, Settings};
+use kv_router_sim::accuracy::{AccuracySettings, Errors};
 use kv_router_sim::engine::model::{Dtype, Hardware, Model};
 use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::engine::step_time::{PrefillChunk, StepTime, StepWork};
@@ -269,7 +269,7 @@ fn the_parts_of_a_step_add_up() {
 
 static MEASURED: LazyLock<Vec<Step>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let settings = Settings::load(&root.join("experiments/accuracy.toml")).unwrap();
+    let settings = AccuracySettings::load(&root.join("experiments/accuracy.toml")).unwrap();
     read_steps(&settings.steps, &settings.names).unwrap()
 });
 
