@@ -72,6 +72,12 @@ fn experiments() -> Vec<Table> {
             "name = 'h'\n{shared}{conversations}[router]\npolicy = 'kv'\n[[engine.tier]]\nname = 'host'
              capacity = '1MB'\nbandwidth = '1GB/s'\nlatency = '20us'\n"
         ),
+        format!(
+            "name = 'k'\n{}{conversations}[router]\npolicy = 'kv'\n[[cluster.pool]]\nname = 'small'\nworkers = 1\nspare = 1
+             engine.max_num_seqs = 4\n[[cluster.pool]]\nname = 'large'\nworkers = 2\nengine.num_blocks = 800
+             [[cluster.change]]\nat = '2s'\nwhat = 'start'\nworker = 1\n",
+            shared.replace("[cluster]\nworkers = 2", "")
+        ),
         HASTY.to_owned(),
     ];
     texts.iter().map(|text| text.parse().expect(text)).collect()
