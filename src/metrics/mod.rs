@@ -81,6 +81,8 @@ mod tests {
             [3143.2, 274.4, 28.44, 2.571, 0.9, 0.0, 1e-7, 99.97].map(short).into();
         assert_eq!(texts, ["3143", "274", "28.4", "2.57", "0.900", "0", "1.00e-7", "100"]);
         assert_eq!([signed(-24.4), signed(3.12), signed(-0.01)], ["-24", "+3.1", "0.0"]);
+        assert_eq!([signed(556_527.0), signed(-1_234.0)], ["+557000", "-1230"]);
+        assert_eq!([signed(999.6), signed(f64::INFINITY)], ["+1000", "+inf"]);
     }
 
     #[test]

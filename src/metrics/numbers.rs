@@ -35,8 +35,13 @@ pub fn rounded(mean: f64, half: f64) -> impl Fn(f64) -> String {
     }
 }
 
-/// A signed difference: `+3.1`, `-24`, `0.0`. Whole numbers from 10 on.
+/// A signed difference: `+3.1`, `-24`, `0.0`. Whole numbers from 10 on, three digits of
+/// them from 1,000 on.
 pub fn signed(value: f64) -> String {
+    let size = value.abs();
+    let step =
+        if size >= 1e3 && size.is_finite() { 10f64.powf(size.log10().floor() - 2.0) } else { 1.0 };
+    let value = if step > 1.0 { (value / step).round() * step } else { value };
     let text = if value.abs() >= 9.95 { format!("{value:+.0}") } else { format!("{value:+.1}") };
     // "-0.0" would claim a direction that rounding has removed.
     if text == "+0.0" || text == "-0.0" { "0.0".to_owned() } else { text }
