@@ -215,6 +215,11 @@ pub struct PromptBlocks<'a> {
 }
 
 impl<'a> PromptBlocks<'a> {
+    /// The sequence that they begin.
+    pub(crate) fn content(&self) -> &'a Content {
+        self.content
+    }
+
     /// Number of full blocks.
     pub fn len(&self) -> u32 {
         self.len

@@ -3,7 +3,7 @@
 use super::config::EngineConfig;
 use super::decode_set::DecodeSet;
 use super::pace::Pace;
-use super::seq::{SeqId, Seqs};
+use super::seq::{Seq, SeqId, Seqs};
 use super::tiers::TierOptions;
 use crate::kv::{EventLog, LowerTiers};
 use crate::time::SimTime;
@@ -53,6 +53,34 @@ impl Core {
         self.log.lose_all(lower_tiers(&self.config));
         self.loads.clear();
         self.pace = Pace::NORMAL;
+    }
+}
+
+/// What is written down for those who ask later.
+impl Core {
+    /// A sequence comes to the worker.
+    pub(super) fn insert_seq(&mut self, seq: Seq) -> SeqId {
+        if let Some(unheard) = self.log.unheard() {
+            seq.fills(self.config.block_size).for_each(|run| unheard.came(run));
+        }
+        self.seqs.insert(seq)
+    }
+
+    /// A sequence leaves the worker.
+    pub(super) fn remove_seq(&mut self, id: SeqId) -> Seq {
+        let seq = self.seqs.remove(id);
+        if let Some(unheard) = self.log.unheard() {
+            seq.fills(self.config.block_size).for_each(|run| unheard.left(run));
+        }
+        seq
+    }
+
+    /// Publishes the cache changes of all steps so far.
+    pub(super) fn publish(&mut self, now: SimTime) {
+        self.log.publish(now);
+        if let Some(unheard) = self.log.unheard() {
+            unheard.steps_published(self.decode.step(), now);
+        }
     }
 }
 

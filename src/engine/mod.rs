@@ -32,7 +32,7 @@
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
-//! | `pipeline` `gauges` `outbox` `plan` `worker` `truth` | when it happens, what is announced, what is true |
+//! | `pipeline` `gauges` `outbox` `plan` `worker` `on_demand` `truth` | when it happens, what is announced, what is true |
 //! | `settings` `model` | `[engine]` and model files as people write them |
 
 pub mod config;
@@ -46,6 +46,7 @@ mod hardware;
 mod loads;
 pub mod memory;
 pub mod model;
+mod on_demand;
 pub mod operator_file;
 pub mod operators;
 mod outbox;

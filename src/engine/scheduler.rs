@@ -7,7 +7,7 @@ use super::decode_set::DecodeSet;
 use super::seq::{Seq, SeqId};
 use super::step::{ChunkEnd, FormedStep};
 use crate::id::RequestId;
-use crate::kv::BlockCount;
+use crate::kv::{BlockCount, Concerns};
 use crate::request::Content;
 use std::fmt::Debug;
 
@@ -85,6 +85,13 @@ pub(super) trait Scheduler: Debug {
         None
     }
 
+    /// Changes of the cache that are heard on demand: `None` for an engine whose cache can
+    /// lose a block before those that come after it, so that it shows in which order
+    /// changes are heard.
+    fn on_demand(&mut self) -> Option<&mut dyn OnDemand> {
+        None
+    }
+
     /// True if something will happen without anything in a batch, by what another
     /// worker does.
     fn waits_for_others(&self) -> bool {
@@ -112,6 +119,20 @@ pub(super) trait Handover {
     /// The KV of `request`, which was to come from another worker, never will: its prompt
     /// is computed here. Nothing where it is not waited for.
     fn kv_lost(&mut self, core: &mut Core, request: RequestId);
+}
+
+/// A cache whose changes are heard when a router asks about their blocks. What decoding
+/// fills may be put off until then.
+pub(super) trait OnDemand {
+    /// Writes down what decoding has filled of the first `limit` blocks of a sequence.
+    fn write_down(&mut self, core: &mut Core, content: &Content, limit: u32);
+
+    /// Writes down everything, and puts nothing off any more.
+    fn write_all_down(&mut self, core: &mut Core);
+
+    /// Enters what changes that are not heard yet may concern, those included that the
+    /// next `blocks` blocks bring which decoding takes.
+    fn enter_concerns(&mut self, core: &mut Core, blocks: u32, concerns: &mut Concerns);
 }
 
 /// The requests of a worker.

@@ -2,7 +2,7 @@
 
 use crate::event::Medium;
 use crate::id::RequestId;
-use crate::request::{Content, Phase, Request};
+use crate::request::{BlockRun, Content, Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::ops::{Index, IndexMut};
 
@@ -82,6 +82,12 @@ impl Seq {
     /// Still has prompt tokens to compute.
     pub(super) fn in_prefill(&self) -> bool {
         self.decode_from.is_none() && !self.ending && self.kv_tokens < self.target_tokens()
+    }
+
+    /// The blocks that decoding may fill.
+    pub(super) fn fills(&self, block_size: u32) -> impl Iterator<Item = BlockRun> + '_ {
+        let tokens = self.prompt_tokens + self.output_tokens;
+        self.content.range(self.prompt_tokens / block_size, tokens / block_size)
     }
 
     /// Tokens of KV before decode step `step`.

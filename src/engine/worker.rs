@@ -15,7 +15,7 @@ use super::step::{ChunkEnd, FormedStep, Results};
 use super::work::PrefillChunk;
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
-use crate::kv::BlockCount;
+use crate::kv::{BlockCount, Span};
 use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// A simulated worker.
 #[derive(Debug)]
 pub struct Worker {
-    id: WorkerId,
+    pub(super) id: WorkerId,
     pub(super) core: Core,
     pub(super) rules: AnyScheduler,
     pub(super) pipeline: Pipeline,
@@ -133,7 +133,7 @@ impl Worker {
         if blocks > config.num_blocks {
             return Err(RejectReason::KvPool);
         }
-        let id = self.core.seqs.insert(seq);
+        let id = self.core.insert_seq(seq);
         self.rules.submit(id);
         self.see_change(now, out);
         self.gauges.advance(now);
@@ -168,7 +168,7 @@ impl Worker {
             }
             self.late_tokens.retain(|&other| other != id);
             self.announce(now, id, WorkerEventKind::Aborted, out);
-            self.core.seqs.remove(id);
+            self.core.remove_seq(id);
             // Results that no client waits for are not waited for.
             self.in_flight.take_if(|results| results.is_empty());
         }
@@ -259,13 +259,13 @@ impl Worker {
                 continue;
             }
             self.rules.end(&mut self.core, id);
-            let seq = self.core.seqs.remove(id);
+            let seq = self.core.remove_seq(id);
             let kind = WorkerEventKind::Finished { output_tokens: seq.output_tokens };
             let event = WorkerEvent { worker: self.id, request: seq.request, kind };
             out.events.push_back((now, event));
         }
         self.rules.computed(&mut self.core, &results.chunks);
-        self.core.log.publish(now);
+        self.core.publish(now);
         results.chunks.clear();
         self.spare.push(results);
     }
@@ -583,7 +583,7 @@ impl Worker {
     /// The block traffic of the steps that were formed at the boundaries of `segment`.
     fn settle_blocks(&mut self, segment: &Segment) {
         // Changes made while a step was formed are published at the next boundary.
-        self.core.log.publish(segment.boundary(1));
+        self.core.publish(segment.boundary(1));
         let first = self.core.decode.step();
         let mut step = self.rules.next_traffic(&self.core.decode, first);
         while step < first + segment.steps {
@@ -596,6 +596,16 @@ impl Worker {
                 self.core.log.publish(segment.boundary(k + 1));
             }
             step = self.rules.next_traffic(&self.core.decode, step + 1);
+        }
+        if let Some(unheard) = self.core.log.unheard() {
+            // The changes of a step are published one boundary later, those of the last
+            // one when that is known.
+            unheard.span_published(Span {
+                steps: segment.steps - 1,
+                first: segment.boundary(2),
+                gap_ps: (segment.gap + segment.growth * 2).as_ps(),
+                growth_ps: segment.growth.as_ps(),
+            });
         }
         self.core.decode.advance(segment.steps);
     }
@@ -718,7 +728,7 @@ impl Worker {
         self.see_change(now, out);
         let (handover, core) = self.handover();
         let id = handover.let_go(core, request);
-        core.seqs.remove(id);
+        core.remove_seq(id);
         self.gauges.advance(now);
         self.gauges.used_blocks = self.rules.used_blocks();
     }

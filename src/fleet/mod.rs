@@ -18,7 +18,7 @@ pub use simulated::SimulatedFleet;
 use crate::engine::{Gauges, Pace};
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent};
 use crate::id::{RequestId, Target, WorkerId};
-use crate::request::Request;
+use crate::request::{PromptBlocks, Request};
 use crate::stats::Histogram;
 use crate::time::SimTime;
 use crate::truth::WorkerTruth;
@@ -55,6 +55,19 @@ pub trait Fleet {
     /// Hands over the cache changes that workers published at or before `until`;
     /// those of one worker in order of time.
     fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent));
+
+    /// The same, but of changes that do not concern the blocks of `prompt` it may keep
+    /// back any, for later calls. Only for those who do not see the difference: for whom
+    /// order among changes of different blocks does not matter as long as a worker loses
+    /// no block before those that come after it.
+    fn take_kv_events_of(
+        &mut self,
+        until: SimTime,
+        _prompt: &PromptBlocks<'_>,
+        sink: &mut dyn FnMut(Target, KvEvent),
+    ) {
+        self.take_kv_events(until, &mut |target, _, event| sink(target, event));
+    }
 
     /// The gauges of each worker at `now`.
     fn gauges(&mut self, now: SimTime) -> Vec<Gauges>;

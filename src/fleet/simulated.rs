@@ -8,8 +8,9 @@ use crate::engine::config::EngineConfig;
 use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, Target, WorkerId};
+use crate::kv::Concerns;
 use crate::queue::{EventQueue, Rank};
-use crate::request::{Phase, Request};
+use crate::request::{Phase, PromptBlocks, Request};
 use crate::stats::Histogram;
 use crate::time::SimTime;
 use crate::truth::WorkerTruth;
@@ -23,6 +24,8 @@ pub struct SimulatedFleet {
     /// When each worker will have published cache changes: a router's question
     /// touches only workers with an answer.
     kv_queue: EventQueue,
+    /// What takes its place once changes are asked for prompt by prompt.
+    on_demand: OnDemand,
     /// Everything before the arrivals of this moment has happened.
     now: SimTime,
     /// The moment that `truth` was last asked about.
@@ -33,6 +36,25 @@ pub struct SimulatedFleet {
     /// Cache changes are recorded.
     publishes: bool,
 }
+
+/// Whether cache changes are heard on demand: which saves most visits to workers.
+#[derive(Debug)]
+enum OnDemand {
+    /// Changes were not asked for that way yet.
+    Unasked,
+    Yes {
+        concerns: Concerns,
+        /// Workers that have a lot to remember: asked next time, whatever it is about.
+        full: Vec<WorkerId>,
+        /// Workers to be asked now, while they are collected.
+        asked: Vec<WorkerId>,
+    },
+    /// These workers cannot, or all changes were asked for.
+    No,
+}
+
+/// Changes and steps of a worker that are remembered until a router asks about them.
+const REMEMBERED: usize = 512;
 
 impl SimulatedFleet {
     /// `workers` idle workers with empty caches, all alike; they record cache changes
@@ -54,6 +76,7 @@ impl SimulatedFleet {
             workers: (0..workers).map(WorkerId).map(worker).collect(),
             queue: EventQueue::new(workers),
             kv_queue: EventQueue::new(workers),
+            on_demand: OnDemand::Unasked,
             now: SimTime::ZERO,
             asked: SimTime::ZERO,
             out: Outbox::default(),
@@ -130,15 +153,43 @@ impl SimulatedFleet {
 
     fn reschedule(&mut self, id: WorkerId) {
         let worker = &mut self.workers[id.index()];
-        match worker.kv_due() {
-            None => self.kv_queue.cancel(id),
-            Some(at) => self.kv_queue.schedule(id, at, Rank::KvVisibility),
+        if let OnDemand::Yes { concerns, full, .. } = &mut self.on_demand {
+            worker.enter_concerns(concerns);
+            if worker.unheard_len() > REMEMBERED && full.last() != Some(&id) {
+                full.push(id);
+            }
+        } else {
+            match worker.kv_due() {
+                None => self.kv_queue.cancel(id),
+                Some(at) => self.kv_queue.schedule(id, at, Rank::KvVisibility),
+            }
         }
         match worker.wake() {
             None => self.queue.cancel(id),
             Some(Wake::FinishStep(at)) => self.queue.schedule(id, at, Rank::StepEnd),
             Some(Wake::StartStep(at)) => self.queue.schedule(id, at, Rank::StepStart),
         }
+    }
+
+    /// Lets workers hand over cache changes on demand, if they all can.
+    fn begin_on_demand(&mut self) {
+        let can = self.handovers.is_none() && self.workers.iter_mut().all(Worker::begin_on_demand);
+        if !can {
+            return self.end_on_demand();
+        }
+        let concerns = Concerns::new(self.workers.len());
+        self.on_demand = OnDemand::Yes { concerns, full: Vec::new(), asked: Vec::new() };
+        (0..).map(WorkerId).take(self.workers.len()).for_each(|id| self.reschedule(id));
+    }
+
+    /// Workers hand over all changes from now on.
+    fn end_on_demand(&mut self) {
+        if matches!(self.on_demand, OnDemand::No) {
+            return;
+        }
+        self.on_demand = OnDemand::No;
+        self.workers.iter_mut().for_each(Worker::end_on_demand);
+        (0..).map(WorkerId).take(self.workers.len()).for_each(|id| self.reschedule(id));
     }
 
     /// When KV arrives, if that is before anything that is `next` of the workers
@@ -236,6 +287,9 @@ impl Fleet for SimulatedFleet {
     }
 
     fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
+        if matches!(self.on_demand, OnDemand::Yes { .. }) {
+            self.end_on_demand();
+        }
         let present = until == self.now;
         while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Measure) {
             self.look(id, |worker, out| {
@@ -247,6 +301,37 @@ impl Fleet for SimulatedFleet {
             if let Some(at) = self.workers[id.index()].kv_due() {
                 self.kv_queue.schedule(id, at, Rank::KvVisibility);
             }
+        }
+    }
+
+    fn take_kv_events_of(
+        &mut self,
+        until: SimTime,
+        prompt: &PromptBlocks<'_>,
+        sink: &mut dyn FnMut(Target, KvEvent),
+    ) {
+        if matches!(self.on_demand, OnDemand::Unasked) {
+            self.begin_on_demand();
+        }
+        let OnDemand::Yes { concerns, full, asked } = &mut self.on_demand else {
+            return self.take_kv_events(until, &mut |target, _, event| sink(target, event));
+        };
+        let mut asked = std::mem::take(asked);
+        asked.append(full);
+        prompt.runs().for_each(|run| concerns.find(run, &mut asked));
+        asked.sort_unstable();
+        asked.dedup();
+        for &id in &asked {
+            let worker = &mut self.workers[id.index()];
+            if until == self.now {
+                worker.settle_present(until, &mut self.out);
+            }
+            worker.take_kv_of(until, prompt, &mut self.out, |event| sink(id.into(), event));
+            self.reschedule(id);
+        }
+        asked.clear();
+        if let OnDemand::Yes { asked: scratch, .. } = &mut self.on_demand {
+            *scratch = asked;
         }
     }
 
@@ -271,6 +356,7 @@ impl Fleet for SimulatedFleet {
     }
 
     fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
+        self.end_on_demand();
         let mut lost = self.workers[worker.index()].die(now, &mut self.out);
         self.reschedule(worker);
         if let Some(handovers) = &mut self.handovers {

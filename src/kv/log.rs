@@ -1,6 +1,8 @@
 //! Cache changes on their way out of the engine.
 
+use super::concerns::Concerns;
 use super::tiers::LowerTiers;
+use super::unheard::{Growth, Unheard};
 use crate::event::KvEvent;
 use crate::id::BlockId;
 use crate::request::BlockRun;
@@ -27,6 +29,8 @@ pub struct EventLog {
     /// Where lost blocks go.
     tiers: Option<Box<LowerTiers>>,
     published: Vec<(SimTime, KvEvent)>,
+    /// What takes the place of `published` where changes are heard on demand.
+    unheard: Option<Box<Unheard>>,
 }
 
 impl EventLog {
@@ -39,6 +43,7 @@ impl EventLog {
             batch: Vec::new(),
             tiers: None,
             published: Vec::new(),
+            unheard: None,
         }
     }
 
@@ -114,6 +119,10 @@ impl EventLog {
 
     /// Publishes everything collected so far at `now`.
     pub fn publish(&mut self, now: SimTime) {
+        if let Some(unheard) = &mut self.unheard {
+            self.batch.drain(..).for_each(|event| unheard.published(now, event));
+            return;
+        }
         if !self.batch.is_empty() {
             self.published.extend(self.batch.drain(..).map(|event| (now, event)));
         }
@@ -128,6 +137,7 @@ impl EventLog {
     pub fn lose_all(&mut self, tiers: Option<LowerTiers>) {
         self.batch.clear();
         self.continues = false;
+        self.unheard = None;
         self.tiers = tiers.map(Box::new);
     }
 
@@ -146,8 +156,71 @@ impl EventLog {
         self.on
     }
 
+    /// True if it shows in which order changes are recorded.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.on && self.unheard.is_none() || self.tiers.is_some()
+    }
+
     /// True if changes are recorded, or matter to tiers below.
     pub fn is_heard(&self) -> bool {
         self.on || self.tiers.is_some()
+    }
+}
+
+/// Changes that are heard on demand.
+impl EventLog {
+    /// From now on; false, and all stays as it is, where the order of changes matters: the
+    /// log is off, does not count copies, or has tiers below.
+    pub(crate) fn begin_on_demand(&mut self, mut unheard: Unheard) -> bool {
+        let may_be = self.on && self.counts_copies && self.tiers.is_none();
+        if may_be {
+            let published = self.published.iter().map(|(_, event)| event);
+            for event in published.chain(&self.batch) {
+                unheard.unforeseen(event.run());
+            }
+            self.published.drain(..).for_each(|(at, event)| unheard.published(at, event));
+            self.unheard = Some(Box::new(unheard));
+        }
+        may_be
+    }
+
+    /// No more: every change stands in the log as if it had been written down at once.
+    pub(crate) fn end_on_demand(&mut self) {
+        let Some(unheard) = self.unheard.take() else { return };
+        let (published, pending) = unheard.into_events();
+        self.published = published;
+        self.batch.splice(0..0, pending);
+        self.continues = false;
+    }
+
+    /// What is not heard yet, where changes are heard on demand.
+    pub(crate) fn unheard(&mut self) -> Option<&mut Unheard> {
+        self.unheard.as_deref_mut()
+    }
+
+    /// Decoding has filled blocks, one after the other.
+    pub(crate) fn grown(&mut self, growth: Growth) {
+        if let Some(unheard) = &mut self.unheard {
+            unheard.grown(growth);
+        }
+    }
+
+    /// Hands over what was published at or before `until`.
+    pub(crate) fn take_unheard(&mut self, until: SimTime, sink: impl FnMut(KvEvent)) {
+        if let Some(unheard) = &mut self.unheard {
+            unheard.take(until, sink);
+        }
+    }
+
+    /// See [`Unheard::enter`].
+    pub(crate) fn enter_concerns(
+        &mut self,
+        concerns: &mut Concerns,
+        displaced: u64,
+        displaceable: impl Iterator<Item = (u64, BlockRun)>,
+    ) {
+        if let Some(unheard) = &mut self.unheard {
+            unheard.enter(concerns, self.batch.len(), displaced, displaceable);
+        }
     }
 }

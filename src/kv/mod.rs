@@ -7,15 +7,19 @@
 
 mod block_table;
 mod cache;
+mod concerns;
 mod free_queue;
 mod log;
 mod slot;
 mod tiers;
+mod unheard;
 
 pub(crate) use block_table::BlockTable;
 pub use cache::{BlockCount, Cache};
+pub(crate) use concerns::Concerns;
 pub(crate) use free_queue::FreeQueue;
 pub use log::EventLog;
 pub(crate) use slot::NONE;
 pub use slot::Slot;
 pub use tiers::{LowerTiers, Offload, TierRun, TierSpec};
+pub(crate) use unheard::{Growth, Span, Unheard};

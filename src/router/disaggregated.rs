@@ -161,6 +161,11 @@ impl Policy for Disaggregated {
         }
     }
 
+    /// Workers that hand KV over store blocks that no sequence has filled.
+    fn hears_kv_on_demand(&self) -> bool {
+        false
+    }
+
     fn report_period(&self) -> Option<SimDuration> {
         self.prefill.report_period().or(self.decode.report_period())
     }

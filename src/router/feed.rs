@@ -106,6 +106,8 @@ pub(super) struct Feed {
     lanes: Vec<Lane>,
     /// When each lane's first event becomes visible; `SimTime::MAX` if it has none.
     due: Tournament<SimTime>,
+    /// Every event has become visible a fixed time after it was published, and will.
+    is_even: bool,
 }
 
 /// What every event goes through.
@@ -307,7 +309,18 @@ impl Feed {
             },
             lanes: (0..workers).map(lane).collect(),
             due: Tournament::new(workers, SimTime::MAX, SimTime::MAX),
+            is_even: settings.jitter.is_zero()
+                && settings.worker_delays.iter().all(|delay| delay.is_zero())
+                && settings.loss_ratio == 0.0
+                && settings.reorder_ratio == 0.0
+                && settings.recovery_delay.is_none(),
         }
+    }
+
+    /// True if what is visible at any moment is what was published up to its
+    /// [horizon](Self::horizon), from the beginning on.
+    pub(super) fn is_even(&self) -> bool {
+        self.is_even
     }
 
     /// The latest publication time of which anything can be visible at `now`.
@@ -318,6 +331,7 @@ impl Feed {
     /// What is published from now on takes another way; what is not given stays. Events
     /// under way arrive as they would have.
     pub(super) fn set_way(&mut self, delay: Option<SimDuration>, loss_ratio: Option<f64>) {
+        self.is_even = false;
         self.way.delay = delay.unwrap_or(self.way.delay);
         self.way.loss_ratio = loss_ratio.unwrap_or(self.way.loss_ratio);
     }
@@ -337,6 +351,7 @@ impl Feed {
     /// `worker` has died: its events under way are still heard until its death is
     /// noticed, those of its next life only once it has [joined](Self::join).
     pub(super) fn cut(&mut self, worker: WorkerId) {
+        self.is_even = false;
         self.change(worker, Lane::cut);
     }
 
@@ -353,6 +368,7 @@ impl Feed {
 
     /// Remembers everything from now on, so that a restart can ask for it.
     pub(super) fn remember(&mut self) {
+        self.is_even = false;
         self.lanes.iter_mut().for_each(|lane| lane.history = Some(Vec::new()));
     }
 
@@ -360,6 +376,7 @@ impl Feed {
     /// heard again, unless workers tell it all `recovery_delay` later; what is
     /// published from now on waits for that.
     pub(super) fn restart(&mut self, now: SimTime, recovery_delay: Option<SimDuration>) {
+        self.is_even = false;
         for (worker, lane) in self.lanes.iter_mut().enumerate() {
             lane.restart(now, recovery_delay);
             self.due.set(worker, lane.due());

@@ -37,6 +37,11 @@ macro_rules! forward_one {
             self.$inner.observe_kv(worker, event);
         }
     };
+    ($inner:ident hears_kv_on_demand) => {
+        fn hears_kv_on_demand(&self) -> bool {
+            self.$inner.hears_kv_on_demand()
+        }
+    };
     ($inner:ident report_period) => {
         fn report_period(&self) -> Option<$crate::time::SimDuration> {
             self.$inner.report_period()

@@ -244,6 +244,29 @@ impl FrontEnd {
         self.feed.publish(at, source.into().worker, event);
     }
 
+    /// True if it makes no difference which changes of other blocks it has heard of when a
+    /// request is routed, and in which order.
+    pub(crate) fn hears_kv_on_demand(&self) -> bool {
+        self.feed.is_even() && self.policy.hears_kv_on_demand()
+    }
+
+    /// Takes an event that is visible at `now`, at once.
+    pub(crate) fn hear_kv_now(&mut self, worker: WorkerId, event: &KvEvent) {
+        if self.workers.views()[worker.index()].available {
+            self.policy.observe_kv(worker, event);
+        }
+    }
+
+    /// Lets the policy hear of every event that is visible at `now`.
+    pub(crate) fn deliver_kv(&mut self, now: SimTime) {
+        self.feed.deliver(now, |worker, event| {
+            // One that drains still publishes.
+            if self.workers.views()[worker.index()].available {
+                self.policy.observe_kv(worker, event);
+            }
+        });
+    }
+
     /// Routes a request: delivers the KV events visible at `now`, asks the
     /// policy and books its choice.
     pub fn route(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
@@ -318,12 +341,7 @@ impl FrontEnd {
     }
 
     fn deliver(&mut self, now: SimTime) {
-        self.feed.deliver(now, |worker, event| {
-            // One that drains still publishes.
-            if self.workers.views()[worker.index()].available {
-                self.policy.observe_kv(worker, event);
-            }
-        });
+        self.deliver_kv(now);
         while self.peers.front().is_some_and(|(visible, _)| *visible <= now) {
             let Some((_, message)) = self.peers.pop_front() else { return };
             match message {

@@ -33,6 +33,15 @@ pub trait Policy {
     /// Hears of a change of a worker's cache, as late as the feed delivers it.
     fn observe_kv(&mut self, _worker: WorkerId, _event: &KvEvent) {}
 
+    /// True if all that counts of KV events is which blocks of a prompt each worker holds
+    /// when a request with that prompt is routed. Then events of other blocks may come
+    /// later, and those of different blocks in another order: where engines lose no block
+    /// before those that come after it, that makes no difference, and saves most of the
+    /// events.
+    fn hears_kv_on_demand(&self) -> bool {
+        false
+    }
+
     /// How often the policy asks workers for their gauges, if it does.
     fn report_period(&self) -> Option<SimDuration> {
         None

@@ -164,7 +164,7 @@ impl<D: Decider> Policy for Queued<D> {
         Some((request, self.decider.send(now, asked).map(Target::from)))
     }
 
-    forward! { decider: observe, wants_kv_events, observe_kv, report_period, wants_output_blocks,
+    forward! { decider: observe, wants_kv_events, observe_kv, hears_kv_on_demand, report_period, wants_output_blocks,
     wants_truth, observe_truth, wake_at, overlap_blocks, observe_peer, worker_left, worker_joined,
     set_parameter, notes, explain }
 }

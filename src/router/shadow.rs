@@ -158,6 +158,12 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
         self.other.observe_kv(worker, event);
     }
 
+    fn hears_kv_on_demand(&self) -> bool {
+        let hears = |wants: bool, on_demand: bool| !wants || on_demand;
+        hears(self.driver.wants_kv_events(), self.driver.hears_kv_on_demand())
+            && hears(self.other.wants_kv_events(), self.other.hears_kv_on_demand())
+    }
+
     fn worker_left(&mut self, worker: WorkerId) {
         self.driver.worker_left(worker);
         self.other.worker_left(worker);

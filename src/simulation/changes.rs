@@ -43,6 +43,7 @@ impl<F: Fleet> Simulation<'_, F> {
 
     /// Does what happens to a worker.
     pub(super) fn perform(&mut self, now: SimTime, effect: WorkerEffect) {
+        self.catch_up_kv();
         self.observers.tell(now, Happening::Change(&effect));
         if self.changes.as_ref().is_some_and(|changes| changes.costs_cache(effect)) {
             self.recorder.disturb(now);

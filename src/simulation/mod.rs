@@ -77,6 +77,9 @@ pub struct Simulation<'a, F = SimulatedFleet> {
     /// What snapshots need of the past, if any are wanted.
     samples: Option<Samples>,
     hang_ups: HangUps,
+    /// The last decision for which front ends heard of cache changes on demand, and up to
+    /// when those were published.
+    kv_heard: Option<(SimTime, SimTime)>,
     guard: Guard,
     /// Why it cannot go on.
     stuck: Option<Stuck>,
@@ -159,6 +162,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             steering: Steering::default(),
             samples: None,
             hang_ups: HangUps::default(),
+            kv_heard: None,
             guard: Guard::default(),
             stuck: None,
         }

@@ -59,7 +59,7 @@ impl<F: Fleet> Simulation<'_, F> {
         let request = arrival.request;
         let (id, front_end) = (request.id, self.front_end_of(&request));
         self.requests.arrive(request, front_end);
-        self.deliver_kv_events(now);
+        self.deliver_kv_events_of(now, id);
         self.route(now, id);
     }
 
@@ -138,6 +138,7 @@ impl<F: Fleet> Simulation<'_, F> {
 
     /// Front ends whose time has come restart. What they held comes to them again.
     pub(super) fn restart(&mut self, now: SimTime) {
+        self.catch_up_kv();
         let due = |front_end: &FrontEnd| front_end.restart_due().is_some_and(|at| at <= now);
         let due: Vec<bool> = self.front_ends.iter().map(due).collect();
         let held = self.requests.forget(&due);
@@ -161,6 +162,36 @@ impl<F: Fleet> Simulation<'_, F> {
         let interested = self.front_ends.iter().filter(|front_end| front_end.wants_kv_events());
         if let Some(until) = interested.map(|front_end| front_end.kv_horizon(now)).max() {
             self.take_kv_events(until);
+        }
+    }
+
+    /// The same, as far as it makes a difference to who routes request `id` next.
+    fn deliver_kv_events_of(&mut self, now: SimTime, id: RequestId) {
+        let is_on_demand = |front_end: &FrontEnd| front_end.hears_kv_on_demand();
+        let mut interested = self.front_ends.iter().filter(|front_end| front_end.wants_kv_events());
+        if !interested.clone().all(is_on_demand) {
+            return self.deliver_kv_events(now);
+        }
+        let Some(until) = interested.next().map(|front_end| front_end.kv_horizon(now)) else {
+            return;
+        };
+        self.front_ends.iter_mut().for_each(|front_end| front_end.deliver_kv(now));
+        let prompt = self.requests.get(id).request.route_view(self.block_size).blocks;
+        let front_ends = &mut self.front_ends;
+        self.fleet.take_kv_events_of(until, &prompt, &mut |worker, event| {
+            for front_end in front_ends.iter_mut().filter(|front_end| front_end.wants_kv_events()) {
+                front_end.hear_kv_now(worker, &event);
+            }
+        });
+        self.kv_heard = Some((now, until));
+    }
+
+    /// Brings the front ends to where they would be if they had heard everything that was
+    /// visible to the last decision: before anything happens to them or to workers.
+    pub(super) fn catch_up_kv(&mut self) {
+        if let Some((at, until)) = self.kv_heard.take() {
+            self.take_kv_events(until);
+            self.front_ends.iter_mut().for_each(|front_end| front_end.deliver_kv(at));
         }
     }
 

@@ -127,6 +127,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             Control::Policy { name } => self.replace_policy(name)?,
             Control::Worker(change) => self.change_worker(change),
             Control::Feed { delay, loss_ratio } => {
+                self.catch_up_kv();
                 // What was published before went the old way.
                 self.take_kv_events(now);
                 for front_end in &mut self.front_ends {
@@ -154,6 +155,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         }
         let all = vec![true; self.front_ends.len()];
         let held = self.requests.forget(&all);
+        self.catch_up_kv();
         // No index gets what was published before.
         self.take_kv_events(self.now);
         for (front_end, policy) in self.front_ends.iter_mut().zip(policies) {

@@ -28,6 +28,7 @@ mod metrics;
 mod model_files;
 mod models_page;
 mod mutants;
+mod on_demand;
 mod one_worker;
 mod operators;
 mod output_blocks;

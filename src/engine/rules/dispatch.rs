@@ -6,7 +6,7 @@ use super::vllm::VllmScheduler;
 use crate::engine::config::EngineConfig;
 use crate::engine::core::Core;
 use crate::engine::decode_set::DecodeSet;
-use crate::engine::scheduler::{BatchAndQueue, Handover, Scheduler};
+use crate::engine::scheduler::{BatchAndQueue, Handover, OnDemand, Scheduler};
 use crate::engine::seq::{Seq, SeqId};
 use crate::engine::step::{ChunkEnd, FormedStep};
 use crate::kv::BlockCount;
@@ -111,6 +111,10 @@ impl Scheduler for AnyScheduler {
 
     fn handover(&mut self) -> Option<&mut dyn Handover> {
         each!(self, rules => rules.handover())
+    }
+
+    fn on_demand(&mut self) -> Option<&mut dyn OnDemand> {
+        each!(self, rules => rules.on_demand())
     }
 
     fn waits_for_others(&self) -> bool {

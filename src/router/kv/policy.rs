@@ -452,6 +452,11 @@ impl Policy for KvPolicy {
         }
     }
 
+    /// 0.9 breaks ties by all that a worker holds, and knows holes.
+    fn hears_kv_on_demand(&self) -> bool {
+        self.params.semantics == Semantics::V1_6
+    }
+
     fn worker_left(&mut self, worker: WorkerId) {
         self.absent.insert(worker);
         self.tracker.remove_worker(worker);

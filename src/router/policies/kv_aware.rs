@@ -135,6 +135,10 @@ impl Policy for KvAware {
         true
     }
 
+    fn hears_kv_on_demand(&self) -> bool {
+        true
+    }
+
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         self.cached.apply(worker, event);
     }

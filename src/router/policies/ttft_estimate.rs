@@ -205,6 +205,10 @@ impl Policy for TtftEstimate {
         true
     }
 
+    fn hears_kv_on_demand(&self) -> bool {
+        true
+    }
+
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
         self.cached.apply(worker, event);
     }

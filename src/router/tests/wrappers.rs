@@ -49,6 +49,10 @@ impl Policy for Ear {
     fn observe_kv(&mut self, worker: WorkerId, _: &KvEvent) {
         self.note("observe_kv", worker.0);
     }
+    fn hears_kv_on_demand(&self) -> bool {
+        self.note("hears_kv_on_demand", 0);
+        true
+    }
     fn report_period(&self) -> Option<SimDuration> {
         self.note("report_period", 0);
         Some(SimDuration::from_secs(7))
@@ -140,11 +144,12 @@ fn heard(policy: &mut dyn Policy, ears: [&Ear; 2], workers: Workers, worker: u32
     let (now, at, view) = (SimTime::ZERO, WorkerId(worker), workers.view());
     let run = BlockRun { first: BlockId(1), len: 1 };
     let truth = vec![WorkerTruth::default(); view.workers.len()];
-    let calls: [(&str, Call<'_>); 17] = [
+    let calls: [(&str, Call<'_>); 18] = [
         ("route", &|policy| _ = policy.route(now, &request, &view)),
         ("observe", &|policy| policy.observe(now, &life(worker, 0, WorkerEventKind::FirstToken))),
         ("wants_kv_events", &|policy| assert!(policy.wants_kv_events())),
         ("observe_kv", &|policy| policy.observe_kv(at, &KvEvent::Stored { parent: None, run })),
+        ("hears_kv_on_demand", &|policy| _ = policy.hears_kv_on_demand()),
         ("report_period", &|policy| {
             assert_eq!(policy.report_period(), Some(SimDuration::from_secs(7)));
         }),
@@ -204,6 +209,7 @@ fn every_wrapper_passes_every_call_on() {
         let expected: &[&str] = match *name {
             "queued" | "by cost" => &["release"],
             "shadow" => &["notes"],
+            "pools, a prefill worker" | "pools, a decode worker" => &["hears_kv_on_demand"],
             _ => &[],
         };
         assert_eq!(own, expected, "{name}");

@@ -46,6 +46,12 @@ pub struct VllmCache {
     cached: u32,
     first: StretchId,
     last: StretchId,
+    /// Of the free stretches those up to this one have been [foreseen](Self::foresee), and
+    /// the blocks that they have.
+    unforeseen: StretchId,
+    foreseen: u32,
+    /// Cached blocks that were taken for new content since the pool was empty.
+    displaced: u64,
     /// Scratch for [`release`](Self::release).
     released: Vec<StretchId>,
 }
@@ -68,6 +74,8 @@ struct Stretch {
     rest: StretchId,
     /// Who enters the blocks that follow late, if a request does.
     owner: u32,
+    /// Free, and named by [`foresee`](VllmCache::foresee).
+    foreseen: bool,
 }
 
 impl Stretch {
@@ -155,6 +163,9 @@ impl VllmCache {
             cached: 0,
             first: NONE,
             last: NONE,
+            unforeseen: NONE,
+            foreseen: 0,
+            displaced: 0,
             released: Vec::new(),
         }
     }
@@ -298,7 +309,30 @@ impl VllmCache {
                 parent = Some(run.first.offset(run.len - 1));
             }
         }
-        content.range(from, to).for_each(|run| self.store(run, held));
+        self.enter_late(content, held, to);
+    }
+
+    /// The same without a word: what is entered late was published earlier.
+    pub(crate) fn enter_late(&mut self, content: &Content, held: &mut Held, to: u32) {
+        content.range(held.blocks, to).for_each(|run| self.store(run, held));
+    }
+
+    /// Names the cached blocks that may be displaced when the next `blocks` blocks are
+    /// allocated, as far as they were not named before, each with the number of
+    /// [displaced](Self::displaced) blocks at which it certainly has been, or has been hit.
+    pub(crate) fn foresee(&mut self, blocks: u32, mut name: impl FnMut(u64, BlockRun)) {
+        while self.empty + self.foreseen < blocks && self.unforeseen != NONE {
+            let stretch = &mut self.stretches[self.unforeseen as usize];
+            stretch.foreseen = true;
+            self.foreseen += stretch.run.len;
+            self.unforeseen = stretch.next;
+            name(self.displaced + u64::from(self.foreseen), stretch.run);
+        }
+    }
+
+    /// Cached blocks that were taken for new content since the pool was empty.
+    pub(crate) fn displaced(&self) -> u64 {
+        self.displaced
     }
 
     /// Takes all blocks of a request back, `others` beside the held ones.
@@ -381,12 +415,17 @@ impl VllmCache {
     fn evict(&mut self, most: u32, log: &mut EventLog) -> u32 {
         let mut id = self.first;
         assert_ne!(id, NONE, "a block is free");
-        let Stretch { run, older, newer, .. } = *self.at(id);
+        let Stretch { run, older, newer, foreseen, .. } = *self.at(id);
         let lost = run.len.min(most);
+        self.displaced += u64::from(lost);
+        if !foreseen && let Some(unheard) = log.unheard() {
+            unheard.unforeseen(run.skip(run.len - lost));
+        }
         if lost < run.len {
             if older == NONE && newer == NONE {
                 self.at_mut(id).run.len -= lost;
                 self.cached -= lost;
+                self.foreseen -= if foreseen { lost } else { 0 };
                 log.removed(run.skip(run.len - lost), true);
                 return lost;
             }
@@ -433,6 +472,9 @@ impl VllmCache {
                 Stretch { run: upper.run.skip(at), older: above, newer: NONE, ..upper };
             if upper.refs == 0 {
                 // In front of the upper part; their blocks are counted already.
+                if self.unforeseen == id {
+                    self.unforeseen = lower;
+                }
                 self.at_mut(lower).next = id;
                 self.at_mut(id).prev = lower;
                 match upper.prev {
@@ -463,6 +505,7 @@ impl VllmCache {
             newer: NONE,
             rest: NONE,
             owner: NONE,
+            foreseen: false,
         };
         if let Some(id) = self.unused.pop() {
             *self.at_mut(id) = stretch;
@@ -479,12 +522,20 @@ impl VllmCache {
             last => self.at_mut(last).next = id,
         }
         let stretch = self.at_mut(id);
-        (stretch.prev, stretch.next) = (last, NONE);
+        (stretch.prev, stretch.next, stretch.foreseen) = (last, NONE, false);
         self.cached += self.at(id).run.len;
+        if self.unforeseen == NONE {
+            self.unforeseen = id;
+        }
     }
 
     fn unlink(&mut self, id: StretchId) {
-        let Stretch { prev, next, run, .. } = *self.at(id);
+        let Stretch { prev, next, run, foreseen, .. } = *self.at(id);
+        if foreseen {
+            self.foreseen -= run.len;
+        } else if self.unforeseen == id {
+            self.unforeseen = next;
+        }
         match prev {
             NONE => self.first = next,
             prev => self.at_mut(prev).next = next,

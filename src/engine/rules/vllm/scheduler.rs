@@ -10,13 +10,14 @@ use super::VllmOptions;
 use super::cache::{Held, Hits, VllmCache};
 use crate::engine::core::Core;
 use crate::engine::decode_set::DecodeSet;
-use crate::engine::scheduler::{BatchAndQueue, Handover, Scheduler};
+use crate::engine::scheduler::{BatchAndQueue, Handover, OnDemand, Scheduler};
 use crate::engine::seq::{PerSeq, Seq, SeqId};
 use crate::engine::step::FormedStep;
 use crate::engine::work::PrefillChunk;
 use crate::id::RequestId;
-use crate::kv::{BlockCount, Cache};
-use crate::request::{Content, Phase};
+use crate::kv::{BlockCount, Cache, Concerns, Growth};
+use crate::request::{BlockRun, Content, Phase};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -54,6 +55,8 @@ struct Own {
     held: Held,
     /// It enters the blocks that it fills when they could be seen.
     defers: bool,
+    /// Then: the step in which it filled the last block that is entered.
+    filled_at: u64,
     /// Preempted at least once.
     preempted: bool,
 }
@@ -113,14 +116,13 @@ impl Scheduler for VllmScheduler {
     fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         self.filled_to = step + 1;
         let takers = core.decode.takers(step).len();
-        if !core.log.is_heard() {
-            // Only events show in which order.
+        if !core.log.is_ordered() {
             self.cache.allocate(narrow(takers), &mut core.log);
             for i in 0..core.decode.fillers(step).len() {
                 let id = core.decode.fillers(step)[i].id;
                 if !self.own[id].defers {
                     self.fill_block(core, id, step);
-                    self.defer(core, id);
+                    self.defer(core, id, step);
                 }
             }
             return;
@@ -207,6 +209,10 @@ impl Scheduler for VllmScheduler {
         Some(self)
     }
 
+    fn on_demand(&mut self) -> Option<&mut dyn OnDemand> {
+        Some(self)
+    }
+
     /// KV comes, or blocks that are kept for others become free.
     fn waits_for_others(&self) -> bool {
         !self.awaiting.is_empty() || !self.kept.is_empty()
@@ -247,6 +253,27 @@ impl Handover for VllmScheduler {
         } else if let Some(&id) = self.waiting.iter().find(|id| is_it(id)) {
             core.seqs[id].phase = Phase::Whole;
         }
+    }
+}
+
+impl OnDemand for VllmScheduler {
+    fn write_down(&mut self, core: &mut Core, content: &Content, limit: u32) {
+        if let (_, Some(owner)) = self.cache.present_blocks(content, limit) {
+            self.enter_deferred(core, owner);
+        }
+    }
+
+    fn write_all_down(&mut self, core: &mut Core) {
+        let defers = |id: &SeqId| self.own[*id].defers;
+        let deferring: Vec<SeqId> = core.seqs.ids().filter(defers).collect();
+        deferring.into_iter().for_each(|id| self.enter_deferred(core, id));
+    }
+
+    fn enter_concerns(&mut self, core: &mut Core, blocks: u32, concerns: &mut Concerns) {
+        let displaced = self.cache.displaced();
+        let mut foreseen = SmallVec::<[(u64, BlockRun); 4]>::new();
+        self.cache.foresee(blocks, |position, run| foreseen.push((position, run)));
+        core.log.enter_concerns(concerns, displaced, foreseen.into_iter());
     }
 }
 
@@ -314,24 +341,43 @@ impl VllmScheduler {
         if let Some(owner) = self.cache.owner_of(&core.seqs[id].content, held, full) {
             self.enter_deferred(core, owner);
         }
-        let Core { seqs, log, .. } = core;
-        self.cache.publish(&seqs[id].content, &mut self.own[id].held, full, log);
+        let Core { seqs, log, config, .. } = core;
+        let (seq, own) = (&seqs[id], &mut self.own[id]);
+        if log.unheard().is_some() {
+            if own.defers {
+                // Filled one by one, and published long ago.
+                let every = config.block_size;
+                for run in seq.content.range(held, full) {
+                    let (parent, step) =
+                        (seq.content.block(held - 1), own.filled_at + u64::from(every));
+                    log.grown(Growth { parent, run, step, every });
+                }
+                own.filled_at += u64::from(every) * u64::from(full - held);
+                self.cache.enter_late(&seq.content, &mut own.held, full);
+                return;
+            }
+            // Decoding fills what comes behind the prompt.
+            for run in seq.content.range(held, full.min(seq.prompt_tokens / config.block_size)) {
+                log.unheard().into_iter().for_each(|unheard| unheard.unforeseen(run));
+            }
+        }
+        self.cache.publish(&seq.content, &mut own.held, full, log);
     }
 
     /// Lets a sequence enter the blocks that it fills later, all at once, as far
     /// as the difference cannot be seen: a run costs its sequences, not its blocks.
-    fn defer(&mut self, core: &Core, id: SeqId) {
+    fn defer(&mut self, core: &Core, id: SeqId, step: u64) {
         let own = &mut self.own[id];
         own.defers = self.cache.defer(&core.seqs[id].content, &own.held, id);
+        own.filled_at = step;
     }
 
     /// Enters the blocks that a sequence has put off, since they are about to be looked
     /// up, and all further ones at once.
     fn enter_deferred(&mut self, core: &mut Core, id: SeqId) {
-        let own = &mut self.own[id];
-        own.defers = false;
-        self.cache.stop_deferring(&own.held);
+        self.cache.stop_deferring(&self.own[id].held);
         self.publish(core, id, self.filled_blocks(core, id));
+        self.own[id].defers = false;
     }
 
     /// Full blocks of a decoding sequence, entered or not.
