@@ -31,6 +31,8 @@ pub(super) struct DecodeSet {
 pub(super) struct Member {
     pub(super) admission: u64,
     pub(super) id: SeqId,
+    /// Nothing is to be done for it in the step in which it fills a block.
+    pub(super) defers: bool,
 }
 
 impl DecodeSet {
@@ -79,7 +81,7 @@ impl DecodeSet {
         let admission = seq.admission;
         let bucket = &mut self.buckets[residue];
         let at = bucket.partition_point(|other| other.admission < admission);
-        bucket.insert(at, Member { admission, id });
+        bucket.insert(at, Member { admission, id, defers: false });
         self.occupied[residue / 64] |= 1 << (residue % 64);
     }
 
@@ -152,6 +154,15 @@ impl DecodeSet {
     /// Sequences that fill their last block in step `step`, in order of admission.
     pub(super) fn fillers(&self, step: u64) -> &[Member] {
         self.takers(step + 1)
+    }
+
+    /// Sets [`Member::defers`] of a sequence; nothing, if it does not decode.
+    pub(super) fn set_defers(&mut self, seqs: &Seqs, id: SeqId, defers: bool) {
+        let seq = &seqs[id];
+        let Some(from) = seq.decode_from else { return };
+        let residue = self.residue(from, seq.kv_tokens);
+        let member = self.buckets[residue].iter_mut().find(|other| other.id == id);
+        member.expect("a member of its bucket").defers = defers;
     }
 
     /// How many of the next `max` steps need at most `free` new blocks in all.

@@ -9,7 +9,7 @@
 use super::VllmOptions;
 use super::cache::{Held, Hits, VllmCache};
 use crate::engine::core::Core;
-use crate::engine::decode_set::DecodeSet;
+use crate::engine::decode_set::{DecodeSet, Member};
 use crate::engine::scheduler::{BatchAndQueue, Handover, OnDemand, Scheduler};
 use crate::engine::seq::{PerSeq, Seq, SeqId};
 use crate::engine::step::FormedStep;
@@ -119,8 +119,8 @@ impl Scheduler for VllmScheduler {
         if !core.log.is_ordered() {
             self.cache.allocate(narrow(takers), &mut core.log);
             for i in 0..core.decode.fillers(step).len() {
-                let id = core.decode.fillers(step)[i].id;
-                if !self.own[id].defers {
+                let Member { id, defers, .. } = core.decode.fillers(step)[i];
+                if !defers {
                     self.fill_block(core, id, step);
                     self.defer(core, id, step);
                 }
@@ -366,10 +366,13 @@ impl VllmScheduler {
 
     /// Lets a sequence enter the blocks that it fills later, all at once, as far
     /// as the difference cannot be seen: a run costs its sequences, not its blocks.
-    fn defer(&mut self, core: &Core, id: SeqId, step: u64) {
+    fn defer(&mut self, core: &mut Core, id: SeqId, step: u64) {
         let own = &mut self.own[id];
         own.defers = self.cache.defer(&core.seqs[id].content, &own.held, id);
         own.filled_at = step;
+        if own.defers {
+            core.decode.set_defers(&core.seqs, id, true);
+        }
     }
 
     /// Enters the blocks that a sequence has put off, since they are about to be looked
@@ -378,6 +381,7 @@ impl VllmScheduler {
         self.cache.stop_deferring(&self.own[id].held);
         self.publish(core, id, self.filled_blocks(core, id));
         self.own[id].defers = false;
+        core.decode.set_defers(&core.seqs, id, false);
     }
 
     /// Full blocks of a decoding sequence, entered or not.
