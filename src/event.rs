@@ -168,7 +168,7 @@ pub enum KvEvent {
 
 impl KvEvent {
     /// The blocks that were stored or lost.
-    pub(crate) fn run(&self) -> BlockRun {
+    pub fn run(&self) -> BlockRun {
         match *self {
             Self::Stored { run, .. }
             | Self::Removed { run }
