@@ -178,9 +178,9 @@ impl<F: Fleet> Simulation<'_, F> {
         self.front_ends.iter_mut().for_each(|front_end| front_end.deliver_kv(now));
         let prompt = self.requests.get(id).request.route_view(self.block_size).blocks;
         let front_ends = &mut self.front_ends;
-        self.fleet.take_kv_events_of(until, &prompt, &mut |worker, event| {
+        self.fleet.take_kv_events_of(until, &prompt, &mut |source, event| {
             for front_end in front_ends.iter_mut().filter(|front_end| front_end.wants_kv_events()) {
-                front_end.hear_kv_now(worker, &event);
+                front_end.hear_kv_now(source.worker, &event);
             }
         });
         self.kv_heard = Some((now, until));

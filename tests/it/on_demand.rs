@@ -75,22 +75,22 @@ impl Side {
 
     fn take_all(&mut self, until: SimTime) {
         let known = &mut self.known;
-        self.fleet.take_kv_events(until, &mut |worker, at, event| {
+        self.fleet.take_kv_events(until, &mut |source, at, event| {
             assert!(at <= until, "{event:?} is published at {at:?}");
-            known.hear(worker, &event);
+            known.hear(source.worker, &event);
         });
     }
 
     fn take_of(&mut self, until: SimTime, request: &Request, block_size: u32) {
         let prompt = request.route_view(block_size).blocks;
         let known = &mut self.known;
-        self.fleet.take_kv_events_of(until, &prompt, &mut |worker, event| {
-            known.hear(worker, &event);
+        self.fleet.take_kv_events_of(until, &prompt, &mut |source, event| {
+            known.hear(source.worker, &event);
         });
     }
 
     fn submit(&mut self, now: SimTime, worker: WorkerId, request: &Request) {
-        if self.fleet.submit(now, worker, request).is_err() {
+        if self.fleet.submit(now, worker.into(), request).is_err() {
             self.rejected.push(request.id);
         }
     }
