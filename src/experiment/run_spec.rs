@@ -26,7 +26,7 @@ pub struct RunSpec {
     /// Concurrent conversations of each level, in order; a single 0 for an open
     /// loop, which has no such number.
     pub levels: Vec<u32>,
-    /// For each level, its index in [`Experiment::points`].
+    /// For each level, its index in [`Experiment::points`](super::Experiment::points).
     pub points: Vec<usize>,
     /// An earlier run that differs only in what the policy does not look at: its
     /// simulations are this one's too.
