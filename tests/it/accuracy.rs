@@ -205,6 +205,7 @@ fn small(place: &Scratch) {
     };
     place.write("steps.csv", some("steps.csv.gz", 40));
     place.write("serving.csv", some("serving.csv", 20));
+    place.write("serving-further.csv", some("serving-further.csv", 200));
     let settings = std::fs::read_to_string(root.join("experiments/accuracy.toml")).unwrap();
     let settings = settings
         .replace("\"../measured/", "\"")
