@@ -79,11 +79,16 @@ fn name(folder: &Path) -> Result<String, Invalid> {
     Ok(name.into_owned())
 }
 
-/// An experiment under another name.
+/// An experiment under another name. What is called `name` inside a table, a pool for
+/// example, keeps its own.
 fn renamed(text: &str, name: &str) -> String {
-    let rename = |line: &str| match line.strip_prefix("name = ") {
-        Some(_) => format!("name = {name:?} # results go to plots/{name}\n"),
-        None => format!("{line}\n"),
+    let mut is_top = true;
+    let rename = |line: &str| {
+        is_top &= !line.starts_with('[');
+        match line.strip_prefix("name = ").filter(|_| is_top) {
+            Some(_) => format!("name = {name:?} # results go to plots/{name}\n"),
+            None => format!("{line}\n"),
+        }
     };
     text.lines().map(rename).collect()
 }
@@ -113,11 +118,11 @@ mod tests {
             assert!(!text.contains("\"../"), "{name}");
             let table: toml::Table = text.parse().expect("TOML");
             assert!(table.get("workload").and_then(|load| load.get("path")).is_none(), "{name}");
-            assert_eq!(
-                text.lines().filter(|line| line.starts_with("name = ")).count(),
-                1,
-                "{name}"
-            );
+            // Of the copy only the name changes.
+            let mut copy: toml::Table = renamed(&text, "copy").parse().expect("TOML");
+            let new = copy.insert("name".to_owned(), table["name"].clone());
+            assert_eq!(new, Some("copy".into()), "{name}");
+            assert_eq!(copy, table, "{name}");
         }
     }
 }

@@ -13,7 +13,7 @@
 //! let file = Path::new("experiments/doks-3xh200.toml");
 //! let overrides = ["workload.concurrency=60", "measure.window=100s", "measure.seeds=1"];
 //! let overrides = overrides.map(str::to_owned).to_vec();
-//! let options = LoadOptions { overrides: overrides.clone(), ..LoadOptions::default() };
+//! let options = LoadOptions::default().set_all(overrides.clone());
 //! let experiment = Experiment::load(file, &options)?;
 //!
 //! let place = tempfile::tempdir()?;

@@ -47,16 +47,13 @@
 //!
 //! let rule = "the first worker that has room";
 //! let own = Registration::new("first_with_room", rule, |own: &FirstWithRoom, _, _| own.clone());
-//! let mut options = LoadOptions { policies: vec![own.shared()], ..LoadOptions::default() };
-//! for change in [
+//! let options = LoadOptions::default().policy(own).set_all([
 //!     "workload.concurrency=60",
 //!     "measure.window=100s",
 //!     "measure.seeds=1",
 //!     "router.policy=first_with_room",
 //!     "sweep.router.room=[20, 60]",
-//! ] {
-//!     options.overrides.push(change.to_owned());
-//! }
+//! ]);
 //! let experiment = Experiment::load(Path::new("experiments/doks-3xh200.toml"), &options)?;
 //! let summary = run(&experiment, RunOptions::default())?.summary;
 //! let skew = |point: usize| summary.points[point].metrics["inflight_skew_mean"].mean;

@@ -181,10 +181,22 @@ fn failures(command: &[String]) -> Vec<String> {
     let examples = examples(&help(&args));
     assert!(!examples.is_empty(), "{command:?}");
     for example in &examples {
-        let line = example.replace("| man -l -", "> /dev/null");
-        let line = with_servers(&line, &shell, &mut servers);
-        let limit = if line.contains("--seeds") { END } else { ACCEPTED };
-        if let Err(problem) = shell.run(&line, limit) {
+        let example = example.replace("| man -l -", "> /dev/null");
+        let mut run = || {
+            let line = with_servers(&example, &shell, &mut servers);
+            shell.run(&line, if line.contains("--seeds") { END } else { ACCEPTED })
+        };
+        // Between looking for free ports and taking them another program may take one.
+        let taken = |result: &Result<(), String>| {
+            result.as_ref().is_err_and(|problem| problem.contains("Address already in use"))
+        };
+        let mut result = run();
+        for _ in 0..3 {
+            if taken(&result) {
+                result = run();
+            }
+        }
+        if let Err(problem) = result {
             failed.push(format!("{command:?}: {example}: {problem}"));
         }
     }
