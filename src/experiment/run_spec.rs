@@ -8,11 +8,13 @@ use crate::fleet::Pools;
 use crate::fleet::changes::ChangePlan;
 use crate::router::ChosenPolicy;
 use crate::router::settings::FrontEndSettings;
+#[cfg(feature = "live")]
 use crate::settings::Invalid;
 use crate::simulation::Control;
 use crate::time::SimTime;
 use crate::workload::{WorkloadSettings, WorkloadSource};
 use std::collections::BTreeMap;
+
 /// Dotted keys with the values that a point has there.
 pub type Params = BTreeMap<String, serde_json::Value>;
 
