@@ -55,6 +55,9 @@ pub enum Spread {
     ByConversation,
 }
 
+/// The most front ends (assumed: far above any deployment; each has an index of its own).
+const MOST_FRONT_ENDS: u64 = 10_000;
+
 /// Front ends times workers: each front end keeps what it knows of every worker.
 const MOST_VIEWS: u64 = 500_000;
 
@@ -64,10 +67,13 @@ impl FrontEndSettings {
     /// # Errors
     /// The first setting that will not do in front of `workers` workers.
     pub fn validate(&self, workers: u32) -> Result<(), Invalid> {
-        let most = (MOST_VIEWS / u64::from(workers.max(1))).max(1);
-        let allowed = format!(
-            "from 1 to {most}: front ends times workers, {workers}, is at most {MOST_VIEWS}"
-        );
+        let most = (MOST_VIEWS / u64::from(workers.max(1))).clamp(1, MOST_FRONT_ENDS);
+        let allowed = match most {
+            MOST_FRONT_ENDS => format!("from 1 to {most}"),
+            most => format!(
+                "from 1 to {most}: front ends times workers, {workers}, is at most {MOST_VIEWS}"
+            ),
+        };
         let fits = (1..=most).contains(&u64::from(self.replicas));
         Invalid::unless(fits, "replicas", self.replicas, &allowed)?;
         self.feed.validate().map_err(|invalid| invalid.within("feed"))?;
