@@ -44,9 +44,9 @@ pub trait Decider: Policy {
     /// Prompt tokens in flight on the worker that has least of them.
     fn least_prefill_tokens(&self) -> u64;
 
-    /// Prompt tokens in flight on `worker`; more than any number of them if it cannot be
-    /// chosen.
-    fn prefill_tokens(&self, worker: WorkerId) -> u64;
+    /// Whether every worker that can be chosen has more prompt tokens in flight than its
+    /// entry of `most`, which are in order of id.
+    fn all_have_more_prefill_tokens(&self, most: &[f64]) -> bool;
 
     /// Routes by other parameters from now on. Those that say what is counted and
     /// what is listened to must be as they were.

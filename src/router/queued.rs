@@ -12,7 +12,7 @@ use super::forward::forward;
 use super::kv::KvParams;
 use super::{ClusterView, Policy, Release, Verdict};
 use crate::event::RejectReason;
-use crate::id::{RequestId, Target, WorkerId};
+use crate::id::{RequestId, Target};
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
@@ -62,10 +62,7 @@ impl BusyTokens {
                 // The production router goes through all workers to find the least busy one.
                 tokens.is_finite() && decider.least_prefill_tokens() as f64 > *tokens
             }
-            Self::Each(tokens) => (0..)
-                .map(WorkerId)
-                .zip(tokens)
-                .all(|(worker, tokens)| decider.prefill_tokens(worker) as f64 > *tokens),
+            Self::Each(tokens) => decider.all_have_more_prefill_tokens(tokens),
         }
     }
 }

@@ -128,8 +128,8 @@ impl<Driver: Decider, Other: Decider> Decider for ShadowPolicy<Driver, Other> {
         self.driver.least_prefill_tokens()
     }
 
-    fn prefill_tokens(&self, worker: WorkerId) -> u64 {
-        self.driver.prefill_tokens(worker)
+    fn all_have_more_prefill_tokens(&self, most: &[f64]) -> bool {
+        self.driver.all_have_more_prefill_tokens(most)
     }
 
     fn set_params(&mut self, params: &KvParams) -> Result<(), String> {

@@ -70,10 +70,7 @@ impl WorkerConfigLike for Worker {
 /// The policy `dynamo`.
 pub struct DynamoPolicy {
     params: KvParams,
-    block_size: u32,
     cluster: ClusterSpec,
-    /// Worker ids are below this.
-    slots: u32,
     /// The workers that take requests.
     workers: HashMap<u64, Worker>,
     tree: Option<RadixTree>,
@@ -135,9 +132,7 @@ impl DynamoPolicy {
         let ranks = (0..u64::from(cluster.workers())).map(|id| (id, (0, 1))).collect();
         Self {
             params,
-            block_size: cluster.block_size,
             cluster: cluster.clone(),
-            slots: cluster.workers(),
             workers: (0..u64::from(cluster.workers())).map(|id| (id, Worker)).collect(),
             tree: params.needs_index().then(RadixTree::new),
             lower: CachedBelow::default(),
@@ -186,7 +181,7 @@ impl DynamoPolicy {
     }
 
     fn overlaps(&self, prompt: &[u64]) -> Vec<u32> {
-        let mut overlap_blocks = vec![0; self.slots as usize];
+        let mut overlap_blocks = vec![0; self.cluster.workers() as usize];
         if let Some(tree) = &self.tree {
             let hashes = prompt.iter().map(|id| LocalBlockHash(*id)).collect();
             let scores = tree.find_matches(hashes, false).scores;
@@ -237,7 +232,7 @@ impl DynamoPolicy {
 
     /// The workers that take requests, in order of id.
     fn available(&self) -> impl Iterator<Item = WorkerId> + '_ {
-        let ids = (0..self.slots).map(WorkerId);
+        let ids = (0..self.cluster.workers()).map(WorkerId);
         ids.filter(|worker| self.workers.contains_key(&u64::from(worker.0)))
     }
 
@@ -304,7 +299,7 @@ impl DynamoPolicy {
             &self.workers,
             request,
             request.eligibility_with_overloaded(overloaded),
-            self.block_size,
+            self.cluster.block_size,
         );
         let selected = match selector.select_worker(input) {
             Ok(selected) => selected,
@@ -330,11 +325,11 @@ impl DynamoPolicy {
         reason = "not negative, and at most the tokens of a prompt"
     )]
     fn effective_tokens(&self, asked: &Asked, index: usize) -> usize {
-        (self.effective_blocks(asked, index) * f64::from(self.block_size)).round() as usize
+        (self.effective_blocks(asked, index) * f64::from(self.cluster.block_size)).round() as usize
     }
 
     fn cached_tokens(&self, overlap_blocks: u32) -> usize {
-        overlap_blocks as usize * self.block_size as usize
+        overlap_blocks as usize * self.cluster.block_size as usize
     }
 
     fn cost_parts(&self, asked: &Asked) -> Vec<CostParts> {
@@ -364,7 +359,7 @@ impl DynamoPolicy {
                 ],
             }
         };
-        (0..self.slots).map(WorkerId).map(parts).collect()
+        (0..self.cluster.workers()).map(WorkerId).map(parts).collect()
     }
 
     /// Counts `asked` as in flight on `worker`.
@@ -457,12 +452,10 @@ impl Decider for DynamoPolicy {
         self.available().map(of).min().unwrap_or(0) as u64
     }
 
-    fn prefill_tokens(&self, worker: WorkerId) -> u64 {
-        if !self.workers.contains_key(&u64::from(worker.0)) {
-            return u64::MAX;
-        }
+    fn all_have_more_prefill_tokens(&self, most: &[f64]) -> bool {
         let tokens = self.tracker.active_tokens(self.now);
-        tokens.get(&rank(worker)).copied().unwrap_or(0) as u64
+        let of = |worker| tokens.get(&rank(worker)).copied().unwrap_or(0) as f64;
+        self.available().all(|worker| of(worker) > most[worker.index()])
     }
 }
 impl Policy for DynamoPolicy {

@@ -79,7 +79,7 @@ fn any_params() -> impl Strategy<Value = KvParams> {
 /// Plays `acts` to both, where at each of `turns` a worker leaves or comes back,
 /// and holds every decision of ours to theirs: the same
 /// costs to 1e-9; without temperature a worker that is among their cheapest; and
-/// nobody where they have nobody.
+/// none where they have none.
 fn hold(
     texts: &Texts,
     (acts, turns): (&[Act], &[(usize, WorkerId)]),
@@ -358,11 +358,11 @@ fn hold_queue(
             if gone.is_empty() {
                 let released = ours.release(now, &view);
                 gone.extend(
-                    released.map(|(id, to)| (id, to.expect("nobody is overloaded").worker)),
+                    released.map(|(id, to)| (id, to.expect("no worker is overloaded").worker)),
                 );
             }
             let Some((id, worker)) = gone.pop() else {
-                prop_assert!(popped.is_none(), "theirs lets somebody go");
+                prop_assert!(popped.is_none(), "theirs lets a request go");
                 break;
             };
             let (their_id, asked) = popped.expect("theirs lets one go, too").into_payload();

@@ -31,7 +31,6 @@ use crate::tournament::Tournament;
 #[derive(Debug)]
 pub struct KvPolicy {
     params: KvParams,
-    block_size: u32,
     cluster: ClusterSpec,
     index: Option<Index>,
     lower: LowerIndex,
@@ -104,7 +103,6 @@ impl KvPolicy {
         }
         Self {
             params,
-            block_size,
             cluster: cluster.clone(),
             lower: LowerIndex::default(),
             index: params.needs_index().then(|| Index::new(semantics, workers)),
@@ -152,7 +150,7 @@ impl KvPolicy {
         let decays = self.params.overlap_score_credit_decay > 0.0;
         Ask {
             prompt_tokens: asked.prompt_tokens,
-            block_size: self.block_size,
+            block_size: self.cluster.block_size,
             min_prefill_tokens: if decays { self.least_prefill_tokens() } else { 0 },
         }
     }
@@ -200,8 +198,11 @@ impl KvPolicy {
         let is_absent = self.absent.contains(worker);
         let is_overloaded = self.params.overload.holds(load, self.cluster.of(worker).blocks);
         let may_be = !(is_absent || is_overloaded && self.steers());
-        let load_cost =
-            if may_be { load_cost(&self.params, self.block_size, load) } else { f64::INFINITY };
+        let load_cost = if may_be {
+            load_cost(&self.params, self.cluster.block_size, load)
+        } else {
+            f64::INFINITY
+        };
         let standing = &mut self.standing;
         standing.load_costs.set(at, load_cost);
         if let Some(negated) = &mut standing.negated_load_costs {
@@ -425,8 +426,10 @@ impl Decider for KvPolicy {
         if self.absent.len() == self.workers() { 0 } else { self.standing.prefill_tokens.least() }
     }
 
-    fn prefill_tokens(&self, worker: WorkerId) -> u64 {
-        self.standing.prefill_tokens.key(worker.index())
+    fn all_have_more_prefill_tokens(&self, most: &[f64]) -> bool {
+        let tokens = |worker: WorkerId| self.standing.prefill_tokens.key(worker.index()) as f64;
+        let mut workers = (0..).map(WorkerId).zip(most);
+        workers.all(|(worker, most)| self.absent.contains(worker) || tokens(worker) > *most)
     }
 }
 

@@ -92,7 +92,7 @@ impl<D: Decider> Rig<D> {
     fn check(&mut self, text: usize, tokens: u32, costs: &[f64]) {
         let request = self.texts.request(self.requests, text, tokens, self.block_size);
         let asked = self.decider.look_up(SimTime::ZERO, &request.route_view(self.block_size));
-        let chosen = self.decider.choose(&asked).expect("nobody is overloaded");
+        let chosen = self.decider.choose(&asked).expect("no worker is overloaded");
         let found = self.decider.costs(&asked);
         assert_eq!(found.len(), costs.len(), "{}", self.name);
         for (found, expected) in found.iter().zip(costs) {

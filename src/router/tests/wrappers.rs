@@ -122,8 +122,8 @@ impl Decider for Ear {
     fn least_prefill_tokens(&self) -> u64 {
         0
     }
-    fn prefill_tokens(&self, _: WorkerId) -> u64 {
-        0
+    fn all_have_more_prefill_tokens(&self, _: &[f64]) -> bool {
+        false
     }
     fn set_params(&mut self, _: &KvParams) -> Result<(), String> {
         self.note("set_params", 0);

@@ -126,7 +126,7 @@ proptest! {
                     booked.remove(which.get(&ids));
                 }
             }
-            // A block that nobody uses any more is a new one when it comes back.
+            // A block that no request uses any more is a new one when it comes back.
             weights.retain(|(worker, block), _| {
                 let uses = |request: &Booked| request.worker == *worker && request.ids.contains(block);
                 booked.values().any(uses)

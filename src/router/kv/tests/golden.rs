@@ -14,8 +14,8 @@ fn version_1_6_costs_what_the_production_router_says() {
 }
 
 /// The formulas are the same with defaults, and these histories tell no
-/// difference between the two indexes: the hole is in a prefix that nobody else
-/// holds, which 0.9 forgets too.
+/// difference between the two indexes: the hole is in a prefix that no other
+/// worker holds, which 0.9 forgets too.
 #[test]
 fn version_0_9_costs_the_same() {
     check_histories(|setup| policy(Semantics::V0_9, setup));

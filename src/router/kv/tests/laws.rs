@@ -111,8 +111,8 @@ proptest! {
                 let overlap_blocks = overlaps.as_ref().map_or(0, |overlaps| overlaps[at]);
                 let size = index.tree_blocks(WorkerId::at(at), overlap_blocks);
                 let steered = params.semantics == Semantics::V1_6 && overloaded(at);
-                let nobody_can = (0..loads.len()).all(|at| overloaded(at) || is_absent(at));
-                if !steered && !is_absent(at) && !nobody_can {
+                let none_can = (0..loads.len()).all(|at| overloaded(at) || is_absent(at));
+                if !steered && !is_absent(at) && !none_can {
                     lowest.offer(at, (cost, size), &mut draws);
                 }
             }

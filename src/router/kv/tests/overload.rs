@@ -77,7 +77,7 @@ fn blocks_in_flight_count_against_the_pool() {
     assert_eq!(rig.send(16), AWAY);
 }
 
-/// 0.9 steers around nobody, notices only when all are overloaded, and keeps
+/// 0.9 steers around no worker, notices only when all are overloaded, and keeps
 /// what it had booked for a request that it turns away.
 #[test]
 fn in_0_9_all_or_none() {
