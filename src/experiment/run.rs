@@ -192,17 +192,22 @@ pub fn run_shard(
     options: RunOptions<'_>,
 ) -> Result<usize, RunError> {
     assert!(options.journal.is_some(), "a journal keeps the results of a part");
-    let mut places = 0..;
-    let mut part = jobs(experiment);
-    part.retain(|_| places.next().is_some_and(|place| shard.has(place)));
+    let part = part(experiment, shard);
     simulate_jobs(experiment, &part, options)?;
     Ok(part.len())
 }
 
-/// The simulations of an experiment, in the order in which [parts](Shard) take them:
-/// the number of the run and the seed of each.
-pub(crate) fn simulations(experiment: &Experiment) -> impl Iterator<Item = (usize, u64)> + '_ {
-    jobs(experiment).into_iter().map(|job| (job.number, job.seed))
+/// The simulations of one part of an experiment: the number of the run and the seed of
+/// each.
+pub(crate) fn simulations(experiment: &Experiment, shard: Shard) -> Vec<(usize, u64)> {
+    part(experiment, shard).iter().map(|job| (job.number, job.seed)).collect()
+}
+
+fn part(experiment: &Experiment, shard: Shard) -> Vec<Job<'_>> {
+    let mut places = 0..;
+    let mut part = jobs(experiment);
+    part.retain(|_| places.next().is_some_and(|place| shard.has(place)));
+    part
 }
 
 /// Every simulation, run by run, seed by seed; those that are the same as another

@@ -40,7 +40,7 @@ impl Shard {
     }
 
     /// Whether it has the simulation at this place among all of an experiment.
-    pub(crate) fn has(self, place: usize) -> bool {
+    pub(super) fn has(self, place: usize) -> bool {
         place as u64 % u64::from(self.of) == u64::from(self.number - 1)
     }
 }

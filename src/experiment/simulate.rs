@@ -111,11 +111,21 @@ pub fn simulation(
     levels: &[u32],
     seed: u64,
 ) -> Simulation<'static, SimulatedFleet> {
+    let workload = settings.source.build(settings.pools.block_size(), seed);
+    steerable(settings, levels, workload, (seed, Watch::default()))
+}
+
+/// A simulation at time zero in which another policy can take over.
+fn steerable<'a>(
+    settings: &Settings,
+    levels: &[u32],
+    workload: Box<dyn Workload + 'a>,
+    (seed, watch): (u64, Watch),
+) -> Simulation<'a, SimulatedFleet> {
     let front_ends = front_ends(settings, seed, |policy| policy);
     let fleet = simulated_fleet(settings, &front_ends, true);
-    let workload = settings.source.build(settings.pools.block_size(), seed);
-    prepare(settings, levels, (fleet, workload, front_ends), (seed, Watch::default()))
-        .policies(policies(settings, seed))
+    let parts = (fleet, workload, front_ends);
+    prepare(settings, levels, parts, (seed, watch)).policies(policies(settings, seed))
 }
 
 impl RunSpec {
@@ -133,17 +143,13 @@ impl RunSpec {
         workload: impl Workload + 'a,
         seed: u64,
     ) -> Simulation<'a, SimulatedFleet> {
-        let settings = &self.settings;
-        let front_ends = front_ends(settings, seed, |policy| policy);
-        let fleet = simulated_fleet(settings, &front_ends, true);
-        let parts = (fleet, Box::new(workload) as Box<dyn Workload + 'a>, front_ends);
         let watch = Watch { hang_ups: true, ..Watch::default() };
-        prepare(settings, &self.levels, parts, (seed, watch)).policies(policies(settings, seed))
+        steerable(&self.settings, &self.levels, Box::new(workload), (seed, watch))
     }
 
     /// Tokens in a KV block of its workers.
     pub fn block_size(&self) -> u32 {
-        self.settings.engine().block_size
+        self.settings.pools.block_size()
     }
 }
 

@@ -148,8 +148,7 @@ impl ResultFolder {
         files.publish()?;
         let journal = Journal::open(self.path(), self.store.config_hash(), &this_program())?;
         if journal.found() > 0 {
-            let all = experiment::simulations(experiment).enumerate();
-            let all = all.filter(|(place, _)| shard.has(*place)).count();
+            let all = experiment::simulations(experiment, shard).len();
             options.progress.resumed(journal.found(), all);
         }
         let run = RunOptions {
@@ -256,13 +255,12 @@ impl Shards {
         for part in &self.folders {
             journal.take_over(part, hash, |build| is_same(build, program))?;
         }
-        let places: Vec<(usize, u64)> = experiment::simulations(experiment).collect();
         for (number, part) in (1..).zip(&self.folders) {
             let shard = Shard::new(number, self.note.shards).expect("as many as there are folders");
-            let own = || (0..).zip(&places).filter(|(place, _)| shard.has(*place));
-            let missing = own().filter(|(_, (run, seed))| !journal.has(*run, *seed)).count();
+            let own = experiment::simulations(experiment, shard);
+            let missing = own.iter().filter(|(run, seed)| !journal.has(*run, *seed)).count();
             if missing > 0 {
-                let (folder, all) = (part.clone(), own().count());
+                let (folder, all) = (part.clone(), own.len());
                 return Err(MergeError::Unfinished { folder, shard, missing, all });
             }
         }
