@@ -34,17 +34,15 @@ impl Page {
     ) -> Result<(), AccuracyError> {
         let AccuracySettings { models, names, assumed, .. } = settings;
         let runs = super::data::read_runs(path, names, assumed)?;
-        let simulated: Vec<bool> = runs.iter().map(ServingRun::is_simulated).collect();
         let known: Vec<ServingRun> =
             runs.iter().filter(|run| run.is_simulated()).cloned().collect();
-        let replayed = Replays::new(&known, models, assumed)?.predict_all()?;
-        let mut replayed = replayed.into_iter();
+        let mut replayed = Replays::new(&known, models, assumed)?.predict_all()?.into_iter();
         let fitted = halves(&runs);
         let mut composer = Composer::new(models, assumed);
         let mut rows = Vec::with_capacity(runs.len());
-        for ((run, simulated), is_fitted) in runs.iter().zip(simulated).zip(fitted) {
+        for (run, is_fitted) in runs.iter().zip(fitted) {
             let composed_ms = composer.tpot_ms(run)?;
-            let replayed = if simulated { replayed.next() } else { None };
+            let replayed = if run.is_simulated() { replayed.next() } else { None };
             rows.push(Row { run, composed_ms, replayed, is_fitted });
         }
         self.further_replays(&rows);

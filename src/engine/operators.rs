@@ -63,9 +63,7 @@ impl Hardware {
         let times = composing.times(beside);
         Some(times.map(|times| Composed { times, borrowed: composing.borrowed }))
     }
-}
 
-impl Hardware {
     /// What of its step times and its pool stands in for something else, or is left out.
     pub fn notices(&self, engine: &str) -> Vec<String> {
         let mut notices = Vec::new();

@@ -75,9 +75,42 @@ impl Pool {
 pub struct Pools {
     /// At least one.
     pools: Vec<Pool>,
+    numbering: Numbering,
+    link: Link,
+}
+
+/// The numbers of workers, pool by pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Numbering {
     /// The first number behind each pool's workers.
     ends: Vec<u32>,
-    link: Link,
+}
+
+impl Numbering {
+    /// Of pools with room for so many workers each; numbers end at the largest `u32`.
+    pub(super) fn of(slots: impl IntoIterator<Item = u32>) -> Self {
+        let end = |end: &mut u32, slots: u32| {
+            *end = end.saturating_add(slots);
+            Some(*end)
+        };
+        Self { ends: slots.into_iter().scan(0, end).collect() }
+    }
+
+    /// Workers that there is room for: their numbers are below.
+    pub(super) fn slots(&self) -> u32 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The numbers of a pool.
+    pub(super) fn ids(&self, pool: usize) -> Range<u32> {
+        let first = pool.checked_sub(1).map_or(0, |before| self.ends[before]);
+        first..self.ends[pool]
+    }
+
+    /// The place of the pool that has this number; behind all where none has.
+    pub(super) fn pool_of(&self, worker: u32) -> usize {
+        self.ends.partition_point(|&end| end <= worker)
+    }
 }
 
 impl Pools {
@@ -107,12 +140,8 @@ impl Pools {
     }
 
     fn numbered(pools: Vec<Pool>, link: Link) -> Self {
-        let end = |end: &mut u32, pool: &Pool| {
-            *end += pool.slots();
-            Some(*end)
-        };
-        let ends = pools.iter().scan(0, end).collect();
-        Self { pools, ends, link }
+        let numbering = Numbering::of(pools.iter().map(Pool::slots));
+        Self { pools, numbering, link }
     }
 
     /// The pools, in order of their workers' numbers.
@@ -137,17 +166,17 @@ impl Pools {
 
     /// Workers that there can ever be: their numbers are below.
     pub fn slots(&self) -> u32 {
-        self.ends.last().copied().unwrap_or(0)
+        self.numbering.slots()
     }
 
     /// The numbers of the workers of a pool, those that may start later included.
     pub fn ids(&self, pool: usize) -> Range<u32> {
-        self.ends[pool] - self.pools[pool].slots()..self.ends[pool]
+        self.numbering.ids(pool)
     }
 
     /// The place of the pool of `worker`.
     pub fn place_of(&self, worker: WorkerId) -> usize {
-        self.ends.partition_point(|&end| end <= worker.0)
+        self.numbering.pool_of(worker.0)
     }
 
     /// The pool of `worker`.
@@ -197,7 +226,7 @@ impl Pools {
     pub fn make_room(&mut self, slots: u32) {
         assert_eq!(self.pools.len(), 1, "of one pool the last workers may be added");
         self.pools[0].spare = slots - self.pools[0].workers;
-        self.ends[0] = slots;
+        self.numbering = Numbering::of([slots]);
     }
 
     /// Changes what the workers run with.

@@ -1,6 +1,7 @@
 //! `[[cluster.change]]`, `[cluster.failover]` and `[cluster.planner]`.
 
 use crate::engine::Pace;
+use crate::fleet::pools::Numbering;
 use crate::settings::{Count, Invalid, NOTHING, count, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
@@ -326,37 +327,32 @@ impl ChangePlan {
 
     /// Workers that there can ever be: ids are below.
     pub fn slots(&self) -> u32 {
-        let slots = self.crews.iter().map(Crew::slots).fold(0, u32::saturating_add);
-        if self.crews.len() > 1 {
-            return slots;
-        }
-        let changed = self.changes.iter().map(|change| change.worker.saturating_add(1));
-        let planned = self.planner.as_ref().map(|planner| planner.max_workers);
-        changed.chain(planned).max().unwrap_or(0).max(slots)
+        self.numbering().slots()
     }
 
-    /// The numbers of the workers of a pool, those that may start later included.
-    fn ids(&self, crew: usize) -> Range<u32> {
-        let slots = |crews: &[Crew]| crews.iter().map(Crew::slots).fold(0, u32::saturating_add);
-        let first = slots(&self.crews[..crew]);
-        let end = if self.crews.len() > 1 { slots(&self.crews[..=crew]) } else { self.slots() };
-        first..end
+    /// The numbers of the workers of each pool, those that may start later included.
+    fn numbering(&self) -> Numbering {
+        let [only] = self.crews.as_slice() else {
+            return Numbering::of(self.crews.iter().map(Crew::slots));
+        };
+        let changed = self.changes.iter().map(|change| change.worker.saturating_add(1));
+        let planned = self.planner.as_ref().map(|planner| planner.max_workers);
+        Numbering::of([changed.chain(planned).max().unwrap_or(0).max(only.slots())])
     }
 
     /// Whether `worker` serves from the start.
     pub(super) fn is_up_first(&self, worker: u32) -> bool {
-        let ids = |crew: usize| {
-            let first = self.ids(crew).start;
-            first..first.saturating_add(self.crews[crew].workers)
-        };
-        (0..self.crews.len()).any(|crew| ids(crew).contains(&worker))
+        let numbering = self.numbering();
+        let at = numbering.pool_of(worker);
+        let crew = self.crews.get(at);
+        crew.is_some_and(|crew| worker - numbering.ids(at).start < crew.workers)
     }
 
     /// The numbers of the workers that the planner looks after.
     pub(super) fn planned(&self) -> Range<u32> {
         let named = self.planner.as_ref().and_then(|planner| planner.pool.as_deref());
         let crew = self.crews.iter().position(|crew| Some(crew.pool.as_str()) == named);
-        self.ids(crew.unwrap_or(0))
+        self.numbering().ids(crew.unwrap_or(0))
     }
 
     /// The pool that the planner looks after.
