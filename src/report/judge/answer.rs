@@ -25,20 +25,6 @@ const HEADLINES: [&str; 2] = ["ttft_ms_p95", "output_tokens_per_s"];
 const ATTAINMENT: &str = "slo_attainment";
 const GOODPUT: &str = "goodput_per_s";
 
-/// Counts of what happens to workers and requests, in the order in which answers name them.
-const COUNTS: [&str; 10] = [
-    "workers_added",
-    "workers_removed",
-    "rejected",
-    "given_up",
-    "failed",
-    "retries",
-    "migrations",
-    "recomputed_tokens",
-    "hit_recovery_s",
-    "cut_short",
-];
-
 /// How a candidate differs from a baseline in one metric at one point.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
@@ -283,17 +269,14 @@ pub(in crate::report) fn attainment(view: &View<'_>) -> Option<Attainment> {
     Some(Attainment { nearest, goodput, is_swept: keys.any(|key| key.starts_with("slo.")) })
 }
 
-/// What was counted of a series: the name, and the smallest and the largest mean. Planners
-/// that do nothing count, fleets that lose nothing do not.
-pub(in crate::report) fn counts(series: &Series<'_>) -> Vec<(&'static str, f64, f64)> {
-    let count = |name: &&'static str| {
-        let means = series.points.iter().filter_map(|(_, p)| p.metrics.get(*name)?.mean);
-        let (low, high) = means
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), mean| (l.min(mean), h.max(mean)));
-        let is_shown = high > 0.0 || (high == 0.0 && name.starts_with("workers_"));
-        is_shown.then_some((*name, low, high))
-    };
-    COUNTS.iter().filter_map(count).collect()
+/// The smallest and the largest mean of a count over the points of a series; `None` where
+/// there is nothing to say. Planners that do nothing count, fleets that lose nothing do not.
+pub(in crate::report) fn counted(series: &Series<'_>, name: &str) -> Option<(f64, f64)> {
+    let means = series.points.iter().filter_map(|(_, p)| p.metrics.get(name)?.mean);
+    let (low, high) =
+        means.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), mean| (l.min(mean), h.max(mean)));
+    let is_shown = high > 0.0 || (high == 0.0 && name.starts_with("workers_"));
+    is_shown.then_some((low, high))
 }
 
 /// The largest mean of a count over all points.

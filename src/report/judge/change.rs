@@ -235,7 +235,7 @@ fn above_nothing(middle: f64, low: f64) -> f64 {
 }
 
 /// The parameters of a point on one line.
-pub(super) fn show(point: &Point) -> String {
+pub(in crate::report) fn show(point: &Point) -> String {
     let pairs: Vec<String> =
         point.params.iter().map(|(key, value)| format!("{key} = {}", plain(value))).collect();
     pairs.join(", ")

@@ -91,8 +91,9 @@ fn a_point_that_no_longer_keeps_up_fails_whatever_its_numbers_are() {
     before.findings.clear();
     assert!(before.failed());
     let place = "router.policy = kv, workload.concurrency = 60";
-    assert_eq!(before.fallen[0].1, format!("{place} is 45 % unserved; the baseline has it stable"));
-    assert!(before.text(120).contains("WORSE rejecting: "), "{}", before.text(120));
+    let sentence =
+        format!("WORSE rejecting: {place} is 45 % unserved; the baseline has it stable.");
+    assert!(before.text(200).contains(&sentence), "{}", before.text(200));
     assert!(before.junit().contains("does not stand as well"));
     // What was accepted passes, and what became better is said.
     let accepted = baseline(&rejecting(0.45));
@@ -100,7 +101,7 @@ fn a_point_that_no_longer_keeps_up_fails_whatever_its_numbers_are() {
     let again = Baseline::parse(&accepted.to_toml(), Path::new("x")).unwrap();
     assert!(!Check::new(&[(again.clone(), rejecting(0.45))]).failed());
     let better = Check::new(&[(again, rejecting(0.0))]);
-    assert!(!better.failed() && better.notes[0].contains("is stable"), "{:?}", better.notes);
+    assert!(!better.failed() && better.text(200).contains("is stable"), "{}", better.text(200));
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn what_is_missing_fails() {
     // A point more is no failure.
     let found = check(&after, &before);
     assert!(!found.failed());
-    assert_eq!(found.notes.len(), 1);
+    assert_eq!(found.remarks.len(), 1);
 }
 
 /// 2,000 runs of unchanged results with other seeds, tolerances at 0: on

@@ -5,14 +5,14 @@ use super::places::{places, stretches};
 use super::state;
 use crate::metrics::{Metric, short, signed};
 use crate::report::judge::answer::{
-    Attainment, Contest, Difference, Standing, attainment, counts, headlines, most, pairings,
+    Attainment, Contest, Difference, Standing, attainment, counted, headlines, most, pairings,
     unequal_fleets,
 };
 use crate::report::judge::state::State;
 use crate::report::judge::terms::Terms;
 use crate::report::view::{Series, VARIANT, View};
 
-/// The words for what was counted.
+/// What happens to workers and requests and is counted, in this order, with its words.
 const COUNT_WORDS: [(&str, &str); 10] = [
     ("workers_added", "{} worker(s) added by the planner"),
     ("workers_removed", "{} removed"),
@@ -93,7 +93,7 @@ pub fn answer(view: &View<'_>, terms: &Terms) -> Vec<String> {
         .into_iter()
         .filter_map(sentence)
         .chain(slo(view, terms))
-        .chain(view.series.iter().filter_map(counted))
+        .chain(view.series.iter().filter_map(events))
         .chain(left_out(view))
         .chain(view.companions())
         .collect()
@@ -131,15 +131,15 @@ fn slo(view: &View<'_>, terms: &Terms) -> Option<String> {
 
 /// What happened to workers and requests of a series, where anything was counted:
 /// planner actions, failures, migrations, answers that were cut.
-fn counted(series: &Series<'_>) -> Option<String> {
-    let words = |(name, low, high): (&str, f64, f64)| {
-        let (_, words) = COUNT_WORDS.iter().find(|(known, _)| *known == name)?;
+fn events(series: &Series<'_>) -> Option<String> {
+    let words = |(name, words): &(&str, &str)| {
+        let (low, high) = counted(series, name)?;
         let (low, high) = (count(low), count(high));
         let number = if low == high { high } else { format!("{low} to {high}") };
         Some(numbered(words, &number))
     };
-    let counted: Vec<String> = counts(series).into_iter().filter_map(words).collect();
-    (!counted.is_empty()).then(|| format!("{}: {}.", series.label, counted.join(", ")))
+    let events: Vec<String> = COUNT_WORDS.iter().filter_map(words).collect();
+    (!events.is_empty()).then(|| format!("{}: {}.", series.label, events.join(", ")))
 }
 
 /// What a trace has that was not replayed as it stands; the same for all who replay it.

@@ -3,6 +3,7 @@
 pub mod aiperf;
 pub mod answer;
 pub mod by_pool;
+pub mod check;
 pub(crate) mod columns;
 pub mod compared;
 pub mod explain;

@@ -245,36 +245,8 @@ fn values(keys: &[Key<'_>], point: &Point) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::experiment::results::Summary;
-    use crate::report::example::Builder;
+    use crate::report::example::{Builder, surface};
     use serde_json::json;
-
-    /// TTFT p95 is lowest at weight 2 and temperature 0, hits fall with both.
-    fn surface() -> Summary {
-        let mut builder = Builder::new("surface", 3);
-        for load in [60, 80] {
-            for weight in [1, 2, 3] {
-                for temperature in ["0.0", "0.5"] {
-                    let t: f64 = temperature.parse().unwrap();
-                    let base =
-                        f64::from(load) + 10.0 * f64::from((weight - 2i32).pow(2)) + 40.0 * t;
-                    let ttft: Vec<Option<f64>> =
-                        [0.0, 1.0, 2.5].iter().map(|s| Some(base + s * (1.0 + t))).collect();
-                    let hits = [Some(0.9 - 0.1 * f64::from(weight) - 0.2 * t); 3];
-                    builder.point(
-                        &[
-                            (POLICY, json!("kv")),
-                            ("router.overlap_weight", json!(weight)),
-                            ("router.temperature", json!(t)),
-                            ("workload.concurrency", json!(load)),
-                        ],
-                        &[("ttft_ms_p95", &ttft), ("hit_ratio", &hits)],
-                    );
-                }
-            }
-        }
-        builder.build()
-    }
 
     #[test]
     fn the_best_setting_and_the_cost_of_a_near_miss() {
