@@ -1,10 +1,32 @@
 //! `sim accuracy`.
 
-use super::args::AccuracyArgs;
-use super::{CliError, print, say, talk};
+use super::error::CliError;
+use super::talk::{self, print, say};
 use kv_router_sim::accuracy::{AccuracySettings, MARGIN_POINTS, Page, Record};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
+use std::path::PathBuf;
+
+/// Compare simulated times with measured ones: steps and serving runs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim accuracy                  print every table
+  sim accuracy --write          write docs/accuracy.md and docs/accuracy.csv
+  sim accuracy --check          fail if an error has grown
+
+Exit codes: 0 done, 1 an error has grown, 2 usage or input error.")]
+pub(crate) struct AccuracyArgs {
+    /// What to compare: a TOML file
+    #[arg(default_value = catalogue::ACCURACY)]
+    pub(crate) settings: PathBuf,
+    /// Write the page and the record of its errors that the settings name
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Compare with that record instead
+    #[arg(long, conflicts_with = "write")]
+    pub(crate) check: bool,
+}
 
 /// Compares with measurements; prints the page, writes it, or holds it to what
 /// is on record; true unless an error has grown.

@@ -1,7 +1,7 @@
 //! `sim calibrate`.
 
-use super::args::CalibrateArgs;
-use super::{CliError, print, say};
+use super::error::CliError;
+use super::talk::{print, say};
 use kv_router_sim::accuracy::data::{ServingRun, Step, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::Replays;
 use kv_router_sim::accuracy::steps::Steps;
@@ -13,6 +13,45 @@ use kv_router_sim::settings::Invalid;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+
+/// Fit an engine's parameters to measured steps and serving runs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim calibrate                                fit everything, print, write nothing
+  sim calibrate --only h200-vllm --out new     write new/efficiencies/h200-vllm.toml
+  sim calibrate --only trtllm                  host time of TensorRT-LLM
+  sim calibrate --live http://127.0.0.1:8000   steps of a real server, from a probe of a minute
+
+A fit starts from the file in models/; for a new GPU or engine, first copy that of
+another one there.
+
+Exit codes: 0 done, 2 usage or input error.")]
+pub(crate) struct CalibrateArgs {
+    /// A TOML file that names the measurements and the models
+    #[arg(default_value = catalogue::ACCURACY)]
+    pub(crate) settings: PathBuf,
+    /// Fit only this: GPU-ENGINE for the efficiency, ENGINE for its host time
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
+    /// Measured steps, CSV, instead of those that the settings name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) steps: Option<PathBuf>,
+    /// Serving runs, CSV, instead of those that the settings name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) runs: Option<PathBuf>,
+    /// Measure a real vLLM server instead, and fit the time of its steps
+    #[cfg(feature = "live")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["only", "steps", "runs", "out"])]
+    pub(crate) live: Option<String>,
+    /// With --live: how often to measure everything
+    #[cfg(feature = "live")]
+    #[arg(long, value_name = "N", requires = "live", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) repeats: u16,
+    /// Folder for files with the fitted values, laid out as models/
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
 
 /// Fits every GPU and engine with steps, and every engine with serving runs;
 /// writes files only when all fits are done.

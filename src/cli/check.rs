@@ -1,16 +1,59 @@
 //! `sim check`.
 
-use super::args::{CheckArgs, CheckFormat};
+use super::args::JobsArgs;
+use super::error::CliError;
 use super::progress::Bar;
-use super::run::{load_options, with_progress};
-use super::talk::{BAD, GOOD, highlighted};
-use super::{CliError, print, say};
+use super::simulate::{load_options, with_progress};
+use super::talk::{BAD, GOOD, highlighted, print, say};
+use clap::ValueEnum;
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::{self, Experiment, results::Summary, write_file};
 use kv_router_sim::report::judge::{baseline::Baseline, check::Check};
 use kv_router_sim::report::render::table;
 use kv_router_sim::settings::Invalid;
 use std::path::{Path, PathBuf};
+
+/// Compare experiments with committed baselines; fail where routing got worse
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim check herding-589 tied-workers-9975
+  sim check tied-workers-9975 --format junit > routing.xml
+  sim check tied-workers-9975 --update --baselines baselines
+
+The baseline of DIR/NAME.toml is DIR/baselines/NAME.toml, unless --baselines names another folder.
+Experiments that come with sim bring their baselines.
+
+Exit codes: 0 passed, 1 something got worse beyond its tolerance and beyond noise, 2 usage or input
+error.")]
+pub(crate) struct CheckArgs {
+    /// The experiments: TOML files, or names of those that come with sim
+    #[arg(required = true, value_name = "EXPERIMENT")]
+    pub(crate) experiments: Vec<PathBuf>,
+    /// Folder of the baselines [default: `baselines` beside each experiment]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) baselines: Option<PathBuf>,
+    /// Write new baselines instead of checking; tolerances are kept
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Set a key of every experiment
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: CheckFormat,
+}
+
+/// How a check is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CheckFormat {
+    #[default]
+    Text,
+    Markdown,
+    Junit,
+}
 
 /// Runs the experiments and holds them against their baselines, or writes
 /// those; true if nothing got worse.

@@ -1,11 +1,49 @@
 //! `sim compare`.
 
-use super::args::{CompareArgs, CompareFormat};
-use super::{CliError, print};
+use super::error::CliError;
+use super::talk::print;
+use clap::ValueEnum;
 use kv_router_sim::metrics::{MAIN, check_name};
 use kv_router_sim::report::render::{compared::Compared, table};
 use kv_router_sim::results::read_summary;
 use kv_router_sim::settings::Invalid;
+use std::path::PathBuf;
+
+/// Compare two saved result sets: what changed, most certain first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim run doks-3xh200 --seeds 2 --out before
+  sim run doks-3xh200 --seeds 2 --out after --set router.overlap_weight=2
+  sim compare before after
+  sim compare before after --format markdown --all")]
+pub(crate) struct CompareArgs {
+    /// Folder with the results from before
+    pub(crate) before: PathBuf,
+    /// Folder with the results to compare with them
+    pub(crate) after: PathBuf,
+    /// A metric to compare [default: the main ones]
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) metric: Vec<String>,
+    /// Compare every metric
+    #[arg(long, conflicts_with = "metric")]
+    pub(crate) all: bool,
+    /// A key whose value may differ between paired points
+    #[arg(long, value_name = "KEY")]
+    pub(crate) ignore: Vec<String>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: CompareFormat,
+}
+
+/// How a comparison is printed
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum CompareFormat {
+    #[default]
+    Text,
+    Markdown,
+    Json,
+}
 
 /// Compares two saved result sets and prints what changed.
 pub(super) fn run(args: CompareArgs) -> Result<(), CliError> {

@@ -1,8 +1,8 @@
 //! `sim completions`.
 
-use super::args::Args;
-use super::{CliError, print};
-use clap::CommandFactory;
+use super::error::CliError;
+use super::talk::print;
+use clap::Command;
 use clap_complete::Shell;
 
 /// Print a script that completes commands and options in a shell
@@ -17,9 +17,9 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints the script.
-pub(super) fn run(args: &CompletionsArgs) -> Result<(), CliError> {
+/// Prints the script for `program`.
+pub(super) fn run(args: &CompletionsArgs, mut program: Command) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Args::command(), "sim", &mut script);
+    clap_complete::generate(args.shell, &mut program, "sim", &mut script);
     print(&String::from_utf8_lossy(&script))
 }

@@ -1,9 +1,10 @@
 //! `sim frontier`.
 
-use super::args::{Format, FrontierArgs};
+use super::args::{ExperimentArgs, Format, JobsArgs};
+use super::error::{CliError, argument};
 use super::progress::Bar;
-use super::run::{load, load_again, overrides, with_progress};
-use super::{CliError, argument, print};
+use super::simulate::{load, load_again, overrides, with_progress};
+use super::talk::print;
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::results::{Point, Provenance, SCHEMA_VERSION, Summary};
 use kv_router_sim::experiment::{self, Experiment, Params, SloSettings};
@@ -18,6 +19,47 @@ use kv_router_sim::settings::Invalid;
 use kv_router_sim::workload::WorkloadSettings;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+/// Find the largest load at which a policy or setting beats another, or meets its targets
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim frontier doks-3xh200
+  sim frontier doks-3xh200 --within ttft_ms_p95=600ms --within itl_ms_p95=60ms
+  sim frontier lookalike-conversation-8w --loads 1..8:0.5 --within ttft_ms_p95=10s
+  sim frontier doks-3xh200 --set router.policy=kv --over router.overlap_weight=0..4:1 \\
+      --within ttft_ms_p95=600ms
+  sim frontier doks-3xh200 --set workload.concurrency=120 --load cluster.workers --loads 2..4 \\
+      --within ttft_ms_p95=600ms
+
+Every combination of swept values, the load apart, is searched. Without --within, the question is up
+to which load each beats round_robin (or the first policy), and with [slo] also up to which load
+enough requests meet it. The load is workload.concurrency, workload.speedup where a trace is replayed
+at its own times, or workload.arrivals.rate.")]
+pub(crate) struct FrontierArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
+    /// A metric on which a policy must beat the baseline [default: ttft_ms_p95, unless --within is given]
+    #[arg(long, value_name = "METRIC")]
+    pub(crate) metric: Vec<String>,
+    /// A target to meet, like ttft_ms_p95=600ms, or `slo` for that of `[slo]`; several must all be met
+    #[arg(long, value_name = "METRIC=VALUE")]
+    pub(crate) within: Vec<String>,
+    /// Sweep a key, besides what the experiment sweeps; short for --set sweep.KEY=VALUES
+    #[arg(long, value_name = "KEY=VALUES")]
+    pub(crate) over: Vec<String>,
+    /// The key to vary as the load
+    #[arg(long, value_name = "KEY")]
+    pub(crate) load: Option<String>,
+    /// Loads to search, with their step [default: from the smallest to the largest swept]
+    #[arg(long, value_name = "FROM..TO:STEP")]
+    pub(crate) loads: Option<String>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
 
 /// Searches loads, prints up to where what was asked holds.
 pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), CliError> {

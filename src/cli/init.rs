@@ -1,6 +1,7 @@
 //! `sim init`.
 
-use super::{CliError, print};
+use super::error::CliError;
+use super::talk::print;
 use kv_router_sim::catalogue::{self, EXPERIMENT_FILE, Kind};
 use kv_router_sim::experiment::write_file;
 use kv_router_sim::settings::Invalid;

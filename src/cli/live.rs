@@ -1,7 +1,9 @@
 //! `sim live`.
 
 use super::args::ExperimentArgs;
-use super::{CliError, print, run, say};
+use super::error::CliError;
+use super::simulate::{load, overrides};
+use super::talk::{print, say};
 use kv_router_sim::experiment::{check_writable, write_file};
 use kv_router_sim::fleet::servers::{ApiKey, EventSource, Limits, LiveSettings};
 use kv_router_sim::live::{self, LiveOptions, record};
@@ -68,8 +70,8 @@ pub(super) fn live(
     traces: Option<PathBuf>,
     api_key: Option<ApiKey>,
 ) -> Result<(), CliError> {
-    let overrides = run::overrides(&args.experiment, Vec::new());
-    let experiment = run::load(&args.experiment, overrides, traces)?;
+    let overrides = overrides(&args.experiment, Vec::new());
+    let experiment = load(&args.experiment, overrides, traces)?;
     let folder = args.out.clone();
     let default = || ResultFolder::default_path(&format!("{}-live", experiment.name));
     let folder = folder.unwrap_or_else(default);

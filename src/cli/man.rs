@@ -1,8 +1,8 @@
 //! `sim man`.
 
-use super::args::Args;
-use super::{CliError, print, say};
-use clap::{Command, CommandFactory};
+use super::error::CliError;
+use super::talk::{print, say};
+use clap::Command;
 use clap_mangen::Man;
 use kv_router_sim::experiment::write_file;
 use kv_router_sim::settings::{Invalid, nearest};
@@ -23,9 +23,8 @@ pub(crate) struct ManArgs {
     out: Option<PathBuf>,
 }
 
-/// Prints or writes pages.
-pub(super) fn run(args: &ManArgs) -> Result<(), CliError> {
-    let mut program = Args::command();
+/// Prints or writes pages of `program`.
+pub(super) fn run(args: &ManArgs, mut program: Command) -> Result<(), CliError> {
     program.build();
     if let Some(folder) = &args.out {
         let mut files = Vec::new();

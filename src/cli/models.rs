@@ -1,7 +1,8 @@
 //! `sim models`.
 
 use super::args::Format;
-use super::{CliError, print};
+use super::error::CliError;
+use super::talk::print;
 use kv_router_sim::accuracy::{AccuracySettings, Record};
 use kv_router_sim::catalogue::{self, Kind};
 use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape};

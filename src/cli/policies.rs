@@ -1,6 +1,7 @@
 //! `sim policies`.
 
-use super::{CliError, print};
+use super::error::CliError;
+use super::talk::print;
 use kv_router_sim::report::render::save;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{About, Parameter, Registry, Wants};

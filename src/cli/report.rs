@@ -1,6 +1,7 @@
 //! `sim report` and `sim plot`: saved results shown again, nothing simulated.
 
-use super::{CliError, say};
+use super::error::CliError;
+use super::talk::say;
 use kv_router_sim::plot::{self, FigureOptions};
 use kv_router_sim::report::judge::terms::Terms;
 use kv_router_sim::report::render::html::REPORT_FILE;

@@ -1,6 +1,7 @@
 //! `sim schema`.
 
-use super::{CliError, print};
+use super::error::CliError;
+use super::talk::print;
 use kv_router_sim::experiment::schema;
 use kv_router_sim::report::{render::save, view::published::PublishedSettings};
 

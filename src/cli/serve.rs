@@ -1,8 +1,8 @@
 //! `sim serve`.
 
-use super::run::load_options;
-use super::talk::warn;
-use super::{CliError, argument, print};
+use super::error::{CliError, argument};
+use super::simulate::load_options;
+use super::talk::{print, warn};
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::serve::{ServeError, ServeOptions, serve};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,15 +1,43 @@
 //! `sim sweep --shard` and `sim merge`: one sweep on several machines.
 
-use super::CliError;
-use super::args::{MergeArgs, OutputArgs};
+use super::args::OutputArgs;
+use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::progress::Bar;
-use super::run::{farewell, print_tuning};
+use super::simulate::{farewell, print_tuning};
 use super::talk::{note, say};
 use kv_router_sim::experiment::{Experiment, Shard};
 use kv_router_sim::results::{ResultFolder, RunInto, Shards};
 use kv_router_sim::settings::Invalid;
 use std::path::{Path, PathBuf};
+
+/// Put the parts of a sweep that ran with --shard together
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sim sweep doks-3xh200 --seeds 1 --shard 1/2 --out part-1
+  sim sweep doks-3xh200 --seeds 1 --shard 2/2 --out part-2
+  sim merge part-1 part-2 --out whole
+
+The folder is, byte for byte, the one that `sim sweep` without --shard makes on one machine. The
+parts stay as they are.")]
+pub(crate) struct MergeArgs {
+    /// The folders of all parts, in any order
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) parts: Vec<PathBuf>,
+    /// Folder for the results
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// The experiment, if it is not where it was
+    #[arg(long, value_name = "FILE")]
+    pub(crate) experiment: Option<PathBuf>,
+    /// Replace results of another configuration in that folder
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Save no figures
+    #[arg(long)]
+    pub(crate) no_figures: bool,
+}
 
 /// The task's number in an array of Slurm, and which numbers the array has.
 const SLURM: [&str; 4] = [

@@ -1,7 +1,7 @@
 //! What is said beside the results: on stderr, as much as the operator wants,
 //! with colour where a terminal shows it.
 
-use super::CliError;
+use super::error::CliError;
 use anstream::ColorChoice;
 use clap::builder::styling::{AnsiColor, Style};
 use std::io::{self, ErrorKind, Write};

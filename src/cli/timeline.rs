@@ -1,6 +1,8 @@
 //! `sim timeline`, and `sim run --timeline`: what every worker did, step by step.
 
-use super::{CliError, say};
+use super::args::pair;
+use super::error::CliError;
+use super::talk::say;
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::experiment::timeline::TimelineQuery;
 use kv_router_sim::report::render::timeline::{TIMELINE_FILE, caption};
@@ -30,7 +32,7 @@ pub(crate) struct TimelineArgs {
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
     /// Only points with this value of a swept key, like workload.concurrency=180
-    #[arg(long = "at", value_name = "KEY=VALUE", value_parser = super::args::pair)]
+    #[arg(long = "at", value_name = "KEY=VALUE", value_parser = pair)]
     at: Vec<(String, String)>,
     /// The seed [default: the first of the experiment]
     #[arg(long, value_name = "N")]

@@ -1,8 +1,8 @@
 //! `sim trace`: what a trace holds, other forms of it, and look-alikes.
 
 use super::args::Format;
-use super::talk::note;
-use super::{CliError, print, say};
+use super::error::CliError;
+use super::talk::{note, print, say};
 use clap::{Subcommand, ValueEnum};
 use kv_router_sim::experiment::write_file;
 use kv_router_sim::report::render::save;

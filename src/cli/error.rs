@@ -1,0 +1,159 @@
+//! Why a command gave no result, and the arguments that lead out of it.
+
+use kv_router_sim::accuracy::AccuracyError;
+use kv_router_sim::experiment::explain::ExplainError;
+use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
+use kv_router_sim::report::judge::baseline::BaselineError;
+use kv_router_sim::report::view::published::PublishedError;
+use kv_router_sim::results::{AgainError, MergeError, ReadError, ReportError};
+use kv_router_sim::settings::Invalid;
+use kv_router_sim::workload::trace::TraceError;
+use std::io;
+
+/// Why a command gave no result.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    Experiment(#[from] ExperimentError),
+    #[error("{0}{hint}", hint = way_out_of_store(.0))]
+    Store(#[from] StoreError),
+    #[error("{0}{hint}", hint = way_out_of_run(.0))]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+    #[error(transparent)]
+    Setting(#[from] Invalid),
+    #[error(transparent)]
+    Accuracy(#[from] AccuracyError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("{0}{hint}", hint = way_out_of_explain(.0))]
+    Explain(#[from] ExplainError),
+    #[error("{0}{hint}", hint = way_out_of_read(.0))]
+    Read(#[from] ReadError),
+    #[error("{0}{hint}", hint = way_out_of_again(.0))]
+    Again(#[from] AgainError),
+    #[error("{0}{hint}", hint = way_out_of_merge(.0))]
+    Merge(#[from] MergeError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("{0}{hint}", hint = way_out_of_baseline(.0))]
+    Baseline(#[from] BaselineError),
+    #[cfg(feature = "live")]
+    #[error("{0}{hint}", hint = way_out_of_live(.0))]
+    Live(#[from] kv_router_sim::live::LiveError),
+    #[cfg(feature = "live")]
+    #[error("{0}{hint}", hint = way_out_of_serve(.0))]
+    Serve(#[from] kv_router_sim::serve::ServeError),
+    #[cfg(feature = "live")]
+    #[error("{0}{hint}", hint = way_out_of_server(.0))]
+    Server(#[from] kv_router_sim::fleet::servers::ServerError),
+    #[error("stdout cannot be written: {0}")]
+    Stdout(io::Error),
+}
+
+/// The arguments that lead out of an error, after what the library says.
+fn way_out_of_store(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unwritable { .. } => "; choose another folder with --out",
+        StoreError::OtherResults { .. } | StoreError::Taken { .. } | StoreError::Foreign { .. } => {
+            "; choose another folder with --out, or overwrite them with --force"
+        }
+        StoreError::OtherJournal { .. } => {
+            "; finish that one, choose another folder with --out, or discard it with --force"
+        }
+        StoreError::Busy { .. } => "; wait for it, or choose another folder with --out",
+        _ => "",
+    }
+}
+
+fn way_out_of_run(error: &RunError) -> &'static str {
+    match error {
+        RunError::Threads { .. } => "; use a smaller --jobs",
+        RunError::Journal(error) => way_out_of_store(error),
+        _ => "",
+    }
+}
+
+#[cfg(feature = "live")]
+fn way_out_of_live(error: &kv_router_sim::live::LiveError) -> &'static str {
+    use kv_router_sim::live::LiveError;
+    match error {
+        LiveError::Server(error) => way_out_of_server(error),
+        LiveError::Caches(_) => " (--keep-caches)",
+        LiveError::Setting(invalid) if invalid.key == "cluster.workers" => " (--worker)",
+        _ => "",
+    }
+}
+
+#[cfg(feature = "live")]
+fn way_out_of_serve(error: &kv_router_sim::serve::ServeError) -> &'static str {
+    use kv_router_sim::serve::ServeError;
+    match error {
+        ServeError::Setting(invalid) if invalid.key == "--host" => " (--allow-remote)",
+        ServeError::Listen { .. } => "; choose another with --host or --port",
+        ServeError::Events(_) => "; choose another port with --port, or leave --events out",
+        _ => "",
+    }
+}
+
+#[cfg(feature = "live")]
+fn way_out_of_server(error: &kv_router_sim::fleet::servers::ServerError) -> &'static str {
+    use kv_router_sim::fleet::servers::ServerError;
+    match error {
+        ServerError::Mismatch { what: "the model", .. } => " (--model)",
+        ServerError::Events { .. } => " (--events names the place)",
+        _ => "",
+    }
+}
+
+/// The library speaks of the keys of its settings; here some are arguments.
+pub(super) fn argument(invalid: Invalid) -> Invalid {
+    Invalid { key: format!("--{}", invalid.key), ..invalid }
+}
+
+fn way_out_of_read(error: &ReadError) -> &'static str {
+    match error {
+        ReadError::Unreadable { .. } => {
+            "; name a folder that `sim run` or `sim sweep` of this version has finished"
+        }
+        _ => "",
+    }
+}
+
+fn way_out_of_again(error: &AgainError) -> &'static str {
+    match error {
+        AgainError::Other { .. } => "; name the right file with --experiment, or run it again",
+        AgainError::Store(error) => way_out_of_store(error),
+        AgainError::Explain(error) => way_out_of_explain(error),
+        _ => "",
+    }
+}
+
+fn way_out_of_merge(error: &MergeError) -> &'static str {
+    match error {
+        MergeError::Read(ReadError::Unreadable { .. }) => {
+            "; name folders that `sim sweep --shard K/N` made"
+        }
+        MergeError::Missing { .. } => "; run it, or name its folder",
+        MergeError::Unfinished { .. } => "; give its command again: it goes on where it was",
+        MergeError::Again(error) => way_out_of_again(error),
+        MergeError::Run(error) => way_out_of_run(error),
+        _ => "",
+    }
+}
+
+fn way_out_of_explain(error: &ExplainError) -> &'static str {
+    match error {
+        ExplainError::Ambiguous { .. } => "; --policy and --at choose",
+        _ => "",
+    }
+}
+
+fn way_out_of_baseline(error: &BaselineError) -> &'static str {
+    match error {
+        BaselineError::Unreadable { .. } => "; write it with --update",
+        BaselineError::Malformed { .. } => "; correct it, or write it again with --update",
+        BaselineError::Seeds { .. } => "",
+    }
+}

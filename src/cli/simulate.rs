@@ -1,0 +1,127 @@
+//! What commands that simulate have in common: experiments loaded, run and saved.
+
+use super::args::{ExperimentArgs, OutputArgs};
+use super::error::CliError;
+use super::interrupt::Interrupt;
+use super::progress::Bar;
+use super::talk::{detail, note, print, say, warn};
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions};
+use kv_router_sim::report::judge::{terms::Terms, tuning::Tuning};
+use kv_router_sim::report::render::table;
+use kv_router_sim::results::{ResultFolder, Results, RunInto, Saved};
+use std::path::PathBuf;
+
+/// What a sweep says about settings.
+pub(super) fn print_tuning(results: &Results) -> Result<(), CliError> {
+    let Results { summary, details, .. } = results;
+    let best = details.tuned_for.as_deref().expect("a sweep is tuned for a metric");
+    print(&table::head(summary))?;
+    print(&Tuning::new(summary, best)?.report(&Terms::of(details), table::WIDTH))?;
+    print(&format!("digest {}\n", summary.provenance.digest))
+}
+
+/// All that the arguments and `more` change in the experiment's file.
+pub(super) fn overrides(args: &ExperimentArgs, more: Vec<String>) -> Vec<String> {
+    let mut overrides = args.overrides.clone();
+    overrides.extend(more);
+    overrides.extend(args.seeds.map(|n| format!("measure.seeds={n}")));
+    overrides
+}
+
+/// The experiment of the arguments' file with these overrides; says what there is to
+/// know of it.
+pub(super) fn load(
+    args: &ExperimentArgs,
+    overrides: Vec<String>,
+    traces: Option<PathBuf>,
+) -> Result<Experiment, CliError> {
+    let experiment = load_again(args, overrides, traces)?;
+    experiment.notices.iter().for_each(|notice| note(notice));
+    Ok(experiment)
+}
+
+/// As [`load`], for an experiment of which everything has been said.
+pub(super) fn load_again(
+    args: &ExperimentArgs,
+    overrides: Vec<String>,
+    traces: Option<PathBuf>,
+) -> Result<Experiment, CliError> {
+    Ok(Experiment::load(&args.file, &load_options(overrides, traces))?)
+}
+
+/// What the command line adds to an experiment's file.
+pub(super) fn load_options(overrides: Vec<String>, traces: Option<PathBuf>) -> LoadOptions {
+    let mut options = LoadOptions::default().set_all(overrides);
+    (options.traces, options.overrides_called) = (traces, "--set");
+    options
+}
+
+/// So many simulations at the same time, shown by a bar.
+pub(super) fn with_progress(jobs: Option<usize>, bar: &Bar) -> RunOptions<'_> {
+    let mut options = RunOptions::default();
+    (options.jobs, options.progress) = (jobs, bar);
+    options
+}
+
+/// Simulates what is not done yet, saves the results and says so; gives them with their
+/// folder. Whatever can be wrong is found out before the first simulation.
+pub(super) fn execute(
+    experiment: &Experiment,
+    options: RunInto<'_>,
+    default_path: PathBuf,
+    args: OutputArgs,
+) -> Result<(Results, PathBuf), CliError> {
+    detail(&format!(
+        "{}: {} points, {} seeds, configuration {}",
+        options.file.display(),
+        experiment.points.len(),
+        experiment.seeds.len(),
+        experiment.config_hash
+    ));
+    let path = args.out.unwrap_or(default_path);
+    let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
+    let folder = open(&path, experiment)?;
+    let bar = Bar::new();
+    let mut options = options.progress(&bar);
+    (options.requests, options.aiperf) = (args.requests, args.aiperf);
+    options.figures = !args.no_figures;
+    let interrupt = Interrupt::listen(farewell(&bar, !options.keeps_requests(), &folder));
+    let done = folder.run(experiment, &options);
+    let (_, all) = bar.count();
+    bar.clear();
+    detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
+    let _writing = interrupt.hold();
+    let Saved { results, report, contradicts, .. } = folder.save(experiment, done?, &options)?;
+    say(&format!("saved in {}", path.display()));
+    report?;
+    if let Some(before) = contradicts {
+        warn(&format!(
+            "version {} gave other results before (digest {}): built from other code, or on \
+             another platform",
+            before.version, before.digest
+        ));
+    }
+    Ok((results, path))
+}
+
+/// What Ctrl-C has to say of a run into `folder`, once it has tidied up.
+pub(super) fn farewell(
+    bar: &Bar,
+    is_kept: bool,
+    folder: &ResultFolder,
+) -> impl Fn() -> String + Send + 'static {
+    let (bar, footprint, path) = (bar.clone(), folder.footprint(), folder.path().to_owned());
+    move || {
+        // Before the bar goes: one that is finished counts all simulations as done.
+        let (done, all) = bar.count();
+        bar.clear();
+        footprint.remove();
+        let count = format!("{done} of {all} simulations");
+        if is_kept {
+            let path = path.display();
+            format!("{count} are done and kept in {path}; the same command goes on from there")
+        } else {
+            format!("{count} were done; nothing is kept of a run with --requests or --aiperf")
+        }
+    }
+}
