@@ -15,10 +15,12 @@
 //! Rows with one timestamp arrive in the order of the file.
 
 mod build;
+mod bytes;
 mod csv;
 mod error;
 mod file;
 mod formats;
+mod locate;
 mod lookalike;
 mod mooncake;
 mod names;
@@ -35,8 +37,8 @@ mod subset;
 mod tests;
 mod write;
 
+pub use build::ReadOptions;
 pub use error::TraceError;
-pub use file::ReadOptions;
 pub use lookalike::Lookalike;
 pub use public::PublicTrace;
 pub use replay::TraceReplay;
@@ -56,7 +58,6 @@ use names::Beginnings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::path::Path;
 
 /// Tokens of a block in Mooncake's traces.
 pub const MOONCAKE_BLOCK_TOKENS: u32 = 512;
@@ -152,15 +153,6 @@ impl PartialEq for Trace {
 const NO_ROW: u32 = u32::MAX;
 
 impl Trace {
-    /// Reads a file, plain or compressed (gzip, Zstandard). Its first time is 0.
-    ///
-    /// # Errors
-    /// If the file cannot be read, has no rows, has a format that is not read, or a
-    /// row that breaks a rule of its format; the rest of the file is not looked at.
-    pub fn read(path: &Path, options: &ReadOptions) -> Result<Self, TraceError> {
-        file::read(path, options)
-    }
-
     /// What was found besides the rows.
     pub fn found(&self) -> &Found {
         &self.found

@@ -1,9 +1,9 @@
 //! Puts rows of any format together, by the rules that all of them keep.
 
-use super::file::ReadOptions;
+use super::formats::Names;
 use super::names::Beginnings;
 use super::stamp::{Clock, Stamp, TimeUnit};
-use super::{Found, NO_ROW, Trace, TraceError, TraceRow};
+use super::{Found, MOONCAKE_BLOCK_TOKENS, NO_ROW, Trace, TraceError, TraceFormat, TraceRow};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
 use crate::request::BlockRun;
@@ -21,6 +21,25 @@ pub(super) const MAX_HASH_ID: u64 = (1 << 52) - 1;
 /// Rows of a trace (assumed: twice the largest public one). Each is held in memory, some
 /// 100 bytes of it, and a small compressed file can have any number.
 const MOST_ROWS: u32 = 100_000_000;
+
+/// How a trace file is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReadOptions {
+    /// How its rows are written; the content says so unless given.
+    pub format: Option<TraceFormat>,
+    /// What its times count; the format says so unless given.
+    pub time_unit: Option<TimeUnit>,
+    /// Tokens that an id stands for.
+    pub block_tokens: u32,
+    /// Only the first rows.
+    pub limit: Option<u32>,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { format: None, time_unit: None, block_tokens: MOONCAKE_BLOCK_TOKENS, limit: None }
+    }
+}
 
 /// Where the reader is, for errors.
 #[derive(Clone, Copy)]
@@ -53,14 +72,6 @@ impl RowPlace<'_> {
     pub(super) fn row(&self, problem: impl Into<String>) -> TraceError {
         TraceError::Row { path: self.path.to_owned(), line: self.line, problem: problem.into() }
     }
-}
-
-/// What a format calls the fields of a row.
-#[derive(Debug)]
-pub(super) struct Names {
-    pub(super) timestamp: &'static str,
-    pub(super) input: &'static str,
-    pub(super) output: &'static str,
 }
 
 /// A row as it was read.

@@ -3,9 +3,9 @@
 //! Columns are found by their names, in which capitals, blanks and underscores do
 //! not matter; others are passed over.
 
-use super::build::{Build, Given, Names, RowPlace};
-use super::file::{MAX_ROW_BYTES, too_long};
-use super::formats::plain;
+use super::build::{Build, Given, RowPlace};
+use super::bytes::{MAX_ROW_BYTES, too_long};
+use super::formats::{Names, plain};
 use super::stamp::Stamp;
 use super::{Trace, TraceError, TraceFormat};
 use chrono::NaiveDateTime;
@@ -13,15 +13,6 @@ use csv::{Reader, StringRecord};
 use std::cell::Cell;
 use std::io::{self, Read};
 use std::path::Path;
-
-/// Azure's public LLM inference traces (AzurePublicDataset, `AzureLLMInferenceTrace_*.csv`).
-pub(super) const AZURE: Names =
-    Names { timestamp: "TIMESTAMP", input: "ContextTokens", output: "GeneratedTokens" };
-
-/// BurstGPT (HPMLL/BurstGPT). Rows without an answer are requests that failed:
-/// they are left out.
-pub(super) const BURSTGPT: Names =
-    Names { timestamp: "Timestamp", input: "Request tokens", output: "Response tokens" };
 
 /// The column of sessions, which BurstGPT's third part has.
 const SESSION: &str = "Session ID";

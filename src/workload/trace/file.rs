@@ -1,9 +1,11 @@
 //! Opens a trace file: its first bytes say what compressed it, and which format it
 //! has.
 
-use super::build::{Build, Turns};
+use super::build::{Build, ReadOptions, Turns};
+use super::bytes::HEAD_BYTES;
+use super::formats::{AZURE, BURSTGPT, MOONCAKE};
 use super::stamp::TimeUnit;
-use super::{MOONCAKE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, csv, formats, mooncake};
+use super::{Trace, TraceError, TraceFormat, csv, formats, mooncake};
 use crate::catalogue;
 use crate::settings::Invalid;
 use flate2::bufread::MultiGzDecoder;
@@ -15,42 +17,24 @@ const GZIP: &[u8] = &[0x1F, 0x8B];
 const ZSTANDARD: &[u8] = &[0x28, 0xB5, 0x2F, 0xFD];
 const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
-/// Bytes of a file that its format is recognised by.
-pub(super) const HEAD_BYTES: usize = 1 << 16;
-/// The longest row: more than a million ids. What is longer is no trace, and must
-/// not fill the memory.
-pub(super) const MAX_ROW_BYTES: usize = 1 << 24;
-
-/// How a trace file is read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ReadOptions {
-    /// How its rows are written; the content says so unless given.
-    pub format: Option<TraceFormat>,
-    /// What its times count; the format says so unless given.
-    pub time_unit: Option<TimeUnit>,
-    /// Tokens that an id stands for.
-    pub block_tokens: u32,
-    /// Only the first rows.
-    pub limit: Option<u32>,
-}
-
-impl Default for ReadOptions {
-    fn default() -> Self {
-        Self { format: None, time_unit: None, block_tokens: MOONCAKE_BLOCK_TOKENS, limit: None }
+impl Trace {
+    /// Reads a file, plain or compressed (gzip, Zstandard). Its first time is 0.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has no rows, has a format that is not read, or a
+    /// row that breaks a rule of its format; the rest of the file is not looked at.
+    pub fn read(path: &Path, options: &ReadOptions) -> Result<Self, TraceError> {
+        let failed = |error: io::Error| TraceError::read(path, &error);
+        let mut file = BufReader::with_capacity(HEAD_BYTES, catalogue::open(path).map_err(failed)?);
+        let head = file.fill_buf().map_err(failed)?;
+        if head.starts_with(GZIP) {
+            return parse(path, MultiGzDecoder::new(file), options);
+        }
+        if head.starts_with(ZSTANDARD) {
+            return parse(path, Frames::new(file).map_err(failed)?, options);
+        }
+        parse(path, file, options)
     }
-}
-
-pub(super) fn read(path: &Path, options: &ReadOptions) -> Result<Trace, TraceError> {
-    let failed = |error: io::Error| TraceError::read(path, &error);
-    let mut file = BufReader::with_capacity(HEAD_BYTES, catalogue::open(path).map_err(failed)?);
-    let head = file.fill_buf().map_err(failed)?;
-    if head.starts_with(GZIP) {
-        return parse(path, MultiGzDecoder::new(file), options);
-    }
-    if head.starts_with(ZSTANDARD) {
-        return parse(path, Frames::new(file).map_err(failed)?, options);
-    }
-    parse(path, file, options)
 }
 
 /// Parses `text`, the content of `path`.
@@ -78,38 +62,21 @@ pub(super) fn parse(
     }
     match format {
         TraceFormat::Mooncake if options.format.is_none() => {
-            mooncake::parse(path, text, build(&mooncake::NAMES, Turns::Unsaid, options.time_unit))
+            mooncake::parse(path, text, build(&MOONCAKE, Turns::Unsaid, options.time_unit))
         }
         TraceFormat::Mooncake => {
-            mooncake::parse(path, text, build(&mooncake::NAMES, Turns::Whole, options.time_unit))
+            mooncake::parse(path, text, build(&MOONCAKE, Turns::Whole, options.time_unit))
         }
-        TraceFormat::MooncakeDelta => mooncake::parse(
-            path,
-            text,
-            build(&mooncake::NAMES, Turns::Increments, options.time_unit),
-        ),
+        TraceFormat::MooncakeDelta => {
+            mooncake::parse(path, text, build(&MOONCAKE, Turns::Increments, options.time_unit))
+        }
         TraceFormat::Azure => {
-            csv::parse(path, text, format, build(&csv::AZURE, Turns::Whole, Some(TimeUnit::Ns)))
+            csv::parse(path, text, format, build(&AZURE, Turns::Whole, Some(TimeUnit::Ns)))
         }
         TraceFormat::Burstgpt => {
-            csv::parse(path, text, format, build(&csv::BURSTGPT, Turns::Whole, Some(TimeUnit::S)))
+            csv::parse(path, text, format, build(&BURSTGPT, Turns::Whole, Some(TimeUnit::S)))
         }
     }
-}
-
-/// Reads the next line into `line`, line break included; false at the end.
-///
-/// # Errors
-/// If it cannot be read, or is longer than [`MAX_ROW_BYTES`].
-pub(super) fn read_line(text: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
-    line.clear();
-    let read = text.take(MAX_ROW_BYTES as u64 + 1).read_until(b'\n', line)?;
-    if read > MAX_ROW_BYTES { Err(too_long()) } else { Ok(read > 0) }
-}
-
-pub(super) fn too_long() -> io::Error {
-    let mib = MAX_ROW_BYTES >> 20;
-    io::Error::other(format!("a row is longer than {mib} MiB"))
 }
 
 /// The frames of a Zstandard file, one after another.

@@ -1,8 +1,29 @@
 //! Which format a file has, and what is said of a file that has none.
 
-use super::build::Names;
-use super::{TraceFormat, csv, mooncake};
+use super::TraceFormat;
+use super::bytes::HEAD_BYTES;
 use serde_json::{Map, Value};
+
+/// What a format calls the fields of a row.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) timestamp: &'static str,
+    pub(super) input: &'static str,
+    pub(super) output: &'static str,
+}
+
+/// Mooncake's JSON lines.
+pub(super) const MOONCAKE: Names =
+    Names { timestamp: "timestamp", input: "input_length", output: "output_length" };
+
+/// Azure's public LLM inference traces (AzurePublicDataset, `AzureLLMInferenceTrace_*.csv`).
+pub(super) const AZURE: Names =
+    Names { timestamp: "TIMESTAMP", input: "ContextTokens", output: "GeneratedTokens" };
+
+/// BurstGPT (HPMLL/BurstGPT). Rows without an answer are requests that failed:
+/// they are left out.
+pub(super) const BURSTGPT: Names =
+    Names { timestamp: "Timestamp", input: "Request tokens", output: "Response tokens" };
 
 /// All formats, and how their rows look.
 const FORMATS: &str = "mooncake (JSON lines with timestamp, input_length, output_length and perhaps \
@@ -42,7 +63,7 @@ pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
     }
     let text = head.trim_ascii_start();
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or(text).trim_ascii_end();
-    let is_whole = line.len() < text.len() || head.len() < super::file::HEAD_BYTES;
+    let is_whole = line.len() < text.len() || head.len() < HEAD_BYTES;
     match line {
         [] => Ok(TraceFormat::Mooncake),
         [b'{', ..] => match serde_json::from_slice::<Map<String, Value>>(line) {
@@ -56,7 +77,7 @@ pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
 }
 
 fn of_row(row: &Map<String, Value>) -> Result<TraceFormat, String> {
-    let Names { input, output, .. } = mooncake::NAMES;
+    let Names { input, output, .. } = MOONCAKE;
     let missing: Vec<&str> =
         [input, output].into_iter().filter(|key| !row.contains_key(*key)).collect();
     match looks_like(row) {
@@ -68,7 +89,7 @@ fn of_row(row: &Map<String, Value>) -> Result<TraceFormat, String> {
 fn of_columns(line: &[u8]) -> Result<TraceFormat, String> {
     let line = String::from_utf8_lossy(line);
     let columns: Vec<String> = line.split([',', ';', '\t']).map(plain).collect();
-    let formats = [(TraceFormat::Azure, &csv::AZURE), (TraceFormat::Burstgpt, &csv::BURSTGPT)];
+    let formats = [(TraceFormat::Azure, &AZURE), (TraceFormat::Burstgpt, &BURSTGPT)];
     let missing = |names: &Names| -> Vec<&'static str> {
         let all = [names.timestamp, names.input, names.output];
         all.into_iter().filter(|name| !columns.contains(&plain(name))).collect()

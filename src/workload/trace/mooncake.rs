@@ -3,61 +3,19 @@
 //! Besides the four fields of the format, rows may have `session_id` and `delay`,
 //! as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
 
-use super::build::{Build, Given, MAX_HASH_ID, Names, RowPlace};
-use super::file::read_line;
-use super::scan::scan;
-use super::stamp::Stamp;
+use super::build::{Build, Given, MAX_HASH_ID, RowPlace};
+use super::bytes::read_line;
+use super::scan::{Line, scan};
 use super::{Trace, TraceError, formats};
 use crate::workload::MAX_TOKENS;
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
 use std::io::BufRead;
 use std::path::Path;
-
-pub(super) const NAMES: Names =
-    Names { timestamp: "timestamp", input: "input_length", output: "output_length" };
 
 const FIELDS: [&str; 6] =
     ["timestamp", "input_length", "output_length", "hash_ids", "session_id", "delay"];
 /// Written by tools of the field; they change nothing in a replay.
 const PASSED_OVER: [&str; 3] = ["request_id", "context_len", "unique_user_prompt_len"];
-
-/// One line of the file.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Line {
-    #[serde(default, deserialize_with = "Stamp::optional")]
-    pub(super) timestamp: Option<Stamp>,
-    pub(super) input_length: u32,
-    pub(super) output_length: u32,
-    #[serde(default)]
-    pub(super) hash_ids: Option<Vec<u64>>,
-    #[serde(default, deserialize_with = "name")]
-    pub(super) session_id: Option<String>,
-    #[serde(default, deserialize_with = "Stamp::optional")]
-    pub(super) delay: Option<Stamp>,
-    #[serde(default, rename = "request_id")]
-    _request_id: IgnoredAny,
-    #[serde(default, rename = "context_len")]
-    _context_len: IgnoredAny,
-    #[serde(default, rename = "unique_user_prompt_len")]
-    _unique_user_prompt_len: IgnoredAny,
-}
-
-/// A session is called by a text or a number.
-fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Name {
-        Text(String),
-        Number(u64),
-    }
-    Ok(Option::<Name>::deserialize(deserializer)?.map(|name| match name {
-        Name::Text(text) => text,
-        Name::Number(number) => number.to_string(),
-    }))
-}
 
 /// Parses `text`, the content of `path`. Lines of white space are skipped.
 pub(super) fn parse(

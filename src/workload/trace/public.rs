@@ -1,11 +1,7 @@
-//! The public traces that experiments can name, and where their files are.
+//! The public traces that experiments can name.
 
-use super::TraceError;
-use crate::catalogue;
 use crate::settings::Invalid;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// A public trace of `traces/manifest.toml`.
@@ -56,34 +52,6 @@ impl PublicTrace {
             let allowed = format!("{}; or give the file with path", names.join(", "));
             Invalid::new("trace", format!("{name:?}"), allowed)
         })
-    }
-
-    /// The file in the first of `folders` that has it, or that comes with the program.
-    ///
-    /// # Errors
-    /// If none has; the error says what to download and where to put it.
-    pub fn find(&'static self, folders: &[PathBuf]) -> Result<PathBuf, TraceError> {
-        let shipped = Path::new(catalogue::ROOT).join("traces");
-        let candidates = folders.iter().chain([&shipped]).map(|folder| folder.join(&self.file));
-        candidates.into_iter().find(|path| catalogue::is_file(path)).ok_or_else(|| {
-            TraceError::NotHere {
-                trace: self,
-                looked_in: folders.iter().map(|folder| folder.display().to_string()).collect(),
-            }
-        })
-    }
-
-    /// Compares the file at `path` with the manifest's SHA-256.
-    ///
-    /// # Errors
-    /// If it cannot be read, or is another file.
-    pub fn verify(&'static self, path: &Path) -> Result<(), TraceError> {
-        let text = catalogue::read(path).map_err(|error| TraceError::read(path, &error))?;
-        let seen: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        if seen == self.sha256 {
-            return Ok(());
-        }
-        Err(TraceError::Other { path: path.to_owned(), trace: self, seen })
     }
 
     /// What to do to have it, as one line.

@@ -1,8 +1,45 @@
-//! Reads the one form in which programs write a row, some ten times as fast as
-//! a JSON reader can.
+//! A row of Mooncake's format; [`scan`] reads the one form in which programs write it,
+//! some ten times as fast as a JSON reader can.
 
-use super::mooncake::Line;
 use super::stamp::Stamp;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny};
+
+/// One line of the file.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Line {
+    #[serde(default, deserialize_with = "Stamp::optional")]
+    pub(super) timestamp: Option<Stamp>,
+    pub(super) input_length: u32,
+    pub(super) output_length: u32,
+    #[serde(default)]
+    pub(super) hash_ids: Option<Vec<u64>>,
+    #[serde(default, deserialize_with = "name")]
+    pub(super) session_id: Option<String>,
+    #[serde(default, deserialize_with = "Stamp::optional")]
+    pub(super) delay: Option<Stamp>,
+    #[serde(default, rename = "request_id")]
+    _request_id: IgnoredAny,
+    #[serde(default, rename = "context_len")]
+    _context_len: IgnoredAny,
+    #[serde(default, rename = "unique_user_prompt_len")]
+    _unique_user_prompt_len: IgnoredAny,
+}
+
+/// A session is called by a text or a number.
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Name {
+        Text(String),
+        Number(u64),
+    }
+    Ok(Option::<Name>::deserialize(deserializer)?.map(|name| match name {
+        Name::Text(text) => text,
+        Name::Number(number) => number.to_string(),
+    }))
+}
 
 /// What is left of a line.
 struct Rest<'a>(&'a [u8]);

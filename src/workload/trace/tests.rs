@@ -9,7 +9,7 @@ use crate::workload::{Arrival, Workload};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const FIXTURE: &str = include_str!("../../../traces/fixtures/mooncake-small.jsonl");

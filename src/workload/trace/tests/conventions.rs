@@ -179,7 +179,7 @@ fn files_of_other_kinds_are_refused_with_the_formats() {
 fn a_row_without_an_end_is_refused_in_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("zeros.gz");
-    let zeros = vec![0; file::MAX_ROW_BYTES + 100_000];
+    let zeros = vec![0; bytes::MAX_ROW_BYTES + 100_000];
     let compress = |text: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         std::io::Write::write_all(&mut encoder, text).unwrap();
