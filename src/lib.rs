@@ -140,7 +140,7 @@ pub use request::{BlockRun, PromptBlocks, RouteRequest};
 #[doc(inline)]
 pub use router::{
     About, ClusterSpec, ClusterView, CostParts, NoParameters, Origin, Parameter, Parameters,
-    Policy, PolicyFactory, Registration, Release, Reported, Role, Surroundings, Verdict,
+    Policy, PolicyFactory, Registration, Release, Reported, Role, Surroundings, Verdict, Version,
     WorkerLimits, WorkerView, check_range,
 };
 #[doc(inline)]

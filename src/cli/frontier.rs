@@ -139,6 +139,7 @@ impl Contenders {
             config_hash: String::new(),
             seeds: Vec::new(),
             digest: String::new(),
+            follows: BTreeMap::new(),
         };
         let points = all.iter().map(point).collect();
         let summary = Summary { schema_version: SCHEMA_VERSION, provenance, points };

@@ -4,7 +4,7 @@ use super::error::CliError;
 use super::talk::print;
 use kv_router_sim::report::render::save;
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::router::{About, Parameter, Registry, Wants};
+use kv_router_sim::router::{About, Parameter, Registry, Version, Wants};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -62,11 +62,20 @@ fn as_json(about: &About) -> Value {
             "schema": parameter.schema,
         })
     };
+    let version = |version: &Version| {
+        let chosen_by = version.chosen_by.as_ref();
+        json!({
+            "name": version.name,
+            "date": version.date,
+            "chosen_by": chosen_by.map(|(key, value)| json!({ "key": key, "value": value })),
+        })
+    };
     let origin = about.origin.as_ref().map(|origin| {
         json!({
             "project": origin.project,
-            "version": origin.version,
             "source": origin.source,
+            "versions": origin.versions.iter().map(version).collect::<Vec<_>>(),
+            "left_out": origin.left_out,
         })
     });
     let wants = wants(about).map(|wants| {
@@ -91,9 +100,13 @@ fn as_json(about: &About) -> Value {
 fn describe(about: &About, before: &[&About], text: &mut String) {
     let _ = writeln!(text, "{}: {}", about.name, about.rule);
     if let Some(origin) = &about.origin {
-        let version = origin.version.iter().map(|version| format!(" {version}"));
-        let version: String = version.collect();
-        wrapped(text, "  ", &format!("follows {}{version}: {}", origin.project, origin.source));
+        let versions: Vec<String> = origin.versions.iter().map(in_words).collect();
+        let (project, source) = (&origin.project, &origin.source);
+        let versions = versions.join("; ");
+        wrapped(text, "  ", &format!("follows {project}, {versions}: {source}"));
+        if !origin.left_out.is_empty() {
+            wrapped(text, "  ", &format!("left out: {}", origin.left_out));
+        }
     }
     match wants(about) {
         None => text.push_str("  left out of this build (feature `dynamo`)\n"),
@@ -131,6 +144,14 @@ fn describe(about: &About, before: &[&About], text: &mut String) {
     }
     for (name, names) in shared {
         wrapped(text, "  ", &format!("and, as {name}: {}", names.join(", ")));
+    }
+}
+
+fn in_words(version: &Version) -> String {
+    let Version { name, date, chosen_by, .. } = version;
+    match chosen_by {
+        None => format!("{name} ({date})"),
+        Some((key, value)) => format!("{name} ({date}) where {key} = {value:?}"),
     }
 }
 

@@ -2,7 +2,7 @@
 //! figures and reports are made from.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the layout of `summary.json`; raised when a reader would have to change.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -50,6 +50,10 @@ pub struct Provenance {
     /// SHA-256 over what could be seen from outside in every run: decisions,
     /// times of first and last tokens, cached tokens; hexadecimal.
     pub digest: String,
+    /// By policy, the projects and versions whose rules were followed; none of policies
+    /// that restate nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub follows: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// One combination of swept parameters.

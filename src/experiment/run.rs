@@ -326,9 +326,22 @@ pub(crate) fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Sum
             config_hash: experiment.config_hash.clone(),
             seeds: seeds.clone(),
             digest: hex(&digest.finalize()),
+            follows: follows(experiment),
         },
         points: points.map(|(params, metrics)| Point { params, metrics }).collect(),
     }
+}
+
+/// Whose rules the policies of all runs follow, by policy.
+fn follows(experiment: &Experiment) -> BTreeMap<String, BTreeSet<String>> {
+    let mut follows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for run in &experiment.runs {
+        let policy = &run.settings.policy;
+        if let Some(version) = policy.follows() {
+            follows.entry(policy.name().to_owned()).or_default().insert(version);
+        }
+    }
+    follows
 }
 
 /// The distributions of every point over the seeds.

@@ -374,6 +374,7 @@ fn previous(folder: &Path) -> Result<Option<Provenance>, StoreError> {
 mod tests {
     use super::*;
     use crate::experiment::results::{SCHEMA_VERSION, Summary};
+    use std::collections::BTreeMap;
 
     fn summary(config_hash: &str) -> Vec<u8> {
         let provenance = Provenance {
@@ -382,6 +383,7 @@ mod tests {
             config_hash: config_hash.to_owned(),
             seeds: vec![1],
             digest: "00".to_owned(),
+            follows: BTreeMap::new(),
         };
         let summary = Summary { schema_version: SCHEMA_VERSION, provenance, points: Vec::new() };
         serde_json::to_vec(&summary).expect("JSON")

@@ -6,6 +6,7 @@ use crate::report::view::published::{Published, PublishedSettings};
 use crate::stats::mean_ci95;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Builds a [`Summary`] point by point.
@@ -22,6 +23,7 @@ impl Builder {
                 config_hash: "ab".repeat(32),
                 seeds: (1..=seeds).collect(),
                 digest: "0123456789abcdef".repeat(4),
+                follows: BTreeMap::new(),
             },
             points: Vec::new(),
         })

@@ -95,13 +95,73 @@ impl About {
 
 /// What a policy restates.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Origin {
     /// The project, or the paper.
     pub project: String,
-    /// Its version, where one was followed.
-    pub version: Option<String>,
     /// Where in it the rule stands.
     pub source: String,
+    /// The versions that are restated.
+    pub versions: Vec<Version>,
+    /// What the original has and the policy has not; empty if nothing is known.
+    pub left_out: String,
+}
+
+/// A version of a project that a policy restates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Version {
+    /// As the project calls it: a release, a commit, a year.
+    pub name: String,
+    /// When it was released, or read where there was no release: year, month and day as
+    /// far as they are known.
+    pub date: String,
+    /// The parameter and its value that choose it, where there are several.
+    pub chosen_by: Option<(String, String)>,
+}
+
+impl Origin {
+    /// A rule of `project` that stands in `source`.
+    pub fn new(project: &str, source: &str) -> Self {
+        let (project, source) = (project.to_owned(), source.to_owned());
+        Self { project, source, versions: Vec::new(), left_out: String::new() }
+    }
+
+    /// Restated as in version `name` of `date`.
+    pub fn version(mut self, name: &str, date: &str) -> Self {
+        let (name, date) = (name.to_owned(), date.to_owned());
+        self.versions.push(Version { name, date, chosen_by: None });
+        self
+    }
+
+    /// Restated as in version `name` of `date` where the parameter `key` is `value`.
+    pub fn version_where(mut self, key: &str, value: &str, name: &str, date: &str) -> Self {
+        self = self.version(name, date);
+        if let Some(version) = self.versions.last_mut() {
+            version.chosen_by = Some((key.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
+    /// Says what is left out.
+    pub fn without(mut self, what: &str) -> Self {
+        self.left_out = what.to_owned();
+        self
+    }
+
+    /// The project and the version that these parameters choose.
+    pub fn with(&self, parameters: &Table) -> String {
+        let is_chosen = |version: &&Version| match &version.chosen_by {
+            None => true,
+            Some((key, value)) => {
+                parameters.get(key).and_then(toml::Value::as_str) == Some(value.as_str())
+            }
+        };
+        match self.versions.iter().find(is_chosen) {
+            None => self.project.clone(),
+            Some(Version { name, date, .. }) => format!("{} {name} ({date})", self.project),
+        }
+    }
 }
 
 /// What a policy asks of those around it.
@@ -160,11 +220,9 @@ impl<P: Parameters> Registration<P> {
         Self { about, build: Box::new(build) }
     }
 
-    /// Says what the policy restates: a project, its version if one was followed,
-    /// and where in it the rule stands.
-    pub fn follows(mut self, project: &str, version: Option<&str>, source: &str) -> Self {
-        let (project, version) = (project.to_owned(), version.map(str::to_owned));
-        self.about.origin = Some(Origin { project, version, source: source.to_owned() });
+    /// Says what the policy restates.
+    pub fn follows(mut self, origin: Origin) -> Self {
+        self.about.origin = Some(origin);
         self
     }
 

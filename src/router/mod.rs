@@ -92,7 +92,7 @@ pub(crate) mod testing;
 mod tests;
 mod view;
 
-pub use factory::{About, Origin, PolicyFactory, Registration, Wants};
+pub use factory::{About, Origin, PolicyFactory, Registration, Version, Wants};
 #[cfg(any(feature = "dynamo", feature = "live"))]
 pub(crate) use forward::forward;
 pub(crate) use forward::forward_one;

@@ -275,6 +275,11 @@ impl ChosenPolicy {
         &self.about().name
     }
 
+    /// The project and the version whose rule it follows with its parameters, if any.
+    pub fn follows(&self) -> Option<String> {
+        self.about().origin.as_ref().map(|origin| origin.with(&self.parameters))
+    }
+
     /// All parameters that hold a value.
     pub fn parameters(&self) -> &Table {
         &self.parameters

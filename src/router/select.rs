@@ -13,6 +13,26 @@ pub(super) fn one_of(workers: &[WorkerId], draws: &mut Stream) -> WorkerId {
     workers[draws.random_range(0..workers.len())]
 }
 
+/// Those of `workers` with the lowest key, in their order.
+pub(super) fn of_lowest<Key: PartialOrd>(
+    workers: impl IntoIterator<Item = WorkerId>,
+    key: impl Fn(WorkerId) -> Key,
+) -> Vec<WorkerId> {
+    let mut lowest: Option<Key> = None;
+    let mut found = Vec::new();
+    for worker in workers {
+        let key = key(worker);
+        if lowest.as_ref().is_none_or(|lowest| key < *lowest) {
+            lowest = Some(key);
+            found.clear();
+        } else if lowest.as_ref().is_some_and(|lowest| key > *lowest) {
+            continue;
+        }
+        found.push(worker);
+    }
+    found
+}
+
 /// Finds the lowest cost (a number, or a tuple with further criteria) in one pass, drawing uniformly among exact ties
 /// (reservoir sampling: the n-th of n ties replaces the choice with chance 1/n).
 #[derive(Debug, Default)]

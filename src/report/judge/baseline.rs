@@ -252,6 +252,7 @@ impl Baseline {
                 config_hash: self.config_hash.clone(),
                 seeds: self.seeds.clone(),
                 digest: String::new(),
+                follows: BTreeMap::new(),
             },
             points: self.point.iter().map(point).collect(),
         }

@@ -205,6 +205,10 @@ impl Page<'_> {
                 dt { "Seeds" } dd { (seeds.join(", ")) }
                 dt { "Digest of everything that could be seen" } dd { code { (provenance.digest) } }
                 dt { "Hash of the configuration" } dd { code { (provenance.config_hash) } }
+                @for (policy, versions) in &provenance.follows {
+                    dt { "Policy " code { (policy) } }
+                    @for version in versions { dd { "as in " (version) } }
+                }
             }
         }
     }

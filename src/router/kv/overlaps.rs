@@ -83,6 +83,26 @@ impl Overlaps {
             .max_by_key(|&(worker, blocks)| (blocks, Reverse(worker)))
     }
 
+    /// The most that a worker holds, and the workers that hold so much, in order of id;
+    /// none if no worker holds any. For prompts of which every worker holds a beginning.
+    pub(in crate::router) fn most(&self) -> (u32, Vec<WorkerId>) {
+        // Who holds a stretch holds all before it.
+        let last = self.stretches.last().into_iter().flat_map(|(holders, _)| holders.iter());
+        let parts = self.parts.iter().map(|(worker, _)| *worker);
+        let mut most = (0, Vec::new());
+        for (worker, blocks) in last.chain(parts).map(|worker| (worker, self.of(worker))) {
+            if blocks > most.0 {
+                most = (blocks, Vec::new());
+            }
+            if blocks == most.0 && blocks > 0 {
+                most.1.push(worker);
+            }
+        }
+        most.1.sort_unstable();
+        most.1.dedup();
+        most
+    }
+
     /// Adds the holders of what at most `few` workers hold to `special`; gives
     /// the most that any other worker can hold.
     pub(in crate::router) fn split(&self, few: usize, special: &mut Vec<WorkerId>) -> u32 {

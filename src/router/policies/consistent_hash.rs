@@ -1,7 +1,7 @@
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::mix;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::{MOST, Parameters, Surroundings, change, check_range};
 use crate::router::{ClusterView, CostParts, Policy, Verdict, WorkerView};
 use crate::settings::{Count, Invalid, count};
@@ -16,7 +16,11 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     Registration::new("consistent_hash", rule, |params: &HashParams, cluster, _| {
         ConsistentHash::new(*params, cluster.workers())
     })
-    .follows("KubeAI", None, "its strategy PrefixHash; Mirrokni, Thorup, Zadimoghaddam 2016")
+    .follows(
+        Origin::new("KubeAI", "its strategy PrefixHash; Mirrokni, Thorup, Zadimoghaddam 2016")
+            .version("main", "2026-11")
+            .without("the first 100 characters, in whose place are blocks"),
+    )
     .shared()
 }
 

@@ -2,7 +2,7 @@ use crate::router::ClusterSpec;
 use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::{KvParams, Semantics};
 use crate::router::parameters::Parameters;
 use crate::settings::Invalid;
@@ -18,7 +18,17 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         let decider = decider(settings.params(cluster.role), cluster, seed);
         ByCost::new(settings.clone(), decider, cluster)
     })
-    .follows("NVIDIA Dynamo", Some("1.6.1"), "the crate dynamo-kv-router itself")
+    .follows(
+        Origin::new(
+            "NVIDIA Dynamo",
+            "the crate dynamo-kv-router itself",
+        )
+        .version("1.6.1", "2026-11")
+        .without(
+            "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model \
+             of prefill times, approximate caches by least recent use or beside KV events",
+        ),
+    )
     .can_follow()
     .shared()
 }

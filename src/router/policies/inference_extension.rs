@@ -1,14 +1,14 @@
-use super::sent::SentPrompts;
+use super::approximate_prefix::{ApproximatePrefix, PrefixParams};
 use crate::event::WorkerEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::factory::{PolicyFactory, Registration};
-use crate::router::kv::{Bookings, Overlaps};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
+use crate::router::kv::Bookings;
 use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, few, lowest};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
-use crate::settings::{Count, Invalid, count};
+use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::tournament::Tournament;
 use schemars::JsonSchema;
@@ -22,9 +22,15 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         InferenceExtension::new(*params, cluster, seed)
     })
     .follows(
-        "Gateway API inference extension",
-        None,
-        "prefix/plugin.go, scorer/queue.go and the weights of the chart's epp-config.yaml",
+        Origin::new(
+            "llm-d router, the Gateway API inference extension's endpoint picker",
+            "config/loader/defaults.go, approximateprefix/, kvcacheutilization/, queuedepth/",
+        )
+        .version("ebab687", "2026-11")
+        .without(
+            "flow control, LoRA affinity, priorities; other plug-ins are `llmd`'s; until 2026 it \
+             matched blocks of any size, at most 256, and remembered 31,250",
+        ),
     )
     .shared()
 }
@@ -39,14 +45,9 @@ pub struct ScorerParams {
     pub kv_weight: f64,
     /// Weight of the shortness of the queue.
     pub queue_weight: f64,
-    /// Blocks of a prompt that are matched at most; at least 1.
-    #[serde(deserialize_with = "count")]
-    #[schemars(with = "Count")]
-    pub max_prefix_blocks: u32,
-    /// Blocks remembered per worker.
-    #[serde(deserialize_with = "count")]
-    #[schemars(with = "Count")]
-    pub lru_capacity_blocks: u32,
+    /// Of the prefix score.
+    #[serde(flatten)]
+    pub prefix: PrefixParams,
     /// Time between two reports of a worker's gauges, at least 1 ms.
     pub report_period: SimDuration,
 }
@@ -60,23 +61,23 @@ impl Default for ScorerParams {
             prefix_weight: 3.0,
             kv_weight: 2.0,
             queue_weight: 2.0,
-            max_prefix_blocks: 256,
-            lru_capacity_blocks: 31_250,
+            prefix: PrefixParams::default(),
             report_period: SimDuration::from_millis(50),
         }
     }
 }
 
 impl Parameters for ScorerParams {
-    const CHANGEABLE: &'static [&'static str] =
-        &["prefix_weight", "kv_weight", "queue_weight", "max_prefix_blocks", "lru_capacity_blocks"];
+    const CHANGEABLE: &'static [&'static str] = {
+        let [most, capacity] = PrefixParams::CHANGEABLE;
+        &["prefix_weight", "kv_weight", "queue_weight", most, capacity]
+    };
 
     fn check(&self) -> Result<(), Invalid> {
         check_range("prefix_weight", self.prefix_weight, 0.0..=MOST)?;
         check_range("kv_weight", self.kv_weight, 0.0..=MOST)?;
         check_range("queue_weight", self.queue_weight, 0.0..=MOST)?;
-        let blocks = self.max_prefix_blocks;
-        Invalid::unless(blocks > 0, "max_prefix_blocks", blocks, "at least 1")?;
+        self.prefix.check()?;
         let period = self.report_period;
         let shown = format!("\"{}s\"", period.as_secs());
         let allowed = "at least 1ms: each report looks at every worker";
@@ -84,21 +85,22 @@ impl Parameters for ScorerParams {
     }
 }
 
-/// The weighted scorers of the Gateway API inference extension, which llm-d's
-/// scheduler builds on; the highest sum wins, equals are drawn.
+/// The weighted scorers that llm-d's router, the endpoint picker of the Gateway API
+/// inference extension, has where nothing is configured; the highest sum wins, equals are
+/// drawn.
 ///
 /// Each scorer gives 0 to 1: *prefix*, the share of the prompt's blocks sent to
 /// the worker before (approximate, least recently used forgotten); *KV
 /// utilisation*, the free share; *queue*, 1 for the shortest and 0 for the
-/// longest. Sources: `prefix/plugin.go`, `scorer/queue.go` and the default
-/// weights 3:2:2 of the chart's `epp-config.yaml`. The last two need gauges that
+/// longest. Sources: `approximateprefix/plugin.go`, `scorer/queuedepth/queue.go` and the
+/// weights 3:2:2 of `config/loader/defaults.go`. The last two need gauges that
 /// workers report, every 50 ms (`--refresh-metrics-interval`); a worker that has
 /// not reported yet is judged by what this front end has in flight there.
 #[derive(Debug)]
 pub struct InferenceExtension {
     params: ScorerParams,
     cluster: ClusterSpec,
-    sent: SentPrompts,
+    prefix: ApproximatePrefix,
     bookings: Bookings,
     /// What the scorers say that look at no prompt, what that costs (out of reach
     /// where nothing may be sent), and the report that all of it goes by.
@@ -109,39 +111,19 @@ pub struct InferenceExtension {
     draws: Stream,
 }
 
-/// What of a prompt's blocks each worker got, of how many.
-struct Matched {
-    overlaps: Overlaps,
-    of_blocks: u32,
-}
-
-impl Matched {
-    fn score(&self, blocks: u32) -> f64 {
-        f64::from(blocks) / f64::from(self.of_blocks)
-    }
-}
-
 impl InferenceExtension {
     /// A policy for `cluster`; `seed` decides among equals.
     pub fn new(params: ScorerParams, cluster: &ClusterSpec, seed: u64) -> Self {
         Self {
             params,
             cluster: cluster.clone(),
-            sent: SentPrompts::new(cluster.workers()),
+            prefix: ApproximatePrefix::new(params.prefix, cluster),
             bookings: Bookings::new(cluster.workers()),
             gauge_scores: Vec::new(),
             gauge_costs: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             as_of: None,
             special: Vec::new(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
-        }
-    }
-
-    fn matched(&self, request: &RouteRequest<'_>) -> Matched {
-        let most_blocks = self.params.max_prefix_blocks;
-        Matched {
-            overlaps: self.sent.overlaps(request.blocks, most_blocks),
-            of_blocks: request.blocks.len().min(most_blocks).max(1),
         }
     }
 
@@ -199,23 +181,21 @@ impl InferenceExtension {
 impl Policy for InferenceExtension {
     fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
         self.read_reports(view);
-        let matched = self.matched(request);
+        let matched = self.prefix.matched(request);
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
         let others = matched.overlaps.split(few(view.workers.len()), &mut special);
         special.sort_unstable();
-        let gain = self.params.prefix_weight * matched.score(others);
+        let gain = self.params.prefix_weight * matched.share(others);
         let bounds = Bounds { special: &special, base: 0.0, gain };
         let highest = lowest(&self.gauge_costs, bounds, &mut draws, |worker| {
             let [kv, queue] = self.gauge_scores[worker.index()];
-            let prefix = matched.score(matched.overlaps.of(worker));
+            let prefix = matched.share(matched.overlaps.of(worker));
             (-self.sum(&[prefix, kv, queue]), 0)
         });
         (self.draws, self.special) = (draws, special);
         let worker = WorkerId::at(highest.expect("a worker is available"));
-        self.sent
-            .insert(worker, request.blocks.iter().take(self.params.max_prefix_blocks as usize));
-        self.sent.shrink(worker, self.params.lru_capacity_blocks);
+        self.prefix.insert(request, worker);
         self.bookings.book(request, worker, 0);
         Verdict::send(worker)
     }
@@ -230,12 +210,13 @@ impl Policy for InferenceExtension {
 
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
         self.params = change(&self.params, key, value)?;
+        self.prefix.set(self.params.prefix, &self.cluster);
         self.as_of = None;
         Ok(())
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
-        self.sent.remove_worker(worker);
+        self.prefix.remove_worker(worker);
         self.bookings.remove_worker(worker);
         self.as_of = None;
     }
@@ -249,9 +230,9 @@ impl Policy for InferenceExtension {
     }
 
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        let matched = self.matched(request);
+        let matched = self.prefix.matched(request);
         let parts = |(at, [kv, queue]): (usize, [f64; 2])| {
-            let prefix = matched.score(matched.overlaps.of(WorkerId::at(at)));
+            let prefix = matched.share(matched.overlaps.of(WorkerId::at(at)));
             CostParts {
                 worker: WorkerId::at(at),
                 cost: -self.sum(&[prefix, kv, queue]),

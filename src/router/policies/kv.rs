@@ -1,7 +1,7 @@
 use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::{KvParams, KvPolicy, Retention, Semantics};
 use crate::router::parameters::{Parameters, Surroundings, check_range};
 use crate::settings::{Count, Invalid, count};
@@ -16,7 +16,18 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         let policy = KvPolicy::new(settings.params(cluster.role), cluster, seed);
         ByCost::new(settings.clone(), policy, cluster)
     })
-    .follows("NVIDIA Dynamo", Some("0.9.0 and 1.6.1"), "its KV router, restated")
+    .follows(
+        Origin::new(
+            "NVIDIA Dynamo",
+            "crates dynamo-llm (kv_router/) and dynamo-kv-router (scheduling/, sequences/, indexer/)",
+        )
+        .version_where("semantics", "1.6", "1.6.1", "2026-11")
+        .version_where("semantics", "0.9", "0.9.0", "2026-02")
+        .without(
+            "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model \
+             of prefill times, approximate caches by least recent use or beside KV events",
+        ),
+    )
     .can_follow()
     .shared()
 }

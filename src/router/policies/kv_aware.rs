@@ -1,16 +1,15 @@
+use super::recent::RecentlySent;
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::CachedPrefixes;
 use crate::router::parameters::{Parameters, change};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::settings::{Count, Invalid, count};
-use crate::time::{SimDuration, SimTime};
-use crate::tournament::Tournament;
+use crate::time::SimTime;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// See [`KvAware`].
@@ -19,7 +18,11 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     Registration::new("kv_aware", rule, |params: &KvAwareParams, cluster, _| {
         KvAware::new(*params, cluster)
     })
-    .follows("vLLM production stack", None, "routers/routing_logic.py, KvawareRouter")
+    .follows(
+        Origin::new("vLLM production stack", "routers/routing_logic.py, KvawareRouter")
+            .version("main", "2026-11")
+            .without("session keys; LMCache's controller, in whose place KV events tell"),
+    )
     .shared()
 }
 
@@ -44,10 +47,6 @@ impl Parameters for KvAwareParams {
     const CHANGEABLE: &'static [&'static str] = &["kv_aware_threshold_tokens"];
 }
 
-/// Time over which requests per second are counted: the production stack's
-/// `--request-stats-window` default.
-const WINDOW: SimDuration = SimDuration::from_secs(60);
-
 /// The worker that holds most of the prompt, if all but a bounded rest is held;
 /// else the worker with the fewest requests sent in the last minute.
 ///
@@ -60,10 +59,7 @@ pub struct KvAware {
     params: KvAwareParams,
     block_size: u32,
     cached: CachedPrefixes,
-    /// Requests sent in the last minute, oldest first.
-    sent: VecDeque<(SimTime, WorkerId)>,
-    /// How many of them each worker got; the highest number for those that are absent.
-    sent_requests: Tournament<u32>,
+    recent: RecentlySent,
     workers: usize,
 }
 
@@ -74,8 +70,7 @@ impl KvAware {
             params,
             block_size: cluster.block_size,
             cached: CachedPrefixes::default(),
-            sent: VecDeque::new(),
-            sent_requests: Tournament::new(cluster.workers(), 0, u32::MAX),
+            recent: RecentlySent::new(cluster.workers()),
             workers: cluster.workers() as usize,
         }
     }
@@ -86,17 +81,6 @@ impl KvAware {
         let left = u64::from(request.prompt_tokens).saturating_sub(held);
         blocks > 0 && left <= u64::from(self.params.kv_aware_threshold_tokens)
     }
-
-    fn least_recently_busy(&mut self, now: SimTime) -> WorkerId {
-        while let Some(&(_, worker)) = self.sent.front().filter(|(at, _)| now.since(*at) > WINDOW) {
-            self.sent.pop_front();
-            let sent = self.sent_requests.key(worker.index());
-            self.sent_requests.set(worker.index(), sent - 1);
-        }
-        // Those that are absent come last.
-        let least = self.sent_requests.least();
-        WorkerId::at(self.sent_requests.next_at_most(0, least).unwrap_or(0))
-    }
 }
 
 impl Policy for KvAware {
@@ -104,11 +88,9 @@ impl Policy for KvAware {
         let longest = self.cached.overlaps(request).longest();
         let worker = match longest.filter(|(_, blocks)| self.counts(request, *blocks)) {
             Some((worker, _)) => worker,
-            None => self.least_recently_busy(now),
+            None => self.recent.least(now),
         };
-        self.sent.push_back((now, worker));
-        let sent = self.sent_requests.key(worker.index());
-        self.sent_requests.set(worker.index(), sent + 1);
+        self.recent.note(now, worker);
         Verdict::send(worker)
     }
 
@@ -123,12 +105,11 @@ impl Policy for KvAware {
 
     fn worker_left(&mut self, worker: WorkerId) {
         self.cached.remove_worker(worker);
-        self.sent.retain(|(_, other)| *other != worker);
-        self.sent_requests.set(worker.index(), u32::MAX);
+        self.recent.worker_left(worker);
     }
 
     fn worker_joined(&mut self, worker: WorkerId) {
-        self.sent_requests.set(worker.index(), 0);
+        self.recent.worker_joined(worker);
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -150,7 +131,7 @@ impl Policy for KvAware {
         let hit = self.counts(request, overlaps.iter().copied().max().unwrap_or(0));
         let cost = |(at, &overlap): (usize, &u32)| {
             let is_available = view.workers[at].available;
-            let sent = if is_available { f64::from(self.sent_requests.key(at)) } else { 0.0 };
+            let sent = if is_available { f64::from(self.recent.of(WorkerId::at(at))) } else { 0.0 };
             let cost = if hit { -f64::from(overlap) } else { sent };
             let parts = vec![("overlap_blocks", f64::from(overlap)), ("sent_requests", sent)];
             CostParts { worker: WorkerId::at(at), cost, parts }

@@ -1,7 +1,7 @@
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::NoParameters;
 use crate::router::select::one_of;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
@@ -12,7 +12,13 @@ use std::sync::Arc;
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "the fewest requests in flight from this front end; a draw among equals";
     Registration::new("least_loaded", rule, |_: &NoParameters, _, seed| LeastLoaded::new(seed))
-        .follows("NVIDIA Dynamo", None, "its least loaded, which most gateways have too")
+        .follows(
+            Origin::new(
+                "NVIDIA Dynamo",
+                "crate dynamo-runtime, routing_policy/picker.rs, which most gateways have too",
+            )
+            .version("1.6.1", "2026-11"),
+        )
         .shared()
 }
 

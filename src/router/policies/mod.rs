@@ -7,10 +7,22 @@
 //! its parameters and a function `policy`, and one line below. (`rustfmt` does not
 //! follow modules that a macro declares; `.ci/run` names these files to it.)
 
+mod approximate_prefix;
+mod recent;
 mod sent;
 
+use super::Policy;
 use super::factory::PolicyFactory;
+use crate::id::WorkerId;
+use crate::request::RouteRequest;
 use std::sync::{Arc, LazyLock};
+
+/// A policy that decides in two steps: it chooses one of the workers of the lowest cost
+/// that it explains, and books that. So tests can book what an original chose.
+pub(crate) trait Books: Policy {
+    /// Books `request` on `worker`.
+    fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId);
+}
 
 /// Declares the modules and lists their policies.
 macro_rules! policies {
@@ -35,6 +47,7 @@ policies! {
     kv,
     dynamo,
     shadow,
+    dynamo_two_tier,
     sglang_cache_aware,
     inference_extension,
     prefix_aware,

@@ -1,7 +1,7 @@
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::NoParameters;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
@@ -13,9 +13,11 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "the less loaded of two workers drawn";
     Registration::new("power_of_two", rule, |_: &NoParameters, _, seed| PowerOfTwo::new(seed))
         .follows(
-            "Mitzenmacher, The power of two choices in randomized load balancing",
-            Some("2001"),
-            "the rule; equals as in NVIDIA Dynamo 1.6",
+            Origin::new(
+                "Mitzenmacher, The power of two choices in randomized load balancing",
+                "the rule; equals as in NVIDIA Dynamo 1.6",
+            )
+            .version("IEEE TPDS 12 (10)", "2001"),
         )
         .shared()
 }

@@ -1,6 +1,6 @@
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::NoParameters;
 use crate::router::{ClusterView, Policy, Verdict};
 use crate::time::SimTime;
@@ -10,7 +10,14 @@ use std::sync::Arc;
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "workers in turn, blind to load";
     Registration::new("round_robin", rule, |_: &NoParameters, _, _| RoundRobin::default())
-        .follows("NVIDIA Dynamo", None, "its round robin: one counter per front end")
+        .follows(
+            Origin::new(
+                "NVIDIA Dynamo",
+                "crate dynamo-runtime, routing_policy/: one counter per front end",
+            )
+            .version("1.6.1", "2026-11")
+            .without("an own counter for each kind of request"),
+        )
         .shared()
 }
 

@@ -130,10 +130,8 @@ impl SentPrompts {
         self.workers[worker.index()].held_blocks
     }
 
-    /// How many of the first `most_blocks` blocks of `prompt` each worker has, up
-    /// to the first that no worker has.
-    pub(super) fn overlaps(&self, prompt: PromptBlocks<'_>, most_blocks: u32) -> Overlaps {
-        let blocks = prompt.iter().take(most_blocks as usize);
+    /// How many of `blocks` each worker has, up to the first that no worker has.
+    pub(super) fn overlaps(&self, blocks: impl Iterator<Item = BlockId>) -> Overlaps {
         Overlaps::of_blocks(blocks.map_while(|id| self.get(id)).map(|block| &block.holders))
     }
 
@@ -197,7 +195,7 @@ mod tests {
                     .filter(|(_, list)| list.contains(id)).map(|(worker, _)| worker).collect();
                 let expected: Vec<WorkerId> = known.last().map_or(Vec::new(), holders);
                 prop_assert_eq!(longest.workers, expected);
-                let matched = sent.overlaps(prompt, 14).to_vec(3);
+                let matched = sent.overlaps(prompt.iter().take(14)).to_vec(3);
                 for (matched, list) in matched.iter().zip(&lists) {
                     let expected = known.iter().filter(|id| list.contains(id)).count();
                     prop_assert_eq!(*matched as usize, expected);

@@ -3,7 +3,7 @@ use crate::event::WorkerEvent;
 use crate::id::{ConversationId, RequestId, Target, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::mix;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::{Parameters, change};
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::settings::{Count, Invalid, count};
@@ -19,7 +19,14 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     Registration::new("session_affinity", rule, |params: &SessionParams, _, seed| {
         SessionAffinity::new(*params, seed)
     })
-    .follows("NVIDIA Dynamo", Some("1.6"), "its session affinity; the bound on load is ours")
+    .follows(
+        Origin::new(
+            "NVIDIA Dynamo",
+            "crate dynamo-kv-router, scheduling/queue.rs; the bound on load is ours",
+        )
+        .version("1.6.1", "2026-11")
+        .without("the limit of 65,536 sessions; costs for sessions without a worker"),
+    )
     .shared()
 }
 

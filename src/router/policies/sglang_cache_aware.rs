@@ -1,8 +1,9 @@
+use super::Books;
 use super::sent::SentPrompts;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::WorkerSet;
 use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, lowest, one_of};
@@ -20,14 +21,35 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     Registration::new("sglang_cache_aware", rule, |params: &CacheAwareParams, cluster, seed| {
         SglangCacheAware::new(*params, cluster, seed)
     })
-    .follows("SGLang", None, "sgl-router, policies/cache_aware.rs")
+    .follows(
+        Origin::new("SGLang", "sgl-router, policies/cache_aware.rs")
+            .version_where("sglang_version", "0.3.2", "sglang-router 0.3.2", "2026-01-15")
+            .version_where("sglang_version", "0.2.3", "sglang-router 0.2.3", "2025-11-15")
+            .without("a tree of characters, in whose place are blocks; several models"),
+    )
     .shared()
+}
+
+/// Versions of the router that differ in where a prompt goes that matches nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SglangVersion {
+    /// To the worker with the fewest requests in flight.
+    #[default]
+    #[serde(rename = "0.3.2")]
+    V0_3_2,
+    /// To the worker to which the least was sent (until 0.2.3).
+    #[serde(rename = "0.2.3")]
+    V0_2_3,
 }
 
 /// Parameters of [`SglangCacheAware`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CacheAwareParams {
+    /// Which version's rule holds for a prompt that matches nowhere: `"0.3.2"` (from
+    /// 0.2.4 on) takes the worker with the fewest requests in flight, `"0.2.3"` the one to
+    /// which the least was sent.
+    pub sglang_version: SglangVersion,
     /// Share of the prompt that must match for the match to decide, 0 to 1.
     pub cache_threshold: f64,
     /// Loads are imbalanced only if they differ by more than so many requests.
@@ -36,10 +58,10 @@ pub struct CacheAwareParams {
     pub balance_abs_threshold: u32,
     /// Loads are imbalanced only if the highest exceeds the lowest by this factor.
     pub balance_rel_threshold: f64,
-    /// Time between two rounds of forgetting.
+    /// Time between two rounds of forgetting (default: 0.3.2's; vllm-router has 120 s).
     pub eviction_interval: SimDuration,
     /// Tokens remembered per worker after such a round (default: its 64 Mi
-    /// characters at 4 characters a token, assumed).
+    /// characters at 4 characters a token, assumed; vllm-router has 32 Mi characters).
     #[serde(deserialize_with = "count")]
     #[schemars(with = "Count")]
     pub max_tree_tokens: u32,
@@ -48,10 +70,11 @@ pub struct CacheAwareParams {
 impl Default for CacheAwareParams {
     fn default() -> Self {
         Self {
+            sglang_version: SglangVersion::default(),
             cache_threshold: 0.3,
             balance_abs_threshold: 64,
             balance_rel_threshold: 1.5,
-            eviction_interval: SimDuration::from_secs(120),
+            eviction_interval: SimDuration::from_secs(60),
             max_tree_tokens: 16 << 20,
         }
     }
@@ -74,9 +97,11 @@ impl Parameters for CacheAwareParams {
 ///
 /// If loads are imbalanced by both thresholds: the worker with the fewest
 /// requests in flight. Else, if enough of the prompt was sent somewhere before:
-/// there. Else: the worker to which the least was sent. It hears nothing of the
-/// real caches. Where several workers fit it takes whichever comes first in its
-/// maps; we draw. Its tree counts characters, ours tokens, in whole blocks.
+/// there. Else: the worker with the fewest requests in flight, until 0.2.3 the one to
+/// which the least was sent. It hears nothing of the real caches. Where several workers
+/// fit it takes whichever comes first in its maps; we draw. Its tree counts characters,
+/// ours tokens, in whole blocks. Decisions of both versions are recorded in
+/// `src/router/tests/golden`. vllm-router has the rule of 0.3.2.
 #[derive(Debug)]
 pub struct SglangCacheAware {
     params: CacheAwareParams,
@@ -129,7 +154,10 @@ impl SglangCacheAware {
         if matched_tokens / f64::from(request.prompt_tokens) > self.params.cache_threshold {
             return Rule::Match(longest.workers);
         }
-        Rule::Sent
+        match self.params.sglang_version {
+            SglangVersion::V0_3_2 => Rule::Load,
+            SglangVersion::V0_2_3 => Rule::Sent,
+        }
     }
 
     fn choose(&mut self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> WorkerId {
@@ -166,6 +194,15 @@ impl SglangCacheAware {
     }
 }
 
+impl Books for SglangCacheAware {
+    fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId) {
+        // From the end, so that leaves are forgotten before what they hang on.
+        let blocks = request.blocks;
+        self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
+        self.note_sent(worker);
+    }
+}
+
 impl Policy for SglangCacheAware {
     fn route(
         &mut self,
@@ -175,10 +212,7 @@ impl Policy for SglangCacheAware {
     ) -> Verdict {
         self.forget(now, view.workers.len());
         let worker = self.choose(request, view);
-        // From the end, so that leaves are forgotten before what they hang on.
-        let blocks = request.blocks;
-        self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
-        self.note_sent(worker);
+        self.book(request, worker);
         Verdict::send(worker)
     }
 

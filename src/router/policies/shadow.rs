@@ -3,7 +3,7 @@ use super::kv::KvSettings;
 use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::{KvParams, KvPolicy, Semantics};
 use crate::router::parameters::{Parameters, Surroundings};
 use crate::router::shadow::{METRICS, ShadowPolicy};
@@ -29,7 +29,17 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
             }
         }
     })
-    .follows("NVIDIA Dynamo", Some("1.6.1"), "kv beside the crate dynamo-kv-router")
+    .follows(
+        Origin::new(
+            "NVIDIA Dynamo",
+            "kv beside the crate dynamo-kv-router",
+        )
+        .version("1.6.1", "2026-11")
+        .without(
+            "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model \
+             of prefill times, approximate caches by least recent use or beside KV events",
+        ),
+    )
     .counts(&METRICS)
     .shared()
 }

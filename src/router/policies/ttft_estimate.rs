@@ -2,7 +2,7 @@ use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
-use crate::router::factory::{PolicyFactory, Registration};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::{Bookings, CachedPrefixes, WorkerSet};
 use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, few, lowest};
@@ -20,7 +20,11 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     Registration::new("ttft_estimate", rule, |params: &TtftParams, cluster, seed| {
         TtftEstimate::new(*params, cluster, seed)
     })
-    .follows("Mooncake (Qin et al.)", Some("2024"), "algorithm 1, the idea; the estimate is ours")
+    .follows(
+        Origin::new("Mooncake (Qin et al.)", "algorithm 1, the idea; the estimate is ours")
+            .version("arXiv 2407.00079", "2024-06")
+            .without("transfers of KV from other workers"),
+    )
     .shared()
 }
 

@@ -61,6 +61,30 @@ fn every_parameter_is_documented_and_says_what_it_takes() {
     }
 }
 
+/// A policy that restates a project says which version and of when, and its parameters
+/// choose one version whatever is given.
+#[test]
+fn every_restated_policy_names_a_version() {
+    let registry = Registry::default();
+    for about in registry.abouts() {
+        let Some(origin) = &about.origin else { continue };
+        assert!(!origin.versions.is_empty(), "{}", about.name);
+        for version in &origin.versions {
+            let (name, date) = (&version.name, &version.date);
+            assert!(!name.is_empty() && date.starts_with("20"), "{}: {version:?}", about.name);
+            let given = version.chosen_by.iter().map(|(key, value)| {
+                assert!(about.knows(key), "{}: {key}", about.name);
+                (key.clone(), Value::String(value.clone()))
+            });
+            let chosen = registry.choose(&about.name, &given.collect()).unwrap();
+            let expected = format!("{} {name} ({date})", origin.project);
+            assert_eq!(chosen.follows(), Some(expected), "{}", about.name);
+        }
+    }
+    let random = registry.choose("random", &Table::new()).unwrap();
+    assert_eq!(random.follows(), None);
+}
+
 #[test]
 fn parameters_read_back() {
     for name in names() {

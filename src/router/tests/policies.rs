@@ -60,11 +60,12 @@ fn least_loaded_draws_among_the_least_loaded() {
 }
 
 /// Policies that go to a worker with the lowest cost that they explain.
-const TAKE_THE_LOWEST: [&str; 8] = [
+const TAKE_THE_LOWEST: [&str; 9] = [
     "least_loaded",
     "consistent_hash",
     "kv",
     "dynamo",
+    "dynamo_two_tier",
     "sglang_cache_aware",
     "inference_extension",
     "prefix_aware",

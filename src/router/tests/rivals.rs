@@ -140,7 +140,8 @@ fn bounded_loads_are_bounded() {
 fn sglang_follows_matches_while_loads_are_balanced() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let mut bench = Bench::new(&settings("sglang_cache_aware"), &[0, 0, 0]);
+    let until_0_2_3 = settings("sglang_cache_aware").with("sglang_version", "0.2.3");
+    let mut bench = Bench::new(&until_0_2_3, &[0, 0, 0]);
     let home = bench.route(&prompt(&texts, text, 10));
     assert_eq!(bench.route(&prompt(&texts, text, 14)), home);
     // 3 of 11 blocks are less than 0.3: to a worker that got nothing yet.
@@ -169,7 +170,8 @@ fn sglang_follows_matches_while_loads_are_balanced() {
 fn sglang_forgets_leaves_first() {
     let mut texts = Texts::default();
     let (text, other) = (texts.add(None), texts.add(None));
-    let small = settings("sglang_cache_aware").with("max_tree_tokens", 160);
+    let until_0_2_3 = settings("sglang_cache_aware").with("sglang_version", "0.2.3");
+    let small = until_0_2_3.with("max_tree_tokens", 160);
     // After two minutes the first 10 of 20 blocks are left: a match for the same
     // prompt, not for one of 40 blocks, which goes to the smaller tree.
     for (blocks, stays) in [(20, true), (40, false)] {

@@ -1,0 +1,122 @@
+//! Policies held to decisions that their originals took: each original was run on random
+//! histories, and what it chose was written down (`tests/recorders/README.md`).
+//!
+//! Where several workers are as good the original takes one by a draw or by the order of
+//! a map; ours must think the same workers equally good.
+
+use crate::id::WorkerId;
+use crate::router::policies::Books;
+use crate::router::policies::sglang_cache_aware::{
+    CacheAwareParams, SglangCacheAware, SglangVersion,
+};
+use crate::router::testing::{FINISHED, Texts, cluster, life};
+use crate::router::{WorkerView, Workers};
+use crate::time::SimTime;
+use serde::Deserialize;
+
+const BLOCK_SIZE: u32 = 16;
+
+#[derive(Deserialize)]
+struct Recording {
+    original: String,
+    histories: Vec<Recorded>,
+}
+
+/// One history, its parameters, and which worker each request went to.
+#[derive(Deserialize)]
+struct Recorded {
+    cache_threshold: f64,
+    balance_abs_threshold: u32,
+    balance_rel_threshold: f64,
+    workers: u32,
+    texts: Vec<Option<(usize, u32)>>,
+    /// `TEXT:BLOCKS` for an arrival, in order; `-NUMBER` for the end of that arrival.
+    acts: String,
+    chosen: Vec<u32>,
+}
+
+/// What was compared.
+#[derive(Debug, PartialEq, Eq)]
+struct Compared {
+    decisions: usize,
+    /// Of these, with several workers that are as good.
+    tied: usize,
+}
+
+/// Plays every history on a policy that books what the original chose; each choice must
+/// be one of those that ours thinks best.
+fn compare<P: Books>(recording: &str, make: impl Fn(&Recorded) -> P) -> Compared {
+    let Recording { original, histories } = serde_json::from_str(recording).unwrap();
+    let mut compared = Compared { decisions: 0, tied: 0 };
+    for (number, history) in histories.iter().enumerate() {
+        let mut policy = make(history);
+        let mut texts = Texts::default();
+        history.texts.iter().for_each(|fork| _ = texts.add(*fork));
+        let mut workers = Workers::new(vec![WorkerView::default(); history.workers as usize]);
+        let mut chosen = history.chosen.iter().map(|worker| WorkerId(*worker));
+        let mut sent: Vec<WorkerId> = Vec::new();
+        for act in history.acts.split_whitespace() {
+            if let Some(ended) = act.strip_prefix('-') {
+                let id: u32 = ended.parse().unwrap();
+                let worker = sent[id as usize];
+                workers.ended(worker);
+                policy.observe(SimTime::ZERO, &life(worker.0, id, FINISHED));
+                continue;
+            }
+            let (text, blocks) = act.split_once(':').unwrap();
+            let (text, blocks): (usize, u32) = (text.parse().unwrap(), blocks.parse().unwrap());
+            let id = u32::try_from(sent.len()).unwrap();
+            let request = texts.request(id, text, blocks * BLOCK_SIZE, BLOCK_SIZE);
+            let request = request.route_view(BLOCK_SIZE);
+            let costs: Vec<f64> =
+                policy.explain(&request, &workers.view()).iter().map(|parts| parts.cost).collect();
+            let lowest = costs.iter().copied().fold(f64::INFINITY, f64::min);
+            let worker = chosen.next().unwrap();
+            let loads: Vec<u32> = workers.views().iter().map(|view| view.inflight).collect();
+            assert_eq!(
+                costs[worker.index()],
+                lowest,
+                "{original}, history {number}, request {id}: {worker:?} of {costs:?} with {loads:?}"
+            );
+            compared.decisions += 1;
+            compared.tied += usize::from(costs.iter().filter(|cost| **cost == lowest).count() > 1);
+            policy.book(&request, worker);
+            workers.sent(worker);
+            sent.push(worker);
+        }
+        assert_eq!(chosen.next(), None, "{original}, history {number}");
+    }
+    compared
+}
+
+fn sglang(version: SglangVersion) -> impl Fn(&Recorded) -> SglangCacheAware {
+    move |recorded| {
+        let params = CacheAwareParams {
+            sglang_version: version,
+            cache_threshold: recorded.cache_threshold,
+            balance_abs_threshold: recorded.balance_abs_threshold,
+            balance_rel_threshold: recorded.balance_rel_threshold,
+            ..CacheAwareParams::default()
+        };
+        SglangCacheAware::new(params, &cluster(recorded.workers, BLOCK_SIZE), 1)
+    }
+}
+
+#[test]
+fn sglang_0_3_2() {
+    let compared = compare(include_str!("golden/sglang-0.3.2.json"), sglang(SglangVersion::V0_3_2));
+    assert_eq!(compared, Compared { decisions: 1_500, tied: 595 });
+}
+
+#[test]
+fn sglang_0_2_3() {
+    let compared = compare(include_str!("golden/sglang-0.2.3.json"), sglang(SglangVersion::V0_2_3));
+    assert_eq!(compared, Compared { decisions: 1_500, tied: 584 });
+}
+
+/// The recordings can tell the versions apart.
+#[test]
+#[should_panic(expected = "sglang-router 0.2.3")]
+fn sglang_0_2_3_is_not_0_3_2() {
+    compare(include_str!("golden/sglang-0.2.3.json"), sglang(SglangVersion::V0_3_2));
+}
