@@ -5,24 +5,27 @@
 //! runs on real GPUs ([`runs`]). The latter two come as CSV
 //! ([`data`]) whose rows name a GPU, an engine and a network; [`AccuracySettings`] says
 //! which files of `models/` those are, and what is assumed of runs that do not
-//! record how they were made. [`Page`] makes tables of the errors, [`Record`]
-//! keeps them so that a later version can be held to them.
+//! record how they were made. [`Accuracy`] has the errors as values, and makes a page of
+//! them and a [`Record`], so that a later version can be held to them.
 
+mod comparison;
 pub mod composed;
 pub mod data;
+mod deployments;
 mod error;
 mod errors;
 mod further_runs;
+mod markdown;
 mod page;
 mod published;
 mod record;
-mod report;
 pub mod runs;
 mod settings;
 pub mod steps;
 
+pub use comparison::Accuracy;
+pub use deployments::halves;
 pub use error::AccuracyError;
 pub use errors::Errors;
 pub use record::{MARGIN_POINTS, Record};
-pub use report::{Page, halves};
 pub use settings::{AccuracySettings, Assumed, KvDtype, Names, Published};

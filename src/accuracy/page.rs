@@ -1,12 +1,15 @@
 //! The page of all comparisons: what is on it, in which order, and the words.
-//! A further comparison is a method of [`Page`] that adds its table and its
-//! errors, and a section here.
 
-use super::data::{read_runs, read_steps};
-use super::report::Page;
-use super::runs::Replays;
-use super::steps::Steps;
-use super::{AccuracyError, AccuracySettings};
+use super::Assumed;
+use super::comparison::{Accuracy, STEP_KINDS, StepErrors};
+use super::data::Ttft;
+use super::deployments::{Replay, RunErrors};
+use super::errors::Errors;
+use super::further_runs::{FurtherErrors, FurtherRun, FurtherRuns, LISTED};
+use super::markdown::{Table, shown, signed};
+use super::published::PublishedErrors;
+use crate::metrics;
+use std::fmt::Write;
 
 /// What the comparison of further runs is.
 const FURTHER_RUNS: &str = "\
@@ -27,13 +30,10 @@ each other (47.3 and 47.6 ms on four GPUs at 160 and 320 clients). Single runs: 
 Times to the first token are short by 40 % for most: prompts ran eagerly, under older kernels, and clients count what \
 servers and networks add; nothing was fitted to them.";
 
-impl Page {
-    /// Makes every comparison that `settings` names.
-    ///
-    /// # Errors
-    /// If measurements cannot be read, or a run cannot be replayed.
-    pub fn new(settings: &AccuracySettings) -> Result<Self, AccuracyError> {
-        let mut page = Self::default();
+impl Accuracy {
+    /// All comparisons as a page of Markdown; `assumed` is what they rest on.
+    pub fn page(&self, assumed: &Assumed) -> String {
+        let mut page = Page::default();
         page.say("# Accuracy");
         page.say(
             "Made by `sim accuracy --write`; `docs/accuracy.csv` has the same errors for \
@@ -47,9 +47,7 @@ impl Page {
              percent, of hit ratios in percentage points; \\* marks cells that are not counted, \
              for the reasons in the experiment's file.",
         );
-        for published in &settings.experiments {
-            page.experiment(published)?;
-        }
+        self.published.iter().for_each(|published| page.published(published));
         page.say("## Single steps");
         page.say(
             "The formula of [step-time.md](step-time.md) against step times composed of operator \
@@ -60,7 +58,7 @@ impl Page {
              parameters, one set per GPU and engine, were fitted to all these steps \
              (`sim calibrate`), so this is the error of a fit.",
         );
-        page.steps(&Steps::new(read_steps(&settings.steps, &settings.names)?, &settings.models)?);
+        page.steps(&self.steps);
         page.say("## Serving runs");
         page.say(&format!(
             "Each run of `measured/serving.csv` replayed: one worker, a closed loop at the run's \
@@ -76,19 +74,195 @@ impl Page {
              not determine them. Its runs of Qwen3-32B FP8 are too fast throughout: their \
              prompts take a quarter longer than products with one scale per tensor would, the only \
              ones in the tables; an older version with a scale per block is the likely reason.",
-            settings.assumed.requests_per_client, settings.assumed.shortest_ratio,
+            assumed.requests_per_client, assumed.shortest_ratio,
         ));
-        let runs = read_runs(&settings.runs, &settings.names, &settings.assumed)?;
-        let predicted = Replays::new(&runs, &settings.models, &settings.assumed)?.predict_all()?;
-        page.runs(&runs, &predicted);
-        if let Some(path) = &settings.further_runs {
+        page.runs(&self.run_errors);
+        if let Some(further) = &self.further {
             page.say("## Further serving runs");
             page.say(FURTHER_RUNS);
-            page.further_runs(path, settings)?;
+            page.further_runs(further);
         }
         page.say("## Every serving run");
         page.say("Prompt / output tokens x concurrency.");
-        page.each_run(&runs, &predicted);
-        Ok(page)
+        page.each_run(&self.runs);
+        page.0
     }
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn say(&mut self, paragraph: &str) {
+        let _ = writeln!(self.0, "{paragraph}\n");
+    }
+
+    fn add(&mut self, table: &Table) {
+        self.0.push_str(&table.markdown());
+    }
+
+    /// A row per metric and series, a column per value on the axis.
+    fn published(&mut self, published: &PublishedErrors) {
+        let PublishedErrors { experiment, seeds, note, axis, xs, rows } = published;
+        self.say(&format!(
+            "### {experiment} ({})\n\n{note}",
+            match seeds {
+                1 => "one seed".to_owned(),
+                seeds => format!("mean of {seeds} seeds"),
+            },
+        ));
+        let levels = xs.iter().map(|x| format!("{axis} {x}").trim_start().to_owned());
+        let head = ["metric", "policy"].map(str::to_owned).into_iter().chain(levels);
+        let mut table = Table::new(head.chain(["mean", "cells"].map(str::to_owned)));
+        for row in rows {
+            let cell = |cell: &Option<(f64, bool)>| {
+                let text =
+                    |(error, counts)| metrics::signed(error) + if counts { "" } else { "\\*" };
+                cell.map_or(String::new(), text)
+            };
+            let mut cells = vec![row.metric.clone(), row.series.clone()];
+            cells.extend(row.cells.iter().map(cell));
+            cells.push(shown(row.mean.as_ref().map(|mean| mean.mean_abs_error)));
+            cells.push(row.mean.as_ref().map_or(0, |mean| mean.cells).to_string());
+            table.row(cells);
+        }
+        self.add(&table);
+    }
+
+    /// Steps: median and 95th percentile per deployment and kind.
+    fn steps(&mut self, steps: &[StepErrors]) {
+        let head = ["deployment"].into_iter().chain(STEP_KINDS.map(|(.., kind)| kind));
+        let mut table = Table::new(head.map(str::to_owned));
+        for StepErrors { deployment, by_kind } in steps {
+            let cell = |errors: &Errors| match (errors.quantile(0.5), errors.quantile(0.95)) {
+                (Some(median), Some(p95)) => format!("{median:.1} / {p95:.1} ({})", errors.count()),
+                _ => String::new(),
+            };
+            let cells = by_kind.iter().map(cell);
+            table.row([deployment.clone()].into_iter().chain(cells).collect());
+        }
+        self.add(&table);
+    }
+
+    /// Serving runs: time per output token and time to first token per deployment.
+    fn runs(&mut self, deployments: &[RunErrors]) {
+        let head = [
+            "deployment",
+            "TPOT: runs",
+            "error %",
+            "bias %",
+            "worst %",
+            "fitted half %",
+            "other half %",
+            "TTFT: runs",
+            "error %",
+            "bias %",
+        ];
+        let mut table = Table::new(head.map(str::to_owned));
+        for errors in deployments {
+            let mut cells = vec![errors.name.clone(), errors.tpot.count().to_string()];
+            cells.extend(tpot(errors));
+            cells.push(errors.ttft.count().to_string());
+            cells.extend(mean_and_bias(&errors.ttft));
+            table.row(cells);
+        }
+        self.add(&table);
+    }
+
+    fn further_runs(&mut self, further: &FurtherRuns) {
+        let head = [
+            "deployment",
+            "runs",
+            "composed %",
+            "bias %",
+            "replayed %",
+            "bias %",
+            "worst %",
+            "fitted half %",
+            "other half %",
+            "TTFT %",
+            "bias %",
+        ];
+        let mut table = Table::new(head.map(str::to_owned));
+        for FurtherErrors { composed, replayed } in &further.replayed {
+            let mut cells = vec![replayed.name.clone(), replayed.tpot.count().to_string()];
+            cells.extend(mean_and_bias(composed));
+            cells.extend(tpot(replayed));
+            cells.extend(mean_and_bias(&replayed.ttft));
+            table.row(cells);
+        }
+        self.add(&table);
+        self.say(
+            "SGLang's runs, by composed steps alone, since its rules are not simulated; nothing is \
+             fitted:",
+        );
+        let head = ["deployment", "runs", "composed %", "bias %"];
+        let mut table = Table::new(head.map(str::to_owned));
+        for (deployment, errors) in &further.composed {
+            let mut cells = vec![deployment.clone(), errors.count().to_string()];
+            cells.extend(mean_and_bias(errors));
+            table.row(cells);
+        }
+        self.add(&table);
+        self.say(&format!("Runs more than {LISTED} % off, prompt / output tokens x concurrency:"));
+        let head =
+            ["run", "TPOT measured (ms)", "replayed", "error %", "composed %", "preemptions"];
+        let mut table = Table::new(head.map(str::to_owned));
+        for outlier in &further.outliers {
+            let FurtherRun { replay: Replay { run, predicted, .. }, composed_ms } = outlier;
+            table.row(vec![
+                run.to_string(),
+                format!("{:.1}", run.tpot_ms),
+                format!("{:.1}", predicted.tpot_ms),
+                signed(outlier.error(predicted.tpot_ms)),
+                signed(composed_ms.and_then(|ms| outlier.error(ms))),
+                format!("{:.0}", predicted.preemptions),
+            ]);
+        }
+        self.add(&table);
+    }
+
+    /// Every serving run on a line.
+    fn each_run(&mut self, runs: &[Replay]) {
+        let head = [
+            "run",
+            "TPOT measured (ms)",
+            "simulated",
+            "error %",
+            "TTFT measured (ms)",
+            "simulated",
+            "error %",
+            "preemptions",
+        ];
+        let mut table = Table::new(head.map(str::to_owned));
+        for Replay { run, predicted, .. } in runs {
+            let error =
+                |predicted: f64, measured: f64| signed(Errors::of([(predicted, measured)]).bias());
+            table.row(vec![
+                run.to_string(),
+                format!("{:.1}", run.tpot_ms),
+                format!("{:.1}", predicted.tpot_ms),
+                error(predicted.tpot_ms, run.tpot_ms),
+                format!("{:.0}", run.ttft_ms),
+                format!("{:.0}", predicted.ttft_ms),
+                match run.ttft {
+                    Ttft::Suspect => "not counted".to_owned(),
+                    Ttft::Good | Ttft::Waves => error(predicted.ttft_ms, run.ttft_ms),
+                },
+                format!("{:.0}", predicted.preemptions),
+            ]);
+        }
+        self.add(&table);
+    }
+}
+
+fn mean_and_bias(errors: &Errors) -> [String; 2] {
+    [shown(errors.mean()), signed(errors.bias())]
+}
+
+/// Mean and bias of the time per output token, the worst run, and the means of both halves.
+fn tpot(errors: &RunErrors) -> impl Iterator<Item = String> {
+    let [mean, bias] = mean_and_bias(&errors.tpot);
+    let rest = [errors.tpot.quantile(1.0), errors.fitted.mean(), errors.other.mean()].map(shown);
+    [mean, bias].into_iter().chain(rest)
 }

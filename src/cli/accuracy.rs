@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::talk::{self, print, say};
-use kv_router_sim::accuracy::{AccuracySettings, MARGIN_POINTS, Page, Record};
+use kv_router_sim::accuracy::{Accuracy, AccuracySettings, MARGIN_POINTS, Record};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
 use std::path::PathBuf;
@@ -33,20 +33,20 @@ pub(crate) struct AccuracyArgs {
 pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
     let settings = AccuracySettings::load(&args.settings)?;
     let before = args.check.then(|| Record::read(&settings.record)).transpose()?;
-    let page = Page::new(&settings)?;
+    let accuracy = Accuracy::new(&settings)?;
     let Some(before) = before else {
         if args.write {
             // The record last: it is what checks look at.
             // What comes with the program is written below the working folder.
             let [file, record] = [&settings.page, &settings.record].map(|f| catalogue::writable(f));
-            write_file(file, page.text.as_bytes())?;
-            write_file(record, page.record.to_csv().as_bytes())?;
+            write_file(file, accuracy.page(&settings.assumed).as_bytes())?;
+            write_file(record, accuracy.record().to_csv().as_bytes())?;
             say(&format!("wrote {} and {}", file.display(), record.display()));
             return Ok(true);
         }
-        return print(&page.text).map(|()| true);
+        return print(&accuracy.page(&settings.assumed)).map(|()| true);
     };
-    let worse = page.record.worse_than(&before);
+    let worse = accuracy.record().worse_than(&before);
     if worse.is_empty() {
         return print(&format!(
             "no error has grown by more than {MARGIN_POINTS} points over {}\n",

@@ -5,7 +5,7 @@ use flate2::read::GzDecoder;
 use kv_router_sim::accuracy::composed::Composer;
 use kv_router_sim::accuracy::data::{ServingRun, read_runs, read_steps};
 use kv_router_sim::accuracy::runs::{Predicted, Replays};
-use kv_router_sim::accuracy::{AccuracySettings, Page, Record};
+use kv_router_sim::accuracy::{Accuracy, AccuracySettings, Record};
 use kv_router_sim::engine::model::{Dtype, Parts};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -99,9 +99,9 @@ fn no_error_has_grown() {
     // Experiments take seconds each: `sim accuracy --check` runs them too.
     let settings =
         AccuracySettings { experiments: Vec::new(), further_runs: None, ..SETTINGS.clone() };
-    let page = Page::new(&settings).unwrap();
+    let accuracy = Accuracy::new(&settings).unwrap();
     let record = Record::read(&SETTINGS.record).unwrap();
-    let worse = page.record.worse_than(&record);
+    let worse = accuracy.record().worse_than(&record);
     // So do replays of the further runs.
     let names: Vec<String> = FURTHER_RUNS.iter().map(ServingRun::deployment).collect();
     let elsewhere = |line: &str| {
