@@ -1,12 +1,13 @@
 //! Random lengths and times, as experiment files write them.
 
-use crate::rng::{Stream, Use, stream};
+use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma, LogNormal, Normal, Zipf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{self as continuous, Continuous, ContinuousCDF};
 use std::fmt;
 
 /// A length in tokens; written `3500`, `3_500` or, with a unit, `"16k"`.
@@ -235,7 +236,7 @@ impl<T: Quantity> Distribution<T> {
         let positive = |key: &str, value: &T| {
             Invalid::unless(*value > T::default(), key, value.shown(), "more than 0")
         };
-        if let Some(mean) = self.mean_before_clamping() {
+        if let Some((mean, _)) = self.before_clamping() {
             let bounds = format!(
                 "from min = {} to max = {}: outside of them nearly every draw would become a bound",
                 min.shown(),
@@ -263,13 +264,13 @@ impl<T: Quantity> Distribution<T> {
         }
     }
 
-    /// `mean` as it is written, of the forms that are clamped.
-    fn mean_before_clamping(&self) -> Option<T> {
+    /// Mean and standard deviation as they are written, of the forms that are clamped.
+    fn before_clamping(&self) -> Option<(T, T)> {
         match self {
-            Self::Normal { mean, .. }
-            | Self::LogNormal { mean, .. }
-            | Self::Exponential { mean, .. }
-            | Self::Gamma { mean, .. } => Some(*mean),
+            Self::Normal { mean, sd, .. }
+            | Self::LogNormal { mean, sd, .. }
+            | Self::Gamma { mean, sd, .. } => Some((*mean, *sd)),
+            Self::Exponential { mean, .. } => Some((*mean, *mean)),
             Self::Constant { .. }
             | Self::Uniform { .. }
             | Self::Zipf { .. }
@@ -277,20 +278,64 @@ impl<T: Quantity> Distribution<T> {
         }
     }
 
+    /// The mean of what is drawn, were it not rounded to whole tokens: of the forms that are
+    /// clamped, where their deviation is above 0.
+    ///
+    /// With F(x) the probability of a value up to x before clamping, and M(x) the share of
+    /// the mean that such values have, it is min F(min) + max (1 - F(max)) + M(max) - M(min).
+    fn mean_after_clamping(&self) -> Option<f64> {
+        let up_to = |x: f64| -> Option<(f64, f64)> {
+            Some(match self {
+                Self::Normal { mean, sd, .. } => {
+                    let (mean, sd) = (mean.to_f64(), sd.to_f64());
+                    let normal = continuous::Normal::new(mean, sd).ok()?;
+                    (normal.cdf(x), mean * normal.cdf(x) - sd * sd * normal.pdf(x))
+                }
+                Self::LogNormal { mean, sd, .. } => {
+                    let (mean, cv) = (mean.to_f64(), sd.to_f64() / mean.to_f64());
+                    let variance = cv.mul_add(cv, 1.0).ln();
+                    let below = |location: f64| {
+                        let of = continuous::LogNormal::new(location, variance.sqrt()).ok()?;
+                        Some(of.cdf(x))
+                    };
+                    let location = mean.ln() - variance / 2.0;
+                    (below(location)?, mean * below(location + variance)?)
+                }
+                Self::Exponential { mean, .. } => {
+                    let share = continuous::Exp::new(1.0 / mean.to_f64()).ok()?.cdf(x);
+                    (share, mean.to_f64() * share - x * (1.0 - share))
+                }
+                Self::Gamma { mean, sd, .. } => {
+                    let (mean, sd) = (mean.to_f64(), sd.to_f64());
+                    let below = |shape: f64| {
+                        Some(continuous::Gamma::new(shape, mean / (sd * sd)).ok()?.cdf(x))
+                    };
+                    let shape = (mean / sd).powi(2);
+                    (below(shape)?, mean * below(shape + 1.0)?)
+                }
+                _ => return None,
+            })
+        };
+        let (min, max) = self.bounds();
+        let (min, max) = (min.to_f64(), max.to_f64());
+        let ((low, low_mean), (high, high_mean)) = (up_to(min)?, up_to(max)?);
+        Some(min * low + max * (1.0 - high) + high_mean - low_mean)
+    }
+
     /// What the bounds make of the mean, where they move it by more than a tenth: a
     /// sentence for people.
-    ///
-    /// # Panics
-    /// If the distribution does not [`validate`](Self::validate).
     pub fn clamping(&self) -> Option<String> {
-        /// Draws that the mean is taken over: known to about 2 % at most.
-        const DRAWS: u64 = 4_096;
-        let written = self.mean_before_clamping()?;
-        let draw = |at: u64| self.sample(&mut stream(0, Use::Turn, at, 0)).to_f64();
-        let drawn = (0..DRAWS).map(draw).sum::<f64>() / DRAWS as f64;
+        /// Of the mean: what is worth saying.
+        const MOVED: f64 = 0.1;
+        let (written, sd) = self.before_clamping()?;
+        // Bounds around a mean move it by less than the deviation.
+        if sd.to_f64() <= MOVED * written.to_f64() {
+            return None;
+        }
+        let drawn = self.mean_after_clamping()?;
         let moved = (drawn / written.to_f64() - 1.0).abs();
         let (min, max) = self.bounds();
-        (moved > 0.1).then(|| {
+        (moved > MOVED).then(|| {
             format!(
                 "clamped to {} to {}, it has a mean of about {} in place of {}",
                 min.shown(),
@@ -367,6 +412,7 @@ pub(super) fn popular(count: u32, exponent: f64, stream: &mut Stream) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::{Use, stream};
     use crate::stats;
     use proptest::prelude::*;
 
@@ -399,8 +445,11 @@ mod tests {
     }
 
     fn moments<T: Quantity>(distribution: &Distribution<T>) -> (f64, f64) {
-        let values = draws(distribution, 40_000);
-        let mean = stats::mean(&values).unwrap();
+        moments_of(&draws(distribution, 40_000))
+    }
+
+    fn moments_of(values: &[f64]) -> (f64, f64) {
+        let mean = stats::mean(values).unwrap();
         let squares: Vec<f64> = values.iter().map(|v| (v - mean).powi(2)).collect();
         (mean, stats::mean(&squares).unwrap().sqrt())
     }
@@ -457,6 +506,32 @@ mod tests {
             first[usize::from(popular(4, 1.0, &mut stream(1, Use::Turn, i, 0)) == 0)] += 1;
         }
         assert!((4_600..5_000).contains(&first[1]), "{first:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Within five standard errors, and what rounding to whole tokens can do.
+        #[test]
+        fn the_mean_after_clamping_is_that_of_the_draws(
+            kind in 0..4u32,
+            (low, width, mean, sd) in (0..2_000u32, 1..5_000u32, 0.0..1.0f64, 100..9_000u32),
+        ) {
+            let (min, max) = (Tokens(low), Tokens(low + width));
+            let mean = Tokens(low + 1 + Tokens::from_f64(mean * f64::from(width - 1)).0);
+            let sd = Tokens(sd);
+            let distribution = match kind {
+                0 => Distribution::Normal { mean, sd, min, max },
+                1 => Distribution::LogNormal { mean, sd, min, max },
+                2 => Distribution::Exponential { mean, min, max },
+                _ => Distribution::Gamma { mean, sd, min, max },
+            };
+            let values = draws(&distribution, 10_000);
+            let (seen, deviation) = moments_of(&values);
+            let expected = distribution.mean_after_clamping().expect("a form that is clamped");
+            let error = (seen - expected).abs();
+            prop_assert!(error <= 0.5 + 5.0 * deviation / 100.0, "{distribution:?}: {seen}, {expected}");
+        }
     }
 
     #[test]
