@@ -149,6 +149,22 @@ pub enum KvEvent {
         /// What was lost.
         run: BlockRun,
     },
+    /// A group of layers that keeps KV [apart](crate::engine::rules::vllm::LayerGroups) has the
+    /// blocks of `run` from now on. Said of those whose events routers do not follow, and
+    /// only if [asked for](crate::engine::Worker::tell_all_groups).
+    StoredApart {
+        /// Number of the group.
+        group: u32,
+        /// What was stored.
+        run: BlockRun,
+    },
+    /// A group of layers that keeps KV apart lost the blocks of `run`, the *last* first.
+    RemovedApart {
+        /// Number of the group.
+        group: u32,
+        /// What was lost.
+        run: BlockRun,
+    },
     /// A tier below GPU memory holds the blocks of `run` from now on. (Dynamo and
     /// vLLM: the same event with another `medium`.)
     StoredBelow {
@@ -172,6 +188,8 @@ impl KvEvent {
         match *self {
             Self::Stored { run, .. }
             | Self::Removed { run }
+            | Self::StoredApart { run, .. }
+            | Self::RemovedApart { run, .. }
             | Self::StoredBelow { run, .. }
             | Self::RemovedBelow { run, .. } => run,
         }

@@ -143,7 +143,8 @@ impl Catalogue {
             composed: the formula, fitted to other deployments of this engine on this GPU\n\
             borrowed: the formula, fitted to another GPU or engine\n\
             assumed: times without a measurement behind them\n\
-            Layers with a window hold KV in full in these pools, as without vLLM's manager for several kinds of layers.\n\
+            KV pools in tokens: under vLLM, where layers with a window keep little, of sequences as long as allowed;\n          \
+            under TensorRT-LLM such layers hold KV in full\n\
             TPOT error: mean error of the time per output token against real serving runs (sim accuracy)\n\n\
             Parts, for model = { shape = .., gpu = .., tp = .., engine = .., weights = .., kv = .. }:\n\n";
         for (kind, parts) in [

@@ -3,7 +3,7 @@
 
 use crate::engine::rules::Limits;
 pub use crate::engine::rules::trtllm::StoreContext;
-pub use crate::engine::rules::{Rules, RulesName, TrtllmOptions, VllmOptions};
+pub use crate::engine::rules::{LayerGroups, Rules, RulesName, TrtllmOptions, VllmOptions};
 use crate::engine::step_time::StepTime;
 pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
@@ -129,9 +129,10 @@ impl EngineConfig {
             block_size: self.block_size,
             num_blocks: self.num_blocks,
             max_num_batched_tokens: self.max_num_batched_tokens,
+            has_tiers: !self.tiers.tiers.is_empty(),
         })?;
         Invalid::unless(
-            u64::from(self.max_model_len) <= self.pool_tokens(),
+            self.blocks_for(self.max_model_len) <= u64::from(self.num_blocks),
             "max_model_len",
             self.max_model_len,
             &format!(
@@ -164,9 +165,31 @@ impl EngineConfig {
         )
     }
 
-    /// Tokens that the KV pool holds.
+    /// Tokens that the KV pool holds, where groups of layers keep KV apart in sequences of
+    /// `max_model_len`: of a window it holds little.
     pub fn pool_tokens(&self) -> u64 {
-        u64::from(self.num_blocks) * u64::from(self.block_size)
+        let num_blocks = u64::from(self.num_blocks);
+        match self.rules.layer_groups() {
+            None => num_blocks * u64::from(self.block_size),
+            Some(_) => {
+                num_blocks * u64::from(self.max_model_len) / self.blocks_for(self.max_model_len)
+            }
+        }
+    }
+
+    /// Most blocks that a sequence of `tokens` tokens holds at once.
+    pub(crate) fn blocks_for(&self, tokens: u32) -> u64 {
+        match self.rules.layer_groups() {
+            None => u64::from(tokens.div_ceil(self.block_size)),
+            Some(groups) => groups.blocks(tokens, self.window_cap(groups), self.block_size),
+        }
+    }
+
+    /// Most blocks that a group of layers with a window holds of a sequence.
+    pub(crate) fn window_cap(&self, groups: &LayerGroups) -> u32 {
+        // With overlap the results of two steps may not be handled yet.
+        let in_flight = self.max_num_batched_tokens.saturating_mul(1 + u32::from(self.overlap));
+        groups.window_cap(in_flight, self.max_model_len, self.block_size)
     }
 
     /// The captured batch size that a step of `seqs` sequences runs at, or

@@ -324,23 +324,24 @@ impl Keys {
         if self.number("max_position_embeddings").is_some_and(|context| tokens >= context) {
             return None;
         }
+        let is_sliding = |kind: &Value| kind.as_str() == Some("sliding_attention");
         let sliding = |types: &Vec<Value>| {
-            let is_sliding = |kind: &&Value| kind.as_str() == Some("sliding_attention");
-            u32::try_from(types.iter().filter(is_sliding).count()).unwrap_or(u32::MAX)
+            let count = types.iter().filter(|kind| is_sliding(kind)).count();
+            (u32::try_from(count).unwrap_or(u32::MAX), types.first().is_some_and(is_sliding))
         };
         let listed = self.in_effect("layer_types").and_then(Value::as_array).map(sliding);
         // Qwen2: layers from `max_window_layers` on have the window, if it is used at all.
         let from = self.number("max_window_layers").filter(|_| switch == Some(&Value::Bool(true)));
-        let with_window = match (listed, from, family) {
+        let (layers, first) = match (listed, from, family) {
             (Some(listed), ..) => listed,
-            (None, Some(first), _) => layers.saturating_sub(first),
+            (None, Some(from), _) => (layers.saturating_sub(from), from == 0),
             (None, None, Family::Alternating(usual)) => {
                 let every = self.number("sliding_window_pattern").unwrap_or(usual);
-                layers - layers / every
+                (layers - layers / every, true)
             }
-            (None, None, _) => layers,
+            (None, None, _) => (layers, true),
         };
-        (with_window > 0).then_some(Window { tokens, layers: with_window })
+        (layers > 0).then_some(Window { tokens, layers, first })
     }
 }
 
@@ -526,7 +527,8 @@ mod tests {
                 2,
             ),
         ] {
-            assert_eq!(shape(keys).window, Some(Window { tokens, layers }), "{keys}");
+            let first = !keys.contains("max_window_layers");
+            assert_eq!(shape(keys).window, Some(Window { tokens, layers, first }), "{keys}");
         }
     }
 

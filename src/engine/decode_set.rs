@@ -48,6 +48,10 @@ impl DecodeSet {
         }
     }
 
+    pub(super) fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
     pub(super) fn len(&self) -> u32 {
         self.len
     }
@@ -149,11 +153,6 @@ impl DecodeSet {
     /// Sequences that take a block in step `step`, in order of admission.
     pub(super) fn takers(&self, step: u64) -> &[Member] {
         &self.buckets[index(step % u64::from(self.block_size))]
-    }
-
-    /// Sequences that fill their last block in step `step`, in order of admission.
-    pub(super) fn fillers(&self, step: u64) -> &[Member] {
-        self.takers(step + 1)
     }
 
     /// Sets [`Member::defers`] of a sequence; nothing, if it does not decode.

@@ -41,7 +41,7 @@ pub fn weight_bytes(hardware: &Hardware) -> f64 {
 const SPARSE_FP8_BYTES: f64 = 512.0 + 16.0 + 128.0;
 
 /// Bytes that one token of KV takes on each GPU: keys and values of all layers, those
-/// with a window as well (one pool for all layers, as without a manager for several kinds).
+/// with a window as well; groups of layers that keep KV apart have a share of them in a block.
 /// Heads that cannot be split further are repeated; a latent is whole on every GPU, and
 /// so are an index's keys, in 8 bit. All GPUs of a worker together:
 /// [`Hardware::kv_bytes_per_token`].

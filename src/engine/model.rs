@@ -496,7 +496,10 @@ impl ModelFile {
         let engine_name = rules.map_or("", RulesName::as_str);
         let notices = hardware.as_ref().map_or(Vec::new(), |hardware| {
             let about = |notice| format!("model {name}: {notice}");
-            hardware.notices(engine_name).into_iter().map(about).collect()
+            let apart = rules.is_some_and(|rules| rules.defaults().keeps_layers_apart)
+                && engine.hybrid_kv_cache != Some(false);
+            let windows = hardware.windows_notice().filter(|_| !apart);
+            hardware.notices(engine_name).into_iter().chain(windows).map(about).collect()
         });
         Ok(Model { name, source, deployment, hardware, engine, notices, sheet, sha256 })
     }

@@ -64,7 +64,7 @@ impl Hardware {
         Some(times.map(|times| Composed { times, borrowed: composing.borrowed }))
     }
 
-    /// What of its step times and its pool stands in for something else, or is left out.
+    /// What of its step times stands in for something else, or is left out.
     pub fn notices(&self, engine: &str) -> Vec<String> {
         let mut notices = Vec::new();
         if let Some(from) = &self.efficiency.borrowed_from {
@@ -82,14 +82,16 @@ impl Hardware {
                 composed.borrowed.join(", ")
             ));
         }
-        if let Some(window) = &self.shape.window {
-            notices.push(format!(
-                "layers with a window of {} hold KV of the whole context, as in one pool for all \
-                 layers; an engine's manager for several kinds of layers is not modelled",
-                window.tokens
-            ));
-        }
         notices
+    }
+
+    /// What is left out where all layers hold KV of the whole context.
+    pub fn windows_notice(&self) -> Option<String> {
+        let window = self.shape.window?;
+        Some(format!(
+            "layers with a window of {} hold KV of the whole context, as in one pool for all layers",
+            window.tokens
+        ))
     }
 }
 

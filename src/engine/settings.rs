@@ -15,6 +15,7 @@ use crate::engine::hardware::Hardware;
 use crate::engine::memory;
 pub use crate::engine::operators::Beside;
 use crate::engine::rules::OwnSettings;
+pub use crate::engine::rules::vllm::Retention;
 use crate::engine::rules::vllm::VllmSettings;
 use crate::engine::step_time::{Linear, StepTime, faster};
 use crate::engine::tiers;
@@ -63,6 +64,20 @@ pub struct EngineSettings {
     pub prefix_caching: Option<bool>,
     /// vLLM: share of the pool that admission leaves free. Default 0, as in vLLM.
     pub watermark: Option<f64>,
+    /// vLLM: admission asks for blocks for the whole prompt, not for its first chunk only.
+    /// Default true; false in versions up to 0.16.
+    pub scheduler_reserve_full_isl: Option<bool>,
+    /// vLLM: most tokens of a prompt in a step, unless nothing else runs or waits. Default 0:
+    /// no such limit.
+    #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
+    pub long_prefill_token_threshold: Option<u32>,
+    /// vLLM: groups of layers keep KV apart, where some layers attend to a window. Default
+    /// true.
+    pub hybrid_kv_cache: Option<bool>,
+    /// vLLM: which blocks of layers with a window can be hit, all (`"dense"`, the default of
+    /// versions up to 0.24) or those that the end of a prompt needs. Default `"boundaries"`.
+    pub prefix_cache_retention: Option<Retention>,
     /// Default: true for TensorRT-LLM; false for vLLM, where it became the
     /// default only in later versions.
     pub overlap: Option<bool>,
@@ -157,17 +172,25 @@ impl EngineSettings {
         let (fits, allowed) = (defaults.takes_blocks)(block_size);
         Invalid::unless(fits, "block_size", block_size, allowed)?;
         bounded("max_num_seqs", max_num_seqs, MAX_NUM_SEQS)?;
+        let own = OwnSettings {
+            vllm: VllmSettings {
+                watermark: self.watermark,
+                scheduler_reserve_full_isl: self.scheduler_reserve_full_isl,
+                long_prefill_token_threshold: self.long_prefill_token_threshold,
+                hybrid_kv_cache: self.hybrid_kv_cache,
+                prefix_cache_retention: self.prefix_cache_retention,
+            },
+            trtllm: self.trtllm,
+        };
         let num_blocks = match self.num_blocks {
             Some(blocks) => blocks,
-            None => self.computed_blocks(rules, block_size, hardware)?,
+            None => self.computed_blocks(rules, &own, block_size, hardware)?,
         };
         let kv_bytes_per_token = self.kv_bytes_per_token.map(f64::from);
         let kv_bytes_per_token = kv_bytes_per_token.or(hardware.map(Hardware::kv_bytes_per_token));
         let block_bytes = kv_bytes_per_token.map(|bytes| bytes * f64::from(block_size));
-        let own =
-            OwnSettings { vllm: VllmSettings { watermark: self.watermark }, trtllm: self.trtllm };
         let config = EngineConfig {
-            rules: rules.resolve(&own, num_blocks)?,
+            rules: rules.resolve(&own, num_blocks, hardware.map(|hardware| &hardware.shape))?,
             block_size,
             num_blocks,
             max_num_seqs,
@@ -198,6 +221,7 @@ impl EngineSettings {
     fn computed_blocks(
         &self,
         rules: RulesName,
+        own: &OwnSettings,
         block_size: u32,
         hardware: Option<&Hardware>,
     ) -> Result<u32, Invalid> {
@@ -222,7 +246,8 @@ impl EngineSettings {
             activation_bytes: memory::gib(activation),
             fraction,
         };
-        let bytes_per_token = memory::gpu_kv_bytes_per_token(hardware);
+        let share = rules.block_share(own, &hardware.shape);
+        let bytes_per_token = memory::gpu_kv_bytes_per_token(hardware) * share;
         let blocks = rules.kv_blocks(&budget, bytes_per_token, block_size);
         Invalid::unless(
             blocks >= 1,

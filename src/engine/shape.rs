@@ -57,6 +57,13 @@ pub struct Window {
     pub tokens: u32,
     /// Layers that have it; the others attend to everything.
     pub layers: u32,
+    /// The first layer has it: so in all networks known that have both kinds, but Qwen2.
+    #[serde(default = "yes")]
+    pub first: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Feed-forward parts of which each token uses a few.

@@ -129,8 +129,7 @@ impl Worker {
         seq.output_tokens = seq.output_tokens.min(room);
         seq.max_tokens = seq.max_tokens.min(room);
         let longest = seq.prompt_tokens.saturating_add(self.rules.longest_output(&seq));
-        let blocks = longest.div_ceil(config.block_size);
-        if blocks > config.num_blocks {
+        if config.blocks_for(longest) > u64::from(config.num_blocks) {
             return Err(RejectReason::KvPool);
         }
         let id = self.core.insert_seq(seq);
@@ -384,10 +383,14 @@ impl Worker {
         }
         for &id in &self.formed.preempted {
             let seq = &mut self.core.seqs[id];
-            seq.last_token_at = now;
+            // Else its prompt was not computed to the end: its last token is an older one.
+            let has_sampled = seq.first_since_admission <= seq.generated;
             seq.first_since_admission = u32::MAX;
-            if self.core.config.overlap {
-                self.late_tokens.push(id);
+            if has_sampled {
+                seq.last_token_at = now;
+                if self.core.config.overlap {
+                    self.late_tokens.push(id);
+                }
             }
             self.announce(now, id, WorkerEventKind::Preempted, out);
         }
@@ -661,6 +664,11 @@ impl Worker {
     /// Reports losses of cached blocks only when the last copy goes; see [`EventLog`](crate::kv::EventLog).
     pub fn count_copies(&mut self) {
         self.core.log.count_copies();
+    }
+
+    /// Tells of the cache changes of all groups of layers, where they keep KV apart.
+    pub fn tell_all_groups(&mut self) {
+        self.core.log.tell_all_groups();
     }
 
     /// Blocks of the pool, and how many of them no request holds.

@@ -304,6 +304,13 @@ fn check_handover(pools: &[Pool]) -> Result<(), (usize, Invalid)> {
             ),
         )
         .map_err(of_this)?;
+        Invalid::unless(
+            pool.engine.rules.layer_groups().is_none(),
+            "engine.hybrid_kv_cache",
+            true,
+            "false: groups of layers are not handed over between pools here",
+        )
+        .map_err(of_this)?;
         let needed = "given, there or in [engine], as there is no model file with GPUs";
         let bytes = pool
             .engine

@@ -23,6 +23,8 @@ use crate::time::SimTime;
 pub struct EventLog {
     on: bool,
     counts_copies: bool,
+    /// Groups of layers are told of that routers do not follow.
+    tells_all_groups: bool,
     /// Nothing was left out since the last event of the batch.
     continues: bool,
     batch: Vec<KvEvent>,
@@ -39,6 +41,7 @@ impl EventLog {
         Self {
             on,
             counts_copies: false,
+            tells_all_groups: false,
             continues: false,
             batch: Vec::new(),
             tiers: None,
@@ -66,6 +69,11 @@ impl EventLog {
     /// Leaves out losses of blocks of which the cache holds another copy.
     pub fn count_copies(&mut self) {
         self.counts_copies = true;
+    }
+
+    /// Tells of all groups of layers, those included that routers do not follow.
+    pub fn tell_all_groups(&mut self) {
+        self.tells_all_groups = true;
     }
 
     /// `run` was stored after `parent`.
@@ -105,6 +113,36 @@ impl EventLog {
             return;
         }
         self.push(KvEvent::Removed { run });
+    }
+
+    /// A group of layers that routers do not follow stored `run`.
+    pub(crate) fn stored_apart(&mut self, group: u32, run: BlockRun) {
+        if !self.on || !self.tells_all_groups {
+            return;
+        }
+        match self.last() {
+            Some(KvEvent::StoredApart { group: before, run: last })
+                if *before == group && last.first.offset(last.len) == run.first =>
+            {
+                last.len += run.len;
+            }
+            _ => self.push(KvEvent::StoredApart { group, run }),
+        }
+    }
+
+    /// A group of layers that routers do not follow lost `run`, its last block first.
+    pub(crate) fn removed_apart(&mut self, group: u32, run: BlockRun) {
+        if !self.on || !self.tells_all_groups {
+            return;
+        }
+        match self.last() {
+            Some(KvEvent::RemovedApart { group: before, run: last })
+                if *before == group && run.first.offset(run.len) == last.first =>
+            {
+                *last = BlockRun { first: run.first, len: run.len + last.len };
+            }
+            _ => self.push(KvEvent::RemovedApart { group, run }),
+        }
     }
 
     /// The event that the next change may continue.

@@ -281,8 +281,9 @@ fn spelled(event: KvEvent, texts: &BTreeMap<BlockId, Vec<u32>>, block_size: u32)
             block_hashes: (0..run.len).rev().map(|at| name(run.first.offset(at))).collect(),
             medium: "GPU",
         },
-        // What lies below GPU memory is not published here.
-        KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => return None,
+        // Groups of layers that routers do not follow, and what lies below GPU memory, are
+        // not published here.
+        _ => return None,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use super::admission::every_block_is_counted;
 use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, request};
-use super::rig::{under_vllm, vllm_config};
+use super::rig::{of_one_pool, under_vllm, vllm_config};
 use super::script::{Run, Script, play, play_pools, router};
 use kv_router_sim::engine::Gauges;
 use kv_router_sim::engine::config::EngineConfig;
@@ -80,7 +80,7 @@ pub(crate) fn any_pools() -> impl Strategy<Value = Two> {
     let workers = (1u32..4, 1u32..4);
     (workers, any_engine(), any_engine(), link).prop_map(|(workers, prefill, decode, link)| {
         let fit = |config: EngineConfig, odd: u64| EngineConfig {
-            rules: under_vllm(config.clone()).rules,
+            rules: of_one_pool(under_vllm(config.clone())).rules,
             block_size: prefill.block_size,
             max_num_batched_tokens: config.max_num_batched_tokens.max(prefill.block_size),
             max_model_len: match config.num_blocks * prefill.block_size {

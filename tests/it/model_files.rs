@@ -1,5 +1,6 @@
 //! Model files, the engine settings they hold, and the KV pools that follow.
 
+use kv_router_sim::engine::config::LayerGroups;
 use kv_router_sim::engine::memory::{self, Budget};
 use kv_router_sim::engine::model::{Dtype, Hardware, Model, ModelChoice, ModelError, Parts, Shape};
 use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, RulesName};
@@ -332,6 +333,37 @@ fn trtllm_lowers_its_limit_to_the_pool_and_vllm_refuses() {
     insta::assert_snapshot!(refused, @r#"max_model_len = 40960: must be at most what the KV pool holds: 1000 blocks of 16 = 16000 tokens; lower it or raise num_blocks"#);
 }
 
+/// Layers with a window hold little: 16,384 blocks of half of the layers are what a sequence of
+/// 131,072 tokens takes in one pool, 9,225 where groups of layers keep KV apart.
+#[test]
+fn groups_of_layers_hold_more_in_the_same_memory() {
+    let file = "gpt-oss-120b-mxfp4-h200-vllm.toml";
+    let (apart, plain) = (config(file, ""), config(file, "hybrid_kv_cache = false"));
+    let groups =
+        LayerGroups { full: 1, windows: 1, window_tokens: 128, windows_first: true, dense: true };
+    assert_eq!(apart.rules.layer_groups(), Some(&groups));
+    assert_eq!(plain.rules.layer_groups(), None);
+    // The same bytes, but for the null block.
+    assert!(apart.num_blocks.abs_diff(2 * plain.num_blocks) <= 2);
+    let more = apart.pool_tokens() as f64 / plain.pool_tokens() as f64;
+    assert!((more - 16_384.0 / 9_225.0).abs() < 0.002, "{more}");
+    // Under TensorRT-LLM all layers hold everything.
+    let trtllm = config("gpt-oss-120b-mxfp4-b200-trtllm.toml", "hybrid_kv_cache = true");
+    assert_eq!(trtllm.rules.layer_groups(), None);
+}
+
+#[test]
+fn groups_of_layers_refuse_what_they_do_not_have() {
+    let model = model("gpt-oss-120b-mxfp4-h200-vllm.toml");
+    let tier = "tier = [{ name = \"host\", latency = \"20us\", capacity = \"100GiB\", bandwidth = \"50GB/s\" }]";
+    let refused = resolve(&model, tier).unwrap_err().to_string();
+    insta::assert_snapshot!(refused, @"hybrid_kv_cache = true: must be false with [[engine.tier]]: groups of layers have no memory below the GPU's here");
+    let chunks = format!("{tier}\nhybrid_kv_cache = false\nscheduler_reserve_full_isl = false");
+    let refused = resolve(&model, &chunks).unwrap_err().to_string();
+    insta::assert_snapshot!(refused, @"scheduler_reserve_full_isl = false: must be true with [[engine.tier]]: what is loaded needs room for the whole prompt here");
+    assert!(resolve(&model, &format!("{tier}\nhybrid_kv_cache = false")).is_ok());
+}
+
 #[test]
 fn refusals_name_key_value_and_way_out() {
     let all: Vec<String> = [
@@ -481,7 +513,7 @@ fn errors_name_file_line_and_key() {
     qwen3-32b-bf16-h200-tp2-vllm.toml:6: hardware.tp is missing
     engines/vllm.toml:2: engine.rules = "vlm": must be one of "vllm", "trtllm"; did you mean "vllm"?
     qwen3-32b-bf16-h200-tp2-vllm.toml:18: engine.block_size = -64: -64 is not between 0 and 4294967295
-    engines/vllm.toml:30: unknown key engine.cuda_graph.paddding; did you mean padding?
+    engines/vllm.toml:32: unknown key engine.cuda_graph.paddding; did you mean padding?
     qwen3-32b-bf16-h200-tp2-vllm.toml:6: not valid TOML: unclosed table, expected `]`
     cannot read gpus/h300.toml: No such file or directory (os error 2) (named by qwen3-32b-bf16-h200-tp2-vllm.toml)
     qwen3-32b-bf16-h200-tp2-vllm.toml:11: hardware.tp = 2: must be 1, unless the efficiencies give allreduce_us and allreduce_gb_per_s

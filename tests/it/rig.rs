@@ -1,7 +1,8 @@
 //! Small engines and workloads that tests are built from.
 
 use kv_router_sim::engine::config::{
-    CudaGraph, EngineConfig, HostTime, Rules, StoreContext, TierOptions, TrtllmOptions, VllmOptions,
+    CudaGraph, EngineConfig, HostTime, LayerGroups, Rules, StoreContext, TierOptions,
+    TrtllmOptions, VllmOptions,
 };
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::roofline::Roofline;
@@ -19,7 +20,7 @@ use std::sync::OnceLock;
 /// vLLM's rules, instant host, fixed step times.
 pub(crate) fn vllm_config() -> EngineConfig {
     EngineConfig {
-        rules: Rules::Vllm(VllmOptions { watermark_blocks: 0 }),
+        rules: Rules::Vllm(VllmOptions::default()),
         block_size: 16,
         num_blocks: 1_000,
         max_num_seqs: 16,
@@ -91,6 +92,35 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
     config
 }
 
+/// Every option of vLLM's rules; one pool for all layers half of the time.
+fn any_vllm_options() -> impl Strategy<Value = VllmOptions> {
+    let counts = prop_oneof![(0u32..3, Just(1u32)), (1u32..3, 1u32..3)];
+    let groups = (counts, 2u32..40, any::<bool>(), any::<bool>());
+    let groups = groups.prop_map(|((full, windows), window_tokens, windows_first, dense)| {
+        LayerGroups { full, windows, window_tokens, windows_first, dense }
+    });
+    let long_prefill_tokens = prop_oneof![2 => Just(0u32), 1 => 1u32..20];
+    let any = (0u32..3, any::<bool>(), long_prefill_tokens, prop::option::of(groups));
+    any.prop_map(|(watermark_blocks, admits_by_chunk, long_prefill_tokens, groups)| VllmOptions {
+        watermark_blocks,
+        admits_by_chunk,
+        long_prefill_tokens,
+        groups,
+    })
+}
+
+/// The same worker with what goes with tiers and other pools: one pool for all layers, and
+/// room for whole prompts.
+pub(crate) fn of_one_pool(config: EngineConfig) -> EngineConfig {
+    let rules = match config.rules {
+        Rules::Vllm(options) => {
+            Rules::Vllm(VllmOptions { groups: None, admits_by_chunk: false, ..options })
+        }
+        rules => rules,
+    };
+    EngineConfig { rules, ..config }
+}
+
 /// Every option of TensorRT-LLM's rules; the defaults half of the time.
 fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
@@ -108,7 +138,7 @@ fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
 /// limit is met.
 pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
     let shape = (any::<bool>(), any::<bool>(), prop_oneof![Just(1u32), Just(2), 3u32..9, Just(16)]);
-    let limits = (6u32..60, 1u32..9, 4u32..80, any::<bool>(), 0u32..3);
+    let limits = (6u32..60, 1u32..9, 4u32..80, any::<bool>(), any_vllm_options());
     let host = (0u64..3_000, 0u64..2_000, 0u64..60_000, 0u64..50);
     let graph = (prop::collection::vec(1u32..9, 0..4), any::<bool>());
     let time = prop_oneof![
@@ -125,19 +155,16 @@ pub(crate) fn any_engine() -> impl Strategy<Value = EngineConfig> {
         |(shape, limits, host, (sizes, padding), (prefill, decode), is_roofline, grid, options)| {
             let (trtllm, longest) = options;
             let (vllm, overlap, block_size) = shape;
-            let (num_blocks, max_num_seqs, budget, prefix_caching, watermark_blocks) = limits;
-            let watermark_blocks = watermark_blocks.min(num_blocks - 1);
-            let rules = match vllm {
-                true => Rules::Vllm(VllmOptions { watermark_blocks }),
-                false => Rules::Trtllm(trtllm),
-            };
+            let (num_blocks, max_num_seqs, budget, prefix_caching, vllm_options) = limits;
+            let rules = if vllm { Rules::Vllm(vllm_options) } else { Rules::Trtllm(trtllm) };
             let ps = |ps: u64| SimDuration::from_ps(ps / grid * grid);
             let step_time = if is_roofline {
                 roofline()
             } else {
                 StepTime::Fixed { prefill: ps(prefill), decode: ps(decode) }
             };
-            let pool = num_blocks * block_size;
+            let groups = rules.layer_groups().map_or(1, LayerGroups::count);
+            let pool = num_blocks / groups * block_size;
             let (max_model_len, budget) = match longest {
                 Some(longest) => (longest.min(pool), budget.min(longest).max(longest.min(pool))),
                 None => (pool, budget),

@@ -5,7 +5,7 @@ use super::lives::check;
 use super::program::{EXPERIMENT, Scratch, text};
 use super::rig::{
     Draw, any_conversations, any_draws, any_engine, any_policy, arrivals, cases, closed_loop,
-    lone_request, roofline, trtllm_config, vllm_config,
+    lone_request, of_one_pool, roofline, trtllm_config, vllm_config,
 };
 use super::script::{Run, Script, play, router};
 use kv_router_sim::engine::config::{EngineConfig, Rules, TierOptions, TrtllmOptions};
@@ -64,7 +64,7 @@ pub(crate) fn any_tiered_engine() -> impl Strategy<Value = EngineConfig> {
             let offload = if computed { Offload::Computed } else { Offload::Evicted };
             let tiers = Medium::ALL.into_iter().zip(tiers).map(spec).collect();
             let tiers = TierOptions { tiers, offload, load };
-            EngineConfig { tiers, prefix_caching: true, ..config }
+            EngineConfig { tiers, prefix_caching: true, ..of_one_pool(config) }
         },
     )
 }

@@ -1,11 +1,14 @@
 //! Recorded runs of real vLLM, replayed step for step.
 //!
-//! `tests/data/vllm-runs/*.json` were recorded from vLLM 0.32.0 (CPU): the engine
-//! was paused, a batch of requests queued, the engine resumed, so that its
-//! sequence of steps does not depend on time. Further files are read from the
-//! folder named by `SIM_VLLM_RUNS`.
+//! `tests/data/vllm-runs` was recorded from vLLM 0.32.0 (CPU). Where `recorded` is `"sched"`,
+//! its scheduler and KV cache manager were driven as its engine does it, with random tokens
+//! in place of a model; else the engine itself ran. It was paused, a batch of requests
+//! queued, the engine resumed, or requests came and went by turns of its loop: so its
+//! sequence of steps does not depend on time. Further files, `.json` or `.json.gz`, are read
+//! from the folder named by `SIM_VLLM_RUNS`.
 
-use kv_router_sim::engine::config::{EngineConfig, Rules, VllmOptions};
+use flate2::read::GzDecoder;
+use kv_router_sim::engine::config::{EngineConfig, LayerGroups, Rules, VllmOptions};
 use kv_router_sim::engine::{Outbox, StepRecord, Wake, Worker};
 use kv_router_sim::event::{KvEvent, WorkerEventKind};
 use kv_router_sim::id::{BlockId, RequestId, WorkerId};
@@ -52,6 +55,58 @@ struct Config {
     max_model_len: u32,
     #[serde(default)]
     watermark: f64,
+    #[serde(default, rename = "async")]
+    overlap: bool,
+    #[serde(default = "on")]
+    prefix_caching: bool,
+    #[serde(default = "on")]
+    chunked_prefill: bool,
+    #[serde(default)]
+    args: Args,
+    /// `"full"` or the tokens of a window, for each group of layers.
+    #[serde(default)]
+    groups: Vec<serde_json::Value>,
+    /// As the engine made them: kind, and layers.
+    #[serde(default)]
+    kv_groups: Vec<(String, Vec<String>)>,
+    /// `prefix_cache_retention_interval`.
+    retention: Option<u32>,
+    recorded: Option<String>,
+}
+
+/// vLLM's own names.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Args {
+    long_prefill_token_threshold: u32,
+    scheduler_reserve_full_isl: Option<bool>,
+}
+
+impl Config {
+    fn layer_groups(&self) -> Option<LayerGroups> {
+        let from_engine = self.recorded.as_deref() == Some("engine");
+        let windows: Vec<Option<u32>> = if from_engine {
+            // The one window of the recorded network.
+            let window = |kind: &str| kind.starts_with("SlidingWindow").then_some(128);
+            self.kv_groups.iter().map(|(kind, _)| window(kind)).collect()
+        } else {
+            self.groups.iter().map(|group| group.as_u64().map(|w| w.try_into().unwrap())).collect()
+        };
+        let count = |n: usize| u32::try_from(n).unwrap();
+        let with_window = windows.iter().flatten().count();
+        Some(LayerGroups {
+            full: count(windows.len() - with_window),
+            windows: count(with_window),
+            window_tokens: *windows.iter().flatten().next()?,
+            windows_first: windows[0].is_some(),
+            // The engine has 0 unless told otherwise, its parts have none.
+            dense: !from_engine && self.retention.is_none(),
+        })
+    }
+}
+
+fn on() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -63,6 +118,8 @@ struct Batch {
     /// Nothing of a request that was given up before it ran.
     cached: Vec<Option<u32>>,
     events: Vec<(String, usize)>,
+    /// The step at whose end each of them was published, where that was recorded.
+    event_step: Option<Vec<usize>>,
     preemptions: usize,
     /// Where requests come in mid-run: before which turn of the engine's loop each does.
     #[serde(default)]
@@ -93,8 +150,8 @@ impl Interner {
     }
 }
 
-/// Renumbers blocks by first appearance.
-fn renumber(events: impl IntoIterator<Item = (char, u64)>) -> Vec<(String, usize)> {
+/// Renumbers blocks of groups by first appearance.
+fn renumber(events: impl IntoIterator<Item = (char, (u32, u64))>) -> Vec<(String, usize)> {
     let mut numbers = BTreeMap::new();
     let mut renumbered = Vec::new();
     for (kind, id) in events {
@@ -110,12 +167,17 @@ struct Replay {
     interner: Interner,
     now: SimTime,
     requests: u32,
+    /// With overlap: a step runs whose results are handled at the end of the next.
+    in_flight: bool,
+    /// When the results of each step were handled, and the blocks used then.
+    handled: Vec<(SimTime, u32)>,
 }
 
 impl Replay {
     fn batch(&mut self, batch: &Batch, name: &str) {
         let mut out = Outbox { steps: Some(Vec::new()), ..Outbox::default() };
         let first = self.requests;
+        self.handled.clear();
         let mut requests = Vec::new();
         for (i, (prompt, output)) in batch.prompts.iter().zip(&batch.outputs).enumerate() {
             let output_tokens = u32::try_from(output.len()).unwrap();
@@ -148,14 +210,21 @@ impl Replay {
             }
         }
         let mut events = Vec::new();
-        self.worker.take_kv_events(SimTime::MAX, &mut out, |_, event| match event {
-            KvEvent::Stored { run, .. } => {
-                events.extend((0..run.len).map(|i| ('+', run.first.offset(i).0)));
+        let mut published = Vec::new();
+        self.worker.take_kv_events(SimTime::MAX, &mut out, |at, event| {
+            let (stored, group, run) = match event {
+                KvEvent::Stored { run, .. } => (true, u32::MAX, run),
+                KvEvent::Removed { run } => (false, u32::MAX, run),
+                KvEvent::StoredApart { group, run } => (true, group, run),
+                KvEvent::RemovedApart { group, run } => (false, group, run),
+                other => panic!("{other:?} without tiers"),
+            };
+            let block = |i| (group, run.first.offset(i).0);
+            match stored {
+                true => events.extend((0..run.len).map(|i| ('+', block(i)))),
+                false => events.extend((0..run.len).rev().map(|i| ('-', block(i)))),
             }
-            KvEvent::Removed { run } => {
-                events.extend((0..run.len).rev().map(|i| ('-', run.first.offset(i).0)));
-            }
-            other => panic!("{other:?} without tiers"),
+            published.resize(events.len(), at);
         });
         let steps = out.steps.unwrap();
         if self.config.fast_forward {
@@ -163,6 +232,7 @@ impl Replay {
             assert_eq!(batch.steps.len() as u64, count, "{name}: number of steps");
         } else {
             self.compare_steps(batch, &steps, name);
+            self.compare_publishing(batch, &published, name);
         }
         assert_eq!(batch.cached, cached, "{name}: cached tokens");
         assert_eq!(batch.events, renumber(events), "{name}: cache events");
@@ -178,13 +248,20 @@ impl Replay {
 
     /// Goes through a step; false if there is none.
     fn step(&mut self, out: &mut Outbox) -> bool {
+        let count = |out: &Outbox| out.steps.as_ref().map_or(0, Vec::len);
         loop {
             match self.worker.wake() {
                 None => return false,
                 Some(Wake::StartStep(at)) => self.worker.start_step(at, out),
                 Some(Wake::FinishStep(at)) => {
                     self.now = at;
+                    let before = count(out);
                     self.worker.finish_step(at, out);
+                    let (total, free) = self.worker.blocks();
+                    if self.in_flight || !self.config.overlap {
+                        self.handled.push((at, total - free));
+                    }
+                    self.in_flight = count(out) > before;
                     return true;
                 }
             }
@@ -209,9 +286,20 @@ impl Replay {
         }
     }
 
+    /// KV events leave when the results of a step are handled.
+    fn compare_publishing(&self, batch: &Batch, published: &[SimTime], name: &str) {
+        let Some(recorded) = &batch.event_step else { return };
+        assert_eq!(recorded.len(), published.len(), "{name}: cache events");
+        for (i, (&step, &at)) in recorded.iter().zip(published).enumerate() {
+            assert_eq!(self.handled[step].0, at, "{name}: event {i} leaves after step {step}");
+        }
+    }
+
     fn compare_steps(&self, batch: &Batch, steps: &[StepRecord], name: &str) {
-        for (i, (real, mine)) in batch.steps.iter().zip(steps).enumerate() {
-            let percent = 100.0 * f64::from(mine.used_blocks) / f64::from(self.config.num_blocks);
+        assert_eq!(steps.len(), self.handled.len(), "{name}: steps whose results are handled");
+        let results = steps.iter().zip(&self.handled);
+        for (i, (real, (mine, (_, used_blocks)))) in batch.steps.iter().zip(results).enumerate() {
+            let percent = 100.0 * f64::from(*used_blocks) / f64::from(self.config.num_blocks);
             let counts =
                 (mine.prefill_seqs, mine.prefill_tokens, mine.decode_seqs, mine.decode_tokens);
             // vLLM prints the usage with one decimal.
@@ -223,32 +311,42 @@ impl Replay {
     }
 }
 
+fn read(path: &Path) -> Run {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let packed = path.extension().is_some_and(|extension| extension == "gz");
+    let run = match packed {
+        true => serde_json::from_reader(GzDecoder::new(&bytes[..])),
+        false => serde_json::from_slice(&bytes),
+    };
+    run.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 /// Replays a file and returns its number of batches.
 fn replay(path: &Path, fast_forward: bool) -> usize {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let run: Run =
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let Config {
-        num_blocks,
-        block_size,
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
-        watermark,
-    } = run.config;
+    let run = read(path);
+    let recorded = &run.config;
+    let num_blocks = recorded.num_blocks;
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a small positive share"
     )]
-    let watermark_blocks = (watermark * f64::from(num_blocks)) as u32;
+    let watermark_blocks = (recorded.watermark * f64::from(num_blocks)) as u32;
     let config = EngineConfig {
         num_blocks: num_blocks - 1, // block 0 is vLLM's null block
-        block_size,
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
-        rules: Rules::Vllm(VllmOptions { watermark_blocks }),
+        block_size: recorded.block_size,
+        max_num_seqs: recorded.max_num_seqs,
+        max_num_batched_tokens: recorded.max_num_batched_tokens,
+        max_model_len: recorded.max_model_len,
+        chunked_prefill: recorded.chunked_prefill,
+        prefix_caching: recorded.prefix_caching,
+        overlap: recorded.overlap,
+        rules: Rules::Vllm(VllmOptions {
+            watermark_blocks,
+            admits_by_chunk: recorded.args.scheduler_reserve_full_isl == Some(false),
+            long_prefill_tokens: recorded.args.long_prefill_token_threshold,
+            groups: recorded.layer_groups(),
+        }),
         fast_forward,
         ..super::rig::vllm_config()
     };
@@ -258,7 +356,10 @@ fn replay(path: &Path, fast_forward: bool) -> usize {
         interner: Interner::default(),
         now: SimTime::ZERO,
         requests: 0,
+        in_flight: false,
+        handled: Vec::new(),
     };
+    replay.worker.tell_all_groups();
     let mut batches = 0;
     for (scenario, recorded) in &run.scenarios {
         assert!(replay.worker.reset_prefix_cache(), "nothing runs between scenarios");
@@ -271,32 +372,77 @@ fn replay(path: &Path, fast_forward: bool) -> usize {
     batches
 }
 
-fn json_files(folder: &Path) -> Vec<PathBuf> {
+/// Replays a file step by step and with fast-forward.
+fn hold(path: &Path) {
+    let batches = replay(path, false);
+    // Where requests come and go by turns of the loop, no turn may be passed over.
+    let by_turns = read(path)
+        .scenarios
+        .iter()
+        .flat_map(|(_, batches)| batches)
+        .any(|batch| !batch.arrive.is_empty());
+    assert_eq!(replay(path, !by_turns), batches, "fast-forward sees the same");
+}
+
+/// A test for each recording.
+macro_rules! recordings {
+    ($($name:ident = $file:literal,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                hold(&shipped($file));
+            }
+        )*
+
+        #[test]
+        fn every_recording_is_replayed() {
+            let files = [$(shipped($file)),*];
+            let mut folder = recordings(&shipped(""));
+            folder.retain(|file| !files.contains(file));
+            assert!(folder.is_empty(), "{folder:?}");
+        }
+    };
+}
+
+recordings! {
+    matches_four_sequences = "blocks64-bs32-seqs4-budget256",
+    matches_sixteen_sequences = "blocks48-bs64-seqs16-budget512",
+    matches_aborts = "aborts",
+    matches_arrivals = "arrivals",
+    matches_async0 = "async0",
+    matches_async1 = "async1",
+    matches_async_engine = "async_engine",
+    matches_exact_fill = "exact_fill",
+    matches_gemma = "gemma",
+    matches_http = "http-seed777",
+    matches_hybrid0 = "hybrid0",
+    matches_hybrid1 = "hybrid1",
+    matches_hybrid_default0 = "hybrid_default0",
+    matches_hybrid_default1 = "hybrid_default1",
+    matches_long_prefill_64 = "long_prefill_64",
+    matches_no_caching = "no_caching",
+    matches_no_chunks = "no_chunks",
+    matches_no_reserve = "no_reserve",
+}
+
+fn shipped(file: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vllm-runs");
+    if file.is_empty() { folder } else { folder.join(format!("{file}.json.gz")) }
+}
+
+fn recordings(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a readable folder").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .filter(|path| path.to_string_lossy().contains(".json"))
         .collect();
     files.sort();
     files
 }
 
 #[test]
-fn every_recorded_batch_of_real_vllm_matches_step_for_step() {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vllm-runs");
-    let mut files = json_files(&shipped);
-    assert_eq!(files.len(), 3, "the shipped recordings");
+fn further_recordings_match() {
     if let Some(folder) = std::env::var_os("SIM_VLLM_RUNS") {
-        files.extend(json_files(Path::new(&folder)));
+        recordings(Path::new(&folder)).iter().for_each(|path| hold(path));
     }
-    let mut total = 0;
-    for path in &files {
-        let batches = replay(path, false);
-        // Where requests come and go by turns of the loop, no turn may be passed over.
-        let by_turns = path.ends_with("aborts.json") || path.ends_with("arrivals.json");
-        assert_eq!(replay(path, !by_turns), batches, "fast-forward sees the same");
-        println!("{}: {batches} of {batches} batches match", path.file_name().unwrap().display());
-        total += batches;
-    }
-    assert!(total >= 62, "{total} batches");
 }

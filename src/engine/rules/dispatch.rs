@@ -24,9 +24,7 @@ macro_rules! schedulers {
             /// With nothing in queue, batch and cache.
             pub(in crate::engine) fn new(config: &EngineConfig) -> Self {
                 match config.rules {
-                    $(Rules::$name(options) => {
-                        Self::$name($scheduler::new(options, config.block_size, config.num_blocks))
-                    })*
+                    $(Rules::$name(options) => Self::$name($scheduler::new(options, config)),)*
                 }
             }
         }

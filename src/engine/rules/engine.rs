@@ -1,6 +1,8 @@
 //! What settings, memory and fleets must know of an engine before a worker runs.
 
+use super::LayerGroups;
 use crate::engine::memory::Budget;
+use crate::engine::shape::Shape;
 use crate::kv::Offload;
 use crate::settings::Invalid;
 use std::fmt::Debug;
@@ -18,15 +20,31 @@ pub trait Engine: Clone + Debug + PartialEq {
     /// What it does unless told otherwise.
     const DEFAULTS: Defaults;
 
-    /// The options that `settings` ask for, with a pool of `num_blocks`.
+    /// The options that `settings` ask for, with a pool of `num_blocks` for a network of
+    /// `shape`, if one is given.
     ///
     /// # Errors
     /// Names the first key, relative to `[engine]`, whose value cannot be used.
-    fn resolve(settings: &Self::Settings, num_blocks: u32) -> Result<Self, Invalid>;
+    fn resolve(
+        settings: &Self::Settings,
+        num_blocks: u32,
+        shape: Option<&Shape>,
+    ) -> Result<Self, Invalid>;
+
+    /// The share of a network's layers that has KV in one block: all of them, unless groups
+    /// of layers keep KV apart.
+    fn block_share(_settings: &Self::Settings, _shape: &Shape) -> f64 {
+        1.0
+    }
 
     /// KV blocks that requests can use, where a token takes `bytes_per_token` on each
     /// GPU: a whole number, not positive if there is no room.
     fn kv_blocks(budget: &Budget, bytes_per_token: f64, block_size: u32) -> f64;
+
+    /// Groups of layers that keep KV apart, if they do.
+    fn layer_groups(&self) -> Option<&LayerGroups> {
+        None
+    }
 
     /// Refuses limits with which the engine would not start, or could only hang.
     ///
@@ -53,6 +71,8 @@ pub struct Defaults {
     pub lowers_model_len: bool,
     /// Its workers can prefill for others and decode for others, as far as that is modelled.
     pub hands_over_kv: bool,
+    /// Groups of layers keep KV apart, where some layers have a window.
+    pub keeps_layers_apart: bool,
     /// The number format of the KV cache is that of the weights; otherwise 16 bit.
     pub kv_as_weights: bool,
     /// Whether it starts with blocks of so many tokens, and with which it does.
@@ -68,4 +88,6 @@ pub struct Limits {
     pub num_blocks: u32,
     /// Tokens computed in one step.
     pub max_num_batched_tokens: u32,
+    /// There is KV memory below the GPU's.
+    pub has_tiers: bool,
 }

@@ -39,9 +39,10 @@ pub mod vllm;
 
 pub use engine::{Defaults, Engine, Limits};
 pub use trtllm::TrtllmOptions;
-pub use vllm::VllmOptions;
+pub use vllm::{LayerGroups, VllmOptions};
 
 use super::memory::Budget;
+use super::shape::Shape;
 use crate::settings::Invalid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,11 +93,23 @@ macro_rules! rules {
             ///
             /// # Errors
             /// As [`Engine::resolve`].
-            pub fn resolve(self, settings: &OwnSettings, num_blocks: u32) -> Result<Rules, Invalid> {
+            pub fn resolve(
+                self,
+                settings: &OwnSettings,
+                num_blocks: u32,
+                shape: Option<&Shape>,
+            ) -> Result<Rules, Invalid> {
                 match self {
                     $(Self::$name => {
-                        $options::resolve(&settings.$folder, num_blocks).map(Rules::$name)
+                        $options::resolve(&settings.$folder, num_blocks, shape).map(Rules::$name)
                     })*
+                }
+            }
+
+            /// See [`Engine::block_share`].
+            pub fn block_share(self, settings: &OwnSettings, shape: &Shape) -> f64 {
+                match self {
+                    $(Self::$name => $options::block_share(&settings.$folder, shape),)*
                 }
             }
 
@@ -122,6 +135,13 @@ macro_rules! rules {
             pub const fn name(&self) -> RulesName {
                 match self {
                     $(Self::$name(_) => RulesName::$name,)*
+                }
+            }
+
+            /// Groups of layers that keep KV apart, if they do.
+            pub fn layer_groups(&self) -> Option<&LayerGroups> {
+                match self {
+                    $(Self::$name(options) => options.layer_groups(),)*
                 }
             }
 

@@ -522,7 +522,7 @@ impl Policy for DynamoPolicy {
         let data = match *event {
             KvEvent::Stored { parent, run } => stored(parent.map(|block| block.0), ids(run)),
             KvEvent::Removed { run } => removed(ids(run).rev()),
-            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {
+            _ => {
                 self.lower.apply(worker, event);
                 return;
             }

@@ -37,7 +37,7 @@ impl LowerIndex {
         let (medium, run, stored) = match *event {
             KvEvent::StoredBelow { medium, run } => (medium, run, true),
             KvEvent::RemovedBelow { medium, run } => (medium, run, false),
-            KvEvent::Stored { .. } | KvEvent::Removed { .. } => return,
+            _ => return,
         };
         if self.held.len() <= worker.index() {
             self.held.resize_with(worker.index() + 1, Default::default);

@@ -75,8 +75,8 @@ impl HeldIndex {
         match *event {
             KvEvent::Stored { parent, run } => self.store(worker, parent, run),
             KvEvent::Removed { run } => self.remove(worker, run),
-            // Not GPU memory.
-            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {}
+            // Not GPU memory, or not of the layers that are followed.
+            _ => {}
         }
     }
 

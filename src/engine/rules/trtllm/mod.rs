@@ -8,6 +8,7 @@ pub(in crate::engine) use scheduler::TrtllmScheduler;
 
 use super::engine::{Defaults, Engine, Limits};
 use crate::engine::memory::Budget;
+use crate::engine::shape::Shape;
 use crate::kv::Offload;
 use crate::settings::Invalid;
 use schemars::JsonSchema;
@@ -65,6 +66,7 @@ impl Engine for TrtllmOptions {
         graph_sizes,
         lowers_model_len: true,
         hands_over_kv: false,
+        keeps_layers_apart: false,
         // 8-bit checkpoints for it bring scales for the cache (assumed of all).
         kv_as_weights: true,
         takes_blocks: |tokens| {
@@ -72,7 +74,7 @@ impl Engine for TrtllmOptions {
         },
     };
 
-    fn resolve(settings: &Self, _num_blocks: u32) -> Result<Self, Invalid> {
+    fn resolve(settings: &Self, _: u32, _: Option<&Shape>) -> Result<Self, Invalid> {
         Ok(*settings)
     }
 

@@ -6,6 +6,7 @@
 
 use super::cache::TrtllmCache;
 use super::{StoreContext, TrtllmOptions};
+use crate::engine::config::EngineConfig;
 use crate::engine::core::Core;
 use crate::engine::decode_set::DecodeSet;
 use crate::engine::scheduler::{BatchAndQueue, Scheduler};
@@ -193,7 +194,8 @@ impl Scheduler for TrtllmScheduler {
 }
 
 impl TrtllmScheduler {
-    pub(in crate::engine) fn new(options: TrtllmOptions, block_size: u32, num_blocks: u32) -> Self {
+    pub(in crate::engine) fn new(options: TrtllmOptions, config: &EngineConfig) -> Self {
+        let EngineConfig { block_size, num_blocks, .. } = *config;
         Self {
             options,
             cache: TrtllmCache::new(block_size, num_blocks, options.partial_reuse),

@@ -1,21 +1,53 @@
 //! vLLM (V1, first come first served): rules R1-R9 of docs/engine-rules.md.
 
 mod cache;
+mod groups;
 mod scheduler;
 
 pub use cache::{Held, Hits, VllmCache};
+pub use groups::LayerGroups;
 pub(in crate::engine) use scheduler::VllmScheduler;
 
 use super::engine::{Defaults, Engine, Limits};
 use crate::engine::memory::Budget;
+use crate::engine::shape::Shape;
 use crate::kv::Offload;
 use crate::settings::Invalid;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The keys of `[engine]` that only vLLM has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VllmSettings {
     /// Share of the pool that admission leaves free. Default 0, as in vLLM.
     pub watermark: Option<f64>,
+    /// Admission asks for blocks for the whole prompt. Default true.
+    pub scheduler_reserve_full_isl: Option<bool>,
+    /// Most tokens of a prompt in a step, unless nothing else is there. Default 0: no limit.
+    pub long_prefill_token_threshold: Option<u32>,
+    /// Groups of layers keep KV apart, where some have a window. Default true.
+    pub hybrid_kv_cache: Option<bool>,
+    /// Which blocks of windows can be hit. Default `"boundaries"`.
+    pub prefix_cache_retention: Option<Retention>,
+}
+
+/// Which full blocks of layers with a window can be hit
+/// (`prefix_cache_retention_interval` of vLLM).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Retention {
+    /// All: no interval.
+    Dense,
+    /// Those before the end of a prompt, and of what it shares with others: interval 0.
+    Boundaries,
+}
+
+impl VllmSettings {
+    fn layer_groups(&self, shape: &Shape) -> Option<(LayerGroups, u32)> {
+        let dense = self.prefix_cache_retention == Some(Retention::Dense);
+        let apart = self.hybrid_kv_cache.unwrap_or(true);
+        if apart { LayerGroups::of(shape, dense) } else { None }
+    }
 }
 
 /// Options of vLLM's rules.
@@ -23,6 +55,14 @@ pub struct VllmSettings {
 pub struct VllmOptions {
     /// Blocks that admission leaves free while something runs.
     pub watermark_blocks: u32,
+    /// Admission asks for blocks for the first chunk of a prompt only, not for the whole of
+    /// it (`scheduler_reserve_full_isl` off).
+    pub admits_by_chunk: bool,
+    /// Most tokens of a prompt in a step, unless nothing else is there; 0: no such limit
+    /// (`long_prefill_token_threshold`).
+    pub long_prefill_tokens: u32,
+    /// Groups of layers, where these keep KV apart.
+    pub groups: Option<LayerGroups>,
 }
 
 impl Engine for VllmOptions {
@@ -38,6 +78,7 @@ impl Engine for VllmOptions {
         graph_sizes,
         lowers_model_len: false,
         hands_over_kv: true,
+        keeps_layers_apart: true,
         // In the network's own type.
         kv_as_weights: false,
         takes_blocks: |tokens| {
@@ -49,7 +90,11 @@ impl Engine for VllmOptions {
         },
     };
 
-    fn resolve(settings: &VllmSettings, num_blocks: u32) -> Result<Self, Invalid> {
+    fn resolve(
+        settings: &VllmSettings,
+        num_blocks: u32,
+        shape: Option<&Shape>,
+    ) -> Result<Self, Invalid> {
         let watermark = settings.watermark.unwrap_or(0.0);
         Invalid::unless(
             (0.0..1.0).contains(&watermark),
@@ -62,7 +107,19 @@ impl Engine for VllmOptions {
             clippy::cast_sign_loss,
             reason = "rounds down, as vLLM does; a share of a u32 fits"
         )]
-        Ok(Self { watermark_blocks: (watermark * f64::from(num_blocks)) as u32 })
+        let watermark_blocks = (watermark * f64::from(num_blocks)) as u32;
+        Ok(Self {
+            watermark_blocks,
+            admits_by_chunk: settings.scheduler_reserve_full_isl == Some(false),
+            long_prefill_tokens: settings.long_prefill_token_threshold.unwrap_or(0),
+            groups: shape.and_then(|shape| settings.layer_groups(shape)).map(|(groups, _)| groups),
+        })
+    }
+
+    fn block_share(settings: &VllmSettings, shape: &Shape) -> f64 {
+        settings
+            .layer_groups(shape)
+            .map_or(1.0, |(_, layers)| f64::from(layers) / f64::from(shape.layers))
     }
 
     /// `gpu_memory_utilization` is a share of the whole GPU, out of which weights and
@@ -73,12 +130,36 @@ impl Engine for VllmOptions {
         (bytes / (bytes_per_token * f64::from(block_size))).floor() - 1.0
     }
 
+    fn layer_groups(&self) -> Option<&LayerGroups> {
+        self.groups.as_ref()
+    }
+
     fn validate(&self, limits: Limits) -> Result<(), Invalid> {
         Invalid::unless(
             self.watermark_blocks < limits.num_blocks,
             "watermark",
             self.watermark_blocks,
             &format!("fewer blocks than the pool has ({})", limits.num_blocks),
+        )?;
+        if let Some(groups) = &self.groups {
+            Invalid::unless(
+                groups.window_tokens >= 2,
+                "hybrid_kv_cache",
+                format!("a window of {} tokens", groups.window_tokens),
+                "a window of 2 tokens or more; or set hybrid_kv_cache = false",
+            )?;
+        }
+        Invalid::unless(
+            self.groups.is_none() || !limits.has_tiers,
+            "hybrid_kv_cache",
+            true,
+            "false with [[engine.tier]]: groups of layers have no memory below the GPU's here",
+        )?;
+        Invalid::unless(
+            !self.admits_by_chunk || !limits.has_tiers,
+            "scheduler_reserve_full_isl",
+            false,
+            "true with [[engine.tier]]: what is loaded needs room for the whole prompt here",
         )
     }
 }

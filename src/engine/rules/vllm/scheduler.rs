@@ -6,8 +6,10 @@
 //! while budget, places and free blocks last. Memory is not reserved: when a
 //! running sequence finds no free block, the last admitted one is preempted.
 
-use super::VllmOptions;
 use super::cache::{Held, Hits, VllmCache};
+use super::groups::{GroupHit, GroupedCache};
+use super::{LayerGroups, VllmOptions};
+use crate::engine::config::EngineConfig;
 use crate::engine::core::Core;
 use crate::engine::decode_set::{DecodeSet, Member};
 use crate::engine::scheduler::{BatchAndQueue, Handover, OnDemand, Scheduler};
@@ -24,7 +26,14 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(in crate::engine) struct VllmScheduler {
     options: VllmOptions,
+    /// Tokens whose blocks decoding has filled and not yet entered: with async scheduling a
+    /// block enters the cache one step late, in the one that takes the next (R9).
+    late: u32,
+    /// Most tokens of a prompt in the step that is formed.
+    longest_chunk: u32,
     cache: VllmCache,
+    /// What takes the place of `cache` where groups of layers keep KV apart.
+    groups: Option<Box<GroupedCache>>,
     own: PerSeq<Own>,
     waiting: VecDeque<SeqId>,
     /// In order of admission; sequences whose last step runs are still here.
@@ -32,12 +41,16 @@ pub(in crate::engine) struct VllmScheduler {
     /// Requests that hold blocks into which KV is being loaded.
     loading: Vec<SeqId>,
     hits: Hits,
+    /// The same of groups of layers.
+    group_hit: GroupHit,
     /// What was decided depends on loads from lower tiers, so that the next boundary
     /// may decide otherwise.
     looks_again: bool,
     /// The request at the head waits for memory, or for room in a step that must
     /// take all of it.
     head_blocked: bool,
+    /// With groups: free blocks without which it waits on in any case.
+    head_needs: u32,
     /// The first decode step whose blocks have not been filled.
     filled_to: u64,
     /// Requests with blocks for KV that is on its way.
@@ -59,6 +72,8 @@ struct Own {
     filled_at: u64,
     /// Preempted at least once.
     preempted: bool,
+    /// Tokens of KV before the last chunk of its prompt that was scheduled.
+    before_chunk: u32,
 }
 
 impl Scheduler for VllmScheduler {
@@ -68,15 +83,18 @@ impl Scheduler for VllmScheduler {
 
     fn submit(&mut self, id: SeqId) {
         *self.own.place(id) = Own::default();
+        if let Some(groups) = &mut self.groups {
+            groups.place(id);
+        }
         self.waiting.push_back(id);
     }
 
     fn form(&mut self, core: &mut Core, step: &mut FormedStep, _from_idle: bool) {
         self.take_loaded(core);
         let preempted_before = step.preempted.len();
-        self.decode(core, step);
-        let mut budget = core.config.max_num_batched_tokens - core.decode.len();
-        self.resume_prefill(core, step, &mut budget);
+        self.longest_chunk = self.longest_chunk();
+        let mut budget = core.config.max_num_batched_tokens;
+        self.run_on(core, step, &mut budget);
         self.head_blocked = false;
         self.looks_again = false;
         // Blocks for KV that is on its way can make the only sequence that runs
@@ -114,12 +132,15 @@ impl Scheduler for VllmScheduler {
     /// Sequences in order of admission take a block at the start of one (evicting what
     /// it held) and publish it when they fill it (R5, R6).
     fn decode_blocks(&mut self, core: &mut Core, step: u64) {
+        if self.groups.is_some() {
+            return self.decode_group_blocks(core, step);
+        }
         self.filled_to = step + 1;
         let takers = core.decode.takers(step).len();
         if !core.log.is_ordered() {
             self.cache.allocate(narrow(takers), &mut core.log);
-            for i in 0..core.decode.fillers(step).len() {
-                let Member { id, defers, .. } = core.decode.fillers(step)[i];
+            for i in 0..self.fillers(core, step).len() {
+                let Member { id, defers, .. } = self.fillers(core, step)[i];
                 if !defers {
                     self.fill_block(core, id, step);
                     self.defer(core, id, step);
@@ -127,11 +148,11 @@ impl Scheduler for VllmScheduler {
             }
             return;
         }
-        let fillers = core.decode.fillers(step).len();
+        let filled = self.fillers(core, step).len();
         let (mut t, mut f) = (0, 0);
-        while t < takers || f < fillers {
+        while t < takers || f < filled {
             let taker = core.decode.takers(step).get(t).map_or(u64::MAX, |who| who.admission);
-            match core.decode.fillers(step).get(f) {
+            match self.fillers(core, step).get(f) {
                 Some(filler) if filler.admission < taker => {
                     f += 1;
                     self.fill_block(core, filler.id, step);
@@ -144,13 +165,22 @@ impl Scheduler for VllmScheduler {
         }
     }
 
-    /// A block is published in the step that fills it, the one before the next is taken.
+    /// A block is published in the step that fills it, the one before the next is taken, or
+    /// as late as that.
     fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
+        if let Some(groups) = &self.groups {
+            let due = self.due_before_taking(groups, decode).into_iter();
+            let next = |ahead: u64| decode.next_taking(step + ahead).saturating_sub(ahead);
+            return due.map(next).min().expect("a block is taken");
+        }
         let taking = decode.next_taking(step);
-        if taking > step { taking - 1 } else { taking }
+        if taking > step { taking - u64::from(1 - self.late) } else { taking }
     }
 
     fn undisturbed_steps(&self, core: &Core, max: u64) -> u64 {
+        if let Some(groups) = &self.groups {
+            return self.undisturbed_group_steps(groups, core, max);
+        }
         if self.looks_again || self.head_blocked && self.head_may_find_new_blocks(core) {
             return 0;
         }
@@ -174,6 +204,9 @@ impl Scheduler for VllmScheduler {
     }
 
     fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32 {
+        if let Some(groups) = &self.groups {
+            return groups.look_up(content, limit).blocks;
+        }
         let (present, owner) = self.cache.present_blocks(content, limit);
         let Some(owner) = owner else { return present };
         let theirs = &core.seqs[owner].content;
@@ -183,10 +216,16 @@ impl Scheduler for VllmScheduler {
     }
 
     fn used_blocks(&self) -> u32 {
-        self.cache.used_blocks()
+        match &self.groups {
+            Some(groups) => groups.used_blocks(),
+            None => self.cache.used_blocks(),
+        }
     }
 
     fn count_blocks(&self, core: &Core) -> BlockCount {
+        if let Some(groups) = &self.groups {
+            return groups.count_blocks(core.seqs.ids());
+        }
         let awaiting = self.awaiting.iter().chain(&self.received);
         let prompts = awaiting.map(|&id| {
             let blocks = core.seqs[id].prompt_tokens.div_ceil(core.config.block_size);
@@ -202,15 +241,20 @@ impl Scheduler for VllmScheduler {
     }
 
     fn reset_cache(&mut self) -> bool {
-        self.cache.reset()
+        match &mut self.groups {
+            Some(groups) => groups.reset(),
+            None => self.cache.reset(),
+        }
     }
 
+    /// Groups of layers are not handed over.
     fn handover(&mut self) -> Option<&mut dyn Handover> {
-        Some(self)
+        if self.groups.is_some() { None } else { Some(self) }
     }
 
+    /// Of a window the beginning is lost before what follows.
     fn on_demand(&mut self) -> Option<&mut dyn OnDemand> {
-        Some(self)
+        if self.groups.is_some() { None } else { Some(self) }
     }
 
     /// KV comes, or blocks that are kept for others become free.
@@ -278,17 +322,27 @@ impl OnDemand for VllmScheduler {
 }
 
 impl VllmScheduler {
-    pub(in crate::engine) fn new(options: VllmOptions, block_size: u32, num_blocks: u32) -> Self {
+    pub(in crate::engine) fn new(options: VllmOptions, config: &EngineConfig) -> Self {
+        let EngineConfig { block_size, num_blocks, .. } = *config;
+        let grouped = |groups| {
+            let cap = config.window_cap(&groups);
+            Box::new(GroupedCache::new(groups, block_size, num_blocks, cap))
+        };
         Self {
             options,
+            late: u32::from(config.overlap),
+            longest_chunk: u32::MAX,
             cache: VllmCache::new(block_size, num_blocks),
+            groups: options.groups.map(grouped),
             own: PerSeq::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             loading: Vec::new(),
             hits: Hits::default(),
+            group_hit: GroupHit::default(),
             looks_again: false,
             head_blocked: false,
+            head_needs: 0,
             filled_to: 0,
             awaiting: Vec::new(),
             received: VecDeque::new(),
@@ -296,46 +350,131 @@ impl VllmScheduler {
         }
     }
 
-    /// One token for every decoding sequence (R1), with preemption if blocks
-    /// run out (R2).
-    fn decode(&mut self, core: &mut Core, step: &mut FormedStep) {
+    /// What running sequences compute in the next step: one token of each that decodes,
+    /// and what is left of the budget of prompts (R1), with preemption if blocks run out (R2).
+    fn run_on(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
         let now = core.decode.step();
-        self.filled_to = now + 1;
-        if core.decode.takers(now).len() <= self.cache.free_blocks() as usize {
+        let takers = core.decode.takers(now).len();
+        let prompts_come_last = self.options.long_prefill_tokens == 0;
+        let is_roomy = takers <= self.cache.free_blocks() as usize;
+        if self.groups.is_none() && prompts_come_last && is_roomy {
             self.decode_blocks(core, now);
+            *budget -= core.decode.len();
+            if let Some(&id) = self.running.last()
+                && core.seqs[id].in_prefill()
+            {
+                self.resume(core, step, id, budget);
+            }
             return;
         }
+        self.filled_to = now + 1;
         let mut i = 0;
-        'sequences: while i < self.running.len() {
-            let id = self.running[i];
+        while let Some(&id) = self.running.get(i) {
             i += 1;
-            if core.seqs[id].decode_from.is_none() {
-                continue;
-            }
-            if core.seqs[id].kv_tokens_at(now).is_multiple_of(core.config.block_size) {
-                while self.cache.free_blocks() == 0 {
-                    let victim = self.preempt_last(core, step);
-                    if victim == id {
-                        break 'sequences;
-                    }
-                }
-                self.cache.allocate(1, &mut core.log);
-            }
-            if (core.seqs[id].kv_tokens_at(now) + 1).is_multiple_of(core.config.block_size) {
-                self.fill_block(core, id, now);
+            if !self.resume(core, step, id, budget) {
+                return;
             }
         }
     }
 
+    /// What one running sequence computes in the next step; false if it had to give up its
+    /// blocks itself.
+    fn resume(
+        &mut self,
+        core: &mut Core,
+        step: &mut FormedStep,
+        id: SeqId,
+        budget: &mut u32,
+    ) -> bool {
+        let (now, seq) = (core.decode.step(), &core.seqs[id]);
+        let tokens = seq.kv_tokens_at(now);
+        let new_tokens = match seq.decode_from {
+            Some(_) => 1,
+            None if seq.in_prefill() => {
+                (seq.target_tokens() - tokens).min(self.longest_chunk).min(*budget)
+            }
+            None => 0,
+        };
+        if new_tokens == 0 {
+            return true;
+        }
+        let decodes = seq.decode_from.is_some();
+        self.slide(core, id, now);
+        while self.lacking(core, id, tokens, tokens + new_tokens) > self.free_blocks() {
+            if self.preempt_last(core, step) == id {
+                return false;
+            }
+        }
+        *budget -= new_tokens;
+        if !decodes {
+            self.compute_chunk(core, step, id, new_tokens);
+            return true;
+        }
+        self.take_blocks(core, id, tokens, tokens + 1);
+        if (tokens + 1 - self.late).is_multiple_of(core.config.block_size) {
+            self.fill_block(core, id, now);
+        }
+        true
+    }
+
+    /// Blocks that a sequence needs more for `to` tokens than for `from`.
+    fn lacking(&self, core: &Core, id: SeqId, from: u32, to: u32) -> u32 {
+        let block_size = core.config.block_size;
+        match &self.groups {
+            Some(groups) => groups.lacking(id, to),
+            None => to.div_ceil(block_size) - from.div_ceil(block_size),
+        }
+    }
+
+    /// Takes them.
+    fn take_blocks(&mut self, core: &mut Core, id: SeqId, from: u32, to: u32) {
+        match &mut self.groups {
+            Some(groups) => groups.extend(id, to, &mut core.log),
+            None => {
+                let blocks = self.lacking(core, id, from, to);
+                self.cache.allocate(blocks, &mut core.log);
+            }
+        }
+    }
+
+    fn free_blocks(&self) -> u32 {
+        match &self.groups {
+            Some(groups) => groups.free_blocks(),
+            None => self.cache.free_blocks(),
+        }
+    }
+
+    /// Most tokens of a prompt in the next step (R11).
+    fn longest_chunk(&self) -> u32 {
+        let others = self.loading.len() + self.awaiting.len() + self.received.len();
+        match self.options.long_prefill_tokens {
+            0 => u32::MAX,
+            _ if self.running.len() + self.waiting.len() + others <= 1 => u32::MAX,
+            tokens => tokens,
+        }
+    }
+
+    /// The sequences whose last full block enters the cache in decode step `step`.
+    fn fillers<'a>(&self, core: &'a Core, step: u64) -> &'a [Member] {
+        core.decode.takers(step + 1 - u64::from(self.late))
+    }
+
     fn fill_block(&mut self, core: &mut Core, id: SeqId, step: u64) {
-        let full = (core.seqs[id].kv_tokens_at(step) + 1) / core.config.block_size;
-        self.publish(core, id, full);
+        let filled = core.seqs[id].kv_tokens_at(step) + 1 - self.late;
+        self.publish(core, id, filled / core.config.block_size);
     }
 
     /// Makes the first `full` blocks of a sequence hittable (R5).
     fn publish(&mut self, core: &mut Core, id: SeqId, full: u32) {
+        if !core.config.prefix_caching {
+            return;
+        }
+        if let Some(groups) = &mut self.groups {
+            let Core { seqs, log, .. } = core;
+            return groups.enter(id, &seqs[id].content, seqs[id].prompt_tokens, full, log);
+        }
         let held = self.own[id].held.blocks();
-        if !core.config.prefix_caching || full <= held {
+        if full <= held {
             return;
         }
         if let Some(owner) = self.cache.owner_of(&core.seqs[id].content, held, full) {
@@ -384,19 +523,31 @@ impl VllmScheduler {
         core.decode.set_defers(&core.seqs, id, false);
     }
 
-    /// Full blocks of a decoding sequence, entered or not.
+    /// Blocks of a sequence that decodes or ends which are entered, or put off.
     fn filled_blocks(&self, core: &Core, id: SeqId) -> u32 {
-        core.seqs[id].kv_tokens_at(self.filled_to) / core.config.block_size
+        let seq = &core.seqs[id];
+        let tokens = match seq.decode_from {
+            Some(_) => seq.kv_tokens_at(self.filled_to - u64::from(self.late)),
+            None => seq.kv_tokens - self.late,
+        };
+        tokens / core.config.block_size
     }
 
     /// Takes all blocks of a sequence that does not decode (any more).
     fn release(&mut self, core: &mut Core, id: SeqId) {
-        self.publish(core, id, core.seqs[id].kv_tokens / core.config.block_size);
-        let blocks = core.seqs[id].kv_tokens.div_ceil(core.config.block_size);
-        let own = &mut self.own[id];
-        own.defers = false;
-        let others = blocks - own.held.blocks();
-        self.cache.release(&mut own.held, others);
+        let (tokens, block_size) = (core.seqs[id].kv_tokens, core.config.block_size);
+        self.publish(core, id, tokens.saturating_sub(self.late) / block_size);
+        self.own[id].defers = false;
+        if core.seqs[id].ending {
+            // The results of its last step are there.
+            self.publish(core, id, tokens / block_size);
+        }
+        if let Some(groups) = &mut self.groups {
+            return groups.release(id);
+        }
+        let held = &mut self.own[id].held;
+        let others = tokens.div_ceil(block_size) - held.blocks();
+        self.cache.release(held, others);
     }
 
     /// Frees the blocks that were taken for KV from another worker; nothing of it was
@@ -406,26 +557,6 @@ impl VllmScheduler {
         let held = &mut self.own[id].held;
         let others = blocks - held.blocks();
         self.cache.release(held, others);
-    }
-
-    /// The next chunk of the prompt that is being computed. It is always the
-    /// last admitted one: a prompt that does not fit uses up the budget.
-    fn resume_prefill(&mut self, core: &mut Core, step: &mut FormedStep, budget: &mut u32) {
-        let Some(&id) = self.running.last() else { return };
-        if !core.seqs[id].in_prefill() || *budget == 0 {
-            return;
-        }
-        let seq = &core.seqs[id];
-        let new_tokens = (seq.target_tokens() - seq.kv_tokens).min(*budget);
-        let tokens = seq.kv_tokens + new_tokens;
-        let block_size = core.config.block_size;
-        let needed = tokens.div_ceil(block_size) - seq.kv_tokens.div_ceil(block_size);
-        if needed > self.cache.free_blocks() {
-            self.preempt_last(core, step);
-            return;
-        }
-        self.compute_chunk(core, step, id, new_tokens);
-        *budget -= new_tokens;
     }
 
     /// Admits waiting requests (R3): the whole prompt must fit into the free
@@ -440,9 +571,9 @@ impl VllmScheduler {
             let target = core.seqs[id].target_tokens();
             // Blocks that were loaded for it.
             let own_blocks = core.seqs[id].kv_tokens / block_size;
-            if own_blocks > 0 {
+            if own_blocks > 0 || !core.config.prefix_caching {
                 self.hits.clear();
-            } else if core.config.prefix_caching {
+            } else {
                 self.look_up(core, id, target);
             }
             let Hits { blocks: hit_blocks, free_blocks: free_hits, .. } = self.hits;
@@ -452,13 +583,22 @@ impl VllmScheduler {
                 at += 1;
                 continue;
             }
-            let needed = target.div_ceil(block_size) - own_blocks - hit_blocks + free_hits;
+            let found = (own_blocks + hit_blocks) * block_size;
+            let chunk = (target - found).min(self.longest_chunk).min(*budget);
+            let needed = match &self.groups {
+                Some(groups) => self.needed_of_groups(groups, core, id, found + chunk),
+                None => {
+                    let by_chunk = self.options.admits_by_chunk && !is_fetched;
+                    let tokens = if by_chunk { found + chunk } else { target };
+                    tokens.div_ceil(block_size) - own_blocks - hit_blocks + free_hits
+                }
+            };
             let watermark = if self.running.is_empty() { 0 } else { self.options.watermark_blocks };
-            if needed.saturating_add(watermark) > self.cache.free_blocks() {
+            if needed.saturating_add(watermark) > self.free_blocks() {
                 if self.running.is_empty() && self.give_up_loaded(core, id) {
                     continue;
                 }
-                self.head_blocked = true;
+                self.block_head(core, id);
                 return;
             }
             if is_fetched {
@@ -468,8 +608,9 @@ impl VllmScheduler {
             let load = if own_blocks == 0 { core.plan_load(id, hit_blocks, step) } else { None };
             let load_blocks = load.as_ref().map_or(0, |load| load.blocks);
             let ready_tokens = (own_blocks + hit_blocks + load_blocks) * block_size;
-            let new_tokens = (target - ready_tokens).min(*budget);
-            if !core.config.chunked_prefill && new_tokens < target - ready_tokens {
+            let new_tokens = (target - ready_tokens).min(self.longest_chunk).min(*budget);
+            let wanted = (target - ready_tokens).min(self.longest_chunk);
+            if !core.config.chunked_prefill && new_tokens < wanted {
                 // It fits when more of it is hit, or is worth loading.
                 self.head_blocked = true;
                 self.looks_again = core.log.tiers().is_some();
@@ -480,7 +621,10 @@ impl VllmScheduler {
             }
             self.waiting.remove(at);
             if own_blocks == 0 {
-                self.cache.take(&self.hits, &mut self.own[id].held);
+                match &mut self.groups {
+                    Some(groups) => groups.take(id, &core.seqs[id].content, self.group_hit),
+                    None => self.cache.take(&self.hits, &mut self.own[id].held),
+                }
                 core.seqs[id].kv_tokens = ready_tokens;
             }
             if let Some(load) = load {
@@ -544,6 +688,12 @@ impl VllmScheduler {
 
     /// What the first `target` tokens of a waiting sequence hit.
     fn look_up(&mut self, core: &mut Core, id: SeqId, target: u32) {
+        if let Some(groups) = &self.groups {
+            let limit = (target - 1) / core.config.block_size;
+            self.group_hit = groups.look_up(&core.seqs[id].content, limit);
+            self.hits.blocks = self.group_hit.blocks;
+            return;
+        }
         self.cache.lookup(&core.seqs[id].content, target, &mut self.hits);
         if let Some(owner) = self.hits.owner {
             self.enter_deferred(core, owner);
@@ -603,9 +753,8 @@ impl VllmScheduler {
     ) {
         let cached_tokens = core.seqs[id].kv_tokens;
         let tokens = cached_tokens + new_tokens;
-        let block_size = core.config.block_size;
-        let more = tokens.div_ceil(block_size) - cached_tokens.div_ceil(block_size);
-        self.cache.allocate(more, &mut core.log);
+        self.own[id].before_chunk = cached_tokens;
+        self.take_blocks(core, id, cached_tokens, tokens);
         self.publish(core, id, tokens / core.config.block_size);
         let seq = &mut core.seqs[id];
         seq.kv_tokens = tokens;
@@ -649,6 +798,91 @@ impl VllmScheduler {
     fn leave_batch(&mut self, id: SeqId) {
         let at = self.running.iter().position(|&other| other == id);
         self.running.remove(at.expect("an ending sequence is running"));
+    }
+}
+
+/// Groups of layers that keep KV apart (R12 to R18).
+impl VllmScheduler {
+    /// Blocks that are to be free if a waiting sequence is to compute a chunk that ends at
+    /// `chunk_end`: for the whole prompt, and for the chunk.
+    fn needed_of_groups(
+        &self,
+        groups: &GroupedCache,
+        core: &Core,
+        id: SeqId,
+        chunk_end: u32,
+    ) -> u32 {
+        let chunk = groups.needed(self.group_hit, chunk_end, false);
+        if self.options.admits_by_chunk {
+            return chunk;
+        }
+        chunk.max(groups.needed(self.group_hit, core.seqs[id].target_tokens(), true))
+    }
+
+    /// The head of the queue waits for memory.
+    fn block_head(&mut self, core: &Core, id: SeqId) {
+        self.head_blocked = true;
+        let Some(groups) = &self.groups else { return };
+        self.head_needs = match self.options.admits_by_chunk {
+            true => 0,
+            false => groups.needed_at_least(self.group_hit, core.seqs[id].target_tokens()),
+        };
+    }
+
+    /// While the head waits, the blocks that windows let go of may be what it lacks.
+    fn undisturbed_group_steps(&self, groups: &GroupedCache, core: &Core, max: u64) -> u64 {
+        let LayerGroups { windows, .. } = *groups.groups();
+        let mut max = max;
+        if self.head_blocked {
+            // Each sequence lets go of a block of each window group once before it takes them.
+            let most =
+                groups.free_blocks().saturating_add(windows.saturating_mul(core.decode.len()));
+            if self.head_needs <= most || self.head_may_find_new_blocks(core) {
+                let next = core.decode.step();
+                max = max.min(self.next_traffic(&core.decode, next) - next);
+            }
+        }
+        core.decode.steps_within(groups.free_blocks() / groups.groups().count(), max)
+    }
+
+    /// By how many steps the changes of a sequence's blocks come before it takes one: the
+    /// taking itself, the entering of what it filled, and where its window ends with a block.
+    fn due_before_taking(&self, groups: &GroupedCache, decode: &DecodeSet) -> [u64; 3] {
+        let block_size = u64::from(decode.block_size());
+        let late = u64::from(self.late);
+        let window = u64::from(groups.groups().window_tokens);
+        let gap = (window + late + block_size - 1) % block_size;
+        [0, 1 - late, (block_size - gap) % block_size]
+    }
+
+    /// The block traffic of decode step `step`, sequence by sequence in order of admission.
+    fn decode_group_blocks(&mut self, core: &mut Core, step: u64) {
+        let Some(groups) = &self.groups else { return };
+        let mut due = SmallVec::<[(u64, SeqId); 32]>::new();
+        for ahead in self.due_before_taking(groups, &core.decode) {
+            due.extend(core.decode.takers(step + ahead).iter().map(|who| (who.admission, who.id)));
+        }
+        due.sort_unstable();
+        due.dedup();
+        for (_, id) in due {
+            self.slide(core, id, step);
+            let tokens = core.seqs[id].kv_tokens_at(step);
+            self.take_blocks(core, id, tokens, tokens + 1);
+            self.fill_block(core, id, step);
+        }
+    }
+
+    /// Lets windows go of what a sequence attends to no more in decode step `step`. What a
+    /// step in flight computes is not counted.
+    fn slide(&mut self, core: &Core, id: SeqId, step: u64) {
+        let Some(groups) = &mut self.groups else { return };
+        let (seq, own) = (&core.seqs[id], &self.own[id]);
+        let tokens = match seq.decode_from {
+            _ if self.late == 0 => seq.kv_tokens_at(step),
+            Some(from) if step > from => seq.kv_tokens_at(step) - 1,
+            _ => own.before_chunk,
+        };
+        groups.slide(id, tokens);
     }
 }
 
