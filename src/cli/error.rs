@@ -81,7 +81,12 @@ fn way_out_of_live(error: &kv_router_sim::live::LiveError) -> &'static str {
     match error {
         LiveError::Server(error) => way_out_of_server(error),
         LiveError::Caches(_) => " (--keep-caches)",
-        LiveError::Setting(invalid) if invalid.key == "cluster.workers" => " (--worker)",
+        LiveError::Setting(invalid)
+            if ["cluster.workers", "cluster.pool"].contains(&&*invalid.key)
+                && invalid.allowed.contains("as there are servers") =>
+        {
+            " (--worker)"
+        }
         _ => "",
     }
 }

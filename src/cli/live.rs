@@ -12,7 +12,7 @@ use kv_router_sim::results::ResultFolder;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Run an experiment on real vLLM servers, and put reality beside the simulation
+/// Run an experiment on real vLLM servers, and compare it with its simulation
 ///
 /// Each server is checked against the experiment first. Then the workload runs in
 /// real time, and its requests are simulated: sent where they were sent, and by
@@ -34,7 +34,7 @@ Exit codes: 0 done, 2 usage or input error.")]
 pub(crate) struct LiveArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,
-    /// Address of a server, worker 0 first; as many as cluster.workers
+    /// Address of a server, worker 0 first; one for each worker of the experiment
     #[arg(long = "worker", required = true, value_name = "URL")]
     pub(crate) workers: Vec<String>,
     /// The model to ask for [default: each server's first]

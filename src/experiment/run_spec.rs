@@ -97,21 +97,23 @@ impl Settings {
 
 #[cfg(feature = "live")]
 impl Settings {
-    /// Refuses fleets that change, and several pools, where workers stay as they are, are
-    /// all alike and each does all the work; `why` says that.
+    /// Refuses fleets that change or hand KV over, where workers stay as they are and each
+    /// does all the work; `why` says that.
     pub(crate) fn check_plain(&self, why: &str) -> Result<(), Invalid> {
-        let ClusterSettings { prefill, pool, change, .. } = &self.cluster;
+        let ClusterSettings { prefill, change, planner, .. } = &self.cluster;
         let (key, value) = match prefill.workers {
             Some(workers) => ("cluster.prefill.workers", workers.to_string()),
-            None if !pool.is_empty() => ("cluster.pool", format!("a list of {}", pool.len())),
-            None if change.is_empty() => ("cluster.planner", "a planner".to_owned()),
-            None => ("cluster.change", format!("a list of {}", change.len())),
+            None if self.pools.sides().are_two() => {
+                ("cluster.pool", "pools with the roles prefill and decode".to_owned())
+            }
+            None if !change.is_empty() => ("cluster.change", format!("a list of {}", change.len())),
+            None if planner.is_some() => ("cluster.planner", "a planner".to_owned()),
+            None => ("cluster.pool", "a pool with spare workers".to_owned()),
         };
         let controls = format!("a list of {}", self.controls.len());
         let allowed = format!("left out: {why}");
         Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
-        let is_plain =
-            prefill.workers.is_none() && pool.is_empty() && self.cluster.plan().is_empty();
-        Invalid::unless(is_plain, key, value, &format!("left out: {why}"))
+        let is_plain = !self.pools.sides().are_two() && self.cluster.plan().is_empty();
+        Invalid::unless(is_plain, key, value, &allowed)
     }
 }

@@ -98,7 +98,11 @@ pub fn run(
 fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     let (workers, servers) = (settings.pools.workers(), options.servers.urls.len());
     let allowed = format!("{servers}, as many as there are servers");
-    Invalid::unless(workers as usize == servers, "cluster.workers", workers, &allowed)?;
+    let (key, value) = match settings.cluster.pool.is_empty() {
+        true => ("cluster.workers", workers.to_string()),
+        false => ("cluster.pool", format!("{workers} workers in all")),
+    };
+    Invalid::unless(workers as usize == servers, key, value, &allowed)?;
     let policy = settings.policy.name();
     let allowed = "any other policy: what real servers hold cannot be seen";
     Invalid::unless(
@@ -107,7 +111,9 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
         format!("{policy:?}"),
         allowed,
     )?;
-    settings.check_plain("real servers stay as they are, and each does all the work")?;
+    settings.check_plain(
+        "real servers stay as they are, and each does all the work: no KV moves between them",
+    )?;
     let allowed = "false: the regret of choices cannot be measured on real servers";
     Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
     Ok(())
@@ -211,7 +217,7 @@ fn connect(
     let servers = LiveSettings { text_key, ..options.servers.clone() };
     let wants_kv_events = ends.iter().any(FrontEnd::wants_kv_events);
     let api_key = options.api_key.as_ref();
-    let mut fleet = LiveFleet::connect(&servers, settings.engine(), api_key, wants_kv_events)?;
+    let mut fleet = LiveFleet::connect(&servers, &settings.pools, api_key, wants_kv_events)?;
     match fleet.reset_caches() {
         Err(error) if !options.keep_caches => return Err(LiveError::Caches(error)),
         _ => {}

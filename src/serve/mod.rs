@@ -16,6 +16,7 @@ mod publisher;
 mod routes;
 mod words;
 
+use crate::engine::config::EngineConfig;
 use crate::experiment::{Settings, front_ends, simulated_fleet};
 use crate::fleet::SimulatedFleet;
 use crate::id::WorkerId;
@@ -115,7 +116,9 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     let is_own = options.host.to_canonical().is_loopback();
     let allowed = "a loopback address as 127.0.0.1, unless other machines are allowed to reach it";
     Invalid::unless(is_own || options.allow_remote, "host", options.host, allowed)?;
-    settings.check_plain("served workers stay as they are, and each does all the work")?;
+    settings.check_plain(
+        "served workers stay as they are, and each does all the work: no KV moves between them",
+    )?;
     Invalid::unless(speed.is_finite() && speed > 0.0, "speed", speed, "a finite number above 0")?;
     let policy = settings.policy.name();
     let allowed = "any other policy: this router is shown no truth";
@@ -151,7 +154,13 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
         let events = endpoints.as_ref().map(|all| all[id.index()].clone());
         let worker = (!behind_router).then_some(id);
         let line = (ask.clone(), Arc::clone(&halt));
-        let routes = Routes::new(settings.engine(), &options.model, worker, events, line);
+        // Behind a router: what any worker takes.
+        let mut engine = EngineConfig::clone(&settings.pools.of(id).engine);
+        if behind_router {
+            let limits = settings.pools.pools().iter().map(|pool| pool.engine.max_model_len);
+            engine.max_model_len = limits.min().unwrap_or(engine.max_model_len);
+        }
+        let routes = Routes::new(engine, &options.model, worker, events, line);
         runtime.spawn(accept(listener, Arc::new(routes)));
     }
     Ok(Served { addresses, runtime: Some(runtime) })
@@ -167,9 +176,8 @@ fn engine(
 ) -> Engine {
     let ends = if behind_router { front_ends(settings, seed, |policy| policy) } else { Vec::new() };
     let workers = settings.pools.workers();
-    let config = Arc::clone(&settings.pools.first().engine);
     let fleet = match publish {
-        Some(_) => SimulatedFleet::new(workers, &config, true),
+        Some(_) => SimulatedFleet::of_pools(&settings.pools, true),
         None => simulated_fleet(settings, &ends, false),
     };
     let block_size = settings.pools.block_size();

@@ -149,13 +149,13 @@ struct Refusal(StatusCode, &'static str, String);
 
 impl Routes {
     pub(super) fn new(
-        engine: &EngineConfig,
+        engine: EngineConfig,
         model: &str,
         worker: Option<WorkerId>,
         events: Option<[String; 2]>,
         (ask, halt): (Sender<Ask>, Halt),
     ) -> Self {
-        let (engine, model) = (engine.clone(), model.to_owned());
+        let model = model.to_owned();
         Self { engine, model, worker, events, ask, halt, answers: AtomicU64::new(0) }
     }
 

@@ -26,8 +26,8 @@ pub use prober::{Prober, Timing};
 pub(crate) use text::{BlockNames, TOKENS, alike};
 
 use super::Fleet;
+use super::pools::Pools;
 use crate::engine::Gauges;
-use crate::engine::config::EngineConfig;
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, Target, WorkerId};
 use crate::request::Request;
@@ -223,24 +223,27 @@ enum Life {
 }
 
 impl LiveFleet {
-    /// Connects to servers that are as `engine` says; `api_key` is sent to all of
-    /// them. KV events are heard only if a policy `wants_kv_events`.
+    /// Connects to servers that are as the workers of `pools` in their order; `api_key` is
+    /// sent to all of them. KV events are heard only if a policy `wants_kv_events`.
     ///
     /// # Errors
     /// The first server that cannot be used.
+    ///
+    /// # Panics
+    /// If there are more servers than workers.
     pub fn connect(
         settings: &LiveSettings,
-        engine: &EngineConfig,
+        pools: &Pools,
         api_key: Option<&ApiKey>,
         wants_kv_events: bool,
     ) -> Result<Self, ServerError> {
-        Self::connected(settings, engine, api_key, wants_kv_events)
+        Self::connected(settings, pools, api_key, wants_kv_events)
             .map_err(|error| error.hiding(api_key))
     }
 
     fn connected(
         settings: &LiveSettings,
-        engine: &EngineConfig,
+        pools: &Pools,
         api_key: Option<&ApiKey>,
         wants_kv_events: bool,
     ) -> Result<Self, ServerError> {
@@ -259,6 +262,7 @@ impl LiveFleet {
         let mut servers = Vec::new();
         for (id, url) in (0..).map(WorkerId).zip(&settings.urls) {
             let facts = runtime.block_on(probe::facts(&http, url, settings.model.as_deref()))?;
+            let engine = &pools.of(id).engine;
             facts.check(url, engine)?;
             if wants_kv_events {
                 let given = settings.events.get(id.index()).or(facts.events.as_ref());
@@ -285,10 +289,11 @@ impl LiveFleet {
                 reported,
             });
         }
+        let block_size = pools.block_size();
         Ok(Self {
             servers,
             http,
-            block_size: engine.block_size,
+            block_size,
             start: Instant::now(),
             now: SimTime::ZERO,
             open: BTreeMap::new(),
@@ -297,7 +302,7 @@ impl LiveFleet {
             early: None,
             heard,
             ready: VecDeque::new(),
-            texts: Texts::new(engine.block_size, settings.text_key),
+            texts: Texts::new(block_size, settings.text_key),
             names: BlockNames::default(),
             gaps: Histogram::new(),
             output_blocks: false,

@@ -9,6 +9,7 @@ use super::rig::vllm_config;
 use super::script::router;
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::event::RejectReason;
+use kv_router_sim::fleet::Pools;
 use kv_router_sim::fleet::servers::{FailedRequest, Failure, Limits, LiveFleet, LiveSettings};
 use kv_router_sim::recorder::{End, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::router::settings::RouterSettings;
@@ -16,6 +17,7 @@ use kv_router_sim::simulation::{Outcome, Schedule, Simulation};
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::requests::{RequestSettings, Requests};
 use server::{Fault, Server};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -48,8 +50,9 @@ fn send(
     concurrency: u32,
 ) -> (Vec<RequestRecord>, Vec<FailedRequest>) {
     let config = vllm_config();
-    let mut fleet = LiveFleet::connect(&settings(servers), &config, None, false).expect("servers");
     let workers = u32::try_from(servers.len()).expect("few");
+    let pools = Pools::one(workers, &Arc::new(config.clone()));
+    let mut fleet = LiveFleet::connect(&settings(servers), &pools, None, false).expect("servers");
     let toml = format!(
         "concurrency = {concurrency}\ncount = {count}\n
          prompt_tokens = {{ kind = 'uniform', min = 20, max = 900 }}\noutput_tokens = {{ kind = 'constant', value = 8 }}"
@@ -206,7 +209,8 @@ fn a_server_that_is_not_the_experiments_is_refused_with_both_values() {
             model: model.map(str::to_owned),
             ..settings(&[])
         };
-        let error = LiveFleet::connect(&settings, engine, None, false).expect_err("refused");
+        let pools = Pools::one(1, &Arc::new(engine.clone()));
+        let error = LiveFleet::connect(&settings, &pools, None, false).expect_err("refused");
         error.to_string().replace(url, "URL")
     };
     let url = server.url.as_str();
@@ -242,6 +246,7 @@ fn a_server_that_is_not_the_experiments_is_refused_with_both_values() {
         assert_eq!(refusal.lines().count(), 1, "{refusal}");
     }
     let settings = settings(&[server]);
-    let error = LiveFleet::connect(&settings, &config, None, true).expect_err("no KV events");
+    let pools = Pools::one(1, &Arc::new(config));
+    let error = LiveFleet::connect(&settings, &pools, None, true).expect_err("no KV events");
     assert!(error.to_string().contains("--kv-events-config"), "{error}");
 }

@@ -45,6 +45,19 @@ fn experiment(changes: &[&str]) -> Experiment {
     Experiment::parse(Path::new("served.toml"), EXPERIMENT, &options).expect("a good experiment")
 }
 
+/// The same with two pools, whose workers hold different numbers of blocks.
+fn experiment_of_pools(changes: &[&str]) -> Experiment {
+    let pool = |name: &str, blocks: u32| {
+        format!(
+            "[[cluster.pool]]\nname = \"{name}\"\nworkers = 1\nengine = {{ num_blocks = {blocks} }}\n"
+        )
+    };
+    let pools = pool("small", 200) + &pool("large", 500);
+    let text = EXPERIMENT.replace("[cluster]\nworkers = 2\n", &pools);
+    let options = LoadOptions::default().set_all(changes.iter().copied());
+    Experiment::parse(Path::new("served.toml"), &text, &options).expect("a good experiment")
+}
+
 fn options(events: bool, behind_router: bool) -> ServeOptions {
     ServeOptions {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -65,8 +78,15 @@ fn start(experiment: &Experiment, events: bool, behind_router: bool) -> Served {
     started.find_map(Result::ok).expect("free ports")
 }
 
+fn urls(served: &Served) -> Vec<String> {
+    served.addresses().iter().map(|address| format!("http://{address}")).collect()
+}
+
 fn run(experiment: &Experiment, served: &Served) -> Result<LiveOutcome, LiveError> {
-    let urls = served.addresses().iter().map(|address| format!("http://{address}")).collect();
+    run_at(experiment, urls(served))
+}
+
+fn run_at(experiment: &Experiment, urls: Vec<String>) -> Result<LiveOutcome, LiveError> {
     let servers = LiveSettings { urls, ..LiveSettings::default() };
     let options = LiveOptions { servers, api_key: None, keep_caches: true };
     live::run(experiment, &options, |_, _| ())
@@ -76,9 +96,31 @@ fn run(experiment: &Experiment, served: &Served) -> Result<LiveOutcome, LiveErro
 /// policy, and the simulations beside it.
 #[test]
 fn a_live_run_on_simulated_workers_is_their_simulation() {
-    let experiment = experiment(&[]);
+    is_its_simulation(&experiment(&[]));
+}
+
+#[test]
+fn so_it_is_where_workers_differ() {
+    let experiment = experiment_of_pools(&[]);
+    let outcome = is_its_simulation(&experiment);
+    for summary in [&outcome.real, &outcome.same] {
+        let served = |pool: &str| {
+            summary.points[0].metrics[&format!("pool_requests_per_s[{pool}]")].mean.expect("served")
+        };
+        assert!(served("small") > 0.0 && served("large") > 0.0);
+    }
+    // Worker 0 is a server like those of the first pool.
     let served = start(&experiment, true, false);
-    let outcome = run(&experiment, &served).expect("a run");
+    let mut urls = urls(&served);
+    urls.reverse();
+    let refused = run_at(&experiment, urls).expect_err("the larger one first").to_string();
+    assert!(refused.contains("KV blocks is 500 there and 200 in the experiment"), "{refused}");
+}
+
+/// Runs `experiment` on its own workers, and holds what came of it against the simulation.
+fn is_its_simulation(experiment: &Experiment) -> LiveOutcome {
+    let served = start(experiment, true, false);
+    let outcome = run(experiment, &served).expect("a run");
     let run = &outcome.runs[0];
     assert!(run.requests.len() > 20, "{}", run.requests.len());
     assert!(run.requests.iter().all(|request| request.failed.is_none()));
@@ -106,9 +148,10 @@ fn a_live_run_on_simulated_workers_is_their_simulation() {
         let (real, simulated) = (mean(&outcome.real, name), mean(&outcome.same, name));
         assert!(real > 0.8 * simulated, "{name}: {real} against {simulated}");
     }
-    let report = live::report(&experiment, &outcome);
+    let report = live::report(experiment, &outcome);
     assert!(report.contains("cached tokens: equal for"), "{report}");
     assert_eq!(live::requests_csv(&outcome).lines().count(), run.requests.len() + 1);
+    outcome
 }
 
 #[test]
@@ -118,6 +161,8 @@ fn a_fleet_of_another_size_is_refused_before_anything_is_sent() {
     let larger = self::experiment(&[]);
     let refused = run(&larger, &served).expect_err("two workers, one server");
     assert!(refused.to_string().contains("cluster.workers"), "{refused}");
+    let pools = run(&experiment_of_pools(&[]), &served).expect_err("two workers, one server");
+    assert!(pools.to_string().contains("cluster.pool = 2 workers in all: must be 1"), "{pools}");
     let without_events = run(&experiment, &served).expect_err("kv needs events");
     assert!(
         matches!(without_events, LiveError::Server(ServerError::Events { .. })),
@@ -127,15 +172,26 @@ fn a_fleet_of_another_size_is_refused_before_anything_is_sent() {
 
 /// Why these changes of the experiment cannot be served or run on real servers.
 #[test]
-fn fleets_that_change_and_pools_are_refused_in_one_line() {
-    for change in [
-        "cluster.prefill.workers=1",
-        "cluster.change=[{ at = \"1s\", what = \"crash\", worker = 1 }]",
-        "cluster.planner={ min_workers = 1, max_workers = 3 }",
+fn fleets_that_change_and_hand_kv_over_are_refused_in_one_line() {
+    let kv = "engine.kv_bytes_per_token=1000";
+    let change = "cluster.change=[{ at = \"1s\", what = \"crash\", worker = 1 }]";
+    let prefill = "cluster.pool.small.role=\"prefill\"";
+    for (experiment, key) in [
+        (experiment(&["cluster.prefill.workers=1", kv]), "cluster.prefill.workers = 1:"),
+        (experiment(&[change, kv]), "cluster.change = "),
+        (
+            experiment(&["cluster.planner={ min_workers = 1, max_workers = 3 }"]),
+            "cluster.planner = ",
+        ),
+        (
+            experiment_of_pools(&[prefill, "cluster.pool.large.role=\"decode\"", kv]),
+            "cluster.pool = pools with the roles prefill and decode:",
+        ),
+        (
+            experiment_of_pools(&["cluster.pool.large.spare=1"]),
+            "cluster.pool = a pool with spare workers:",
+        ),
     ] {
-        let kv = "engine.kv_bytes_per_token=1000";
-        let experiment = experiment(&[change, kv]);
-        let key = change.split_once('=').expect("a key").0;
         let settings = &experiment.runs[0].settings;
         let served = serve(settings, &options(false, true)).expect_err("refused").to_string();
         let servers = LiveSettings { urls: vec![String::new(); 2], ..LiveSettings::default() };
