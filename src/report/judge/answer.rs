@@ -269,14 +269,20 @@ pub(in crate::report) fn attainment(view: &View<'_>) -> Option<Attainment> {
     Some(Attainment { nearest, goodput, is_swept: keys.any(|key| key.starts_with("slo.")) })
 }
 
-/// The smallest and the largest mean of a count over the points of a series; `None` where
-/// there is nothing to say. Planners that do nothing count, fleets that lose nothing do not.
-pub(in crate::report) fn counted(series: &Series<'_>, name: &str) -> Option<(f64, f64)> {
+/// The smallest and the largest mean of a metric over the points of a series that have it.
+pub(in crate::report) fn extent(series: &Series<'_>, name: &str) -> Option<(f64, f64)> {
     let means = series.points.iter().filter_map(|(_, p)| p.metrics.get(name)?.mean);
-    let (low, high) =
-        means.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), mean| (l.min(mean), h.max(mean)));
-    let is_shown = high > 0.0 || (high == 0.0 && name.starts_with("workers_"));
-    is_shown.then_some((low, high))
+    means.fold(None, |extent, mean| {
+        let (low, high) = extent.unwrap_or((mean, mean));
+        Some((low.min(mean), high.max(mean)))
+    })
+}
+
+/// The [`extent`] of a count; `None` where there is nothing to say. Planners that do
+/// nothing count, fleets that lose nothing do not.
+pub(in crate::report) fn counted(series: &Series<'_>, name: &str) -> Option<(f64, f64)> {
+    let is_shown = |high: f64| high > 0.0 || (high == 0.0 && name.starts_with("workers_"));
+    extent(series, name).filter(|(_, high)| is_shown(*high))
 }
 
 /// The largest mean of a count over all points.

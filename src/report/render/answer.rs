@@ -1,12 +1,13 @@
 //! The answer in sentences: where one policy beats another, by how much, and where the
 //! seeds cannot tell them apart.
 
+use super::by_pool::pools;
 use super::places::{places, stretches};
 use super::state;
-use crate::metrics::{Metric, short, signed};
+use crate::metrics::{Metric, catalogue, short, signed};
 use crate::report::judge::answer::{
-    Attainment, Contest, Difference, Standing, attainment, counted, headlines, most, pairings,
-    unequal_fleets,
+    Attainment, Contest, Difference, Standing, attainment, counted, extent, headlines, most,
+    pairings, unequal_fleets,
 };
 use crate::report::judge::state::State;
 use crate::report::judge::terms::Terms;
@@ -93,6 +94,7 @@ pub fn answer(view: &View<'_>, terms: &Terms) -> Vec<String> {
         .into_iter()
         .filter_map(sentence)
         .chain(slo(view, terms))
+        .chain(view.series.iter().filter_map(|series| served_by_pool(view, series)))
         .chain(view.series.iter().filter_map(events))
         .chain(left_out(view))
         .chain(view.companions())
@@ -129,15 +131,30 @@ fn slo(view: &View<'_>, terms: &Terms) -> Option<String> {
     Some(text + ".")
 }
 
+/// What each pool of a series served, where the fleet has several:
+/// `kv: h100 served 8.1 to 19.7 requests/s, h200 9.9 to 25.2.`
+fn served_by_pool(view: &View<'_>, series: &Series<'_>) -> Option<String> {
+    let of = |pool: &str| {
+        let extent = extent(series, &catalogue::POOL_REQUESTS.of_pool(pool))?;
+        Some((pool.to_owned(), span(extent, short)))
+    };
+    let served: Vec<(String, String)> = pools(view).into_iter().filter_map(of).collect();
+    let ((first, most), rest) = served.split_first()?;
+    let rest = rest.iter().map(|(pool, served)| format!(", {pool} {served}"));
+    Some(format!("{}: {first} served {most} requests/s{}.", series.label, rest.collect::<String>()))
+}
+
+/// `8.1 to 19.7`, or one number where both are written alike.
+fn span((low, high): (f64, f64), written: impl Fn(f64) -> String) -> String {
+    let (low, high) = (written(low), written(high));
+    if low == high { high } else { format!("{low} to {high}") }
+}
+
 /// What happened to workers and requests of a series, where anything was counted:
 /// planner actions, failures, migrations, answers that were cut.
 fn events(series: &Series<'_>) -> Option<String> {
-    let words = |(name, words): &(&str, &str)| {
-        let (low, high) = counted(series, name)?;
-        let (low, high) = (count(low), count(high));
-        let number = if low == high { high } else { format!("{low} to {high}") };
-        Some(numbered(words, &number))
-    };
+    let words =
+        |(name, words): &(&str, &str)| Some(numbered(words, &span(counted(series, name)?, count)));
     let events: Vec<String> = COUNT_WORDS.iter().filter_map(words).collect();
     (!events.is_empty()).then(|| format!("{}: {}.", series.label, events.join(", ")))
 }
@@ -432,6 +449,25 @@ mod tests {
             said(&builder.build()),
             "least_loaded: 20 workers added by the planner, 20 removed."
         );
+    }
+
+    #[test]
+    fn pools_are_named_with_what_they_served() {
+        let mut builder = Builder::new("pools", 1);
+        for (load, h100, h200) in [(100, 8.06, 9.94), (400, 19.7, 25.2)] {
+            let served = |rate| vec![Some(rate)];
+            let (h100, h200) = (served(h100), served(h200));
+            let metrics: [(&str, &[Option<f64>]); 2] =
+                [("pool_requests_per_s[h100]", &h100), ("pool_requests_per_s[h200]", &h200)];
+            builder.load("kv", load, &metrics);
+        }
+        builder.load("drain", 100, &[("pool_requests_per_s[h100]", &[Some(0.0)])]);
+        let lines = said(&builder.build());
+        assert!(
+            lines.contains("kv: h100 served 8.06 to 19.7 requests/s, h200 9.94 to 25.2."),
+            "{lines}"
+        );
+        assert!(lines.contains("drain: h100 served 0 requests/s."), "{lines}");
     }
 
     #[test]
