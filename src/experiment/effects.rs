@@ -21,10 +21,8 @@ pub(super) struct Effects {
     /// By key, whether each policy sees it.
     given: BTreeMap<String, BTreeMap<String, bool>>,
     swept: BTreeSet<String>,
-    /// Policies that have parameters, so that one may expect them to see a key.
-    have_parameters: BTreeSet<String>,
-    /// By key, who knows it at all.
-    known_to: BTreeMap<String, Vec<String>>,
+    /// Asked of keys without effect only: policies describe their parameters for it.
+    registry: Registry,
 }
 
 impl Effects {
@@ -36,16 +34,19 @@ impl Effects {
         let router = |key: String| Some(key.strip_prefix("router.")?.split('.').next()?.to_owned());
         // The bundles of a variant are whole settings, each with its own keys.
         let swept = axes.iter().filter(|axis| axis.key != super::axis::VARIANT).flat_map(set_by);
-        let mut known_to: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut have_parameters = BTreeSet::new();
-        for about in registry.abouts() {
-            for parameter in &about.parameters {
-                known_to.entry(parameter.name.clone()).or_default().push(about.name.clone());
-                have_parameters.insert(about.name.clone());
-            }
-        }
-        let given = BTreeMap::new();
-        Self { given, swept: swept.filter_map(router).collect(), have_parameters, known_to }
+        let (given, registry) = (BTreeMap::new(), registry.clone());
+        Self { given, swept: swept.filter_map(router).collect(), registry }
+    }
+
+    /// Whether a policy has parameters, so that one may expect it to see a key.
+    fn has_parameters(&self, policy: &str) -> bool {
+        self.registry.find(policy).is_ok_and(|factory| !factory.about().parameters.is_empty())
+    }
+
+    /// The policies that know a key at all.
+    fn known_to(&self, key: &str) -> Vec<&str> {
+        let knowing = self.registry.abouts().filter(|about| about.knows(key));
+        knowing.map(|about| about.name.as_str()).collect()
     }
 
     /// `policy` runs with what `document` says, and so do those that `controls` put
@@ -67,16 +68,13 @@ impl Effects {
     }
 
     fn note_policy(&mut self, document: &Document, policy: &ChosenPolicy) {
-        let Some(router) = document.get("router").and_then(toml::Value::as_table) else { return };
-        for key in router.keys() {
-            let sees = if key == FEED {
-                policy.wants().kv_events
-            } else if self.known_to.contains_key(key) {
-                policy.about().knows(key)
-            } else {
-                continue;
-            };
-            let ran = self.given.entry(key.clone()).or_default();
+        let router = document.get("router").and_then(toml::Value::as_table);
+        let has_feed = router.is_some_and(|router| router.contains_key(FEED));
+        let feed = has_feed.then(|| (FEED, policy.wants().kv_events));
+        let given = policy.given().keys();
+        let given = given.map(|key| (key.as_str(), policy.about().knows(key)));
+        for (key, sees) in feed.into_iter().chain(given) {
+            let ran = self.given.entry(key.to_owned()).or_default();
             let seen = ran.entry(policy.name().to_owned()).or_default();
             *seen |= sees;
         }
@@ -90,9 +88,8 @@ impl Effects {
             let none_sees = !ran.values().any(|&sees| sees);
             let blind = ran.iter().filter(|(_, sees)| !**sees).map(|(name, _)| name.as_str());
             // That round robin has no weights needs no line, unless they are swept.
-            let worth_saying = |name: &&str| {
-                none_sees || is_swept || key != FEED && self.have_parameters.contains(*name)
-            };
+            let worth_saying =
+                |name: &&str| none_sees || is_swept || key != FEED && self.has_parameters(name);
             let blind: Vec<&str> = blind.filter(worth_saying).collect();
             if !blind.is_empty() {
                 without.entry((is_swept && !none_sees, blind)).or_default().push(key);
@@ -103,10 +100,12 @@ impl Effects {
             let verb = if keys.len() == 1 { "has" } else { "have" };
             let swept = if *is_unfair { ", swept here," } else { "" };
             let knows = match keys.as_slice() {
-                [key] if self.known_to.contains_key(*key) => {
-                    format!(" (known to {})", self.known_to[*key].join(", "))
-                }
-                _ => String::new(),
+                [key] => self.known_to(key),
+                _ => Vec::new(),
+            };
+            let knows = match knows.as_slice() {
+                [] => String::new(),
+                known_to => format!(" (known to {})", known_to.join(", ")),
             };
             format!("{}{swept} {verb} no effect on {}{knows}", names.join(", "), blind.join(", "))
         };

@@ -7,7 +7,7 @@ use super::spec::ClusterSpec;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use toml::Table;
 
 /// Makes policies of one kind.
@@ -22,6 +22,12 @@ use toml::Table;
 pub trait PolicyFactory: fmt::Debug + Send + Sync {
     /// What the policy is.
     fn about(&self) -> &About;
+
+    /// As written in `router.policy`. Where [`about`](Self::about) takes a while, as it does
+    /// where parameters are described, this need not.
+    fn name(&self) -> &str {
+        &self.about().name
+    }
 
     /// All parameters, where these were `given`; each of them is known.
     ///
@@ -191,7 +197,10 @@ impl Wants {
 
 /// A policy in Rust, with the parameters `P`.
 pub struct Registration<P> {
+    /// Without parameters.
     about: About,
+    /// With them: they are read off a JSON Schema, which most runs can do without.
+    described: OnceLock<About>,
     build: Box<Build<P>>,
 }
 
@@ -216,8 +225,7 @@ impl<P: Parameters> Registration<P> {
         rule: &str,
         build: impl Fn(&P, &ClusterSpec, u64) -> Box<dyn Policy> + Send + Sync + 'static,
     ) -> Self {
-        let about = About { parameters: parameters::describe::<P>(), ..About::new(name, rule) };
-        Self { about, build: Box::new(build) }
+        Self { about: About::new(name, rule), described: OnceLock::new(), build: Box::new(build) }
     }
 
     /// Says what the policy restates.
@@ -253,7 +261,12 @@ impl<P> fmt::Debug for Registration<P> {
 
 impl<P: Parameters> PolicyFactory for Registration<P> {
     fn about(&self) -> &About {
-        &self.about
+        let describe = || About { parameters: parameters::describe::<P>(), ..self.about.clone() };
+        self.described.get_or_init(describe)
+    }
+
+    fn name(&self) -> &str {
+        &self.about.name
     }
 
     fn complete(&self, given: &Table) -> Result<Table, Invalid> {

@@ -158,7 +158,7 @@ impl FrontEnd {
 
     /// Hears that `worker` takes requests, with an empty cache.
     pub fn worker_joined(&mut self, worker: WorkerId) {
-        // It may have come back before anybody noticed that it was gone.
+        // It may have come back before the front end noticed that it was gone.
         self.worker_left(worker);
         self.workers.set_available(worker, true);
         self.feed.join(worker);

@@ -43,7 +43,7 @@ impl Registry {
             registry.factories.push(Arc::clone(factory));
         }
         for factory in policies::all() {
-            if registry.get(&factory.about().name).is_none() {
+            if registry.get(factory.name()).is_none() {
                 if !more.is_empty() {
                     registry.check_new(factory.about())?;
                 }
@@ -81,7 +81,7 @@ impl Registry {
                         own.name,
                         own.allowed,
                         theirs.allowed,
-                        other.about().name
+                        other.name()
                     );
                     return Err(Invalid::new("policy", name, allowed));
                 }
@@ -96,7 +96,7 @@ impl Registry {
     }
 
     fn get(&self, name: &str) -> Option<&Arc<dyn PolicyFactory>> {
-        self.factories.iter().find(|factory| factory.about().name == name)
+        self.factories.iter().find(|factory| factory.name() == name)
     }
 
     /// What makes the policy `name`.
@@ -105,7 +105,7 @@ impl Registry {
     /// If there is none of that name.
     pub fn find(&self, name: &str) -> Result<&Arc<dyn PolicyFactory>, Invalid> {
         self.get(name).ok_or_else(|| {
-            let names = || self.abouts().map(|about| about.name.as_str());
+            let names = || self.factories.iter().map(|factory| factory.name());
             let hint = nearest(name, names()).map(|name| format!("; did you mean {name:?}?"));
             let listed: Vec<String> = names().map(|name| format!("{name:?}")).collect();
             let allowed = format!("one of {}{}", listed.join(", "), hint.unwrap_or_default());
@@ -272,7 +272,7 @@ impl ChosenPolicy {
 
     /// As written in `router.policy`.
     pub fn name(&self) -> &str {
-        &self.about().name
+        self.factory.name()
     }
 
     /// The project and the version whose rule it follows with its parameters, if any.
@@ -283,6 +283,11 @@ impl ChosenPolicy {
     /// All parameters that hold a value.
     pub fn parameters(&self) -> &Table {
         &self.parameters
+    }
+
+    /// All parameters that were given, those that only other policies know among them.
+    pub fn given(&self) -> &Table {
+        &self.given
     }
 
     /// Refuses parameters that do not fit what stands around the policy.

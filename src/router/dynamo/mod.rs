@@ -288,7 +288,7 @@ impl DynamoPolicy {
         }
     }
 
-    /// `None` if everybody is `overloaded`.
+    /// `None` if all workers are `overloaded`.
     fn select(
         &self,
         selector: &DefaultWorkerSelector,

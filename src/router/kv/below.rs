@@ -27,7 +27,7 @@ pub struct BlocksBelow {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct LowerIndex {
-    /// By worker and medium. Empty until anybody tells of a tier.
+    /// By worker and medium. Empty until an event names a tier.
     held: Vec<[Runs; Medium::ALL.len()]>,
 }
 
