@@ -1,5 +1,5 @@
 //! One key per worker, and quick answers about the lowest of them: so that nothing
-//! that happens at one worker makes anybody look at all of them.
+//! that happens at one worker makes any decision look at all of them.
 
 /// The node above all others.
 pub(crate) const ROOT: usize = 1;

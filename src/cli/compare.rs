@@ -18,7 +18,7 @@ Examples:
   sim compare before after
   sim compare before after --format markdown --all")]
 pub(crate) struct CompareArgs {
-    /// Folder with the results from before
+    /// Folder with the earlier results
     pub(crate) before: PathBuf,
     /// Folder with the results to compare with them
     pub(crate) after: PathBuf,

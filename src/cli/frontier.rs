@@ -32,10 +32,10 @@ Examples:
   sim frontier doks-3xh200 --set workload.concurrency=120 --load cluster.workers --loads 2..4 \\
       --within ttft_ms_p95=600ms
 
-Every combination of swept values, the load apart, is searched. Without --within, the question is up
-to which load each beats round_robin (or the first policy), and with [slo] also up to which load
-enough requests meet it. The load is workload.concurrency, workload.speedup where a trace is replayed
-at its own times, or workload.arrivals.rate.")]
+Searches every combination of swept values other than the load. Without --within, it searches the
+largest load at which each policy beats round_robin (or the first policy) and, with [slo], the
+largest load at which enough requests meet the targets. The load is workload.concurrency,
+workload.speedup where a trace is replayed at its own times, or workload.arrivals.rate.")]
 pub(crate) struct FrontierArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,

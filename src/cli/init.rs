@@ -63,7 +63,7 @@ pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
         write_file(&args.folder.join(file), content)?;
     }
     let file = args.folder.join(EXPERIMENT_FILE);
-    // A folder is enough to run it, except for the one that everybody is in.
+    // A folder is enough to run it, except for the working folder.
     let shown = if args.folder == Path::new(".") { &file } else { &args.folder };
     print(&format!("wrote {}; run it with: sim run {}\n", file.display(), shown.display()))
 }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Write;
 use std::path::Path;
 
-/// List the models that come with sim, what each is worth, and the parts to put others together
+/// List the models that come with sim, with their sources and accuracy, and parts to compose others
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

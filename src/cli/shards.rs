@@ -11,7 +11,7 @@ use kv_router_sim::results::{ResultFolder, RunInto, Shards};
 use kv_router_sim::settings::Invalid;
 use std::path::{Path, PathBuf};
 
-/// Put the parts of a sweep that ran with --shard together
+/// Combine the parts of a sweep that ran with --shard
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

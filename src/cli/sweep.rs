@@ -19,11 +19,11 @@ Examples:
   sim sweep doks-3xh200 --set router.policy=kv --over router.feed.delay=1ms..10s:x10 --out delays
 
 VALUES are a list (0,0.5,1), a range with a step (60..180:20) or with a factor (8..512:x2), both
-ends included. With --over, results go to plots/NAME-sweep unless --out names another folder. A
-sweep that was killed goes on where it was when the same command is given again.
+ends included. With --over, results go to plots/NAME-sweep unless --out names another folder. If a
+sweep is killed, the same command resumes it.
 
 Several machines share a sweep with --shard: each runs the same command with its own K, and
-`sim merge` makes the results of all.")]
+`sim merge` combines their results.")]
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     pub(crate) experiment: ExperimentArgs,

@@ -50,7 +50,7 @@ pub struct ClusterSettings {
     /// What routers and clients make of it.
     #[serde(default)]
     pub failover: FailoverSettings,
-    /// Who adds and removes workers, if anybody.
+    /// What adds and removes workers, if anything does.
     pub planner: Option<PlannerSettings>,
 }
 

@@ -146,7 +146,7 @@ fn router(generator: &mut SchemaGenerator) -> Schema {
 
 /// `[sweep]`: keys may be written in quotes or as sections in sections.
 fn sweep(generator: &mut SchemaGenerator) -> Schema {
-    let axis = generator.subschema_for::<Axis>();
+    let axis = generator.subschema_for::<SweptValues>();
     json_schema!({
         "type": "object",
         "properties": {
@@ -172,9 +172,9 @@ fn sweep(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// The values of a swept key.
-struct Axis;
+struct SweptValues;
 
-impl JsonSchema for Axis {
+impl JsonSchema for SweptValues {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Axis".into()
     }

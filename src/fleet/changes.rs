@@ -56,7 +56,7 @@ enum Entry {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Stage {
     Down,
     Loading,
     Serving,
@@ -65,7 +65,7 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug)]
 struct Life {
-    phase: Phase,
+    stage: Stage,
     /// How often it has died.
     deaths: u32,
     /// Requests at it.
@@ -96,7 +96,7 @@ impl Changes {
         plan.validate().expect("a validated plan");
         let slots = plan.slots();
         let life = |id| Life {
-            phase: if plan.is_up_first(id) { Phase::Serving } else { Phase::Down },
+            stage: if plan.is_up_first(id) { Stage::Serving } else { Stage::Down },
             deaths: 0,
             requests: 0,
             is_known_to_leave: false,
@@ -152,7 +152,7 @@ impl Changes {
         let life = |worker: WorkerId| self.workers[worker.index()];
         match effect {
             WorkerEffect::Stop(worker) => !life(worker).is_known_to_leave,
-            WorkerEffect::Left(worker) => life(worker).phase == Phase::Draining,
+            WorkerEffect::Left(worker) => life(worker).stage == Stage::Draining,
             WorkerEffect::Joined(_) => true,
             _ => false,
         }
@@ -163,17 +163,17 @@ impl Changes {
         let ids = self.plan.planned();
         let (first, end) = (ids.start as usize, ids.end as usize);
         let own = &self.workers[first..end];
-        let phases = || own.iter().map(|life| life.phase).enumerate();
-        let serving: Vec<usize> = phases()
-            .filter(|(_, phase)| *phase == Phase::Serving)
+        let stages = || own.iter().map(|life| life.stage).enumerate();
+        let serving: Vec<usize> = stages()
+            .filter(|(_, stage)| *stage == Stage::Serving)
             .map(|(at, _)| first + at)
             .collect();
         let moving =
-            |life: &Life| matches!(life.phase, Phase::Loading | Phase::Draining) || life.returns;
+            |life: &Life| matches!(life.stage, Stage::Loading | Stage::Draining) || life.returns;
         let moves = own.iter().any(moving);
-        let there = |life: &&Life| life.phase != Phase::Down || life.returns;
+        let there = |life: &&Life| life.stage != Stage::Down || life.returns;
         let all = narrow(own.iter().filter(there).count());
-        let down = own.iter().position(|life| life.phase == Phase::Down);
+        let down = own.iter().position(|life| life.stage == Stage::Down);
         let Some(planner) = &mut self.planner else { return };
         match planner.look(now, gauges, &serving, (all, moves)) {
             PlannerStep::Nothing => {}
@@ -197,7 +197,7 @@ impl Changes {
     /// will see that.
     pub fn sent(&mut self, now: SimTime, worker: WorkerId, request: RequestId) -> bool {
         let life = &mut self.workers[worker.index()];
-        let takes = matches!(life.phase, Phase::Serving | Phase::Draining);
+        let takes = matches!(life.stage, Stage::Serving | Stage::Draining);
         if takes {
             life.requests += 1;
         } else {
@@ -225,8 +225,8 @@ impl Changes {
     /// Whether a front end that sees a broken connection to `worker` stops to
     /// choose it.
     pub fn inhibits(&self, worker: WorkerId) -> bool {
-        let phase = self.workers[worker.index()].phase;
-        self.plan.failover.inhibit && matches!(phase, Phase::Down | Phase::Loading)
+        let stage = self.workers[worker.index()].stage;
+        self.plan.failover.inhibit && matches!(stage, Stage::Down | Stage::Loading)
     }
 
     /// What the planner did since the run began, by name of the metric.
@@ -263,7 +263,7 @@ impl Changes {
 
     fn is_alive(&self, worker: WorkerId, life: u32) -> bool {
         let now = self.workers[worker.index()];
-        now.deaths == life && matches!(now.phase, Phase::Serving | Phase::Draining)
+        now.deaths == life && matches!(now.stage, Stage::Serving | Stage::Draining)
     }
 
     /// Whether `change` makes sense now.
@@ -276,11 +276,11 @@ impl Changes {
         let range = format!("from 0 to {last}: the workers that this simulation has room for");
         let life = self.workers.get(worker as usize);
         let life = life.ok_or_else(|| Invalid::new("worker", worker, range))?;
-        let is = match (what, life.phase) {
-            (ChangeKind::Start, Phase::Serving) => "up",
-            (ChangeKind::Start | ChangeKind::Drain | ChangeKind::Slow, Phase::Loading) => "loading",
-            (ChangeKind::Crash | ChangeKind::Drain | ChangeKind::Slow, Phase::Down) => "down",
-            (ChangeKind::Drain, Phase::Draining) => "draining",
+        let is = match (what, life.stage) {
+            (ChangeKind::Start, Stage::Serving) => "up",
+            (ChangeKind::Start | ChangeKind::Drain | ChangeKind::Slow, Stage::Loading) => "loading",
+            (ChangeKind::Crash | ChangeKind::Drain | ChangeKind::Slow, Stage::Down) => "down",
+            (ChangeKind::Drain, Stage::Draining) => "draining",
             _ => return Ok(()),
         };
         let allowed = format!("a worker that is not {is}, for {:?}", what.to_string());
@@ -292,9 +292,9 @@ impl Changes {
     pub fn apply(&mut self, now: SimTime, change: &WorkerChange) -> Option<WorkerEffect> {
         let WorkerChange { worker, what, restart_after, grace, factor, lasts } = *change;
         let worker = WorkerId(worker);
-        let Life { phase, deaths, .. } = *self.life(worker);
+        let Life { stage, deaths, .. } = *self.life(worker);
         match what {
-            ChangeKind::Crash if phase == Phase::Down => None,
+            ChangeKind::Crash if stage == Stage::Down => None,
             ChangeKind::Crash => {
                 let lease = now + self.plan.failover.lease;
                 self.enter(lease, Entry::Word(WorkerEffect::Left(worker), Some(deaths + 1)));
@@ -304,7 +304,7 @@ impl Changes {
                 }
                 self.stop(worker)
             }
-            ChangeKind::Drain if phase != Phase::Serving => None,
+            ChangeKind::Drain if stage != Stage::Serving => None,
             ChangeKind::Drain => {
                 self.drain(now, worker);
                 if let Some(grace) = grace {
@@ -329,14 +329,14 @@ impl Changes {
     fn drain(&mut self, now: SimTime, worker: WorkerId) {
         let known = now + self.plan.failover.discovery_delay;
         let life = self.life(worker);
-        (life.phase, life.is_known_to_leave) = (Phase::Draining, false);
+        (life.stage, life.is_known_to_leave) = (Stage::Draining, false);
         let deaths = life.deaths;
         self.enter(known, Entry::Word(WorkerEffect::Left(worker), Some(deaths)));
     }
 
     fn stop(&mut self, worker: WorkerId) -> Option<WorkerEffect> {
         let life = self.life(worker);
-        life.phase = Phase::Down;
+        life.stage = Stage::Down;
         life.deaths += 1;
         life.requests = 0;
         Some(WorkerEffect::Stop(worker))
@@ -346,14 +346,14 @@ impl Changes {
     fn start(&mut self, now: SimTime, worker: WorkerId) -> Option<WorkerEffect> {
         let ready = now + self.plan.load_time;
         let life = self.life(worker);
-        match life.phase {
-            Phase::Down => {
-                (life.phase, life.returns) = (Phase::Loading, false);
+        match life.stage {
+            Stage::Down => {
+                (life.stage, life.returns) = (Stage::Loading, false);
                 let deaths = life.deaths;
                 self.enter(ready, Entry::Ready(worker, deaths));
             }
-            Phase::Draining => life.returns = true,
-            Phase::Loading | Phase::Serving => {}
+            Stage::Draining => life.returns = true,
+            Stage::Loading | Stage::Serving => {}
         }
         None
     }
@@ -361,17 +361,17 @@ impl Changes {
     fn ready(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<WorkerEffect> {
         let known = now + self.plan.failover.discovery_delay;
         let present = self.life(worker);
-        if present.deaths != life || present.phase != Phase::Loading {
+        if present.deaths != life || present.stage != Stage::Loading {
             return None;
         }
-        (present.phase, present.is_known_to_leave) = (Phase::Serving, false);
+        (present.stage, present.is_known_to_leave) = (Stage::Serving, false);
         self.enter(known, Entry::Word(WorkerEffect::Joined(worker), Some(life)));
         Some(WorkerEffect::Serve(worker))
     }
 
     /// A worker has drained, or its grace is over.
     fn drained(&mut self, now: SimTime, worker: WorkerId, life: u32) -> Option<WorkerEffect> {
-        if !self.is_alive(worker, life) || self.life(worker).phase != Phase::Draining {
+        if !self.is_alive(worker, life) || self.life(worker).stage != Stage::Draining {
             return None;
         }
         if self.life(worker).returns {
@@ -381,8 +381,8 @@ impl Changes {
     }
 
     fn stop_if_drained(&mut self, now: SimTime, worker: WorkerId) {
-        let Life { phase, deaths, requests, is_known_to_leave, .. } = *self.life(worker);
-        if phase == Phase::Draining && requests == 0 && is_known_to_leave {
+        let Life { stage, deaths, requests, is_known_to_leave, .. } = *self.life(worker);
+        if stage == Stage::Draining && requests == 0 && is_known_to_leave {
             self.enter(now, Entry::Drained(worker, deaths));
         }
     }
@@ -400,14 +400,14 @@ impl Changes {
                 if life.is_some_and(|life| life != present.deaths) {
                     return None;
                 }
-                match (effect, present.phase) {
-                    (WorkerEffect::Left(_), Phase::Draining) => {
+                match (effect, present.stage) {
+                    (WorkerEffect::Left(_), Stage::Draining) => {
                         present.is_known_to_leave = true;
                         self.stop_if_drained(now, worker);
                     }
                     // It is back already, and its joining will tell, or has told.
-                    (WorkerEffect::Left(_), Phase::Serving) => return None,
-                    (WorkerEffect::Joined(_), Phase::Down) => return None,
+                    (WorkerEffect::Left(_), Stage::Serving) => return None,
+                    (WorkerEffect::Joined(_), Stage::Down) => return None,
                     _ => {}
                 }
                 Some(effect)

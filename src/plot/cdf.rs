@@ -5,7 +5,7 @@ use super::axes::{Plot, draw_axes};
 use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
-use super::scale::{Kind, Scale, is_drawable};
+use super::scale::{Scale, ScaleKind, is_drawable};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::{LatencyCurve, LatencyCurves, Point};
@@ -87,7 +87,7 @@ impl<'a> Cdfs<'a> {
             all().filter_map(|(i, d)| Some((i, d.get(stem)?))).collect();
         let values = || here.iter().flat_map(|(_, d)| places(d)).map(|(value, _)| value);
         let (factor, unit) = time_unit(values().fold(0.0, f64::max));
-        let x_scale = Scale::for_y(values().map(|value| value * factor), Kind::Time);
+        let x_scale = Scale::for_y(values().map(|value| value * factor), ScaleKind::Time);
         let y_scale = Scale::for_bars([100.0].into_iter());
         let labels = text_width("100", SMALL_SIZE) + 10.0;
         let plot = Plot {

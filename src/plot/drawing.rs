@@ -2,7 +2,7 @@
 
 use super::canvas::{Canvas, Drawn, Script, Side, fitted, text_width};
 use super::legend::{Legend, Sample};
-use super::scale::{Kind, extent, is_drawable};
+use super::scale::{ScaleKind, extent, is_drawable};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{MARGIN, PAPER, SMALL_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
@@ -310,11 +310,11 @@ impl<'a> Drawing<'a> {
     }
 
     /// What kind of axis a metric has.
-    pub(super) fn kind(metric: &Metric) -> Kind {
+    pub(super) fn kind(metric: &Metric) -> ScaleKind {
         match metric.unit {
-            "ms" | "s" => Kind::Time,
-            _ if metric.is_ratio() => Kind::Ratio,
-            _ => Kind::Amount,
+            "ms" | "s" => ScaleKind::Time,
+            _ if metric.is_ratio() => ScaleKind::Ratio,
+            _ => ScaleKind::Amount,
         }
     }
 

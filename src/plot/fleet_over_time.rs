@@ -4,7 +4,7 @@
 use super::axes::{Plot, draw_axes};
 use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::footer;
-use super::scale::{Kind, Scale};
+use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{FRAME, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
@@ -34,10 +34,10 @@ pub(super) struct FleetSheet<'a> {
 type Values = fn(&FleetOverTime) -> &Vec<Option<f64>>;
 
 /// Title, values, and what they are; times are in ms.
-const PANELS: [(&str, Values, Kind); 3] = [
-    ("hit ratio", |line| &line.hit_ratio, Kind::Ratio),
-    ("TTFT p95", |line| &line.ttft_ms_p95, Kind::Time),
-    ("requests not served", |line| &line.error_ratio, Kind::Ratio),
+const PANELS: [(&str, Values, ScaleKind); 3] = [
+    ("hit ratio", |line| &line.hit_ratio, ScaleKind::Ratio),
+    ("TTFT p95", |line| &line.ttft_ms_p95, ScaleKind::Time),
+    ("requests not served", |line| &line.error_ratio, ScaleKind::Ratio),
 ];
 
 fn width(form: Form) -> f64 {
@@ -56,14 +56,14 @@ impl<'a> FleetSheet<'a> {
         &self,
         canvas: &Canvas<'_, B>,
         (top, width): (f64, f64),
-        (title, values, kind): (&str, Values, Kind),
+        (title, values, kind): (&str, Values, ScaleKind),
     ) -> Drawn<B> {
         let Some(seconds) = self.lines.first().map(|line| &line.seconds) else { return Ok(()) };
         let (Some(&first), Some(&last)) = (seconds.first(), seconds.last()) else { return Ok(()) };
         let x_scale = Scale::for_time(first, last);
         let shown = || self.lines.iter().flat_map(|line| values(line).iter().flatten().copied());
         let (factor, unit) = match kind {
-            Kind::Time => time_unit(shown().fold(0.0, f64::max)),
+            ScaleKind::Time => time_unit(shown().fold(0.0, f64::max)),
             _ => (1.0, "%"),
         };
         // From zero, and so never logarithmic: what a change does is read off heights.

@@ -3,7 +3,7 @@
 
 use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::{extent_text, footer};
-use super::scale::{Kind, Scale, is_drawable};
+use super::scale::{Scale, ScaleKind, is_drawable};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{
     FRAME, GRID, INK, MARGIN, ON_DARK, ON_LIGHT, PAPER, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE,
@@ -96,9 +96,9 @@ impl<'a> HeatMap<'a> {
         let longest = points.iter().filter_map(|p| value(&metric, p)).fold(0.0, f64::max);
         let shown_in = if metric.unit == "ms" { time_unit(longest) } else { (1.0, metric.unit) };
         let kind = match metric.unit {
-            "ms" => Kind::Time,
-            _ if metric.is_ratio() => Kind::Ratio,
-            _ => Kind::Amount,
+            "ms" => ScaleKind::Time,
+            _ if metric.is_ratio() => ScaleKind::Ratio,
+            _ => ScaleKind::Amount,
         };
         let values = points.iter().filter_map(|p| Some(value(&metric, p)? * shown_in.0));
         let scale = Scale::for_y(values, kind);

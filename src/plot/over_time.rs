@@ -5,7 +5,7 @@ use super::axes::{Plot, draw_axes};
 use super::canvas::{Canvas, Drawn, Script, Side, fitted, text_width};
 use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
-use super::scale::{Kind, Scale};
+use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
 use super::style::{INK, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
@@ -177,9 +177,9 @@ impl Sheet for WorkersOverTime<'_> {
         // All rows share a scale, so that they can be compared.
         let inflight = self.rows.iter().flat_map(|row| row.inflight.iter().flatten()).copied();
         let least = if shows_limit { limit } else { 1.0 };
-        let inflight = Scale::for_y([0.0, least].into_iter().chain(inflight), Kind::Amount);
+        let inflight = Scale::for_y([0.0, least].into_iter().chain(inflight), ScaleKind::Amount);
         let longest = (self.longest_queue() * factor).max(1.0);
-        let queue = Scale::for_y([0.0, longest].into_iter(), Kind::Amount);
+        let queue = Scale::for_y([0.0, longest].into_iter(), ScaleKind::Amount);
         for (i, row) in self.rows.iter().enumerate() {
             let label = label(row);
             let (first, second) = match form {

@@ -21,7 +21,7 @@ pub(super) struct Tick {
 const LARGEST: f64 = 1e100;
 /// What is on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ScaleKind {
     /// Milliseconds or seconds: may span orders of magnitude.
     Time,
     /// Percent, at most 100.
@@ -46,10 +46,10 @@ pub(super) fn is_drawable(value: f64) -> bool {
 impl Scale {
     /// For values of a metric. Times are logarithmic if they span a factor of five;
     /// all else is linear, from zero if the smallest is below half of the largest.
-    pub(super) fn for_y(values: impl Iterator<Item = f64>, kind: Kind) -> Self {
+    pub(super) fn for_y(values: impl Iterator<Item = f64>, kind: ScaleKind) -> Self {
         let Some((low, high)) = extent(values) else { return Self::linear(0.0, 1.0) };
-        let is_ratio = kind == Kind::Ratio;
-        if kind == Kind::Time && low > 1e-12 && high / low >= LOG_FROM && high / low < 1e12 {
+        let is_ratio = kind == ScaleKind::Ratio;
+        if kind == ScaleKind::Time && low > 1e-12 && high / low >= LOG_FROM && high / low < 1e12 {
             return Self::logarithmic(low / 1.12, high * 1.12);
         }
         let from = if low >= 0.0 && low < 0.5 * high { 0.0 } else { low };
@@ -283,31 +283,31 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         assert_eq!(
-            labels(&Scale::for_y([249.0, 472.0].into_iter(), Kind::Time)),
+            labels(&Scale::for_y([249.0, 472.0].into_iter(), ScaleKind::Time)),
             ["250", "300", "350", "400", "450"]
         );
         assert_eq!(
-            labels(&Scale::for_y([83.9, 96.1].into_iter(), Kind::Ratio)),
+            labels(&Scale::for_y([83.9, 96.1].into_iter(), ScaleKind::Ratio)),
             ["85.0", "87.5", "90.0", "92.5", "95.0"]
         );
         assert_eq!(
-            labels(&Scale::for_y([446.0, 3143.0].into_iter(), Kind::Time)),
+            labels(&Scale::for_y([446.0, 3143.0].into_iter(), ScaleKind::Time)),
             ["400", "500", "600", "800", "1000", "1500", "2000", "3000"]
         );
         assert_eq!(labels(&Scale::for_x(&[60.0, 80.0, 100.0])), ["60", "80", "100"]);
         assert_eq!(
-            labels(&Scale::for_y([0.0, 0.0].into_iter(), Kind::Time)),
+            labels(&Scale::for_y([0.0, 0.0].into_iter(), ScaleKind::Time)),
             ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5"]
         );
     }
 
     #[test]
     fn a_wide_range_of_times_is_logarithmic_and_nothing_else_is() {
-        assert!(Scale::for_y([446.0, 3143.0].into_iter(), Kind::Time).is_log());
-        assert!(!Scale::for_y([249.0, 472.0].into_iter(), Kind::Time).is_log());
-        assert!(!Scale::for_y([0.0, 472.0].into_iter(), Kind::Time).is_log());
-        assert!(!Scale::for_y([5.0, 95.0].into_iter(), Kind::Ratio).is_log());
-        assert!(!Scale::for_y([500.0, 9000.0].into_iter(), Kind::Amount).is_log());
+        assert!(Scale::for_y([446.0, 3143.0].into_iter(), ScaleKind::Time).is_log());
+        assert!(!Scale::for_y([249.0, 472.0].into_iter(), ScaleKind::Time).is_log());
+        assert!(!Scale::for_y([0.0, 472.0].into_iter(), ScaleKind::Time).is_log());
+        assert!(!Scale::for_y([5.0, 95.0].into_iter(), ScaleKind::Ratio).is_log());
+        assert!(!Scale::for_y([500.0, 9000.0].into_iter(), ScaleKind::Amount).is_log());
         let evenly: Vec<f64> = (1..=30).map(f64::from).collect();
         assert!(!Scale::for_x(&evenly).is_log());
         assert!(Scale::for_x(&[1.0, 10.0, 100.0, 1000.0]).is_log());
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_scale_is_as_wide_as_it_has_to_be() {
-        let scale = |low: f64, high: f64| Scale::for_y([low, high].into_iter(), Kind::Time);
+        let scale = |low: f64, high: f64| Scale::for_y([low, high].into_iter(), ScaleKind::Time);
         let wide = scale(400.0, 410.0).at_least(200.0);
         assert!(wide.high - wide.low >= 200.0 && wide.place(405.0) > 0.3, "{wide:?}");
         assert_eq!(scale(400.0, 700.0).at_least(20.0), scale(400.0, 700.0));
@@ -327,7 +327,7 @@ mod tests {
         fn every_scale_has_few_ticks_in_order_and_keeps_the_order_of_values(
             mut values in prop::collection::vec(
                 prop_oneof![any::<f64>(), 0.0..1e4f64, Just(0.0)], 0..8),
-            kind in prop_oneof![Just(Kind::Time), Just(Kind::Ratio), Just(Kind::Amount)],
+            kind in prop_oneof![Just(ScaleKind::Time), Just(ScaleKind::Ratio), Just(ScaleKind::Amount)],
         ) {
             values.sort_by(f64::total_cmp);
             for scale in [

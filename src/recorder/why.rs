@@ -130,7 +130,7 @@ impl Why {
         let Some(sent) = self.open.get(&id) else { return };
         let computed = &mut self.computed[usize::from(self.sides.prefills(worker))];
         for block in sent.request.content.blocks((tokens - 1) / self.block_size) {
-            // What is there already stays.
+            // Counted already.
             let _known = computed.insert(block, 0);
         }
     }

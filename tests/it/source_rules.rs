@@ -183,8 +183,10 @@ fn banned_words_stay_out() {
 }
 
 /// Words of stilted English, and what to say instead.
-const STILTED: [(&str, &str); 4] = [
+const STILTED: [(&str, &str); 6] = [
     ("somebody", "the one that does it: a router, a client, a worker"),
+    ("anybody", "the one that does it: a router, a client, a worker"),
+    ("everybody", "all workers, all clients, every reader"),
     ("nobody", "no worker, no request, no one who reads"),
     ("anew", "again, or what happens: restarts, starts empty"),
     ("is told", "hears, learns, gets, is configured to"),

@@ -293,7 +293,7 @@ pub struct ChangePlan {
     pub changes: Vec<ChangeSettings>,
     /// What routers and clients make of it.
     pub failover: FailoverSettings,
-    /// Who adds and removes workers, if anybody.
+    /// What adds and removes workers, if anything does.
     pub planner: Option<PlannerSettings>,
 }
 
