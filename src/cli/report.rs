@@ -2,7 +2,7 @@
 
 use super::error::CliError;
 use super::talk::say;
-use kv_router_sim::plot::{self, FigureOptions};
+use kv_router_sim::plot::{self, DrawnFor, FigureOptions};
 use kv_router_sim::report::judge::terms::Terms;
 use kv_router_sim::report::render::html::REPORT_FILE;
 use kv_router_sim::results::{Results, write_figures};
@@ -61,7 +61,8 @@ pub(super) fn plot(args: PlotArgs) -> Result<(), CliError> {
     let saved = Results::load(&args.results)?;
     let targets = plot::targets(&Terms::of(&saved.details));
     let choice = FigureOptions { x: args.x, metrics: args.y, targets };
-    let figures = plot::figures(&saved.summary, saved.details.published.as_ref(), &choice)?;
+    let published = saved.details.published.as_ref();
+    let figures = plot::figures(&saved.summary, published, &choice, DrawnFor::Files)?;
     let folder = args.out.unwrap_or(args.results);
     write_figures(&folder, &figures)?;
     for figure in &figures {

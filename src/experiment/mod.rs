@@ -40,13 +40,13 @@ pub use journal::{Journal, JournalError};
 pub use load::{Experiment, LoadOptions};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
-pub(crate) use run::simulations;
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;
 pub use run::{
     ExperimentOutcome, JobProgress, NoProgress, RunError, RunOptions, SimulationRequests, run,
     run_shard,
 };
+pub(crate) use run::{simulations, threads};
 pub use run_spec::{Params, RunSpec, Settings};
 pub use schema::schema;
 pub use shard::Shard;

@@ -253,7 +253,7 @@ fn simulate_all(
     jobs: &[Job<'_>],
     options: RunOptions<'_>,
 ) -> Result<Vec<Result<RunOutcome, Stuck>>, RunError> {
-    let threads = pool(options.jobs, jobs.len())?;
+    let threads = threads(options.jobs, jobs.len())?;
     std::thread::scope(|scope| {
         let (written, told) = mpsc::channel();
         let syncing = options.journal.map(|journal| scope.spawn(move || journal.sync(&told)));
@@ -290,10 +290,11 @@ fn simulate_all(
     })
 }
 
-fn pool(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadPool, RunError> {
+/// As many threads as were asked for, one per processor by default, but not more
+/// than `most`: threads without work would only cost memory.
+pub(crate) fn threads(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadPool, RunError> {
     let wanted =
         jobs.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
-    // Threads without a job would only cost memory.
     let jobs = wanted.clamp(1, most.max(1));
     rayon::ThreadPoolBuilder::new()
         .num_threads(jobs)

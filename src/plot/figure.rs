@@ -6,6 +6,7 @@ use super::style;
 use maud::html;
 use plotters::backend::{BitMapBackend, RGBPixel, SVGBackend};
 use plotters::drawing::IntoDrawingArea;
+use rayon::prelude::*;
 
 /// Pixels of the PNG per point: sharp on screens with double resolution.
 const PNG_PIXELS: u32 = 2;
@@ -24,16 +25,47 @@ pub struct Figure {
     pub svg: String,
     /// The same with one panel per row, for narrow screens.
     pub narrow: String,
-    /// The figure as PNG, at twice the size of the SVG.
-    pub png: Vec<u8>,
+    /// The figure as PNG, at twice the size of the SVG, if it was drawn for
+    /// [`DrawnFor::Files`].
+    pub png: Option<Vec<u8>>,
 }
 
 impl Figure {
-    pub(super) fn new(sheet: &impl Sheet) -> Self {
-        let (name, title, alt) = (sheet.name(), sheet.title(), sheet.alt());
-        let [wide, narrow] = [Form::Wide, Form::Narrow].map(|form| svg(sheet, form));
-        Self { name, title, alt, svg: wide, narrow, png: png(sheet) }
+    /// The files that it is kept as: names and contents.
+    pub fn files(&self) -> impl Iterator<Item = (String, &[u8])> {
+        let svg = (format!("{}.svg", self.name), self.svg.as_bytes());
+        let png = self.png.as_deref().map(|png| (format!("{}.png", self.name), png));
+        [svg].into_iter().chain(png)
     }
+}
+
+/// Where figures go. A PNG takes many times as long as both SVGs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrawnFor {
+    /// A page of HTML, which holds the SVGs.
+    Page,
+    /// Files of their own: SVG and PNG.
+    Files,
+}
+
+/// Any sheet, for lists of several kinds.
+pub(super) trait Plate: Sync {
+    /// Draws it.
+    fn figure(&self, drawn_for: DrawnFor) -> Figure;
+}
+
+impl<S: Sheet + Sync> Plate for S {
+    fn figure(&self, drawn_for: DrawnFor) -> Figure {
+        let (name, title, alt) = (self.name(), self.title(), self.alt());
+        let [wide, narrow] = [Form::Wide, Form::Narrow].map(|form| svg(self, form));
+        let png = (drawn_for == DrawnFor::Files).then(|| png(self));
+        Figure { name, title, alt, svg: wide, narrow, png }
+    }
+}
+
+/// Draws sheets at the same time, on the threads that the caller runs on.
+pub(super) fn draw_all(sheets: &[Box<dyn Plate + '_>], drawn_for: DrawnFor) -> Vec<Figure> {
+    sheets.par_iter().with_max_len(1).map(|sheet| sheet.figure(drawn_for)).collect()
 }
 
 pub(super) fn svg(drawing: &impl Sheet, form: Form) -> String {
@@ -105,17 +137,19 @@ fn png(drawing: &impl Sheet) -> Vec<u8> {
 fn shrink(pixels: &[u8], width: usize, by: usize) -> Vec<u8> {
     let row = width * 3;
     let mut small = Vec::with_capacity(pixels.len() / (by * by));
+    let mut sums = vec![0_usize; row / by];
     for rows in pixels.chunks_exact(row * by) {
-        for x in 0..width / by {
-            for color in 0..3 {
-                let square = (0..by * by).map(|i| {
-                    let (dx, dy) = (i % by, i / by);
-                    usize::from(rows[dy * row + (x * by + dx) * 3 + color])
-                });
-                let mean = square.sum::<usize>() / (by * by);
-                small.push(u8::try_from(mean).unwrap_or(u8::MAX));
+        sums.fill(0);
+        for line in rows.chunks_exact(row) {
+            for (sums, square) in sums.chunks_exact_mut(3).zip(line.chunks_exact(3 * by)) {
+                for pixel in square.chunks_exact(3) {
+                    for (sum, &value) in sums.iter_mut().zip(pixel) {
+                        *sum += usize::from(value);
+                    }
+                }
             }
         }
+        small.extend(sums.iter().map(|sum| u8::try_from(sum / (by * by)).unwrap_or(u8::MAX)));
     }
     small
 }

@@ -17,7 +17,7 @@ mod scale;
 mod sheet;
 mod style;
 
-pub use figure::Figure;
+pub use figure::{DrawnFor, Figure};
 
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;
@@ -31,6 +31,7 @@ use crate::report::view::published::Published;
 use crate::settings::Invalid;
 use cdf::Cdfs;
 use drawing::Drawing;
+use figure::{Plate, draw_all};
 use fleet_over_time::FleetSheet;
 use heat::HeatMap;
 use over_time::WorkersOverTime;
@@ -99,19 +100,27 @@ pub fn figures(
     summary: &Summary,
     published: Option<&Published>,
     choice: &FigureOptions,
+    drawn_for: DrawnFor,
 ) -> Result<Vec<Figure>, Invalid> {
     let view = View::new(summary, choice.x.as_deref())?;
     let comparison = published.map(|published| Comparison::new(&view, published));
-    let groups = groups(&view, &choice.metrics)?;
-    let drawings = groups
-        .into_iter()
-        .map(|m| Drawing::new(&view, comparison.as_ref(), m).with_targets(&choice.targets));
-    let why = (choice.metrics.is_empty() && why::is_measured(&view)).then(|| {
+    Ok(draw_all(&sheets(&view, comparison.as_ref(), choice)?, drawn_for))
+}
+
+/// One sheet per stem of metrics, and one of what a run measured of why.
+fn sheets<'a>(
+    view: &'a View<'a>,
+    comparison: Option<&'a Comparison<'a>>,
+    choice: &'a FigureOptions,
+) -> Result<Vec<Box<dyn Plate + 'a>>, Invalid> {
+    let of_metrics =
+        |metrics| Drawing::new(view, comparison, metrics).with_targets(&choice.targets);
+    let why = (choice.metrics.is_empty() && why::is_measured(view)).then(|| {
         let metrics = WHY.iter().map(|name| Metric::of(name)).collect();
-        Drawing::new(&view, None, metrics)
-            .named("why", "from load imbalance to time to first token")
+        Drawing::new(view, None, metrics).named("why", "from load imbalance to time to first token")
     });
-    Ok(drawings.chain(why).map(|drawing| Figure::new(&drawing)).collect())
+    let drawings = groups(view, &choice.metrics)?.into_iter().map(of_metrics).chain(why);
+    Ok(drawings.map(|drawing| Box::new(drawing) as Box<dyn Plate>).collect())
 }
 
 /// Draws everything that is drawn of results by default: heat maps of a sweep or
@@ -121,11 +130,16 @@ pub fn figures(
 ///
 /// # Errors
 /// If the metric that was tuned for is not in the results.
-pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, Invalid> {
+pub fn all_figures(
+    summary: &Summary,
+    details: &Details,
+    drawn_for: DrawnFor,
+) -> Result<Vec<Figure>, Invalid> {
     let view = View::new(summary, None)?;
     let tuned_for = details.tuned_for.as_deref();
     if tuned_for.is_some() || view.series.len() > MOST_LINES {
-        let maps = Tuning::new(summary, tuned_for.unwrap_or(HEAT[1])).map(|t| heat_maps(&t));
+        let tuning = Tuning::new(summary, tuned_for.unwrap_or(HEAT[1]));
+        let maps = tuning.map(|tuning| draw_all(&heat_maps(&tuning), drawn_for));
         // Without a sweep the metric was not asked for.
         let maps = if tuned_for.is_some() { maps? } else { maps.unwrap_or_default() };
         if !maps.is_empty() {
@@ -134,26 +148,30 @@ pub fn all_figures(summary: &Summary, details: &Details) -> Result<Vec<Figure>, 
     }
     let choice =
         FigureOptions { targets: targets(&Terms::of(details)), ..FigureOptions::default() };
-    let mut all = figures(summary, details.published.as_ref(), &choice)?;
+    let published = details.published.as_ref();
+    let comparison = published.map(|published| Comparison::new(&view, published));
+    let mut all = sheets(&view, comparison.as_ref(), &choice)?;
     let last = view.xs().last().copied();
     if let (Some(_), Some(x)) = (&view.axis, last)
         && view.series.iter().filter(|series| series.at(x).is_some()).count() >= MANY_POLICIES
-        && view.series.iter().any(|series| series.points.len() > 1)
     {
         let found = view.metric_names();
         let metrics = POLICIES.into_iter().filter(|name| found.contains(name)).map(Metric::of);
         let bars = Drawing::new(&view, None, metrics.collect()).named("policies", "policies");
-        all.push(Figure::new(&bars.bars_at(x)));
+        all.push(Box::new(bars.bars_at(x)));
     }
-    all.extend(Cdfs::new(&view, &details.distributions, None).map(|cdfs| Figure::new(&cdfs)));
+    if let Some(cdfs) = Cdfs::new(&view, &details.distributions, None) {
+        all.push(Box::new(cdfs));
+    }
     if !details.workers_over_time.is_empty() {
         let simulations = &details.workers_over_time;
         let sheet = WorkersOverTime::new(&summary.provenance, simulations, details.max_num_seqs);
-        all.push(Figure::new(&sheet));
+        all.push(Box::new(sheet));
     }
-    let fleets = details.fleets_over_time.as_ref();
-    all.extend(fleets.map(|fleets| Figure::new(&FleetSheet::new(&summary.provenance, fleets))));
-    Ok(all)
+    if let Some(fleets) = &details.fleets_over_time {
+        all.push(Box::new(FleetSheet::new(&summary.provenance, fleets)));
+    }
+    Ok(draw_all(&all, drawn_for))
 }
 
 /// The rules of style that every SVG has; pages that hold several need them once.
@@ -161,9 +179,9 @@ pub fn dark_rules() -> String {
     style::dark_rules()
 }
 
-/// Draws heat maps of the metrics of a sweep over two keys or more, with the
-/// best setting and the Pareto front marked; none if fewer were swept.
-pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
+/// Heat maps of the metrics of a sweep over two keys or more, with the best setting
+/// and the Pareto front marked; none if fewer were swept.
+fn heat_maps<'a>(tuning: &'a Tuning<'a>) -> Vec<Box<dyn Plate + 'a>> {
     let mut metrics: Vec<&str> = vec![tuning.metric.name.as_str()];
     let found = |name: &&str| {
         let value = |point: &Point| point.metrics.get(*name).and_then(|metric| metric.mean);
@@ -171,7 +189,7 @@ pub fn heat_maps(tuning: &Tuning<'_>) -> Vec<Figure> {
     };
     metrics.extend(HEAT.into_iter().filter(|name| *name != tuning.metric.name).filter(found));
     let maps = metrics.into_iter().filter_map(|name| HeatMap::new(tuning, name));
-    maps.map(|map| Figure::new(&map)).collect()
+    maps.map(|map| Box::new(map) as Box<dyn Plate>).collect()
 }
 
 /// The metrics to draw, those of one stem together.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 fn draw(summary: &Summary, published: Option<&Published>) -> Vec<Figure> {
-    figures(summary, published, &FigureOptions::default()).unwrap()
+    figures(summary, published, &FigureOptions::default(), DrawnFor::Files).unwrap()
 }
 
 /// SVGs of every group of metrics; PNGs of random results would take too long.
@@ -37,7 +37,7 @@ fn the_same_results_give_the_same_bytes() {
 #[test]
 fn the_png_is_twice_the_size_of_the_svg() {
     let figure = draw(&example::doks(), None).swap_remove(0);
-    let decoder = png::Decoder::new(std::io::Cursor::new(&figure.png));
+    let decoder = png::Decoder::new(std::io::Cursor::new(figure.png.as_ref().unwrap()));
     let reader = decoder.read_info().unwrap();
     let (width, height) = (reader.info().width / 2, reader.info().height / 2);
     let head = format!(
@@ -55,7 +55,8 @@ fn what_was_asked_for_has_to_be_there() {
         metrics: vec![metric.to_owned()],
         ..FigureOptions::default()
     };
-    let error = figures(&summary, None, &choice("queue_ms_p50")).unwrap_err().to_string();
+    let error =
+        figures(&summary, None, &choice("queue_ms_p50"), DrawnFor::Page).unwrap_err().to_string();
     assert!(
         error.starts_with(
             "y = queue_ms_p50: must be a metric that these results have: ttft_ms_p50, "
@@ -64,7 +65,7 @@ fn what_was_asked_for_has_to_be_there() {
     );
     let unknown =
         FigureOptions { x: Some("cluster.workers".to_owned()), ..FigureOptions::default() };
-    assert!(figures(&summary, None, &unknown).is_err());
+    assert!(figures(&summary, None, &unknown, DrawnFor::Page).is_err());
 }
 
 #[test]
@@ -72,8 +73,9 @@ fn every_published_point_has_its_marker() {
     // A hollow marker is two rings, one of paper and one of its colour.
     let (summary, published) = (example::doks(), example::doks_published());
     let areas = |svg: &str| svg.matches("<polygon").count();
-    let with = figures(&summary, Some(&published), &FigureOptions::default()).unwrap();
-    let without = figures(&summary, None, &FigureOptions::default()).unwrap();
+    let with =
+        figures(&summary, Some(&published), &FigureOptions::default(), DrawnFor::Page).unwrap();
+    let without = figures(&summary, None, &FigureOptions::default(), DrawnFor::Page).unwrap();
     // TTFT p50 and p95 of 14 points, and two entries of the legend.
     assert_eq!(areas(&with[0].svg), areas(&without[0].svg) + 2 * (2 * 14 + 2));
 }
@@ -149,7 +151,7 @@ fn distributions_are_drawn_at_the_last_load() {
     let summary = example::doks();
     let view = View::new(&summary, None).unwrap();
     let all = distributions(&summary);
-    let figure = Figure::new(&Cdfs::new(&view, &all, None).unwrap());
+    let figure = Cdfs::new(&view, &all, None).unwrap().figure(DrawnFor::Page);
     assert_eq!(figure.title, "distribution of latencies at concurrency 180");
     assert!(figure.alt.contains("TTFT, ITL and end to end"), "{}", figure.alt);
     // A band and a line with markers for both policies in each panel.

@@ -38,7 +38,7 @@ use crate::experiment::{
     self, Existing, Experiment, ExperimentOutcome, Footprint, JobProgress, Journal, NoProgress,
     RUNS_FILE, RunError, RunOptions, SUMMARY_FILE, Store, StoreError,
 };
-use crate::plot::Figure;
+use crate::plot::{DrawnFor, Figure};
 use crate::report::judge::terms::remarks;
 use crate::report::render::html::REPORT_FILE;
 use crate::report::render::{aiperf, requests, save};
@@ -291,7 +291,8 @@ impl ResultFolder {
         numbers.write(RUNS_FILE, save::json(runs).as_bytes())?;
         numbers.write(SUMMARY_FILE, save::to_json(summary).as_bytes())?;
 
-        let report = if options.figures { self.save_report(&results) } else { Ok(()) };
+        let report =
+            if options.figures { self.save_report(&results, options.jobs) } else { Ok(()) };
         numbers.publish()?;
         drop(journal);
         self.store.discard_journal()?;
@@ -314,12 +315,12 @@ impl ResultFolder {
         files.publish()
     }
 
-    fn save_report(&self, results: &Results) -> Result<(), ReportError> {
-        let figures = results.figures()?;
+    fn save_report(&self, results: &Results, jobs: Option<usize>) -> Result<(), ReportError> {
+        let draw = || results.figures(DrawnFor::Files);
+        let figures = experiment::threads(jobs, usize::MAX)?.install(draw)?;
         let mut files = self.store.stage()?;
-        for Figure { name, svg, png, .. } in &figures {
-            files.write(&format!("{name}.svg"), svg.as_bytes())?;
-            files.write(&format!("{name}.png"), png)?;
+        for (name, bytes) in figures.iter().flat_map(Figure::files) {
+            files.write(&name, bytes)?;
         }
         files.write(REPORT_FILE, results.report(&figures)?.as_bytes())?;
         Ok(files.publish()?)

@@ -4,10 +4,10 @@ use crate::experiment::explain::ExplainError;
 use crate::experiment::results::{SCHEMA_VERSION, SavedRuns, Summary};
 use crate::experiment::timeline::{Timeline, TimelineQuery, timeline};
 use crate::experiment::{
-    Experiment, ExperimentError, LoadOptions, RUNS_FILE, SUMMARY_FILE, StoreError, write_file,
-    write_file_with,
+    Experiment, ExperimentError, LoadOptions, RUNS_FILE, RunError, SUMMARY_FILE, StoreError,
+    write_file, write_file_with,
 };
-use crate::plot::{self, Figure};
+use crate::plot::{self, DrawnFor, Figure};
 use crate::report::render::html::{Page, Picture, REPORT_FILE};
 use crate::report::render::timeline as rendered;
 use crate::report::view::details::{DETAILS_FILE, Details};
@@ -82,6 +82,9 @@ pub enum ReportError {
     /// It cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The threads that draw it could not be started.
+    #[error(transparent)]
+    Threads(#[from] RunError),
 }
 
 /// Why a simulation of saved results cannot be run again.
@@ -150,8 +153,8 @@ impl Results {
     /// # Errors
     /// If the metric that was tuned for is not in the results.
     #[cfg_attr(not(internals), doc(hidden))]
-    pub fn figures(&self) -> Result<Vec<Figure>, Invalid> {
-        plot::all_figures(&self.summary, &self.details)
+    pub fn figures(&self, drawn_for: DrawnFor) -> Result<Vec<Figure>, Invalid> {
+        plot::all_figures(&self.summary, &self.details, drawn_for)
     }
 
     /// The report as one page of HTML, with these figures.
@@ -183,7 +186,7 @@ impl Results {
     /// # Errors
     /// If it cannot be made or written.
     pub fn write_report(&self, folder: &Path) -> Result<(), ReportError> {
-        let report = self.report(&self.figures()?)?;
+        let report = self.report(&self.figures(DrawnFor::Page)?)?;
         Ok(write_file(&folder.join(REPORT_FILE), report.as_bytes())?)
     }
 
@@ -218,16 +221,15 @@ impl Results {
     }
 }
 
-/// Writes figures as SVG and PNG.
+/// Writes the files of figures.
 ///
 /// # Errors
 /// If one cannot be written.
 pub fn write_figures(folder: &Path, figures: &[Figure]) -> Result<(), StoreError> {
-    for figure in figures {
-        write_file(&folder.join(format!("{}.svg", figure.name)), figure.svg.as_bytes())?;
-        write_file(&folder.join(format!("{}.png", figure.name)), &figure.png)?;
-    }
-    Ok(())
+    figures
+        .iter()
+        .flat_map(Figure::files)
+        .try_for_each(|(name, bytes)| write_file(&folder.join(name), bytes))
 }
 
 /// The summary of the results in a folder.
