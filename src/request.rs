@@ -17,6 +17,11 @@ impl BlockRun {
     pub fn skip(self, blocks: u32) -> Self {
         Self { first: self.first.offset(blocks), len: self.len - blocks }
     }
+
+    /// Its ids, in order.
+    pub fn ids(self) -> impl Iterator<Item = BlockId> {
+        (0..self.len).map(move |i| self.first.offset(i))
+    }
 }
 
 /// The identity of every full block of a token sequence: a list of runs that it
@@ -107,7 +112,7 @@ impl Content {
 
     /// The first `blocks` block ids, in order.
     pub fn blocks(&self, blocks: u32) -> impl Iterator<Item = BlockId> + '_ {
-        self.runs(blocks).flat_map(|run| (0..run.len).map(move |i| run.first.offset(i)))
+        self.runs(blocks).flat_map(BlockRun::ids)
     }
 }
 

@@ -28,15 +28,17 @@ impl Overlaps {
         Self { stretches, parts }
     }
 
-    /// Blocks after each other with the holders of each, who need not hold what
+    /// Stretches after each other with the holders of each, who need not hold what
     /// comes before.
-    pub(in crate::router) fn of_blocks<'a>(blocks: impl Iterator<Item = &'a WorkerSet>) -> Self {
+    pub(in crate::router) fn of_stretches<'a>(
+        parts: impl Iterator<Item = (&'a WorkerSet, u32)>,
+    ) -> Self {
         // Neighbours mostly have the same holders: count while they do.
         let mut stretches: Vec<(WorkerSet, u32)> = Vec::new();
-        for holders in blocks {
+        for (holders, len) in parts {
             match stretches.last_mut() {
-                Some((same, blocks)) if same == holders => *blocks += 1,
-                _ => stretches.push((holders.clone(), 1)),
+                Some((same, blocks)) if same == holders => *blocks += len,
+                _ => stretches.push((holders.clone(), len)),
             }
         }
         Self { stretches, parts: Vec::new() }

@@ -132,7 +132,8 @@ impl SentPrompts {
 
     /// How many of `blocks` each worker has, up to the first that no worker has.
     pub(super) fn overlaps(&self, blocks: impl Iterator<Item = BlockId>) -> Overlaps {
-        Overlaps::of_blocks(blocks.map_while(|id| self.get(id)).map(|block| &block.holders))
+        let known = blocks.map_while(|id| self.get(id));
+        Overlaps::of_stretches(known.map(|block| (&block.holders, 1)))
     }
 
     /// The longest beginning of `prompt` that was sent anywhere.

@@ -194,21 +194,16 @@ impl TrtllmCache {
         with_partial: bool,
         log: &mut EventLog,
     ) {
-        let mut parent = NONE;
-        let mut parent_id = None;
         let full = tokens / self.block_size;
-        for (id, &own) in content.blocks(full).zip(blocks) {
-            let node = &self.slots[own as usize];
-            let own_is_stored = node.tokens == self.block_size && node.id == id;
-            parent = match own_is_stored.then_some(own).or_else(|| self.find_full(id)) {
-                Some(existing) => existing,
-                None => {
-                    self.insert(own, id, self.block_size, parent);
-                    log.stored(parent_id, BlockRun { first: id, len: 1 });
-                    own
-                }
-            };
-            parent_id = Some(id);
+        // What follows a missing block is missing too.
+        let present = self.present_blocks(content, full);
+        let mut parent_id = present.checked_sub(1).map(|last| content.block(last));
+        let mut parent = parent_id.and_then(|id| self.find_full(id)).unwrap_or(NONE);
+        let missing = content.range(present, full).flat_map(BlockRun::ids);
+        for (id, &own) in missing.zip(&blocks[present as usize..]) {
+            self.insert(own, id, self.block_size, parent);
+            log.stored(parent_id, BlockRun { first: id, len: 1 });
+            (parent, parent_id) = (own, Some(id));
         }
         let rest = tokens % self.block_size;
         if with_partial && self.partial_reuse && rest > 0 {
