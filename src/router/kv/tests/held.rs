@@ -57,7 +57,7 @@ impl BlockByBlock {
             KvEvent::Stored { parent, run } => self.store(worker, parent, run),
             KvEvent::Removed { run } => self.remove(worker, run),
             // Not GPU memory.
-            KvEvent::StoredBelow { .. } | KvEvent::RemovedBelow { .. } => {}
+            _ => {}
         }
     }
 
