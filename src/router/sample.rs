@@ -54,7 +54,7 @@ pub(super) fn sample_few(
     draws: &mut Stream,
     cost: impl Fn(WorkerId) -> f64,
 ) -> Option<usize> {
-    let Bounds { special, base, gain } = bounds;
+    let Bounds { special, base, gain, .. } = bounds;
     let scale = if highest > lowest { (highest - lowest) * temperature } else { 1.0 };
     let lead = |cost: f64| (lowest - cost.max(lowest)) / scale;
     let mut best = None;

@@ -83,14 +83,15 @@ pub(super) fn few(workers: usize) -> usize {
 }
 
 /// What is known of a request's costs before any worker is looked at. On a worker
-/// it costs what the worker's own load makes it cost, whatever is asked, and what
-/// is asked: at most `base`, and less by up to `gain`.
+/// it costs `scale` times what the worker's own load makes it cost, whatever is asked,
+/// and what is asked: at most `base`, and less by up to `gain`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'a> {
     /// Workers for which that need not hold, in order of id.
     pub(super) special: &'a [WorkerId],
     pub(super) base: f64,
     pub(super) gain: f64,
+    pub(super) scale: f64,
 }
 
 /// Finds the worker of the lowest cost as if all were offered to [`Ties`] in order
@@ -128,7 +129,7 @@ pub(super) fn lowest_cost(
 /// Shows, in order of id, all workers whose cost can be as low as the lowest so
 /// far, which `look` returns.
 fn visit(own_costs: &Tournament<f64>, bounds: Bounds<'_>, mut look: impl FnMut(usize) -> f64) {
-    let Bounds { special, base, gain } = bounds;
+    let Bounds { special, base, gain, scale } = bounds;
     let mut special = special.iter().map(|worker| worker.index()).peekable();
     let (mut from, mut bound) = (0, f64::MAX);
     loop {
@@ -138,7 +139,8 @@ fn visit(own_costs: &Tournament<f64>, bounds: Bounds<'_>, mut look: impl FnMut(u
         from = at + 1;
         if own_costs.key(at).is_finite() {
             let best = look(at);
-            bound = best - base + gain + ROUNDING * (best.abs() + base.abs() + gain);
+            let own = best - base + gain + ROUNDING * (best.abs() + base.abs() + gain);
+            bound = if scale > 0.0 { own / scale } else { f64::MAX };
         }
     }
 }

@@ -30,6 +30,6 @@ pub(super) use overlaps::Overlaps;
 pub use params::{KvParams, Overload, Retention, Semantics};
 #[cfg(feature = "dynamo")]
 pub(super) use parts::CachedBelow;
-pub(super) use parts::{Bookings, CachedPrefixes};
+pub(super) use parts::{Bookings, CachedPrefixes, SentLately};
 pub use policy::{Asked, KvPolicy};
 pub(super) use worker_set::WorkerSet;

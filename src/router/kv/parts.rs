@@ -1,15 +1,19 @@
 //! The index and the tracker as other policies use them.
 
 use super::active::{ActiveTracker, Order, WorkerLoad};
+use super::approximate::Approximate;
 #[cfg(feature = "dynamo")]
 use super::below::{BlocksBelow, LowerIndex};
 use super::coverage::CoverageIndex;
+use super::index::Index;
 use super::overlaps::Overlaps;
+use super::params::{Retention, Semantics};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 #[cfg(feature = "dynamo")]
 use crate::request::BlockRun;
 use crate::request::RouteRequest;
+use crate::time::{SimDuration, SimTime};
 
 /// What workers hold, by KV events: leading blocks of prompts, without holes.
 #[derive(Debug, Default)]
@@ -29,6 +33,51 @@ impl CachedPrefixes {
     /// How many leading blocks of the prompt each worker holds.
     pub(in crate::router) fn overlaps(&self, request: &RouteRequest<'_>) -> Overlaps {
         self.0.overlaps(&request.blocks.runs().collect())
+    }
+}
+
+/// Prompts that count as held where they were sent, for a time.
+#[derive(Debug)]
+pub(in crate::router) struct SentLately {
+    timers: Approximate,
+    index: Index,
+}
+
+impl SentLately {
+    /// Nothing sent; prompts will count for `ttl`, counted again when they are sent again.
+    pub(in crate::router) fn new(ttl: SimDuration) -> Self {
+        let all = Retention { ttl, max_blocks: u32::MAX, ..Retention::default() };
+        Self {
+            timers: Approximate::new(Semantics::V0_9, all),
+            index: Index::V1_6(CoverageIndex::default()),
+        }
+    }
+
+    /// Forgets what has been sent too long before `now`.
+    pub(in crate::router) fn expire(&mut self, now: SimTime) {
+        self.timers.expire(now, &mut self.index);
+    }
+
+    /// `request` is sent to `worker`.
+    pub(in crate::router) fn sent(
+        &mut self,
+        now: SimTime,
+        request: &RouteRequest<'_>,
+        worker: WorkerId,
+    ) {
+        let prompt = request.blocks.runs().collect();
+        self.timers.sent(now, worker, &prompt, &mut self.index);
+    }
+
+    /// Forgets what was sent to `worker`.
+    pub(in crate::router) fn remove_worker(&mut self, worker: WorkerId) {
+        self.timers.remove_worker(worker);
+        self.index.remove_worker(worker);
+    }
+
+    /// How many leading blocks of the prompt each worker was sent.
+    pub(in crate::router) fn overlaps(&self, request: &RouteRequest<'_>) -> Overlaps {
+        self.index.overlaps(&request.blocks.runs().collect())
     }
 }
 

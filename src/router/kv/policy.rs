@@ -317,7 +317,7 @@ impl<'a> Survey<'a> {
         special.sort_unstable();
         let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
         let unloaded = Candidate { additional_blocks: self.counted_blocks, ..Candidate::default() };
-        Bounds { special, base: cost(params, &self.ask, &unloaded).total, gain }
+        Bounds { special, base: cost(params, &self.ask, &unloaded).total, gain, scale: 1.0 }
     }
 }
 

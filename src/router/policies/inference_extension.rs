@@ -52,9 +52,6 @@ pub struct ScorerParams {
     pub report_period: SimDuration,
 }
 
-/// See [`ScorerParams::report_period`] (assumed: far shorter than any scrape).
-const LEAST_PERIOD: SimDuration = SimDuration::from_millis(1);
-
 impl Default for ScorerParams {
     fn default() -> Self {
         Self {
@@ -78,10 +75,7 @@ impl Parameters for ScorerParams {
         check_range("kv_weight", self.kv_weight, 0.0..=MOST)?;
         check_range("queue_weight", self.queue_weight, 0.0..=MOST)?;
         self.prefix.check()?;
-        let period = self.report_period;
-        let shown = format!("\"{}s\"", period.as_secs());
-        let allowed = "at least 1ms: each report looks at every worker";
-        Invalid::unless(period >= LEAST_PERIOD, "report_period", shown, allowed)
+        super::check_report_period(self.report_period)
     }
 }
 
@@ -187,7 +181,7 @@ impl Policy for InferenceExtension {
         let others = matched.overlaps.split(few(view.workers.len()), &mut special);
         special.sort_unstable();
         let gain = self.params.prefix_weight * matched.share(others);
-        let bounds = Bounds { special: &special, base: 0.0, gain };
+        let bounds = Bounds { special: &special, base: 0.0, gain, scale: 1.0 };
         let highest = lowest(&self.gauge_costs, bounds, &mut draws, |worker| {
             let [kv, queue] = self.gauge_scores[worker.index()];
             let prefix = matched.share(matched.overlaps.of(worker));

@@ -10,11 +10,15 @@
 mod approximate_prefix;
 mod recent;
 mod sent;
+mod tree;
+mod weighed;
 
 use super::Policy;
 use super::factory::PolicyFactory;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
+use crate::settings::Invalid;
+use crate::time::SimDuration;
 use std::sync::{Arc, LazyLock};
 
 /// A policy that decides in two steps: it chooses one of the workers of the lowest cost
@@ -22,6 +26,16 @@ use std::sync::{Arc, LazyLock};
 pub(crate) trait Books: Policy {
     /// Books `request` on `worker`.
     fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId);
+}
+
+/// Reports every so often: none is nearer to the next than any scrape (assumed).
+const LEAST_REPORT_PERIOD: SimDuration = SimDuration::from_millis(1);
+
+/// Refuses a `report_period` that is too short.
+fn check_report_period(period: SimDuration) -> Result<(), Invalid> {
+    let shown = format!("\"{}s\"", period.as_secs());
+    let allowed = "at least 1ms: each report looks at every worker";
+    Invalid::unless(period >= LEAST_REPORT_PERIOD, "report_period", shown, allowed)
 }
 
 /// Declares the modules and lists their policies.
@@ -49,9 +63,16 @@ policies! {
     shadow,
     dynamo_two_tier,
     sglang_cache_aware,
+    smg_cache_aware,
     inference_extension,
+    llmd_token_load,
+    lmetric,
     prefix_aware,
     kv_aware,
+    stack_load_aware,
+    aibrix_prefix_cache,
+    ray_prefix_affinity,
+    service,
     ttft_estimate,
     oracle,
 }

@@ -1,16 +1,14 @@
 use super::Books;
-use super::sent::SentPrompts;
+use super::tree::PromptTree;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
-use crate::router::kv::WorkerSet;
 use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{Bounds, lowest, one_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
-use crate::tournament::Tournament;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -106,11 +104,7 @@ impl Parameters for CacheAwareParams {
 pub struct SglangCacheAware {
     params: CacheAwareParams,
     block_size: u32,
-    sent: SentPrompts,
-    /// How many blocks were sent to each worker and not forgotten; out of reach for
-    /// those that are absent.
-    sent_blocks: Tournament<f64>,
-    absent: WorkerSet,
+    tree: PromptTree,
     next_eviction: SimTime,
     draws: Stream,
 }
@@ -132,9 +126,7 @@ impl SglangCacheAware {
         Self {
             params,
             block_size: cluster.block_size,
-            sent: SentPrompts::new(cluster.workers()),
-            sent_blocks: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
-            absent: WorkerSet::default(),
+            tree: PromptTree::new(cluster.workers()),
             next_eviction: SimTime::ZERO + params.eviction_interval,
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
@@ -149,7 +141,7 @@ impl SglangCacheAware {
         {
             return Rule::Load;
         }
-        let longest = self.sent.longest(request.blocks);
+        let longest = self.tree.longest(request);
         let matched_tokens = f64::from(longest.blocks) * f64::from(self.block_size);
         if matched_tokens / f64::from(request.prompt_tokens) > self.params.cache_threshold {
             return Rule::Match(longest.workers);
@@ -165,41 +157,27 @@ impl SglangCacheAware {
             Rule::Load => one_of(view.least_loaded(), &mut self.draws),
             Rule::Match(workers) => one_of(&workers, &mut self.draws),
             Rule::Sent => {
-                let sent_blocks = |worker: WorkerId| (self.sent_blocks.key(worker.index()), 0);
-                let bounds = Bounds { special: &[], base: 0.0, gain: 0.0 };
-                let least = lowest(&self.sent_blocks, bounds, &mut self.draws, sent_blocks);
+                let all = self.tree.sent_blocks();
+                let sent_blocks = |worker: WorkerId| (all.key(worker.index()), 0);
+                let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+                let least = lowest(all, bounds, &mut self.draws, sent_blocks);
                 WorkerId::at(least.expect("a worker is available"))
             }
         }
     }
 
-    /// To be called whenever `worker` comes or goes, or what was sent there changes.
-    fn note_sent(&mut self, worker: WorkerId) {
-        let is_absent = self.absent.contains(worker);
-        let held_blocks = f64::from(self.sent.held_blocks(worker));
-        let sent_blocks = if is_absent { f64::INFINITY } else { held_blocks };
-        self.sent_blocks.set(worker.index(), sent_blocks);
-    }
-
-    fn forget(&mut self, now: SimTime, workers: usize) {
+    fn forget(&mut self, now: SimTime) {
         if now < self.next_eviction {
             return;
         }
         self.next_eviction = now + self.params.eviction_interval;
-        let most_blocks = self.params.max_tree_tokens / self.block_size;
-        for worker in (0..workers).map(WorkerId::at) {
-            self.sent.shrink(worker, most_blocks);
-            self.note_sent(worker);
-        }
+        self.tree.shrink(self.params.max_tree_tokens / self.block_size);
     }
 }
 
 impl Books for SglangCacheAware {
     fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId) {
-        // From the end, so that leaves are forgotten before what they hang on.
-        let blocks = request.blocks;
-        self.sent.insert(worker, (0..blocks.len()).rev().map(|at| blocks.get(at)));
-        self.note_sent(worker);
+        self.tree.insert(request, worker);
     }
 }
 
@@ -210,7 +188,7 @@ impl Policy for SglangCacheAware {
         request: &RouteRequest<'_>,
         view: &ClusterView<'_>,
     ) -> Verdict {
-        self.forget(now, view.workers.len());
+        self.forget(now);
         let worker = self.choose(request, view);
         self.book(request, worker);
         Verdict::send(worker)
@@ -222,14 +200,11 @@ impl Policy for SglangCacheAware {
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
-        self.sent.remove_worker(worker);
-        self.absent.insert(worker);
-        self.note_sent(worker);
+        self.tree.worker_left(worker);
     }
 
     fn worker_joined(&mut self, worker: WorkerId) {
-        self.absent.remove(worker);
-        self.note_sent(worker);
+        self.tree.worker_joined(worker);
     }
 
     /// By the rule that holds: requests in flight, blocks sent, or 0 for the
@@ -238,7 +213,7 @@ impl Policy for SglangCacheAware {
         let rule = self.rule(request, view);
         let cost = |(at, inflight): (usize, u32)| {
             let worker = WorkerId::at(at);
-            let sent_blocks = self.sent.held_blocks(worker);
+            let sent_blocks = self.tree.held_blocks(worker);
             let cost = match &rule {
                 Rule::Load => inflight,
                 Rule::Match(workers) => u32::from(!workers.contains(&worker)),

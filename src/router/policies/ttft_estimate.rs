@@ -159,7 +159,7 @@ impl Policy for TtftEstimate {
             self.uncached_tokens(request, overlap_blocks) as f64 / self.params.prefill_tokens_per_s
         };
         let (base, gain) = (prefill_s(0), prefill_s(0) - prefill_s(others));
-        let bounds = Bounds { special: &special, base, gain };
+        let bounds = Bounds { special: &special, base, gain, scale: 1.0 };
         let soonest = lowest(&self.waits_s, bounds, &mut draws, |worker| {
             let uncached = self.uncached_tokens(request, overlaps.of(worker));
             (self.estimate(worker, uncached).total_s(), 0)

@@ -6,11 +6,13 @@
 
 use crate::id::WorkerId;
 use crate::router::policies::Books;
+use crate::router::policies::dynamo_two_tier::{DynamoTwoTier, TwoTierParams};
 use crate::router::policies::sglang_cache_aware::{
     CacheAwareParams, SglangCacheAware, SglangVersion,
 };
+use crate::router::policies::smg_cache_aware::{SmgCacheAware, SmgParams};
 use crate::router::testing::{FINISHED, Texts, cluster, life};
-use crate::router::{WorkerView, Workers};
+use crate::router::{Policy, WorkerView, Workers};
 use crate::time::SimTime;
 use serde::Deserialize;
 
@@ -112,6 +114,60 @@ fn sglang_0_3_2() {
 fn sglang_0_2_3() {
     let compared = compare(include_str!("golden/sglang-0.2.3.json"), sglang(SglangVersion::V0_2_3));
     assert_eq!(compared, Compared { decisions: 1_500, tied: 584 });
+}
+
+#[test]
+fn smg_1_13_0() {
+    let compared = compare(include_str!("golden/smg-1.13.0.json"), |recorded| {
+        let params = SmgParams {
+            cache_threshold: recorded.cache_threshold,
+            spill_abs_threshold: recorded.balance_abs_threshold,
+            spill_rel_threshold: recorded.balance_rel_threshold,
+            ..SmgParams::default()
+        };
+        SmgCacheAware::new(params, &cluster(recorded.workers, BLOCK_SIZE), 1)
+    });
+    assert_eq!(compared, Compared { decisions: 1_500, tied: 200 });
+}
+
+/// Of a state: which of the parameters, prompt tokens, what each worker holds and has in
+/// flight, and the choice.
+type State = (usize, u32, Vec<u32>, Vec<u32>, usize);
+
+#[derive(Deserialize)]
+struct States {
+    parameters: Vec<(f64, u32, f64)>,
+    states: Vec<State>,
+}
+
+#[test]
+fn dynamo_two_tier_1_6_1() {
+    let recording = include_str!("golden/dynamo-two-tier-1.6.1.json");
+    let States { parameters, states } = serde_json::from_str(recording).unwrap();
+    let mut compared = Compared { decisions: 0, tied: 0 };
+    for (number, (which, prompt_tokens, held, loads, chosen)) in states.iter().enumerate() {
+        let (cache_threshold, balance_abs_threshold, balance_rel_threshold) = parameters[*which];
+        let params =
+            TwoTierParams { cache_threshold, balance_abs_threshold, balance_rel_threshold };
+        let cluster = cluster(u32::try_from(held.len()).unwrap(), BLOCK_SIZE);
+        let mut policy = DynamoTwoTier::new(params, &cluster, 1);
+        let mut texts = Texts::default();
+        let text = texts.add(None);
+        for (worker, blocks) in (0..).map(WorkerId).zip(held) {
+            for event in texts.stored(text, 0, *blocks) {
+                policy.observe_kv(worker, &event);
+            }
+        }
+        let view = |&inflight: &u32| WorkerView { inflight, ..WorkerView::default() };
+        let workers = Workers::new(loads.iter().map(view).collect());
+        let request = texts.request(0, text, *prompt_tokens, BLOCK_SIZE);
+        let costs = policy.explain(&request.route_view(BLOCK_SIZE), &workers.view());
+        let lowest = costs.iter().map(|parts| parts.cost).fold(f64::INFINITY, f64::min);
+        assert_eq!(costs[*chosen].cost, lowest, "state {number}: {costs:?}");
+        compared.decisions += 1;
+        compared.tied += usize::from(costs.iter().filter(|c| c.cost == lowest).count() > 1);
+    }
+    assert_eq!(compared, Compared { decisions: 3_000, tied: 548 });
 }
 
 /// The recordings can tell the versions apart.

@@ -60,7 +60,7 @@ fn least_loaded_draws_among_the_least_loaded() {
 }
 
 /// Policies that go to a worker with the lowest cost that they explain.
-const TAKE_THE_LOWEST: [&str; 9] = [
+const TAKE_THE_LOWEST: [&str; 14] = [
     "least_loaded",
     "consistent_hash",
     "kv",
@@ -68,6 +68,11 @@ const TAKE_THE_LOWEST: [&str; 9] = [
     "dynamo_two_tier",
     "sglang_cache_aware",
     "inference_extension",
+    "smg_cache_aware",
+    "llmd_token_load",
+    "lmetric",
+    "aibrix_prefix_cache",
+    "ray_prefix_affinity",
     "prefix_aware",
     "ttft_estimate",
 ];

@@ -70,7 +70,7 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
     let costs = || there.iter().map(|&at| cost(WorkerId::at(at)));
     let lowest = costs().fold(f64::INFINITY, f64::min);
     let highest = costs().fold(f64::NEG_INFINITY, f64::max);
-    let bounds = Bounds { special: &special, base: 20.0, gain: 4.0 };
+    let bounds = Bounds { special: &special, base: 20.0, gain: 4.0, scale: 1.0 };
     for temperature in [0.03, 0.3, 3.0] {
         let mut draws = rng::stream(1, Use::Policy, 0, 0);
         let looks = Cell::new(0);
