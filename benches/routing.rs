@@ -8,7 +8,7 @@
 //! `round_robin` shows what the load itself costs.
 
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
-use kv_router_sim::id::{BlockId, ConversationId, RequestId, Target, WorkerId};
+use kv_router_sim::id::{BlockId, ConversationId, RequestId, WorkerId};
 use kv_router_sim::request::{BlockRun, Content, Request};
 use kv_router_sim::rng::mix;
 use kv_router_sim::router::settings::RouterSettings;
@@ -80,7 +80,7 @@ impl Load {
         let which = draw(u64::from(n), self.conversations.len() as u64);
         let request = self.request(RequestId(n), which);
         let verdict = self.front_end.route(now, &request.route_view(BLOCK_SIZE));
-        let Verdict::Send(Target { worker, .. }) = verdict else { panic!("{verdict:?}") };
+        let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         self.observe(now, worker, request.id, WorkerEventKind::FirstToken);
         self.cache(now, which, worker);
         self.inflight.push_back((request, worker));

@@ -30,7 +30,10 @@ macro_rules! id {
 }
 
 id! {
-    /// A serving engine of the fleet, numbered from 0.
+    /// What requests can be sent to, numbered from 0: a serving engine of the fleet, or,
+    /// where its attention is data parallel, each of its ranks, engine by engine. A rank is
+    /// a worker like any other to those who route and measure, with a queue and a cache of
+    /// its own; those of an engine step together, and come and go together.
     WorkerId(u32), an index
 }
 id! {
@@ -64,23 +67,13 @@ impl BlockId {
     }
 }
 
-/// Where a router sends a request: a rank of a worker.
-///
-/// Engines with data-parallel attention are several ranks that step together, each with a
-/// queue and a cache of its own, and routers see every rank as a target (Dynamo's
-/// `WorkerWithDpRank`). Such workers are not modelled: each has the rank 0 alone. So
-/// verdicts of routers, what is submitted to a fleet, and the sources of KV events name targets; whatever is
-/// counted by worker (views, limits, records) does not yet tell ranks apart.
+/// Which rank of which worker a [`WorkerId`] stands for, for people: engines with
+/// data-parallel attention are several ranks that step together (Dynamo's
+/// `WorkerWithDpRank`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Target {
-    /// The worker.
-    pub worker: WorkerId,
+    /// The engine, counted from 0.
+    pub worker: u32,
     /// Its rank, from 0.
     pub rank: u32,
-}
-
-impl From<WorkerId> for Target {
-    fn from(worker: WorkerId) -> Self {
-        Self { worker, rank: 0 }
-    }
 }

@@ -134,7 +134,7 @@ pub use simulation::{
 #[doc(inline)]
 pub use event::{KvEvent, Medium, RejectReason, WorkerEvent, WorkerEventKind};
 #[doc(inline)]
-pub use id::{BlockId, ConversationId, RequestId, Target, WorkerId};
+pub use id::{BlockId, ConversationId, RequestId, WorkerId};
 #[doc(inline)]
 pub use request::{BlockRun, PromptBlocks, RouteRequest};
 #[doc(inline)]

@@ -65,7 +65,7 @@ fn parts(key: Key) -> (WorkerId, Due) {
 
 /// At most one pending event per worker. Ids are dense, so there is nothing to hash
 /// and nothing moves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EventQueue(Tournament<Key>);
 
 impl EventQueue {

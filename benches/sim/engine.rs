@@ -114,7 +114,7 @@ impl Rig {
     /// Blocks in the cache changes since the last call.
     fn kv_events(&mut self) -> u32 {
         let mut blocks = 0;
-        let count = |_, event: KvEvent| blocks += event.run().len;
+        let count = |_, _, event: KvEvent| blocks += event.run().len;
         self.worker.take_kv_events(SimTime::MAX, &mut self.out, count);
         blocks
     }

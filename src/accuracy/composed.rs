@@ -3,7 +3,8 @@
 //!
 //! Of `B` clients in a closed loop each adds its prompt to the steps of the others once per
 //! answer: a token takes a step in which all decode, and `(B - 1) / answer` times what a
-//! prompt adds to a step. Nothing of an engine's rules, its pool or its host is in it, so
+//! prompt adds to a step. Where a worker has ranks, `B` are the clients of one of them, and all
+//! compute their prompts in the same steps. Nothing of an engine's rules, its pool or its host is in it, so
 //! it shows what step times are worth by themselves, and does for engines whose rules are
 //! not simulated.
 
@@ -56,7 +57,8 @@ fn of_steps(steps: &StepTime, run: &ServingRun, assumed: &Assumed) -> f64 {
         f64::from(longest) * share
     };
     let (prompt, answer) = (mean(run.prompt_tokens), mean(run.output_tokens));
-    let seqs = run.concurrency;
+    // Those of a rank.
+    let seqs = run.concurrency.div_ceil(run.parts.attention_dp);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -68,7 +70,9 @@ fn of_steps(steps: &StepTime, run: &ServingRun, assumed: &Assumed) -> f64 {
     let step = |prefill: &[PrefillChunk]| {
         let work =
             StepWork { prefill, decode_seqs: seqs, decode_context: context, padded_seqs: seqs };
-        steps.step(&work).as_millis()
+        let tokens = prefill.iter().map(|chunk| chunk.new_tokens).sum::<u32>() + seqs;
+        let together = steps.together(tokens * run.parts.attention_dp);
+        (steps.step(&work) + together).as_millis()
     };
     let (decode, mixed) = (step(&[]), step(&[chunk]));
     decode + f64::from(seqs - 1) / answer * (mixed - decode)

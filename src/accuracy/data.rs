@@ -181,6 +181,9 @@ struct RunRow {
     /// GPUs that experts are divided among.
     #[serde(default)]
     moe_ep: Option<u32>,
+    /// Ranks with sequences and KV of their own.
+    #[serde(default)]
+    attention_dp: Option<u32>,
     isl: u32,
     osl: u32,
     concurrency: u32,
@@ -200,6 +203,7 @@ pub fn read_steps(path: &Path, names: &Names) -> Result<Vec<Step>, AccuracyError
             engine: row.backend,
             shape: named("model", &names.model, &row.model, problem)?,
             tp: row.tp,
+            attention_dp: 1,
             ep: 1,
             weight_dtype: dtype("gemm_dtype", &row.gemm_dtype, problem)?,
             kv_dtype: dtype("kv_dtype", &row.kv_dtype, problem)?,
@@ -266,6 +270,7 @@ pub fn read_runs(
             shape: named("model", &names.model, &row.model, problem)?,
             engine,
             tp: row.tp,
+            attention_dp: row.attention_dp.unwrap_or(1),
             ep: row.moe_ep.unwrap_or(1),
             weight_dtype,
             kv_dtype,

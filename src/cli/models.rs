@@ -208,7 +208,8 @@ fn listed(name: &'static str, record: &Record) -> Listed {
         engine: config.rules.name().as_str(),
         weights: hardware.map(|hardware| hardware.weight_dtype.to_string()),
         kv: hardware.map(|hardware| hardware.kv_dtype.to_string()),
-        kv_pool_tokens: config.pool_tokens(),
+        // Of all ranks.
+        kv_pool_tokens: config.pool_tokens() * u64::from(config.attention_dp),
         tpot_error_percent: error.map(|(percent, _)| percent),
         tpot_runs: error.map_or(0, |(_, runs)| runs),
     }

@@ -1,6 +1,7 @@
 //! The configuration that a worker runs with: resolved and validated, see
 //! [`settings`](crate::engine::settings) for how people write it.
 
+use crate::engine::hardware::MAX_ATTENTION_DP;
 use crate::engine::rules::Limits;
 pub use crate::engine::rules::trtllm::StoreContext;
 pub use crate::engine::rules::{LayerGroups, Rules, RulesName, TrtllmOptions, VllmOptions};
@@ -64,9 +65,12 @@ pub struct EngineConfig {
     pub cuda_graph: CudaGraph,
     /// KV memory below the GPU's.
     pub tiers: TierOptions,
-    /// Bytes that one token of KV takes on all GPUs of a worker together; what moves
+    /// Bytes that one token of KV takes on all GPUs of a rank together; what moves
     /// KV needs it.
     pub kv_bytes_per_token: Option<f64>,
+    /// Ranks of a worker, with sequences and KV of their own (vLLM:
+    /// `data_parallel_size`). Limits and pool are those of one of them.
+    pub attention_dp: u32,
 }
 
 /// Host time of a step; `[engine.host]` of settings, where every key defaults to no
@@ -106,6 +110,7 @@ impl EngineConfig {
         bounded("max_num_seqs", self.max_num_seqs, MAX_NUM_SEQS)?;
         bounded("max_num_batched_tokens", self.max_num_batched_tokens, u32::MAX)?;
         bounded("max_model_len", self.max_model_len, u32::MAX)?;
+        bounded("attention_dp", self.attention_dp, MAX_ATTENTION_DP)?;
         Invalid::unless(
             self.max_num_batched_tokens >= self.max_num_seqs,
             "max_num_batched_tokens",
@@ -143,11 +148,12 @@ impl EngineConfig {
                 self.pool_tokens()
             ),
         )?;
+        let tokens = self.max_num_batched_tokens.saturating_mul(self.attention_dp);
         let longest_s = self.step_time.longest_s(
             self.max_num_seqs,
             self.max_num_batched_tokens,
             self.max_model_len,
-        );
+        ) + self.step_time.together(tokens).as_secs();
         Invalid::unless(
             longest_s < LONGEST_STEP_S,
             "step_time",

@@ -8,10 +8,14 @@ use crate::engine::table::MeasuredTimes;
 use crate::settings::Invalid;
 use serde::Deserialize;
 
+/// Most ranks of a worker (assumed: the experts of the largest networks in service are
+/// divided among as many GPUs).
+pub(crate) const MAX_ATTENTION_DP: u32 = 128;
+
 /// What a worker runs, and on what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hardware {
-    /// The GPU; a worker has `tp` of them.
+    /// The GPU; a worker has `tp` of them for each rank.
     pub gpu: Gpu,
     /// The network.
     pub shape: Shape,
@@ -21,10 +25,13 @@ pub struct Hardware {
     pub table: Option<MeasuredTimes>,
     /// Operators measured on this GPU, if the file names any.
     pub operators: Option<Operators>,
-    /// GPUs that share each layer (tensor parallelism).
+    /// GPUs of a rank, which share each layer (tensor parallelism).
     pub tp: u32,
-    /// GPUs that experts are divided among (expert parallelism), which divides `tp`; the
-    /// GPUs that have the same experts share each of them.
+    /// Ranks, each with sequences and KV of its own (attention data parallelism), and with
+    /// all weights but routed experts. 1: no such thing.
+    pub attention_dp: u32,
+    /// GPUs that experts are divided among (expert parallelism), which divides those of the
+    /// worker; the GPUs that have the same experts share each of them.
     pub ep: u32,
     /// Number format of the weights; where there are experts, of the routed ones.
     pub weight_dtype: Dtype,
@@ -148,6 +155,11 @@ impl Efficiency {
 }
 
 impl Hardware {
+    /// GPUs of a worker.
+    pub fn gpus(&self) -> u32 {
+        self.tp * self.attention_dp
+    }
+
     /// Refuses parts that do not go together.
     ///
     /// # Errors
@@ -195,19 +207,27 @@ impl Hardware {
     }
 
     fn validate_experts(&self) -> Result<(), Invalid> {
+        let ranks = self.attention_dp;
+        let fits = (1..=MAX_ATTENTION_DP).contains(&ranks);
+        let allowed = format!("from 1 to {MAX_ATTENTION_DP}");
+        Invalid::unless(fits, "hardware.attention_dp", ranks, &allowed)?;
         let Some(experts) = &self.shape.experts else {
+            let allowed = "1: ranks meet in experts, and this network has none; without them \
+                           ranks are workers by themselves";
+            Invalid::unless(ranks == 1, "hardware.attention_dp", ranks, allowed)?;
             let without = "1: this network has no experts";
             Invalid::unless(self.ep == 1, "hardware.ep", self.ep, without)?;
             let whole = "that of all weights: this network has no experts";
             let is_one = self.rest_dtype == self.weight_dtype;
             return Invalid::unless(is_one, "hardware.rest_dtype", self.rest_dtype, whole);
         };
-        let tp = self.tp;
+        let gpus = self.gpus();
+        let called = if ranks == 1 { "tp" } else { "tp x attention_dp" };
         Invalid::unless(
-            self.ep >= 1 && tp.is_multiple_of(self.ep) && experts.count.is_multiple_of(self.ep),
+            self.ep >= 1 && gpus.is_multiple_of(self.ep) && experts.count.is_multiple_of(self.ep),
             "hardware.ep",
             self.ep,
-            &format!("a divisor of tp ({tp}) and of the {} experts", experts.count),
+            &format!("a divisor of {called} ({gpus}) and of the {} experts", experts.count),
         )
     }
 }

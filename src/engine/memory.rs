@@ -14,7 +14,8 @@ use crate::engine::hardware::{Dtype, Gemm, Hardware};
 /// Bytes of weights on each GPU.
 ///
 /// Embedding, output head and routers are kept in 16 bit whatever the weights' type.
-/// Routers, and projections to a latent, are whole on every GPU, the rest is split; norms
+/// Routers, and projections to a latent, are whole on every GPU, the rest is split: routed
+/// experts among all GPUs of a worker, everything else among those of a rank. Norms
 /// and biases, below 0.01 %, and layers that predict further tokens are left out.
 pub fn weight_bytes(hardware: &Hardware) -> f64 {
     let Hardware { shape, tp, rest_dtype: rest, .. } = hardware;
@@ -25,10 +26,10 @@ pub fn weight_bytes(hardware: &Hardware) -> f64 {
     let tables = if shape.tied_embeddings { 1.0 } else { 2.0 };
     let table = shape.logits_gemm(*tp);
     let experts = shape.experts.map_or(0.0, |experts| {
-        let of = |width: u32| weights(&shape.feed_forward_gemms(width, *tp));
+        let of = |width: u32, gpus: u32| weights(&shape.feed_forward_gemms(width, gpus));
         let (count, hidden) = (f64::from(experts.count), f64::from(shape.hidden));
-        count * of(experts.ffn) * hardware.weight_dtype.bytes()
-            + of(experts.ffn * experts.shared) * rest.bytes()
+        count * of(experts.ffn, hardware.gpus()) * hardware.weight_dtype.bytes()
+            + of(experts.ffn * experts.shared, *tp) * rest.bytes()
             + count * hidden * Dtype::Bf16.bytes()
     });
     (layers * attention + dense_layers * dense) * rest.bytes()
@@ -43,7 +44,7 @@ const SPARSE_FP8_BYTES: f64 = 512.0 + 16.0 + 128.0;
 /// Bytes that one token of KV takes on each GPU: keys and values of all layers, those
 /// with a window as well; groups of layers that keep KV apart have a share of them in a block.
 /// Heads that cannot be split further are repeated; a latent is whole on every GPU, and
-/// so are an index's keys, in 8 bit. All GPUs of a worker together:
+/// so are an index's keys, in 8 bit. All GPUs of a rank together:
 /// [`Hardware::kv_bytes_per_token`].
 pub fn gpu_kv_bytes_per_token(hardware: &Hardware) -> f64 {
     let Hardware { shape, kv_dtype, .. } = hardware;
@@ -65,7 +66,8 @@ pub fn gpu_kv_bytes_per_token(hardware: &Hardware) -> f64 {
 }
 
 impl Hardware {
-    /// Bytes that one token of KV takes on all GPUs of a worker together.
+    /// Bytes that one token of KV takes on all GPUs of a rank together: of a worker, where
+    /// attention is not data parallel.
     pub fn kv_bytes_per_token(&self) -> f64 {
         gpu_kv_bytes_per_token(self) * f64::from(self.tp)
     }

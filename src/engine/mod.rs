@@ -2,8 +2,10 @@
 //!
 //! A worker lives from boundary to boundary. At a boundary the host handles the
 //! results that are due and forms the next step; what a step does and when is
-//! the business of four parts:
+//! the business of five parts:
 //!
+//! * a `rank` has sequences and KV; where attention is data parallel a worker has several,
+//!   which step together;
 //! * a `scheduler` ([`rules`] has one for each engine) decides what runs, and owns the cache;
 //! * [`step_time`] says how long it takes on the GPU, `timing` at the
 //!   worker's pace;
@@ -32,7 +34,7 @@
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
-//! | `pipeline` `gauges` `outbox` `plan` `worker` `on_demand` `truth` | when it happens, what is announced, what is true |
+//! | `gauges` `outbox` `pipeline` `rank` `group_time` `plan` `worker` `on_demand` `truth` | one rank: what a step of it holds and announces; several that step together; when it happens, what is true |
 //! | `settings` `model` | `[engine]` and model files as people write them |
 
 pub mod config;
@@ -42,6 +44,7 @@ mod curves;
 mod decode_set;
 mod dtype;
 mod gauges;
+mod group_time;
 mod hardware;
 mod loads;
 pub mod memory;
@@ -53,6 +56,7 @@ mod outbox;
 mod pace;
 mod pipeline;
 mod plan;
+mod rank;
 pub mod roofline;
 pub mod rules;
 mod scheduler;

@@ -150,8 +150,10 @@ pub struct Parts {
     pub engine: String,
     /// The network, a file of `shapes/` with its ending.
     pub shape: String,
-    /// GPUs that share each layer.
+    /// GPUs of a rank, which share each layer.
     pub tp: u32,
+    /// Ranks of a worker.
+    pub attention_dp: u32,
     /// GPUs that experts are divided among.
     pub ep: u32,
     /// Number format of the weights.
@@ -162,8 +164,9 @@ pub struct Parts {
 
 impl fmt::Display for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gpu, engine, shape, tp, ep, weight_dtype, .. } = self;
-        f.write_str(&deployment(shape, *weight_dtype, gpu, (*tp, *ep), engine))
+        let &Self { tp, attention_dp, ep, .. } = self;
+        let gpus = Division { tp, attention_dp, ep };
+        f.write_str(&deployment(&self.shape, self.weight_dtype, &self.gpu, gpus, &self.engine))
     }
 }
 
@@ -184,14 +187,15 @@ pub struct PartsChoice {
     pub shape: String,
     /// The GPU.
     pub gpu: String,
-    /// GPUs that share each layer. Default 1.
+    /// GPUs of a rank, which share each layer. Default 1.
     #[serde(default = "one")]
     pub tp: u32,
-    /// GPUs that experts are divided among, a divisor of `tp`; GPUs with the same experts
-    /// share each of them. Default 1.
+    /// GPUs that experts are divided among, a divisor of `tp` times `attention_dp`; GPUs with
+    /// the same experts share each of them. Default 1.
     #[serde(default = "one")]
     pub ep: u32,
-    /// Ranks with sequences and KV of their own. Only 1 is modelled, the default.
+    /// Ranks with sequences and KV of their own, which step together and meet in the experts;
+    /// each has `tp` GPUs. Default 1.
     #[serde(default = "one")]
     pub attention_dp: u32,
     /// The engine.
@@ -352,7 +356,7 @@ impl Model {
     /// # Errors
     /// A part that is not there or cannot be used.
     pub fn compose(folder: &Path, parts: &Parts) -> Result<Self, ModelError> {
-        let Parts { gpu, engine, shape, tp, ep, weight_dtype, kv_dtype } = parts;
+        let Parts { gpu, engine, shape, tp, attention_dp, ep, weight_dtype, kv_dtype } = parts;
         let file = ModelFile {
             name: parts.to_string(),
             source: None,
@@ -365,7 +369,7 @@ impl Model {
                 operators: None,
                 tp: *tp,
                 ep: *ep,
-                attention_dp: 1,
+                attention_dp: *attention_dp,
                 weight_dtype: *weight_dtype,
                 rest_dtype: None,
                 kv_dtype: Some(*kv_dtype),
@@ -392,9 +396,10 @@ impl Model {
 
 impl PartsChoice {
     fn load(&self, folder: &Path) -> Result<Model, ModelError> {
-        let Self { shape, gpu, tp, ep, engine, weights, kv, efficiency, .. } = self;
+        let Self { shape, gpu, tp, attention_dp, ep, engine, weights, kv, efficiency, .. } = self;
         let Self { operators, assume_dense, .. } = self;
-        let name = deployment(shape, *weights, gpu, (*tp, *ep), engine);
+        let gpus = Division { tp: *tp, attention_dp: *attention_dp, ep: *ep };
+        let name = deployment(shape, *weights, gpu, gpus, engine);
         let files = Files { of: name.clone(), folder, digest: Sha256::new() };
         // Before the pair of them is looked up.
         files.find(Kind::Gpu, "gpu", gpu)?;
@@ -413,7 +418,7 @@ impl PartsChoice {
             operators: operators.as_ref().map(PathBuf::from),
             tp: *tp,
             ep: *ep,
-            attention_dp: self.attention_dp,
+            attention_dp: *attention_dp,
             weight_dtype: *weights,
             rest_dtype: self.rest_weights,
             kv_dtype: *kv,
@@ -451,15 +456,27 @@ fn operators_of(gpu: &str) -> String {
 }
 
 /// What runs on what, as measurements of it are called.
-fn deployment(
-    shape: &str,
-    weights: Dtype,
-    gpu: &str,
-    (tp, ep): (u32, u32),
-    engine: &str,
-) -> String {
-    let ep = if ep == 1 { String::new() } else { format!(" ep {ep}") };
-    format!("{} {weights}, {} tp {tp}{ep}, {}", stem(shape), stem(gpu), stem(engine))
+fn deployment(shape: &str, weights: Dtype, gpu: &str, gpus: Division, engine: &str) -> String {
+    format!("{} {weights}, {} {gpus}, {}", stem(shape), stem(gpu), stem(engine))
+}
+
+/// How a network is divided among GPUs.
+#[derive(Clone, Copy)]
+struct Division {
+    tp: u32,
+    attention_dp: u32,
+    ep: u32,
+}
+
+impl fmt::Display for Division {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tp, attention_dp, ep } = self;
+        write!(f, "tp {tp}")?;
+        if *attention_dp > 1 {
+            write!(f, " dp {attention_dp}")?;
+        }
+        if *ep > 1 { write!(f, " ep {ep}") } else { Ok(()) }
+    }
 }
 
 impl ModelFile {
@@ -482,9 +499,10 @@ impl ModelFile {
         let engine: EngineSettings = sheet.read()?;
         let rules = engine.rules;
         let deployment = self.hardware.as_ref().map(|hardware| {
-            let HardwareFile { shape, weight_dtype, gpu, tp, ep, .. } = hardware;
+            let &HardwareFile { ref shape, weight_dtype, ref gpu, tp, attention_dp, ep, .. } =
+                hardware;
             let engine = self.defaults.as_deref().unwrap_or(rules.map_or("", RulesName::as_str));
-            deployment(shape, *weight_dtype, gpu, (*tp, *ep), engine)
+            deployment(shape, weight_dtype, gpu, Division { tp, attention_dp, ep }, engine)
         });
         let hardware = self.hardware.map(|hardware| hardware.load(&mut files, rules, own));
         let hardware = hardware.transpose()?;
@@ -541,6 +559,7 @@ impl HardwareFile {
             }),
             shape,
             tp: self.tp,
+            attention_dp: self.attention_dp,
             ep: self.ep,
             weight_dtype: self.weight_dtype,
             kv_dtype: self.kv_dtype.unwrap_or(match rules.map(RulesName::defaults) {
@@ -550,13 +569,7 @@ impl HardwareFile {
                 _ => Dtype::Bf16,
             }),
         };
-        let one_rank = Invalid::unless(
-            self.attention_dp == 1,
-            "hardware.attention_dp",
-            self.attention_dp,
-            "1: ranks with sequences and KV of their own are not modelled; tp and ep are",
-        );
-        one_rank.and_then(|()| hardware.validate()).map_err(|invalid| match own {
+        hardware.validate().map_err(|invalid| match own {
             Some(own) => own.invalid(invalid).into(),
             None => ModelError::Parts { of: files.of.clone(), invalid },
         })?;

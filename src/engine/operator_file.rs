@@ -12,6 +12,7 @@
 //! | `prompt` | the same | the same | new tokens, none cached |
 //! | `latent_decode` `latent_prompt` | projections / KV | kind, heads | the same; projections are in it |
 //! | `allreduce` | launched in a `graph`, or `eager` | GPUs | bytes |
+//! | `gather` `scatter` | of the numbers sent | ranks | bytes of all ranks together |
 //!
 //! The column `measured_under` names the engine whose kernel it was. `models/operators/README.md`
 //! says where the times come from and which were left out.

@@ -7,7 +7,11 @@
 //! * `elem`: 4 us a layer and 16 numbers moved per token and unit of width at 0.64 of the
 //!   bandwidth (norms, rotation, activation, top-k; no table has them, the constant fits
 //!   gpt-oss), and what [`Beside`] says;
-//! * `comm`: two all-reduces a layer;
+//! * `comm`: two all-reduces a layer, or one before experts where a worker has ranks;
+//! * where it has, `together`: the routed experts at the tokens of all ranks, and before and
+//!   behind them what brings the tokens together and takes them apart (an all-gather and a
+//!   reduce-scatter, as vLLM and TensorRT-LLM do within a node). Everything else is at the
+//!   tokens of one rank, shared experts and dense layers included, which each rank has whole;
 //! * attention over a cached prefix, which no table has: as many pairs of tokens more, at
 //!   the rate at which long prompts grow, and at least as long as one sequence takes to
 //!   decode with that context.
@@ -113,7 +117,8 @@ impl Missing {
             "\"operators\"",
             format!(
                 "another kind, since the operators measured on {gpu} do not include {self}: \
-                 {{ kind = \"linear\", .. }} or {{ kind = \"fixed\", .. }}, or another format, tp or ep"
+                 {{ kind = \"linear\", .. }} or {{ kind = \"fixed\", .. }}, or another format, tp, ep or \
+                 attention_dp"
             ),
         )
     }
@@ -142,7 +147,9 @@ impl Composing<'_> {
         let comm = self.reduces(tokens, "graph")?;
         let comm_eager = self.reduces(tokens, "eager").ok();
         let (prompt, decode) = self.attention()?;
-        let components = Components { gemm, elem, comm, comm_eager, logits, prompt, decode };
+        let together = self.together()?;
+        let components =
+            Components { gemm, elem, comm, comm_eager, logits, prompt, decode, together };
         Ok(MeasuredTimes::of(components))
     }
 
@@ -178,7 +185,9 @@ impl Composing<'_> {
             let router =
                 self.gemm(Dtype::Bf16, f64::from(experts.count), f64::from(shape.hidden))?;
             parts.push((with_experts, router));
-            parts.push((with_experts, self.experts(experts)?));
+            if self.hardware.attention_dp == 1 {
+                parts.push((with_experts, self.experts(experts)?));
+            }
             if experts.shared > 0 {
                 for gemm in shape.feed_forward_gemms(experts.ffn * experts.shared, tp) {
                     parts.push((with_experts, self.gemm(rest, gemm.n, gemm.k)?));
@@ -197,19 +206,46 @@ impl Composing<'_> {
 
     /// The routed experts of a layer, on the GPU with most of the work.
     fn experts(&mut self, experts: &Experts) -> Result<Curve, Missing> {
-        let Hardware { shape, tp, ep, weight_dtype, .. } = self.hardware;
+        let Hardware { shape, ep, weight_dtype, .. } = self.hardware;
         let Experts { count, per_token, ffn, .. } = experts;
-        let size = format!("{}x{ffn} {per_token}/{count} tp{} ep{ep}", shape.hidden, tp / ep);
+        let sharers = self.hardware.gpus() / ep;
+        let size = format!("{}x{ffn} {per_token}/{count} tp{sharers} ep{ep}", shape.hidden);
         self.curve("experts", weight_dtype.as_str(), &size)
+    }
+
+    /// What ranks do together in a step, milliseconds by the tokens of all; `None` without
+    /// ranks.
+    fn together(&mut self) -> Result<Option<Curve>, Missing> {
+        let Hardware { shape, attention_dp: ranks, .. } = self.hardware;
+        let Some(routed) = shape.experts.as_ref().filter(|_| *ranks > 1) else { return Ok(None) };
+        let layers = f64::from(shape.layers - shape.dense_layers());
+        let token_bytes = 2.0 * f64::from(shape.hidden);
+        let experts = self.experts(routed)?;
+        let [gather, scatter] = [self.exchange("gather")?, self.exchange("scatter")?];
+        Ok(Some(Curve::through(&experts.xs, |tokens| {
+            let bytes = tokens * token_bytes;
+            layers * (gather.at(bytes) + experts.at(tokens) + scatter.at(bytes)) * 1e-3
+        })))
+    }
+
+    /// What is sent between the ranks of a worker, microseconds by bytes of all together. No
+    /// engine has its own.
+    fn exchange(&self, operator: &str) -> Result<Curve, Missing> {
+        let ranks = self.hardware.attention_dp.to_string();
+        let key = Key { engine: "nccl".to_owned(), ..self.key(operator, "bf16", &ranks, 0) };
+        let Some(times) = self.operators.times(&key) else { return Err(missing(key)) };
+        Ok(Curve { xs: self.operators.points(operator).to_vec(), ys: times.us.clone() })
     }
 
     /// All-reduces of a step, milliseconds by tokens.
     fn reduces(&mut self, tokens: &[f64], launched: &str) -> Result<Curve, Missing> {
-        let Hardware { shape, tp, .. } = self.hardware;
+        let Hardware { shape, tp, attention_dp, .. } = self.hardware;
         if *tp == 1 {
             return Ok(Curve::through(tokens, |_| 0.0));
         }
-        let reduces = 2.0 * f64::from(shape.layers);
+        // Behind experts ranks have another exchange.
+        let behind = if *attention_dp > 1 { shape.dense_layers() } else { shape.layers };
+        let reduces = f64::from(shape.layers + behind);
         let token_bytes = 2.0 * f64::from(shape.hidden);
         let by_bytes = self.curve("allreduce", launched, &tp.to_string())?;
         Ok(Curve::through(tokens, |tokens| reduces * by_bytes.at(tokens * token_bytes) * 1e-3))

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 pub struct Outbox {
     /// Events in order of time.
     pub events: VecDeque<(SimTime, WorkerEvent)>,
-    /// Requests whose KV the worker now has room for, with the tokens to be moved.
-    pub awaited: Vec<(RequestId, u32)>,
+    /// Requests whose KV a worker now has room for, with the tokens to be moved to it.
+    pub awaited: Vec<(WorkerId, RequestId, u32)>,
     /// Every gap between two tokens of a request, in picoseconds.
     pub gaps: Histogram,
     /// Whether to announce every block that an output grows into.
@@ -67,6 +67,30 @@ pub struct StepRecord {
     pub waiting: u32,
     /// KV blocks held at `end`, after ended requests gave theirs back.
     pub used_blocks: u32,
+}
+
+impl StepRecord {
+    /// A step of `worker` with nothing in it.
+    pub(super) fn none(worker: WorkerId) -> Self {
+        Self {
+            worker,
+            start: SimTime::ZERO,
+            end: SimTime::ZERO,
+            steps: 1,
+            prefill_seqs: 0,
+            prefill_tokens: 0,
+            decode_seqs: 0,
+            decode_tokens: 0,
+            running: 0,
+            waiting: 0,
+            used_blocks: 0,
+        }
+    }
+
+    /// False if it only kept others company.
+    pub(super) fn has_seqs(&self) -> bool {
+        self.prefill_seqs + self.decode_seqs > 0
+    }
 }
 
 /// When a worker wants to be called, and for what.

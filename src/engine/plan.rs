@@ -1,8 +1,6 @@
 //! What a worker is doing, and what it knows of the steps to come.
 
-use super::outbox::StepRecord;
 use super::pipeline::{Cadence, Pipeline};
-use super::step::Results;
 use crate::time::SimTime;
 
 /// A step that runs, and the decode-only steps that are known to follow.
@@ -13,9 +11,6 @@ pub(super) struct Plan {
     pub(super) cadence: Cadence,
     /// Boundary after the last step.
     pub(super) end: SimTime,
-    /// Results of the last step of the plan; the others only decode.
-    pub(super) last: Results,
-    pub(super) record: StepRecord,
 }
 
 impl Plan {

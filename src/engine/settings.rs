@@ -104,7 +104,12 @@ pub struct EngineSettings {
     pub offload: Option<Offload>,
     /// When blocks are loaded from it. Default `"auto"`.
     pub load: Option<LoadRule>,
-    /// Bytes that one token of KV takes, all GPUs of a worker together. Only what
+    /// Ranks of a worker that have sequences and KV of their own and step together; `[engine]`
+    /// is that of each. Default: those of the hardware, else 1.
+    #[serde(deserialize_with = "count_option")]
+    #[schemars(with = "Option<Count>")]
+    pub attention_dp: Option<u32>,
+    /// Bytes that one token of KV takes, all GPUs of a rank together. Only what
     /// moves KV looks at it: tiers, and separate prefill and decode workers.
     /// Default: by the hardware.
     #[serde(deserialize_with = "count_option")]
@@ -205,9 +210,18 @@ impl EngineSettings {
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             tiers: self.tiers(rules, block_bytes)?,
             kv_bytes_per_token,
+            attention_dp: self.ranks(hardware)?,
         };
         config.validate()?;
         Ok(config)
+    }
+
+    fn ranks(&self, hardware: Option<&Hardware>) -> Result<u32, Invalid> {
+        let Some(hardware) = hardware else { return Ok(self.attention_dp.unwrap_or(1)) };
+        let ranks = hardware.attention_dp;
+        let allowed = format!("left out, or that of the hardware, {ranks}");
+        let given = self.attention_dp.unwrap_or(ranks);
+        Invalid::unless(given == ranks, "attention_dp", given, &allowed).map(|()| ranks)
     }
 
     fn tiers(&self, rules: RulesName, block_bytes: Option<f64>) -> Result<TierOptions, Invalid> {

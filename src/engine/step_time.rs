@@ -67,7 +67,8 @@ pub enum StepTime {
 }
 
 impl StepTime {
-    /// How long a step with this work takes.
+    /// How long a step with this work takes: a worker, or a rank of one with several in
+    /// what it does by itself.
     pub fn step(&self, work: &StepWork<'_>) -> SimDuration {
         debug_assert!(work.padded_seqs >= work.decode_seqs, "{work:?}");
         match self {
@@ -88,6 +89,19 @@ impl StepTime {
             Self::Faster(..) => self
                 .decode_piece(work.decode_seqs, work.padded_seqs, work.decode_context)
                 .at(work.decode_context),
+        }
+    }
+
+    /// How long the ranks of a worker take in a step for what they do together, which have
+    /// so many `tokens` in all: experts, and what is sent between GPUs for them. Models that
+    /// tell no such part have it in [`step`](Self::step), at the tokens of the slowest rank.
+    pub fn together(&self, tokens: u32) -> SimDuration {
+        match self {
+            Self::Table(table) => table.together(tokens),
+            Self::Faster(model, ratio) => faster(model.together(tokens), *ratio),
+            Self::Fixed { .. } | Self::Roofline(_) | Self::Linear(_) | Self::Instant => {
+                SimDuration::ZERO
+            }
         }
     }
 

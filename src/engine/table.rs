@@ -45,6 +45,8 @@ pub struct MeasuredTimes {
     /// Milliseconds per further new token, by new and cached tokens.
     ctx_attn_rate: Grid,
     gen_attn: Grid,
+    /// What the ranks of a worker do together, by the tokens of all.
+    together: Option<Curve>,
 }
 
 /// Measured times made ready for a worker: see the module's documentation.
@@ -78,12 +80,16 @@ pub(crate) struct Components {
     pub(crate) prompt: Grid,
     /// By sequences and the context of each.
     pub(crate) decode: Grid,
+    /// Where a worker has ranks: what these do together, by the tokens of all; the others
+    /// are those of one rank.
+    pub(crate) together: Option<Curve>,
 }
 
 impl MeasuredTimes {
     /// Times whose matrix products cost nothing extra off the multiples of 128.
     pub(crate) fn of(components: Components) -> Self {
-        let Components { gemm, elem, comm, comm_eager, logits, prompt, decode } = components;
+        let Components { gemm, elem, comm, comm_eager, logits, prompt, decode, together } =
+            components;
         let (ctx_attn_fixed, ctx_attn_rate) = prompt.split_fixed();
         Self {
             gemm,
@@ -95,6 +101,7 @@ impl MeasuredTimes {
             ctx_attn_fixed,
             ctx_attn_rate,
             gen_attn: decode.ascending(),
+            together,
         }
     }
 
@@ -132,6 +139,7 @@ impl MeasuredTimes {
             ctx_attn_fixed,
             ctx_attn_rate,
             gen_attn,
+            together: None,
         })
     }
 
@@ -217,6 +225,12 @@ impl Table {
         }
         let attention = self.attention(work.decode_seqs, work.decode_context);
         attention.plus(without_decode.as_ps()).at(work.decode_context)
+    }
+
+    /// See [`StepTime::together`](super::step_time::StepTime::together).
+    pub fn together(&self, tokens: u32) -> SimDuration {
+        let ms = self.measured.together.as_ref().map(|curve| curve.at(f64::from(tokens)));
+        SimDuration::from_millis_f64(ms.unwrap_or(0.0))
     }
 
     /// See [`StepTime::decode_piece`](super::step_time::StepTime::decode_piece).

@@ -8,7 +8,8 @@ use super::work::{AffinePiece, PrefillChunk, StepWork};
 use crate::time::SimDuration;
 
 impl Core {
-    /// GPU time of steps in which only the present sequences decode, which are one or more.
+    /// GPU time of steps in which only the present sequences decode, which are one or more,
+    /// without what ranks do together.
     pub(super) fn decode_piece(&self) -> AffinePiece {
         let (config, decode) = (&self.config, &self.decode);
         let padded_seqs = config.graph_seqs(decode.len(), false).unwrap_or(decode.len());
@@ -16,7 +17,8 @@ impl Core {
         self.pace.piece(piece)
     }
 
-    /// GPU time of a step with these pieces of prompts beside the sequences that decode.
+    /// GPU time of a step with these pieces of prompts beside the sequences that decode,
+    /// without what ranks do together.
     pub(super) fn mixed_time(&self, prefill: &[PrefillChunk]) -> SimDuration {
         self.eager_time(prefill, self.decode.len(), self.decode.context())
     }
@@ -31,6 +33,16 @@ impl Core {
         self.pace.time(self.config.step_time.step(&work))
     }
 
+    /// What ranks do together in a step in which this one has so many tokens and the others
+    /// none. (Assumed, for those who weigh and judge: what the others have is not known to
+    /// a rank.)
+    fn together(&self, tokens: u32) -> SimDuration {
+        if self.config.attention_dp == 1 {
+            return SimDuration::ZERO;
+        }
+        self.pace.time(self.config.step_time.together(tokens))
+    }
+
     /// How long a step of the present batch takes, without prompts.
     pub(super) fn decode_time(&self) -> SimDuration {
         let decode = &self.decode;
@@ -38,7 +50,8 @@ impl Core {
             return SimDuration::ZERO;
         }
         let (prepare, launch) = self.config.host_time(decode.len(), false);
-        self.decode_piece().at(decode.context()).max(prepare + launch)
+        let gpu = self.decode_piece().at(decode.context()) + self.together(decode.len());
+        gpu.max(prepare + launch)
     }
 
     /// GPU time of the steps that compute a prompt alone, from its token `cached` on up
@@ -48,7 +61,8 @@ impl Core {
         while cached_tokens < target {
             let new_tokens = self.config.max_num_batched_tokens.min(target - cached_tokens);
             let last = cached_tokens + new_tokens == target;
-            time += self.eager_time(&[PrefillChunk { new_tokens, cached_tokens, last }], 0, 0);
+            time += self.eager_time(&[PrefillChunk { new_tokens, cached_tokens, last }], 0, 0)
+                + self.together(new_tokens);
             cached_tokens += new_tokens;
         }
         time
@@ -65,7 +79,8 @@ impl Core {
             let new_tokens = u32::try_from(new_tokens).expect("within the budget");
             let cached_tokens = prompt_tokens.saturating_sub(new_tokens);
             let chunk = PrefillChunk { new_tokens, cached_tokens, last: true };
-            self.mixed_time(&[chunk]).max(prepare + launch)
+            let gpu = self.mixed_time(&[chunk]) + self.together(new_tokens + decode_seqs);
+            gpu.max(prepare + launch)
         };
         let (full, rest) = (tokens / budget, tokens % budget);
         let rest = if rest > 0 { step(rest) } else { SimDuration::ZERO };

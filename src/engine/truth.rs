@@ -1,6 +1,7 @@
 //! What is true of a worker, for those who may know: see [`crate::truth`].
 
 use super::pipeline::Pipeline;
+use super::rank::Rank;
 use super::scheduler::{BatchAndQueue, Scheduler};
 use super::seq::{Seq, SeqId};
 use super::worker::{State, Worker};
@@ -14,14 +15,43 @@ const NEVER: SimDuration = SimDuration::from_secs(100 * 86_400);
 /// All of a worker must be settled up to the present moment, its boundary of
 /// this moment excepted ([`Worker::settle`]).
 impl Worker {
-    /// Leading full blocks of the prompt of `request` that it would hit now.
-    pub fn cached_blocks(&self, request: &Request) -> u32 {
-        self.present_blocks(&request.content, request.prompt_tokens)
+    /// For each rank: leading full blocks of the prompt of `request` that it holds in GPU
+    /// memory or, where that ends, in tiers below.
+    pub fn reachable_blocks(&self, request: &Request) -> impl Iterator<Item = u32> {
+        self.ranks.iter().map(|rank| rank.reachable_blocks(request))
     }
 
-    /// Leading full blocks of the prompt of `request` that it holds in GPU memory or,
-    /// where that ends, in tiers below.
-    pub fn reachable_blocks(&self, request: &Request) -> u32 {
+    /// Each rank as `request`, of which it would do this `phase`, would find it at `now`,
+    /// tiers below GPU memory apart. KV that would come from another worker takes no time
+    /// here.
+    pub fn truth(
+        &self,
+        now: SimTime,
+        request: &Request,
+        phase: Phase,
+    ) -> impl Iterator<Item = WorkerTruth> {
+        let to_next_boundary = self.is_up.then(|| self.to_next_boundary(now));
+        self.ranks.iter().map(move |rank| rank.truth(to_next_boundary, request, phase))
+    }
+
+    /// The rest of the step that runs.
+    fn to_next_boundary(&self, now: SimTime) -> SimDuration {
+        let boundary = match &self.state {
+            State::Idle => now,
+            State::Ready { at, .. } => *at,
+            State::Draining { until } | State::Loading { until } => *until,
+            State::Running(plan) => {
+                let mut next: Pipeline = self.pipeline;
+                next.step(&plan.cadence);
+                next.boundary
+            }
+        };
+        boundary.max(now) - now
+    }
+}
+
+impl Rank {
+    fn reachable_blocks(&self, request: &Request) -> u32 {
         let cached_blocks = self.cached_blocks(request);
         let Some(tiers) = self.core.log.tiers() else { return cached_blocks };
         let limit = (request.prompt_tokens - 1) / self.core.config.block_size;
@@ -29,10 +59,13 @@ impl Worker {
         cached_blocks + below.iter().map(|piece| piece.blocks).sum::<u32>()
     }
 
-    /// The worker as `request`, of which it would do this `phase`, would find it at `now`,
-    /// tiers below GPU memory apart. KV that would come from another worker takes no time
-    /// here.
-    pub fn truth(&self, now: SimTime, request: &Request, phase: Phase) -> WorkerTruth {
+    /// `to_next_boundary`: the rest of the step that runs; `None` if the worker is gone.
+    fn truth(
+        &self,
+        to_next_boundary: Option<SimDuration>,
+        request: &Request,
+        phase: Phase,
+    ) -> WorkerTruth {
         let block_size = self.core.config.block_size;
         let cached_blocks = self.cached_blocks(request);
         let BatchAndQueue { batch: started, queue: queued } = self.rules.requests(&self.core);
@@ -52,13 +85,11 @@ impl Worker {
             Phase::Decode => 1,
             _ => u64::from(request.prompt_tokens - cached_blocks * block_size),
         };
-        let ttft = if self.is_up {
-            self.to_next_boundary(now)
+        let ttft = to_next_boundary.map_or(NEVER, |to_next_boundary| {
+            to_next_boundary
                 + self.wait_for_place(&started, queued.len())
                 + self.core.backlog_time(prefill_tokens + own, request.prompt_tokens)
-        } else {
-            NEVER
-        };
+        });
         let count = |ids: &[SeqId]| u32::try_from(ids.len()).expect("requests fit u32");
         WorkerTruth {
             cached_blocks,
@@ -68,6 +99,11 @@ impl Worker {
             free_blocks: self.blocks().1,
             ttft,
         }
+    }
+
+    /// Leading full blocks of the prompt of `request` that it would hit now.
+    fn cached_blocks(&self, request: &Request) -> u32 {
+        self.present_blocks(&request.content, request.prompt_tokens)
     }
 
     fn seqs<'a>(&'a self, ids: &'a [SeqId]) -> impl Iterator<Item = &'a Seq> {
@@ -82,21 +118,6 @@ impl Worker {
         // One token is always computed.
         let limit = (tokens - 1) / config.block_size;
         self.rules.present_blocks(&self.core, content, limit)
-    }
-
-    /// The rest of the step that runs.
-    fn to_next_boundary(&self, now: SimTime) -> SimDuration {
-        let boundary = match &self.state {
-            State::Idle => now,
-            State::Ready { at, .. } => *at,
-            State::Draining { until } | State::Loading { until } => *until,
-            State::Running(plan) => {
-                let mut next: Pipeline = self.pipeline;
-                next.step(&plan.cadence);
-                next.boundary
-            }
-        };
-        boundary.max(now) - now
     }
 
     /// Until so many answers have ended that there is a place in the batch behind

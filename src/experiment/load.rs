@@ -377,8 +377,12 @@ impl Resolver {
             let keys = self.registry.keys_for(unknown, &router.policy);
             return Err(document.unknown(&format!("router.{unknown}"), &keys));
         }
+        if pools.pools().len() == 1 {
+            pools.make_room(cluster.slots());
+        }
         let (router, policy) =
-            router.resolve(&self.registry, cluster.slots()).map_err(invalid("router"))?;
+            router.resolve(&self.registry, &pools.ranks()).map_err(invalid("router"))?;
+        pools.check_spreading(policy.by_rank(router.targets)).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(pools.block_size()).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
@@ -393,9 +397,6 @@ impl Resolver {
         }
         let source = self.source(document, &workload)?;
         let controls = Vec::new();
-        if pools.pools().len() == 1 {
-            pools.make_room(cluster.slots());
-        }
         let settings =
             Settings { cluster, pools, router, policy, workload, source, measure, slo, controls };
         let all = controls::read(document)?;
@@ -406,7 +407,15 @@ impl Resolver {
         if settings.pools.pools().len() == 1 {
             settings.pools.make_room(settings.plan().slots());
         }
-        Ok(settings)
+        match settings.changes_ranks() {
+            Some(key) => {
+                let allowed = "left out where workers have ranks (attention_dp above 1), which \
+                               come and go together: that is not modelled";
+                let (section, key) = key.split_once('.').unwrap_or((key, ""));
+                Err(document.invalid(section, Invalid::new(key, "given", allowed)))
+            }
+            None => Ok(settings),
+        }
     }
 
     /// The workers, pool by pool.
@@ -429,8 +438,13 @@ impl Resolver {
             pools.push(self.pool(document, pool)?);
         }
         Pools::new(pools, cluster.network.link()).map_err(|(at, wrong)| {
-            let key = written[at].place.key(&wrong.key).expect("one pool goes with itself");
-            document.invalid("cluster", Invalid { key, ..wrong })
+            match written[at].place.key(&wrong.key) {
+                Some(key) => document.invalid("cluster", Invalid { key, ..wrong }),
+                None => {
+                    let key = wrong.key.trim_start_matches("engine.").to_owned();
+                    document.invalid("engine", Invalid { key, ..wrong })
+                }
+            }
         })
     }
 

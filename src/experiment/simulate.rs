@@ -11,6 +11,7 @@ use crate::rng::{Use, mix};
 use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
+use crate::router::settings::{FrontEndSettings, Targets};
 use crate::router::{Policy, Role, Surroundings};
 use crate::settings::Invalid;
 use crate::simulation::{Control, Decision, Outcome, Schedule, Simulation, Stuck};
@@ -171,13 +172,16 @@ pub(super) fn policy_named(
 ) -> Result<Box<dyn Policy>, Invalid> {
     let router = &settings.router;
     let named = settings.policy.other(name)?;
+    // Front ends go on as they are.
+    let targets = if settings.by_rank() { Targets::Ranks } else { Targets::Workers };
+    let router = FrontEndSettings { targets: Some(targets), ..router.clone() };
     named.check_in(&Surroundings {
-        workers: settings.pools.slots(),
+        workers: named.targets_among(router.targets, &settings.pools.ranks())?,
         front_ends: router.replicas,
         may_skip_prefill: router.conditional_disaggregation.is_some(),
     })?;
     let front_end = u32::try_from(front_end).expect("as many as settings say");
-    let settings = Settings { policy: named, ..settings.clone() };
+    let settings = Settings { policy: named, router, ..settings.clone() };
     Ok(policy(&settings, seed_of(seed, Use::Policy, front_end)))
 }
 
@@ -295,6 +299,9 @@ pub(crate) fn front_ends(
         let seed_of = |usage: Use| seed_of(seed, usage, index);
         let build = || wrap(policy(settings, seed_of(Use::Policy)));
         let mut front_end = FrontEnd::new(build(), sides, &router.feed, seed_of(Use::Feed));
+        if !settings.by_rank() {
+            front_end = front_end.over_whole_workers(settings.pools.wholes());
+        }
         if let Some(delay) = router.sync_delay {
             front_end = front_end.hear_peers(delay);
         }
@@ -311,11 +318,13 @@ pub(crate) fn front_ends(
 /// One front end's policy.
 fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
     let Settings { router, policy, pools, .. } = settings;
+    let by_rank = settings.by_rank();
     if !pools.sides().are_two() {
-        return policy.build(&pools.spec(Role::Both), seed);
+        return policy.build(&pools.spec(Role::Both, by_rank), seed);
     }
     let may_prefill = router.conditional_disaggregation.is_some();
-    let clusters = [pools.spec(Role::Prefill), pools.spec(Role::Decode { may_prefill })];
+    let decode = Role::Decode { may_prefill };
+    let clusters = [pools.spec(Role::Prefill, by_rank), pools.spec(decode, by_rank)];
     let prefill = policy.build(&clusters[0], seed);
     let decode = policy.build(&clusters[1], mix(seed));
     let both = Disaggregated::new([prefill, decode], &clusters);

@@ -17,7 +17,7 @@ pub use simulated::SimulatedFleet;
 
 use crate::engine::{Gauges, Pace};
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent};
-use crate::id::{RequestId, Target, WorkerId};
+use crate::id::{RequestId, WorkerId};
 use crate::request::{PromptBlocks, Request};
 use crate::stats::Histogram;
 use crate::time::SimTime;
@@ -25,7 +25,7 @@ use crate::truth::WorkerTruth;
 
 /// A set of workers.
 pub trait Fleet {
-    /// Sends a request to a target; where prefill and decode have workers of their
+    /// Sends a request to a worker; where prefill and decode have workers of their
     /// own, to one of each. Nothing that happens earlier than `now` may
     /// be outstanding: call [`next_event`](Self::next_event) with this deadline first.
     ///
@@ -34,9 +34,15 @@ pub trait Fleet {
     fn submit(
         &mut self,
         now: SimTime,
-        target: Target,
+        worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason>;
+
+    /// The rank to which the engine would give a request that comes now, by a rule of its
+    /// own, of the worker whose first rank is `worker`.
+    fn choose_rank(&mut self, _now: SimTime, worker: WorkerId) -> WorkerId {
+        worker
+    }
 
     /// `request`, which a worker has prefilled, will not be decoded: its KV is not
     /// needed any more. Only for fleets whose workers prefill or decode.
@@ -54,7 +60,7 @@ pub trait Fleet {
 
     /// Hands over the cache changes that workers published at or before `until`;
     /// those of one worker in order of time.
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent));
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent));
 
     /// The same, but of changes that do not concern the blocks of `prompt` it may keep
     /// back any, for later calls. Only for those who do not see the difference: for whom
@@ -64,9 +70,9 @@ pub trait Fleet {
         &mut self,
         until: SimTime,
         _prompt: &PromptBlocks<'_>,
-        sink: &mut dyn FnMut(Target, KvEvent),
+        sink: &mut dyn FnMut(WorkerId, KvEvent),
     ) {
-        self.take_kv_events(until, &mut |target, _, event| sink(target, event));
+        self.take_kv_events(until, &mut |worker, _, event| sink(worker, event));
     }
 
     /// The gauges of each worker at `now`.

@@ -6,7 +6,8 @@
 use super::network::Link;
 use crate::engine::config::EngineConfig;
 use crate::engine::rules::RulesName;
-use crate::id::WorkerId;
+use crate::id::{Target, WorkerId};
+use crate::router::whole::Wholes;
 use crate::router::{ClusterSpec, Role, Sides, WorkerLimits};
 use crate::settings::Invalid;
 use schemars::JsonSchema;
@@ -54,12 +55,17 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Workers that there can ever be.
-    pub const fn slots(&self) -> u32 {
-        self.workers + self.spare
+    /// Numbers of its workers that there can ever be: each rank has one.
+    pub fn slots(&self) -> u32 {
+        (self.workers.saturating_add(self.spare)).saturating_mul(self.ranks())
     }
 
-    /// What one of them can do.
+    /// Ranks of each worker.
+    pub fn ranks(&self) -> u32 {
+        self.engine.attention_dp
+    }
+
+    /// What a rank of one of them can do.
     pub fn limits(&self) -> WorkerLimits {
         WorkerLimits {
             blocks: self.engine.num_blocks,
@@ -70,7 +76,8 @@ impl Pool {
 }
 
 /// The pools of a fleet. Workers are numbered pool by pool, those that may start later
-/// behind those of their pool that are there at the start.
+/// behind those of their pool that are there at the start. Of a worker with ranks each rank
+/// has a number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pools {
     /// At least one.
@@ -122,6 +129,7 @@ impl Pools {
     /// key is relative to the pool.
     pub fn new(pools: Vec<Pool>, link: Link) -> Result<Self, (usize, Invalid)> {
         check_roles(&pools)?;
+        check_ranks(&pools)?;
         check_blocks(&pools)?;
         check_handover(&pools)?;
         Ok(Self::numbered(pools, link))
@@ -159,12 +167,12 @@ impl Pools {
         self.link
     }
 
-    /// Workers at the start.
+    /// Workers at the start, each rank counted.
     pub fn workers(&self) -> u32 {
-        self.pools.iter().map(|pool| pool.workers).sum()
+        self.pools.iter().map(|pool| pool.workers * pool.ranks()).sum()
     }
 
-    /// Workers that there can ever be: their numbers are below.
+    /// Workers that there can ever be, each rank counted: their numbers are below.
     pub fn slots(&self) -> u32 {
         self.numbering.slots()
     }
@@ -172,6 +180,17 @@ impl Pools {
     /// The numbers of the workers of a pool, those that may start later included.
     pub fn ids(&self, pool: usize) -> Range<u32> {
         self.numbering.ids(pool)
+    }
+
+    /// For each number, in order: which worker it is, counted from 0, and which rank of it.
+    pub fn targets(&self) -> Vec<Target> {
+        let of_worker = |(worker, ranks)| (0..ranks).map(move |rank| Target { worker, rank });
+        (0..).zip(self.ranks()).flat_map(of_worker).collect()
+    }
+
+    /// Whether a worker has several ranks.
+    pub fn have_ranks(&self) -> bool {
+        self.pools.iter().any(|pool| pool.ranks() > 1)
     }
 
     /// The place of the pool of `worker`.
@@ -187,11 +206,25 @@ impl Pools {
         &self.pools[self.place_of(worker)]
     }
 
-    /// The name of the pool of each worker, in order of id; empty where there is one pool.
+    /// What to say of each worker beside its number, in order of id: the name of its pool
+    /// where there are several, and which rank of which worker it is where these have ranks.
+    /// Empty if there is nothing to say.
     pub fn names(&self) -> Vec<String> {
-        let several = self.pools.iter().filter(|_| self.pools.len() > 1);
-        let names = |pool: &Pool| std::iter::repeat_n(pool.name.clone(), pool.slots() as usize);
-        several.flat_map(names).collect()
+        if self.pools.len() == 1 && !self.have_ranks() {
+            return Vec::new();
+        }
+        let pools = self
+            .pools
+            .iter()
+            .flat_map(|pool| std::iter::repeat_n((pool, pool.ranks() > 1), pool.slots() as usize));
+        let name = |((pool, has_ranks), Target { worker, rank }): ((&Pool, bool), Target)| {
+            let pool = if self.pools.len() > 1 { pool.name.as_str() } else { "" };
+            let rank =
+                if has_ranks { format!("worker {worker} rank {rank}") } else { String::new() };
+            let space = if pool.is_empty() || rank.is_empty() { "" } else { " " };
+            format!("{pool}{space}{rank}")
+        };
+        pools.zip(self.targets()).map(name).collect()
     }
 
     /// How front ends divide the workers.
@@ -206,27 +239,74 @@ impl Pools {
         self.first().engine.block_size
     }
 
-    /// What routers are told of the workers with these `roles`, in order of id.
-    pub fn spec(&self, role: Role) -> ClusterSpec {
+    /// How many ranks each worker has, in order of number.
+    pub fn ranks(&self) -> Vec<u32> {
+        let ranks =
+            |pool: &Pool| std::iter::repeat_n(pool.ranks(), (pool.workers + pool.spare) as usize);
+        self.pools.iter().flat_map(ranks).collect()
+    }
+
+    /// Refuses engines that would have to spread requests over their ranks, if no one says
+    /// which rank is meant, by a rule that is not modelled; the key is one of `[router]`.
+    pub(crate) fn check_spreading(&self, by_rank: bool) -> Result<(), Invalid> {
+        let spreads = |name: RulesName| name.defaults().spreads_over_ranks;
+        let unknown = |pool: &&Pool| pool.ranks() > 1 && !spreads(pool.engine.rules.name());
+        let Some(pool) = self.pools.iter().find(unknown).filter(|_| !by_rank) else {
+            return Ok(());
+        };
+        let allowed = format!(
+            "\"ranks\", which every policy can have: how engines with rules = {:?} spread requests \
+             over their ranks is not modelled, only how {} do",
+            pool.engine.rules.name().as_str(),
+            RulesName::list(spreads)
+        );
+        Err(Invalid::new("targets", "\"workers\"", allowed))
+    }
+
+    /// Workers as policies count them that do not tell ranks apart.
+    pub(crate) fn wholes(&self) -> Wholes {
+        let prefills = self.pools.iter().filter(|pool| pool.role == PoolRole::Prefill);
+        let prefill = prefills.map(|pool| pool.workers + pool.spare).sum();
+        Wholes::new(&self.ranks(), prefill)
+    }
+
+    /// What routers are told of the workers with these `roles`, in order of id; a policy
+    /// that does not tell ranks apart, of whole workers (`by_rank` is false).
+    pub fn spec(&self, role: Role, by_rank: bool) -> ClusterSpec {
         let wanted = match role {
             Role::Both => PoolRole::Both,
             Role::Prefill => PoolRole::Prefill,
             Role::Decode { .. } => PoolRole::Decode,
         };
         let pools = self.pools.iter().filter(|pool| pool.role == wanted);
-        let limits =
-            pools.flat_map(|pool| std::iter::repeat_n(pool.limits(), pool.slots() as usize));
+        let limits = pools.flat_map(|pool| {
+            let (WorkerLimits { blocks, max_num_seqs, max_num_batched_tokens }, ranks) =
+                (pool.limits(), pool.ranks());
+            let (limits, workers) = match by_rank {
+                true => (pool.limits(), pool.slots()),
+                false => (
+                    WorkerLimits {
+                        blocks: blocks.saturating_mul(ranks),
+                        max_num_seqs: max_num_seqs.saturating_mul(ranks),
+                        max_num_batched_tokens: max_num_batched_tokens.saturating_mul(ranks),
+                    },
+                    pool.workers + pool.spare,
+                ),
+            };
+            std::iter::repeat_n(limits, workers as usize)
+        });
         ClusterSpec { limits: limits.collect(), role, block_size: self.block_size() }
     }
 
-    /// Makes room for workers that may start later, behind those of the only pool.
+    /// Makes room for workers that may start later, behind those of the only pool: up to
+    /// so many in all, ranks not counted.
     ///
     /// # Panics
     /// If there are several pools, whose workers are numbered already.
-    pub fn make_room(&mut self, slots: u32) {
+    pub fn make_room(&mut self, workers: u32) {
         assert_eq!(self.pools.len(), 1, "of one pool the last workers may be added");
-        self.pools[0].spare = slots - self.pools[0].workers;
-        self.numbering = Numbering::of([slots]);
+        self.pools[0].spare = workers - self.pools[0].workers;
+        self.numbering = Numbering::of([self.pools[0].slots()]);
     }
 
     /// Changes what the workers run with.
@@ -265,6 +345,24 @@ fn check_roles(pools: &[Pool]) -> Result<(), (usize, Invalid)> {
         ),
         _ => Ok(()),
     }
+}
+
+/// Most ranks of a fleet: as many as it may have workers.
+const MOST_RANKS: u32 = 100_000;
+
+/// Ranks are counted as workers are.
+fn check_ranks(pools: &[Pool]) -> Result<(), (usize, Invalid)> {
+    let mut all = 0u32;
+    for (at, pool) in pools.iter().enumerate().filter(|(_, pool)| pool.ranks() > 1) {
+        all = all.saturating_add(pool.slots());
+        let (ranks, key) = (pool.ranks(), "engine.attention_dp");
+        let allowed = format!(
+            "so small that there are at most {MOST_RANKS} ranks: there are {} workers",
+            pool.workers
+        );
+        Invalid::unless(all <= MOST_RANKS, key, ranks, &allowed).map_err(|wrong| (at, wrong))?;
+    }
+    Ok(())
 }
 
 /// Routers and engines speak of the same blocks.

@@ -20,6 +20,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct SimulatedFleet {
     workers: Vec<Worker>,
+    /// Where each rank is, in order of id.
+    places: Vec<Place>,
     queue: EventQueue,
     /// When each worker will have published cache changes: a router's question
     /// touches only workers with an answer.
@@ -35,6 +37,13 @@ pub struct SimulatedFleet {
     handovers: Option<Handovers>,
     /// Cache changes are recorded.
     publishes: bool,
+}
+
+/// Where a rank is. The queues know a worker by its place.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    worker: usize,
+    rank: usize,
 }
 
 /// Whether cache changes are heard on demand: which saves most visits to workers.
@@ -67,15 +76,21 @@ impl SimulatedFleet {
     /// As [`new`](Self::new), with the workers of these pools.
     #[cfg_attr(not(internals), doc(hidden))]
     pub fn of_pools(pools: &Pools, wants_kv_events: bool) -> Self {
-        let workers = pools.slots();
-        let worker = |id| {
-            let config = Arc::clone(&pools.of(id).engine);
-            Worker::new(id, config, wants_kv_events)
-        };
+        let targets = (0..).map(WorkerId).zip(pools.targets());
+        let (mut workers, mut places) = (Vec::new(), Vec::new());
+        for (id, Target { worker, rank }) in targets {
+            places.push(Place { worker: worker as usize, rank: rank as usize });
+            if rank == 0 {
+                let config = Arc::clone(&pools.of(id).engine);
+                workers.push(Worker::new(id, config, wants_kv_events));
+            }
+        }
+        let queue = EventQueue::new(u32::try_from(workers.len()).expect("workers have ids"));
         Self {
-            workers: (0..workers).map(WorkerId).map(worker).collect(),
-            queue: EventQueue::new(workers),
-            kv_queue: EventQueue::new(workers),
+            workers,
+            places,
+            kv_queue: queue.clone(),
+            queue,
             on_demand: OnDemand::Unasked,
             now: SimTime::ZERO,
             asked: SimTime::ZERO,
@@ -140,23 +155,38 @@ impl SimulatedFleet {
         &self.workers
     }
 
-    /// Looks at a worker; its place in the queue changes only if its plans do.
-    fn look<T>(&mut self, id: WorkerId, at: impl FnOnce(&mut Worker, &mut Outbox) -> T) -> T {
-        let worker = &mut self.workers[id.index()];
+    /// Looks at the worker at this place; its place in the queue changes only if its plans do.
+    fn look<T>(&mut self, at: usize, see: impl FnOnce(&mut Worker, &mut Outbox) -> T) -> T {
+        let worker = &mut self.workers[at];
         let before = worker.wake();
-        let seen = at(worker, &mut self.out);
+        let seen = see(worker, &mut self.out);
         if worker.wake() != before {
-            self.reschedule(id);
+            self.reschedule(at);
         }
         seen
     }
 
-    fn reschedule(&mut self, id: WorkerId) {
-        let worker = &mut self.workers[id.index()];
+    /// Does something to the rank `id`, which may change the plans of its worker.
+    fn touch<T>(
+        &mut self,
+        id: WorkerId,
+        touch: impl FnOnce(&mut Worker, usize, &mut Outbox) -> T,
+    ) -> T {
+        let Place { worker, rank } = self.places[id.index()];
+        let touched = touch(&mut self.workers[worker], rank, &mut self.out);
+        self.reschedule(worker);
+        touched
+    }
+
+    fn reschedule(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        let id = WorkerId::at(at);
         if let OnDemand::Yes { concerns, full, .. } = &mut self.on_demand {
             worker.enter_concerns(concerns);
-            if worker.unheard_len() > REMEMBERED && full.last() != Some(&id) {
-                full.push(id);
+            for id in worker.full_of_unheard(REMEMBERED) {
+                if full.last() != Some(&id) {
+                    full.push(id);
+                }
             }
         } else {
             match worker.kv_due() {
@@ -177,9 +207,9 @@ impl SimulatedFleet {
         if !can {
             return self.end_on_demand();
         }
-        let concerns = Concerns::new(self.workers.len());
+        let concerns = Concerns::new(self.places.len());
         self.on_demand = OnDemand::Yes { concerns, full: Vec::new(), asked: Vec::new() };
-        (0..).map(WorkerId).take(self.workers.len()).for_each(|id| self.reschedule(id));
+        (0..self.workers.len()).for_each(|at| self.reschedule(at));
     }
 
     /// Workers hand over all changes from now on.
@@ -189,7 +219,7 @@ impl SimulatedFleet {
         }
         self.on_demand = OnDemand::No;
         self.workers.iter_mut().for_each(Worker::end_on_demand);
-        (0..).map(WorkerId).take(self.workers.len()).for_each(|id| self.reschedule(id));
+        (0..self.workers.len()).for_each(|at| self.reschedule(at));
     }
 
     /// When KV arrives, if that is before anything that is `next` of the workers
@@ -205,19 +235,17 @@ impl SimulatedFleet {
         let Some(handovers) = &mut self.handovers else { return };
         let over: Vec<Arrived> = std::iter::from_fn(|| handovers.next(now)).collect();
         for Arrived { transfer: Transfer { request, from, to }, took, .. } in over {
-            self.workers[from.index()].let_go(now, request, &mut self.out);
-            self.reschedule(from);
-            self.workers[to.index()].kv_came(now, request, &mut self.out);
-            self.reschedule(to);
+            self.touch(from, |worker, rank, out| worker.let_go(now, rank, request, out));
+            self.touch(to, |worker, rank, out| worker.kv_came(now, rank, request, out));
             let kind = WorkerEventKind::KvReceived { transfer: took };
             self.out.events.push_back((now, WorkerEvent { worker: to, request, kind }));
         }
     }
 
-    /// Starts the transfers that `worker` has just made room for.
-    fn fetch(&mut self, now: SimTime, worker: WorkerId) {
+    /// Starts the transfers that workers have just made room for.
+    fn fetch(&mut self, now: SimTime) {
         let Some(handovers) = &mut self.handovers else { return };
-        for (request, tokens) in self.out.awaited.drain(..) {
+        for (worker, request, tokens) in self.out.awaited.drain(..) {
             handovers.fetch(now, request, worker, tokens);
         }
     }
@@ -227,13 +255,14 @@ impl Fleet for SimulatedFleet {
     fn submit(
         &mut self,
         now: SimTime,
-        Target { worker, .. }: Target,
+        worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason> {
         let phase = self.handovers.as_ref().map_or(Phase::Whole, |h| h.phase(worker, request.id));
-        let sent = self.workers[worker.index()].submit_phase(now, request, phase, &mut self.out);
+        let Place { worker: at, rank } = self.places[worker.index()];
+        let sent = self.workers[at].submit_phase(now, rank, request, phase, &mut self.out);
         if sent.is_ok() {
-            self.reschedule(worker);
+            self.reschedule(at);
             if let Some(handovers) = &mut self.handovers {
                 handovers.sent(request.id, worker);
             }
@@ -243,16 +272,18 @@ impl Fleet for SimulatedFleet {
         sent
     }
 
+    fn choose_rank(&mut self, _now: SimTime, worker: WorkerId) -> WorkerId {
+        self.workers[self.places[worker.index()].worker].choose_rank()
+    }
+
     fn give_up(&mut self, now: SimTime, request: RequestId) {
         if let Some(from) = self.handovers.as_mut().and_then(|h| h.give_up(request)) {
-            self.workers[from.index()].let_go(now, request, &mut self.out);
-            self.reschedule(from);
+            self.touch(from, |worker, rank, out| worker.let_go(now, rank, request, out));
         }
     }
 
     fn abort(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
-        self.workers[worker.index()].abort(now, request, &mut self.out);
-        self.reschedule(worker);
+        self.touch(worker, |worker, rank, out| worker.abort(now, rank, request, out));
     }
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
@@ -270,11 +301,11 @@ impl Fleet for SimulatedFleet {
             match due.rank {
                 Rank::StepStart => {
                     worker.start_step(due.at, &mut self.out);
-                    self.fetch(due.at, id);
+                    self.fetch(due.at);
                 }
                 _ => worker.finish_step(due.at, &mut self.out),
             }
-            self.reschedule(id);
+            self.reschedule(id.index());
         }
         let event = self.out.events.pop_front();
         if let (Some((_, event)), Some(handovers)) = (&event, &mut self.handovers)
@@ -286,17 +317,17 @@ impl Fleet for SimulatedFleet {
         event
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         if matches!(self.on_demand, OnDemand::Yes { .. }) {
             self.end_on_demand();
         }
         let present = until == self.now;
         while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Measure) {
-            self.look(id, |worker, out| {
+            self.look(id.index(), |worker, out| {
                 if present {
                     worker.settle_present(until, out);
                 }
-                worker.take_kv_events(until, out, |at, event| sink(id.into(), at, event));
+                worker.take_kv_events(until, out, &mut *sink);
             });
             if let Some(at) = self.workers[id.index()].kv_due() {
                 self.kv_queue.schedule(id, at, Rank::KvVisibility);
@@ -308,7 +339,7 @@ impl Fleet for SimulatedFleet {
         &mut self,
         until: SimTime,
         prompt: &PromptBlocks<'_>,
-        sink: &mut dyn FnMut(Target, KvEvent),
+        sink: &mut dyn FnMut(WorkerId, KvEvent),
     ) {
         if matches!(self.on_demand, OnDemand::Unasked) {
             self.begin_on_demand();
@@ -322,12 +353,13 @@ impl Fleet for SimulatedFleet {
         asked.sort_unstable();
         asked.dedup();
         for &id in &asked {
-            let worker = &mut self.workers[id.index()];
-            if until == self.now {
-                worker.settle_present(until, &mut self.out);
-            }
-            worker.take_kv_of(until, prompt, &mut self.out, |event| sink(id.into(), event));
-            self.reschedule(id);
+            let present = until == self.now;
+            self.touch(id, |worker, rank, out| {
+                if present {
+                    worker.settle_present(until, out);
+                }
+                worker.take_kv_of(until, rank, prompt, out, |event| sink(id, event));
+            });
         }
         asked.clear();
         if let OnDemand::Yes { asked: scratch, .. } = &mut self.on_demand {
@@ -336,13 +368,16 @@ impl Fleet for SimulatedFleet {
     }
 
     fn gauges(&mut self, now: SimTime) -> Vec<Gauges> {
-        let ids = (0..).map(WorkerId).take(self.workers.len());
-        ids.map(|id| self.look(id, |worker, out| worker.gauges(now, out))).collect()
+        let mut gauges = Vec::with_capacity(self.places.len());
+        for at in 0..self.workers.len() {
+            self.look(at, |worker, out| gauges.extend(worker.gauges(now, out)));
+        }
+        gauges
     }
 
     fn take_token_gaps(&mut self, now: SimTime) -> Histogram {
-        for id in (0..).map(WorkerId).take(self.workers.len()) {
-            self.look(id, |worker, out| worker.settle_present(now, out));
+        for at in 0..self.workers.len() {
+            self.look(at, |worker, out| worker.settle_present(now, out));
         }
         std::mem::take(&mut self.out.gaps)
     }
@@ -351,14 +386,14 @@ impl Fleet for SimulatedFleet {
         self.publishes
     }
 
+    /// Ranks of a worker would come and go together: not modelled.
     fn takes_changes(&self) -> bool {
-        true
+        self.places.len() == self.workers.len()
     }
 
     fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
         self.end_on_demand();
-        let mut lost = self.workers[worker.index()].die(now, &mut self.out);
-        self.reschedule(worker);
+        let mut lost = self.touch(worker, |worker, _, out| worker.die(now, out));
         if let Some(handovers) = &mut self.handovers {
             let Gone { kept, bereft } = handovers.stop(now, worker);
             // Those requests are with the router or at another worker.
@@ -368,20 +403,18 @@ impl Fleet for SimulatedFleet {
                 lost.iter_mut().for_each(|lost| lost.output_tokens = 0);
             }
             for (request, at) in bereft {
-                self.workers[at.index()].kv_lost(now, request, &mut self.out);
-                self.reschedule(at);
+                self.touch(at, |worker, rank, out| worker.kv_lost(now, rank, request, out));
             }
         }
         lost
     }
 
     fn start(&mut self, worker: WorkerId) {
-        self.workers[worker.index()].come_back();
+        self.workers[self.places[worker.index()].worker].come_back();
     }
 
     fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
-        self.workers[worker.index()].set_pace(now, pace);
-        self.reschedule(worker);
+        self.touch(worker, |worker, _, _| worker.set_pace(now, pace));
     }
 
     fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {
@@ -397,23 +430,25 @@ impl Fleet for SimulatedFleet {
 
 impl Truth for SimulatedFleet {
     fn cached_blocks(&self, request: &Request) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.reachable_blocks(request)).collect()
+        self.workers.iter().flat_map(|worker| worker.reachable_blocks(request)).collect()
     }
 
     fn workers(&self, request: &Request) -> Vec<WorkerTruth> {
-        let of = |(id, worker): (u32, &Worker)| {
-            let Some(handovers) = &self.handovers else {
-                return worker.truth(self.asked, request, Phase::Whole);
+        let mut truths = Vec::with_capacity(self.places.len());
+        for worker in &self.workers {
+            let first = WorkerId::at(truths.len());
+            let phase =
+                self.handovers.as_ref().map_or(Phase::Whole, |h| h.phase(first, request.id));
+            truths.extend(worker.truth(self.asked, request, phase));
+            let Some(handovers) = self.handovers.as_ref().filter(|_| phase == Phase::Decode) else {
+                continue;
             };
-            let phase = handovers.phase(WorkerId(id), request.id);
-            let mut truth = worker.truth(self.asked, request, phase);
-            if phase == Phase::Decode {
+            for truth in &mut truths[first.index()..] {
                 let block_size = worker.config().block_size;
                 let missing = request.prompt_tokens - truth.cached_blocks * block_size;
                 truth.ttft += handovers.time_alone(missing);
             }
-            truth
-        };
-        (0..).zip(&self.workers).map(of).collect()
+        }
+        truths
     }
 }

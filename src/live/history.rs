@@ -3,7 +3,7 @@
 use crate::engine::Gauges;
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::fleet::Fleet;
-use crate::id::{RequestId, Target, WorkerId};
+use crate::id::{RequestId, WorkerId};
 use crate::recorder::{End, RequestRecord};
 use crate::request::Request;
 use crate::stats::Histogram;
@@ -18,7 +18,7 @@ pub(super) struct History {
     /// which more had been sent than when it happened.
     lives: VecDeque<(SimTime, WorkerEvent, usize)>,
     /// With the deadline of the call that handed it over.
-    kv: VecDeque<(SimTime, Target, SimTime, KvEvent)>,
+    kv: VecDeque<(SimTime, WorkerId, SimTime, KvEvent)>,
 }
 
 /// A fleet that is listened to.
@@ -38,11 +38,11 @@ impl<F: Fleet> Fleet for Observed<F> {
     fn submit(
         &mut self,
         now: SimTime,
-        target: Target,
+        worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason> {
         self.sent += 1;
-        self.fleet.submit(now, target, request)
+        self.fleet.submit(now, worker, request)
     }
 
     fn abort(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
@@ -55,7 +55,7 @@ impl<F: Fleet> Fleet for Observed<F> {
         event
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         let kv = &mut self.history.kv;
         self.fleet.take_kv_events(until, &mut |source, at, event| {
             kv.push_back((until, source, at, event));
@@ -95,12 +95,7 @@ impl Retold {
 }
 
 impl Fleet for Retold {
-    fn submit(
-        &mut self,
-        now: SimTime,
-        Target { worker, .. }: Target,
-        _: &Request,
-    ) -> Result<(), RejectReason> {
+    fn submit(&mut self, now: SimTime, worker: WorkerId, _: &Request) -> Result<(), RejectReason> {
         self.sent += 1;
         let gauges = &mut self.gauges[worker.index()];
         gauges.advance(now);
@@ -122,7 +117,7 @@ impl Fleet for Retold {
         Some((at, event))
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         let kv = &mut self.history.kv;
         let due = kv.partition_point(|(asked, ..)| *asked <= until);
         kv.drain(..due).for_each(|(_, source, at, event)| sink(source, at, event));

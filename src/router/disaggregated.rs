@@ -11,7 +11,7 @@ use super::policy::{CostParts, Policy, Release, Verdict};
 use super::spec::{ClusterSpec, Sides};
 use super::view::ClusterView;
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
-use crate::id::{Target, WorkerId};
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
@@ -89,10 +89,6 @@ impl Disaggregated {
         worker.0.checked_sub(self.sides.prefill_workers()).map(WorkerId)
     }
 
-    fn target_in_fleet(&self, decode_target: Target) -> Target {
-        Target { worker: self.in_fleet(decode_target.worker), ..decode_target }
-    }
-
     fn in_fleet(&self, decode_worker: WorkerId) -> WorkerId {
         WorkerId(decode_worker.0 + self.sides.prefill_workers())
     }
@@ -130,7 +126,7 @@ impl Policy for Disaggregated {
             return Verdict::Reject(RejectReason::NoWorker);
         }
         match self.decode.route(now, request, &decode) {
-            Verdict::Send(target) => Verdict::Send(self.target_in_fleet(target)),
+            Verdict::Send(worker) => Verdict::Send(self.in_fleet(worker)),
             other => other,
         }
     }
@@ -181,7 +177,7 @@ impl Policy for Disaggregated {
             return Some(released);
         }
         let (request, verdict) = self.decode.release(now, &decode)?;
-        Some((request, verdict.map(|target| self.target_in_fleet(target))))
+        Some((request, verdict.map(|worker| self.in_fleet(worker))))
     }
 
     fn wake_at(&self) -> Option<SimTime> {

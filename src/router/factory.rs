@@ -78,6 +78,9 @@ pub struct About {
     /// Whether it takes a worker of the lowest cost that it explains and books
     /// what others decided, so that it can be asked what it would have done.
     pub can_follow: bool,
+    /// Whether it chooses among ranks, where workers have several, unless
+    /// `router.targets` says.
+    pub targets_ranks: bool,
 }
 
 impl About {
@@ -90,6 +93,7 @@ impl About {
             parameters: Vec::new(),
             metrics: Vec::new(),
             can_follow: false,
+            targets_ranks: false,
         }
     }
 
@@ -244,6 +248,13 @@ impl<P: Parameters> Registration<P> {
     /// books what others decided.
     pub fn can_follow(mut self) -> Self {
         self.about.can_follow = true;
+        self
+    }
+
+    /// Says that the policy chooses among ranks, where workers have several, unless
+    /// `router.targets` says.
+    pub fn targets_ranks(mut self) -> Self {
+        self.about.targets_ranks = true;
         self
     }
 

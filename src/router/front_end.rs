@@ -7,20 +7,26 @@
 //! replica synchronisation does it. Indexes are never shared: each has its feed.
 
 use super::feed::{Feed, FeedSettings};
+use super::whole::Wholes;
 use super::{CostParts, Policy, Release, Reported, Sides, Verdict, WorkerView, Workers};
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::{Target, WorkerId};
+use crate::id::WorkerId;
 use crate::request::{Request, RouteRequest};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::truth::WorkerTruth;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 
 /// A router replica; see the [module documentation](self).
 pub struct FrontEnd {
     policy: Box<dyn Policy>,
+    /// Of all that has a number: ranks apart.
     sides: Sides,
+    /// Where the policy does not tell ranks apart: whose ranks are whose. What follows is
+    /// then by worker, but for the feed.
+    wholes: Option<Box<Wholes>>,
     workers: Workers,
     feed: Feed,
     /// How often workers report, and when they will.
@@ -70,6 +76,7 @@ impl FrontEnd {
             workers: Workers::of(sides),
             feed: Feed::new(sides.workers(), feed, seed),
             sides,
+            wholes: None,
             sync_delay: None,
             peers: VecDeque::new(),
             restart: None,
@@ -79,6 +86,28 @@ impl FrontEnd {
     /// How its workers are divided.
     pub fn sides(&self) -> Sides {
         self.sides
+    }
+
+    /// Its policy counts workers of several ranks as one each.
+    pub(crate) fn over_whole_workers(mut self, wholes: Wholes) -> Self {
+        self.workers = Workers::of(wholes.sides());
+        self.wholes = Some(Box::new(wholes));
+        self
+    }
+
+    /// False if its policy chooses among workers, and those spread requests over their ranks.
+    pub fn tells_ranks_apart(&self) -> bool {
+        self.wholes.is_none()
+    }
+
+    /// The number that the policy knows a worker, or a rank, by.
+    fn known_as(&self, worker: WorkerId) -> WorkerId {
+        self.wholes.as_ref().map_or(worker, |wholes| wholes.of(worker))
+    }
+
+    /// The number outside of a worker that the policy knows: that of its first rank.
+    fn number_of(&self, worker: WorkerId) -> WorkerId {
+        self.wholes.as_ref().map_or(worker, |wholes| wholes.first(worker))
     }
 
     /// Hears of other front ends' requests `delay` after they hear.
@@ -123,6 +152,9 @@ impl FrontEnd {
             }
         }
         self.peers.clear();
+        if let Some(wholes) = &mut self.wholes {
+            wholes.forget();
+        }
         self.feed.restart(now, recovery_delay);
     }
 
@@ -150,6 +182,10 @@ impl FrontEnd {
 
     /// Hears that `worker` is gone, or takes no more requests.
     pub fn worker_left(&mut self, worker: WorkerId) {
+        let worker = self.known_as(worker);
+        if let Some(wholes) = &mut self.wholes {
+            wholes.forget_worker(worker);
+        }
         if self.workers.views()[worker.index()].available {
             self.workers.set_available(worker, false);
             self.policy.worker_left(worker);
@@ -160,8 +196,9 @@ impl FrontEnd {
     pub fn worker_joined(&mut self, worker: WorkerId) {
         // It may have come back before the front end noticed that it was gone.
         self.worker_left(worker);
-        self.workers.set_available(worker, true);
         self.feed.join(worker);
+        let worker = self.known_as(worker);
+        self.workers.set_available(worker, true);
         self.policy.worker_joined(worker);
     }
 
@@ -216,7 +253,11 @@ impl FrontEnd {
     /// hold now; `None` if it keeps no index.
     pub fn overlap_blocks(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
         self.deliver(now);
-        self.policy.overlap_blocks(request)
+        let blocks = self.policy.overlap_blocks(request);
+        match &self.wholes {
+            Some(wholes) => blocks.map(|blocks| wholes.each(&blocks)),
+            None => blocks,
+        }
     }
 
     /// True if KV events have to be made for this front end.
@@ -240,14 +281,14 @@ impl FrontEnd {
     ///
     /// # Panics
     /// If a worker's events come out of order.
-    pub fn hear_kv(&mut self, at: SimTime, source: impl Into<Target>, event: KvEvent) {
-        self.feed.publish(at, source.into().worker, event);
+    pub fn hear_kv(&mut self, at: SimTime, source: WorkerId, event: KvEvent) {
+        self.feed.publish(at, source, event);
     }
 
     /// True if it makes no difference which changes of other blocks it has heard of when a
     /// request is routed, and in which order.
     pub(crate) fn hears_kv_on_demand(&self) -> bool {
-        self.feed.is_even() && self.policy.hears_kv_on_demand()
+        self.feed.is_even() && self.tells_ranks_apart() && self.policy.hears_kv_on_demand()
     }
 
     /// Takes an event that is visible at `now`, at once.
@@ -259,11 +300,16 @@ impl FrontEnd {
 
     /// Lets the policy hear of every event that is visible at `now`.
     pub(crate) fn deliver_kv(&mut self, now: SimTime) {
-        self.feed.deliver(now, |worker, event| {
+        let Self { feed, wholes, workers, policy, .. } = self;
+        let mut hear = |worker: WorkerId, event: &KvEvent| {
             // One that drains still publishes.
-            if self.workers.views()[worker.index()].available {
-                self.policy.observe_kv(worker, event);
+            if workers.views()[worker.index()].available {
+                policy.observe_kv(worker, event);
             }
+        };
+        feed.deliver(now, |worker, event| match wholes {
+            Some(wholes) => wholes.hear(worker, event, &mut hear),
+            None => hear(worker, event),
         });
     }
 
@@ -275,21 +321,21 @@ impl FrontEnd {
             return Verdict::Reject(RejectReason::NoWorker);
         }
         let verdict = self.policy.route(now, request, &self.workers.view());
-        if let Verdict::Send(target) = verdict {
-            self.workers.sent(target.worker);
-        }
-        verdict
+        let Verdict::Send(worker) = verdict else { return verdict };
+        self.workers.sent(worker);
+        Verdict::Send(self.number_of(worker))
     }
 
     /// A held request whose time has come, booked. To be asked after every event
     /// until `None`.
     pub fn release(&mut self, now: SimTime) -> Option<Release> {
         self.deliver(now);
-        let released = self.policy.release(now, &self.workers.view());
-        if let Some((_, Ok(target))) = released {
-            self.workers.sent(target.worker);
-        }
-        released
+        let (request, verdict) = self.policy.release(now, &self.workers.view())?;
+        let verdict = verdict.map(|worker| {
+            self.workers.sent(worker);
+            self.number_of(worker)
+        });
+        Some((request, verdict))
     }
 
     /// When to ask [`release`](Self::release) again even if nothing happens.
@@ -302,6 +348,7 @@ impl FrontEnd {
     /// # Panics
     /// If a request ends on a worker that has none of this front end's.
     pub fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
+        let event = &WorkerEvent { worker: self.known_as(event.worker), ..*event };
         if event.kind.ends_stay() {
             self.workers.ended(event.worker);
         }
@@ -315,15 +362,22 @@ impl FrontEnd {
 
     /// Takes what all workers report at `now`, in order of id.
     pub fn report(&mut self, now: SimTime, reported: &[Reported]) {
-        self.workers.report(reported);
+        match &self.wholes {
+            Some(wholes) => self.workers.report(&wholes.reported(reported)),
+            None => self.workers.report(reported),
+        }
         if let Some((period, due)) = &mut self.reports {
             *due = now + *period;
         }
     }
 
-    /// What this front end counts and knows, one entry per worker in order of id.
-    pub fn workers(&self) -> &[WorkerView] {
-        self.workers.views()
+    /// What this front end counts and knows, one entry per worker in order of id; where
+    /// its policy does not tell ranks apart, each rank has that of its worker.
+    pub fn workers(&self) -> Cow<'_, [WorkerView]> {
+        match &self.wholes {
+            Some(wholes) => Cow::Owned(wholes.each(self.workers.views())),
+            None => Cow::Borrowed(self.workers.views()),
+        }
     }
 
     /// What the policy counted about itself since the run began, by name.
@@ -337,7 +391,10 @@ impl FrontEnd {
         let mut costs = self.policy.explain(request, &self.workers.view());
         let absent = |parts: &&mut CostParts| !self.workers.views()[parts.worker.index()].available;
         costs.iter_mut().filter(absent).for_each(|parts| parts.cost = f64::INFINITY);
-        costs
+        match &self.wholes {
+            Some(wholes) => wholes.each_cost(&costs),
+            None => costs,
+        }
     }
 
     fn deliver(&mut self, now: SimTime) {
@@ -346,6 +403,7 @@ impl FrontEnd {
             let Some((_, message)) = self.peers.pop_front() else { return };
             match message {
                 PeerMessage::Booked { request, block_size, worker, overlap_blocks } => {
+                    let worker = self.known_as(worker);
                     self.workers.sent(worker);
                     let view = request.route_view(block_size);
                     self.policy.observe_peer(&view, worker, overlap_blocks);

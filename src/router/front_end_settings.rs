@@ -15,6 +15,11 @@ pub struct FrontEndSettings {
     pub replicas: u32,
     /// Which front end a request reaches. Default `"in_turn"`.
     pub spread: Spread,
+    /// What the policy chooses among, where workers have ranks: these, or whole workers,
+    /// which spread requests over their ranks by a rule of their own. Default: `"ranks"` for
+    /// `kv`, `dynamo`, `dynamo_two_tier`, `shadow` and `oracle`, else `"workers"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Targets>,
     /// Time until a front end hears of the bookings, first tokens and ends of the
     /// others. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,6 +40,7 @@ impl Default for FrontEndSettings {
         Self {
             replicas: 1,
             spread: Spread::default(),
+            targets: None,
             sync_delay: None,
             restart: None,
             conditional_disaggregation: None,
@@ -53,6 +59,16 @@ pub enum Spread {
     /// All turns of a conversation reach the same one, conversations in turn, as
     /// with a client that keeps its connection.
     ByConversation,
+}
+
+/// What a policy chooses among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Targets {
+    /// Every rank is a target, as in Dynamo's router, or behind a port for each rank.
+    Ranks,
+    /// Workers are targets, as with one port for each.
+    Workers,
 }
 
 /// The most front ends (assumed: far above any deployment; each has an index of its own).

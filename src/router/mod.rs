@@ -91,6 +91,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod view;
+pub(crate) mod whole;
 
 pub use factory::{About, Origin, PolicyFactory, Registration, Version, Wants};
 #[cfg(any(feature = "dynamo", feature = "live"))]

@@ -2,7 +2,7 @@
 
 use super::view::ClusterView;
 use crate::event::{KvEvent, RejectReason, WorkerEvent};
-use crate::id::{RequestId, Target, WorkerId};
+use crate::id::{RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
@@ -11,7 +11,7 @@ use crate::truth::WorkerTruth;
 /// A routing policy. One method is required.
 ///
 /// A policy books its own decision inside `route`: when `route` returns
-/// `Send(target)`, the request is on its way.
+/// `Send(worker)`, the request is on its way.
 pub trait Policy {
     /// Chooses a worker for `request`, now.
     fn route(
@@ -126,8 +126,8 @@ pub trait Policy {
 /// A policy's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// To this target, at once.
-    Send(Target),
+    /// To this worker, at once.
+    Send(WorkerId),
     /// Kept by the policy until `release` names it.
     Hold,
     /// Turned away.
@@ -135,14 +135,14 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// To this target, or to the only rank of this worker, at once.
-    pub fn send(to: impl Into<Target>) -> Self {
-        Self::Send(to.into())
+    /// To this worker, at once.
+    pub fn send(worker: WorkerId) -> Self {
+        Self::Send(worker)
     }
 }
 
 /// What becomes of a held request.
-pub type Release = (RequestId, Result<Target, RejectReason>);
+pub type Release = (RequestId, Result<WorkerId, RejectReason>);
 
 /// One worker's cost, taken apart.
 #[derive(Clone, Debug, PartialEq)]

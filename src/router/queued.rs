@@ -12,7 +12,7 @@ use super::forward::forward;
 use super::kv::KvParams;
 use super::{ClusterView, Policy, Release, Verdict};
 use crate::event::RejectReason;
-use crate::id::{RequestId, Target};
+use crate::id::RequestId;
 use crate::request::RouteRequest;
 use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
@@ -158,7 +158,7 @@ impl<D: Decider> Policy for Queued<D> {
         if now - since >= STALE {
             self.decider.look_again(now, &mut asked);
         }
-        Some((request, self.decider.send(now, asked).map(Target::from)))
+        Some((request, self.decider.send(now, asked)))
     }
 
     forward! { decider: observe, wants_kv_events, observe_kv, hears_kv_on_demand, report_period, wants_output_blocks,

@@ -6,7 +6,7 @@
 //! those that know it; a key that none knows is an error.
 
 use super::factory::{About, PolicyFactory, Wants};
-use super::front_end_settings::FrontEndSettings;
+use super::front_end_settings::{FrontEndSettings, Targets};
 use super::parameters::{Parameter, Surroundings};
 use super::policies;
 use super::policy::Policy;
@@ -307,6 +307,29 @@ impl ChosenPolicy {
     /// and asked.
     pub fn wants(&self) -> Wants {
         Wants::of(&*self.build(&ClusterSpec::smallest(), 0))
+    }
+
+    /// Whether it chooses among the ranks of workers that have several, where `targets` is
+    /// what `router.targets` says.
+    pub(crate) fn by_rank(&self, targets: Option<Targets>) -> bool {
+        targets.map_or(self.about().targets_ranks, |targets| targets == Targets::Ranks)
+    }
+
+    /// How many targets it has in front of workers with so many ranks each.
+    ///
+    /// # Errors
+    /// If it cannot have workers as targets; the key is relative to `[router]`.
+    pub(crate) fn targets_among(
+        &self,
+        targets: Option<Targets>,
+        ranks: &[u32],
+    ) -> Result<u32, Invalid> {
+        if self.by_rank(targets) || ranks.iter().all(|&ranks| ranks == 1) {
+            return Ok(ranks.iter().sum());
+        }
+        let allowed = "\"ranks\" for a policy that is shown the truth, which is that of each rank";
+        Invalid::unless(!self.wants().truth, "targets", "\"workers\"", allowed)?;
+        Ok(u32::try_from(ranks.len()).unwrap_or(u32::MAX))
     }
 
     /// Whether the publisher of KV events that goes with it counts copies of a

@@ -1,7 +1,7 @@
 //! `[router]` as written: how front ends stand between clients and workers, and
 //! a policy with its parameters.
 
-pub use super::front_end_settings::{FrontEndSettings, Spread};
+pub use super::front_end_settings::{FrontEndSettings, Spread, Targets};
 
 use super::feed::FeedSettings;
 use super::parameters::Surroundings;
@@ -45,8 +45,8 @@ impl RouterSettings {
         self
     }
 
-    /// Checks everything, in front of `workers` workers, and gives what it means:
-    /// the front ends with what the policy decides about them filled in, and the
+    /// Checks everything, in front of workers with so many ranks each, and gives what it
+    /// means: the front ends with what the policy decides about them filled in, and the
     /// policy.
     ///
     /// # Errors
@@ -54,13 +54,13 @@ impl RouterSettings {
     pub fn resolve(
         &self,
         registry: &Registry,
-        workers: u32,
+        ranks: &[u32],
     ) -> Result<(FrontEndSettings, ChosenPolicy), Invalid> {
         registry.find(&self.policy)?;
-        self.front_ends.validate(workers)?;
+        self.front_ends.validate(ranks.iter().sum())?;
         let policy = registry.choose(&self.policy, &self.parameters)?;
         policy.check_in(&Surroundings {
-            workers,
+            workers: policy.targets_among(self.front_ends.targets, ranks)?,
             front_ends: self.front_ends.replicas,
             may_skip_prefill: self.front_ends.conditional_disaggregation.is_some(),
         })?;
@@ -75,7 +75,7 @@ impl RouterSettings {
     /// The first setting that will not do; its key is relative to `[router]`.
     pub fn validate(&self) -> Result<(), Invalid> {
         let workers = self.front_ends.feed.worker_delays.len().try_into().unwrap_or(u32::MAX);
-        self.resolve(&Registry::default(), workers.max(1)).map(drop)
+        self.resolve(&Registry::default(), &vec![1; workers.max(1) as usize]).map(drop)
     }
 
     /// The policy, to be called on valid settings that name one of this crate's.

@@ -9,7 +9,7 @@ use crate::engine::Gauges;
 use crate::event::KvEvent;
 use crate::fleet::servers::{BlockNames, TOKENS};
 use crate::fleet::{Fleet, SimulatedFleet};
-use crate::id::{BlockId, ConversationId, RequestId, Target, WorkerId};
+use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
 use crate::recorder::Recorder;
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::mix;
@@ -179,7 +179,7 @@ impl Engine {
         // One batch for each step, in order of time.
         let mut batches: BTreeMap<(SimTime, WorkerId), Publication> = BTreeMap::new();
         let now = self.simulation.now();
-        self.simulation.fleet_mut().take_kv_events(now, &mut |Target { worker, .. }, at, event| {
+        self.simulation.fleet_mut().take_kv_events(now, &mut |worker, at, event| {
             let batch = batches.entry((at, worker));
             let batch = batch.or_insert_with(|| Publication { worker, events: Vec::new() });
             batch.events.extend(spelled(event, texts, block_size));

@@ -6,7 +6,7 @@ use super::requests::LiveRequest;
 use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
-use crate::id::{RequestId, Target, WorkerId};
+use crate::id::{RequestId, WorkerId};
 use crate::recorder::End;
 use crate::request::Request;
 use crate::router::front_end::FrontEnd;
@@ -92,13 +92,13 @@ impl<F: Fleet> Simulation<'_, F> {
         let decision = Happening::Decision { request, front_end: *front_end, verdict };
         self.observers.tell(now, decision);
         if let Some(mut decision) = looked_at {
-            if matches!(verdict, Verdict::Send(target) if self.sides.prefills(target.worker)) {
+            if matches!(verdict, Verdict::Send(worker) if self.sides.prefills(worker)) {
                 decision.keep_workers(self.sides.prefill_workers() as usize);
             }
             self.decision = Some(Decision { verdict, ..decision });
         }
         match verdict {
-            Verdict::Send(target) => self.dispatch(now, target, id),
+            Verdict::Send(worker) => self.dispatch(now, worker, id),
             Verdict::Hold => self.requests.hold(id),
             Verdict::Reject(reason) => self.turn_away(now, id, reason),
         }
@@ -180,7 +180,7 @@ impl<F: Fleet> Simulation<'_, F> {
         let front_ends = &mut self.front_ends;
         self.fleet.take_kv_events_of(until, &prompt, &mut |source, event| {
             for front_end in front_ends.iter_mut().filter(|front_end| front_end.wants_kv_events()) {
-                front_end.hear_kv_now(source.worker, &event);
+                front_end.hear_kv_now(source, &event);
             }
         });
         self.kv_heard = Some((now, until));
@@ -205,8 +205,12 @@ impl<F: Fleet> Simulation<'_, F> {
         });
     }
 
-    fn dispatch(&mut self, now: SimTime, target: Target, id: RequestId) {
-        let worker = target.worker;
+    fn dispatch(&mut self, now: SimTime, worker: WorkerId, id: RequestId) {
+        let front_end = &self.front_ends[self.requests.get(id).front_end];
+        let worker = match front_end.tells_ranks_apart() {
+            true => worker,
+            false => self.fleet.choose_rank(now, worker),
+        };
         self.note_choice(now, worker, id);
         self.tell_peers_of_booking(now, worker, id);
         self.recorder.dispatch(now, id, worker);
@@ -217,7 +221,7 @@ impl<F: Fleet> Simulation<'_, F> {
             return;
         }
         let request = &self.requests.get(id).request;
-        match self.fleet.submit(now, target, request) {
+        match self.fleet.submit(now, worker, request) {
             Ok(()) => self.observers.tell(now, Happening::Dispatch { request, worker }),
             Err(reason) => {
                 let kind = WorkerEventKind::Rejected(reason);
@@ -371,11 +375,11 @@ impl<F: Fleet> Simulation<'_, F> {
             while let Some((id, verdict)) = self.front_ends[index].release(now) {
                 self.requests.release(id);
                 if self.requests.get(id).is_given_up {
-                    self.drop_given_up(now, id, verdict.ok().map(|target| target.worker));
+                    self.drop_given_up(now, id, verdict.ok());
                     continue;
                 }
                 match verdict {
-                    Ok(target) => self.dispatch(now, target, id),
+                    Ok(worker) => self.dispatch(now, worker, id),
                     Err(reason) => self.turn_away(now, id, reason),
                 }
             }

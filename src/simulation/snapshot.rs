@@ -1,6 +1,7 @@
 //! What a dashboard would show.
 
 use super::Simulation;
+use super::requests::Whereabouts;
 use crate::fleet::Fleet;
 use crate::id::WorkerId;
 pub use crate::recorder::Recent;
@@ -88,9 +89,18 @@ impl<F: Fleet> Simulation<'_, F> {
         let gauges = self.take_gauges();
         let now = self.now;
         let mut inflight = vec![0; gauges.len()];
-        for front_end in &self.front_ends {
-            for (sum, view) in inflight.iter_mut().zip(front_end.workers()) {
+        let tell_ranks_apart = self.front_ends[0].tells_ranks_apart();
+        for front_end in self.front_ends.iter().filter(|_| tell_ranks_apart) {
+            for (sum, view) in inflight.iter_mut().zip(&*front_end.workers()) {
                 *sum += view.inflight;
+            }
+        }
+        // The engines have chosen the ranks.
+        for live in self.requests.iter().filter(|_| !tell_ranks_apart) {
+            if let Whereabouts::AtWorker(worker) = live.whereabouts
+                && !live.is_forgotten
+            {
+                inflight[worker.index()] += 1;
             }
         }
         let known = self.front_ends[0].workers();

@@ -549,7 +549,7 @@ fn a_slow_worker_loads_what_a_fast_one_computes() {
                 let shared = BlockRun { first: BlockId(text << 20), len: 10 };
                 let content = Content::new([shared], private_blocks(id));
                 let request = lone_request(id, 161, 3).with_content(content);
-                fleet.submit(now, WorkerId(0).into(), &request).expect("it fits");
+                fleet.submit(now, WorkerId(0), &request).expect("it fits");
             }
             let events = std::iter::from_fn(|| fleet.next_event(SimTime::MAX));
             let is_load =

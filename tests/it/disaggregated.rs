@@ -10,7 +10,7 @@ use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use kv_router_sim::fleet::{Fleet, Link, Pool, PoolRole, Pools, SimulatedFleet};
-use kv_router_sim::id::{RequestId, Target, WorkerId};
+use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{End, RequestRecord};
 use kv_router_sim::request::RouteRequest;
 use kv_router_sim::router::disaggregated::{ConditionalDisaggregation, Disaggregated};
@@ -111,7 +111,7 @@ pub(crate) fn two_policies(settings: &RouterSettings, pools: &Two) -> FrontEnd {
     let conditional = settings.front_ends.conditional_disaggregation;
     let decode = Role::Decode { may_prefill: conditional.is_some() };
     let pools = pools.pools();
-    let clusters = [pools.spec(Role::Prefill), pools.spec(decode)];
+    let clusters = [pools.spec(Role::Prefill, true), pools.spec(decode, true)];
     let chosen = settings.chosen();
     let policies = [chosen.build(&clusters[0], 7), chosen.build(&clusters[1], 8)];
     let both = Disaggregated::new(policies, &clusters).with_condition(conditional);
@@ -151,7 +151,7 @@ impl Bench<'_> {
                     let kept = self.kept.entry(event.worker).or_default();
                     kept.insert(request.id, blocks);
                     let to = request.id.0 % self.pools.decode_workers + self.pools.prefill_workers;
-                    if self.fleet.submit(at, WorkerId(to).into(), request).is_err() {
+                    if self.fleet.submit(at, WorkerId(to), request).is_err() {
                         kept.remove(&request.id);
                     }
                 }
@@ -196,14 +196,14 @@ fn drive(pools: &Two, draws: &[Draw]) -> Result<Seen, TestCaseError> {
         bench.advance(now)?;
         let request = request(id, draw, block_size);
         let worker = WorkerId(id % pools.prefill_workers);
-        let _refused = bench.fleet.submit(now, worker.into(), &request);
+        let _refused = bench.fleet.submit(now, worker, &request);
         bench.requests.push(request);
     }
     let end = bench.advance(SimTime::MAX)?.max(now);
     let gauges = bench.fleet.gauges(end);
     prop_assert!(gauges.iter().all(|gauge| gauge.used_blocks == 0), "blocks leaked: {gauges:?}");
     let mut kv: BTreeMap<WorkerId, Vec<_>> = BTreeMap::new();
-    bench.fleet.take_kv_events(SimTime::MAX, &mut |Target { worker, .. }, at, event| {
+    bench.fleet.take_kv_events(SimTime::MAX, &mut |worker, at, event| {
         kv.entry(worker).or_default().push((at, event));
     });
     let gaps = bench.fleet.take_token_gaps(end);
@@ -408,10 +408,10 @@ fn a_request_waits_for_its_kv() {
     let pools = slow_link(1, SimDuration::ZERO);
     let mut fleet = SimulatedFleet::of_pools(&pools.pools(), false);
     let request = lone_request(0, 30, 5);
-    fleet.submit(SimTime::ZERO, WorkerId(0).into(), &request).expect("it fits");
+    fleet.submit(SimTime::ZERO, WorkerId(0), &request).expect("it fits");
     while let Some((at, event)) = fleet.next_event(at_ms(30)) {
         if event.kind == WorkerEventKind::Prefilled {
-            fleet.submit(at, WorkerId(1).into(), &request).expect("it fits");
+            fleet.submit(at, WorkerId(1), &request).expect("it fits");
         }
     }
     let other = lone_request(1, 100, 5);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 struct Seen {
     events: Vec<(SimTime, WorkerEvent)>,
     rejected: Vec<RequestId>,
-    kv: Vec<(SimTime, KvEvent)>,
+    kv: Vec<(WorkerId, SimTime, KvEvent)>,
     /// Cache events that a router asked for in mid-run, by how many there were.
     peeks: Vec<usize>,
     gauges: Vec<Gauges>,
@@ -36,6 +36,11 @@ struct Lookers {
     peek_every: usize,
     listens: bool,
     outputs: bool,
+}
+
+/// Where a request goes: to any of the ranks.
+fn rank_of(RequestId(id): RequestId, ranks: u32) -> WorkerId {
+    WorkerId((id.wrapping_mul(0x9e37_79b9) >> 16) % ranks)
 }
 
 fn run(config: &EngineConfig, arrivals: &[(SimTime, Request)], lookers: Lookers) -> Seen {
@@ -65,11 +70,12 @@ fn run_with(
         gaps: (0, None, None, None),
     };
     let mut now = SimTime::ZERO;
+    let rank_of = |request| rank_of(request, config.attention_dp);
     let give_up = |fleet: &mut SimulatedFleet, seen: &mut Seen, at: SimTime, request| {
         while let Some(event) = fleet.next_event(at) {
             seen.events.push(event);
         }
-        fleet.abort(at, WorkerId(0), request);
+        fleet.abort(at, rank_of(request), request);
     };
     for (i, (at, request)) in (0u32..).zip(arrivals) {
         now = *at;
@@ -86,11 +92,13 @@ fn run_with(
             let delay = SimDuration::from_ps(if i.is_multiple_of(2) { 0 } else { 7_777 });
             let until = SimTime::ZERO + now.since(SimTime::ZERO + delay);
             let before = seen.kv.len();
-            fleet.take_kv_events(until, &mut |_, at, event| seen.kv.push((at, event)));
+            fleet.take_kv_events(until, &mut |from, at, event| {
+                seen.kv.push((from, at, event));
+            });
             seen.peeks.push(seen.kv.len() - before);
             seen.gauges.extend(fleet.gauges(now));
         }
-        if fleet.submit(now, WorkerId(0).into(), request).is_err() {
+        if fleet.submit(now, rank_of(request.id), request).is_err() {
             seen.rejected.push(request.id);
         }
     }
@@ -104,7 +112,9 @@ fn run_with(
     let (all, free) = fleet.workers()[0].blocks();
     assert_eq!(free, all, "nothing is held when nothing is left");
     let end = seen.events.last().map_or(now, |&(at, _)| at.max(now));
-    fleet.take_kv_events(SimTime::MAX, &mut |_, at, event| seen.kv.push((at, event)));
+    fleet.take_kv_events(SimTime::MAX, &mut |from, at, event| {
+        seen.kv.push((from, at, event));
+    });
     seen.gauges.extend(fleet.gauges(end));
     let gaps = fleet.take_token_gaps(end);
     seen.gaps = (gaps.count(), gaps.mean(), gaps.min(), gaps.max());
@@ -121,7 +131,7 @@ pub(crate) fn hold(
 }
 
 /// Also where clients give up the requests of these places, so long after they came.
-fn hold_with(
+pub(crate) fn hold_with(
     config: EngineConfig,
     draws: &[Draw],
     hang_ups: &[(prop::sample::Index, u64)],

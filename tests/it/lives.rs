@@ -257,7 +257,7 @@ impl Policy for Gate {
             return None;
         }
         self.next = now + self.opens_every;
-        Some((self.held.remove(0), Ok(WorkerId(0).into())))
+        Some((self.held.remove(0), Ok(WorkerId(0))))
     }
 
     fn wake_at(&self) -> Option<SimTime> {

@@ -40,6 +40,7 @@ mod prefix_oracle;
 mod program;
 mod programs;
 mod queueing_theory;
+mod ranks;
 mod relabelling;
 mod reports;
 mod result_folders;

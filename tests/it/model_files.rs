@@ -591,6 +591,7 @@ fn fp8_without_a_measured_rate_is_refused() {
 
 fn parts(gpu: &str, engine: &str, shape: &str, tp: u32) -> Parts {
     Parts {
+        attention_dp: 1,
         gpu: gpu.to_owned(),
         engine: engine.to_owned(),
         shape: shape.to_owned(),
@@ -675,7 +676,11 @@ fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
 
     for (parts, problem) in [
         ("tp = 4\nep = 3", "hardware.ep = 3: must be a divisor of tp (4) and of the 128 experts"),
-        ("tp = 8\nattention_dp = 8", "hardware.attention_dp = 8: must be 1: ranks"),
+        (
+            "attention_dp = 8\nep = 3",
+            "hardware.ep = 3: must be a divisor of tp x attention_dp (8) and of the 128 experts",
+        ),
+        ("attention_dp = 0", "hardware.attention_dp = 0: must be from 1 to 128"),
         ("kv = \"int4\"", "hardware.kv_dtype = \"int4\": must be \"bf16\" or \"fp8\""),
     ] {
         let error = of(&format!("{oss}\n{parts}")).unwrap_err().to_string();

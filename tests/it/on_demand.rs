@@ -77,7 +77,7 @@ impl Side {
         let known = &mut self.known;
         self.fleet.take_kv_events(until, &mut |source, at, event| {
             assert!(at <= until, "{event:?} is published at {at:?}");
-            known.hear(source.worker, &event);
+            known.hear(source, &event);
         });
     }
 
@@ -85,12 +85,12 @@ impl Side {
         let prompt = request.route_view(block_size).blocks;
         let known = &mut self.known;
         self.fleet.take_kv_events_of(until, &prompt, &mut |source, event| {
-            known.hear(source.worker, &event);
+            known.hear(source, &event);
         });
     }
 
     fn submit(&mut self, now: SimTime, worker: WorkerId, request: &Request) {
-        if self.fleet.submit(now, worker.into(), request).is_err() {
+        if self.fleet.submit(now, worker, request).is_err() {
             self.rejected.push(request.id);
         }
     }

@@ -40,7 +40,7 @@ fn run(config: &EngineConfig, draws: &[Draw]) -> BTreeMap<u32, Told> {
     for (id, &draw) in (0..).zip(draws) {
         now += SimDuration::from_ps(draw.0);
         listen(&mut fleet, now);
-        let _refused = fleet.submit(now, WorkerId(0).into(), &request(id, draw, config.block_size));
+        let _refused = fleet.submit(now, WorkerId(0), &request(id, draw, config.block_size));
     }
     listen(&mut fleet, SimTime::MAX);
     told

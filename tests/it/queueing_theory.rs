@@ -144,7 +144,7 @@ impl Policy for OneQueue {
 
     fn release(&mut self, _: SimTime, view: &ClusterView<'_>) -> Option<Release> {
         let worker = idle(view)?;
-        Some((self.0.pop_front()?, Ok(worker.into())))
+        Some((self.0.pop_front()?, Ok(worker)))
     }
 }
 

@@ -6,7 +6,7 @@ use kv_router_sim::engine::{Gauges, Pace, StepRecord, Worker};
 use kv_router_sim::event::{KvEvent, Lost, RejectReason, WorkerEvent};
 use kv_router_sim::fleet::changes::{ChangePlan, ChangeSettings, Changes};
 use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet, Truth};
-use kv_router_sim::id::{RequestId, Target, WorkerId};
+use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::recorder::{Metrics, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::request::Request;
 use kv_router_sim::router::feed::FeedSettings;
@@ -42,11 +42,11 @@ impl Fleet for Watched {
     fn submit(
         &mut self,
         now: SimTime,
-        target: Target,
+        worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason> {
-        self.submitted.push((now, target.worker, request.id));
-        self.fleet.submit(now, target, request)
+        self.submitted.push((now, worker, request.id));
+        self.fleet.submit(now, worker, request)
     }
 
     fn give_up(&mut self, now: SimTime, request: RequestId) {
@@ -59,7 +59,7 @@ impl Fleet for Watched {
         Some(event)
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         self.fleet.take_kv_events(until, sink);
     }
 

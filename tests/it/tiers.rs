@@ -106,7 +106,7 @@ fn serve(
         while let Some(event) = fleet.next_event(at) {
             events.push(event);
         }
-        let _too_long = fleet.submit(at, WorkerId(0).into(), &request);
+        let _too_long = fleet.submit(at, WorkerId(0), &request);
     }
     while let Some(event) = fleet.next_event(SimTime::MAX) {
         events.push(event);

@@ -72,7 +72,7 @@ fn run(config: EngineConfig, requests: &[(u64, Request)]) -> Outcome {
         }
     }
     let mut kv = Vec::new();
-    worker.take_kv_events(SimTime::MAX, &mut out, |at, event| kv.push((ms(at), event)));
+    worker.take_kv_events(SimTime::MAX, &mut out, |_, at, event| kv.push((ms(at), event)));
     Outcome { lives, steps: out.steps.expect("recorded"), kv }
 }
 

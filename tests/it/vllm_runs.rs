@@ -211,7 +211,7 @@ impl Replay {
         }
         let mut events = Vec::new();
         let mut published = Vec::new();
-        self.worker.take_kv_events(SimTime::MAX, &mut out, |at, event| {
+        self.worker.take_kv_events(SimTime::MAX, &mut out, |_, at, event| {
             let (stored, group, run) = match event {
                 KvEvent::Stored { run, .. } => (true, u32::MAX, run),
                 KvEvent::Removed { run } => (false, u32::MAX, run),
@@ -278,7 +278,7 @@ impl Replay {
             let coming: Vec<Request> = coming.map(|(_, request)| request.clone()).collect();
             self.submit(&coming, out);
             for &(request, _) in batch.abort.iter().filter(|(_, at)| *at == turn) {
-                self.worker.abort(self.now, requests[request].id, out);
+                self.worker.abort(self.now, 0, requests[request].id, out);
             }
             if !self.step(out) && turn >= last {
                 return;

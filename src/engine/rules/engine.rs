@@ -73,6 +73,9 @@ pub struct Defaults {
     pub hands_over_kv: bool,
     /// Groups of layers keep KV apart, where some layers have a window.
     pub keeps_layers_apart: bool,
+    /// How it spreads requests over ranks is modelled ([`Worker`](crate::engine::Worker)
+    /// says how).
+    pub spreads_over_ranks: bool,
     /// The number format of the KV cache is that of the weights; otherwise 16 bit.
     pub kv_as_weights: bool,
     /// Whether it starts with blocks of so many tokens, and with which it does.

@@ -29,7 +29,7 @@ use super::Fleet;
 use super::pools::Pools;
 use crate::engine::Gauges;
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
-use crate::id::{RequestId, Target, WorkerId};
+use crate::id::{RequestId, WorkerId};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
@@ -533,7 +533,7 @@ impl Fleet for LiveFleet {
     fn submit(
         &mut self,
         now: SimTime,
-        Target { worker, .. }: Target,
+        worker: WorkerId,
         request: &Request,
     ) -> Result<(), RejectReason> {
         let prompt = self.texts.prompt(request);
@@ -601,11 +601,11 @@ impl Fleet for LiveFleet {
         None
     }
 
-    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(Target, SimTime, KvEvent)) {
+    fn take_kv_events(&mut self, until: SimTime, sink: &mut dyn FnMut(WorkerId, SimTime, KvEvent)) {
         self.hear();
         for (id, server) in (0..).map(WorkerId).zip(&mut self.servers) {
             let due = server.changes.partition_point(|(at, _)| *at <= until);
-            server.changes.drain(..due).for_each(|(at, event)| sink(id.into(), at, event));
+            server.changes.drain(..due).for_each(|(at, event)| sink(id, at, event));
         }
     }
 

@@ -32,7 +32,7 @@ pub fn report(explained: &Explained, width: usize) -> String {
         decision.front_end,
         decision.at.as_secs(),
         match decision.verdict {
-            Verdict::Send(target) => format!("to worker {}", target.worker),
+            Verdict::Send(worker) => format!("to worker {worker}"),
             Verdict::Hold => "held".to_owned(),
             Verdict::Reject(reason) => reason.to_string(),
         },
@@ -99,7 +99,7 @@ fn head(first: &str, second: &str) -> Vec<String> {
 /// Where the request went in the end.
 fn sent_to(explained: &Explained) -> Option<WorkerId> {
     match explained.decision.verdict {
-        Verdict::Send(target) => Some(target.worker),
+        Verdict::Send(worker) => Some(worker),
         Verdict::Hold | Verdict::Reject(_) => explained.record.dispatched.map(|(_, worker)| worker),
     }
 }

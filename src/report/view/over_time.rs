@@ -17,7 +17,7 @@ pub fn first_seed(experiment: &Experiment, simulations: &[SimulationRequests]) -
     let first = experiment.seeds.first();
     let shown = simulations.iter().filter(|simulation| Some(&simulation.seed) == first);
     let over_time = |(simulation, run): (&SimulationRequests, &RunSpec)| {
-        let workers = run.settings.plan().slots();
+        let workers = run.settings.pools.slots();
         let until = run.duration().unwrap_or_else(|| simulation.last_end());
         let begin = SimTime::ZERO + run.settings.measure.warmup;
         let mut seen = OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS);

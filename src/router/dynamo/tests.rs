@@ -2,7 +2,7 @@
 
 use super::DynamoPolicy;
 use crate::event::KvEvent;
-use crate::id::{BlockId, Target, WorkerId};
+use crate::id::{BlockId, WorkerId};
 use crate::router::decider::Decider;
 use crate::router::kv::{CachedBelow, KvParams, KvPolicy, Overload, Retention, Semantics};
 use crate::router::queued::{QueueOrder, Queued};
@@ -281,7 +281,7 @@ fn shadowed<D: Decider, O: Decider>(
         let Some(request) = request else { continue };
         let view = ClusterView::default();
         let verdict = shadow.route(now, &request.route_view(BLOCK_SIZE), &view);
-        let Verdict::Send(Target { worker, .. }) = verdict else { panic!("{verdict:?}") };
+        let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         history.sent(&request, worker);
     }
     shadow
@@ -343,7 +343,7 @@ fn hold_queue(
                 payload,
             );
             prop_assert!(queued.is_ok());
-            if let Verdict::Send(Target { worker, .. }) = ours.route(now, &route_view, &view) {
+            if let Verdict::Send(worker) = ours.route(now, &route_view, &view) {
                 gone.push((request.id, worker));
             }
             requests.insert(request.id, request);
@@ -357,9 +357,7 @@ fn hold_queue(
             });
             if gone.is_empty() {
                 let released = ours.release(now, &view);
-                gone.extend(
-                    released.map(|(id, to)| (id, to.expect("no worker is overloaded").worker)),
-                );
+                gone.extend(released.map(|(id, to)| (id, to.expect("no worker is overloaded"))));
             }
             let Some((id, worker)) = gone.pop() else {
                 prop_assert!(popped.is_none(), "theirs lets a request go");

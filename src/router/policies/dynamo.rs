@@ -30,6 +30,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         ),
     )
     .can_follow()
+    .targets_ranks()
     .shared()
 }
 

@@ -30,6 +30,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         .version("1.6.1", "2026-11")
         .without("main's adaptive parameters; what kv leaves out of Dynamo's router"),
     )
+    .targets_ranks()
     .shared()
 }
 

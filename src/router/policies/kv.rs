@@ -29,6 +29,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         ),
     )
     .can_follow()
+    .targets_ranks()
     .shared()
 }
 

@@ -13,7 +13,9 @@ use std::sync::Arc;
 /// See [`Oracle`].
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "the shortest true time to first token: no router, but a bound";
-    Registration::new("oracle", rule, |_: &NoParameters, _, seed| Oracle::new(seed)).shared()
+    Registration::new("oracle", rule, |_: &NoParameters, _, seed| Oracle::new(seed))
+        .targets_ranks()
+        .shared()
 }
 
 /// The worker with the lowest true time to first token; then the one that holds

@@ -1,6 +1,6 @@
 use super::least_loaded::LeastLoaded;
 use crate::event::WorkerEvent;
-use crate::id::{ConversationId, RequestId, Target, WorkerId};
+use crate::id::{ConversationId, RequestId, WorkerId};
 use crate::request::RouteRequest;
 use crate::rng::mix;
 use crate::router::factory::{Origin, PolicyFactory, Registration};
@@ -156,7 +156,7 @@ impl Policy for SessionAffinity {
     ) -> Verdict {
         let bound = self.bound(now, request.conversation, view);
         let verdict = bound.map_or_else(|| self.newcomers.route(now, request, view), Verdict::send);
-        if let Verdict::Send(Target { worker, .. }) = verdict {
+        if let Verdict::Send(worker) = verdict {
             self.bind(now, request.conversation, worker);
             let hash = |id: RequestId| mix(u64::from(id.0));
             let sent = (request.id, request.conversation);

@@ -41,6 +41,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         ),
     )
     .counts(&METRICS)
+    .targets_ranks()
     .shared()
 }
 

@@ -2,7 +2,7 @@
 //! policy runs is having had it from the start.
 
 use crate::event::RejectReason;
-use crate::id::{Target, WorkerId};
+use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::settings::RouterSettings;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
@@ -122,7 +122,7 @@ fn choices(
         });
         if let Some(request) = request {
             let verdict = policy.route(now, &request.route_view(BLOCK_SIZE), &workers.view());
-            if let Verdict::Send(Target { worker, .. }) = verdict {
+            if let Verdict::Send(worker) = verdict {
                 workers.sent(worker);
                 history.sent(&request, worker);
             }
@@ -131,7 +131,7 @@ fn choices(
         }
         while let Some((id, verdict)) = policy.release(now, &workers.view()) {
             verdicts.push(verdict.map_or_else(Verdict::Reject, Verdict::Send));
-            if let Ok(Target { worker, .. }) = verdict {
+            if let Ok(worker) = verdict {
                 workers.sent(worker);
                 history.sent(&requests[&id], worker);
             }
@@ -338,7 +338,7 @@ fn the_largest_parameters_are_still_numbers() {
                     assert!(!parts.cost.is_nan(), "{name} with {parameters}: {parts:?}");
                 }
                 match policy.route(now, &request, &workers.view()) {
-                    Verdict::Send(target) => workers.sent(target.worker),
+                    Verdict::Send(target) => workers.sent(target),
                     Verdict::Hold | Verdict::Reject(RejectReason::Policy) => {}
                     other @ Verdict::Reject(_) => panic!("{name} with {parameters}: {other:?}"),
                 }

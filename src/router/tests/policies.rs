@@ -1,6 +1,6 @@
 //! Laws of all policies, and the policies that know no cache.
 
-use crate::id::{Target, WorkerId};
+use crate::id::WorkerId;
 use crate::router::feed::FeedSettings;
 use crate::router::policies;
 use crate::router::settings::RouterSettings;
@@ -21,7 +21,7 @@ fn choices(policy: &str, inflight: &[u32], seed: u64) -> Vec<usize> {
     let workers = Workers::new(inflight.iter().map(view).collect());
     let mut choose = || match policy.route(SimTime::ZERO, &request.route_view(16), &workers.view())
     {
-        Verdict::Send(target) => target.worker.index(),
+        Verdict::Send(target) => target.index(),
         other => panic!("{other:?}"),
     };
     (0..3_000).map(|_| choose()).collect()
@@ -100,7 +100,7 @@ fn play(settings: &RouterSettings, workers: u32, texts: &Texts, acts: &[Act]) ->
             assert!(parts.cost.is_finite(), "{parts:?}");
         }
         let verdict = front_end.route(now, &view);
-        let Verdict::Send(Target { worker, .. }) = verdict else { panic!("{verdict:?}") };
+        let Verdict::Send(worker) = verdict else { panic!("{verdict:?}") };
         assert!(worker.0 < workers);
         if TAKE_THE_LOWEST.contains(&settings.policy.as_str()) {
             let lowest = costs.iter().map(|parts| parts.cost).fold(f64::INFINITY, f64::min);

@@ -34,7 +34,7 @@ impl Bench {
         self.requests += 1;
         let workers = Workers::new(self.workers.clone());
         match self.policy.route(now, &request.route_view(BLOCK_SIZE), &workers.view()) {
-            Verdict::Send(target) => target.worker.index(),
+            Verdict::Send(target) => target.index(),
             other => panic!("{other:?}"),
         }
     }

@@ -67,6 +67,7 @@ impl Engine for TrtllmOptions {
         lowers_model_len: true,
         hands_over_kv: false,
         keeps_layers_apart: false,
+        spreads_over_ranks: false,
         // 8-bit checkpoints for it bring scales for the cache (assumed of all).
         kv_as_weights: true,
         takes_blocks: |tokens| {

@@ -229,7 +229,8 @@ impl TrtllmScheduler {
     /// Moves arrivals from the waiting queue to the active list (T1).
     fn fetch(&mut self, core: &mut Core, from_idle: bool) {
         let room = core.config.max_num_seqs as usize - self.active.len();
-        let arrivals = if from_idle { 1 } else { self.waiting.len() };
+        // None, if another rank of the engine woke up.
+        let arrivals = if from_idle { self.waiting.len().min(1) } else { self.waiting.len() };
         for id in self.waiting.drain(..arrivals.min(room)) {
             core.seqs.admit(id);
             self.active.push(id);

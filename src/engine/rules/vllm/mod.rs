@@ -79,6 +79,7 @@ impl Engine for VllmOptions {
         lowers_model_len: false,
         hands_over_kv: true,
         keeps_layers_apart: true,
+        spreads_over_ranks: true,
         // In the network's own type.
         kv_as_weights: false,
         takes_blocks: |tokens| {

@@ -3,7 +3,7 @@
 use super::super::{KvParams, KvPolicy, Overload, Semantics};
 use crate::event::RejectReason;
 use crate::event::WorkerEventKind::FirstToken;
-use crate::id::{Target, WorkerId};
+use crate::id::WorkerId;
 use crate::router::decider::Decider;
 use crate::router::testing::{LIMITS, Texts, life, with_limits};
 use crate::router::{ClusterView, Policy, Verdict, WorkerLimits};
@@ -55,7 +55,7 @@ fn to(worker: u32) -> Verdict {
 fn in_1_6_overloaded_workers_are_left_out() {
     let overload = Overload { active_prefill_tokens: Some(160), active_decode_blocks: None };
     let mut rig = Rig::new(Semantics::V1_6, overload);
-    let Verdict::Send(Target { worker: first, .. }) = rig.send(170) else { panic!("all are idle") };
+    let Verdict::Send(first) = rig.send(170) else { panic!("all are idle") };
     let second = 1 - first.0;
     // The second worker's blocks would cost more than the first one's tokens.
     rig.first_token(0);
@@ -83,7 +83,7 @@ fn blocks_in_flight_count_against_the_pool() {
 fn in_0_9_all_or_none() {
     let overload = Overload { active_prefill_tokens: Some(160), active_decode_blocks: None };
     let mut rig = Rig::new(Semantics::V0_9, overload);
-    let Verdict::Send(Target { worker: first, .. }) = rig.send(170) else { panic!("all are idle") };
+    let Verdict::Send(first) = rig.send(170) else { panic!("all are idle") };
     let second = 1 - first.0;
     assert_eq!(rig.send(320), to(second));
     assert_eq!(rig.send(16), AWAY);
