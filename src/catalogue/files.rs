@@ -50,6 +50,7 @@ pub(super) static FILES: &[(&str, &[u8])] = shipped![
     "experiments/router-prefix-ratio-8xl40s.toml",
     "experiments/sweep-overlap-temperature.toml",
     "measured/serving-further.csv",
+    "measured/serving-ranks.csv",
     "measured/serving.csv",
     "measured/steps.csv.gz",
     "models/deepseek-r1-fp8-b200-tp8-trtllm.toml",
