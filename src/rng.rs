@@ -39,6 +39,8 @@ pub enum Use {
     Lookalike = 34,
     /// How long a client waits.
     Patience = 35,
+    /// How long the processes that tokenise work on a request.
+    Tokenizer = 36,
 }
 
 /// The stream for one `use`, `conversation` and `turn` under `seed`.

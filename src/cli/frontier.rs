@@ -187,6 +187,11 @@ fn loads(
     let default = match workload {
         _ if is_closed => "workload.concurrency",
         WorkloadSettings::Trace(trace) if trace.arrivals.is_none() => "workload.speedup",
+        WorkloadSettings::InferencePerf(_) if key.is_none() => {
+            let allowed = "one without stages (\"requests\", with arrivals and prefix), or give \
+                           --load another key: stages have their rates already";
+            return Err(Invalid::new("workload.kind", "\"inference_perf\"", allowed).into());
+        }
         _ => "workload.arrivals.rate",
     };
     let key = key.unwrap_or(default);

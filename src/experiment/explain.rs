@@ -4,7 +4,7 @@
 //! again, from the experiment and the seed, with an eye on the request; the
 //! digest says whether it was the same simulation.
 
-use super::load::{Experiment, LEVEL_KEY, hex, show};
+use super::load::{Experiment, LEVEL_KEYS, hex, show};
 use super::results::SavedRuns;
 use super::run_spec::{Params, RunSpec};
 use super::simulate::{RunOutcome, Watch, simulate};
@@ -282,7 +282,7 @@ impl Again<'_> {
         let points = &self.experiment.runs[run].points;
         let mut params = self.experiment.points[points[0]].clone();
         if points.len() > 1 {
-            params.remove(LEVEL_KEY);
+            params.retain(|key, _| !LEVEL_KEYS.contains(&key.as_str()));
         }
         show(&params)
     }

@@ -28,7 +28,13 @@ use std::sync::Arc;
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
 
 /// The axis that is folded into one run when levels follow each other.
-pub(super) const LEVEL_KEY: &str = "workload.concurrency";
+const LEVEL_KEY: &str = "workload.concurrency";
+
+/// What the points of a load in stages are told apart by.
+const STAGE_KEY: &str = "workload.rate";
+
+/// What tells apart the points of one run.
+pub(crate) const LEVEL_KEYS: [&str; 2] = [LEVEL_KEY, STAGE_KEY];
 
 /// A validated experiment: everything that will run, and how to tell it apart
 /// from others.
@@ -202,9 +208,25 @@ impl Experiment {
                 params.insert("router.policy".to_owned(), serde_json::json!(policy));
             }
             effects.note(&document, &settings.policy, &settings.controls);
-            let point = self.points.len();
-            self.points.push(params);
             self.seeds.clone_from(&settings.measure.seeds);
+            let point = self.points.len();
+            let stages = settings.workload.stages().iter().enumerate();
+            let (levels, rates): (Vec<u32>, Vec<f64>) = stages
+                .filter(|(_, stage)| stage.measured)
+                .map(|(at, stage)| (u32::try_from(at).expect("few stages"), stage.rate))
+                .unzip();
+            if !levels.is_empty() {
+                self.points.extend(rates.iter().map(|&rate| {
+                    let mut params = params.clone();
+                    params.insert(STAGE_KEY.to_owned(), plain_number(rate));
+                    params
+                }));
+                seen.push(seen_by_policy(&document, &settings));
+                let points = (point..self.points.len()).collect();
+                self.runs.push(RunSpec { settings, levels, points, same_as: None });
+                continue;
+            }
+            self.points.push(params);
 
             let level = settings.workload.concurrency().unwrap_or(0);
             if let (Levels::InSequence, Some(axis)) = (settings.measure.levels, level_axis) {
@@ -276,6 +298,11 @@ impl Experiment {
         }
         ExperimentError::AtPoint { point: show(params), source: Box::new(error) }
     }
+}
+
+/// Whole numbers without a decimal point, as people write them.
+fn plain_number(value: f64) -> serde_json::Value {
+    format!("{value}").parse().unwrap_or_else(|_| serde_json::json!(value))
 }
 
 /// What was typed as two whole numbers and could be one with a decimal comma.
@@ -387,6 +414,16 @@ impl Resolver {
         workload.validate(pools.block_size()).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
         measure.validate().map_err(invalid("measure"))?;
+        if !workload.stages().is_empty() {
+            let allowed = "left out: a stage is measured from its first request to its last answer";
+            for (key, time) in [("window", measure.window), ("warmup", Some(measure.warmup))] {
+                let time = time.filter(|time| key == "window" || !time.is_zero());
+                if let Some(time) = time {
+                    let invalid = Invalid::new(key, Shown(time), allowed);
+                    return Err(document.invalid("measure", invalid));
+                }
+            }
+        }
         if measure.window.is_none() && workload.is_endless() {
             let allowed = "given: this workload never ends by itself";
             return Err(document.invalid("measure", Invalid::new("window", NOTHING, allowed)));

@@ -37,6 +37,7 @@ pub use cluster::ClusterSettings;
 pub use error::ExperimentError;
 pub use files::{StoreError, check_writable, write_file, write_file_with};
 pub use journal::{Journal, JournalError};
+pub(crate) use load::LEVEL_KEYS;
 pub use load::{Experiment, LoadOptions};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;

@@ -25,8 +25,8 @@ pub struct RunSpec {
     /// What to simulate.
     #[cfg_attr(not(internals), doc(hidden))]
     pub settings: Settings,
-    /// Concurrent conversations of each level, in order; a single 0 for an open
-    /// loop, which has no such number.
+    /// Concurrent conversations of each level, in order; of a load in stages the numbers of
+    /// those measured; a single 0 for other open loops, which have no such number.
     pub levels: Vec<u32>,
     /// For each level, its index in [`Experiment::points`](super::Experiment::points).
     pub points: Vec<usize>,

@@ -14,8 +14,9 @@ use crate::router::front_end::FrontEnd;
 use crate::router::settings::{FrontEndSettings, Targets};
 use crate::router::{Policy, Role, Surroundings};
 use crate::settings::Invalid;
-use crate::simulation::{Control, Decision, Outcome, Schedule, Simulation, Stuck};
+use crate::simulation::{Control, Decision, Outcome, Schedule, ScheduledLevel, Simulation, Stuck};
 use crate::time::SimTime;
+use crate::workload::inference_perf::Stage;
 use crate::workload::{Retries, Workload};
 
 /// What one simulation found.
@@ -113,13 +114,14 @@ pub fn simulation(
     seed: u64,
 ) -> Simulation<'static, SimulatedFleet> {
     let workload = settings.source.build(settings.pools.block_size(), seed);
+    let levels = scheduled(settings, levels);
     steerable(settings, levels, workload, (seed, Watch::default()))
 }
 
 /// A simulation at time zero in which another policy can take over.
 fn steerable<'a>(
     settings: &Settings,
-    levels: &[u32],
+    levels: Vec<ScheduledLevel>,
     workload: Box<dyn Workload + 'a>,
     (seed, watch): (u64, Watch),
 ) -> Simulation<'a, SimulatedFleet> {
@@ -145,7 +147,12 @@ impl RunSpec {
         seed: u64,
     ) -> Simulation<'a, SimulatedFleet> {
         let watch = Watch { hang_ups: true, ..Watch::default() };
-        steerable(&self.settings, &self.levels, Box::new(workload), (seed, watch))
+        // The stages are those of a workload that is not here.
+        let levels = match self.settings.workload.stages() {
+            [] => scheduled(&self.settings, &self.levels),
+            [..] => vec![ScheduledLevel::measured(0)],
+        };
+        steerable(&self.settings, levels, Box::new(workload), (seed, watch))
     }
 
     /// Tokens in a KV block of its workers.
@@ -200,7 +207,7 @@ pub(crate) fn play<F: Fleet>(
     parts: (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
     (seed, watch): (u64, Watch),
 ) -> Result<(RunOutcome, F), Stuck> {
-    let mut simulation = prepare(settings, levels, parts, (seed, watch));
+    let mut simulation = prepare(settings, scheduled(settings, levels), parts, (seed, watch));
     simulation.advance(SimTime::MAX)?;
     let Outcome { mut levels, decision, mut recorder, fleet } = simulation.finish();
     for (name, count) in settings.source.counts() {
@@ -215,9 +222,19 @@ pub(crate) fn play<F: Fleet>(
     Ok((RunOutcome { levels, curves, digest, requests, decision, events, steps }, fleet))
 }
 
+/// The levels of a run in order: all stages of a load that has some, else those measured.
+fn scheduled(settings: &Settings, levels: &[u32]) -> Vec<ScheduledLevel> {
+    let stages = settings.workload.stages();
+    if stages.is_empty() {
+        return levels.iter().copied().map(ScheduledLevel::measured).collect();
+    }
+    let level = |(load, stage): (u32, &Stage)| ScheduledLevel { load, is_measured: stage.measured };
+    (0..).zip(stages).map(level).collect()
+}
+
 fn prepare<'a, F: Fleet>(
     settings: &Settings,
-    levels: &[u32],
+    levels: Vec<ScheduledLevel>,
     (fleet, mut workload, front_ends): (F, Box<dyn Workload + 'a>, Vec<FrontEnd>),
     (seed, watch): (u64, Watch),
 ) -> Simulation<'a, F> {
@@ -253,8 +270,9 @@ fn prepare<'a, F: Fleet>(
         recorder = recorder.keep_events();
     }
     let schedule = Schedule {
-        concurrency: levels.to_vec(),
+        levels,
         warmup: measure.warmup,
+        in_bursts: !settings.workload.stages().is_empty(),
         window: measure.window,
         quantiles: measure.quantiles(),
         slo: settings

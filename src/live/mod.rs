@@ -114,6 +114,10 @@ fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     settings.check_plain(
         "real servers stay as they are, and each does all the work: no KV moves between them",
     )?;
+    let allowed = "one without stages, as \"requests\": a stage waits for answers that are not \
+                   known when its simulation is run beside it";
+    let is_plain = settings.workload.stages().is_empty();
+    Invalid::unless(is_plain, "workload.kind", "\"inference_perf\"", allowed)?;
     let allowed = "false: the regret of choices cannot be measured on real servers";
     Invalid::unless(!settings.measure.why, "measure.why", true, allowed)?;
     Ok(())

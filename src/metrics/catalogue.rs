@@ -115,9 +115,9 @@ catalogue! {
     GIVEN_UP_UNANSWERED: "given_up_unanswered" ONE, "given up without a token" "requests" LOWER, Needs::Patience,
         "Requests whose clients hung up before a first token left the worker.";
     BACKLOG_GROWTH: "backlog_growth_ratio" ONE, "growth of the backlog" "%" NEITHER, Needs::Nothing,
-        "Requests under way when the last one of the window came, less those when the window began / requests that came in it.";
+        "Requests under way when the last one of the window came, less those when the window began / requests that came in it; none of a load in stages, which are bursts.";
     TTFT_DRIFT: "ttft_drift" ONE, "TTFT p50 of the second half over the first" "" NEITHER, Needs::Nothing,
-        "The median time to first token of the second half of the window's requests / that of the first half; none of fewer than 40 requests.";
+        "The median time to first token of the second half of the window's requests / that of the first half; none of fewer than 40 requests, nor of a load in stages.";
     FAILED: "failed" ONE, "failed" "requests" LOWER, Needs::Changes,
         "Requests lost with their worker and not migrated.";
     RETRIES: "retries" ONE, "sent again" "requests" LOWER, Needs::Retries,

@@ -12,17 +12,37 @@ use crate::time::{SimDuration, SimTime};
 /// How a run is cut into measured levels.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// Number of concurrent conversations of each level, in order; an open loop
-    /// has one level whose number means nothing.
-    pub concurrency: Vec<u32>,
+    /// The levels, in order.
+    pub levels: Vec<ScheduledLevel>,
     /// Time at the start of each level that is not measured.
     pub warmup: SimDuration,
     /// Time measured after it; `None`: until no request is left or to come.
     pub window: Option<SimDuration>,
+    /// True if each level is a burst into an idle fleet: then it is no news that waiting
+    /// requests become more and times longer.
+    pub in_bursts: bool,
     /// What percentiles are taken over.
     pub quantiles: Quantiles,
     /// Targets of a good request.
     pub slo: Slo,
+}
+
+/// One level of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScheduledLevel {
+    /// Clients or conversations of a closed loop; of a load in stages the number of the
+    /// stage; of other loads it means nothing.
+    pub load: u32,
+    /// Whether there are metrics of it. One that is not measured lasts until no request
+    /// is left or to come.
+    pub is_measured: bool,
+}
+
+impl ScheduledLevel {
+    /// A level that is measured.
+    pub fn measured(load: u32) -> Self {
+        Self { load, is_measured: true }
+    }
 }
 
 /// A schedule that is followed.
@@ -30,6 +50,8 @@ pub struct Schedule {
 pub(super) struct Course {
     schedule: Schedule,
     stage: Stage,
+    /// Levels begun.
+    begun: usize,
     /// Token gaps of the window that were taken from the fleet.
     gaps: Histogram,
     /// Requests that clients had sent again when the window began.
@@ -42,6 +64,8 @@ pub(super) struct Course {
 enum Stage {
     /// The level's window begins then.
     Warmup(SimTime),
+    /// The level has no window.
+    Unmeasured,
     /// The level is measured until then; until its end if that is `None`.
     Window(Option<SimTime>),
     Over,
@@ -52,13 +76,18 @@ impl Course {
     pub(super) fn mark(&self) -> SimTime {
         match self.stage {
             Stage::Warmup(mark) | Stage::Window(Some(mark)) => mark,
-            Stage::Window(None) | Stage::Over => SimTime::MAX,
+            Stage::Window(None) | Stage::Unmeasured | Stage::Over => SimTime::MAX,
         }
     }
 
-    /// True in a window that lasts as long as there are requests.
+    /// True in a level that lasts as long as there are requests.
     pub(super) fn is_open(&self) -> bool {
-        self.stage == Stage::Window(None)
+        matches!(self.stage, Stage::Window(None) | Stage::Unmeasured)
+    }
+
+    /// True if it is not the last one.
+    pub(super) fn goes_on(&self) -> bool {
+        self.begun < self.schedule.levels.len()
     }
 
     /// True if every level has an end of its own.
@@ -84,24 +113,49 @@ impl<F: Fleet> Simulation<'_, F> {
     #[cfg_attr(not(internals), doc(hidden))]
     pub fn measure(mut self, schedule: Schedule) -> Self {
         assert_eq!(self.now, SimTime::ZERO, "a schedule begins at time zero");
-        assert!(!schedule.concurrency.is_empty(), "a schedule has at least one level");
+        assert!(!schedule.levels.is_empty(), "a schedule has at least one level");
         self.course = Some(Course {
             schedule,
             stage: Stage::Over,
+            begun: 0,
             gaps: Histogram::new(),
             sent_again: None,
             levels: Vec::new(),
         });
-        self.begin_level();
+        // The workload began with it.
+        self.begin_level(SimTime::ZERO);
         self
     }
 
-    fn begin_level(&mut self) {
+    /// The next level begins; `from` then, after its warm-up, it is measured.
+    fn begin_level(&mut self, from: SimTime) {
         let Some(course) = &mut self.course else { return };
-        let Schedule { warmup, quantiles, slo, .. } = course.schedule;
-        let begin = self.now + warmup;
+        let Schedule { warmup, quantiles, slo, ref levels, .. } = course.schedule;
+        let is_measured = levels[course.begun].is_measured;
+        course.begun += 1;
+        let begin = if is_measured { from + warmup } else { SimTime::MAX };
         self.recorder.begin_level(Level { begin, quantiles, slo });
-        course.stage = Stage::Warmup(begin);
+        course.stage = if is_measured { Stage::Warmup(begin) } else { Stage::Unmeasured };
+    }
+
+    /// The level is over: the next one begins.
+    fn next_level(&mut self) {
+        let Some(course) = &mut self.course else { return };
+        match course.schedule.levels.get(course.begun) {
+            Some(level) => {
+                let from = self.workload.begin_level(self.now, level.load);
+                self.begin_level(from);
+            }
+            None => course.stage = Stage::Over,
+        }
+    }
+
+    /// A level that lasts as long as there are requests has none left.
+    pub(super) fn end_open_level(&mut self) {
+        match self.course.as_ref().map(|course| course.stage) {
+            Some(Stage::Unmeasured) => self.next_level(),
+            _ => self.end_window(),
+        }
     }
 
     /// A window begins or ends.
@@ -110,7 +164,7 @@ impl<F: Fleet> Simulation<'_, F> {
         match self.course.as_ref().map(|course| course.stage) {
             Some(Stage::Warmup(_)) => self.begin_window(),
             Some(Stage::Window(_)) => self.end_window(),
-            Some(Stage::Over) | None => {}
+            Some(Stage::Unmeasured | Stage::Over) | None => {}
         }
     }
 
@@ -124,20 +178,14 @@ impl<F: Fleet> Simulation<'_, F> {
     }
 
     /// The window that runs ends now: its metrics are kept, and the next level begins.
-    pub(super) fn end_window(&mut self) {
+    fn end_window(&mut self) {
         let gauges = self.take_gauges();
         let Some(course) = &mut self.course else { return };
         let mut metrics = self.recorder.end_window(self.now, &gauges, &course.gaps);
         self.add_notes(&mut metrics);
         let Some(course) = &mut self.course else { return };
         course.levels.push(metrics);
-        match course.schedule.concurrency.get(course.levels.len()) {
-            Some(&concurrency) => {
-                self.workload.set_concurrency(self.now, concurrency, true);
-                self.begin_level();
-            }
-            None => course.stage = Stage::Over,
-        }
+        self.next_level();
     }
 
     /// The metrics of the window that is being measured, as if it ended now; `None`
@@ -166,6 +214,11 @@ impl<F: Fleet> Simulation<'_, F> {
 
     /// What workload, policies and planner counted.
     fn add_notes(&self, metrics: &mut Metrics) {
+        if self.course.as_ref().is_some_and(|course| course.schedule.in_bursts) {
+            for kind in [catalogue::BACKLOG_GROWTH, catalogue::TTFT_DRIFT] {
+                metrics.insert(kind.only(), None);
+            }
+        }
         let before = self.course.as_ref().and_then(|course| course.sent_again);
         if let (Some(before), Some(after)) = (before, self.workload.sent_again()) {
             metrics.insert(catalogue::RETRIES.only(), Some((after - before) as f64));

@@ -23,7 +23,7 @@ mod snapshot;
 mod steering;
 
 pub use control::{Control, ControlKind, ControlSettings, controls_toml};
-pub use course::Schedule;
+pub use course::{Schedule, ScheduledLevel};
 pub use guard::Stuck;
 pub use observer::{Happening, Observer};
 pub use requests::{LiveRequest, Whereabouts};
@@ -241,7 +241,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             self.run_until(to)?;
             if self.ends_by_itself() && self.is_idle() {
                 self.now = self.last;
-                self.end_window();
+                self.end_open_level();
             } else if to == SimTime::MAX {
                 // Nothing is left to wait for.
                 let unfinished = self.requests.live();
@@ -315,10 +315,16 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         next
     }
 
-    /// Everything before the changes and the arrivals of the moment `end`.
+    /// Everything before the changes and the arrivals of the moment `end`, or until a level
+    /// has ended by itself and another one follows.
     fn run_until(&mut self, end: SimTime) -> Result<(), Stuck> {
+        let may_stop = self.course.as_ref().is_some_and(|c| c.is_open() && c.goes_on());
         loop {
             self.settle_hang_ups();
+            // The next level begins at once: the fleet's clock must not pass it.
+            if may_stop && self.is_idle() {
+                return Ok(());
+            }
             let (at, turn) = self.next_turn();
             let next = at.min(end);
             if let Some((at, event)) = self.fleet.next_event(next) {

@@ -47,7 +47,7 @@ pub enum ArrivalSettings {
 
 /// The slowest and the fastest arrivals, and the greatest coefficient of
 /// variation (assumed: far beyond any use).
-const RATES: (f64, f64) = (1e-3, 1e6);
+pub(super) const RATES: (f64, f64) = (1e-3, 1e6);
 const MAX_CV: f64 = 100.0;
 
 /// Phases of an on-off process for each of its requests: each is drawn (assumed: phases

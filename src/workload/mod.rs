@@ -8,11 +8,13 @@ pub mod arrivals;
 pub mod by_turn;
 pub mod conversations;
 pub mod distribution;
+pub mod inference_perf;
 mod patience;
 pub mod prefix_ratio;
 pub mod requests;
 mod retries;
 mod settings;
+pub mod tokenizer;
 pub mod trace;
 
 pub use patience::{Impatient, PatienceSettings};
@@ -62,6 +64,14 @@ pub trait Workload {
     /// that they wait for. False where there is no such number, as in an open loop.
     fn set_concurrency(&mut self, _now: SimTime, _conversations: u32, _cut: bool) -> bool {
         false
+    }
+
+    /// The next level of an experiment begins at `now`: with so many clients, or of a load
+    /// in stages the one of this number, from 0. Gives when the level is measured from,
+    /// warm-up apart.
+    fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
+        self.set_concurrency(now, level, true);
+        now
     }
 
     /// Changes the arrival rate, in requests a second, from `now` on. False where no

@@ -129,6 +129,10 @@ impl Workload for Impatient<'_> {
         self.inner.set_concurrency(now, conversations, cut)
     }
 
+    fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
+        self.inner.begin_level(now, level)
+    }
+
     fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
         self.inner.set_rate(now, per_s)
     }

@@ -131,10 +131,7 @@ impl RequestSettings {
         if let Some(count) = self.count {
             arrivals.validate_count(count).map_err(within)?;
         }
-        let per_inflight = self.client.overhead_per_inflight;
-        let shown = format!("\"{}s\"", per_inflight.as_secs());
-        let allowed = "absent beside arrivals, which do not wait for answers";
-        Invalid::unless(per_inflight.is_zero(), "client.overhead_per_inflight", shown, allowed)
+        self.client.validate_open_loop()
     }
 }
 

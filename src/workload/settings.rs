@@ -2,8 +2,10 @@
 
 use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{Client, ConversationSettings, Conversations};
+use super::inference_perf::{InferencePerf, InferencePerfSettings, Stage};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
+use super::tokenizer::Tokenized;
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
 use super::{Impatient, PatienceSettings, Retries, Workload};
 use crate::metrics::catalogue;
@@ -24,6 +26,8 @@ pub enum WorkloadSettings {
     Requests(RequestSettings),
     /// The prefix-ratio benchmark: single requests, of which some share a part.
     PrefixRatio(PrefixRatioSettings),
+    /// The load of inference-perf: stages of single requests that share texts.
+    InferencePerf(InferencePerfSettings),
     /// A replay of a recorded trace, in an open or closed loop.
     Trace(TraceSettings),
 }
@@ -39,6 +43,7 @@ impl WorkloadSettings {
             Self::Conversations(settings) => settings.validate(),
             Self::Requests(settings) => settings.validate(),
             Self::PrefixRatio(settings) => settings.validate(),
+            Self::InferencePerf(settings) => settings.validate(),
             Self::Trace(settings) => settings.validate(block_size),
         }
     }
@@ -49,7 +54,18 @@ impl WorkloadSettings {
             Self::Conversations(settings) => Some(settings.concurrency),
             Self::Requests(settings) => settings.concurrency,
             Self::PrefixRatio(settings) => settings.concurrency,
+            Self::InferencePerf(_) => None,
             Self::Trace(settings) => settings.concurrency,
+        }
+    }
+
+    /// The stages of a load that comes in stages, each a level of one run; none of others.
+    pub fn stages(&self) -> &[Stage] {
+        match self {
+            Self::InferencePerf(settings) => &settings.stages,
+            Self::Conversations(_) | Self::Requests(_) | Self::PrefixRatio(_) | Self::Trace(_) => {
+                &[]
+            }
         }
     }
 
@@ -58,7 +74,7 @@ impl WorkloadSettings {
         match self {
             Self::Conversations(_) => true,
             Self::Requests(settings) => settings.count.is_none(),
-            Self::PrefixRatio(_) | Self::Trace(_) => false,
+            Self::PrefixRatio(_) | Self::InferencePerf(_) | Self::Trace(_) => false,
         }
     }
 
@@ -90,6 +106,7 @@ impl WorkloadSettings {
             Self::Conversations(settings) => WorkloadSource::Conversations(settings.clone()),
             Self::Requests(settings) => WorkloadSource::Requests(settings.clone()),
             Self::PrefixRatio(settings) => WorkloadSource::Requests(settings.requests()),
+            Self::InferencePerf(settings) => WorkloadSource::InferencePerf(settings.clone()),
             Self::Trace(settings) => {
                 let same = known.iter().find_map(|(known, source)| match (known, source) {
                     (Self::Trace(known), WorkloadSource::Trace { trace, .. })
@@ -126,6 +143,7 @@ impl WorkloadSettings {
             Self::Conversations(settings) => &settings.patience,
             Self::Requests(settings) => &settings.patience,
             Self::PrefixRatio(settings) => &settings.patience,
+            Self::InferencePerf(settings) => &settings.patience,
             Self::Trace(settings) => &settings.patience,
         }
     }
@@ -143,6 +161,8 @@ pub enum WorkloadSource {
     Conversations(ConversationSettings),
     /// See [`WorkloadSettings::Requests`] and [`WorkloadSettings::PrefixRatio`].
     Requests(RequestSettings),
+    /// See [`WorkloadSettings::InferencePerf`].
+    InferencePerf(InferencePerfSettings),
     /// See [`WorkloadSettings::Trace`].
     Trace {
         /// The rows.
@@ -166,10 +186,21 @@ impl WorkloadSource {
         let client = match &mut source {
             Self::Conversations(settings) => std::mem::take(&mut settings.client),
             Self::Requests(settings) => std::mem::take(&mut settings.client),
+            Self::InferencePerf(settings) => std::mem::take(&mut settings.client),
             Self::Trace { .. } => Client::default(),
         };
         let way = client.overhead + client.overhead_per_inflight * u64::from(concurrency);
         (source, way)
+    }
+
+    /// The way of its requests to the router, where it has one.
+    fn client(&self) -> Option<&Client> {
+        match self {
+            Self::Conversations(settings) => Some(&settings.client),
+            Self::Requests(settings) => Some(&settings.client),
+            Self::InferencePerf(settings) => Some(&settings.client),
+            Self::Trace { .. } => None,
+        }
     }
 
     /// The workload from its start, for engines with blocks of `block_size`
@@ -178,6 +209,15 @@ impl WorkloadSource {
     /// # Panics
     /// If the settings do not [`validate`](WorkloadSettings::validate) for `block_size`.
     pub fn build(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
+        let workload = self.build_near(block_size, seed);
+        match self.client().and_then(|client| client.tokenizer.clone()) {
+            Some(tokenizer) => Box::new(Tokenized::new(workload, tokenizer, seed)),
+            None => workload,
+        }
+    }
+
+    /// The workload as if nothing lay between its clients and the router but their way.
+    fn build_near(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
         let workload = self.build_patient(block_size, seed);
         let patience = self.patience();
         if patience.is_endless() {
@@ -197,6 +237,7 @@ impl WorkloadSource {
         match self {
             Self::Conversations(settings) => &settings.patience,
             Self::Requests(settings) => &settings.patience,
+            Self::InferencePerf(settings) => &settings.patience,
             Self::Trace { patience, .. } => patience,
         }
     }
@@ -208,6 +249,9 @@ impl WorkloadSource {
                 Box::new(Conversations::new(settings.clone(), block_size, seed))
             }
             Self::Requests(settings) => Box::new(Requests::new(settings.clone(), block_size, seed)),
+            Self::InferencePerf(settings) => {
+                Box::new(InferencePerf::new(settings.clone(), block_size, seed))
+            }
             Self::Trace { trace, speedup, arrivals, concurrency, .. } => {
                 let replay = TraceReplay::new(Arc::clone(trace), block_size, *speedup);
                 Box::new(match (arrivals, concurrency) {
@@ -225,7 +269,7 @@ impl WorkloadSource {
     pub fn notices(&self) -> &[String] {
         match self {
             Self::Trace { trace, .. } => &trace.found().notices,
-            Self::Conversations(_) | Self::Requests(_) => &[],
+            Self::Conversations(_) | Self::Requests(_) | Self::InferencePerf(_) => &[],
         }
     }
 
@@ -236,7 +280,7 @@ impl WorkloadSource {
                 (catalogue::ROWS_LEFT_OUT.stem, trace.found().rows_left_out),
                 (catalogue::SESSIONS_BROKEN.stem, trace.found().sessions_broken),
             ],
-            Self::Conversations(_) | Self::Requests(_) => Vec::new(),
+            Self::Conversations(_) | Self::Requests(_) | Self::InferencePerf(_) => Vec::new(),
         }
     }
 
@@ -244,7 +288,7 @@ impl WorkloadSource {
     pub fn digest(&self) -> Option<[u8; 32]> {
         match self {
             Self::Trace { trace, .. } => Some(trace.digest()),
-            Self::Conversations(_) | Self::Requests(_) => None,
+            Self::Conversations(_) | Self::Requests(_) | Self::InferencePerf(_) => None,
         }
     }
 }
@@ -316,7 +360,7 @@ mod tests {
         assert!(error("kind = 'trace'\npath = 'x'\nspedup = 2").contains("`spedup`"));
         assert!(
             error("kind = 'traces'")
-                .contains("`conversations`, `requests`, `prefix_ratio`, `trace`")
+                .contains("`conversations`, `requests`, `prefix_ratio`, `inference_perf`, `trace`")
         );
         assert!(error("path = 'x'").contains("kind"));
     }

@@ -53,6 +53,7 @@ mod shown;
 mod shown_commands;
 mod source_rules;
 mod split_changes;
+mod stages;
 mod standstill;
 mod steering;
 mod step_time;

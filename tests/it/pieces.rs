@@ -12,7 +12,7 @@ use kv_router_sim::recorder::{End, Metrics, Quantiles, Recorder, Slo};
 use kv_router_sim::router::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::simulation::{
-    Control, ControlSettings, Happening, Schedule, Simulation, controls_toml,
+    Control, ControlSettings, Happening, Schedule, ScheduledLevel, Simulation, controls_toml,
 };
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::conversations::ConversationSettings;
@@ -63,7 +63,10 @@ impl Given {
         let (config, block_size) = (self.config.clone(), self.config.block_size);
         Simulation::new(fleet, workload, front_ends, recorder, block_size)
             .measure(Schedule {
-                concurrency: vec![self.loops.concurrency, self.loops.concurrency + 2],
+                levels: [0, 2]
+                    .map(|more| ScheduledLevel::measured(self.loops.concurrency + more))
+                    .to_vec(),
+                in_bursts: false,
                 warmup: SimDuration::from_millis(100),
                 window: Some(WINDOW),
                 quantiles: Quantiles::Requests,
@@ -225,7 +228,8 @@ fn a_run_that_ends_by_itself_ends_when_it_ends() {
         let recorder = Recorder::new(2, true);
         let workload = super::script::Script::new(requests);
         Simulation::new(fleet, workload, vec![front_end], recorder, 16).measure(Schedule {
-            concurrency: vec![0],
+            levels: vec![ScheduledLevel::measured(0)],
+            in_bursts: false,
             warmup: SimDuration::ZERO,
             window: None,
             quantiles: Quantiles::Requests,

@@ -13,7 +13,7 @@ use kv_router_sim::router::feed::FeedSettings;
 use kv_router_sim::router::front_end::FrontEnd;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{ClusterSpec, Policy, WorkerLimits};
-use kv_router_sim::simulation::{Control, Outcome, Schedule, Simulation};
+use kv_router_sim::simulation::{Control, Outcome, Schedule, ScheduledLevel, Simulation};
 use kv_router_sim::stats::Histogram;
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::{Arrival, Listed, Workload};
@@ -233,7 +233,8 @@ fn play_on(
     }
     let fleet = Watched { fleet, events: Vec::new(), submitted: Vec::new(), lost: Vec::new() };
     let schedule = Schedule {
-        concurrency: vec![0],
+        levels: vec![ScheduledLevel::measured(0)],
+        in_bursts: false,
         warmup: SimDuration::ZERO,
         window,
         quantiles: Quantiles::Requests,

@@ -1,8 +1,9 @@
 //! What each worker had to do, moment by moment: requests in flight and times
 //! in its queue, from the records of one simulation.
 
-use crate::experiment::{Experiment, Params, RunSpec, SimulationRequests};
+use crate::experiment::{Experiment, LEVEL_KEYS, Params, RunSpec, SimulationRequests};
 use crate::recorder::{RequestRecord, Stay};
+use crate::settings::plain;
 use crate::time::{SimDuration, SimTime};
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +24,13 @@ pub fn first_seed(experiment: &Experiment, simulations: &[SimulationRequests]) -
         let mut seen = OverTime::new(simulation, workers, (begin, until.max(begin)), MOMENTS);
         seen.pools = run.settings.pools.names();
         // Levels in sequence are one simulation.
-        if let (Some(level), [from, .., to]) =
-            (seen.params.get_mut("workload.concurrency"), run.levels.as_slice())
-        {
-            *level = format!("{from} to {to} in turn").into();
+        if let [from, .., to] = run.points.as_slice() {
+            for key in LEVEL_KEYS {
+                let level = |point: &usize| experiment.points[*point].get(key).map(plain);
+                if let (Some(from), Some(to)) = (level(from), level(to)) {
+                    seen.params.insert(key.to_owned(), format!("{from} to {to} in turn").into());
+                }
+            }
         }
         seen
     };

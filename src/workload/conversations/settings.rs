@@ -4,7 +4,8 @@ use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::by_turn::ByTurn;
-use crate::workload::distribution::{Distribution, Tokens, validate_exponent};
+use crate::workload::distribution::{Distribution, Quantity, Tokens, validate_exponent};
+use crate::workload::tokenizer::TokenizerSettings;
 use crate::workload::{MAX_TOKENS, PatienceSettings, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -69,8 +70,10 @@ pub struct Turns {
     pub max: u32,
 }
 
-/// Time between a client's sending and the router's receiving: network, chat
-/// template, tokenising. Clients measure it as part of the time to the first token.
+/// Time between a client's sending and the router's receiving: network, gateway, chat
+/// template, tokenising. Clients measure it as part of the time to the first token. The way
+/// of an answer back to its client is a part of it too: where it lies makes no difference
+/// to what a client measures, nor to when it sends the next request.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Client {
@@ -80,6 +83,9 @@ pub struct Client {
     pub overhead_per_inflight: SimDuration,
     /// Drawn for every request and added.
     pub overhead_jitter: Distribution<SimDuration>,
+    /// What requests pass after that; nothing unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerSettings>,
 }
 
 impl Client {
@@ -88,7 +94,18 @@ impl Client {
     /// # Errors
     /// The first unusable key.
     pub fn validate(&self) -> Result<(), Invalid> {
-        self.overhead_jitter.validate().map_err(|e| e.within("overhead_jitter"))
+        self.overhead_jitter.validate().map_err(|e| e.within("overhead_jitter"))?;
+        let tokenizer = self.tokenizer.as_ref().map_or(Ok(()), TokenizerSettings::validate);
+        tokenizer.map_err(|e| e.within("tokenizer"))
+    }
+
+    /// Refuses what depends on the number of clients, where there is none; the key is
+    /// that of the workload.
+    pub(in crate::workload) fn validate_open_loop(&self) -> Result<(), Invalid> {
+        let per_inflight = self.overhead_per_inflight;
+        let allowed = "absent in an open loop, whose requests do not wait for answers";
+        let key = "client.overhead_per_inflight";
+        Invalid::unless(per_inflight.is_zero(), key, per_inflight.shown(), allowed)
     }
 
     /// The time that one request takes, at `concurrency`.

@@ -13,7 +13,7 @@ use kv_router_sim::fleet::Pools;
 use kv_router_sim::fleet::servers::{FailedRequest, Failure, Limits, LiveFleet, LiveSettings};
 use kv_router_sim::recorder::{End, Quantiles, Recorder, RequestRecord, Slo};
 use kv_router_sim::router::settings::RouterSettings;
-use kv_router_sim::simulation::{Outcome, Schedule, Simulation};
+use kv_router_sim::simulation::{Outcome, Schedule, ScheduledLevel, Simulation};
 use kv_router_sim::time::{SimDuration, SimTime};
 use kv_router_sim::workload::requests::{RequestSettings, Requests};
 use server::{Fault, Server};
@@ -35,7 +35,8 @@ fn settings(servers: &[Server]) -> LiveSettings {
 
 fn schedule() -> Schedule {
     Schedule {
-        concurrency: vec![0],
+        levels: vec![ScheduledLevel::measured(0)],
+        in_bursts: false,
         warmup: SimDuration::ZERO,
         window: None,
         quantiles: Quantiles::Requests,
