@@ -135,7 +135,7 @@ impl InferencePerfSettings {
     /// # Errors
     /// The first unusable key.
     pub fn validate(&self) -> Result<(), Invalid> {
-        let texts = self.groups.checked_mul(self.prompts_per_group).unwrap_or(u32::MAX);
+        let texts = self.groups.saturating_mul(self.prompts_per_group);
         for (key, count) in [("groups", self.groups), ("prompts_per_group", self.prompts_per_group)]
         {
             Invalid::unless(count > 0, key, count, "at least 1")?;
