@@ -15,6 +15,7 @@ mod deployments;
 mod error;
 mod errors;
 mod further_runs;
+mod gains;
 mod markdown;
 mod page;
 mod published;

@@ -103,14 +103,13 @@ impl Page {
 
     /// A row per metric and series, a column per value on the axis.
     fn published(&mut self, published: &PublishedErrors) {
-        let PublishedErrors { experiment, seeds, note, axis, xs, rows } = published;
-        self.say(&format!(
-            "### {experiment} ({})\n\n{note}",
-            match seeds {
-                1 => "one seed".to_owned(),
-                seeds => format!("mean of {seeds} seeds"),
-            },
-        ));
+        let PublishedErrors { experiment, seeds, is_kept, note, axis, xs, rows, .. } = published;
+        let how = match (is_kept, seeds) {
+            (true, _) => "as predicted before its results were looked at".to_owned(),
+            (false, 1) => "one seed".to_owned(),
+            (false, seeds) => format!("mean of {seeds} seeds"),
+        };
+        self.say(&format!("### {experiment} ({how})\n\n{note}"));
         let levels = xs.iter().map(|x| format!("{axis} {x}").trim_start().to_owned());
         let head = ["metric", "policy"].map(str::to_owned).into_iter().chain(levels);
         let mut table = Table::new(head.chain(["mean", "cells"].map(str::to_owned)));

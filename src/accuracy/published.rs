@@ -2,19 +2,25 @@
 
 use super::AccuracyError;
 use super::errors::Errors;
+use super::gains::PublishedGains;
 use super::record::Record;
-use super::settings::Published;
+use super::settings::{Prediction, Published};
+use crate::catalogue;
+use crate::experiment::results::Summary;
 use crate::experiment::{Experiment, LoadOptions, RunOptions, run};
 use crate::metrics::Metric;
 use crate::report::judge::published::{Cell, Comparison, MeanError};
 use crate::report::view::View;
 use crate::report::view::published;
+use std::path::PathBuf;
 
 /// The errors of one experiment in what was published.
 #[derive(Clone, Debug)]
 pub(super) struct PublishedErrors {
     pub(super) experiment: String,
     pub(super) seeds: usize,
+    /// As predicted before, in place of a run.
+    pub(super) is_kept: bool,
     /// What was fitted to those results and what was not.
     pub(super) note: String,
     /// The name of the axis, empty without one.
@@ -23,6 +29,8 @@ pub(super) struct PublishedErrors {
     pub(super) xs: Vec<f64>,
     /// One for each metric and series.
     pub(super) rows: Vec<PublishedRow>,
+    /// What one of its policies wins over another, where that is asked for.
+    pub(super) gains: Option<PublishedGains>,
 }
 
 /// One metric of one series.
@@ -43,10 +51,15 @@ impl PublishedErrors {
     /// # Errors
     /// If it cannot be run, or has nothing published to be held against.
     pub(super) fn new(of: &Published) -> Result<Self, AccuracyError> {
-        let experiment = Experiment::load(&of.file, &LoadOptions::default())?;
         let unpublished = || AccuracyError::Unpublished { file: of.file.clone() };
-        let table = published::Published::of(&experiment)?.ok_or_else(unpublished)?;
-        let summary = run(&experiment, RunOptions::default())?.summary;
+        let (summary, table) = match &of.prediction {
+            Some(prediction) => kept(prediction)?,
+            None => {
+                let experiment = Experiment::load(&of.file, &LoadOptions::default())?;
+                let table = published::Published::of(&experiment)?.ok_or_else(unpublished)?;
+                (run(&experiment, RunOptions::default())?.summary, table)
+            }
+        };
         let view = View::new(&summary, None).expect("no axis was asked for");
         let comparison = Comparison::new(&view, &table);
         if comparison.is_empty() {
@@ -56,9 +69,15 @@ impl PublishedErrors {
         let is_published = |x: &&f64| comparison.cells.iter().any(|cell| cell.x == **x);
         let xs: Vec<f64> = view.xs().iter().filter(is_published).copied().collect();
         let rows = rows(&comparison, &xs);
+        let experiment = summary.provenance.experiment.clone();
+        let gains = of.gain.as_ref().map(|settings| {
+            PublishedGains::new(&experiment, &comparison, settings).ok_or_else(unpublished)
+        });
         Ok(Self {
-            experiment: experiment.name,
+            experiment,
             seeds: summary.provenance.seeds.len(),
+            is_kept: of.prediction.is_some(),
+            gains: gains.transpose()?,
             note: of.note.clone(),
             axis: view.axis.as_ref().map_or(String::new(), |axis| axis.name().to_owned()),
             xs,
@@ -74,7 +93,23 @@ impl PublishedErrors {
                 record.add(&key, &errors.collect::<Errors>());
             }
         }
+        self.gains.iter().for_each(|gains| gains.enter(record));
     }
+}
+
+/// A prediction as it was kept, and what it is held against.
+fn kept(prediction: &Prediction) -> Result<(Summary, published::Published), AccuracyError> {
+    let Prediction { summary: path, published } = prediction;
+    let read = |path: &PathBuf| {
+        catalogue::read_text(path)
+            .map_err(|source| AccuracyError::Io { path: path.clone(), source })
+    };
+    let summary = serde_json::from_str(&read(path)?).map_err(|error| AccuracyError::Row {
+        path: path.clone(),
+        line: error.line() as u64,
+        problem: error.to_string(),
+    })?;
+    Ok((summary, published::Published::parse(&read(published)?, published, &[])?))
 }
 
 fn rows(comparison: &Comparison<'_>, xs: &[f64]) -> Vec<PublishedRow> {

@@ -25,12 +25,58 @@ pub struct AccuracySettings {
     pub experiments: Vec<Published>,
     /// The page that is written, Markdown.
     pub page: PathBuf,
+    /// The page of gains, if any experiment has some.
+    pub gains: Option<GainFiles>,
     /// The errors on it, CSV.
     pub record: PathBuf,
     /// What the measurements call the parts of that library.
     pub names: Names,
     /// What is not recorded of the serving runs.
     pub assumed: Assumed,
+}
+
+/// Where the page of gains is written.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GainFiles {
+    /// Markdown.
+    pub page: PathBuf,
+    /// SVG.
+    pub figure: PathBuf,
+    /// The figure as seen from the page.
+    pub shown_as: String,
+}
+
+/// What is compared of a publication, and what it is worth.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GainSettings {
+    /// The policy whose gain it is.
+    pub of: String,
+    /// The one that it is compared with.
+    pub over: String,
+    /// How far repeats of the publication lie apart, as a share. 0.05 unless given.
+    #[serde(default = "five_percent")]
+    pub scatter: f64,
+    /// What was fitted to these results: a word for a table.
+    pub fitted: String,
+    /// What has to be said of the table.
+    pub note: String,
+}
+
+fn five_percent() -> f64 {
+    0.05
+}
+
+/// A prediction that was kept as it was made, in place of a run: for traces that are not
+/// everywhere at hand.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prediction {
+    /// The `summary.json` of its run.
+    pub summary: PathBuf,
+    /// The published results, CSV.
+    pub published: PathBuf,
 }
 
 /// An experiment that is held against published results.
@@ -41,6 +87,10 @@ pub struct Published {
     pub file: PathBuf,
     /// What was fitted to those results and what was not.
     pub note: String,
+    /// The policies whose gain is compared, if any is.
+    pub gain: Option<GainSettings>,
+    /// What was predicted before, in place of a run.
+    pub prediction: Option<Prediction>,
 }
 
 /// Names in measurements, and the files of the library that they stand for.
@@ -110,10 +160,15 @@ impl AccuracySettings {
             .validate()
             .map_err(|invalid| AccuracyError::Value { path: path.to_path_buf(), invalid })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let Self { models, steps, runs, further_runs, page, record, experiments, .. } =
+        let Self { models, steps, runs, further_runs, page, gains, record, experiments, .. } =
             &mut settings;
-        let experiments = experiments.iter_mut().map(|experiment| &mut experiment.file);
-        let further = further_runs.iter_mut().chain(experiments);
+        let experiments =
+            experiments.iter_mut().flat_map(|Published { file, prediction, .. }| {
+                let kept = prediction.iter_mut().flat_map(|p| [&mut p.summary, &mut p.published]);
+                [file].into_iter().chain(kept)
+            });
+        let gains = gains.iter_mut().flat_map(|gains| [&mut gains.page, &mut gains.figure]);
+        let further = further_runs.iter_mut().chain(experiments).chain(gains);
         for named in [models, steps, runs, page, record].into_iter().chain(further) {
             *named = joined(folder, named);
         }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   sim accuracy                  print every table
-  sim accuracy --write          write docs/accuracy.md and docs/accuracy.csv
+  sim accuracy --write          write docs/accuracy.md, .csv and docs/gains.md
   sim accuracy --check          fail if an error has grown
 
 Exit codes: 0 done, 1 an error has grown, 2 usage or input error.")]
@@ -42,6 +42,12 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
             write_file(file, accuracy.page(&settings.assumed).as_bytes())?;
             write_file(record, accuracy.record().to_csv().as_bytes())?;
             say(&format!("wrote {} and {}", file.display(), record.display()));
+            if let Some(gains) = &settings.gains {
+                let [file, figure] = [&gains.page, &gains.figure].map(|f| catalogue::writable(f));
+                write_file(&file, accuracy.gains_page(&gains.shown_as).as_bytes())?;
+                write_file(&figure, accuracy.gains_figure().svg.as_bytes())?;
+                say(&format!("wrote {} and {}", file.display(), figure.display()));
+            }
             return Ok(true);
         }
         return print(&accuracy.page(&settings.assumed)).map(|()| true);

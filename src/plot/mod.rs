@@ -9,6 +9,7 @@ mod cdf;
 mod drawing;
 mod figure;
 mod fleet_over_time;
+mod gains;
 mod heat;
 mod legend;
 mod over_time;
@@ -18,6 +19,7 @@ mod sheet;
 mod style;
 
 pub use figure::{DrawnFor, Figure};
+pub use gains::GainSheet;
 
 use crate::experiment::results::{Point, Summary};
 use crate::metrics::Metric;

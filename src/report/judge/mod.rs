@@ -6,6 +6,7 @@ pub mod answer;
 pub mod baseline;
 pub mod change;
 pub mod check;
+pub mod gains;
 pub mod published;
 pub mod state;
 pub mod terms;
