@@ -44,8 +44,8 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
             say(&format!("wrote {} and {}", file.display(), record.display()));
             if let Some(gains) = &settings.gains {
                 let [file, figure] = [&gains.page, &gains.figure].map(|f| catalogue::writable(f));
-                write_file(&file, accuracy.gains_page(&gains.shown_as).as_bytes())?;
-                write_file(&figure, accuracy.gains_figure().svg.as_bytes())?;
+                write_file(file, accuracy.gains_page(&gains.shown_as).as_bytes())?;
+                write_file(figure, accuracy.gains_figure().svg.as_bytes())?;
                 say(&format!("wrote {} and {}", file.display(), figure.display()));
             }
             return Ok(true);
