@@ -5,11 +5,13 @@ use super::data::{StepKind, Ttft, read_runs, read_steps};
 use super::deployments::{Replay, RunErrors, halves, names};
 use super::errors::Errors;
 use super::further_runs::FurtherRuns;
+use super::gains::PublishedGains;
 use super::published::PublishedErrors;
 use super::record::Record;
 use super::runs::Replays;
 use super::steps::Steps;
 use super::{AccuracyError, AccuracySettings};
+use crate::report::judge::gains::Gain;
 use std::collections::BTreeMap;
 
 /// All that is compared with measurements.
@@ -71,6 +73,12 @@ impl Accuracy {
             runs,
             further: further.map(|path| FurtherRuns::new(path, settings)).transpose()?,
         })
+    }
+
+    /// The publications whose gains are compared, and these.
+    pub fn gains(&self) -> Vec<(String, &[Gain])> {
+        let gains = self.published.iter().filter_map(|published| published.gains.as_ref());
+        gains.map(PublishedGains::named).collect()
     }
 
     /// The errors by name, so that a later version can be held to them.

@@ -1,33 +1,16 @@
 //! The page of gains: what a policy wins over another, predicted beside published.
 
-use super::comparison::Accuracy;
 use super::errors::Errors;
 use super::markdown::{Table, shown, signed};
 use super::record::Record;
 use super::settings::GainSettings;
 use crate::metrics::Metric;
-use crate::plot::{Figure, GainSheet};
 use crate::report::judge::gains::{Arms, Gain, Gains, Place};
 use crate::report::judge::published::Comparison;
 use std::fmt::Write;
 
 /// The error that is aimed for, percent, unless a publication scatters by more.
 const AIM: f64 = 15.0;
-
-/// What stands above the tables.
-const HEAD: &str = "\
-# Gains
-
-What KV-aware routing wins, load by load: predicted beside published. Made by `sim accuracy --write`; \
-`docs/accuracy.csv` has the mean errors for `sim accuracy --check`, which fails when one has grown.
-
-*Gain*: the baseline's time over the policy's, or the policy's throughput over the baseline's; above 1 the policy \
-is ahead. *Error*: predicted over published gain, minus 1. *Scatter*: how far repeats of a publication lie apart \
-where there are some, else 5 % (assumed). *Knee*: the first level whose time to the first token (mean, or median \
-where no mean is published) is more than twice that of the lowest level. What counts: throughput from the \
-baseline's knee on, times to the first token below it (mean and 90th percentile, or what is published of them); \
-of a publication of a single load both. Cells that contradict their own table do not count. The aim is a mean \
-absolute error of 15 %, or the scatter where that is more.";
 
 /// The gains of one experiment.
 #[derive(Clone, Debug)]
@@ -40,6 +23,11 @@ pub(super) struct PublishedGains {
 }
 
 impl PublishedGains {
+    /// The publication, and its gains.
+    pub(super) fn named(&self) -> (String, &[Gain]) {
+        (self.name.clone(), &self.gains.rows)
+    }
+
     /// `None` if `comparison` lacks one of the policies.
     pub(super) fn new(
         name: &str,
@@ -57,30 +45,13 @@ impl PublishedGains {
     }
 }
 
-impl Accuracy {
-    /// What policies win over others, predicted beside published, as a page of Markdown
-    /// that shows its figure as `figure`.
-    pub fn gains_page(&self, figure: &str) -> String {
-        self.gains().text(figure)
-    }
-
-    /// The figure on that page.
-    pub fn gains_figure(&self) -> Figure {
-        self.gains().figure()
-    }
-
-    fn gains(&self) -> GainPage<'_> {
-        GainPage(self.published.iter().filter_map(|published| published.gains.as_ref()).collect())
-    }
-}
-
 /// The gains of all experiments that name two policies.
-struct GainPage<'a>(Vec<&'a PublishedGains>);
+pub(super) struct GainPage<'a>(pub(super) Vec<&'a PublishedGains>);
 
 impl GainPage<'_> {
-    /// Markdown, with the figure at `figure` as seen from it.
-    fn text(&self, figure: &str) -> String {
-        let mut text = format!("{HEAD}\n\n![{}]({figure})\n\n", self.figure().alt);
+    /// Markdown below `head`.
+    pub(super) fn text(&self, head: &str) -> String {
+        let mut text = format!("{head}\n\n");
         let mut say = |paragraph: &str| {
             let _ = writeln!(text, "{paragraph}\n");
         };
@@ -96,13 +67,6 @@ impl GainPage<'_> {
             say(publication.table().markdown().trim_end());
         }
         format!("{}\n", text.trim_end())
-    }
-
-    /// Predicted against published gain.
-    fn figure(&self) -> Figure {
-        let publications =
-            self.0.iter().map(|p| (p.name.clone(), p.gains.rows.as_slice())).collect();
-        GainSheet { publications }.figure()
     }
 
     fn summary(&self) -> Table {
@@ -244,18 +208,17 @@ mod tests {
         let page = GainPage(vec![&gains]);
         // Below the knee a time without error, from it on a throughput a fifth short.
         assert_eq!(record.to_csv(), "error_of,count,mean_percent\n\"gain, small\",2,10.0\n");
-        insta::assert_snapshot!(page.text("gains.svg").split_once("## All publications").unwrap().1, @"");
-    }
-
-    #[test]
-    fn the_figure_has_a_mark_for_every_gain() {
-        let figure = GainPage(vec![&gains()]).figure();
-        assert_eq!(figure.name, "gains");
-        assert!(
-            figure.alt.ends_with("Of 2 gains that count, 1 lie within 15 % of the diagonal."),
-            "{}",
-            figure.alt
-        );
-        assert!(figure.svg.contains("published gain") && figure.png.len() > 1_000);
+        let text = page.text("# Gains");
+        for row in [
+            // Mean and bias of the two errors; every lead right.
+            "| small       | kv      | rr   | nothing |     2 |    10.0 |  -10.0 |    15 |    yes |            2 of 2 |",
+            "| small       | concurrency |   20 / 20 |       20 / 20 |      none |",
+            "| TTFT mean  |          10 |      2.00 |      2.00 |      |    +0.0 |    yes |",
+            "| throughput |          20 |      2.00 |      1.60 |      |   -20.0 |    yes |",
+        ] {
+            let cells = |line: &str| line.replace(' ', "");
+            assert!(text.lines().any(|line| cells(line) == cells(row)), "{row}\n{text}");
+        }
+        assert!(text.contains("### small\n\nOne run.\n\n|"));
     }
 }

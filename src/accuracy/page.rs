@@ -6,6 +6,7 @@ use super::data::Ttft;
 use super::deployments::{Replay, RunErrors};
 use super::errors::Errors;
 use super::further_runs::{FurtherErrors, FurtherRun, FurtherRuns, LISTED};
+use super::gains::GainPage;
 use super::markdown::{Table, shown, signed};
 use super::published::PublishedErrors;
 use crate::metrics;
@@ -29,6 +30,21 @@ deployment with a version are 2 to 7 % off); three runs of gpt-oss under TensorR
 each other (47.3 and 47.6 ms on four GPUs at 160 and 320 clients). Single runs: below.\n\n\
 Times to the first token are short by 40 % for most: prompts ran eagerly, under older kernels, and clients count what \
 servers and networks add; nothing was fitted to them.";
+
+/// What stands above the tables of gains.
+const GAINS: &str = "\
+# Gains
+
+What KV-aware routing wins, load by load: predicted beside published. Made by `sim accuracy --write`; \
+`docs/accuracy.csv` has the mean errors for `sim accuracy --check`, which fails when one has grown.
+
+*Gain*: the baseline's time over the policy's, or the policy's throughput over the baseline's; above 1 the policy \
+is ahead. *Error*: predicted over published gain, minus 1. *Scatter*: how far repeats of a publication lie apart \
+where there are some, else 5 % (assumed). *Knee*: the first level whose time to the first token (mean, or median \
+where no mean is published) is more than twice that of the lowest level. What counts: throughput from the \
+baseline's knee on, times to the first token below it (mean and 90th percentile, or what is published of them); \
+of a publication of a single load both. Cells that contradict their own table do not count. The aim is a mean \
+absolute error of 15 %, or the scatter where that is more.";
 
 impl Accuracy {
     /// All comparisons as a page of Markdown; `assumed` is what they rest on.
@@ -86,6 +102,15 @@ impl Accuracy {
         page.say("Prompt / output tokens x concurrency.");
         page.each_run(&self.runs);
         page.0
+    }
+
+    /// What policies win over others, predicted beside published, as a page of Markdown
+    /// that shows its figure as `figure`.
+    pub fn gains_page(&self, figure: &str) -> String {
+        let gains = self.published.iter().filter_map(|published| published.gains.as_ref());
+        let head =
+            format!("{GAINS}\n\n![Predicted against published gain of every load.]({figure})");
+        GainPage(gains.collect()).text(&head)
     }
 }
 

@@ -5,6 +5,7 @@ use super::talk::{self, print, say};
 use kv_router_sim::accuracy::{Accuracy, AccuracySettings, MARGIN_POINTS, Record};
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::write_file;
+use kv_router_sim::plot::GainSheet;
 use std::path::PathBuf;
 
 /// Compare simulated times with measured ones: steps and serving runs
@@ -44,8 +45,9 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
             say(&format!("wrote {} and {}", file.display(), record.display()));
             if let Some(gains) = &settings.gains {
                 let [file, figure] = [&gains.page, &gains.figure].map(|f| catalogue::writable(f));
+                let drawn = GainSheet { publications: accuracy.gains() };
                 write_file(file, accuracy.gains_page(&gains.shown_as).as_bytes())?;
-                write_file(figure, accuracy.gains_figure().svg.as_bytes())?;
+                write_file(figure, drawn.figure().svg.as_bytes())?;
                 say(&format!("wrote {} and {}", file.display(), figure.display()));
             }
             return Ok(true);

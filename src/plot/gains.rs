@@ -5,7 +5,7 @@ use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::list;
 use super::figure::Figure;
 use super::legend::{Legend, Sample};
-use super::scale::{Kind, Scale};
+use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet};
 use super::style::{INK, Look, MARGIN, PAPER, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::report::judge::gains::Gain;
@@ -76,7 +76,7 @@ impl GainSheet<'_> {
         let shown = self.shown(is_time);
         // One scale for both, so that the diagonal is one.
         let values = shown.iter().flat_map(|(_, row)| [row.published, row.predicted]);
-        let scale = Scale::for_y(values.chain([1.0]), Kind::Time);
+        let scale = Scale::for_y(values.chain([1.0]), ScaleKind::Time);
         let widest = scale.ticks.iter().map(|t| text_width(&t.label, SMALL_SIZE));
         let plot = Plot {
             left: left + widest.fold(0.0, f64::max) + 10.0,
@@ -167,5 +167,34 @@ impl Sheet for GainSheet<'_> {
             self.draw_panel(canvas, panel, (left, top), right)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_gain_is_in_the_panel_of_its_metric() {
+        let gain = |metric: &str, published: f64, predicted: f64, is_counted: bool| Gain {
+            metric: metric.to_owned(),
+            x: 1.0,
+            published,
+            predicted,
+            interval: Some([0.9 * predicted, 1.1 * predicted]),
+            is_counted,
+        };
+        let rows = [
+            gain("ttft_ms_mean", 2.0, 2.1, true),
+            gain("ttft_ms_p90", 300.0, 100.0, false),
+            gain("output_tokens_per_s", 2.6, 2.0, true),
+            gain("e2e_ms_p50", 1.5, 1.5, true),
+        ];
+        let sheet = GainSheet { publications: vec![("one".to_owned(), &rows[..])] };
+        assert_eq!([true, false].map(|is_time| sheet.shown(is_time).len()), [2, 1]);
+        let figure = sheet.figure();
+        assert_eq!(figure.name, "gains");
+        assert!(figure.alt.contains("Of 3 gains that count, 2 lie within 15 %"), "{}", figure.alt);
+        assert!(figure.svg.contains("published gain") && figure.png.len() > 1_000);
     }
 }
