@@ -45,9 +45,9 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
             say(&format!("wrote {} and {}", file.display(), record.display()));
             if let Some(gains) = &settings.gains {
                 let [file, figure] = [&gains.page, &gains.figure].map(|f| catalogue::writable(f));
-                let drawn = GainSheet { publications: accuracy.gains() };
+                let sheet = GainSheet { publications: accuracy.gains() };
                 write_file(file, accuracy.gains_page(&gains.shown_as).as_bytes())?;
-                write_file(figure, drawn.figure().svg.as_bytes())?;
+                write_file(figure, sheet.drawn().svg.as_bytes())?;
                 say(&format!("wrote {} and {}", file.display(), figure.display()));
             }
             return Ok(true);
