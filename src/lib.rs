@@ -97,6 +97,9 @@ pub mod time;
 mod tournament;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod truth;
+#[cfg(feature = "ui")]
+#[cfg_attr(not(internals), doc(hidden))]
+pub mod ui;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod workload;
 

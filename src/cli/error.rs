@@ -48,6 +48,9 @@ pub(super) enum CliError {
     #[cfg(feature = "live")]
     #[error("{0}{hint}", hint = way_out_of_server(.0))]
     Server(#[from] kv_router_sim::fleet::servers::ServerError),
+    #[cfg(feature = "ui")]
+    #[error("{0}{hint}", hint = way_out_of_ui(.0))]
+    Ui(#[from] kv_router_sim::ui::UiError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -71,6 +74,18 @@ fn way_out_of_run(error: &RunError) -> &'static str {
     match error {
         RunError::Threads { .. } => "; use a smaller --jobs",
         RunError::Journal(error) => way_out_of_store(error),
+        _ => "",
+    }
+}
+
+#[cfg(feature = "ui")]
+fn way_out_of_ui(error: &kv_router_sim::ui::UiError) -> &'static str {
+    use kv_router_sim::ui::UiError;
+    match error {
+        UiError::Listen { .. } => {
+            "; choose another port with --port, or any free one with --port 0"
+        }
+        UiError::Setting(wrong) if wrong.key == "sweep" => "; --set changes the experiment",
         _ => "",
     }
 }

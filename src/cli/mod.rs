@@ -31,6 +31,8 @@ mod sweep;
 mod talk;
 mod timeline;
 mod trace;
+#[cfg(feature = "ui")]
+mod ui;
 
 use accuracy::AccuracyArgs;
 use calibrate::CalibrateArgs;
@@ -58,6 +60,8 @@ use sweep::SweepArgs;
 use talk::Verbosity;
 use timeline::TimelineArgs;
 use trace::TraceCommand;
+#[cfg(feature = "ui")]
+use ui::UiArgs;
 
 /// Exit code of a declared check that failed.
 const CHECK_FAILED: u8 = 1;
@@ -108,6 +112,8 @@ enum Command {
     Merge(MergeArgs),
     Frontier(FrontierArgs),
     Compare(CompareArgs),
+    #[cfg(feature = "ui")]
+    Ui(UiArgs),
     #[cfg(feature = "live")]
     Live(LiveArgs),
     #[cfg(feature = "live")]
@@ -152,6 +158,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(args, traces).map(|()| true),
         Command::Merge(args) => shards::merge(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
+        #[cfg(feature = "ui")]
+        Command::Ui(args) => ui::run(args, traces).map(|()| true),
         #[cfg(feature = "live")]
         Command::Live(args) => live::live(args, traces, api_key()).map(|()| true),
         Command::Compare(args) => compare::run(args).map(|()| true),

@@ -114,7 +114,8 @@ pub(super) fn too_late(document: &Document, at: SimDuration, end: SimDuration) -
     document.invalid(&format!("control[{index}]"), Invalid::new("at", Shown(at), allowed))
 }
 
-fn check(control: &Control, settings: &Settings) -> Result<(), Invalid> {
+/// Refuses what simulations of `settings` cannot do, whenever it comes.
+pub(crate) fn check(control: &Control, settings: &Settings) -> Result<(), Invalid> {
     match control {
         Control::Load { concurrency, .. } => {
             let is_closed = settings.workload.concurrency().is_some();

@@ -91,6 +91,11 @@ impl Document {
         Ok(document)
     }
 
+    /// The experiment's file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// The folder of the experiment's file.
     pub(super) fn folder(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))

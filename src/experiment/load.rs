@@ -129,6 +129,12 @@ impl Experiment {
         self.document.optional("published")
     }
 
+    /// Where it came from: on disk, or among the files that come with the program.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub fn file(&self) -> &Path {
+        self.document.file()
+    }
+
     /// The folder that the path at this key is relative to: that of the file that
     /// gives it.
     #[cfg_attr(not(internals), doc(hidden))]

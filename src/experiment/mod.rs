@@ -34,6 +34,8 @@ mod sweep;
 pub mod timeline;
 
 pub use cluster::ClusterSettings;
+#[cfg(feature = "ui")]
+pub(crate) use controls::check as check_control;
 pub use error::ExperimentError;
 pub use files::{StoreError, check_writable, write_file, write_file_with};
 pub use journal::{Journal, JournalError};

@@ -128,7 +128,7 @@ fn steerable<'a>(
     let front_ends = front_ends(settings, seed, |policy| policy);
     let fleet = simulated_fleet(settings, &front_ends, true);
     let parts = (fleet, workload, front_ends);
-    prepare(settings, levels, parts, (seed, watch)).policies(policies(settings, seed))
+    prepare(settings, levels, parts, (seed, watch), true).policies(policies(settings, seed))
 }
 
 impl RunSpec {
@@ -207,7 +207,8 @@ pub(crate) fn play<F: Fleet>(
     parts: (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
     (seed, watch): (u64, Watch),
 ) -> Result<(RunOutcome, F), Stuck> {
-    let mut simulation = prepare(settings, scheduled(settings, levels), parts, (seed, watch));
+    let levels = scheduled(settings, levels);
+    let mut simulation = prepare(settings, levels, parts, (seed, watch), false);
     simulation.advance(SimTime::MAX)?;
     let Outcome { mut levels, decision, mut recorder, fleet } = simulation.finish();
     for (name, count) in settings.source.counts() {
@@ -232,16 +233,19 @@ fn scheduled(settings: &Settings, levels: &[u32]) -> Vec<ScheduledLevel> {
     (0..).zip(stages).map(level).collect()
 }
 
+/// `may_change` where workers may be changed though nothing is planned: clients that send
+/// lost requests again must be there from the start.
 fn prepare<'a, F: Fleet>(
     settings: &Settings,
     levels: Vec<ScheduledLevel>,
     (fleet, mut workload, front_ends): (F, Box<dyn Workload + 'a>, Vec<FrontEnd>),
     (seed, watch): (u64, Watch),
+    may_change: bool,
 ) -> Simulation<'a, F> {
     let measure = &settings.measure;
     let plan = settings.plan();
     let pools = &settings.pools;
-    if plan.failover.retries > 0 && !plan.is_empty() {
+    if plan.failover.retries > 0 && (may_change || !plan.is_empty()) {
         let FailoverSettings { retries, retry_pause, .. } = plan.failover;
         workload = Box::new(Retries::new(workload, retries, retry_pause));
     }

@@ -21,6 +21,7 @@ mod window;
 pub use record::{End, Handover, Metrics, RequestRecord, Stay};
 pub use spread::InflightSpread;
 pub use trailing::Recent;
+pub(crate) use trailing::RecentWorker;
 pub use why::RequestWhy;
 pub use window::{Curves, Level, Quantiles, SHARES, Slo};
 
@@ -120,9 +121,13 @@ impl Recorder {
         self.trailing.as_ref().map(|trailing| trailing.recent(now))
     }
 
-    /// Mean time, in milliseconds, that requests waited at `worker` in that time.
-    pub fn recent_queue_ms(&self, now: SimTime, worker: WorkerId) -> Option<f64> {
-        self.trailing.as_ref()?.queue_ms(now, worker)
+    /// As [`recent`](Self::recent), of each of the first `workers` workers; nothing
+    /// unless it is kept.
+    pub(crate) fn recent_by_worker(&self, now: SimTime, workers: usize) -> Vec<RecentWorker> {
+        match &self.trailing {
+            Some(trailing) => trailing.by_worker(now, workers),
+            None => vec![RecentWorker::default(); workers],
+        }
     }
 
     /// Requests whose first token came.

@@ -19,14 +19,31 @@ pub struct Recent {
     pub ttft_ms_p95: Option<f64>,
     /// Mean over finished requests of their mean time between tokens.
     pub itl_ms_mean: Option<f64>,
+    /// Median over finished requests of their mean time between tokens.
+    pub itl_ms_p50: Option<f64>,
     /// 95th percentile over finished requests of their mean time between tokens.
     pub itl_ms_p95: Option<f64>,
+    /// Median time from sending to last token, of finished requests.
+    pub e2e_ms_p50: Option<f64>,
+    /// 95th percentile of that.
+    pub e2e_ms_p95: Option<f64>,
     /// Requests finished a second.
     pub requests_per_s: f64,
     /// Cached prompt tokens over all prompt tokens, of finished requests.
     pub hit_ratio: Option<f64>,
     /// Rejected and failed requests over all that ended.
     pub error_ratio: Option<f64>,
+}
+
+/// What one worker has shown over a trailing time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct RecentWorker {
+    /// Mean time, in milliseconds, from dispatch to the first batch, of requests whose
+    /// first token came.
+    pub(crate) queue_ms: Option<f64>,
+    /// Cached prompt tokens over all prompt tokens, of finished requests that were sent
+    /// there first.
+    pub(crate) hit_ratio: Option<f64>,
 }
 
 /// See the module.
@@ -49,6 +66,8 @@ struct FirstToken {
 struct Ended {
     at: SimTime,
     is_served: bool,
+    e2e: SimDuration,
+    worker: Option<WorkerId>,
     itl: Option<SimDuration>,
     cached_tokens: u32,
     prompt_tokens: u32,
@@ -77,7 +96,9 @@ impl Trailing {
         };
         let itl = record.first_token.filter(|_| gaps > 0).map(|first| (now - first) / gaps);
         let RequestRecord { cached_tokens, prompt_tokens, .. } = *record;
-        self.ends.push_back(Ended { at: now, is_served, itl, cached_tokens, prompt_tokens });
+        let (e2e, worker) = (now - record.sent, record.dispatched.map(|(_, worker)| worker));
+        let ended = Ended { at: now, is_served, e2e, worker, itl, cached_tokens, prompt_tokens };
+        self.ends.push_back(ended);
         self.drop_past(now);
     }
 
@@ -107,6 +128,7 @@ impl Trailing {
         let ends = || self.ends.iter().filter(|end| end.at >= from);
         let served = || ends().filter(|end| end.is_served);
         let mut itl: Vec<u64> = served().filter_map(|end| Some(end.itl?.as_ps())).collect();
+        let mut e2e: Vec<u64> = served().map(|end| end.e2e.as_ps()).collect();
         let itl_ms: Vec<f64> = itl.iter().map(|&ps| ms(ps)).collect();
         let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
         let sum = |of: fn(&Ended) -> u32| served().map(|end| f64::from(of(end))).sum::<f64>();
@@ -116,18 +138,45 @@ impl Trailing {
             ttft_ms_p50: quantiles(&mut ttft, 0.5),
             ttft_ms_p95: quantiles(&mut ttft, 0.95),
             itl_ms_mean: stats::mean(&itl_ms),
+            itl_ms_p50: quantiles(&mut itl, 0.5),
             itl_ms_p95: quantiles(&mut itl, 0.95),
+            e2e_ms_p50: quantiles(&mut e2e, 0.5),
+            e2e_ms_p95: quantiles(&mut e2e, 0.95),
             requests_per_s: ratio(served_count, over.as_secs()).unwrap_or(0.0),
             hit_ratio: ratio(sum(|end| end.cached_tokens), sum(|end| end.prompt_tokens)),
             error_ratio: ratio(all - served_count, all),
         }
     }
 
-    /// Mean time, in milliseconds, from dispatch to the first batch at `worker`.
-    pub(super) fn queue_ms(&self, now: SimTime, worker: WorkerId) -> Option<f64> {
+    /// The first `workers` workers, one by one.
+    pub(super) fn by_worker(&self, now: SimTime, workers: usize) -> Vec<RecentWorker> {
         let from = self.from(now);
-        let here = self.first_tokens.iter().filter(|first| first.at >= from);
-        let here = here.filter(|first| first.worker == worker);
-        stats::mean(&here.map(|first| first.queued.as_millis()).collect::<Vec<f64>>())
+        let mut sums = vec![Sums::default(); workers];
+        for first in self.first_tokens.iter().filter(|first| first.at >= from) {
+            let sums = &mut sums[first.worker.index()];
+            sums.queue_ms += first.queued.as_millis();
+            sums.firsts += 1.0;
+        }
+        for end in self.ends.iter().filter(|end| end.at >= from && end.is_served) {
+            let Some(worker) = end.worker else { continue };
+            let sums = &mut sums[worker.index()];
+            sums.cached += f64::from(end.cached_tokens);
+            sums.prompts += f64::from(end.prompt_tokens);
+        }
+        let ratio = |part: f64, whole: f64| (whole > 0.0).then(|| part / whole);
+        let recent = |sums: &Sums| RecentWorker {
+            queue_ms: ratio(sums.queue_ms, sums.firsts),
+            hit_ratio: ratio(sums.cached, sums.prompts),
+        };
+        sums.iter().map(recent).collect()
     }
+}
+
+/// Of one worker.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    queue_ms: f64,
+    firsts: f64,
+    cached: f64,
+    prompts: f64,
 }

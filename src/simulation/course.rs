@@ -205,7 +205,7 @@ impl<F: Fleet> Simulation<'_, F> {
     pub(super) fn take_gauges(&mut self) -> Vec<Gauges> {
         let gauges = self.fleet.gauges(self.now);
         let gaps = self.fleet.take_token_gaps(self.now);
-        self.count_gaps(gaps.count());
+        self.count_gaps(&gaps);
         if let Some(course) = &mut self.course {
             course.gaps.merge(&gaps);
         }

@@ -369,6 +369,11 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         self.course.as_ref().is_some_and(Course::is_over)
     }
 
+    /// The digest so far: that of a simulation that ends at the clock's time.
+    pub fn digest(&self) -> [u8; 32] {
+        self.recorder.digest()
+    }
+
     /// Ends the simulation at its clock's time. A window that has not ended is left out.
     pub fn finish(self) -> Outcome<F> {
         let levels = self.course.map_or(Vec::new(), Course::into_levels);

@@ -5,6 +5,7 @@ use super::requests::Whereabouts;
 use crate::fleet::Fleet;
 use crate::id::WorkerId;
 pub use crate::recorder::Recent;
+use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
 use std::collections::VecDeque;
 
@@ -24,6 +25,11 @@ pub struct Snapshot {
     /// Output tokens a second over that time and up to a tenth of it more; `None`
     /// unless it is watched.
     pub output_tokens_per_s: Option<f64>,
+    /// Median of the times between two tokens of a request, in milliseconds, over that
+    /// time and up to a tenth of it more; `None` unless it is watched.
+    pub gap_ms_p50: Option<f64>,
+    /// 95th percentile of that.
+    pub gap_ms_p95: Option<f64>,
     /// The workers, in order of id.
     pub workers: Vec<WorkerSnapshot>,
 }
@@ -45,6 +51,9 @@ pub struct WorkerSnapshot {
     /// Mean time from dispatch to the first batch, in milliseconds, of requests whose
     /// first token came in the time that is watched.
     pub queue_ms: Option<f64>,
+    /// Cached prompt tokens over all prompt tokens, of requests that were sent there first
+    /// and finished in the time that is watched.
+    pub hit_ratio: Option<f64>,
 }
 
 /// So many samples are taken in the time that is watched.
@@ -57,7 +66,18 @@ pub(super) struct Samples {
     next: SimTime,
     /// Output tokens up to the last look at the fleet, without first ones.
     tokens: u64,
-    taken: VecDeque<(SimTime, u64)>,
+    /// Gaps between tokens since the last sample.
+    gaps: Histogram,
+    taken: VecDeque<Sample>,
+}
+
+#[derive(Debug)]
+struct Sample {
+    at: SimTime,
+    /// Output tokens up to then.
+    tokens: u64,
+    /// Gaps between tokens since the sample before.
+    gaps: Histogram,
 }
 
 impl Samples {
@@ -80,8 +100,10 @@ impl<F: Fleet> Simulation<'_, F> {
     pub fn watch(&mut self, over: SimDuration) {
         assert!(!over.is_zero(), "a time to be watched");
         self.recorder.keep_trailing(over);
+        // Gaps of the time before are not of the time that is watched.
+        let _gauges = self.take_gauges();
         let (next, taken) = (self.now, VecDeque::new());
-        self.samples = Some(Samples { over, next, tokens: 0, taken });
+        self.samples = Some(Samples { over, next, tokens: 0, gaps: Histogram::new(), taken });
     }
 
     /// What a dashboard would show now. Looking changes nothing in the run.
@@ -104,6 +126,7 @@ impl<F: Fleet> Simulation<'_, F> {
             }
         }
         let known = self.front_ends[0].workers();
+        let recent = self.recorder.recent_by_worker(now, gauges.len());
         let worker = |(id, gauges): (u32, &crate::engine::Gauges)| {
             let at = WorkerId(id).index();
             WorkerSnapshot {
@@ -112,15 +135,20 @@ impl<F: Fleet> Simulation<'_, F> {
                 waiting: gauges.waiting,
                 used_blocks: gauges.used_blocks,
                 inflight: inflight[at],
-                queue_ms: self.recorder.recent_queue_ms(now, WorkerId(id)),
+                queue_ms: recent[at].queue_ms,
+                hit_ratio: recent[at].hit_ratio,
             }
         };
+        let gaps = self.recent_gaps();
+        let gap_ms = |q: f64| gaps.as_ref().and_then(|gaps| Some(gaps.quantile(q)? / 1e9));
         Snapshot {
             at: now,
             live_requests: self.requests.live(),
             held_requests: self.requests.held(),
             recent: self.recorder.recent(now),
             output_tokens_per_s: self.output_tokens_per_s(),
+            gap_ms_p50: gap_ms(0.5),
+            gap_ms_p95: gap_ms(0.95),
             workers: (0..).zip(&gauges).map(worker).collect(),
         }
     }
@@ -131,32 +159,50 @@ impl<F: Fleet> Simulation<'_, F> {
         gaps + self.recorder.first_tokens()
     }
 
+    /// When the time that is watched begins.
+    fn watched_from(&self, samples: &Samples) -> SimTime {
+        SimTime::from_ps(self.now.as_ps().saturating_sub(samples.over.as_ps()))
+    }
+
     fn output_tokens_per_s(&self) -> Option<f64> {
         let samples = self.samples.as_ref()?;
-        let from = SimTime::from_ps(self.now.as_ps().saturating_sub(samples.over.as_ps()));
-        let past = samples.taken.iter().rev().find(|(at, _)| *at <= from);
-        let &(at, tokens) = past.or(samples.taken.front())?;
+        let from = self.watched_from(samples);
+        let past = samples.taken.iter().rev().find(|sample| sample.at <= from);
+        let &Sample { at, tokens, .. } = past.or(samples.taken.front())?;
         let seconds = (self.now - at).as_secs();
         (seconds > 0.0).then(|| (self.output_tokens() - tokens) as f64 / seconds)
+    }
+
+    /// Gaps between tokens in the time that is watched.
+    fn recent_gaps(&self) -> Option<Histogram> {
+        let samples = self.samples.as_ref()?;
+        let from = self.watched_from(samples);
+        let mut gaps = samples.gaps.clone();
+        for sample in samples.taken.iter().filter(|sample| sample.at > from) {
+            gaps.merge(&sample.gaps);
+        }
+        Some(gaps)
     }
 
     /// Counts tokens now, and sets the next time.
     pub(super) fn sample(&mut self) {
         let _gauges = self.take_gauges();
-        let (now, tokens) = (self.now, self.output_tokens());
+        let (at, tokens) = (self.now, self.output_tokens());
         let Some(samples) = &mut self.samples else { return };
         let every = SimDuration::from_ps((samples.over.as_ps() / SAMPLES).max(1));
-        samples.next = now + every;
-        samples.taken.push_back((now, tokens));
-        while samples.taken.get(1).is_some_and(|(at, _)| *at + samples.over <= now) {
+        samples.next = at + every;
+        let gaps = std::mem::take(&mut samples.gaps);
+        samples.taken.push_back(Sample { at, tokens, gaps });
+        while samples.taken.get(1).is_some_and(|sample| sample.at + samples.over <= at) {
             samples.taken.pop_front();
         }
     }
 
-    /// So many gaps between tokens were taken from the fleet.
-    pub(super) fn count_gaps(&mut self, gaps: u64) {
+    /// These gaps between tokens were taken from the fleet.
+    pub(super) fn count_gaps(&mut self, gaps: &Histogram) {
         if let Some(samples) = &mut self.samples {
-            samples.tokens += gaps;
+            samples.tokens += gaps.count();
+            samples.gaps.merge(gaps);
         }
     }
 }

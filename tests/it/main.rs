@@ -34,6 +34,8 @@ mod operators;
 mod output_blocks;
 mod own_policies;
 mod packages;
+#[cfg(feature = "ui")]
+mod page;
 mod pieces;
 mod pools;
 mod prefix_oracle;

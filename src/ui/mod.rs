@@ -1,0 +1,127 @@
+//! The live page: an experiment's policies side by side, in a browser, while load, routers
+//! and workers are changed by hand.
+//!
+//! One thread owns the simulations (`engine`) and puts time into all of them in lock step
+//! (`session`). It leaves what is to be seen in one place (`hub`), from where browsers are
+//! served, however slowly they read. A session is the text of an experiment (`plan`): what
+//! was done in it is kept as `[[control]]`, so that it can be run again.
+
+// The clock of the wall is what a live page goes by.
+#![allow(clippy::disallowed_methods)]
+
+mod baselines;
+mod engine;
+mod guard;
+mod hub;
+mod metrics;
+mod plan;
+mod routes;
+mod session;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use crate::experiment::{Experiment, ExperimentError};
+use crate::report::view::published::{Published, PublishedError};
+use crate::settings::Invalid;
+use engine::{Engine, Line};
+use guard::Guard;
+use hub::Hub;
+use plan::Plan;
+use routes::{Desk, router};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+
+/// How to show a session.
+#[derive(Clone, Debug, Default)]
+pub struct UiOptions {
+    /// The port on this machine; 0: one that is free.
+    pub port: u16,
+    /// Folder of public traces.
+    pub traces: Option<PathBuf>,
+}
+
+/// What cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum UiError {
+    /// The experiment of the session is wrong.
+    #[error(transparent)]
+    Experiment(#[from] ExperimentError),
+    /// The published numbers are.
+    #[error(transparent)]
+    Published(#[from] PublishedError),
+    /// A setting will not do.
+    #[error(transparent)]
+    Setting(#[from] Invalid),
+    /// The port cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// The operating system gives no threads.
+    #[error("cannot start: {0}")]
+    Start(String),
+}
+
+/// A session that is being shown, until this is dropped.
+#[derive(Debug)]
+pub struct Shown {
+    address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Shown {
+    /// Where the page is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Shows a session of `experiment`: the arms are what it sweeps beside the load.
+///
+/// # Errors
+/// If it cannot be one, or the port is taken.
+pub fn show(experiment: &Experiment, options: &UiOptions) -> Result<Shown, UiError> {
+    let file = experiment.file().to_owned();
+    let plan = Plan::new(experiment, file, options.traces.clone())?;
+    let published = Published::of(experiment)?;
+    let start = |error: std::io::Error| UiError::Start(error.to_string());
+    let runtime =
+        Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(start)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+    let taken = |error: std::io::Error| UiError::Listen { address, reason: error.to_string() };
+    let listener = runtime.block_on(TcpListener::bind(address)).map_err(taken)?;
+    let address = listener.local_addr().map_err(taken)?;
+    let hub = Arc::new(Hub::new());
+    let (asks, heard) = mpsc::channel();
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let (of_engine, of_baselines) = (Arc::clone(&hub), Arc::clone(&hub));
+    let swept = plan.clone();
+    // Policies need not be Send, so the thread makes its own.
+    thread("sim-session")
+        .spawn(move || Engine::new(plan, published, of_engine).run(&heard))
+        .map_err(start)?;
+    thread("sim-baselines")
+        .spawn(move || of_baselines.set_baselines(baselines::baselines(&swept)))
+        .map_err(start)?;
+    let app = router(Desk::new(Line::new(asks), hub), Guard::of(address));
+    runtime.spawn(async move {
+        // It ends with the runtime.
+        let _ = axum::serve(listener, app).await;
+    });
+    Ok(Shown { address, runtime: Some(runtime) })
+}

@@ -1,0 +1,230 @@
+//! The live page over HTTP, as a browser and as others would ask it.
+
+use super::program::EXPERIMENT;
+use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+use kv_router_sim::ui::{Shown, UiOptions, show};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn begin() -> Shown {
+    let experiment =
+        Experiment::parse(Path::new("small.toml"), EXPERIMENT, &LoadOptions::default());
+    show(&experiment.expect("valid"), &UiOptions::default()).expect("a free port")
+}
+
+/// Status and body of the answer to a request with these headers beside its length.
+fn ask(page: &Shown, what: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(page.address()).expect("it listens");
+    let patience = Some(Duration::from_secs(30));
+    stream.set_read_timeout(patience).expect("a timeout");
+    let length = body.len().to_string();
+    let all =
+        headers.iter().copied().chain([("content-length", &*length), ("connection", "close")]);
+    let lines: String = all.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(stream, "{what} HTTP/1.1\r\n{lines}\r\n{body}").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    assert!(head.contains("x-frame-options: DENY"), "{head}");
+    (status, body.to_owned())
+}
+
+fn get(page: &Shown, path: &str) -> (u16, String) {
+    ask(page, &format!("GET {path}"), &[("host", &page.address().to_string())], "")
+}
+
+fn act(page: &Shown, what: &Value) -> (u16, Value) {
+    let host = page.address().to_string();
+    let headers = [("host", &*host), ("content-type", "application/json")];
+    let (status, body) = ask(page, "POST /api/do", &headers, &what.to_string());
+    (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+}
+
+/// The events of a stream by name, as they come.
+fn events(page: &Shown) -> impl Iterator<Item = (String, Value)> + use<> {
+    let mut stream = TcpStream::connect(page.address()).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
+    write!(stream, "GET /api/events HTTP/1.1\r\nhost: {}\r\n\r\n", page.address()).expect("sent");
+    let mut lines = BufReader::new(stream).lines();
+    let mut name = String::new();
+    let begin = Instant::now();
+    std::iter::from_fn(move || {
+        // Something comes all the time, to keep the connection open.
+        while begin.elapsed() < Duration::from_secs(120) {
+            let line = lines.next()?.ok()?;
+            if let Some(event) = line.strip_prefix("event: ") {
+                event.clone_into(&mut name);
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                return Some((name.clone(), serde_json::from_str(data).expect("JSON")));
+            }
+        }
+        None
+    })
+}
+
+/// The next frame that will do.
+fn frame(
+    events: &mut impl Iterator<Item = (String, Value)>,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let mut frames = events.filter(|(name, _)| name == "frame").map(|(_, frame)| frame);
+    frames.find(|frame| wanted(&frame["now"])).expect("such a frame comes")
+}
+
+fn refusal(page: &Shown, what: &Value) -> String {
+    let (status, body) = act(page, what);
+    assert_eq!(status, 400, "{body}");
+    body["error"].as_str().expect("an error").to_owned()
+}
+
+#[test]
+fn a_session_is_steered_saved_and_restored() {
+    let page = begin();
+    let (status, html) = get(&page, "/");
+    assert_eq!(status, 200);
+    assert!(html.contains("Content-Security-Policy") && html.len() > 50_000);
+
+    let mut heard = events(&page);
+    let (name, hello) = heard.next().expect("a first event");
+    assert_eq!(
+        (&*name, &hello["load"], &hello["loads"]),
+        ("hello", &json!("concurrency"), &json!([2.0, 4.0]))
+    );
+    assert_eq!(hello["arms"][1]["name"], "kv");
+
+    assert_eq!(act(&page, &json!({ "do": "pause" })).0, 200);
+    assert_eq!(act(&page, &json!({ "do": "restart", "seed": 3 })).0, 200);
+    assert_eq!(act(&page, &json!({ "do": "step", "by": "10s" })).0, 200);
+    let at_ten = |now: &Value| now["t"] == 10.0 && now["paused"] == true && now["seed"] == 3;
+    frame(&mut heard, at_ten);
+    let load = json!({ "do": "control", "control": { "what": "load", "concurrency": 9 } });
+    assert_eq!(act(&page, &load), (200, json!({ "refused": [] })));
+    let weight = json!({ "what": "parameter", "key": "overlap_weight", "value": 2.5 });
+    let (status, body) = act(&page, &json!({ "do": "control", "control": weight }));
+    assert_eq!(status, 200);
+    assert_eq!(body["refused"][0]["arm"], 0, "round robin has no such parameter: {body}");
+    let crash = json!({ "what": "crash", "worker": 1, "restart_after": "2s" });
+    assert_eq!(act(&page, &json!({ "do": "control", "arm": 1, "control": crash })).0, 200);
+    assert_eq!(act(&page, &json!({ "do": "step", "by": "5s" })).0, 200);
+    let later = frame(&mut heard, |now| now["t"] == 15.0 && now["paused"] == true);
+    assert_eq!(later["now"]["moves"], 3);
+    assert_eq!(later["now"]["arms"][1]["parameters"]["overlap_weight"], 2.5);
+    let last = later["now"]["arms"][1]["last"].as_array().expect("requests");
+    let request = last.last().expect("one has ended")["id"].clone();
+
+    // What is saved replays to the digest that it names.
+    let (status, text) = get(&page, "/api/experiment.toml");
+    assert_eq!(status, 200, "{text}");
+    let experiment = Experiment::parse(Path::new("s.toml"), &text, &LoadOptions::default());
+    let experiment = experiment.unwrap_or_else(|wrong| panic!("{wrong}\n{text}"));
+    let digest =
+        run(&experiment, RunOptions::default().jobs(1)).expect("it runs").summary.provenance.digest;
+    assert!(text.contains(&digest), "{digest}\n{text}");
+
+    let (status, why) = get(&page, &format!("/api/explain?arm=1&request={request}"));
+    assert_eq!(status, 200, "{why}");
+    assert!(why.contains(&format!("request {request}: turn")), "{why}");
+
+    // A link brings back the state, in a session that has gone on.
+    let (_, link) = get(&page, "/api/link");
+    let mut link: Value = serde_json::from_str(&link).expect("JSON");
+    act(&page, &json!({ "do": "restart", "seed": 1 }));
+    frame(&mut heard, |now| now["seed"] == 1);
+    link["do"] = json!("restore");
+    assert_eq!(act(&page, &link).0, 200);
+    let restored = |now: &Value| now["t"] == 15.0 && now["paused"] == true && now["seed"] == 3;
+    assert_eq!(frame(&mut heard, restored)["now"]["moves"], 3);
+    let (_, again) = get(&page, "/api/experiment.toml");
+    assert_eq!(again, text);
+
+    // A browser that comes later sees the same.
+    let mut second = events(&page);
+    let seen = frame(&mut second, restored);
+    assert_eq!(seen["samples"].as_array().map(Vec::is_empty), Some(false));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_a_reason() {
+    let page = begin();
+    for (what, expected) in [
+        (json!({ "do": "fly" }), "unknown variant `fly`"),
+        (json!({ "do": "pace", "speed": 0 }), "speed = 0: must be a number from 0.01"),
+        (json!({ "do": "step", "by": "3" }), "by: \"3\" is not a duration"),
+        (json!({ "do": "step", "by": "30h" }), "by = \"30h\": must be from"),
+        (json!({ "do": "window", "over": "0s" }), "over = \"0s\": must be from 1 s"),
+        (json!({ "do": "preset", "name": "x" }), "\"x\" is no preset"),
+        (json!({ "do": "control", "control": { "what": "load" } }), "concurrency = nothing"),
+        (
+            json!({ "do": "control", "control": { "what": "load", "concurrency": 2_000_000 } }),
+            "concurrency = 2000000: must be from 0 to 1000000",
+        ),
+        (json!({ "do": "control", "control": { "what": "rate", "rate": 3 } }), "what = \"rate\""),
+        (
+            json!({ "do": "control", "arm": 7, "control": { "what": "load", "concurrency": 2 } }),
+            "arm = 7: must be from 0 to 1",
+        ),
+        (json!({ "do": "control", "control": { "what": "crash", "worker": 77 } }), "worker = 77"),
+        (
+            json!({ "do": "control", "control": { "what": "policy", "policy": "kvv" } }),
+            "did you mean \"kv\"?",
+        ),
+        (
+            json!({ "do": "restore", "seed": 1, "at": "1s", "moves": [{ "arm": 9, "at": "0s", "what": "marker", "note": "x" }] }),
+            "arm",
+        ),
+    ] {
+        let error = refusal(&page, &what);
+        assert!(error.contains(expected), "{what}: {error}");
+    }
+    let (status, why) = get(&page, "/api/explain?arm=0&request=999999");
+    assert_eq!(status, 400, "{why}");
+    assert_eq!(get(&page, "/nothing").0, 404);
+}
+
+#[test]
+fn another_page_can_neither_look_nor_steer() {
+    let page = begin();
+    let host = page.address().to_string();
+    let load =
+        json!({ "do": "control", "control": { "what": "load", "concurrency": 9 } }).to_string();
+    let post = |headers: &[(&str, &str)]| ask(&page, "POST /api/do", headers, &load).0;
+    let json = ("content-type", "application/json");
+    let own = ("host", &*host);
+    let origin = format!("http://{host}");
+    assert_eq!(post(&[own, json, ("origin", &origin)]), 200);
+    for foreign in ["http://example.com", "null", "http://127.0.0.1:1"] {
+        assert_eq!(post(&[own, json, ("origin", foreign)]), 403, "{foreign}");
+    }
+    assert_eq!(post(&[own, ("content-type", "text/plain")]), 403, "a form needs no permission");
+    let foreign = [("host", "rebound.example")];
+    assert_eq!(ask(&page, "GET /api/link", &foreign, "").0, 403);
+    assert_eq!(ask(&page, "GET /", &foreign, "").0, 403);
+}
+
+#[test]
+fn metrics_are_those_of_vllm_and_of_dynamos_front_end() {
+    let page = begin();
+    act(&page, &json!({ "do": "step", "by": "20s" }));
+    let mut heard = events(&page);
+    let now = frame(&mut heard, |now| now["t"].as_f64() >= Some(20.0) && now["paused"] == true);
+    let (status, text) = get(&page, "/metrics");
+    assert_eq!(status, 200);
+    let value = |line: &str| -> f64 {
+        let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
+        found.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{line} in\n{text}"))
+    };
+    let worker = &now["now"]["arms"][1]["workers"][0];
+    assert_eq!(
+        Some(value("vllm:num_requests_running{arm=\"kv\",engine=\"0\"}")),
+        worker["running"].as_f64()
+    );
+    let finished = value("dynamo_frontend_requests_total{arm=\"kv\",status=\"success\"}");
+    let by_worker =
+        |id| value(&format!("vllm:request_success_total{{arm=\"kv\",engine=\"{id}\"}}"));
+    assert!(finished > 0.0 && finished == by_worker(0) + by_worker(1), "{text}");
+    assert_eq!(value("sim_time_seconds{arm=\"kv\"}"), now["now"]["t"].as_f64().expect("a time"));
+}

@@ -1,0 +1,30 @@
+// Numbers and times for people.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+export type Unit = "ms" | "/s" | "%" | "";
+
+/** Three digits that matter. */
+export function number(value: number | null | undefined): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (size >= 100) return whole.format(value);
+  return value.toFixed(size >= 10 ? 1 : 2);
+}
+
+export function quantity(value: number | null | undefined, unit: Unit): string {
+  if (unit === "%") return value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)}`;
+  return number(value);
+}
+
+/** h:mm:ss of the simulation. */
+export function clock(seconds: number): string {
+  const s = Math.floor(seconds);
+  const two = (n: number) => String(n).padStart(2, "0");
+  const hours = Math.floor(s / 3600);
+  return `${hours}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
+}
+
+export function times(speed: number): string {
+  return `${speed >= 10 ? whole.format(speed) : speed.toFixed(1)}×`;
+}

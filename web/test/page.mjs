@@ -1,0 +1,148 @@
+// The page in a browser, against a program that runs: sim ui is started, steered and saved,
+// and the saved experiment is replayed.
+//
+//     SIM_BIN=../target/release/sim node test/page.mjs [FOLDER FOR SCREENSHOTS]
+
+import { spawn, execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { chromium } from "playwright-core";
+
+const sim = resolve(process.env.SIM_BIN ?? "../target/release/sim");
+const shots = process.argv[2];
+const place = mkdtempSync(join(tmpdir(), "sim-page-"));
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+function check(holds, what) {
+  if (!holds) throw new Error(`does not hold: ${what}`);
+  console.log(`ok: ${what}`);
+}
+
+async function until(what, probe, seconds = 90) {
+  const end = Date.now() + 1000 * seconds;
+  let last;
+  while (Date.now() < end) {
+    if ((last = await probe())) return last;
+    await new Promise((done) => setTimeout(done, 100));
+  }
+  throw new Error(`${what}: not within ${seconds} s`);
+}
+
+const server = spawn(sim, ["ui", "doks-3xh200", "--port", "0", "--no-open"], { cwd: place });
+let browser;
+try {
+  const address = await new Promise((done, failed) => {
+    server.stdout.once("data", (data) => done(String(data).trim()));
+    server.once("exit", (code) => failed(new Error(`sim ui ended with ${code}`)));
+  });
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox"],
+  });
+  const context = await browser.newContext({ viewport: { width: 1440, height: 1000 }, acceptDownloads: true });
+  const page = await context.newPage();
+  const problems = [];
+  page.on("pageerror", (error) => problems.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && problems.push(message.text()));
+  await page.goto(address);
+  await page.waitForSelector(".arm .huge");
+  const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? 0);
+  check(paint < 1000, `first paint after ${Math.round(paint)} ms`);
+
+  const number = async (row, arm) => {
+    const cells = await page.locator("table.all tbody tr", { has: page.locator(`th:text-is("${row}")`) }).locator("td").allTextContents();
+    return Number(cells[arm].replaceAll(",", ""));
+  };
+  const time = async () => (await page.locator(".clock").textContent()).split(":").reduce((sum, part) => 60 * sum + Number(part), 0);
+  // KV-aware routing is ahead at 60 conversations.
+  await page.getByRole("button", { name: "Fastest" }).click();
+  await until("a quarter of an hour", async () => (await time()) > 900);
+  await page.getByRole("button", { name: "Pause" }).click();
+  await until("the pause", async () => (await page.locator(".achieved").textContent()) === "paused");
+  const low = [await number("TTFT p95, ms", 0), await number("TTFT p95, ms", 1)];
+  check(low[1] < low[0], `at 60 KV's TTFT p95 is below round robin's: ${low[1]} < ${low[0]} ms`);
+  await until("baselines", async () => (await page.locator("table.all").textContent()).includes("("), 240);
+
+  // And far behind at 180, where one worker's queue grows.
+  const slider = page.getByLabel("Conversations at the same time");
+  await slider.focus();
+  await slider.fill("180");
+  await until("the move", async () => (await page.locator(".log").textContent()).includes("load 180"));
+  await page.getByRole("button", { name: "Run", exact: true }).click();
+  const start = await time();
+  let worst = 0;
+  const overtaken = async () => {
+    for (const text of await page.locator(".split .card").nth(1).locator(".workers .counts").allTextContents()) {
+      worst = Math.max(worst, Number(text.split(" ")[2]));
+    }
+    return (await time()) > start + 3600 && (await number("TTFT p95, ms", 1)) > (await number("TTFT p95, ms", 0));
+  };
+  await until("KV's p95 passes round robin's", overtaken);
+  check(worst > 0, `a worker of KV-aware routing had ${worst} requests waiting`);
+  await page.getByRole("button", { name: "Pause" }).click();
+  await until("the pause", async () => (await page.locator(".achieved").textContent()) === "paused");
+
+  // A reload shows the same session, and so does another browser.
+  const before = await time();
+  await page.reload();
+  await page.waitForSelector(".arm .huge");
+  await until("the clock", async () => (await time()) === before);
+  check((await page.locator(".log").textContent()).includes("load 180"), "a reload keeps the session");
+
+  // Why a request went where it went.
+  await page.getByRole("button", { name: /Why did request/ }).last().click();
+  await until("an explanation", async () => (await page.locator("dialog pre").textContent()).includes("decided by front end"));
+  await page.keyboard.press("Escape");
+
+  // What is saved replays to the digest that it names.
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByText("Save as experiment").click()]);
+  const file = join(place, "session.toml");
+  await download.saveAs(file);
+  const said = /^# ([0-9a-f]{64})$/m.exec(readFileSync(file, "utf8"))[1];
+  const replayed = execFileSync(sim, ["run", file, "--no-figures", "--out", join(place, "replayed")], { cwd: place });
+  check(String(replayed).includes(`digest ${said}`), `the session replays to ${said.slice(0, 12)}`);
+
+  const [csv] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "CSV" }).click()]);
+  check(readFileSync(await csv.path(), "utf8").split("\n").length > 50, "the CSV has the lines over time");
+  const [png] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "PNG" }).click()]);
+  check(readFileSync(await png.path()).subarray(1, 4).toString() === "PNG", "the picture is a PNG");
+
+  // With a keyboard alone.
+  await page.locator("h1").click();
+  await page.keyboard.press("Space");
+  await until("running", async () => (await page.getByRole("button", { name: "Pause" }).count()) === 1);
+  const frames = await page.evaluate(() => new Promise((done) => {
+    let count = 0;
+    const begin = performance.now();
+    const next = () => (performance.now() - begin < 2000 ? (count++, requestAnimationFrame(next)) : done(count / 2));
+    requestAnimationFrame(next);
+  }));
+  const pace = await page.locator(".achieved").textContent();
+  console.log(`note: ${Math.round(frames)} frames a second at ${pace}`);
+  await page.keyboard.press("Space");
+
+  for (const [name, width, height, scheme] of [
+    ["light", 1440, 1500, "light"],
+    ["dark", 1440, 1500, "dark"],
+    ["phone", 390, 1400, "light"],
+  ]) {
+    await page.emulateMedia({ colorScheme: scheme });
+    await page.setViewportSize({ width, height });
+    await page.evaluate(() => scrollTo(0, 0));
+    await page.waitForTimeout(400);
+    const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    check(over <= 0, `${name}: nothing is wider than ${width} px`);
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run());
+    for (const one of violations) console.log(`${one.id}: ${one.help}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" ")}`);
+    check(violations.length === 0, `${name}: axe finds nothing`);
+    if (shots) await page.screenshot({ path: join(shots, `ui-${name}.png`) });
+  }
+  check(problems.length === 0, `no errors in the console: ${problems.join("; ") || "none"}`);
+} finally {
+  await browser?.close();
+  server.kill();
+  rmSync(place, { recursive: true, force: true });
+}
