@@ -55,6 +55,8 @@ pub mod event;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod experiment;
 #[cfg_attr(not(internals), doc(hidden))]
+pub mod exposition;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod fleet;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod frontier;

@@ -6,6 +6,8 @@ use super::simulate::{execute, load, overrides};
 use super::talk::print;
 use super::timeline::{self, RunTimelineArgs};
 use kv_router_sim::experiment::timeline::TimelineQuery;
+use kv_router_sim::experiment::write_file;
+use kv_router_sim::exposition::metrics_over_time;
 use kv_router_sim::report::judge::published::Comparison;
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
 use kv_router_sim::report::render::{table, timeline::TIMELINE_FILE};
@@ -37,6 +39,10 @@ pub(crate) struct RunArgs {
     pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) timeline: RunTimelineArgs,
+    /// Write what Prometheus would have scraped as OpenMetrics with simulated times: every
+    /// run, first seed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics: Option<PathBuf>,
     /// The smallest difference that counts as a win or a loss, in percent (points for ratios) [default: 1%]
     #[arg(long, value_name = "PERCENT")]
     pub(crate) worth: Option<String>,
@@ -53,6 +59,9 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     (options.published, options.worth) = (published, worth);
     let folder = ResultFolder::default_path(&experiment.name);
     let (results, path) = execute(&experiment, options, folder, args.output)?;
+    if let Some(file) = &args.metrics {
+        write_file(file, metrics_over_time(&experiment)?.as_bytes())?;
+    }
     if args.timeline.timeline {
         let choice = TimelineQuery { window: args.timeline.window, ..TimelineQuery::default() };
         timeline::write(&experiment, &results, &choice, &path.join(TIMELINE_FILE))?;

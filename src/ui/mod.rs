@@ -11,19 +11,19 @@
 
 mod baselines;
 mod engine;
+mod error;
 mod guard;
 mod hub;
-mod metrics;
 mod plan;
 mod routes;
 mod session;
-mod tally;
 #[cfg(test)]
 mod tests;
 
-use crate::experiment::{Experiment, ExperimentError};
-use crate::report::view::published::{Published, PublishedError};
-use crate::settings::Invalid;
+pub use error::UiError;
+
+use crate::experiment::Experiment;
+use crate::report::view::published::Published;
 use engine::{Engine, Line};
 use guard::Guard;
 use hub::Hub;
@@ -42,31 +42,6 @@ pub struct UiOptions {
     pub port: u16,
     /// Folder of public traces.
     pub traces: Option<PathBuf>,
-}
-
-/// What cannot be shown.
-#[derive(Debug, thiserror::Error)]
-pub enum UiError {
-    /// The experiment of the session is wrong.
-    #[error(transparent)]
-    Experiment(#[from] ExperimentError),
-    /// The published numbers are.
-    #[error(transparent)]
-    Published(#[from] PublishedError),
-    /// A setting will not do.
-    #[error(transparent)]
-    Setting(#[from] Invalid),
-    /// The port cannot be listened on.
-    #[error("cannot listen on {address}: {reason}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the operating system says.
-        reason: String,
-    },
-    /// The operating system gives no threads.
-    #[error("cannot start: {0}")]
-    Start(String),
 }
 
 /// A session that is being shown, until this is dropped.

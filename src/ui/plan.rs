@@ -3,7 +3,7 @@
 //! What is simulated is what this text says, read back: so a session that is saved is the
 //! session, and `[[control]]` gives its moves again.
 
-use super::UiError;
+use super::error::UiError;
 use crate::experiment::{Experiment, LoadOptions, RunSpec};
 use crate::settings::{Invalid, parse_duration, plain, same};
 use crate::simulation::{Control, ControlSettings};

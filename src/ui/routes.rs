@@ -3,7 +3,6 @@
 use super::engine::{BETWEEN_FRAMES, Engine, Line};
 use super::guard::{self, Guard};
 use super::hub::{Cursor, Hub};
-use super::metrics;
 use super::plan::{Move, Plan};
 use crate::experiment::explain::{DecisionQuery, Pick, explain};
 use crate::experiment::results::{SCHEMA_VERSION, SavedRuns};
@@ -394,7 +393,7 @@ async fn results(State(desk): State<Desk>) -> Result<Json<Value>, Refusal> {
 }
 
 async fn exposition(State(desk): State<Desk>) -> Result<Response, Refusal> {
-    let text = desk.ask(|engine| metrics::text(&mut engine.session)).await?;
+    let text = desk.ask(|engine| engine.session.metrics()).await?;
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }

@@ -2,12 +2,12 @@
 //! whoever puts time in, and in whatever pieces, gets the same session.
 
 use super::plan::{LONGEST, LoadKind, Move, Plan};
-use super::tally::{RequestRow, Tally};
 use crate::experiment::{RunSpec, check_control};
+use crate::exposition::{Families, RequestRow, Tally, escaped};
 use crate::fleet::changes::WorkerChange;
 use crate::id::WorkerId;
 use crate::settings::Invalid;
-use crate::simulation::{Control, Recent, Simulation, Snapshot};
+use crate::simulation::{Control, Recent, Simulation};
 use crate::time::{SimDuration, SimTime};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -312,11 +312,15 @@ impl Session {
         }
     }
 
-    /// All arms by name, as they are now.
-    pub(super) fn snapshots(&mut self) -> Vec<(String, Snapshot)> {
-        let names = self.plan.arms.iter().map(|arm| arm.name.clone());
-        let views = self.arms.iter_mut().map(|arm| arm.simulation.snapshot());
-        names.zip(views).collect()
+    /// What Prometheus reads; every sample has its arm as a label.
+    pub(super) fn metrics(&mut self) -> String {
+        let mut families = Families::default();
+        for (arm, plan) in self.arms.iter_mut().zip(&self.plan.arms) {
+            let label = format!("arm=\"{}\"", escaped(&plan.name));
+            let snapshot = arm.simulation.snapshot();
+            families.add(&label, None, &snapshot, &arm.tally, &arm.run.settings);
+        }
+        families.text()
     }
 }
 

@@ -13,6 +13,7 @@ mod ergonomics;
 mod errors;
 mod examples;
 mod explain;
+mod exposition;
 mod extends;
 mod fast_forward;
 mod front_ends;

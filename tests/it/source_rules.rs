@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 13] = [
     &["simulation"],
     &["experiment"],
     &["report"],
-    &["frontier", "plot", "accuracy", "live", "serve"],
+    &["frontier", "plot", "accuracy", "live", "serve", "exposition"],
     &["calibrate", "results"],
     &["ui"],
     &["cli", "main"],

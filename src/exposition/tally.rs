@@ -14,23 +14,23 @@ const KEPT: usize = 30;
 
 /// A request, as the page lists it; times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct RequestRow {
-    pub(super) id: u32,
+pub(crate) struct RequestRow {
+    pub(crate) id: u32,
     conversation: u32,
     /// From 1.
     turn: u32,
     /// The worker that it was sent to first.
-    pub(super) worker: Option<u32>,
+    pub(crate) worker: Option<u32>,
     prompt_tokens: u32,
     cached_tokens: u32,
     output_tokens: u32,
     /// When the client sent it, in seconds of the simulation.
-    pub(super) sent_s: f64,
+    pub(crate) sent_s: f64,
     queue_ms: Option<f64>,
-    pub(super) ttft_ms: Option<f64>,
+    pub(crate) ttft_ms: Option<f64>,
     e2e_ms: Option<f64>,
     /// What became of it.
-    pub(super) end: String,
+    pub(crate) end: String,
 }
 
 /// A request that has not ended.
@@ -45,38 +45,36 @@ struct Open {
 
 /// What one worker has counted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct WorkerCounts {
-    pub(super) prompt_tokens: u64,
-    pub(super) cached_tokens: u64,
-    pub(super) output_tokens: u64,
-    pub(super) preemptions: u64,
-    pub(super) finished: u64,
+pub(crate) struct WorkerCounts {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) cached_tokens: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) preemptions: u64,
+    pub(crate) finished: u64,
 }
 
 /// Shared by the observer of a simulation and the thread that owns it.
 #[derive(Clone, Debug)]
-pub(super) struct Tally(Arc<Mutex<Counts>>);
+pub(crate) struct Tally(Arc<Mutex<Counts>>);
 
 /// What was counted.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     open: BTreeMap<RequestId, Open>,
     /// The last requests that ended, the latest last.
-    pub(super) last: VecDeque<RequestRow>,
-    pub(super) workers: Vec<WorkerCounts>,
-    /// Requests that reached the router.
-    pub(super) arrived: u64,
+    pub(crate) last: VecDeque<RequestRow>,
+    pub(crate) workers: Vec<WorkerCounts>,
     /// Those that ended without an answer.
-    pub(super) errors: u64,
+    pub(crate) errors: u64,
 }
 
 impl Tally {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         let workers = vec![WorkerCounts::default(); workers];
         Self(Arc::new(Mutex::new(Counts { workers, ..Counts::default() })))
     }
 
-    pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
+    pub(crate) fn counts(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +102,6 @@ impl Observer for Tally {
                 let sent = arrival.sent;
                 let open =
                     Open { row, sent, dispatched: None, is_scheduled: false, first_token: None };
-                counts.arrived += 1;
                 counts.open.insert(request.id, open);
             }
             Happening::Dispatch { request, worker } => {

@@ -1,10 +1,23 @@
-//! `GET /metrics`: workers under vLLM's names, the router under those of Dynamo's front end
-//! (which count the requests that clients see). Every line has the arm as a label.
+//! What Prometheus reads: workers under vLLM's names, the router under those of Dynamo's
+//! front end, which count the requests that clients see.
+//!
+//! As text for a scrape, or over simulated time as OpenMetrics, which Prometheus can take
+//! into its storage.
 
-use super::session::Session;
-use super::tally::WorkerCounts;
+mod over_time;
+mod tally;
+
+pub use over_time::{BEGIN_S, metrics_over_time};
+#[cfg(feature = "ui")]
+pub(crate) use tally::RequestRow;
+pub(crate) use tally::Tally;
+
+use crate::experiment::Settings;
+use crate::id::WorkerId;
+use crate::simulation::Snapshot;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use tally::{Counts, WorkerCounts};
 
 /// Every family: its name, kind and meaning, in the order in which they are written.
 const FAMILIES: [(&str, &str, &str); 18] = [
@@ -32,53 +45,78 @@ const TTFT: &str = "dynamo_frontend_time_to_first_token_seconds";
 const DURATION: &str = "dynamo_frontend_request_duration_seconds";
 const GAPS: &str = "dynamo_frontend_inter_token_latency_seconds";
 
-/// Samples by the name of their family.
-#[derive(Default)]
-struct Families(BTreeMap<&'static str, Vec<String>>);
+/// Values of a series, each with its time in seconds where it has one.
+type Series = Vec<(Option<f64>, f64)>;
+
+/// Samples by family and labels.
+#[derive(Debug, Default)]
+pub(crate) struct Families(BTreeMap<(&'static str, String), Series>);
+
+/// A value of a label, as the format has it.
+pub(crate) fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
 
 impl Families {
-    fn add(&mut self, name: &'static str, labels: &str, value: f64) {
-        self.0.entry(name).or_default().push(format!("{name}{{{labels}}} {value}"));
+    /// For a scrape.
+    #[cfg(feature = "ui")]
+    pub(crate) fn text(&self) -> String {
+        self.written(|name| name)
     }
 
-    fn text(&self) -> String {
+    /// As OpenMetrics: families of counters have names without their ending.
+    pub(crate) fn open_metrics(&self) -> String {
+        self.written(|name| name.strip_suffix("_total").unwrap_or(name)) + "# EOF\n"
+    }
+
+    fn written(&self, family: impl Fn(&'static str) -> &'static str) -> String {
         let mut text = String::new();
         for (name, kind, help) in FAMILIES {
-            let Some(samples) = self.0.get(name) else { continue };
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for sample in samples {
-                let _ = writeln!(text, "{sample}");
+            let mut all = self.0.iter().filter(|((other, _), _)| *other == name).peekable();
+            if all.peek().is_none() {
+                continue;
+            }
+            let family = family(name);
+            let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}");
+            for ((_, labels), series) in all {
+                for (at, value) in series {
+                    let _ = write!(text, "{name}{{{labels}}} {value}");
+                    let _ = match at {
+                        Some(at) => writeln!(text, " {at}"),
+                        None => writeln!(text),
+                    };
+                }
             }
         }
         text
     }
-}
 
-/// A value of a label, as the format has it.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-/// The text of all arms now.
-pub(super) fn text(session: &mut Session) -> String {
-    let mut families = Families::default();
-    let now = session.now().as_secs();
-    for ((name, snapshot), arm) in session.snapshots().iter().zip(&session.arms) {
-        let label = format!("arm=\"{}\"", escaped(name));
-        let counts = arm.tally.counts();
-        let limits = arm.limits();
+    /// One simulation of `settings` at one moment, under `label`; `at` is the time that its
+    /// samples have.
+    pub(crate) fn add(
+        &mut self,
+        label: &str,
+        at: Option<f64>,
+        snapshot: &Snapshot,
+        tally: &Tally,
+        settings: &Settings,
+    ) {
+        let counts: &Counts = &tally.counts();
+        let mut add = |name: &'static str, labels: &str, value: f64| {
+            self.0.entry((name, labels.to_owned())).or_default().push((at, value));
+        };
         let sum = |of: fn(&WorkerCounts) -> u64| counts.workers.iter().map(of).sum::<u64>() as f64;
         let finished = sum(|worker| worker.finished);
-        families.add("sim_time_seconds", &label, now);
+        add("sim_time_seconds", label, snapshot.at.as_secs());
         for (status, count) in [("success", finished), ("error", counts.errors as f64)] {
             let labels = format!("{label},status=\"{status}\"");
-            families.add("dynamo_frontend_requests_total", &labels, count);
+            add("dynamo_frontend_requests_total", &labels, count);
         }
         let output = sum(|worker| worker.output_tokens);
-        families.add("dynamo_frontend_output_tokens_total", &label, output);
+        add("dynamo_frontend_output_tokens_total", label, output);
         let (live, held) = (snapshot.live_requests as f64, snapshot.held_requests as f64);
-        families.add("dynamo_frontend_inflight_requests", &label, live);
-        families.add("dynamo_frontend_queued_requests", &label, held);
+        add("dynamo_frontend_inflight_requests", label, live);
+        add("dynamo_frontend_queued_requests", label, held);
         let recent = snapshot.recent.unwrap_or_default();
         for (family, quantiles) in [
             (TTFT, [recent.ttft_ms_p50, recent.ttft_ms_p95]),
@@ -87,19 +125,19 @@ pub(super) fn text(session: &mut Session) -> String {
         ] {
             for (quantile, ms) in ["0.5", "0.95"].iter().zip(quantiles) {
                 let Some(ms) = ms else { continue };
-                families.add(family, &format!("{label},quantile=\"{quantile}\""), ms / 1e3);
+                add(family, &format!("{label},quantile=\"{quantile}\""), ms / 1e3);
             }
         }
         if let Some(ratio) = recent.hit_ratio {
-            families.add("sim_hit_ratio", &label, ratio);
+            add("sim_hit_ratio", label, ratio);
         }
-        for (id, (worker, counted)) in snapshot.workers.iter().zip(&counts.workers).enumerate() {
+        for (id, (worker, counted)) in (0..).zip(snapshot.workers.iter().zip(&counts.workers)) {
             let labels = format!("{label},engine=\"{id}\"");
-            let blocks = limits.get(id).map_or(1, |(_, blocks, _)| *blocks);
+            let blocks = settings.pools.of(WorkerId(id)).engine.num_blocks;
             let usage = f64::from(worker.used_blocks) / f64::from(blocks.max(1));
-            families.add("vllm:num_requests_running", &labels, f64::from(worker.running));
-            families.add("vllm:num_requests_waiting", &labels, f64::from(worker.waiting));
-            families.add("vllm:kv_cache_usage_perc", &labels, usage);
+            add("vllm:num_requests_running", &labels, f64::from(worker.running));
+            add("vllm:num_requests_waiting", &labels, f64::from(worker.waiting));
+            add("vllm:kv_cache_usage_perc", &labels, usage);
             for (family, count) in [
                 ("vllm:prefix_cache_queries_total", counted.prompt_tokens),
                 ("vllm:prefix_cache_hits_total", counted.cached_tokens),
@@ -108,9 +146,8 @@ pub(super) fn text(session: &mut Session) -> String {
                 ("vllm:num_preemptions_total", counted.preemptions),
                 ("vllm:request_success_total", counted.finished),
             ] {
-                families.add(family, &labels, count as f64);
+                add(family, &labels, count as f64);
             }
         }
     }
-    families.text()
 }
