@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 Examples:
   sim ui
   sim ui blow-up-180
-  sim ui my-fleet --set sweep.router.policy=kv,round_robin,least_loaded
+  sim ui doks-3xh200 --set sweep.router.policy=kv,round_robin,least_loaded
   sim ui doks-3xh200 --port 9000 --no-open
 
 The page is at the address that is printed; /metrics there is for Prometheus.

@@ -50,7 +50,7 @@ pub fn metrics_over_time(experiment: &Experiment) -> Result<String, RunError> {
             if progress.is_over {
                 break;
             }
-            until = until + EVERY;
+            until += EVERY;
         }
     }
     Ok(families.open_metrics())

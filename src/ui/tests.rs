@@ -139,7 +139,7 @@ proptest! {
         let mut by_hand = session(sweep);
         let mut now = SimTime::ZERO;
         for (after, arm, control) in moves {
-            now = now + SimDuration::from_millis(after);
+            now += SimDuration::from_millis(after);
             by_hand.advance(now);
             let arm = arm.filter(|arm| *arm < by_hand.arms.len());
             // One that makes no sense changes nothing.

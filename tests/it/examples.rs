@@ -139,11 +139,14 @@ fn free_ports() -> u16 {
     fitting.next().expect("three free ports")
 }
 
-/// A line with the ports of `sim serve` moved to free ones; `servers` gets what
+/// A line with the ports of `sim serve` and `sim ui` moved to free ones; `servers` gets what
 /// must serve there.
 fn with_servers(line: &str, shell: &Shell, servers: &mut Vec<Child>) -> String {
     if line.starts_with("sim serve ") {
         return format!("{line} --port {}", free_ports());
+    }
+    if line.starts_with("sim ui") {
+        return format!("{} --port 0", line.replace(" --port 9000", ""));
     }
     if !line.contains("http://127.0.0.1:") {
         return line.to_owned();
