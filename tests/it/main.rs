@@ -68,4 +68,5 @@ mod trtllm_timing;
 mod vllm_cache;
 mod vllm_runs;
 mod why;
+mod windows;
 mod work_conserving;
