@@ -116,7 +116,7 @@ impl Settings {
 
 #[cfg(feature = "live")]
 impl Settings {
-    /// Refuses fleets that change or hand KV over, where workers stay as they are and each
+    /// Refuses fleets that change, hand KV over or have ranks, where workers stay as they are and each
     /// does all the work; `why` says that.
     pub(crate) fn check_plain(&self, why: &str) -> Result<(), Invalid> {
         let ClusterSettings { prefill, change, planner, .. } = &self.cluster;
@@ -132,6 +132,9 @@ impl Settings {
         let controls = format!("a list of {}", self.controls.len());
         let allowed = format!("left out: {why}");
         Invalid::unless(self.controls.is_empty(), "control", controls, &allowed)?;
+        let ranks = self.pools.ranks().into_iter().max().unwrap_or(1);
+        let one = "1: workers with ranks are neither served nor compared with real servers";
+        Invalid::unless(ranks == 1, "attention_dp", ranks, one)?;
         let is_plain = !self.pools.sides().are_two() && self.cluster.plan().is_empty();
         Invalid::unless(is_plain, key, value, &allowed)
     }
