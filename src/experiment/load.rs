@@ -21,8 +21,13 @@ use crate::workload::{WorkloadSettings, WorkloadSource};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A configuration of a policy is at most so long (assumed: a hundred times those of guides).
+const MOST_CONFIG_BYTES: u64 = 1 << 20;
 
 /// The longest simulated time of one run; the clock itself ends at 213 days.
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
@@ -395,6 +400,8 @@ struct Resolver {
     models: BTreeMap<(String, PathBuf), Arc<Model>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
+    /// The configurations of policies that were read, by name.
+    configs: BTreeMap<(String, PathBuf), String>,
     /// Controls that some simulation has.
     controlled: BTreeSet<usize>,
 }
@@ -405,7 +412,8 @@ impl Resolver {
         let cluster: ClusterSettings = document.section("cluster")?;
         cluster.validate().map_err(invalid("cluster"))?;
         let mut pools = self.pools(document, &cluster)?;
-        let router: RouterSettings = document.section("router")?;
+        let mut router: RouterSettings = document.section("router")?;
+        self.read_config(document, &mut router)?;
         if let Some(unknown) = self.registry.find_unknown(&router.parameters) {
             let keys = self.registry.keys_for(unknown, &router.policy);
             return Err(document.unknown(&format!("router.{unknown}"), &keys));
@@ -518,6 +526,34 @@ impl Resolver {
         Ok(Pool { name: name.to_owned(), role, workers, spare, engine })
     }
 
+    /// Puts what a policy's configuration file says in the place of its name.
+    fn read_config(
+        &mut self,
+        document: &Document,
+        router: &mut RouterSettings,
+    ) -> Result<(), ExperimentError> {
+        const KEY: &str = "router.config";
+        let Some(toml::Value::String(name)) = router.parameters.get_mut("config") else {
+            return Ok(());
+        };
+        if name.is_empty() {
+            return Ok(());
+        }
+        let folder = document.folder_of(KEY);
+        let known = (name.clone(), folder.to_owned());
+        let text = match self.configs.get(&known) {
+            Some(text) => text.clone(),
+            None => {
+                let text = read_text(&folder.join(&*name), MOST_CONFIG_BYTES);
+                let written = toml::Value::String(name.clone());
+                text.map_err(|problem| document.value_error(KEY, &written, &problem))?
+            }
+        };
+        name.clone_from(&text);
+        self.configs.insert(known, text);
+        Ok(())
+    }
+
     fn model(
         &mut self,
         document: &Document,
@@ -580,6 +616,9 @@ impl Resolver {
         for ((choice, _), model) in &self.models {
             hash.update(format!("\n{choice}\n{}", model.sha256));
         }
+        for ((name, _), text) in &self.configs {
+            hash.update(format!("\n{name}\n{text}"));
+        }
         for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
             hash.update(digest);
         }
@@ -596,6 +635,18 @@ fn worker(engine: Sheet, model: Option<&Model>) -> Result<EngineConfig, Experime
     let settings: EngineSettings = merged.read()?;
     let config = settings.resolve(model.and_then(|model| model.hardware.as_ref()));
     Ok(config.map_err(|invalid| merged.invalid(invalid))?)
+}
+
+/// A file of at most so many bytes.
+fn read_text(path: &Path, most_bytes: u64) -> Result<String, String> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let read = file.take(most_bytes + 1).read_to_string(&mut text);
+    read.map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > most_bytes {
+        return Err(format!("is larger than {most_bytes} bytes"));
+    }
+    Ok(text)
 }
 
 /// Lower-case hexadecimal digits.

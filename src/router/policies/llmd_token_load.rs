@@ -133,7 +133,7 @@ pub struct TokenLoad {
 #[derive(Debug)]
 enum Index {
     Approximate(ApproximatePrefix),
-    Precise { cached: CachedPrefixes, lately: Option<SentLately> },
+    Precise { cached: Box<CachedPrefixes>, lately: Option<SentLately> },
 }
 
 /// What of a prompt each worker holds, in blocks of so many tokens, of how many blocks.
@@ -191,7 +191,7 @@ impl TokenLoad {
                 Index::Approximate(ApproximatePrefix::new(params.prefix, cluster))
             }
             PrefixIndex::Precise => Index::Precise {
-                cached: CachedPrefixes::default(),
+                cached: Box::default(),
                 lately: params.speculative_ttl.map(SentLately::new),
             },
         };

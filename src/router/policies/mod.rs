@@ -8,10 +8,12 @@
 //! follow modules that a macro declares; `.ci/run` names these files to it.)
 
 mod approximate_prefix;
+mod epp_config;
 mod recent;
 mod sent;
 mod tree;
 mod weighed;
+mod yaml;
 
 use super::Policy;
 use super::factory::PolicyFactory;
@@ -66,6 +68,7 @@ policies! {
     smg_cache_aware,
     inference_extension,
     llmd_token_load,
+    llmd,
     lmetric,
     prefix_aware,
     kv_aware,

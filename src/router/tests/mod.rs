@@ -2,6 +2,7 @@
 
 mod feed;
 mod golden;
+mod llmd;
 mod parameters;
 mod policies;
 mod rivals;

@@ -60,7 +60,7 @@ fn least_loaded_draws_among_the_least_loaded() {
 }
 
 /// Policies that go to a worker with the lowest cost that they explain.
-const TAKE_THE_LOWEST: [&str; 14] = [
+const TAKE_THE_LOWEST: [&str; 15] = [
     "least_loaded",
     "consistent_hash",
     "kv",
@@ -70,6 +70,7 @@ const TAKE_THE_LOWEST: [&str; 14] = [
     "inference_extension",
     "smg_cache_aware",
     "llmd_token_load",
+    "llmd",
     "lmetric",
     "aibrix_prefix_cache",
     "ray_prefix_affinity",

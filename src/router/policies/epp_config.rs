@@ -1,0 +1,469 @@
+//! The configuration of llm-d's router: an `EndpointPickerConfig`, as far as it decides
+//! where requests go.
+//!
+//! Read are the file itself and a Helm values file that has one below
+//! `pluginsCustomConfig`, as in llm-d's guides. What decides nothing here is passed over
+//! by name (where tokens, gauges and events come from); what is not modelled is refused by
+//! name.
+
+use super::approximate_prefix::PrefixParams;
+use super::yaml;
+use crate::settings::parse_duration;
+use crate::time::SimDuration;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// How endpoints are picked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct EppConfig {
+    /// What prompts are looked up in, by place in [`Part`]s.
+    pub(super) indexes: Vec<IndexConfig>,
+    /// Which of them says what is uncached of a request in flight.
+    pub(super) load_index: usize,
+    pub(super) filters: Vec<Filter>,
+    pub(super) scorers: Vec<(Scorer, f64)>,
+    pub(super) picker: Picker,
+}
+
+/// What says which worker holds what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum IndexConfig {
+    Approximate(PrefixParams),
+    /// KV events, and what was sent for so long.
+    Precise(Option<SimDuration>),
+}
+
+/// Leaves some endpoints out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Filter {
+    /// `prefix-cache-affinity-filter`.
+    Affinity {
+        index: usize,
+        threshold: f64,
+        exploration: f64,
+        most_penalty_ms: f64,
+        most_penalty_tokens: f64,
+        tokens_per_s: f64,
+    },
+}
+
+/// Gives endpoints 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Scorer {
+    /// `prefix-cache-scorer`, `precise-prefix-cache-scorer`: the share of the prompt held.
+    Prefix { index: usize },
+    /// `kv-cache-utilization-scorer`: KV memory that is free.
+    KvUtilization,
+    /// `queue-scorer`: 1 for the shortest queue, 0 for the longest.
+    Queue,
+    /// `running-requests-size-scorer`: the same of requests that run.
+    Running,
+    /// `load-aware-scorer`: 0.5 for an empty queue, 0 for one of so many requests.
+    LoadAware { threshold: f64 },
+    /// `token-load-scorer`: uncached tokens in flight, of so many.
+    TokenLoad { threshold: f64 },
+    /// `active-request-scorer`: requests in flight, of the most; idle endpoints 1.
+    ActiveRequest { idle: f64, most_busy: f64 },
+    /// `no-hit-lru-scorer`: who took a prompt that none held longest ago.
+    NoHitLru { index: usize },
+    /// `lmetric-scorer`: uncached tokens times requests, 1 for the lowest and 0 for the
+    /// highest.
+    LMetric { index: usize },
+}
+
+/// Picks by scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Picker {
+    /// `max-score-picker`: the highest; equals are drawn.
+    MaxScore,
+    /// `random-picker`.
+    Random,
+    /// `weighted-random-picker`: with chances as scores.
+    WeightedRandom,
+}
+
+/// Plug-ins that say where data comes from, or how requests are read.
+const NO_SAY: [&str; 12] = [
+    "core-metrics-extractor",
+    "decode-filter",
+    "endpoint-notification-source",
+    "inflight-load-producer",
+    "metrics-data-source",
+    "openai-parser",
+    "single-profile-handler",
+    "token-producer",
+    "tokenizer",
+    "utilization-detector",
+    "approx-prefix-cache-producer",
+    "precise-prefix-cache-producer",
+];
+
+/// The file that says nothing: what the router does without one.
+const DEFAULT: &str = "
+kind: EndpointPickerConfig
+plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer}, {type: prefix-cache-scorer}]
+schedulingProfiles:
+- name: default
+  plugins:
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
+  - {pluginRef: prefix-cache-scorer, weight: 3}
+";
+
+/// A plug-in as written.
+struct Plugin {
+    kind: String,
+    parameters: Map<String, Value>,
+}
+
+impl Plugin {
+    /// Refuses parameters that are not `known`.
+    fn only(&self, known: &[&str]) -> Result<(), String> {
+        match self.parameters.keys().find(|key| !known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) => {
+                Err(format!("{} has a parameter {key:?}, which is not modelled", self.kind))
+            }
+        }
+    }
+
+    fn number(&self, key: &str, default: f64) -> Result<f64, String> {
+        match self.parameters.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => {
+                value.as_f64().filter(|number| (0.0..=1e12).contains(number)).ok_or_else(|| {
+                    format!("{}: {key} is {value}, and must be a number from 0 to 1e12", self.kind)
+                })
+            }
+        }
+    }
+
+    fn count(&self, key: &str, default: u32) -> Result<u32, String> {
+        let number = self.number(key, f64::from(default))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
+        let count = number as u32;
+        let is_count = f64::from(count) == number;
+        let problem = || format!("{}: {key} is {number}, and must be a whole number", self.kind);
+        if is_count { Ok(count) } else { Err(problem()) }
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool, String> {
+        match self.parameters.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => {
+                Err(format!("{}: {key} is {value}, and must be true or false", self.kind))
+            }
+        }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&str>, String> {
+        match self.parameters.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => Err(format!("{}: {key} is {value}, and must be text", self.kind)),
+        }
+    }
+}
+
+impl EppConfig {
+    /// What a file says, or the router's default if it is empty.
+    ///
+    /// # Errors
+    /// What is wrong with it, or not modelled, by name.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let text = if text.trim().is_empty() { DEFAULT } else { text };
+        let written = yaml::parse(text)?;
+        let written = match custom_config(&written) {
+            None => written,
+            Some(inner) => yaml::parse(inner)?,
+        };
+        let Value::Object(file) = written else {
+            return Err("a file with a mapping that says kind: EndpointPickerConfig".to_owned());
+        };
+        if file.get("kind").and_then(Value::as_str) != Some("EndpointPickerConfig") {
+            return Err("a file that says kind: EndpointPickerConfig".to_owned());
+        }
+        let known =
+            ["apiVersion", "kind", "plugins", "schedulingProfiles", "dataLayer", "featureGates"];
+        if let Some(key) = file.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(format!("{key} is not modelled"));
+        }
+        if file.get("featureGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty())
+        {
+            return Err("featureGates are not modelled".to_owned());
+        }
+        Reader::new(plugins(&file)?)?.read(&file)
+    }
+}
+
+/// The text of a configuration in a Helm values file.
+fn custom_config(values: &Value) -> Option<&str> {
+    match values {
+        Value::Object(entries) => match entries.get("pluginsCustomConfig") {
+            Some(Value::Object(files)) => files.values().find_map(Value::as_str),
+            _ => entries.values().find_map(custom_config),
+        },
+        _ => None,
+    }
+}
+
+/// The plug-ins of a file by name.
+fn plugins(file: &Map<String, Value>) -> Result<BTreeMap<String, Plugin>, String> {
+    let mut plugins = BTreeMap::new();
+    for written in file.get("plugins").and_then(Value::as_array).into_iter().flatten() {
+        let text = |key: &str| written.get(key).and_then(Value::as_str).map(str::to_owned);
+        let kind = text("type").ok_or("a plug-in without a type")?;
+        let name = text("name").unwrap_or_else(|| kind.clone());
+        let parameters = match written.get("parameters") {
+            Some(Value::Object(parameters)) => parameters.clone(),
+            _ => Map::new(),
+        };
+        if plugins.insert(name.clone(), Plugin { kind, parameters }).is_some() {
+            return Err(format!("two plug-ins are named {name}"));
+        }
+    }
+    Ok(plugins)
+}
+
+const APPROXIMATE: &str = "approx-prefix-cache-producer";
+const PRECISE: &str = "precise-prefix-cache-producer";
+
+/// Puts parts together from plug-ins.
+struct Reader {
+    plugins: BTreeMap<String, Plugin>,
+    indexes: Vec<IndexConfig>,
+    /// Places in `indexes` by the name of the producer.
+    places: BTreeMap<String, usize>,
+}
+
+impl Reader {
+    fn new(plugins: BTreeMap<String, Plugin>) -> Result<Self, String> {
+        let mut reader =
+            Self { plugins: BTreeMap::new(), indexes: Vec::new(), places: BTreeMap::new() };
+        for (name, plugin) in &plugins {
+            let index = match plugin.kind.as_str() {
+                APPROXIMATE => approximate(plugin)?,
+                PRECISE | "precise-prefix-cache-scorer" => precise(plugin)?,
+                _ => continue,
+            };
+            reader.places.insert(name.clone(), reader.indexes.len());
+            reader.indexes.push(index);
+        }
+        reader.plugins = plugins;
+        Ok(reader)
+    }
+
+    /// The index that a plug-in names; the approximate one if it names none, made if need be.
+    fn index(&mut self, named: Option<String>) -> Result<usize, String> {
+        let name = named.unwrap_or_else(|| APPROXIMATE.to_owned());
+        if let Some(place) = self.places.get(&name) {
+            return Ok(*place);
+        }
+        if name != APPROXIMATE {
+            return Err(format!("prefixMatchInfoProducerName {name:?} is no plug-in of the file"));
+        }
+        self.places.insert(name, self.indexes.len());
+        self.indexes.push(IndexConfig::Approximate(PrefixParams::default()));
+        Ok(self.indexes.len() - 1)
+    }
+
+    fn read(mut self, file: &Map<String, Value>) -> Result<EppConfig, String> {
+        let profiles = file.get("schedulingProfiles").and_then(Value::as_array);
+        let profile: Vec<(String, Option<f64>)> = match profiles.map(Vec::as_slice) {
+            // All that can stand in a profile.
+            None | Some([]) => self.plugins.keys().map(|name| (name.clone(), None)).collect(),
+            Some([one]) => references(one)?,
+            Some(_) => return Err("several schedulingProfiles are not modelled".to_owned()),
+        };
+        let load = self.plugins.values().find(|plugin| plugin.kind == "inflight-load-producer");
+        let mut load_index = None;
+        if let Some(plugin) = load {
+            plugin.only(&["prefixMatchInfoProducerName", "addEstimatedOutputTokens"])?;
+            if plugin.flag("addEstimatedOutputTokens", false)? {
+                return Err(
+                    "inflight-load-producer: addEstimatedOutputTokens is not modelled".to_owned()
+                );
+            }
+            load_index = plugin.text("prefixMatchInfoProducerName")?.map(str::to_owned);
+        }
+        let mut config = EppConfig {
+            indexes: Vec::new(),
+            load_index: self.index(load_index)?,
+            filters: Vec::new(),
+            scorers: Vec::new(),
+            picker: Picker::MaxScore,
+        };
+        for (name, weight) in profile {
+            self.add(&name, weight.unwrap_or(1.0), &mut config)?;
+        }
+        config.indexes = self.indexes;
+        Ok(config)
+    }
+
+    fn add(&mut self, name: &str, weight: f64, config: &mut EppConfig) -> Result<(), String> {
+        let plugin = self
+            .plugins
+            .get(name)
+            .ok_or_else(|| format!("pluginRef {name:?} is no plug-in of the file"))?;
+        const PRODUCER: &str = "prefixMatchInfoProducerName";
+        const LOAD: &str = "inFlightLoadProducerName";
+        let named = plugin.text(PRODUCER)?.map(str::to_owned);
+        let scorer = match plugin.kind.as_str() {
+            kind if NO_SAY.contains(&kind) => return Ok(()),
+            "prefix-cache-affinity-filter" => {
+                let (threshold, exploration) = (
+                    plugin.number("affinityThreshold", 0.8)?,
+                    plugin.number("explorationProbability", 0.0)?,
+                );
+                let most_penalty_tokens = plugin.number("maxTokensInFlightPenalty", 0.0)?;
+                let ms = if most_penalty_tokens > 0.0 { 0.0 } else { 18_000.0 };
+                let most_penalty_ms = plugin.number("maxTTFTPenaltyMs", ms)?;
+                let tokens_per_s = plugin.number("peakPrefillThroughput", 15_928.0)?;
+                plugin.only(&[
+                    "affinityThreshold",
+                    "explorationProbability",
+                    "maxTokensInFlightPenalty",
+                    "maxTTFTPenaltyMs",
+                    "peakPrefillThroughput",
+                    PRODUCER,
+                    LOAD,
+                ])?;
+                if threshold > 1.0 || exploration > 1.0 || tokens_per_s == 0.0 {
+                    return Err(format!(
+                        "{name}: affinityThreshold and explorationProbability are at most 1, peakPrefillThroughput more than 0"
+                    ));
+                }
+                let index = self.index(named)?;
+                config.filters.push(Filter::Affinity {
+                    index,
+                    threshold,
+                    exploration,
+                    most_penalty_ms,
+                    most_penalty_tokens,
+                    tokens_per_s,
+                });
+                return Ok(());
+            }
+            "max-score-picker" | "random-picker" | "weighted-random-picker" => {
+                let one = plugin.count("maxNumOfEndpoints", 1)? == 1;
+                plugin.only(&["maxNumOfEndpoints"])?;
+                if !one {
+                    return Err(format!("{name}: maxNumOfEndpoints other than 1 is not modelled"));
+                }
+                config.picker = match plugin.kind.as_str() {
+                    "random-picker" => Picker::Random,
+                    "weighted-random-picker" => Picker::WeightedRandom,
+                    _ => Picker::MaxScore,
+                };
+                return Ok(());
+            }
+            "prefix-cache-scorer" => {
+                plugin.only(&[PRODUCER])?;
+                Scorer::Prefix { index: self.index(named)? }
+            }
+            "precise-prefix-cache-scorer" => {
+                Scorer::Prefix { index: self.index(Some(name.to_owned()))? }
+            }
+            "kv-cache-utilization-scorer" => Scorer::KvUtilization,
+            "queue-scorer" => Scorer::Queue,
+            "running-requests-size-scorer" => Scorer::Running,
+            "load-aware-scorer" => {
+                plugin.only(&["threshold"])?;
+                Scorer::LoadAware { threshold: f64::from(plugin.count("threshold", 128)?.max(1)) }
+            }
+            "token-load-scorer" => {
+                plugin.only(&["queueThresholdTokens", LOAD])?;
+                let threshold = plugin.number("queueThresholdTokens", 4_194_304.0)?;
+                Scorer::TokenLoad {
+                    threshold: if threshold > 0.0 { threshold } else { 4_194_304.0 },
+                }
+            }
+            "active-request-scorer" => {
+                plugin.only(&["idleThreshold", "maxBusyScore", "requestTimeout", LOAD])?;
+                let idle = f64::from(plugin.count("idleThreshold", 0)?);
+                Scorer::ActiveRequest {
+                    idle,
+                    most_busy: plugin.number("maxBusyScore", 1.0)?.min(1.0),
+                }
+            }
+            "no-hit-lru-scorer" => {
+                plugin.only(&["lruSize", "prefixPluginType", "prefixPluginName", PRODUCER])?;
+                Scorer::NoHitLru { index: self.index(named)? }
+            }
+            "lmetric-scorer" => {
+                plugin.only(&[PRODUCER, LOAD])?;
+                Scorer::LMetric { index: self.index(named)? }
+            }
+            other => return Err(format!("the plug-in {other:?} is not modelled")),
+        };
+        config.scorers.push((scorer, weight));
+        Ok(())
+    }
+}
+
+/// The plug-ins of a profile and their weights.
+fn references(profile: &Value) -> Result<Vec<(String, Option<f64>)>, String> {
+    let listed = profile.get("plugins").and_then(Value::as_array).into_iter().flatten();
+    let reference = |written: &Value| {
+        let name = written.get("pluginRef").and_then(Value::as_str);
+        let name = name.ok_or("a plug-in of a profile without a pluginRef")?;
+        match written.get("weight") {
+            None | Some(Value::Null) => Ok((name.to_owned(), None)),
+            Some(weight) => match weight.as_f64().filter(|weight| (0.0..=1e12).contains(weight)) {
+                Some(weight) => Ok((name.to_owned(), Some(weight))),
+                None => Err(format!(
+                    "the weight of {name} is {weight}, and must be a number from 0 to 1e12"
+                )),
+            },
+        }
+    };
+    listed.map(reference).collect()
+}
+
+fn approximate(plugin: &Plugin) -> Result<IndexConfig, String> {
+    plugin.only(&[
+        "autoTune",
+        "blockSizeTokens",
+        "blockSize",
+        "maxPrefixBlocksToMatch",
+        "maxPrefixTokensToMatch",
+        "lruCapacityPerServer",
+    ])?;
+    let defaults = PrefixParams::default();
+    // A smaller block is raised to the least there is.
+    let block = plugin.count("blockSizeTokens", plugin.count("blockSize", 16)?)?;
+    let match_block_tokens = block.max(defaults.match_block_tokens);
+    let tokens = plugin.count("maxPrefixTokensToMatch", defaults.max_prefix_tokens)?;
+    let blocks = plugin.count("maxPrefixBlocksToMatch", 2_048)?;
+    let max_prefix_tokens = match (tokens, blocks) {
+        (0, 0) => u32::MAX,
+        (0, blocks) => blocks.saturating_mul(match_block_tokens),
+        (tokens, _) => tokens,
+    };
+    let capacity = plugin.count("lruCapacityPerServer", 31_250)?;
+    let lru_capacity_blocks = if plugin.flag("autoTune", true)? { None } else { Some(capacity) };
+    Ok(IndexConfig::Approximate(PrefixParams {
+        match_block_tokens,
+        max_prefix_tokens,
+        lru_capacity_blocks,
+    }))
+}
+
+/// How events reach it, and how tokens are hashed, is the simulation's.
+fn precise(plugin: &Plugin) -> Result<IndexConfig, String> {
+    plugin.only(&[
+        "tokenProcessorConfig",
+        "indexerConfig",
+        "kvEventsConfig",
+        "speculativeIndexing",
+        "speculativeTTL",
+    ])?;
+    if !plugin.flag("speculativeIndexing", false)? {
+        return Ok(IndexConfig::Precise(None));
+    }
+    let ttl = plugin.text("speculativeTTL")?.filter(|text| !text.is_empty()).unwrap_or("2s");
+    let ttl =
+        parse_duration(ttl).map_err(|error| format!("{}: speculativeTTL: {error}", plugin.kind))?;
+    Ok(IndexConfig::Precise(Some(ttl)))
+}
