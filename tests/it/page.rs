@@ -51,6 +51,7 @@ fn events(page: &Shown) -> impl Iterator<Item = (String, Value)> + use<> {
     write!(stream, "GET /api/events HTTP/1.1\r\nhost: {}\r\n\r\n", page.address()).expect("sent");
     let mut lines = BufReader::new(stream).lines();
     let mut name = String::new();
+    #[expect(clippy::disallowed_methods, reason = "a page runs in real time")]
     let begin = Instant::now();
     std::iter::from_fn(move || {
         // Something comes all the time, to keep the connection open.
