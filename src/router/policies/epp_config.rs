@@ -294,10 +294,16 @@ impl Reader {
             scorers: Vec::new(),
             picker: Picker::MaxScore,
         };
-        for (name, weight) in profile {
-            self.add(&name, weight.unwrap_or(1.0), &mut config)?;
+        for (name, weight) in &profile {
+            self.add(name, weight.unwrap_or(1.0), &mut config)?;
         }
-        config.indexes = self.indexes;
+        config.indexes = self.indexes.clone();
+        // Some plug-ins act without standing in a profile: none is passed over unread.
+        let mut unused = config.clone();
+        let names: Vec<String> = self.plugins.keys().cloned().collect();
+        for name in names.iter().filter(|name| profile.iter().all(|(used, _)| used != *name)) {
+            self.add(name, 0.0, &mut unused)?;
+        }
         Ok(config)
     }
 
@@ -365,9 +371,18 @@ impl Reader {
             "precise-prefix-cache-scorer" => {
                 Scorer::Prefix { index: self.index(Some(name.to_owned()))? }
             }
-            "kv-cache-utilization-scorer" => Scorer::KvUtilization,
-            "queue-scorer" => Scorer::Queue,
-            "running-requests-size-scorer" => Scorer::Running,
+            "kv-cache-utilization-scorer" => {
+                plugin.only(&[])?;
+                Scorer::KvUtilization
+            }
+            "queue-scorer" => {
+                plugin.only(&[])?;
+                Scorer::Queue
+            }
+            "running-requests-size-scorer" => {
+                plugin.only(&[])?;
+                Scorer::Running
+            }
             "load-aware-scorer" => {
                 plugin.only(&["threshold"])?;
                 Scorer::LoadAware { threshold: f64::from(plugin.count("threshold", 128)?.max(1)) }

@@ -7,7 +7,7 @@ use crate::router::kv::WorkerLoad;
 use crate::router::parameters::NoParameters;
 use std::sync::Arc;
 
-/// See [`LMetric`].
+/// See `LMetric`.
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "the fewest prompt tokens to compute, times requests in flight with this one";
     Registration::new("lmetric", rule, |_: &NoParameters, cluster, seed| {

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// See [`LoadAware`].
+/// See `LoadAware`.
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "the share of the prompt that is held, less the load relative to the mean";
     Registration::new("stack_load_aware", rule, |params: &LoadAwareParams, cluster, seed| {
@@ -26,7 +26,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     .shared()
 }
 
-/// Parameters of [`LoadAware`].
+/// Parameters of `LoadAware`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LoadAwareParams {

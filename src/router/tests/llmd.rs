@@ -135,6 +135,9 @@ fn what_is_not_modelled_is_refused_by_name() {
         "kind: EndpointPickerConfig\nflowControl: {}".to_owned(),
         "kind: EndpointPickerConfig\nfeatureGates: [flowControl]".to_owned(),
         file("{type: lora-affinity-scorer}", "{pluginRef: lora-affinity-scorer}"),
+        // In no profile: it may still turn requests away.
+        file("{type: queue-scorer}, {type: probabilistic-admitter}", "{pluginRef: queue-scorer}"),
+        file("{type: queue-scorer, parameters: {threshold: 2}}", "{pluginRef: queue-scorer}"),
         file("{type: queue-scorer}", "{pluginRef: kv-cache-utilization-scorer}"),
         file("{type: queue-scorer}", "{pluginRef: queue-scorer, weight: heavy}"),
         file(
