@@ -335,8 +335,11 @@ impl DynamoPolicy {
     fn cost_parts(&self, asked: &Asked) -> Vec<CostParts> {
         let request = self.scheduling_request(asked, None);
         let loads = &request.worker_loads;
-        let least =
-            self.available().min_by_key(|worker| loads[&rank(*worker)].active_prefill_tokens);
+        let overloaded = self.overloaded(&request);
+        let is_overloaded = |worker: WorkerId| overloaded.contains(&u64::from(worker.0));
+        // As the crate does: of the workers that may be chosen, if any may.
+        let tokens = |worker: WorkerId| loads[&rank(worker)].active_prefill_tokens;
+        let least = self.available().min_by_key(|&worker| (is_overloaded(worker), tokens(worker)));
         let parts = |worker: WorkerId| {
             let (Some(least), true) = (least, self.workers.contains_key(&u64::from(worker.0)))
             else {

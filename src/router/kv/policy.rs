@@ -151,8 +151,20 @@ impl KvPolicy {
         Ask {
             prompt_tokens: asked.prompt_tokens,
             block_size: self.cluster.block_size,
-            min_prefill_tokens: if decays { self.least_prefill_tokens() } else { 0 },
+            min_prefill_tokens: if decays { self.least_eligible_prefill_tokens() } else { 0 },
         }
+    }
+
+    /// The fewest prompt tokens in flight on a worker that may be chosen; on any, if none may.
+    fn least_eligible_prefill_tokens(&self) -> u64 {
+        let Standing { barred, barred_workers, .. } = &self.standing;
+        let is_any_left_out = *barred_workers > self.absent.len();
+        if !self.steers() || !is_any_left_out || *barred_workers == self.workers() {
+            return self.least_prefill_tokens();
+        }
+        let loads = self.tracker.loads().iter().zip(barred);
+        let eligible = loads.filter(|(_, is_barred)| !**is_barred);
+        eligible.map(|(load, _)| load.prefill_tokens).min().unwrap_or(0)
     }
 
     /// All workers as `asked` sees them, in order of id.
