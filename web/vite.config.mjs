@@ -44,9 +44,12 @@ const oneFile = () => ({
   },
 });
 
+// As if the page came from there: it takes moves from no other origin.
+const target = "http://127.0.0.1:8700";
+
 export default defineConfig({
   base: "./",
   build: { cssCodeSplit: false, modulePreload: false, target: "es2022" },
   plugins: [oneFile()],
-  server: { proxy: { "/api": "http://127.0.0.1:8700" } },
+  server: { proxy: { "/api": { target, changeOrigin: true, headers: { origin: target } } } },
 });

@@ -6,7 +6,7 @@ use super::simulate::{execute, load, overrides};
 use super::talk::print;
 use super::timeline::{self, RunTimelineArgs};
 use kv_router_sim::experiment::timeline::TimelineQuery;
-use kv_router_sim::experiment::write_file;
+use kv_router_sim::experiment::{check_writable, write_file};
 use kv_router_sim::exposition::metrics_over_time;
 use kv_router_sim::report::judge::published::Comparison;
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
@@ -57,6 +57,7 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let mut options = RunInto::new(&args.experiment.file, overrides);
     options.jobs = args.jobs.count();
     (options.published, options.worth) = (published, worth);
+    args.metrics.as_deref().map(check_writable).transpose()?;
     let folder = ResultFolder::default_path(&experiment.name);
     let (results, path) = execute(&experiment, options, folder, args.output)?;
     if let Some(file) = &args.metrics {

@@ -35,7 +35,7 @@ const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
 /// The axis that is folded into one run when levels follow each other.
 const LEVEL_KEY: &str = "workload.concurrency";
 
-/// What the points of a load in stages are told apart by.
+/// The key in which the points of a load in stages differ.
 const STAGE_KEY: &str = "workload.rate";
 
 /// What tells apart the points of one run.
@@ -423,7 +423,8 @@ impl Resolver {
         }
         let (router, policy) =
             router.resolve(&self.registry, &pools.ranks()).map_err(invalid("router"))?;
-        pools.check_spreading(policy.by_rank(router.targets)).map_err(invalid("router"))?;
+        let by_rank = || policy.by_rank(router.targets);
+        pools.check_spreading(by_rank).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(pools.block_size()).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
@@ -650,7 +651,7 @@ fn read_text(path: &Path, most_bytes: u64) -> Result<String, String> {
 }
 
 /// Lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

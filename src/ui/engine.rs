@@ -181,8 +181,7 @@ impl Engine {
     }
 
     fn sample(&mut self) {
-        let (sample, _) = self.session.look();
-        self.hub.add(sample);
+        self.hub.add(self.session.sample());
         self.sampled = Some(self.session.now());
     }
 
@@ -247,7 +246,7 @@ impl Engine {
         self.spacing = BETWEEN_SAMPLES.max(SimDuration::from_ps(spacing));
         self.shown = (Instant::now(), now);
         self.is_stale = false;
-        let (_, arms) = self.session.look();
+        let arms = self.session.views();
         let moves = self.session.moves();
         let log = moves[moves.len().saturating_sub(LOGGED)..].iter().map(line).collect();
         self.hub.show(Frame {

@@ -237,13 +237,11 @@ fn perform(engine: &mut Engine, action: Action) -> Result<Value, Refusal> {
             engine.restart(seed, Vec::new(), None);
         }
         Action::Restore { seed, at, moves } => {
-            let arms = engine.session.arms.len();
-            let read = |step: Value| -> Result<Move, Refusal> {
-                let mut step = step;
+            let read = |mut step: Value| -> Result<Move, Refusal> {
                 let arm = step.as_object_mut().and_then(|step| step.remove("arm"));
-                let arm = arm.and_then(|arm| usize::try_from(arm.as_u64()?).ok());
-                let range = format!("from 0 to {}", arms - 1);
-                Invalid::unless(arm.is_none_or(|arm| arm < arms), "arm", "another", &range)?;
+                let arm: Option<usize> = serde_json::from_value(arm.unwrap_or_default())
+                    .map_err(|error| bad(format!("arm: {error}")))?;
+                arm.map_or(Ok(()), |arm| engine.session.check_arm(arm))?;
                 let settings = written(step)?;
                 let control = settings.control()?;
                 Ok(Move { at: SimTime::ZERO + settings.at, arm, control })

@@ -1,8 +1,8 @@
 //! The arms of a session in lock step of simulated time. No clock of the wall is here:
-//! whoever puts time in, and in whatever pieces, gets the same session.
+//! the pieces in which its time passes do not change it.
 
-use super::plan::{LONGEST, LoadKind, Move, Plan};
-use crate::experiment::{RunSpec, check_control};
+use super::plan::{LONGEST, LoadKind, Move, Plan, number};
+use crate::experiment::{RunSpec, check_control, hex};
 use crate::exposition::{Families, RequestRow, Tally, escaped};
 use crate::fleet::changes::WorkerChange;
 use crate::id::WorkerId;
@@ -12,7 +12,6 @@ use crate::time::{SimDuration, SimTime};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Write;
 
 /// More moves than this are refused (assumed: an hour at a slider that says ten a second
 /// has 36,000).
@@ -187,6 +186,12 @@ impl Session {
         }
     }
 
+    /// Refuses the number of an arm that is not there.
+    pub(super) fn check_arm(&self, arm: usize) -> Result<(), Invalid> {
+        let all = self.arms.len();
+        Invalid::unless(arm < all, "arm", arm, &format!("from 0 to {}", all - 1))
+    }
+
     /// Applies `control` now, to one arm or to all; gives what each arm that refuses it
     /// says.
     ///
@@ -199,8 +204,7 @@ impl Session {
     ) -> Result<Vec<(usize, Invalid)>, Invalid> {
         let all = self.arms.len();
         if let Some(arm) = arm {
-            let range = format!("from 0 to {}", all - 1);
-            Invalid::unless(arm < all, "arm", arm, &range)?;
+            self.check_arm(arm)?;
             self.plan.check_alone(arm)?;
         }
         let allowed = "fewer moves in one session: save it, and restart";
@@ -234,11 +238,14 @@ impl Session {
         }
     }
 
-    /// What all arms show now.
-    pub(super) fn look(&mut self) -> (Sample, Vec<ArmView>) {
-        let t = self.now.as_secs();
-        let (arms, views) = self.arms.iter_mut().map(Arm::look).unzip();
-        (Sample { t, arms }, views)
+    /// A point of every arm's lines.
+    pub(super) fn sample(&mut self) -> Sample {
+        Sample { t: self.now.as_secs(), arms: self.arms.iter_mut().map(Arm::series).collect() }
+    }
+
+    /// What all arms show now beside their lines.
+    pub(super) fn views(&mut self) -> Vec<ArmView> {
+        self.arms.iter_mut().map(Arm::view).collect()
     }
 
     /// The digest of the experiment that [`saved`](Self::saved) gives.
@@ -370,7 +377,7 @@ impl Arm {
         Ok(())
     }
 
-    fn look(&mut self) -> ([Option<f64>; SERIES.len()], ArmView) {
+    fn series(&mut self) -> [Option<f64>; SERIES.len()] {
         let snapshot = self.simulation.snapshot();
         let recent: Recent = snapshot.recent.unwrap_or_default();
         let workers = &snapshot.workers;
@@ -378,7 +385,7 @@ impl Arm {
             Some(workers.iter().map(|worker| f64::from(of(worker))).sum())
         };
         let worst = workers.iter().filter_map(|worker| worker.queue_ms).reduce(f64::max);
-        let series = [
+        [
             Some(self.load),
             recent.ttft_ms_p50,
             recent.ttft_ms_p95,
@@ -395,16 +402,21 @@ impl Arm {
             sum(|worker| worker.running),
             sum(|worker| worker.waiting),
             worst,
-        ];
+        ]
+    }
+
+    fn view(&mut self) -> ArmView {
+        let snapshot = self.simulation.snapshot();
         let counts = self.tally.counts();
-        let view = ArmView {
+        ArmView {
             policy: self.policy.clone(),
             parameters: self.parameters.clone(),
             feed_delay_ms: self.feed.0.as_millis(),
             feed_loss_ratio: self.feed.1,
             held: snapshot.held_requests,
             live: snapshot.live_requests,
-            workers: workers
+            workers: snapshot
+                .workers
                 .iter()
                 .map(|worker| WorkerView {
                     present: worker.is_present,
@@ -416,9 +428,7 @@ impl Arm {
                 })
                 .collect(),
             last: counts.last.iter().cloned().collect(),
-        };
-        drop(counts);
-        (series, view)
+        }
     }
 
     /// Name of the pool, KV blocks and batch limit of each worker that there is room for.
@@ -449,20 +459,8 @@ fn changeable(run: &RunSpec, name: &str) -> Result<BTreeMap<String, Option<f64>>
     let policy = &run.settings.policy;
     let policy = if policy.name() == name { policy.clone() } else { policy.other(name)? };
     let keys = policy.about().parameters.iter().filter(|parameter| parameter.changeable);
-    let value = |key: &str| {
-        let value = policy.parameters().get(key)?;
-        value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64))
-    };
+    let value = |key: &str| number(policy.parameters().get(key)?);
     Ok(keys.map(|parameter| (parameter.name.clone(), value(&parameter.name))).collect())
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// As the page knows it.

@@ -170,7 +170,7 @@ fn a_session_that_is_looked_at_is_the_same() {
         for at in 1..40 {
             session.advance(ms(at * 50));
             if looks {
-                let (sample, views) = session.look();
+                let (sample, views) = (session.sample(), session.views());
                 assert_eq!((sample.arms.len(), views.len()), (2, 2));
                 session.set_window(SimDuration::from_millis(at * 100));
             }
