@@ -5,12 +5,9 @@ use super::markdown::{Table, shown, signed};
 use super::record::Record;
 use super::settings::GainSettings;
 use crate::metrics::Metric;
-use crate::report::judge::gains::{Arms, Gain, Gains, Place};
+use crate::report::judge::gains::{AIM_PERCENT, Arms, Gain, Gains, Place};
 use crate::report::judge::published::Comparison;
 use std::fmt::Write;
-
-/// The error that is aimed for, percent, unless a publication scatters by more.
-const AIM: f64 = 15.0;
 
 /// The gains of one experiment.
 #[derive(Clone, Debug)]
@@ -85,7 +82,7 @@ impl GainPage<'_> {
         let mut table = Table::new(head.map(str::to_owned));
         for PublishedGains { name, settings, gains, .. } in &self.0 {
             let errors = counted(&gains.rows);
-            let aim = AIM.max(settings.scatter * 100.0);
+            let aim = AIM_PERCENT.max(settings.scatter * 100.0);
             let (wide, wrong) = gains.signs(settings.scatter);
             table.row(vec![
                 name.clone(),

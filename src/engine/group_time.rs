@@ -9,18 +9,17 @@
 //! change. The slowest stays the slowest until one that grows faster has caught up: a plan
 //! ends there.
 
-use super::config::EngineConfig;
 use super::rank::{Rank, RankTime};
 use smallvec::SmallVec;
 
 /// The time of the step that `ranks` have just formed, one of which has something in it,
 /// how it grows, and for how many steps. `with_prefill`: one of them computes prompt tokens.
-pub(super) fn of(ranks: &mut [Rank], config: &EngineConfig, with_prefill: bool) -> RankTime {
+pub(super) fn of(ranks: &mut [Rank], with_prefill: bool) -> RankTime {
     if let [rank] = ranks {
         return rank.step_time(with_prefill);
     }
     let tokens = ranks.iter().map(|rank| rank.step_tokens(with_prefill)).sum();
-    let together = ranks[0].core.pace.time(config.step_time.together(tokens));
+    let together = ranks[0].core.together(tokens);
     let look_ahead = ranks.iter().all(Rank::may_look_ahead);
     let busy = ranks.iter_mut().filter(|rank| rank.has_step());
     let times: SmallVec<[RankTime; 8]> = busy.map(|rank| rank.step_time(with_prefill)).collect();

@@ -315,8 +315,7 @@ impl Rank {
     pub(super) fn step_tokens(&self, with_prefill: bool) -> u32 {
         let decode_seqs = self.core.decode.len();
         if !with_prefill && decode_seqs > 0 {
-            let padded_seqs = self.core.config.graph_seqs(decode_seqs, false);
-            return padded_seqs.unwrap_or(decode_seqs);
+            return self.core.padded_seqs();
         }
         let chunks = self.formed.chunks.iter().map(|(_, chunk)| chunk.new_tokens);
         chunks.sum::<u32>() + decode_seqs

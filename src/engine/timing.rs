@@ -12,9 +12,15 @@ impl Core {
     /// without what ranks do together.
     pub(super) fn decode_piece(&self) -> AffinePiece {
         let (config, decode) = (&self.config, &self.decode);
-        let padded_seqs = config.graph_seqs(decode.len(), false).unwrap_or(decode.len());
+        let padded_seqs = self.padded_seqs();
         let piece = config.step_time.decode_piece(decode.len(), padded_seqs, decode.context());
         self.pace.piece(piece)
+    }
+
+    /// Sequences that decode, those that fill up a captured graph included.
+    pub(super) fn padded_seqs(&self) -> u32 {
+        let seqs = self.decode.len();
+        self.config.graph_seqs(seqs, false).unwrap_or(seqs)
     }
 
     /// GPU time of a step with these pieces of prompts beside the sequences that decode,
@@ -33,10 +39,9 @@ impl Core {
         self.pace.time(self.config.step_time.step(&work))
     }
 
-    /// What ranks do together in a step in which this one has so many tokens and the others
-    /// none. (Assumed, for those who weigh and judge: what the others have is not known to
-    /// a rank.)
-    fn together(&self, tokens: u32) -> SimDuration {
+    /// What ranks do together in a step of so many tokens. Those who weigh and judge ask for
+    /// the tokens of this rank alone (assumed: what the others have is not known to it).
+    pub(super) fn together(&self, tokens: u32) -> SimDuration {
         if self.config.attention_dp == 1 {
             return SimDuration::ZERO;
         }

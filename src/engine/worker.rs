@@ -214,7 +214,7 @@ impl Worker {
             let host = self.config.host_time(rank.step_seqs(), with_prefill);
             (prepare, launch) = (prepare.max(host.0), launch.max(host.1));
         }
-        let time = group_time::of(&mut self.ranks, &self.config, with_prefill);
+        let time = group_time::of(&mut self.ranks, with_prefill);
         let (start, mut steps) = (self.pipeline.boundary, time.steps);
         for rank in &mut self.ranks {
             steps = steps.min(rank.count_step(start, steps, output_blocks));

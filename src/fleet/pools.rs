@@ -248,10 +248,10 @@ impl Pools {
 
     /// Refuses engines that would have to spread requests over their ranks, if no one says
     /// which rank is meant, by a rule that is not modelled; the key is one of `[router]`.
-    pub(crate) fn check_spreading(&self, by_rank: bool) -> Result<(), Invalid> {
+    pub(crate) fn check_spreading(&self, by_rank: impl FnOnce() -> bool) -> Result<(), Invalid> {
         let spreads = |name: RulesName| name.defaults().spreads_over_ranks;
         let unknown = |pool: &&Pool| pool.ranks() > 1 && !spreads(pool.engine.rules.name());
-        let Some(pool) = self.pools.iter().find(unknown).filter(|_| !by_rank) else {
+        let Some(pool) = self.pools.iter().find(unknown).filter(|_| !by_rank()) else {
             return Ok(());
         };
         let allowed = format!(
@@ -270,7 +270,7 @@ impl Pools {
         Wholes::new(&self.ranks(), prefill)
     }
 
-    /// What routers are told of the workers with these `roles`, in order of id; a policy
+    /// What routers know of the workers with these `roles`, in order of id; a policy
     /// that does not tell ranks apart, of whole workers (`by_rank` is false).
     pub fn spec(&self, role: Role, by_rank: bool) -> ClusterSpec {
         let wanted = match role {

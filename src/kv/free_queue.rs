@@ -40,7 +40,7 @@ impl FreeQueue {
         if self.next_fresh < self.end {
             let slot = self.next_fresh;
             self.next_fresh += 1;
-            self.links.push(Link { prev: NONE, next: NONE });
+            self.grow();
             return Some(slot);
         }
         let slot = self.head;
@@ -49,6 +49,17 @@ impl FreeQueue {
         }
         self.remove(slot);
         Some(slot)
+    }
+
+    /// Room for one more slot, in use, where slots are numbered by the caller.
+    pub(crate) fn grow(&mut self) {
+        self.links.push(Link { prev: NONE, next: NONE });
+    }
+
+    /// The slots that were given back, in order. For tests.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        let some = |slot: Slot| (slot != NONE).then_some(slot);
+        std::iter::successors(some(self.head), move |&slot| some(self.links[slot as usize].next))
     }
 
     pub(crate) fn push_back(&mut self, slot: Slot) {

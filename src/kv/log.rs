@@ -23,7 +23,7 @@ use crate::time::SimTime;
 pub struct EventLog {
     on: bool,
     counts_copies: bool,
-    /// Groups of layers are told of that routers do not follow.
+    /// Events of groups of layers that routers do not follow are written, too.
     tells_all_groups: bool,
     /// Nothing was left out since the last event of the batch.
     continues: bool,

@@ -8,7 +8,7 @@ use super::legend::{Legend, Sample};
 use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet};
 use super::style::{INK, Look, MARGIN, PAPER, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
-use crate::report::judge::gains::Gain;
+use crate::report::judge::gains::{AIM_PERCENT, Gain};
 use plotters::prelude::DrawingBackend;
 
 /// Sizes in points.
@@ -17,7 +17,7 @@ const PLOT: f64 = 330.0;
 const LEGEND_TOP: f64 = 54.0;
 
 /// Lines beside the diagonal: the error that is aimed for.
-const AIM: f64 = 0.15;
+const AIM: f64 = AIM_PERCENT / 100.0;
 
 /// The gains of several publications, in two panels: times to the first token, and
 /// throughput.
@@ -50,7 +50,7 @@ impl GainSheet<'_> {
         let others = [
             ("does not count".to_owned(), Sample::Published),
             ("95 % interval".to_owned(), Sample::Upright),
-            ("\u{b1} 15 %".to_owned(), Sample::Dashed),
+            (format!("\u{b1} {AIM_PERCENT} %"), Sample::Dashed),
         ];
         Legend::new(names.chain(others).collect(), self.width(form) - 2.0 * MARGIN)
     }
@@ -130,10 +130,10 @@ impl Sheet for GainSheet<'_> {
         let names: Vec<String> = self.publications.iter().map(|(name, _)| name.clone()).collect();
         let rows = || self.publications.iter().flat_map(|(_, rows)| *rows);
         let counted = rows().filter(|row| row.is_counted);
-        let close = counted.clone().filter(|row| row.error().abs() <= AIM * 100.0).count();
+        let close = counted.clone().filter(|row| row.error().abs() <= AIM_PERCENT).count();
         format!(
             "Points of {}, in two panels: times to the first token, and throughput. Of {} gains \
-             that count, {close} lie within 15 % of the diagonal.",
+             that count, {close} lie within {AIM_PERCENT} % of the diagonal.",
             list(&names),
             counted.count(),
         )

@@ -88,6 +88,11 @@ impl<'a> ClusterView<'a> {
         self.loads().total
     }
 
+    /// The mean of requests in flight over the workers that can be chosen; 0 without any. O(1).
+    pub(super) fn mean_inflight(&self) -> f64 {
+        self.total_inflight() as f64 / self.available_count().max(1) as f64
+    }
+
     /// The workers that can be chosen with the fewest requests in flight, in no
     /// order that means anything. O(1).
     pub fn least_loaded(&self) -> &'a [WorkerId] {

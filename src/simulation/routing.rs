@@ -131,7 +131,7 @@ impl<F: Fleet> Simulation<'_, F> {
             verdict: Verdict::Hold,
             costs: front_end.explain(now, &view),
             believed_blocks: front_end.overlap_blocks(now, &view),
-            view: front_end.workers().to_vec(),
+            view: front_end.workers().into_owned(),
             truth: self.fleet.truth(now).map_or(Vec::new(), |truth| truth.workers(request)),
         }
     }

@@ -55,7 +55,7 @@ pub struct InferencePerfSettings {
     /// How the requests of a stage follow each other.
     #[serde(default)]
     pub arrivals: StageArrivals,
-    /// The stages, in order. Points of an experiment are told apart by their rates, as
+    /// The stages, in order. Points of an experiment differ in their rates, as
     /// `workload.rate`.
     pub stages: Vec<Stage>,
     /// From the last answer of a stage to the first request of the next one. 2 s unless
@@ -220,20 +220,21 @@ impl InferencePerf {
     pub fn new(settings: InferencePerfSettings, block_size: u32, seed: u64) -> Self {
         settings.validate().expect("validated settings");
         let texts = texts(&settings, block_size, seed);
-        let times = SendTimes::new(&settings, 0, SimTime::ZERO, seed);
+        let mut times = SendTimes::new(&settings, 0, SimTime::ZERO, seed);
+        let next = times.next();
         let mut load = Self {
             settings,
             block_size,
             seed,
             texts,
             times,
-            next: None,
+            next,
             sent: 0,
             sends: BinaryHeap::new(),
             begun: 0,
             taken: 0,
         };
-        load.begin_stage(SimTime::ZERO, 0);
+        load.send_due();
         load
     }
 

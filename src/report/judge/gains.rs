@@ -8,6 +8,9 @@ use crate::stats::mean_ci95;
 /// Times of a level more than so many times those of the lowest level make it the knee.
 const KNEE: f64 = 2.0;
 
+/// The error of a gain that is aimed for, percent, unless a publication scatters by more.
+pub(crate) const AIM_PERCENT: f64 = 15.0;
+
 /// Two policies of one publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arms<'a> {
@@ -57,8 +60,6 @@ pub struct Place {
 pub struct Gains {
     /// By metric in the order of the published columns, then by level.
     pub rows: Vec<Gain>,
-    /// The metric that knees are seen in.
-    pub knee_metric: String,
     /// The first level with more than twice the time of the lowest one: of the policy and
     /// of its baseline.
     pub knees: [Place; 2],
@@ -102,7 +103,7 @@ impl Gains {
                 }
             }
         }
-        Some(Self { rows, knee_metric: knee_metric.to_owned(), knees })
+        Some(Self { rows, knees })
     }
 
     /// The rows of a metric.

@@ -113,7 +113,7 @@ impl AibrixPrefixCache {
     /// Requests in flight up to which a worker with a match may take the prompt.
     fn most_requests(&self, view: &ClusterView<'_>) -> f64 {
         let workers = view.available_count() as f64;
-        let mean = view.total_inflight() as f64 / workers;
+        let mean = view.mean_inflight();
         let variance = (self.loads.squares as f64 / workers - mean * mean).max(0.0);
         mean + self.params.standard_deviation_factor * variance.sqrt()
     }

@@ -1,3 +1,4 @@
+use super::kv::LEFT_OUT;
 use crate::router::ClusterSpec;
 use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
@@ -19,15 +20,9 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         ByCost::new(settings.clone(), decider, cluster)
     })
     .follows(
-        Origin::new(
-            "NVIDIA Dynamo",
-            "the crate dynamo-kv-router itself",
-        )
-        .version("1.6.1", "2026-11")
-        .without(
-            "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model \
-             of prefill times, approximate caches by least recent use or beside KV events",
-        ),
+        Origin::new("NVIDIA Dynamo", "the crate dynamo-kv-router itself")
+            .version("1.6.1", "2026-11")
+            .without(LEFT_OUT),
     )
     .can_follow()
     .targets_ranks()

@@ -1,4 +1,4 @@
-use super::Books;
+use super::{Books, are_imbalanced, inflight_in};
 use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -96,11 +96,8 @@ impl DynamoTwoTier {
 
     /// The workers that hold most, where that decides; `None` if loads do.
     fn matched(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Option<Vec<WorkerId>> {
-        let (least, most) = (view.least_inflight(), view.most_inflight());
         let TwoTierParams { balance_abs_threshold, balance_rel_threshold, .. } = self.params;
-        if most - least > balance_abs_threshold
-            && f64::from(most) > balance_rel_threshold * f64::from(least)
-        {
+        if are_imbalanced(view, balance_abs_threshold, balance_rel_threshold) {
             return None;
         }
         let (blocks, holders) = self.cached.overlaps(request).most();
@@ -154,17 +151,13 @@ impl Policy for DynamoTwoTier {
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let overlaps = self.cached.overlaps(request);
         let matched = if view.available_count() > 0 { self.matched(request, view) } else { None };
-        let behind = view.workers.iter().map(|worker| worker.inflight).max().unwrap_or(0) + 1;
-        let cost = |(at, inflight): (usize, u32)| {
-            let worker = WorkerId::at(at);
-            let holds_most = matched.as_ref().is_none_or(|holders| holders.contains(&worker));
-            let parts = vec![
-                ("overlap_blocks", f64::from(overlaps.of(worker))),
-                ("inflight", f64::from(inflight)),
-            ];
-            let cost = inflight + if holds_most { 0 } else { behind };
-            CostParts { worker, cost: f64::from(cost), parts }
-        };
-        view.workers.iter().map(|worker| worker.inflight).enumerate().map(cost).collect()
+        let overlap_blocks = |worker| f64::from(overlaps.of(worker));
+        inflight_in(view, matched.as_deref())
+            .map(|(worker, inflight, cost)| CostParts {
+                worker,
+                cost,
+                parts: vec![("overlap_blocks", overlap_blocks(worker)), ("inflight", inflight)],
+            })
+            .collect()
     }
 }

@@ -7,9 +7,9 @@
 //! name.
 
 use super::approximate_prefix::PrefixParams;
+use super::llmd_index::IndexConfig;
 use super::yaml;
 use crate::settings::parse_duration;
-use crate::time::SimDuration;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -23,14 +23,6 @@ pub(super) struct EppConfig {
     pub(super) filters: Vec<Filter>,
     pub(super) scorers: Vec<(Scorer, f64)>,
     pub(super) picker: Picker,
-}
-
-/// What says which worker holds what.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum IndexConfig {
-    Approximate(PrefixParams),
-    /// KV events, and what was sent for so long.
-    Precise(Option<SimDuration>),
 }
 
 /// Leaves some endpoints out.
@@ -87,16 +79,20 @@ const NO_SAY: [&str; 12] = [
     "core-metrics-extractor",
     "decode-filter",
     "endpoint-notification-source",
-    "inflight-load-producer",
+    INFLIGHT_LOAD,
     "metrics-data-source",
     "openai-parser",
     "single-profile-handler",
     "token-producer",
     "tokenizer",
     "utilization-detector",
-    "approx-prefix-cache-producer",
-    "precise-prefix-cache-producer",
+    APPROXIMATE,
+    PRECISE,
 ];
+
+const APPROXIMATE: &str = "approx-prefix-cache-producer";
+const PRECISE: &str = "precise-prefix-cache-producer";
+const INFLIGHT_LOAD: &str = "inflight-load-producer";
 
 /// The file that says nothing: what the router does without one.
 const DEFAULT: &str = "
@@ -226,9 +222,6 @@ fn plugins(file: &Map<String, Value>) -> Result<BTreeMap<String, Plugin>, String
     Ok(plugins)
 }
 
-const APPROXIMATE: &str = "approx-prefix-cache-producer";
-const PRECISE: &str = "precise-prefix-cache-producer";
-
 /// Puts parts together from plug-ins.
 struct Reader {
     plugins: BTreeMap<String, Plugin>,
@@ -276,7 +269,7 @@ impl Reader {
             Some([one]) => references(one)?,
             Some(_) => return Err("several schedulingProfiles are not modelled".to_owned()),
         };
-        let load = self.plugins.values().find(|plugin| plugin.kind == "inflight-load-producer");
+        let load = self.plugins.values().find(|plugin| plugin.kind == INFLIGHT_LOAD);
         let mut load_index = None;
         if let Some(plugin) = load {
             plugin.only(&["prefixMatchInfoProducerName", "addEstimatedOutputTokens"])?;

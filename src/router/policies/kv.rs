@@ -23,15 +23,16 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         )
         .version_where("semantics", "1.6", "1.6.1", "2026-11")
         .version_where("semantics", "0.9", "0.9.0", "2026-02")
-        .without(
-            "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model \
-             of prefill times, approximate caches by least recent use or beside KV events",
-        ),
+        .without(LEFT_OUT),
     )
     .can_follow()
     .targets_ranks()
     .shared()
 }
+
+/// What of Dynamo's router is not modelled.
+pub(super) const LEFT_OUT: &str = "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model of \
+     prefill times, approximate caches by least recent use or beside KV events";
 
 /// Parameters of `kv`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

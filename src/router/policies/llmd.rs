@@ -1,12 +1,12 @@
 use super::Books;
-use super::approximate_prefix::ApproximatePrefix;
-use super::epp_config::{EppConfig, Filter, IndexConfig, Picker, Scorer};
+use super::epp_config::{EppConfig, Filter, Picker, Scorer};
+use super::llmd_index::{Held, IndexConfig, LlmdIndex};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
-use crate::router::kv::{Bookings, CachedPrefixes, SentLately};
+use crate::router::kv::Bookings;
 use crate::router::parameters::Parameters;
 use crate::router::select::Ties;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
@@ -75,7 +75,7 @@ pub struct Llmd {
     config: EppConfig,
     report_period: SimDuration,
     cluster: ClusterSpec,
-    indexes: Vec<Index>,
+    indexes: Vec<LlmdIndex>,
     bookings: Bookings,
     /// When each worker last took a prompt that none held, by count of such prompts.
     last_cold: Vec<Option<u64>>,
@@ -83,28 +83,20 @@ pub struct Llmd {
     draws: Stream,
 }
 
-#[derive(Debug)]
-enum Index {
-    Approximate(ApproximatePrefix),
-    Precise { cached: Box<CachedPrefixes>, lately: Option<SentLately> },
-}
-
-/// What of a prompt each worker holds by one index, in blocks of so many tokens, of how many.
+/// What of a prompt each worker holds by one index.
 #[derive(Debug)]
 struct Matched {
+    held: Held,
     blocks: Vec<u32>,
-    block_tokens: u32,
-    of_blocks: u32,
 }
 
 impl Matched {
     fn share(&self, at: usize) -> f64 {
-        f64::from(self.blocks[at]) / f64::from(self.of_blocks.max(1))
+        self.held.share(self.blocks[at])
     }
 
     fn uncached_tokens(&self, request: &RouteRequest<'_>, at: usize) -> u64 {
-        let held = u64::from(self.blocks[at]) * u64::from(self.block_tokens);
-        u64::from(request.prompt_tokens).saturating_sub(held)
+        self.held.uncached_tokens(request, self.blocks[at])
     }
 }
 
@@ -115,14 +107,7 @@ impl Llmd {
     /// If the parameters were not checked.
     pub fn new(params: &LlmdParams, cluster: &ClusterSpec, seed: u64) -> Self {
         let config = EppConfig::parse(&params.config).unwrap_or_else(|problem| panic!("{problem}"));
-        let index = |index: &IndexConfig| match *index {
-            IndexConfig::Approximate(params) => {
-                Index::Approximate(ApproximatePrefix::new(params, cluster))
-            }
-            IndexConfig::Precise(ttl) => {
-                Index::Precise { cached: Box::default(), lately: ttl.map(SentLately::new) }
-            }
-        };
+        let index = |index: &IndexConfig| LlmdIndex::new(*index, cluster);
         Self {
             indexes: config.indexes.iter().map(index).collect(),
             config,
@@ -136,24 +121,9 @@ impl Llmd {
     }
 
     fn matched(&self, request: &RouteRequest<'_>, workers: usize) -> Vec<Matched> {
-        let of = |index: &Index| match index {
-            Index::Approximate(prefix) => {
-                let matched = prefix.matched(request);
-                Matched {
-                    blocks: matched.overlaps.to_vec(workers),
-                    block_tokens: prefix.block_tokens(self.cluster.block_size),
-                    of_blocks: matched.of_blocks,
-                }
-            }
-            Index::Precise { cached, lately } => {
-                let mut blocks = cached.overlaps(request).to_vec(workers);
-                if let Some(lately) = lately {
-                    let lately = lately.overlaps(request).to_vec(workers);
-                    blocks.iter_mut().zip(lately).for_each(|(held, sent)| *held = sent.max(*held));
-                }
-                let block_tokens = self.cluster.block_size;
-                Matched { blocks, block_tokens, of_blocks: request.blocks.len() }
-            }
+        let of = |index: &LlmdIndex| {
+            let held = index.held(request);
+            Matched { blocks: held.to_vec(workers), held }
         };
         self.indexes.iter().map(of).collect()
     }
@@ -291,8 +261,8 @@ impl Llmd {
             Scorer::LMetric { index } => {
                 let matched = &matched[index];
                 let cost = |at: &usize| {
-                    let blocks = matched.of_blocks.saturating_sub(matched.blocks[*at]);
-                    let tokens = f64::from(blocks) * f64::from(matched.block_tokens);
+                    let blocks = matched.held.of_blocks().saturating_sub(matched.blocks[*at]);
+                    let tokens = f64::from(blocks) * f64::from(matched.held.block_tokens);
                     tokens * (f64::from(self.bookings.loads()[*at].requests) + 1.0)
                 };
                 let costs: Vec<f64> = left.iter().map(cost).collect();
@@ -340,11 +310,7 @@ impl Llmd {
             self.cold += 1;
             self.last_cold[worker.index()] = Some(self.cold);
         }
-        for index in &mut self.indexes {
-            if let Index::Approximate(prefix) = index {
-                prefix.insert(request, worker);
-            }
-        }
+        self.indexes.iter_mut().for_each(|index| index.insert(request, worker));
     }
 }
 
@@ -367,11 +333,7 @@ impl Policy for Llmd {
         request: &RouteRequest<'_>,
         view: &ClusterView<'_>,
     ) -> Verdict {
-        for index in &mut self.indexes {
-            if let Index::Precise { lately: Some(lately), .. } = index {
-                lately.expire(now);
-            }
-        }
+        self.indexes.iter_mut().for_each(|index| index.expire(now));
         let mut draws = self.draws.clone();
         let matched = self.matched(request, view.workers.len());
         let left = self.filtered(&matched, view, Some(&mut draws));
@@ -379,11 +341,7 @@ impl Policy for Llmd {
         let worker = WorkerId::at(left[self.pick(&scores, &mut draws)]);
         self.draws = draws;
         self.book_matched(request, worker, &matched);
-        for index in &mut self.indexes {
-            if let Index::Precise { lately: Some(lately), .. } = index {
-                lately.sent(now, request, worker);
-            }
-        }
+        self.indexes.iter_mut().for_each(|index| index.sent(now, request, worker));
         Verdict::send(worker)
     }
 
@@ -408,30 +366,18 @@ impl Policy for Llmd {
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        self.indexes.iter().find_map(|index| match index {
-            Index::Approximate(_) => None,
-            Index::Precise { cached, .. } => {
-                Some(cached.overlaps(request).to_vec(self.last_cold.len()))
-            }
-        })
+        let workers = self.last_cold.len();
+        self.indexes.iter().find_map(|index| index.overlap_blocks(request, workers))
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
-        for index in &mut self.indexes {
-            match index {
-                Index::Approximate(prefix) => prefix.remove_worker(worker),
-                Index::Precise { cached, lately } => {
-                    cached.remove_worker(worker);
-                    lately.iter_mut().for_each(|lately| lately.remove_worker(worker));
-                }
-            }
-        }
+        self.indexes.iter_mut().for_each(|index| index.remove_worker(worker));
         self.bookings.remove_worker(worker);
         self.last_cold[worker.index()] = None;
     }
 
     fn wants_kv_events(&self) -> bool {
-        self.indexes.iter().any(|index| matches!(index, Index::Precise { .. }))
+        self.indexes.iter().any(LlmdIndex::wants_kv_events)
     }
 
     fn hears_kv_on_demand(&self) -> bool {
@@ -439,11 +385,7 @@ impl Policy for Llmd {
     }
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
-        for index in &mut self.indexes {
-            if let Index::Precise { cached, .. } = index {
-                cached.apply(worker, event);
-            }
-        }
+        self.indexes.iter_mut().for_each(|index| index.apply(worker, event));
     }
 
     /// The negative sum of scores, with workers that filters leave out behind the others;

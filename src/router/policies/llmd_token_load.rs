@@ -1,12 +1,13 @@
-use super::approximate_prefix::{ApproximatePrefix, PrefixParams};
+use super::approximate_prefix::PrefixParams;
+use super::llmd_index::{Held, IndexConfig, LlmdIndex};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
-use crate::router::kv::{Bookings, CachedPrefixes, Overlaps, SentLately, WorkerSet};
+use crate::router::kv::{Bookings, WorkerSet};
 use crate::router::parameters::{MOST, Parameters, change, check_range};
-use crate::router::select::{Bounds, few, lowest, lowest_cost};
+use crate::router::select::{Bounds, Ties, few, lowest, lowest_cost};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
@@ -121,56 +122,12 @@ impl Parameters for TokenLoadParams {
 pub struct TokenLoad {
     params: TokenLoadParams,
     cluster: ClusterSpec,
-    index: Index,
+    index: LlmdIndex,
     bookings: Bookings,
     absent: WorkerSet,
     /// Uncached tokens in flight; out of reach for workers that are absent.
     tokens: Tournament<f64>,
     draws: Stream,
-}
-
-/// What the router believes workers to hold.
-#[derive(Debug)]
-enum Index {
-    Approximate(ApproximatePrefix),
-    Precise { cached: Box<CachedPrefixes>, lately: Option<SentLately> },
-}
-
-/// What of a prompt each worker holds, in blocks of so many tokens, of how many blocks.
-#[derive(Debug)]
-struct Held {
-    overlaps: Overlaps,
-    lately: Option<Overlaps>,
-    block_tokens: u32,
-    of_blocks: u32,
-}
-
-impl Held {
-    fn of(&self, worker: WorkerId) -> u32 {
-        let lately = self.lately.as_ref().map_or(0, |lately| lately.of(worker));
-        self.overlaps.of(worker).max(lately)
-    }
-
-    fn share(&self, blocks: u32) -> f64 {
-        f64::from(blocks) / f64::from(self.of_blocks)
-    }
-
-    fn uncached_tokens(&self, request: &RouteRequest<'_>, blocks: u32) -> u64 {
-        let held = u64::from(blocks) * u64::from(self.block_tokens);
-        u64::from(request.prompt_tokens).saturating_sub(held)
-    }
-
-    /// Workers to be looked at one by one, in order of id, and the most that any other holds.
-    fn split(&self, few: usize) -> (Vec<WorkerId>, u32) {
-        let mut special = Vec::new();
-        let mut most = self.overlaps.split(few, &mut special);
-        if let Some(lately) = &self.lately {
-            most = most.max(lately.split(few, &mut special));
-        }
-        special.sort_unstable();
-        special.dedup();
-        (special, most)
-    }
 }
 
 /// The workers that a prompt may go to.
@@ -187,42 +144,17 @@ impl TokenLoad {
     /// A policy for `cluster`; `seed` is the randomness of its draws.
     pub fn new(params: TokenLoadParams, cluster: &ClusterSpec, seed: u64) -> Self {
         let index = match params.prefix_index {
-            PrefixIndex::Approximate => {
-                Index::Approximate(ApproximatePrefix::new(params.prefix, cluster))
-            }
-            PrefixIndex::Precise => Index::Precise {
-                cached: Box::default(),
-                lately: params.speculative_ttl.map(SentLately::new),
-            },
+            PrefixIndex::Approximate => IndexConfig::Approximate(params.prefix),
+            PrefixIndex::Precise => IndexConfig::Precise(params.speculative_ttl),
         };
         Self {
             params,
             cluster: cluster.clone(),
-            index,
+            index: LlmdIndex::new(index, cluster),
             bookings: Bookings::new(cluster.workers()),
             absent: WorkerSet::default(),
             tokens: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             draws: rng::stream(seed, Use::Policy, 0, 0),
-        }
-    }
-
-    fn held(&self, request: &RouteRequest<'_>) -> Held {
-        match &self.index {
-            Index::Approximate(prefix) => {
-                let matched = prefix.matched(request);
-                Held {
-                    overlaps: matched.overlaps,
-                    lately: None,
-                    block_tokens: prefix.block_tokens(self.cluster.block_size),
-                    of_blocks: matched.of_blocks,
-                }
-            }
-            Index::Precise { cached, lately } => Held {
-                overlaps: cached.overlaps(request),
-                lately: lately.as_ref().map(|lately| lately.overlaps(request)),
-                block_tokens: self.cluster.block_size,
-                of_blocks: request.blocks.len().max(1),
-            },
         }
     }
 
@@ -312,11 +244,9 @@ impl Policy for TokenLoad {
         request: &RouteRequest<'_>,
         view: &ClusterView<'_>,
     ) -> Verdict {
-        if let Index::Precise { lately: Some(lately), .. } = &mut self.index {
-            lately.expire(now);
-        }
+        self.index.expire(now);
         let mut draws = self.draws.clone();
-        let held = self.held(request);
+        let held = self.index.held(request);
         let explores = self.params.exploration_probability > 0.0
             && draws.random::<f64>() < self.params.exploration_probability;
         let allowed = if explores { Allowed::All } else { self.allowed(&held, view) };
@@ -326,7 +256,7 @@ impl Policy for TokenLoad {
         };
         let chosen = match &allowed {
             Allowed::Few(workers) => {
-                let mut least = crate::router::select::Ties::default();
+                let mut least = Ties::default();
                 for worker in workers {
                     least.offer(worker.index(), cost(*worker), &mut draws);
                 }
@@ -348,11 +278,8 @@ impl Policy for TokenLoad {
         self.draws = draws;
         let uncached = held.uncached_tokens(request, held.of(worker));
         self.book(request, worker, uncached);
-        match &mut self.index {
-            Index::Approximate(prefix) => prefix.insert(request, worker),
-            Index::Precise { lately: Some(lately), .. } => lately.sent(now, request, worker),
-            Index::Precise { lately: None, .. } => {}
-        }
+        self.index.insert(request, worker);
+        self.index.sent(now, request, worker);
         Verdict::send(worker)
     }
 
@@ -368,12 +295,7 @@ impl Policy for TokenLoad {
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
-        match &self.index {
-            Index::Approximate(_) => None,
-            Index::Precise { cached, .. } => {
-                Some(cached.overlaps(request).to_vec(self.bookings.loads().len()))
-            }
-        }
+        self.index.overlap_blocks(request, self.bookings.loads().len())
     }
 
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
@@ -382,13 +304,7 @@ impl Policy for TokenLoad {
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
-        match &mut self.index {
-            Index::Approximate(prefix) => prefix.remove_worker(worker),
-            Index::Precise { cached, lately } => {
-                cached.remove_worker(worker);
-                lately.iter_mut().for_each(|lately| lately.remove_worker(worker));
-            }
-        }
+        self.index.remove_worker(worker);
         self.bookings.remove_worker(worker);
         self.absent.insert(worker);
         self.note_load(worker);
@@ -400,7 +316,7 @@ impl Policy for TokenLoad {
     }
 
     fn wants_kv_events(&self) -> bool {
-        matches!(self.index, Index::Precise { .. })
+        self.index.wants_kv_events()
     }
 
     fn hears_kv_on_demand(&self) -> bool {
@@ -408,16 +324,14 @@ impl Policy for TokenLoad {
     }
 
     fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
-        if let Index::Precise { cached, .. } = &mut self.index {
-            cached.apply(worker, event);
-        }
+        self.index.apply(worker, event);
     }
 
     /// Tokens in flight with the request's own, with workers that the filter leaves out
     /// behind those that it leaves; without exploration, and with what was sent lately as
     /// of the last decision.
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
-        let held = self.held(request);
+        let held = self.index.held(request);
         let allowed = self.allowed(&held, view);
         let behind = f64::from(self.params.queue_threshold_tokens) + 1.0;
         let cost = |at: usize| {

@@ -9,14 +9,15 @@
 
 mod approximate_prefix;
 mod epp_config;
+mod llmd_index;
 mod recent;
 mod sent;
 mod tree;
 mod weighed;
 mod yaml;
 
-use super::Policy;
 use super::factory::PolicyFactory;
+use super::{ClusterView, Policy};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::settings::Invalid;
@@ -38,6 +39,27 @@ fn check_report_period(period: SimDuration) -> Result<(), Invalid> {
     let shown = format!("\"{}s\"", period.as_secs());
     let allowed = "at least 1ms: each report looks at every worker";
     Invalid::unless(period >= LEAST_REPORT_PERIOD, "report_period", shown, allowed)
+}
+
+/// Whether loads differ by more than so many requests and by more than a factor.
+fn are_imbalanced(view: &ClusterView<'_>, abs_threshold: u32, rel_threshold: f64) -> bool {
+    let (least, most) = (view.least_inflight(), view.most_inflight());
+    most - least > abs_threshold && f64::from(most) > f64::from(least) * rel_threshold
+}
+
+/// Of every worker its requests in flight, and the same as a cost, with the workers
+/// outside of `group` behind those in it. Without a group all are in it.
+fn inflight_in<'a>(
+    view: &'a ClusterView<'_>,
+    group: Option<&'a [WorkerId]>,
+) -> impl Iterator<Item = (WorkerId, f64, f64)> + 'a {
+    let behind = view.workers.iter().map(|worker| worker.inflight).max().unwrap_or(0) + 1;
+    view.workers.iter().enumerate().map(move |(at, view)| {
+        let worker = WorkerId::at(at);
+        let is_in = group.is_none_or(|group| group.contains(&worker));
+        let cost = view.inflight + if is_in { 0 } else { behind };
+        (worker, f64::from(view.inflight), f64::from(cost))
+    })
 }
 
 /// Declares the modules and lists their policies.

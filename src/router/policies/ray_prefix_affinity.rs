@@ -1,5 +1,5 @@
-use super::Books;
 use super::tree::PromptTree;
+use super::{Books, inflight_in};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
@@ -98,8 +98,7 @@ impl RayPrefixAffinity {
             return None;
         }
         let longest = self.tree.longest(request);
-        let matched_tokens = f64::from(longest.blocks) * f64::from(self.block_size);
-        let match_rate = matched_tokens / f64::from(request.prompt_tokens);
+        let match_rate = longest.share(request, self.block_size);
         if match_rate < self.params.match_rate_threshold || longest.workers.is_empty() {
             return Some(self.tree.smallest().collect());
         }
@@ -154,15 +153,13 @@ impl Policy for RayPrefixAffinity {
     /// workers where loads are imbalanced, though only two are drawn and compared.
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let group = self.group(request, view);
-        let behind = view.workers.iter().map(|worker| worker.inflight).max().unwrap_or(0) + 1;
-        let cost = |(at, inflight): (usize, u32)| {
-            let worker = WorkerId::at(at);
-            let is_in = group.as_ref().is_none_or(|group| group.contains(&worker));
-            let sent_blocks = f64::from(self.tree.held_blocks(worker));
-            let parts = vec![("inflight", f64::from(inflight)), ("sent_blocks", sent_blocks)];
-            let cost = inflight + if is_in { 0 } else { behind };
-            CostParts { worker, cost: f64::from(cost), parts }
-        };
-        view.workers.iter().map(|worker| worker.inflight).enumerate().map(cost).collect()
+        let sent_blocks = |worker| f64::from(self.tree.held_blocks(worker));
+        inflight_in(view, group.as_deref())
+            .map(|(worker, inflight, cost)| CostParts {
+                worker,
+                cost,
+                parts: vec![("inflight", inflight), ("sent_blocks", sent_blocks(worker))],
+            })
+            .collect()
     }
 }

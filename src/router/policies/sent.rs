@@ -78,6 +78,14 @@ pub(super) struct Match {
     pub(super) workers: Vec<WorkerId>,
 }
 
+impl Match {
+    /// The share of the prompt that it is, with blocks of so many tokens.
+    pub(super) fn share(&self, request: &RouteRequest<'_>, block_size: u32) -> f64 {
+        let tokens = f64::from(self.blocks) * f64::from(block_size);
+        tokens / f64::from(request.prompt_tokens)
+    }
+}
+
 impl SentPrompts {
     pub(super) fn new(workers: u32) -> Self {
         Self {

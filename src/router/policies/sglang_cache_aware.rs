@@ -1,5 +1,5 @@
-use super::Books;
 use super::tree::PromptTree;
+use super::{Books, are_imbalanced};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
@@ -134,16 +134,12 @@ impl SglangCacheAware {
 
     /// What decides about a request.
     fn rule(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Rule {
-        let (least, most) = (view.least_inflight(), view.most_inflight());
         let CacheAwareParams { balance_abs_threshold, balance_rel_threshold, .. } = self.params;
-        if most - least > balance_abs_threshold
-            && f64::from(most) > f64::from(least) * balance_rel_threshold
-        {
+        if are_imbalanced(view, balance_abs_threshold, balance_rel_threshold) {
             return Rule::Load;
         }
         let longest = self.tree.longest(request);
-        let matched_tokens = f64::from(longest.blocks) * f64::from(self.block_size);
-        if matched_tokens / f64::from(request.prompt_tokens) > self.params.cache_threshold {
+        if longest.share(request, self.block_size) > self.params.cache_threshold {
             return Rule::Match(longest.workers);
         }
         match self.params.sglang_version {

@@ -1,5 +1,5 @@
 use super::dynamo;
-use super::kv::KvSettings;
+use super::kv::{KvSettings, LEFT_OUT};
 use crate::router::Role;
 use crate::router::by_cost::{ByCost, CostParameters};
 use crate::router::cost_settings::CostSettings;
@@ -30,15 +30,9 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         }
     })
     .follows(
-        Origin::new(
-            "NVIDIA Dynamo",
-            "kv beside the crate dynamo-kv-router",
-        )
-        .version("1.6.1", "2026-11")
-        .without(
-            "memory that workers share, LoRA, priorities, deadlines and classes of requests, a model \
-             of prefill times, approximate caches by least recent use or beside KV events",
-        ),
+        Origin::new("NVIDIA Dynamo", "kv beside the crate dynamo-kv-router")
+            .version("1.6.1", "2026-11")
+            .without(LEFT_OUT),
     )
     .counts(&METRICS)
     .targets_ranks()

@@ -7,7 +7,7 @@ use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::WorkerSet;
 use crate::router::parameters::{MOST, Parameters, change, check_range};
-use crate::router::select::{Bounds, lowest};
+use crate::router::select::{Bounds, Ties, lowest};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict, WorkerView};
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
@@ -144,8 +144,8 @@ struct Load {
 enum Among {
     /// The holders of the longest match that are not far above the mean.
     Holders(Vec<WorkerId>),
-    /// All that are not far above the mean, if there are any.
-    Spill,
+    /// All with at most so many requests, which some have: those not far above the mean.
+    Spill(f64),
     All,
 }
 
@@ -165,29 +165,28 @@ impl SmgCacheAware {
         }
     }
 
-    /// Whether a worker with `inflight` requests is far above the mean of all.
-    fn is_far_above(&self, inflight: u32, view: &ClusterView<'_>) -> bool {
-        let mean = view.total_inflight() as f64 / view.available_count() as f64;
+    /// Requests in flight above which a worker is far above the mean of all.
+    fn most_requests(&self, view: &ClusterView<'_>) -> f64 {
+        let mean = view.mean_inflight();
         let swing = (2.0 * mean.sqrt()).ceil();
         let margin = f64::from(self.params.spill_abs_threshold).min(swing.max(LEAST_MARGIN));
-        let inflight = f64::from(inflight);
-        inflight > mean * self.params.spill_rel_threshold && inflight > mean + margin
+        (mean * self.params.spill_rel_threshold).max(mean + margin)
     }
 
     fn among(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Among {
         let longest = self.tree.longest(request);
-        let matched_tokens = f64::from(longest.blocks) * f64::from(self.cluster.block_size);
-        let match_rate = matched_tokens / f64::from(request.prompt_tokens);
+        let match_rate = longest.share(request, self.cluster.block_size);
         if match_rate <= self.params.cache_threshold || longest.workers.is_empty() {
             return Among::All;
         }
         let mut holders = longest.workers;
-        holders.retain(|holder| !self.is_far_above(view.workers[holder.index()].inflight, view));
+        let most = self.most_requests(view);
+        holders.retain(|holder| f64::from(view.workers[holder.index()].inflight) <= most);
         if !holders.is_empty() {
             return Among::Holders(holders);
         }
         // The least loaded is the last to be far above.
-        if self.is_far_above(view.least_inflight(), view) { Among::All } else { Among::Spill }
+        if f64::from(view.least_inflight()) > most { Among::All } else { Among::Spill(most) }
     }
 
     /// Seconds once workers have reported, requests before.
@@ -265,18 +264,17 @@ impl Policy for SmgCacheAware {
         let mut draws = self.draws.clone();
         let shortest = match &among {
             Among::Holders(holders) => {
-                let mut shortest = crate::router::select::Ties::default();
+                let mut shortest = Ties::default();
                 for holder in holders {
                     shortest.offer(holder.index(), self.wait(*holder), &mut draws);
                 }
                 shortest.chosen_if_any()
             }
-            Among::Spill | Among::All => {
+            Among::Spill(_) | Among::All => {
                 let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
                 lowest(&self.waits, bounds, &mut draws, |worker| {
-                    let inflight = view.workers[worker.index()].inflight;
-                    let passed_by =
-                        matches!(among, Among::Spill) && self.is_far_above(inflight, view);
+                    let inflight = f64::from(view.workers[worker.index()].inflight);
+                    let passed_by = matches!(among, Among::Spill(most) if inflight > most);
                     (if passed_by { f64::INFINITY } else { self.wait(worker) }, 0)
                 })
             }
@@ -331,13 +329,13 @@ impl Policy for SmgCacheAware {
         let behind = waits.clone().fold(0.0, f64::max) + 1.0;
         let cost = |(at, wait): (usize, f64)| {
             let worker = WorkerId::at(at);
-            let inflight = view.workers[at].inflight;
+            let inflight = f64::from(view.workers[at].inflight);
             let in_question = match &among {
                 Among::Holders(holders) => holders.contains(&worker),
-                Among::Spill => !self.is_far_above(inflight, view),
+                Among::Spill(most) => inflight <= *most,
                 Among::All => true,
             };
-            let parts = vec![("inflight", f64::from(inflight)), ("expected_wait", wait)];
+            let parts = vec![("inflight", inflight), ("expected_wait", wait)];
             CostParts { worker, cost: wait + if in_question { 0.0 } else { behind }, parts }
         };
         waits.enumerate().map(cost).collect()

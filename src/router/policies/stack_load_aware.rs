@@ -61,11 +61,6 @@ struct LoadAware {
     recent: RecentlySent,
 }
 
-/// The mean load of the workers that can be chosen.
-fn mean(view: &ClusterView<'_>) -> f64 {
-    view.total_inflight() as f64 / view.available_count().max(1) as f64
-}
-
 /// The share of the prompt that so many tokens are.
 fn share(request: &RouteRequest<'_>, held_tokens: u64) -> f64 {
     held_tokens.min(u64::from(request.prompt_tokens)) as f64 / f64::from(request.prompt_tokens)
@@ -87,12 +82,12 @@ impl Rule for LoadAware {
     }
 
     fn scale(&self, view: &ClusterView<'_>) -> f64 {
-        self.params.loadaware_beta / mean(view).max(1.0)
+        self.params.loadaware_beta / view.mean_inflight().max(1.0)
     }
 
     /// With what the mean takes off every worker's cost.
     fn asked(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>, held_tokens: u64) -> f64 {
-        -share(request, held_tokens) - self.scale(view) * mean(view)
+        -share(request, held_tokens) - self.scale(view) * view.mean_inflight()
     }
 
     fn cost(
@@ -102,7 +97,7 @@ impl Rule for LoadAware {
         (worker, load): (WorkerId, &WorkerLoad),
         held_tokens: u64,
     ) -> (f64, u32) {
-        let mean = mean(view);
+        let mean = view.mean_inflight();
         let relative = (f64::from(load.requests) - mean) / mean.max(1.0);
         (self.params.loadaware_beta * relative - share(request, held_tokens), worker.0)
     }

@@ -4,7 +4,7 @@
 use crate::engine::seq::{PerSeq, SeqId};
 use crate::engine::shape::Shape;
 use crate::id::BlockId;
-use crate::kv::{BlockCount, BlockTable, Cache, EventLog, NONE, Slot};
+use crate::kv::{BlockCount, BlockTable, Cache, EventLog, FreeQueue, NONE, Slot};
 use crate::request::{BlockRun, Content};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -109,10 +109,8 @@ pub(super) struct GroupedCache {
     unused: Vec<Slot>,
     /// Free blocks without content: the front of the free queue.
     empty: u32,
-    /// Free hashed blocks: the back of the free queue, as a list.
-    cached: u32,
-    first: Slot,
-    last: Slot,
+    /// Free hashed blocks: the back of the free queue.
+    cached: FreeQueue,
     held: PerSeq<Held>,
 }
 
@@ -123,9 +121,6 @@ struct Copied {
     id: BlockId,
     /// Sequences that hold it; 0 in the free queue.
     refs: u32,
-    /// Neighbours in the free queue.
-    prev: Slot,
-    next: Slot,
     /// Copies stored before and after it.
     older: Slot,
     newer: Slot,
@@ -171,7 +166,7 @@ impl Cache for GroupedCache {
     }
 
     fn free_blocks(&self) -> u32 {
-        self.empty + self.cached
+        self.empty + self.cached.len()
     }
 
     fn reset(&mut self) -> bool {
@@ -200,9 +195,7 @@ impl GroupedCache {
             copies: Vec::new(),
             unused: Vec::new(),
             empty: num_blocks,
-            cached: 0,
-            first: NONE,
-            last: NONE,
+            cached: FreeQueue::new(0),
             held: PerSeq::default(),
         }
     }
@@ -226,11 +219,9 @@ impl GroupedCache {
         }
         held.sort_unstable();
         held.dedup();
-        let free = |slot: Slot| (slot != NONE).then_some(slot);
-        let queue = std::iter::successors(free(self.first), |&slot| free(self.at(slot).next));
         BlockCount {
             held: narrow(held.len() + others),
-            cached: narrow(queue.count()),
+            cached: narrow(self.cached.iter().count()),
             empty: self.empty,
         }
     }
@@ -331,7 +322,7 @@ impl GroupedCache {
             for at in kept {
                 let slot = self.find(group, content.block(at)).expect("was found");
                 if self.at(slot).refs == 0 {
-                    self.unlink(slot);
+                    self.cached.remove(slot);
                 }
                 self.at_mut(slot).refs += 1;
                 blocks.slots.push_back(slot);
@@ -451,18 +442,18 @@ impl GroupedCache {
         let copy = self.at_mut(slot);
         copy.refs -= 1;
         if copy.refs == 0 {
-            self.link_last(slot);
+            self.cached.push_back(slot);
         }
     }
 
     /// A hashed block that one sequence holds.
     fn add(&mut self, group: u32, id: BlockId) -> Slot {
-        let mut copy =
-            Copied { group, id, refs: 1, prev: NONE, next: NONE, older: NONE, newer: NONE };
+        let mut copy = Copied { group, id, refs: 1, older: NONE, newer: NONE };
         let slot = match self.unused.pop() {
             Some(slot) => slot,
             None => {
                 self.copies.push(copy);
+                self.cached.grow();
                 Slot::try_from(self.copies.len() - 1).expect("no more than the pool has")
             }
         };
@@ -479,9 +470,7 @@ impl GroupedCache {
 
     /// Takes the free hashed block that is first in line.
     fn evict(&mut self, log: &mut EventLog) {
-        let slot = self.first;
-        assert_ne!(slot, NONE, "a block is free");
-        self.unlink(slot);
+        let slot = self.cached.pop().expect("a block is free");
         let Copied { group, id, older, newer, .. } = *self.at(slot);
         if newer != NONE {
             self.at_mut(newer).older = older;
@@ -498,30 +487,6 @@ impl GroupedCache {
         } else {
             log.removed_apart(group, run);
         }
-    }
-
-    fn link_last(&mut self, slot: Slot) {
-        let last = std::mem::replace(&mut self.last, slot);
-        match last {
-            NONE => self.first = slot,
-            last => self.at_mut(last).next = slot,
-        }
-        let copy = self.at_mut(slot);
-        (copy.prev, copy.next) = (last, NONE);
-        self.cached += 1;
-    }
-
-    fn unlink(&mut self, slot: Slot) {
-        let Copied { prev, next, .. } = *self.at(slot);
-        match prev {
-            NONE => self.first = next,
-            prev => self.at_mut(prev).next = next,
-        }
-        match next {
-            NONE => self.last = prev,
-            next => self.at_mut(next).prev = prev,
-        }
-        self.cached -= 1;
     }
 
     fn find(&self, group: u32, id: BlockId) -> Option<Slot> {
