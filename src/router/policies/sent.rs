@@ -3,7 +3,7 @@
 
 use crate::id::{BlockId, WorkerId};
 use crate::kv::BlockTable;
-use crate::request::PromptBlocks;
+use crate::request::{PromptBlocks, RouteRequest};
 use crate::rng::mix;
 use crate::router::kv::{Overlaps, WorkerSet};
 use hashbrown::HashTable;
