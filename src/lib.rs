@@ -60,6 +60,8 @@ pub mod exposition;
 pub mod fleet;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod frontier;
+#[cfg(feature = "serving")]
+mod http;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod id;
 #[cfg_attr(not(internals), doc(hidden))]

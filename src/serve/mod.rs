@@ -22,13 +22,10 @@ use crate::fleet::SimulatedFleet;
 use crate::id::WorkerId;
 use crate::settings::Invalid;
 use engine::{Ask, Clock, Engine, Halt};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use publisher::{Publication, Publisher, publish_all};
-use routes::Routes;
+use routes::{Port, routes};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -36,11 +33,6 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 /// KV events of the worker on port p are on port p + this; and, again as much
 /// further, its replay socket.
 const EVENTS_APART: u16 = 1000;
-
-/// For the head of a request, and for the next request on an open connection (assumed:
-/// longer than clients keep idle connections, and short enough that those who say nothing
-/// do not take up every file).
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -160,8 +152,8 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
             let limits = settings.pools.pools().iter().map(|pool| pool.engine.max_model_len);
             engine.max_model_len = limits.min().unwrap_or(engine.max_model_len);
         }
-        let routes = Routes::new(engine, &options.model, worker, events, line);
-        runtime.spawn(accept(listener, Arc::new(routes)));
+        let port = Port::new(engine, &options.model, worker, events, line);
+        runtime.spawn(crate::http::serve(listener, routes(port)));
     }
     Ok(Served { addresses, runtime: Some(runtime) })
 }
@@ -234,29 +226,4 @@ async fn publish(endpoints: &[[String; 2]]) -> Result<UnboundedSender<Publicatio
     let (publish, publications) = unbounded_channel();
     tokio::spawn(publish_all(publishers, publications));
     Ok(publish)
-}
-
-/// Takes connections as long as there are any.
-async fn accept(listener: TcpListener, routes: Arc<Routes>) {
-    loop {
-        // Out of files, most likely: connections that end will free some.
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let _ = stream.set_nodelay(true);
-        let routes = Arc::clone(&routes);
-        tokio::spawn(async move {
-            let answer = service_fn(move |request| {
-                let routes = Arc::clone(&routes);
-                async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
-            });
-            // A client that breaks off hears nothing more.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_PATIENCE)
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
-        });
-    }
 }

@@ -6,16 +6,19 @@ use super::words;
 use crate::engine::config::EngineConfig;
 use crate::event::RejectReason;
 use crate::id::WorkerId;
-use bytes::Bytes;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,10 +41,8 @@ const SESSION_HEADER: &str = "x-session-id";
 /// Says which worker answered.
 const WORKER_HEADER: &str = "x-sim-worker";
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
-
-/// Answers the requests to one port.
-pub(super) struct Routes {
+/// One port that is served.
+pub(super) struct Port {
     engine: EngineConfig,
     model: String,
     /// `None`: behind the router.
@@ -147,7 +148,58 @@ impl Drop for Call {
 /// Why a request is refused.
 struct Refusal(StatusCode, &'static str, String);
 
-impl Routes {
+impl Refusal {
+    fn method() -> Self {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self(status, "BadRequestError", "Method Not Allowed".to_owned())
+    }
+
+    fn path() -> Self {
+        Self(StatusCode::NOT_FOUND, "NotFoundError", "Not Found".to_owned())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(status, kind, message) = self;
+        let code = status.as_u16();
+        let error = json!({ "message": message, "type": kind, "param": null, "code": code });
+        (status, Json(json!({ "error": error }))).into_response()
+    }
+}
+
+/// Answers the requests to `port`.
+pub(super) fn routes(port: Port) -> Router {
+    type Served = State<Arc<Port>>;
+    let healthy = || async { text_of(String::new()) };
+    let mut routes = Router::new()
+        .route("/health", get(healthy))
+        .route("/ping", get(healthy))
+        .route("/version", get(|| async { Json(json!({ "version": VERSION })) }))
+        .route("/v1/models", get(|State(port): Served| async move { Json(port.models()) }))
+        .route("/metrics", get(|State(port): Served| async move { port.metrics().await }))
+        .route(
+            "/v1/completions",
+            post(|State(port): Served, request: Request| async move {
+                port.complete(request, false).await
+            }),
+        )
+        .route(
+            "/v1/chat/completions",
+            post(|State(port): Served, request: Request| async move {
+                port.complete(request, true).await
+            }),
+        );
+    if let Some(sources) = port.sources() {
+        routes = routes.route("/kv_event_sources", get(|| async { Json(sources) }));
+    }
+    routes
+        .fallback(|| async { Refusal::path() })
+        .method_not_allowed_fallback(|| async { Refusal::method() })
+        .with_state(Arc::new(port))
+}
+
+impl Port {
     pub(super) fn new(
         engine: EngineConfig,
         model: &str,
@@ -157,35 +209,6 @@ impl Routes {
     ) -> Self {
         let model = model.to_owned();
         Self { engine, model, worker, events, ask, halt, answers: AtomicU64::new(0) }
-    }
-
-    /// Answers a request, whatever it is.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let answered = match (&method, path.as_str()) {
-            (&Method::GET, "/health" | "/ping") => Ok(plain(StatusCode::OK, String::new())),
-            (&Method::GET, "/version") => Ok(in_json(&json!({ "version": VERSION }))),
-            (&Method::GET, "/v1/models") => Ok(in_json(&self.models())),
-            (&Method::GET, "/metrics") => self.metrics().await,
-            (&Method::GET, "/kv_event_sources") if self.events.is_some() => {
-                Ok(in_json(&self.sources()))
-            }
-            (&Method::POST, "/v1/completions") => self.complete(request, false).await,
-            (&Method::POST, "/v1/chat/completions") => self.complete(request, true).await,
-            (_, "/v1/completions" | "/v1/chat/completions") => Err(Refusal(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "BadRequestError",
-                "Method Not Allowed".to_owned(),
-            )),
-            _ => Err(Refusal(StatusCode::NOT_FOUND, "NotFoundError", "Not Found".to_owned())),
-        };
-        answered.unwrap_or_else(|Refusal(status, kind, message)| {
-            let code = status.as_u16();
-            let error = json!({ "message": message, "type": kind, "param": null, "code": code });
-            let mut response = in_json(&json!({ "error": error }));
-            *response.status_mut() = status;
-            response
-        })
     }
 
     /// No worker answers: the simulation cannot go on, or the program ends.
@@ -204,32 +227,29 @@ impl Routes {
         }]})
     }
 
-    /// As vLLM says it: an address with a star is one where the publisher binds.
-    fn sources(&self) -> Value {
+    /// Where KV events are, if they are published. As vLLM says it: an address with a star is
+    /// one where the publisher binds.
+    fn sources(&self) -> Option<Value> {
         let starred = |place: &String| {
             let port = place.rsplit(':').next().unwrap_or_default();
             format!("tcp://*:{port}")
         };
-        let [endpoint, replay] = self.events.clone().unwrap_or_default();
-        json!({ "0": {
+        let [endpoint, replay] = self.events.as_ref()?;
+        Some(json!({ "0": {
             "enable_kv_cache_events": true, "publisher": "zmq",
-            "endpoint": starred(&endpoint), "replay_endpoint": starred(&replay),
-        }})
+            "endpoint": starred(endpoint), "replay_endpoint": starred(replay),
+        }}))
     }
 
-    async fn metrics(&self) -> Result<Response<Body>, Refusal> {
+    async fn metrics(&self) -> Result<Response, Refusal> {
         let worker = self.worker.unwrap_or_default();
         let (reply, counted) = oneshot::channel();
         self.ask.send(Ask::Count(worker, reply)).map_err(|_| self.ended())?;
         let (counters, gauges) = counted.await.map_err(|_| self.ended())?;
-        Ok(plain(StatusCode::OK, counters.text(&gauges, &self.engine, &self.model)))
+        Ok(text_of(counters.text(&gauges, &self.engine, &self.model)))
     }
 
-    async fn complete(
-        &self,
-        request: Request<Incoming>,
-        is_chat: bool,
-    ) -> Result<Response<Body>, Refusal> {
+    async fn complete(&self, request: Request, is_chat: bool) -> Result<Response, Refusal> {
         let session = request.headers().get(SESSION_HEADER).and_then(|value| value.to_str().ok());
         let session = session.map(str::to_owned);
         let body = read(request.into_body()).await?;
@@ -249,15 +269,12 @@ impl Routes {
             _ => return Err(self.ended()),
         };
         let mut response = if streamed {
-            let events = StreamBody::new(form.events(said).map(|event| Ok(Frame::data(event))));
-            let mut response = Response::new(BodyExt::boxed_unsync(events));
-            let headers = response.headers_mut();
-            headers
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-            response
+            let headers =
+                [(CONTENT_TYPE, "text/event-stream; charset=utf-8"), (CACHE_CONTROL, "no-cache")];
+            let events = form.events(said).map(Ok::<_, Infallible>);
+            (headers, Body::from_stream(events)).into_response()
         } else {
-            in_json(&form.whole(said).await.unwrap_or_else(|| Err(self.ended()))?)
+            Json(form.whole(said).await.unwrap_or_else(|| Err(self.ended()))?).into_response()
         };
         response.headers_mut().insert(WORKER_HEADER, HeaderValue::from(worker.0));
         Ok(response)
@@ -432,7 +449,7 @@ struct Progress {
 }
 
 /// The body of a request.
-async fn read(body: Incoming) -> Result<Vec<u8>, Refusal> {
+async fn read(body: Body) -> Result<Vec<u8>, Refusal> {
     let broken = |error: &dyn std::fmt::Display| bad(format!("the body cannot be read: {error}"));
     let mut body = Limited::new(body, MOST_BYTES);
     let mut bytes = Vec::new();
@@ -505,17 +522,7 @@ fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
-
-fn in_json(value: &Value) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(value.to_string())).boxed_unsync());
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
+/// In Prometheus' text format, and as it is.
+fn text_of(text: String) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -94,9 +94,6 @@ pub fn show(experiment: &Experiment, options: &UiOptions) -> Result<Shown, UiErr
         .spawn(move || of_baselines.set_baselines(baselines::baselines(&swept)))
         .map_err(start)?;
     let app = router(Desk::new(Line::new(asks), hub), Guard::of(address));
-    runtime.spawn(async move {
-        // It ends with the runtime.
-        let _ = axum::serve(listener, app).await;
-    });
+    runtime.spawn(crate::http::serve(listener, app));
     Ok(Shown { address, runtime: Some(runtime) })
 }
