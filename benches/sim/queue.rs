@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion};
 use kv_router_sim::id::WorkerId;
-use kv_router_sim::queue::{EventQueue, Rank};
+use kv_router_sim::queue::{EventQueue, Precedence};
 use kv_router_sim::rng::mix;
 use kv_router_sim::time::{SimDuration, SimTime};
 
@@ -13,16 +13,16 @@ pub(crate) fn benches(c: &mut Criterion) {
     for workers in [16u32, 1_000] {
         let mut queue = EventQueue::new(workers);
         for worker in (0..workers).map(WorkerId) {
-            queue.schedule(worker, SimTime::ZERO, Rank::StepEnd);
+            queue.schedule(worker, SimTime::ZERO, Precedence::StepEnd);
         }
         let mut n = 0;
         group.bench_function(BenchmarkId::new("pop and schedule", workers), |b| {
             b.iter(|| {
                 let (worker, due) =
-                    queue.pop_before(SimTime::MAX, Rank::StepEnd).expect("a worker is due");
+                    queue.pop_before(SimTime::MAX, Precedence::StepEnd).expect("a worker is due");
                 n += 1;
                 let gap = SimDuration::from_micros(1_000 + mix(n) % 1_000);
-                queue.schedule(worker, due.at + gap, Rank::StepEnd);
+                queue.schedule(worker, due.at + gap, Precedence::StepEnd);
                 worker
             });
         });

@@ -5,7 +5,7 @@ use super::markdown::{Table, shown, signed};
 use super::record::Record;
 use super::settings::GainSettings;
 use crate::metrics::Metric;
-use crate::report::judge::gains::{AIM_PERCENT, Arms, Gain, Gains, Place};
+use crate::report::judge::gains::{AIM_PERCENT, Arms, Gain, Gains, OnLadder};
 use crate::report::judge::published::Comparison;
 use std::fmt::Write;
 
@@ -150,7 +150,7 @@ fn counted(rows: &[Gain]) -> Errors {
     rows.iter().filter(|row| row.is_counted).map(Gain::error).collect()
 }
 
-fn place(place: Place) -> String {
+fn place(place: OnLadder) -> String {
     let one = |level: Option<f64>| level.map_or("none".to_owned(), |level| level.to_string());
     format!("{} / {}", one(place.published), one(place.predicted))
 }

@@ -8,7 +8,7 @@ use super::talk::print;
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::experiment::results::{Point, Provenance, SCHEMA_VERSION, Summary};
 use kv_router_sim::experiment::{self, Experiment, Params, SloSettings};
-use kv_router_sim::frontier::{LoadRange, Question, Target, frontier};
+use kv_router_sim::frontier::{LoadRange, MetricTarget, Question, frontier};
 use kv_router_sim::metrics::full_name;
 use kv_router_sim::report::judge::answer::{BASELINE, pairings};
 use kv_router_sim::report::judge::terms::{Terms, remarks};
@@ -227,11 +227,12 @@ fn questions(
 ) -> Result<Vec<Question>, CliError> {
     let slo = experiment.runs[0].settings.slo;
     let attainment = slo.map_or(SloSettings::ATTAINMENT, |slo| slo.attainment);
-    let targets = args.within.iter().map(|text| Target::parse(text, attainment).map_err(argument));
-    let mut targets: Vec<Target> = targets.collect::<Result<_, _>>()?;
+    let targets =
+        args.within.iter().map(|text| MetricTarget::parse(text, attainment).map_err(argument));
+    let mut targets: Vec<MetricTarget> = targets.collect::<Result<_, _>>()?;
     let has_slo = experiment.runs.iter().all(|run| run.settings.slo.is_some());
     if targets.is_empty() && args.metric.is_empty() && has_slo {
-        targets.push(Target::slo(attainment));
+        targets.push(MetricTarget::slo(attainment));
     }
     let Contenders { names, pairs, .. } = contenders;
     let mut questions = Vec::new();

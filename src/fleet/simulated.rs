@@ -9,7 +9,7 @@ use crate::engine::{Gauges, Outbox, Pace, StepRecord, Wake, Worker};
 use crate::event::{KvEvent, Lost, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, Target, WorkerId};
 use crate::kv::Concerns;
-use crate::queue::{EventQueue, Rank};
+use crate::queue::{EventQueue, Precedence};
 use crate::request::{Phase, PromptBlocks, Request};
 use crate::stats::Histogram;
 use crate::time::SimTime;
@@ -191,13 +191,13 @@ impl SimulatedFleet {
         } else {
             match worker.kv_due() {
                 None => self.kv_queue.cancel(id),
-                Some(at) => self.kv_queue.schedule(id, at, Rank::KvVisibility),
+                Some(at) => self.kv_queue.schedule(id, at, Precedence::KvVisibility),
             }
         }
         match worker.wake() {
             None => self.queue.cancel(id),
-            Some(Wake::FinishStep(at)) => self.queue.schedule(id, at, Rank::StepEnd),
-            Some(Wake::StartStep(at)) => self.queue.schedule(id, at, Rank::StepStart),
+            Some(Wake::FinishStep(at)) => self.queue.schedule(id, at, Precedence::StepEnd),
+            Some(Wake::StartStep(at)) => self.queue.schedule(id, at, Precedence::StepStart),
         }
     }
 
@@ -288,7 +288,8 @@ impl Fleet for SimulatedFleet {
 
     fn next_event(&mut self, deadline: SimTime) -> Option<(SimTime, WorkerEvent)> {
         while self.out.events.is_empty() {
-            let next = self.queue.peek().filter(|(_, due)| due.is_before(deadline, Rank::Arrival));
+            let next =
+                self.queue.peek().filter(|(_, due)| due.is_before(deadline, Precedence::Arrival));
             if let Some(at) = self.kv_arrives(next.map(|(_, due)| due.at), deadline) {
                 self.receive(at);
                 continue;
@@ -298,8 +299,8 @@ impl Fleet for SimulatedFleet {
                 return None;
             };
             let worker = &mut self.workers[id.index()];
-            match due.rank {
-                Rank::StepStart => {
+            match due.precedence {
+                Precedence::StepStart => {
                     worker.start_step(due.at, &mut self.out);
                     self.fetch(due.at);
                 }
@@ -322,7 +323,7 @@ impl Fleet for SimulatedFleet {
             self.end_on_demand();
         }
         let present = until == self.now;
-        while let Some((id, _)) = self.kv_queue.pop_before(until, Rank::Measure) {
+        while let Some((id, _)) = self.kv_queue.pop_before(until, Precedence::Measure) {
             self.look(id.index(), |worker, out| {
                 if present {
                     worker.settle_present(until, out);
@@ -330,7 +331,7 @@ impl Fleet for SimulatedFleet {
                 worker.take_kv_events(until, out, &mut *sink);
             });
             if let Some(at) = self.workers[id.index()].kv_due() {
-                self.kv_queue.schedule(id, at, Rank::KvVisibility);
+                self.kv_queue.schedule(id, at, Precedence::KvVisibility);
             }
         }
     }

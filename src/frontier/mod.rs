@@ -15,7 +15,7 @@ mod search;
 mod text;
 
 pub use crate::report::judge::state::State;
-pub use question::{Question, Target};
+pub use question::{MetricTarget, Question};
 
 use crate::experiment::results::Point;
 use crate::settings::Invalid;

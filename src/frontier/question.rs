@@ -36,20 +36,20 @@ pub enum Question {
         /// Its name.
         policy: String,
         /// At least one.
-        targets: Vec<Target>,
+        targets: Vec<MetricTarget>,
     },
 }
 
 /// A metric with the worst value that will do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Target {
+pub struct MetricTarget {
     /// Name of the metric.
     pub metric: String,
     /// In the metric's own unit: ms, 1/s, or 0 to 1.
     pub limit: f64,
 }
 
-impl Target {
+impl MetricTarget {
     /// The targets of `[slo]`, met by a share of `attainment` of the requests.
     pub fn slo(attainment: f64) -> Self {
         Self { metric: "slo_attainment".to_owned(), limit: attainment }
@@ -97,7 +97,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for MetricTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metric = Metric::of(&self.metric);
         let sign = if metric.better == Some(Better::Higher) { ">=" } else { "<=" };
@@ -134,7 +134,7 @@ impl Question {
     }
 
     /// The targets; none of one against another.
-    pub(super) fn targets(&self) -> &[Target] {
+    pub(super) fn targets(&self) -> &[MetricTarget] {
         match self {
             Self::Beats { .. } => &[],
             Self::Meets { targets, .. } => targets,
@@ -174,7 +174,7 @@ pub(super) fn margin(question: &Question, points: &BTreeMap<String, Point>) -> M
 
 /// True if requests were not served and no target speaks of that: the times of the
 /// rest say nothing about them.
-fn hides_unserved(targets: &[Target], point: &Point) -> bool {
+fn hides_unserved(targets: &[MetricTarget], point: &Point) -> bool {
     let is_asked = targets.iter().any(|t| ABOUT_UNSERVED.contains(&t.metric.as_str()));
     !is_asked && State::of(point) >= State::Unserved
 }
@@ -212,7 +212,7 @@ fn lead(metric: &str, candidate: &Point, baseline: &Point) -> Option<Margin> {
 }
 
 /// How far a metric is beyond its limit, in parts of the limit, or as it is beyond 0.
-fn excess(target: &Target, point: &Point) -> Margin {
+fn excess(target: &MetricTarget, point: &Point) -> Margin {
     let values: Vec<f64> = point
         .metrics
         .get(&target.metric)

@@ -65,15 +65,15 @@ fn pairing_finds_the_crossover_below_the_scatter_of_the_seeds() {
         Question::beats("kv", "round_robin", "ttft_ms_p95").expect("a question"),
         Question::Meets {
             policy: "kv".to_owned(),
-            targets: vec![Target::parse("ttft_ms_p95=600ms", 0.95).expect("a target")],
+            targets: vec![MetricTarget::parse("ttft_ms_p95=600ms", 0.95).expect("a target")],
         },
         Question::Meets {
             policy: "round_robin".to_owned(),
-            targets: vec![Target::parse("ttft_ms_p95=2s", 0.95).expect("a target")],
+            targets: vec![MetricTarget::parse("ttft_ms_p95=2s", 0.95).expect("a target")],
         },
         Question::Meets {
             policy: "round_robin".to_owned(),
-            targets: vec![Target::parse("ttft_ms_p95=0.1s", 0.95).expect("a target")],
+            targets: vec![MetricTarget::parse("ttft_ms_p95=0.1s", 0.95).expect("a target")],
         },
     ];
     let found = frontier(("made-up", &[1, 2, 3, 4]), &loads(), &names(), &questions, fleet(130.5));
@@ -105,7 +105,7 @@ fn pairing_finds_the_crossover_below_the_scatter_of_the_seeds() {
 
 #[test]
 fn targets_are_read_in_the_units_of_their_metrics() {
-    let limit = |text: &str| Target::parse(text, 0.95).map(|target| target.limit);
+    let limit = |text: &str| MetricTarget::parse(text, 0.95).map(|target| target.limit);
     assert_eq!(limit("ttft_ms_p95=600ms"), Ok(600.0));
     assert_eq!(limit("ttft_ms_p95=0.6s"), Ok(600.0));
     assert_eq!(limit("itl_ms_p95=60ms"), Ok(60.0));
@@ -127,7 +127,7 @@ fn targets_are_read_in_the_units_of_their_metrics() {
         "error_ratio=101%",
         "failed=-1",
     ];
-    let lines = refused.map(|bad| Target::parse(bad, 0.95).expect_err(bad).to_string());
+    let lines = refused.map(|bad| MetricTarget::parse(bad, 0.95).expect_err(bad).to_string());
     insta::assert_snapshot!(lines.join("\n"), @r"
     within = ttft_ms_p95: must be METRIC=VALUE, like ttft_ms_p95=600ms, or slo
     within ttft_ms_p95 = fast: must be a duration with its unit, like 600ms or 1s
@@ -146,7 +146,7 @@ fn targets_are_read_in_the_units_of_their_metrics() {
 /// No limit to divide by: none is good, any is bad.
 #[test]
 fn a_target_of_nothing_is_met_by_nothing() {
-    let targets = vec![Target::parse("failed=0", 0.95).expect("a target")];
+    let targets = vec![MetricTarget::parse("failed=0", 0.95).expect("a target")];
     let question = Question::Meets { policy: "kv".to_owned(), targets };
     let failed = |load: f64| if load > 100.0 { vec![0.0, 1.0] } else { vec![0.0, 0.0] };
     let simulate =
@@ -166,7 +166,7 @@ fn workers(needed: f64) -> impl FnMut(f64, &[&str]) -> Result<Vec<Point>, Infall
 }
 
 fn meets(policy: &str, target: &str) -> Question {
-    let targets = vec![Target::parse(target, 0.95).expect("a target")];
+    let targets = vec![MetricTarget::parse(target, 0.95).expect("a target")];
     Question::Meets { policy: policy.to_owned(), targets }
 }
 

@@ -328,4 +328,40 @@ mod tests {
         // 90 %, nothing, 10 %.
         assert_eq!(recovery_s(&[(20, 90), (41, 10)]), Some(0.0));
     }
+
+    #[test]
+    fn changes_at_one_moment_are_one() {
+        let mut changing = Changing::default();
+        for s in [3, 3, 8, 8, 8, 20] {
+            changing.disturb(at(s));
+        }
+        let since: Vec<SimTime> = changing.hits.changes.iter().map(|change| change.since).collect();
+        assert_eq!(since, [at(3), at(8), at(20)]);
+    }
+
+    #[test]
+    fn a_request_that_moves_leaves_one_gap_and_its_computed_tokens() {
+        let id = RequestId(0);
+        let mut changing = Changing::default();
+        let lost = |output_tokens, s| Lost { request: id, output_tokens, last_token_at: at(s) };
+        changing.next_token(at(1), id);
+        changing.schedule(at(1), id, 100, 60);
+        assert_eq!(changing.gaps().count(), 0, "it has not moved");
+        changing.lose(&lost(5, 2));
+        assert!(changing.is_lost(id));
+        changing.migrate(id);
+        assert!(!changing.is_lost(id));
+        changing.schedule(at(4), id, 100, 60);
+        changing.next_token(at(6), id);
+        assert_eq!((changing.gaps().count(), changing.output_tokens(id)), (1, 5));
+        assert_eq!(changing.gaps().mean(), Some(4e12), "from its last token to the next");
+        assert_eq!(changing.recomputed_tokens, 100 + 5 - 60);
+        // Lost before it gave another token: the client waits since the first loss.
+        changing.lose(&lost(0, 0));
+        changing.next_token(at(7), id);
+        assert_eq!((changing.gaps().count(), changing.gaps().mean()), (2, Some(4.5e12)));
+        changing.end(id);
+        assert_eq!(changing.output_tokens(id), 0);
+        assert_eq!((changing.migrations, changing.hits.before.prompt), (1, 100));
+    }
 }

@@ -139,3 +139,31 @@ fn what_is_trailing_is_what_happened_last() {
     assert_eq!(recorder.recent(ms(9_000)).expect("kept").ttft_ms_p95, None);
     assert_eq!(recorder.first_tokens(), 3);
 }
+
+#[test]
+fn a_pool_counts_what_ended_in_the_window_and_time_in_batches_of_its_workers() {
+    let pools = vec![("a".into(), 0..1), ("b".into(), 1..2)];
+    let mut recorder = Recorder::new(2, true).measure_pools(pools);
+    let begin = ms(1_500);
+    recorder.begin_level(Level { begin, quantiles: Quantiles::Requests, slo: Slo::default() });
+    // Two requests end before the window, and two in it.
+    for id in 0..4 {
+        if id == 2 {
+            recorder.begin_window(begin, vec![Gauges::default(); 2]);
+        }
+        serve(&mut recorder, id, 100, 10);
+    }
+    let mut gauges = vec![Gauges::default(); 2];
+    gauges[1].running_ps = u128::from(SimDuration::from_secs(6).as_ps());
+    let now = ms(5_500);
+    let metrics = recorder.metrics(now, &gauges, &Histogram::new()).expect("a window has begun");
+    assert_eq!(metrics["pool_requests_per_s[a]"], Some(0.5));
+    assert_eq!(metrics["pool_requests_per_s[b]"], Some(0.0));
+    assert_eq!(
+        (metrics["pool_running_mean[a]"], metrics["pool_running_mean[b]"]),
+        (Some(0.0), Some(1.5))
+    );
+    assert_eq!((metrics["pool_hit_ratio[a]"], metrics["pool_hit_ratio[b]"]), (Some(0.0), None));
+    // One of two workers had a request for 0.2 s in two seconds of the four.
+    assert_eq!(metrics["inflight_mean"], Some(2.0 * 0.2 / 4.0 / 2.0));
+}

@@ -190,4 +190,27 @@ mod tests {
         assert_eq!(after(20_000, Turn::Event), None);
         assert_eq!(after(0, Turn::Arrival), None);
     }
+
+    #[test]
+    fn an_arrival_counts_only_where_it_may_follow_an_end() {
+        let arrivals = |pause: SimDuration| {
+            let mut guard = Guard::default();
+            guard.end(SimTime::ZERO);
+            let at = SimTime::ZERO + pause;
+            (0..MOST_TURNS).find_map(|_| guard.count(at, Turn::Arrival).err())
+        };
+        let stuck = arrivals(AT_ONCE);
+        assert!(matches!(stuck, Some(Stuck::Still { cause: Cause::Requests, .. })), "{stuck:?}");
+        assert_eq!(arrivals(AT_ONCE + SimDuration::from_ps(1)), None);
+    }
+
+    #[test]
+    fn requests_that_fail_again_and_again_count_as_changes() {
+        let mut guard = Guard::default();
+        let stuck = (0..MOST_TURNS).find_map(|_| {
+            guard.fail(SimTime::ZERO);
+            guard.count(SimTime::ZERO, Turn::Arrival).err()
+        });
+        assert!(matches!(stuck, Some(Stuck::Still { cause: Cause::Changes, .. })), "{stuck:?}");
+    }
 }

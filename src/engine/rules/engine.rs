@@ -15,7 +15,7 @@ use std::fmt::Debug;
 /// seam, `scheduler::Scheduler`).
 pub trait Engine: Clone + Debug + PartialEq {
     /// The keys of `[engine]` that only this engine has.
-    type Settings;
+    type Keys;
 
     /// What it does unless told otherwise.
     const DEFAULTS: Defaults;
@@ -26,14 +26,14 @@ pub trait Engine: Clone + Debug + PartialEq {
     /// # Errors
     /// Names the first key, relative to `[engine]`, whose value cannot be used.
     fn resolve(
-        settings: &Self::Settings,
+        settings: &Self::Keys,
         num_blocks: u32,
         shape: Option<&Shape>,
     ) -> Result<Self, Invalid>;
 
     /// The share of a network's layers that has KV in one block: all of them, unless groups
     /// of layers keep KV apart.
-    fn block_share(_settings: &Self::Settings, _shape: &Shape) -> f64 {
+    fn block_share(_settings: &Self::Keys, _shape: &Shape) -> f64 {
         1.0
     }
 

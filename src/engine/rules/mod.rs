@@ -67,7 +67,7 @@ macro_rules! rules {
         /// The keys of `[engine]` that single engines have.
         #[derive(Clone, Copy, Debug, Default)]
         pub struct OwnSettings {
-            $($(#[$doc])* pub $folder: <$options as Engine>::Settings,)*
+            $($(#[$doc])* pub $folder: <$options as Engine>::Keys,)*
         }
 
         impl RulesName {

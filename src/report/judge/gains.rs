@@ -48,7 +48,7 @@ impl Gain {
 
 /// A level, or none on the ladder, as published and as predicted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Place {
+pub struct OnLadder {
     /// As published.
     pub published: Option<f64>,
     /// As predicted.
@@ -62,7 +62,7 @@ pub struct Gains {
     pub rows: Vec<Gain>,
     /// The first level with more than twice the time of the lowest one: of the policy and
     /// of its baseline.
-    pub knees: [Place; 2],
+    pub knees: [OnLadder; 2],
 }
 
 /// Rates of work, which tell more from the knee on.
@@ -79,7 +79,7 @@ impl Gains {
             .into_iter()
             .find(|name| metrics.iter().any(|metric| metric == name))
             .unwrap_or("ttft_ms_mean");
-        let knees = [of, over].map(|series| Place {
+        let knees = [of, over].map(|series| OnLadder {
             published: knee(published(comparison, series, knee_metric)),
             predicted: knee(predicted(&view.series[series], knee_metric)),
         });

@@ -55,7 +55,7 @@ impl Default for TrtllmOptions {
 }
 
 impl Engine for TrtllmOptions {
-    type Settings = Self;
+    type Keys = Self;
 
     const DEFAULTS: Defaults = Defaults {
         // `tokens_per_block`.

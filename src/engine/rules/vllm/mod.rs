@@ -66,7 +66,7 @@ pub struct VllmOptions {
 }
 
 impl Engine for VllmOptions {
-    type Settings = VllmSettings;
+    type Keys = VllmSettings;
 
     const DEFAULTS: Defaults = Defaults {
         // `block_size` on NVIDIA GPUs.
