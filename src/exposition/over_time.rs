@@ -1,6 +1,6 @@
 //! Metrics of an experiment's simulations over simulated time.
 
-use super::{Families, Tally, escaped};
+use super::{Families, Stamp, Tally, escaped, model_name};
 use crate::experiment::{Experiment, RunError};
 use crate::settings::plain;
 use crate::time::{SimDuration, SimTime};
@@ -36,6 +36,7 @@ pub fn metrics_over_time(experiment: &Experiment) -> Result<String, RunError> {
         simulation.watch(WINDOW);
         let tally = Tally::new(run.settings.pools.slots() as usize);
         simulation.observe(tally.clone());
+        simulation.fleet_mut().record_steps();
         let mut until = SimTime::ZERO;
         loop {
             let progress = simulation.advance(until).map_err(|source| RunError::Simulation {
@@ -44,9 +45,12 @@ pub fn metrics_over_time(experiment: &Experiment) -> Result<String, RunError> {
                 seed,
                 source,
             })?;
-            let snapshot = simulation.snapshot();
-            let at = BEGIN_S + snapshot.at.as_secs();
-            families.add(&label, Some(at), &snapshot, &tally, &run.settings);
+            // Steps up to now are known once the fleet is looked at.
+            simulation.gauges();
+            tally.count_steps(simulation.fleet_mut().take_steps());
+            let at = Some(BEGIN_S + simulation.now().as_secs());
+            let stamp = Stamp { label: &label, model: model_name(&run.settings), at };
+            families.add(stamp, &mut simulation, &tally, &run.settings);
             if progress.is_over {
                 break;
             }

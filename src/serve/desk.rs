@@ -1,7 +1,6 @@
 //! Where clients stand: what they ask is the simulation's workload, and what happens
 //! in the simulation is passed on to them.
 
-use super::metrics::Counters;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::End;
@@ -24,8 +23,6 @@ struct Clients {
     /// What was asked and has not reached the router, in order of time.
     asked: VecDeque<Arrival>,
     open: BTreeMap<RequestId, Open>,
-    /// Of each worker.
-    counters: Vec<Counters>,
 }
 
 /// What a client hears of its completion.
@@ -47,9 +44,6 @@ pub(super) struct Open {
     pub(super) say: mpsc::UnboundedSender<Said>,
     /// The worker whose port was used; `None` behind the router.
     pub(super) port: Option<WorkerId>,
-    pub(super) asked: SimTime,
-    pub(super) first_token: Option<SimTime>,
-    pub(super) prompt_tokens: u32,
     pub(super) answer: VecDeque<u32>,
     /// Tokens told.
     pub(super) told: u32,
@@ -58,9 +52,8 @@ pub(super) struct Open {
 }
 
 impl Desk {
-    pub(super) fn new(workers: u32) -> Self {
-        let counters = vec![Counters::default(); workers as usize];
-        let clients = Clients { asked: VecDeque::new(), open: BTreeMap::new(), counters };
+    pub(super) fn new() -> Self {
+        let clients = Clients { asked: VecDeque::new(), open: BTreeMap::new() };
         Self(Arc::new(Mutex::new(clients)))
     }
 
@@ -85,11 +78,6 @@ impl Desk {
         };
         clients.open.iter_mut().filter_map(gone).collect()
     }
-
-    /// What `worker` has counted.
-    pub(super) fn counters(&self, worker: WorkerId) -> Counters {
-        self.clients().counters[worker.index()].clone()
-    }
 }
 
 impl Workload for Desk {
@@ -105,13 +93,13 @@ impl Workload for Desk {
 }
 
 impl Observer for Desk {
-    fn hear(&mut self, now: SimTime, happening: &Happening<'_>) {
+    fn hear(&mut self, _: SimTime, happening: &Happening<'_>) {
         let mut clients = self.clients();
         match *happening {
             Happening::Dispatch { request, worker } => {
                 clients.say(request.id, Said::Accepted(worker));
             }
-            Happening::Worker(event) => clients.tell(now, event),
+            Happening::Worker(event) => clients.tell(event),
             Happening::End { request, end } => {
                 if let End::Rejected(reason) = end {
                     clients.say(request, Said::Refused(reason));
@@ -131,29 +119,20 @@ impl Clients {
         }
     }
 
-    /// A worker tells of a request: its client hears, and it is counted.
-    fn tell(&mut self, at: SimTime, event: &WorkerEvent) {
-        let counters = &mut self.counters[event.worker.index()];
+    /// A worker tells of a request: its client hears.
+    fn tell(&mut self, event: &WorkerEvent) {
         let Some(open) = self.open.get_mut(&event.request) else { return };
         let up_to = match event.kind {
             WorkerEventKind::Scheduled { cached_tokens } => {
-                counters.scheduled(open.prompt_tokens, cached_tokens);
                 let _ = open.say.send(Said::Scheduled(cached_tokens));
                 0
             }
-            WorkerEventKind::FirstToken => {
-                open.first_token = Some(at);
-                counters.first_token(at - open.asked);
-                // An only token goes out as the last one.
-                u32::from(open.answer.len() > 1)
-            }
+            // An only token goes out as the last one.
+            WorkerEventKind::FirstToken => u32::from(open.answer.len() > 1),
             WorkerEventKind::OutputBlock { output_tokens }
             | WorkerEventKind::Finished { output_tokens } => output_tokens,
-            WorkerEventKind::Preempted => {
-                counters.preemptions += 1;
-                0
-            }
-            WorkerEventKind::CacheHit { .. }
+            WorkerEventKind::Preempted
+            | WorkerEventKind::CacheHit { .. }
             | WorkerEventKind::Loaded { .. }
             | WorkerEventKind::Prefilled
             | WorkerEventKind::KvReceived { .. }
@@ -165,13 +144,8 @@ impl Clients {
         let fresh = up_to.saturating_sub(open.told);
         if fresh > 0 {
             open.told = up_to;
-            counters.generated_tokens += u64::from(fresh);
             let tokens = open.answer.drain(..(fresh as usize).min(open.answer.len())).collect();
             let _ = open.say.send(Said::Tokens { tokens, last: is_last });
-        }
-        if is_last {
-            let first = open.first_token.unwrap_or(at);
-            counters.finished(at - open.asked, at - first, up_to);
         }
     }
 }

@@ -2,11 +2,11 @@
 //! it passes.
 
 use super::desk::{ByPort, Desk, Open, Said};
-use super::metrics::Counters;
 use super::publisher::{Event, Publication};
 use super::words;
-use crate::engine::Gauges;
 use crate::event::KvEvent;
+use crate::experiment::Settings;
+use crate::exposition::{Families, Stamp, Tally};
 use crate::fleet::servers::{BlockNames, TOKENS};
 use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
@@ -31,8 +31,8 @@ pub(super) enum Ask {
     Complete(Completion),
     /// A client has closed its [`Said`] and hears no more.
     HangUp,
-    /// What a worker counts, and its gauges.
-    Count(WorkerId, oneshot::Sender<(Counters, Gauges)>),
+    /// What Prometheus reads: of a worker, or of the router and all that are behind it.
+    Count(Option<WorkerId>, oneshot::Sender<String>),
 }
 
 /// A completion that a client wants.
@@ -47,6 +47,9 @@ pub(super) struct Completion {
     pub(super) session: Option<String>,
     pub(super) say: mpsc::UnboundedSender<Said>,
 }
+
+/// What rolling numbers cover, in simulated time.
+const WINDOW: SimDuration = SimDuration::from_secs(60);
 
 /// Why the simulation cannot go on, once it cannot.
 pub(super) type Halt = Arc<OnceLock<Stuck>>;
@@ -79,8 +82,12 @@ impl Clock {
 /// clients ask, its observer tells them.
 pub(super) struct Engine {
     simulation: Simulation<'static, SimulatedFleet>,
+    settings: Settings,
     desk: Desk,
+    tally: Tally,
     clock: Clock,
+    /// The name of the model.
+    model: String,
     block_size: u32,
     asks: Receiver<Ask>,
     /// Where KV events go, if they are wanted.
@@ -95,16 +102,19 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// `workers` workers, behind `front_end` or each behind a port of its own.
+    /// The workers of `settings` in `fleet`, behind `front_end` or each behind a port of its
+    /// own.
     pub(super) fn new(
-        (mut fleet, workers): (SimulatedFleet, u32),
+        settings: Settings,
+        mut fleet: SimulatedFleet,
         front_end: Option<FrontEnd>,
-        (clock, block_size): (Clock, u32),
-        asks: Receiver<Ask>,
-        publish: Option<mpsc::UnboundedSender<Publication>>,
+        (clock, model): (Clock, String),
+        (asks, publish): (Receiver<Ask>, Option<mpsc::UnboundedSender<Publication>>),
     ) -> Self {
         fleet.tell_output_tokens();
-        let desk = Desk::new(workers);
+        fleet.record_steps();
+        let (workers, block_size) = (settings.pools.workers(), settings.pools.block_size());
+        let (desk, tally) = (Desk::new(), Tally::of_each_token(workers as usize));
         let ports = || {
             let policy = Box::new(ByPort(desk.clone()));
             FrontEnd::new(policy, workers, &FeedSettings::instant(), 0)
@@ -114,10 +124,15 @@ impl Engine {
         let mut simulation =
             Simulation::new(fleet, workload, vec![front_end], recorder, block_size);
         simulation.observe(desk.clone());
+        simulation.observe(tally.clone());
+        simulation.watch(WINDOW);
         Self {
             simulation,
+            settings,
             desk,
+            tally,
             clock,
+            model,
             block_size,
             asks,
             publish,
@@ -151,9 +166,8 @@ impl Engine {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Ask::Count(worker, reply)) => {
                     self.advance(self.clock.now())?;
-                    let gauges = self.simulation.gauges()[worker.index()];
                     // The client may be gone.
-                    let _ = reply.send((self.desk.counters(worker), gauges));
+                    let _ = reply.send(self.metrics(worker));
                 }
                 Ok(Ask::HangUp) => {
                     self.advance(self.clock.now())?;
@@ -171,9 +185,25 @@ impl Engine {
         }
     }
 
+    /// What Prometheus reads.
+    fn metrics(&mut self, worker: Option<WorkerId>) -> String {
+        let Self { simulation, settings, tally, model, .. } = self;
+        let mut families = Families::default();
+        let stamp = Stamp { label: "", model, at: None };
+        match worker {
+            None => families.add(stamp, simulation, tally, settings),
+            Some(id) => {
+                let engine = &settings.pools.of(id).engine;
+                families.add_worker(stamp, simulation, tally, (id, engine));
+            }
+        }
+        families.text()
+    }
+
     /// Lets everything happen up to `until`, and publishes what workers stored.
     fn advance(&mut self, until: SimTime) -> Result<(), Stuck> {
         self.simulation.advance(until)?;
+        self.tally.count_steps(self.simulation.fleet_mut().take_steps());
         let Some(publish) = &self.publish else { return Ok(()) };
         let (texts, block_size) = (&self.texts, self.block_size);
         // One batch for each step, in order of time.
@@ -215,16 +245,7 @@ impl Engine {
             max_tokens,
             content,
         };
-        let open = Open {
-            say,
-            port: worker,
-            asked: now,
-            first_token: None,
-            prompt_tokens,
-            answer: answer.into(),
-            told: 0,
-            is_gone: false,
-        };
+        let open = Open { say, port: worker, answer: answer.into(), told: 0, is_gone: false };
         let patience = Patience::default();
         self.desk.take_in(Arrival { at: now, sent: now, request, patience }, open);
     }

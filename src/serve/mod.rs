@@ -11,7 +11,6 @@
 
 mod desk;
 mod engine;
-mod metrics;
 mod publisher;
 mod routes;
 mod words;
@@ -138,9 +137,11 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     let (of_thread, seed) = (settings.clone(), options.seed);
     // Policies need not be Send, so the thread makes its own.
     let halt = Halt::default();
-    let of_engine = Arc::clone(&halt);
-    let engine =
-        move || engine(&of_thread, (behind_router, seed), clock, asks, publish).run(&of_engine);
+    let (of_engine, model) = (Arc::clone(&halt), options.model.clone());
+    let engine = move || {
+        let engine = engine(of_thread, (behind_router, seed), (clock, model), asks, publish);
+        engine.run(&of_engine);
+    };
     thread.spawn(engine).map_err(start)?;
     for (id, (_, listener)) in (0..).map(WorkerId).zip(listeners) {
         let events = endpoints.as_ref().map(|all| all[id.index()].clone());
@@ -160,20 +161,19 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
 
 /// The workers of `settings`, and their router if there is to be one.
 fn engine(
-    settings: &Settings,
+    settings: Settings,
     (behind_router, seed): (bool, u64),
-    clock: Clock,
+    clock: (Clock, String),
     asks: mpsc::Receiver<Ask>,
     publish: Option<UnboundedSender<Publication>>,
 ) -> Engine {
-    let ends = if behind_router { front_ends(settings, seed, |policy| policy) } else { Vec::new() };
-    let workers = settings.pools.workers();
+    let ends =
+        if behind_router { front_ends(&settings, seed, |policy| policy) } else { Vec::new() };
     let fleet = match publish {
         Some(_) => SimulatedFleet::of_pools(&settings.pools, true),
-        None => simulated_fleet(settings, &ends, false),
+        None => simulated_fleet(&settings, &ends, false),
     };
-    let block_size = settings.pools.block_size();
-    Engine::new((fleet, workers), ends.into_iter().next(), (clock, block_size), asks, publish)
+    Engine::new(settings, fleet, ends.into_iter().next(), clock, (asks, publish))
 }
 
 async fn listen(

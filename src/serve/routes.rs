@@ -242,11 +242,9 @@ impl Port {
     }
 
     async fn metrics(&self) -> Result<Response, Refusal> {
-        let worker = self.worker.unwrap_or_default();
         let (reply, counted) = oneshot::channel();
-        self.ask.send(Ask::Count(worker, reply)).map_err(|_| self.ended())?;
-        let (counters, gauges) = counted.await.map_err(|_| self.ended())?;
-        Ok(text_of(counters.text(&gauges, &self.engine, &self.model)))
+        self.ask.send(Ask::Count(self.worker, reply)).map_err(|_| self.ended())?;
+        Ok(text_of(counted.await.map_err(|_| self.ended())?))
     }
 
     async fn complete(&self, request: Request, is_chat: bool) -> Result<Response, Refusal> {

@@ -68,6 +68,8 @@ pub(super) struct Samples {
     tokens: u64,
     /// Gaps between tokens since the last sample.
     gaps: Histogram,
+    /// All gaps, in times that were watched before too.
+    all_gaps: Histogram,
     taken: VecDeque<Sample>,
 }
 
@@ -102,8 +104,9 @@ impl<F: Fleet> Simulation<'_, F> {
         self.recorder.keep_trailing(over);
         // Gaps of the time before are not of the time that is watched.
         let _gauges = self.take_gauges();
-        let (next, taken) = (self.now, VecDeque::new());
-        self.samples = Some(Samples { over, next, tokens: 0, gaps: Histogram::new(), taken });
+        let all_gaps = self.samples.take().map_or(Histogram::new(), |samples| samples.all_gaps);
+        let (next, taken, gaps) = (self.now, VecDeque::new(), Histogram::new());
+        self.samples = Some(Samples { over, next, tokens: 0, gaps, all_gaps, taken });
     }
 
     /// What a dashboard would show now. Looking changes nothing in the run.
@@ -151,6 +154,14 @@ impl<F: Fleet> Simulation<'_, F> {
             gap_ms_p95: gap_ms(0.95),
             workers: (0..).zip(&gauges).map(worker).collect(),
         }
+    }
+
+    /// Every gap between two tokens of a request, in picoseconds, since it is watched; up to
+    /// the last look at the fleet, as [`snapshot`](Self::snapshot) is one. `None` unless it
+    /// is watched.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub fn token_gaps(&self) -> Option<&Histogram> {
+        self.samples.as_ref().map(|samples| &samples.all_gaps)
     }
 
     /// Every token is the first of its request or follows a gap.
@@ -203,6 +214,7 @@ impl<F: Fleet> Simulation<'_, F> {
         if let Some(samples) = &mut self.samples {
             samples.tokens += gaps.count();
             samples.gaps.merge(gaps);
+            samples.all_gaps.merge(gaps);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::plan::{LONGEST, LoadKind, Move, Plan, number};
 use crate::experiment::{RunSpec, check_control, hex};
-use crate::exposition::{Families, RequestRow, Tally, escaped};
+use crate::exposition::{Families, RequestRow, Stamp, Tally, escaped, model_name};
 use crate::fleet::changes::WorkerChange;
 use crate::id::WorkerId;
 use crate::settings::Invalid;
@@ -175,7 +175,9 @@ impl Session {
         }
         let mut is_over = true;
         for (arm, plan) in self.arms.iter_mut().zip(&self.plan.arms) {
-            match arm.simulation.advance(until) {
+            let progress = arm.simulation.advance(until);
+            arm.tally.count_steps(arm.simulation.fleet_mut().take_steps());
+            match progress {
                 Ok(progress) => is_over &= progress.is_over,
                 Err(stuck) => self.end = Some(format!("{}: {stuck}", plan.name)),
             }
@@ -324,8 +326,9 @@ impl Session {
         let mut families = Families::default();
         for (arm, plan) in self.arms.iter_mut().zip(&self.plan.arms) {
             let label = format!("arm=\"{}\"", escaped(&plan.name));
-            let snapshot = arm.simulation.snapshot();
-            families.add(&label, None, &snapshot, &arm.tally, &arm.run.settings);
+            let settings = &arm.run.settings;
+            let stamp = Stamp { label: &label, model: model_name(settings), at: None };
+            families.add(stamp, &mut arm.simulation, &arm.tally, settings);
         }
         families.text()
     }
@@ -344,6 +347,7 @@ impl Arm {
         simulation.watch(window);
         let tally = Tally::new(slots as usize);
         simulation.observe(tally.clone());
+        simulation.fleet_mut().record_steps();
         Self { simulation, tally, run, policy, parameters, load, feed }
     }
 

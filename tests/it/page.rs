@@ -1,5 +1,6 @@
 //! The live page over HTTP, as a browser and as others would ask it.
 
+use super::exposition::{Exposition, promtool_takes};
 use super::program::EXPERIMENT;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 use kv_router_sim::ui::{Shown, UiOptions, show};
@@ -214,18 +215,57 @@ fn metrics_are_those_of_vllm_and_of_dynamos_front_end() {
     let now = frame(&mut heard, |now| now["t"].as_f64() >= Some(20.0) && now["paused"] == true);
     let (status, text) = get(&page, "/metrics");
     assert_eq!(status, 200);
-    let value = |line: &str| -> f64 {
-        let found = text.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(' '));
-        found.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{line} in\n{text}"))
-    };
-    let worker = &now["now"]["arms"][1]["workers"][0];
-    assert_eq!(
-        Some(value("vllm:num_requests_running{arm=\"kv\",engine=\"0\"}")),
-        worker["running"].as_f64()
-    );
-    let finished = value("dynamo_frontend_requests_total{arm=\"kv\",status=\"success\"}");
-    let by_worker =
-        |id| value(&format!("vllm:request_success_total{{arm=\"kv\",engine=\"{id}\"}}"));
-    assert!(finished > 0.0 && finished == by_worker(0) + by_worker(1), "{text}");
-    assert_eq!(value("sim_time_seconds{arm=\"kv\"}"), now["now"]["t"].as_f64().expect("a time"));
+    let metrics = Exposition::of(&text);
+    metrics.keeps_its_laws();
+    let value = |name: &str| metrics.sum(name, &[("arm", "kv")]);
+    let workers = now["now"]["arms"][1]["workers"].as_array().expect("workers");
+    let running = metrics.sum("vllm:num_requests_running", &[("arm", "kv"), ("engine", "0")]);
+    assert_eq!(Some(running), workers[0]["running"].as_f64());
+    let t = now["now"]["t"].as_f64().expect("a time");
+    assert_eq!(value("sim_time_seconds"), t);
+    let finished = value("vllm:request_success_total");
+    assert!(finished > 0.0, "{text}");
+    assert_eq!(finished, value("dynamo_frontend_output_sequence_tokens_count"));
+    assert_eq!(value("dynamo_frontend_output_sequence_tokens_sum"), 80.0 * finished);
+    // Each request has 80 tokens, so 79 gaps; those of requests under way are fewer.
+    let gaps = value("dynamo_frontend_inter_token_latency_seconds_count");
+    assert!(gaps >= 79.0 * finished && gaps <= 79.0 * (finished + 4.0), "{gaps}: {text}");
+    let busy = value("sim_busy_seconds_total");
+    assert!(busy > 0.0 && busy <= 2.0 * t, "{busy} of two workers in {t} s");
+    let tokens = value("vllm:iteration_tokens_total_sum");
+    let computed = value("vllm:prefix_cache_queries_total") - value("vllm:prefix_cache_hits_total");
+    assert!(tokens >= computed + 79.0 * finished, "{tokens}: {text}");
+}
+
+/// Every name that the dashboard asks for is one that the page exports.
+#[test]
+fn the_dashboard_asks_for_what_there_is() {
+    let page = begin();
+    act(&page, &json!({ "do": "step", "by": "20s" }));
+    frame(&mut events(&page), |now| now["t"].as_f64() >= Some(20.0) && now["paused"] == true);
+    let (_, text) = get(&page, "/metrics");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/sim-ui.json");
+    let dashboard = std::fs::read_to_string(file).expect("the dashboard");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut asked = 0;
+    for expr in targets.filter_map(|target| target["expr"].as_str()) {
+        for name in expr.split(['(', ')', '{', ' ']).filter(|name| {
+            ["sim_", "vllm:", "dynamo_"].iter().any(|prefix| name.starts_with(prefix))
+        }) {
+            asked += 1;
+            assert!(text.contains(&format!("\n{name}{{")), "{name} of {expr}");
+        }
+    }
+    assert!(asked > 15, "{asked}");
+}
+
+/// Prometheus takes what the page exports for its format.
+#[test]
+#[ignore = "needs promtool, of Debian's package prometheus"]
+fn prometheus_takes_what_the_page_says() {
+    let page = begin();
+    act(&page, &json!({ "do": "step", "by": "20s" }));
+    promtool_takes(&get(&page, "/metrics").1);
 }

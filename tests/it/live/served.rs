@@ -1,6 +1,7 @@
 //! Simulated workers behind vLLM's HTTP interface, asked by the fleet of real
 //! servers: what goes over the wire is what was simulated.
 
+use super::super::exposition::{Exposition, promtool_takes};
 use super::super::program::{Scratch, text};
 use kv_router_sim::experiment::{Experiment, LoadOptions};
 use kv_router_sim::fleet::servers::{LiveSettings, ServerError};
@@ -298,10 +299,60 @@ fn chats_and_whole_answers_have_vllms_shape_behind_the_router_too() {
             assert_eq!(status, expected, "{path} {body}: {answer}");
             assert!(answer.contains("\"message\":"), "{answer}");
         }
-        let (_, metrics) = ask(&served, "GET", "/metrics", "");
-        assert!(metrics.contains("vllm:kv_cache_usage_perc{engine=\"0\",model_name=\"sim\"} 0"));
-        assert!(metrics.contains("vllm:time_to_first_token_seconds_bucket"), "{metrics}");
+        assert_eq!(ask(&served, "GET", "/v1/completions", "").0, 405);
         assert_eq!(ask(&served, "GET", "/health", "").0, 200);
+    }
+}
+
+/// Requests of known lengths, one after the other: `/metrics` counts them all, and says how
+/// long they took.
+#[test]
+fn what_served_workers_count_is_what_was_asked() {
+    let experiment = experiment(&[]);
+    for behind_router in [false, true] {
+        let served = start(&experiment, false, behind_router);
+        for number in 0..9 {
+            let body = format!(
+                r#"{{"prompt":"{number} is the number of this","max_tokens":{}}}"#,
+                5 + number
+            );
+            assert_eq!(ask(&served, "POST", "/v1/completions", &body).0, 200);
+        }
+        let (_, answer) = ask(&served, "GET", "/metrics", "");
+        let metrics = answer.split_once("\r\n\r\n").expect("a body").1;
+        let metrics = Exposition::of(metrics);
+        metrics.keeps_its_laws();
+        let sum = |name: &str| metrics.sum(name, &[("model_name", "sim")]);
+        let tokens: f64 = (0..9).map(|number| f64::from(5 + number)).sum();
+        assert_eq!(sum("vllm:request_success_total"), 9.0);
+        assert_eq!(sum("vllm:generation_tokens_total"), tokens);
+        assert_eq!(sum("vllm:inter_token_latency_seconds_count"), tokens - 9.0);
+        assert_eq!(sum("vllm:time_to_first_token_seconds_count"), 9.0);
+        // Steps take 10 ms with prompts and 4 ms without, one request at a time.
+        assert_eq!(sum("vllm:iteration_tokens_total_count"), tokens);
+        let decode = sum("vllm:request_decode_time_seconds_sum");
+        assert!((decode - 0.004 * (tokens - 9.0)).abs() < 1e-9, "{decode}");
+        let busy = metrics.sum("sim_busy_seconds_total", &[]);
+        assert!((busy - 0.09 - decode).abs() < 1e-9, "{busy}");
+        if behind_router {
+            let success = [("status", "success"), ("model", "sim")];
+            assert_eq!(metrics.sum("dynamo_frontend_requests_total", &success), 9.0);
+            let gaps = metrics.sum("dynamo_frontend_inter_token_latency_seconds_sum", &[]);
+            assert!((gaps - decode).abs() < 1e-9, "{gaps}");
+        }
+    }
+}
+
+/// Prometheus takes what is served for its format.
+#[test]
+#[ignore = "needs promtool, of Debian's package prometheus"]
+fn prometheus_takes_what_is_served() {
+    for behind_router in [false, true] {
+        let served = start(&experiment(&[]), false, behind_router);
+        let body = r#"{"prompt":"one two three","max_tokens":3}"#;
+        assert_eq!(ask(&served, "POST", "/v1/completions", body).0, 200);
+        let (_, answer) = ask(&served, "GET", "/metrics", "");
+        promtool_takes(answer.split_once("\r\n\r\n").expect("a body").1);
     }
 }
 
