@@ -145,6 +145,9 @@ pub struct Request {
     /// The client's `max_tokens`, which an engine may reserve memory for; at
     /// least `output_tokens`.
     pub max_tokens: u32,
+    /// Its rank among the requests of a worker that schedules by priority, as vLLM has it:
+    /// lower ones come first. 0 unless given.
+    pub priority: i32,
     /// Identity of the blocks of prompt and output.
     pub content: Content,
 }
@@ -160,6 +163,7 @@ impl Request {
             prompt_tokens,
             output_tokens,
             max_tokens: output_tokens,
+            priority: 0,
             content,
         }
     }

@@ -41,6 +41,8 @@ pub enum Use {
     Patience = 35,
     /// How long the processes that tokenise work on a request.
     Tokenizer = 36,
+    /// The priority of a conversation's requests.
+    Priority = 37,
 }
 
 /// The stream for one `use`, `conversation` and `turn` under `seed`.

@@ -11,7 +11,7 @@ use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::workload::conversations::Client;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::requests::RequestSettings;
-use crate::workload::{PatienceSettings, WorkloadSettings, WorkloadSource};
+use crate::workload::{PatienceSettings, Priorities, WorkloadSettings, WorkloadSource};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -156,6 +156,7 @@ impl<'a> Replays<'a> {
             prefix: None,
             client: Client::default(),
             patience: PatienceSettings::default(),
+            priority: Priorities::default(),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Rank {
     last: Results,
     /// The step that runs, for those who ask.
     record: StepRecord,
-    /// Preempted while their last token was still being computed.
+    /// Preempted or left out while their last token was still being computed.
     late_tokens: Vec<SeqId>,
     spare: Vec<Results>,
     /// Requests whose clients have given up, and whether a boundary has seen that.
@@ -76,7 +76,7 @@ impl Rank {
         }
     }
 
-    /// Takes a request, last in the queue.
+    /// Takes a request into the queue.
     pub(super) fn submit(&mut self, request: &Request, phase: Phase) -> Result<(), RejectReason> {
         let config = &self.core.config;
         if request.prompt_tokens >= config.max_model_len {
@@ -97,7 +97,7 @@ impl Rank {
             return Err(RejectReason::KvPool);
         }
         let id = self.core.insert_seq(seq);
-        self.rules.submit(id);
+        self.rules.submit(&self.core, id);
         Ok(())
     }
 
@@ -344,7 +344,7 @@ impl Rank {
         for &(id, cached_tokens) in &self.formed.admitted {
             self.announce(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
         }
-        for &id in &self.formed.preempted {
+        for &id in self.formed.preempted.iter().chain(&self.formed.passed_over) {
             let seq = &mut self.core.seqs[id];
             // Else its prompt was not computed to the end: its last token is an older one.
             let has_sampled = seq.first_since_admission <= seq.generated;
@@ -355,6 +355,8 @@ impl Rank {
                     self.late_tokens.push(id);
                 }
             }
+        }
+        for &id in &self.formed.preempted {
             self.announce(now, id, WorkerEventKind::Preempted, out);
         }
         for &(id, tokens) in &self.formed.awaited {

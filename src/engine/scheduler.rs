@@ -24,8 +24,8 @@ pub(super) trait Scheduler: Debug {
     /// Output tokens for which the pool must have room, or the sequence is never served.
     fn longest_output(&self, seq: &Seq) -> u32;
 
-    /// Takes a request, the last in the queue.
-    fn submit(&mut self, id: SeqId);
+    /// Takes a request into the queue, the last that came.
+    fn submit(&mut self, core: &Core, id: SeqId);
 
     /// Forms the next step and takes its blocks. `from_idle`: the engine had nothing
     /// to do until now.

@@ -29,6 +29,8 @@ pub(super) struct Seq {
     pub(super) output_tokens: u32,
     /// What the client allowed.
     pub(super) max_tokens: u32,
+    /// Lower ones first, where the engine looks at it.
+    pub(super) priority: i32,
     pub(super) content: Content,
     /// Tokens whose KV is computed or being computed. Of a decoding sequence:
     /// as of the step in which it joined.
@@ -60,6 +62,7 @@ impl Seq {
             prompt_tokens: request.prompt_tokens,
             output_tokens: request.output_tokens,
             max_tokens: request.max_tokens,
+            priority: request.priority,
             content: request.content.clone(),
             kv_tokens: 0,
             generated: 0,

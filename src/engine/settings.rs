@@ -15,8 +15,8 @@ use crate::engine::hardware::Hardware;
 use crate::engine::memory;
 pub use crate::engine::operators::Beside;
 use crate::engine::rules::OwnSettings;
-pub use crate::engine::rules::vllm::Retention;
 use crate::engine::rules::vllm::VllmSettings;
+pub use crate::engine::rules::vllm::{Retention, SchedulingPolicy};
 use crate::engine::step_time::{Linear, StepTime, faster};
 use crate::engine::tiers;
 pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
@@ -62,6 +62,9 @@ pub struct EngineSettings {
     pub chunked_prefill: Option<bool>,
     /// Default true.
     pub prefix_caching: Option<bool>,
+    /// vLLM: which requests go first, those that came first (`"fcfs"`) or those of the lowest
+    /// `workload.priority`. Default `"fcfs"`.
+    pub scheduling_policy: Option<SchedulingPolicy>,
     /// vLLM: share of the pool that admission leaves free. Default 0, as in vLLM.
     pub watermark: Option<f64>,
     /// vLLM: admission asks for blocks for the whole prompt, not for its first chunk only.
@@ -179,6 +182,7 @@ impl EngineSettings {
         bounded("max_num_seqs", max_num_seqs, MAX_NUM_SEQS)?;
         let own = OwnSettings {
             vllm: VllmSettings {
+                scheduling_policy: self.scheduling_policy,
                 watermark: self.watermark,
                 scheduler_reserve_full_isl: self.scheduler_reserve_full_isl,
                 long_prefill_token_threshold: self.long_prefill_token_threshold,

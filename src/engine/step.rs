@@ -14,6 +14,8 @@ pub(super) struct FormedStep {
     pub(super) loaded: Vec<SeqId>,
     /// Sequences that lost their blocks while the step was formed.
     pub(super) preempted: Vec<SeqId>,
+    /// Sequences that decode and are left out of this step. They keep their blocks.
+    pub(super) passed_over: Vec<SeqId>,
     /// Requests that were given blocks for KV from another worker, with the tokens to come.
     pub(super) awaited: Vec<(SeqId, u32)>,
     /// Requests whose KV came, and that decode their first token. They are among the decodes.
@@ -26,6 +28,7 @@ impl FormedStep {
         self.admitted.clear();
         self.loaded.clear();
         self.preempted.clear();
+        self.passed_over.clear();
         self.awaited.clear();
         self.joined.clear();
     }
@@ -61,6 +64,7 @@ pub(super) enum ChunkEnd {
     Partial,
     /// The request's first token was sampled.
     FirstToken,
-    /// A preempted request caught up and sampled its next token, the one of this number.
+    /// A request that was preempted, or left out of a step, caught up and sampled its next
+    /// token, the one of this number.
     NextToken(u32),
 }

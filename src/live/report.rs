@@ -501,6 +501,7 @@ mod tests {
             prompt_tokens,
             output_tokens: 20,
             max_tokens: 20,
+            priority: 0,
             content: Content::new([starter], private).with_fork_tokens(31),
         };
         let record = RequestRecord {
@@ -509,6 +510,7 @@ mod tests {
             turn: 0,
             prompt_tokens,
             asked_tokens: 9,
+            priority: 0,
             sent: at(0),
             arrived: at(0),
             first_dispatched: Some(at(0)),

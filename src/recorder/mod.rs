@@ -320,6 +320,7 @@ impl Recorder {
             turn: request.turn,
             prompt_tokens: request.prompt_tokens,
             asked_tokens: request.output_tokens,
+            priority: request.priority,
             sent: arrival.sent,
             arrived: arrival.at,
             first_dispatched: None,

@@ -23,6 +23,8 @@ pub struct RequestRecord {
     pub prompt_tokens: u32,
     /// Output tokens that the model would generate.
     pub asked_tokens: u32,
+    /// Its priority, lower ones first.
+    pub priority: i32,
     /// When the client sent it.
     pub sent: SimTime,
     /// When it reached the router.

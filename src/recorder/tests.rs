@@ -29,6 +29,7 @@ fn send(recorder: &mut Recorder, id: u32, now: SimTime) {
         prompt_tokens: 100,
         output_tokens: 11,
         max_tokens: 11,
+        priority: 0,
         content: Content::new([], BlockId(1 << 40)),
     };
     recorder.arrive(&Arrival { at: now, sent: now, request, patience: Patience::default() });

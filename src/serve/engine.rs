@@ -243,6 +243,7 @@ impl Engine {
             prompt_tokens,
             output_tokens: max_tokens,
             max_tokens,
+            priority: 0,
             content,
         };
         let open = Open { say, port: worker, answer: answer.into(), told: 0, is_gone: false };

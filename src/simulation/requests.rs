@@ -250,6 +250,7 @@ mod tests {
             prompt_tokens: 10,
             output_tokens: 8,
             max_tokens: 9,
+            priority: 0,
             content: Content::new([], BlockId(1 << 40)),
         }
     }

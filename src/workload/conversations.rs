@@ -235,6 +235,7 @@ impl Workload for Conversations {
             prompt_tokens: present.prompt_tokens,
             output_tokens: present.output_tokens,
             max_tokens: self.settings.output_tokens.most().0,
+            priority: 0,
             content: self.content(present),
         };
         Arrival { at, sent, request, patience: Patience::default() }

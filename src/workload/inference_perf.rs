@@ -12,7 +12,7 @@
 
 use super::conversations::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
-use super::{Arrival, MAX_TOKENS, Patience, PatienceSettings, Workload, private_run};
+use super::{Arrival, MAX_TOKENS, Patience, PatienceSettings, Priorities, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Stream, Use, stream};
@@ -69,6 +69,10 @@ pub struct InferencePerfSettings {
     /// When clients hang up; never unless given.
     #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
     pub patience: PatienceSettings,
+    /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
+    /// given. A whole number, or a distribution that each conversation draws from.
+    #[serde(default, skip_serializing_if = "Priorities::are_zero")]
+    pub priority: Priorities,
 }
 
 /// Requests at one rate.
@@ -157,6 +161,7 @@ impl InferencePerfSettings {
         Invalid::unless(answer <= u64::from(MAX_TOKENS), "output_tokens", answer, &allowed)?;
         self.validate_stages()?;
         self.patience.validate().map_err(|e| e.within("patience"))?;
+        self.priority.validate()?;
         self.client.validate().map_err(|e| e.within("client"))?;
         self.client.validate_open_loop()
     }
@@ -316,6 +321,7 @@ impl Workload for InferencePerf {
             prompt_tokens,
             output_tokens,
             max_tokens: output_tokens,
+            priority: 0,
             content: content.with_fork_tokens(fork),
         };
         Arrival { at, sent, request, patience: Patience::default() }

@@ -6,18 +6,20 @@
 
 pub mod arrivals;
 pub mod by_turn;
+mod clients;
 pub mod conversations;
 pub mod distribution;
 pub mod inference_perf;
-mod patience;
 pub mod prefix_ratio;
+mod priority;
 pub mod requests;
 mod retries;
 mod settings;
 pub mod tokenizer;
 pub mod trace;
 
-pub use patience::{Impatient, PatienceSettings};
+pub use clients::{Clients, PatienceSettings};
+pub use priority::{Priorities, Priority};
 pub use retries::Retries;
 pub use settings::{WorkloadSettings, WorkloadSource};
 

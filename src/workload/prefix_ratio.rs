@@ -8,11 +8,11 @@
 //! a standard deviation of a quarter of their mean, and every request draws its
 //! text from the pool. It is a closed loop of single [`requests`](super::requests), unless `arrivals` are given.
 
-use super::PatienceSettings;
 use super::arrivals::ArrivalSettings;
 use super::conversations::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
 use super::requests::{RequestSettings, SharedPrefix};
+use super::{PatienceSettings, Priorities};
 use crate::settings::{self, Count, Invalid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,10 @@ pub struct PrefixRatioSettings {
     /// When clients hang up; never unless given.
     #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
     pub patience: PatienceSettings,
+    /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
+    /// given. A whole number, or a distribution that each conversation draws from.
+    #[serde(default, skip_serializing_if = "Priorities::are_zero")]
+    pub priority: Priorities,
 }
 
 fn a_quarter() -> f64 {
@@ -124,6 +128,7 @@ impl PrefixRatioSettings {
             }),
             client: self.client.clone(),
             patience: self.patience.clone(),
+            priority: self.priority.clone(),
         }
     }
 }
@@ -147,6 +152,7 @@ mod tests {
             relative_sd: 0.25,
             client: Client::default(),
             patience: PatienceSettings::default(),
+            priority: Priorities::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use super::conversations::{Client, is_zero};
 use super::distribution::{Distribution, Tokens, popular, validate_exponent};
 use super::{
     Arrival, MAX_CONCURRENCY, MAX_TOKENS, PAUSE_AFTER_REJECTION, Patience, PatienceSettings,
-    Workload, private_run, validate_concurrency,
+    Priorities, Workload, private_run, validate_concurrency,
 };
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
@@ -64,6 +64,10 @@ pub struct RequestSettings {
     /// When clients hang up; never unless given.
     #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
     pub patience: PatienceSettings,
+    /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
+    /// given. A whole number, or a distribution that each conversation draws from.
+    #[serde(default, skip_serializing_if = "Priorities::are_zero")]
+    pub priority: Priorities,
 }
 
 /// Texts that prompts begin with, one for each group of requests.
@@ -110,6 +114,7 @@ impl RequestSettings {
             Invalid::unless(tokens.0 <= most, "prefix.tokens", tokens, &allowed)?;
         }
         self.patience.validate().map_err(|invalid| invalid.within("patience"))?;
+        self.priority.validate()?;
         self.client.validate().map_err(|invalid| invalid.within("client"))
     }
 
@@ -256,6 +261,7 @@ impl Workload for Requests {
             prompt_tokens: prefix.map_or(0, |prefix| prefix.tokens.0) + prompt_tokens,
             output_tokens,
             max_tokens: output_tokens,
+            priority: 0,
             content: prefix.map_or(own, |prefix| self.shared(prefix, number)),
         };
         Arrival { at, sent, request, patience: Patience::default() }

@@ -7,7 +7,7 @@ use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
 use super::tokenizer::Tokenized;
 use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
-use super::{Impatient, PatienceSettings, Retries, Workload};
+use super::{Clients, PatienceSettings, Priorities, Retries, Workload};
 use crate::metrics::catalogue;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
@@ -132,6 +132,7 @@ impl WorkloadSettings {
                     arrivals: settings.arrivals,
                     concurrency: settings.concurrency,
                     patience: settings.patience.clone(),
+                    priority: settings.priority.clone(),
                 }
             }
         })
@@ -175,6 +176,8 @@ pub enum WorkloadSource {
         concurrency: Option<u32>,
         /// When clients hang up.
         patience: PatienceSettings,
+        /// Which requests go first.
+        priority: Priorities,
     },
 }
 
@@ -219,11 +222,11 @@ impl WorkloadSource {
     /// The workload as if nothing lay between its clients and the router but their way.
     fn build_near(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
         let workload = self.build_patient(block_size, seed);
-        let patience = self.patience();
-        if patience.is_endless() {
+        let (patience, priority) = (self.patience(), self.priority());
+        if patience.is_endless() && priority.are_zero() {
             return workload;
         }
-        let workload = Box::new(Impatient::new(workload, patience.clone(), seed));
+        let workload = Box::new(Clients::new(workload, patience.clone(), priority.clone(), seed));
         match *patience {
             PatienceSettings { retries: 0, .. } => workload,
             PatienceSettings { retries, retry_pause, .. } => {
@@ -242,7 +245,17 @@ impl WorkloadSource {
         }
     }
 
-    /// The workload with clients that wait for ever.
+    /// Which requests go first.
+    fn priority(&self) -> &Priorities {
+        match self {
+            Self::Conversations(settings) => &settings.priority,
+            Self::Requests(settings) => &settings.priority,
+            Self::InferencePerf(settings) => &settings.priority,
+            Self::Trace { priority, .. } => priority,
+        }
+    }
+
+    /// The workload with clients that wait for ever, and have no priorities.
     fn build_patient(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
         match self {
             Self::Conversations(settings) => {

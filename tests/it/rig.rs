@@ -6,6 +6,7 @@ use kv_router_sim::engine::config::{
 };
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::roofline::Roofline;
+use kv_router_sim::engine::settings::SchedulingPolicy;
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::id::{BlockId, RequestId};
 use kv_router_sim::request::{BlockRun, Content, Request};
@@ -101,12 +102,10 @@ fn any_vllm_options() -> impl Strategy<Value = VllmOptions> {
         LayerGroups { full, windows, window_tokens, windows_first, dense }
     });
     let long_prefill_tokens = prop_oneof![2 => Just(0u32), 1 => 1u32..20];
-    let any = (0u32..3, any::<bool>(), long_prefill_tokens, prop::option::of(groups));
-    any.prop_map(|(watermark_blocks, admits_by_chunk, long_prefill_tokens, groups)| VllmOptions {
-        watermark_blocks,
-        admits_by_chunk,
-        long_prefill_tokens,
-        groups,
+    let policy = prop_oneof![Just(SchedulingPolicy::Fcfs), Just(SchedulingPolicy::Priority)];
+    let any = (0u32..3, any::<bool>(), long_prefill_tokens, prop::option::of(groups), policy);
+    any.prop_map(|(watermark_blocks, admits_by_chunk, long_prefill_tokens, groups, policy)| {
+        VllmOptions { watermark_blocks, admits_by_chunk, long_prefill_tokens, groups, policy }
     })
 }
 
@@ -225,6 +224,7 @@ pub(crate) fn request(id: u32, draw: Draw, block_size: u32) -> Request {
     let prompt_tokens = shared_blocks * block_size + own_tokens;
     let mut request = Request::new(RequestId(id), prompt_tokens, output_tokens, content);
     request.max_tokens += own_tokens % 7;
+    request.priority = i32::try_from(own_tokens % 3).expect("a small number");
     request
 }
 

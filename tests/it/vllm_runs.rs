@@ -9,6 +9,7 @@
 
 use flate2::read::GzDecoder;
 use kv_router_sim::engine::config::{EngineConfig, LayerGroups, Rules, VllmOptions};
+use kv_router_sim::engine::settings::SchedulingPolicy;
 use kv_router_sim::engine::{Outbox, StepRecord, Wake, Worker};
 use kv_router_sim::event::{KvEvent, WorkerEventKind};
 use kv_router_sim::id::{BlockId, RequestId, WorkerId};
@@ -80,6 +81,7 @@ struct Config {
 struct Args {
     long_prefill_token_threshold: u32,
     scheduler_reserve_full_isl: Option<bool>,
+    scheduling_policy: SchedulingPolicy,
 }
 
 impl Config {
@@ -130,6 +132,9 @@ struct Batch {
     /// What was asked for, where a request was given up.
     #[serde(default)]
     max_tokens: Vec<u32>,
+    /// Of each request; 0 where that is not recorded.
+    #[serde(default)]
+    priority: Vec<i32>,
 }
 
 /// Numbers a block by its tokens and its parent.
@@ -186,7 +191,8 @@ impl Replay {
             let prompt_tokens = u32::try_from(prompt.len()).unwrap();
             let content = self.interner.content(&tokens, self.config.block_size, self.requests);
             let id = RequestId(self.requests);
-            let request = Request::new(id, prompt_tokens, output_tokens, content);
+            let mut request = Request::new(id, prompt_tokens, output_tokens, content);
+            request.priority = batch.priority.get(i).copied().unwrap_or(0);
             requests.push(request);
             self.requests += 1;
         }
@@ -346,6 +352,7 @@ fn replay(path: &Path, fast_forward: bool) -> usize {
             admits_by_chunk: recorded.args.scheduler_reserve_full_isl == Some(false),
             long_prefill_tokens: recorded.args.long_prefill_token_threshold,
             groups: recorded.layer_groups(),
+            policy: recorded.args.scheduling_policy,
         }),
         fast_forward,
         ..super::rig::vllm_config()
@@ -423,6 +430,7 @@ recordings! {
     matches_no_caching = "no_caching",
     matches_no_chunks = "no_chunks",
     matches_no_reserve = "no_reserve",
+    matches_priority = "priority",
 }
 
 fn shipped(file: &str) -> PathBuf {

@@ -47,8 +47,8 @@ impl Scheduler for AnyScheduler {
         each!(self, rules => rules.longest_output(seq))
     }
 
-    fn submit(&mut self, id: SeqId) {
-        each!(self, rules => rules.submit(id));
+    fn submit(&mut self, core: &Core, id: SeqId) {
+        each!(self, rules => rules.submit(core, id));
     }
 
     fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {

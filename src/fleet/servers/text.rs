@@ -174,6 +174,7 @@ mod tests {
             prompt_tokens,
             output_tokens: 3,
             max_tokens: 3,
+            priority: 0,
             content: Content::new([shared], private).with_fork_tokens(fork),
         }
     }

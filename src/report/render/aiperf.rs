@@ -392,6 +392,7 @@ mod tests {
                 turn: 2,
                 prompt_tokens: 100 * (number + 1),
                 asked_tokens: 9,
+                priority: 0,
                 sent: at(sent),
                 arrived: at(sent + 1),
                 first_dispatched: Some(at(sent + 1)),

@@ -6,11 +6,12 @@ use crate::report::view::plain;
 use crate::time::SimTime;
 use std::collections::BTreeSet;
 
-const COLUMNS: [&str; 20] = [
+const COLUMNS: [&str; 21] = [
     "seed",
     "request",
     "conversation",
     "turn",
+    "priority",
     "worker",
     "end",
     "prompt_tokens",
@@ -55,7 +56,7 @@ pub fn to_csv(simulations: &[SimulationRequests]) -> String {
     String::from_utf8(bytes).expect("made from text")
 }
 
-fn cells(seed: u64, record: &RequestRecord) -> [String; 20] {
+fn cells(seed: u64, record: &RequestRecord) -> [String; 21] {
     let ms = |at: Option<SimTime>| at.map(|at| at.as_millis().to_string()).unwrap_or_default();
     let why = |number: fn(&RequestWhy) -> u32| {
         record.why.as_ref().map(|why| number(why).to_string()).unwrap_or_default()
@@ -72,6 +73,7 @@ fn cells(seed: u64, record: &RequestRecord) -> [String; 20] {
         record.request.to_string(),
         record.conversation.to_string(),
         record.turn.to_string(),
+        record.priority.to_string(),
         record.dispatched.map(|(_, worker)| worker.to_string()).unwrap_or_default(),
         end.to_owned(),
         record.prompt_tokens.to_string(),
@@ -106,6 +108,7 @@ mod tests {
             turn: 1,
             prompt_tokens: 100,
             asked_tokens: 9,
+            priority: -2,
             sent: at(1),
             arrived: at(2),
             first_dispatched: Some(at(2)),
@@ -134,7 +137,7 @@ mod tests {
         };
         let csv = to_csv(&[simulation]);
         let rows: Vec<&str> = csv.lines().collect();
-        assert_eq!(rows[1], "kv,3,0,4,1,1,finished,100,64,7,0,3,32,0,0,1,2,2,3,5,9");
-        assert_eq!(rows[2], "kv,3,1,4,1,1,unfinished,100,64,,0,,,,,1,2,2,3,,");
+        assert_eq!(rows[1], "kv,3,0,4,1,-2,1,finished,100,64,7,0,3,32,0,0,1,2,2,3,5,9");
+        assert_eq!(rows[2], "kv,3,1,4,1,-2,1,unfinished,100,64,,0,,,,,1,2,2,3,,");
     }
 }

@@ -152,6 +152,7 @@ mod tests {
             turn: 0,
             prompt_tokens: 100,
             asked_tokens: 9,
+            priority: 0,
             sent: at(sent),
             arrived: at(sent),
             first_dispatched: Some(at(sent)),

@@ -135,6 +135,7 @@ mod tests {
             turn: 0,
             prompt_tokens: 1,
             asked_tokens: 9,
+            priority: 0,
             sent: at(dispatched),
             arrived: at(dispatched),
             first_dispatched: Some(at(dispatched)),

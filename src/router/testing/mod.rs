@@ -75,6 +75,7 @@ impl Texts {
             prompt_tokens,
             output_tokens: 1,
             max_tokens: 1,
+            priority: 0,
             content: Content::new(
                 self.runs(text, prompt_tokens / block_size),
                 BlockId(u64::MAX / 2 + u64::from(id) * ROOM),

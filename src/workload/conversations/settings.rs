@@ -6,7 +6,7 @@ use crate::time::SimDuration;
 use crate::workload::by_turn::ByTurn;
 use crate::workload::distribution::{Distribution, Quantity, Tokens, validate_exponent};
 use crate::workload::tokenizer::TokenizerSettings;
-use crate::workload::{MAX_TOKENS, PatienceSettings, validate_concurrency};
+use crate::workload::{MAX_TOKENS, PatienceSettings, Priorities, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,10 @@ pub struct ConversationSettings {
     /// When clients hang up; never unless given.
     #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
     pub patience: PatienceSettings,
+    /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
+    /// given. A whole number, or a distribution that each conversation draws from.
+    #[serde(default, skip_serializing_if = "Priorities::are_zero")]
+    pub priority: Priorities,
     /// Conversations that start because a level begins are sent at even
     /// distances over this time; all at once unless given.
     #[serde(default)]
@@ -130,6 +134,7 @@ impl ConversationSettings {
         self.think_time.validate().map_err(|e| e.within("think_time"))?;
         self.client.validate().map_err(|e| e.within("client"))?;
         self.patience.validate().map_err(|e| e.within("patience"))?;
+        self.priority.validate()?;
 
         Invalid::unless(
             (1..=MAX_STARTERS).contains(&self.starters),

@@ -1,8 +1,8 @@
 use super::*;
 use crate::time::SimDuration;
-use crate::workload::PatienceSettings;
 use crate::workload::by_turn::ByTurn;
 use crate::workload::distribution::{Distribution, Tokens};
+use crate::workload::{PatienceSettings, Priorities};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -40,6 +40,7 @@ fn small(concurrency: u32) -> ConversationSettings {
             tokenizer: None,
         },
         patience: PatienceSettings::default(),
+        priority: Priorities::default(),
         start_spread: SimDuration::from_secs(2),
     }
 }
@@ -237,6 +238,7 @@ fn fixed() -> ConversationSettings {
             tokenizer: None,
         },
         patience: PatienceSettings::default(),
+        priority: Priorities::default(),
         start_spread: SimDuration::from_secs(4),
     }
 }

@@ -177,6 +177,7 @@ impl Workload for TraceReplay {
             prompt_tokens: row.input_tokens,
             output_tokens: row.output_tokens,
             max_tokens: row.output_tokens,
+            priority: 0,
             content: self.trace.content(number, self.block_size),
         };
         self.row_of.push(number);

@@ -8,7 +8,7 @@ use super::{
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
-use crate::workload::{PatienceSettings, validate_concurrency};
+use crate::workload::{PatienceSettings, Priorities, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -71,6 +71,10 @@ pub struct TraceSettings {
     /// When clients hang up; never unless given.
     #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
     pub patience: PatienceSettings,
+    /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
+    /// given. A whole number, or a distribution that each conversation draws from.
+    #[serde(default, skip_serializing_if = "Priorities::are_zero")]
+    pub priority: Priorities,
 }
 
 fn one() -> f64 {
@@ -96,6 +100,7 @@ impl TraceSettings {
         self.scaling.validate().map_err(|invalid| invalid.within("scaling"))?;
         validate_window(self.start, self.end)?;
         self.patience.validate().map_err(|invalid| invalid.within("patience"))?;
+        self.priority.validate()?;
         if let Some(arrivals) = &self.arrivals {
             arrivals.validate().map_err(|invalid| invalid.within("arrivals"))?;
         }
@@ -161,6 +166,7 @@ impl TraceSettings {
             arrivals: None,
             concurrency: None,
             patience: PatienceSettings::default(),
+            priority: Priorities::default(),
             ..settings.clone()
         };
         rows_of(self) == rows_of(other)

@@ -51,7 +51,7 @@ impl Scheduler for TrtllmScheduler {
         seq.max_tokens
     }
 
-    fn submit(&mut self, id: SeqId) {
+    fn submit(&mut self, _core: &Core, id: SeqId) {
         let own = self.own.place(id);
         own.blocks.clear();
         own.started = false;

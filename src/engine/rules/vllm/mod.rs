@@ -1,4 +1,4 @@
-//! vLLM (V1, first come first served): rules R1-R9 of docs/engine-rules.md.
+//! vLLM (V1): rules R1-R19 of docs/engine-rules.md.
 
 mod cache;
 mod groups;
@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 /// The keys of `[engine]` that only vLLM has.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VllmSettings {
+    /// Which requests go first. Default `"fcfs"`.
+    pub scheduling_policy: Option<SchedulingPolicy>,
     /// Share of the pool that admission leaves free. Default 0, as in vLLM.
     pub watermark: Option<f64>,
     /// Admission asks for blocks for the whole prompt. Default true.
@@ -29,6 +31,18 @@ pub struct VllmSettings {
     pub hybrid_kv_cache: Option<bool>,
     /// Which blocks of windows can be hit. Default `"boundaries"`.
     pub prefix_cache_retention: Option<Retention>,
+}
+
+/// Which requests go first (`--scheduling-policy` of vLLM).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SchedulingPolicy {
+    /// Those that came first.
+    #[default]
+    Fcfs,
+    /// Those of the lowest [priority](crate::request::Request::priority), of these the first
+    /// that came; the last in this order is preempted.
+    Priority,
 }
 
 /// Which full blocks of layers with a window can be hit
@@ -63,6 +77,8 @@ pub struct VllmOptions {
     pub long_prefill_tokens: u32,
     /// Groups of layers, where these keep KV apart.
     pub groups: Option<LayerGroups>,
+    /// Which requests go first.
+    pub policy: SchedulingPolicy,
 }
 
 impl Engine for VllmOptions {
@@ -114,6 +130,7 @@ impl Engine for VllmOptions {
             admits_by_chunk: settings.scheduler_reserve_full_isl == Some(false),
             long_prefill_tokens: settings.long_prefill_token_threshold.unwrap_or(0),
             groups: shape.and_then(|shape| settings.layer_groups(shape)).map(|(groups, _)| groups),
+            policy: settings.scheduling_policy.unwrap_or_default(),
         })
     }
 

@@ -5,10 +5,11 @@
 //! takes what is left. Then waiting requests are admitted in order of arrival
 //! while budget, places and free blocks last. Memory is not reserved: when a
 //! running sequence finds no free block, the last admitted one is preempted.
+//! Where it schedules by priority (R19), that takes the place of both orders.
 
 use super::cache::{Held, Hits, VllmCache};
 use super::groups::{GroupHit, GroupedCache};
-use super::{LayerGroups, VllmOptions};
+use super::{LayerGroups, SchedulingPolicy, VllmOptions};
 use crate::engine::config::EngineConfig;
 use crate::engine::core::Core;
 use crate::engine::decode_set::{DecodeSet, Member};
@@ -20,6 +21,7 @@ use crate::id::RequestId;
 use crate::kv::{BlockCount, Cache, Concerns, Growth};
 use crate::request::{BlockRun, Content, Phase};
 use smallvec::SmallVec;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
@@ -35,6 +37,9 @@ pub(in crate::engine) struct VllmScheduler {
     /// What takes the place of `cache` where groups of layers keep KV apart.
     groups: Option<Box<GroupedCache>>,
     own: PerSeq<Own>,
+    /// Requests that came so far.
+    arrivals: u64,
+    /// In the order in which they are admitted.
     waiting: VecDeque<SeqId>,
     /// In order of admission; sequences whose last step runs are still here.
     running: Vec<SeqId>,
@@ -51,11 +56,13 @@ pub(in crate::engine) struct VllmScheduler {
     head_blocked: bool,
     /// With groups: free blocks without which it waits on in any case.
     head_needs: u32,
+    /// The last step left out sequences that run.
+    has_passed_over: bool,
     /// The first decode step whose blocks have not been filled.
     filled_to: u64,
     /// Requests with blocks for KV that is on its way.
     awaiting: Vec<SeqId>,
-    /// Requests whose KV came, in this order; not in a batch yet.
+    /// Requests whose KV came, in the order in which they join; not in a batch yet.
     received: VecDeque<SeqId>,
     /// Prefilled requests whose blocks are kept for the worker that will decode them.
     kept: Vec<SeqId>,
@@ -74,19 +81,26 @@ struct Own {
     preempted: bool,
     /// Tokens of KV before the last chunk of its prompt that was scheduled.
     before_chunk: u32,
+    /// By priority: its place among all requests, lower ones first.
+    turn: Turn,
 }
+
+/// Priority, then arrival.
+type Turn = (i32, u64);
 
 impl Scheduler for VllmScheduler {
     fn longest_output(&self, seq: &Seq) -> u32 {
         seq.output_tokens
     }
 
-    fn submit(&mut self, id: SeqId) {
-        *self.own.place(id) = Own::default();
+    fn submit(&mut self, core: &Core, id: SeqId) {
+        self.arrivals += 1;
+        let turn = (core.seqs[id].priority, self.arrivals);
+        *self.own.place(id) = Own { turn, ..Own::default() };
         if let Some(groups) = &mut self.groups {
             groups.place(id);
         }
-        self.waiting.push_back(id);
+        self.queue(id, self.waiting.len());
     }
 
     fn form(&mut self, core: &mut Core, step: &mut FormedStep, _from_idle: bool) {
@@ -283,7 +297,9 @@ impl Handover for VllmScheduler {
     /// H4.
     fn kv_came(&mut self, core: &Core, request: RequestId) {
         let at = self.awaiting.iter().position(|&id| core.seqs[id].request == request);
-        self.received.push_back(self.awaiting.remove(at.expect("KV that is waited for")));
+        let id = self.awaiting.remove(at.expect("KV that is waited for"));
+        let at = self.place(&self.received, id).unwrap_or(self.received.len());
+        self.received.insert(at, id);
     }
 
     /// H8.
@@ -293,7 +309,7 @@ impl Handover for VllmScheduler {
             let id = self.awaiting.remove(at);
             self.release_received(core, id);
             core.seqs[id].phase = Phase::Whole;
-            self.waiting.push_front(id);
+            self.queue(id, 0);
         } else if let Some(&id) = self.waiting.iter().find(|id| is_it(id)) {
             core.seqs[id].phase = Phase::Whole;
         }
@@ -335,6 +351,7 @@ impl VllmScheduler {
             cache: VllmCache::new(block_size, num_blocks),
             groups: options.groups.map(grouped),
             own: PerSeq::default(),
+            arrivals: 0,
             waiting: VecDeque::new(),
             running: Vec::new(),
             loading: Vec::new(),
@@ -343,6 +360,7 @@ impl VllmScheduler {
             looks_again: false,
             head_blocked: false,
             head_needs: 0,
+            has_passed_over: false,
             filled_to: 0,
             awaiting: Vec::new(),
             received: VecDeque::new(),
@@ -357,35 +375,34 @@ impl VllmScheduler {
         let takers = core.decode.takers(now).len();
         let prompts_come_last = self.options.long_prefill_tokens == 0;
         let is_roomy = takers <= self.cache.free_blocks() as usize;
-        if self.groups.is_none() && prompts_come_last && is_roomy {
+        let has_passed_over = std::mem::take(&mut self.has_passed_over);
+        if self.groups.is_none() && prompts_come_last && is_roomy && !has_passed_over {
             self.decode_blocks(core, now);
             *budget -= core.decode.len();
             if let Some(&id) = self.running.last()
                 && core.seqs[id].in_prefill()
             {
-                self.resume(core, step, id, budget);
+                self.resume(core, step, self.running.len() - 1, budget);
             }
             return;
         }
         self.filled_to = now + 1;
-        let mut i = 0;
-        while let Some(&id) = self.running.get(i) {
-            i += 1;
-            if !self.resume(core, step, id, budget) {
-                return;
-            }
+        let mut next = (!self.running.is_empty()).then_some(0);
+        while let Some(at) = next {
+            next = self.resume(core, step, at, budget).filter(|&next| next < self.running.len());
         }
     }
 
-    /// What one running sequence computes in the next step; false if it had to give up its
-    /// blocks itself.
+    /// What the running sequence at `at` computes in the next step. Gives the place of the
+    /// one after it; `None` if it had to give up its blocks itself.
     fn resume(
         &mut self,
         core: &mut Core,
         step: &mut FormedStep,
-        id: SeqId,
+        mut at: usize,
         budget: &mut u32,
-    ) -> bool {
+    ) -> Option<usize> {
+        let id = self.running[at];
         let (now, seq) = (core.decode.step(), &core.seqs[id]);
         let tokens = seq.kv_tokens_at(now);
         let new_tokens = match seq.decode_from {
@@ -396,25 +413,59 @@ impl VllmScheduler {
             None => 0,
         };
         if new_tokens == 0 {
-            return true;
+            return Some(at + 1);
         }
         let decodes = seq.decode_from.is_some();
         self.slide(core, id, now);
         while self.lacking(core, id, tokens, tokens + new_tokens) > self.free_blocks() {
-            if self.preempt_last(core, step) == id {
-                return false;
+            let victim = self.victim(core);
+            self.preempt(core, step, victim, victim < at, budget);
+            match victim.cmp(&at) {
+                Ordering::Less => at -= 1,
+                Ordering::Equal => {
+                    self.pass_over(core, step, at);
+                    return None;
+                }
+                Ordering::Greater => {}
             }
         }
         *budget -= new_tokens;
         if !decodes {
             self.compute_chunk(core, step, id, new_tokens);
-            return true;
+            return Some(at + 1);
         }
         self.take_blocks(core, id, tokens, tokens + 1);
         if (tokens + 1 - self.late).is_multiple_of(core.config.block_size) {
             self.fill_block(core, id, now);
         }
-        true
+        Some(at + 1)
+    }
+
+    /// The running sequences from `at` on take no part in this step (R19). For those that
+    /// decode, the token left out is computed like the end of a prompt in the next one.
+    fn pass_over(&mut self, core: &mut Core, step: &mut FormedStep, at: usize) {
+        for &id in &self.running[at..] {
+            if core.seqs[id].decode_from.is_some() {
+                core.decode.leave(&mut core.seqs, id);
+                step.passed_over.push(id);
+            }
+            // They keep their order: there are none behind them.
+            core.seqs.admit(id);
+        }
+        self.has_passed_over = at < self.running.len();
+    }
+
+    /// Puts a request into the queue: where its priority says (R19), else at `at`.
+    fn queue(&mut self, id: SeqId, at: usize) {
+        let at = self.place(&self.waiting, id).unwrap_or(at);
+        self.waiting.insert(at, id);
+    }
+
+    /// Where a request belongs in a queue, by priority.
+    fn place(&self, queue: &VecDeque<SeqId>, id: SeqId) -> Option<usize> {
+        let is_before = |&other: &SeqId| self.own[other].turn < self.own[id].turn;
+        let by_priority = self.options.policy == SchedulingPolicy::Priority;
+        by_priority.then(|| queue.partition_point(is_before))
     }
 
     /// Blocks that a sequence needs more for `to` tokens than for `from`.
@@ -711,7 +762,7 @@ impl VllmScheduler {
             self.publish(core, id, core.seqs[id].kv_tokens / core.config.block_size);
         }
         self.loading.retain(|&id| core.seqs[id].loading);
-        done.into_iter().rev().for_each(|id| self.waiting.push_front(id));
+        done.into_iter().rev().for_each(|id| self.queue(id, 0));
     }
 
     /// True if the block at which the hits of `id` end is being loaded for another
@@ -762,13 +813,37 @@ impl VllmScheduler {
         step.chunks.push((id, PrefillChunk { new_tokens, cached_tokens, last }));
     }
 
-    /// Preempts the last admitted sequence (R2): its blocks are freed, its
-    /// outputs kept, and it waits first in line.
-    fn preempt_last(&mut self, core: &mut Core, step: &mut FormedStep) -> SeqId {
-        let at = self.running.iter().rposition(|&id| !core.seqs[id].ending);
-        let id = self.running.remove(at.expect("a sequence that needs a block runs"));
+    /// The place of the running sequence that is preempted next: the one admitted last
+    /// (R2), or the last by priority (R19).
+    fn victim(&self, core: &Core) -> usize {
+        let mut running = self.running.iter().enumerate().filter(|(_, id)| !core.seqs[**id].ending);
+        let victim = match self.options.policy {
+            SchedulingPolicy::Fcfs => running.next_back(),
+            SchedulingPolicy::Priority => running.max_by_key(|(_, id)| self.own[**id].turn),
+        };
+        victim.expect("a sequence that needs a block runs").0
+    }
+
+    /// Preempts the running sequence at `at`: its blocks are freed, its outputs kept, and it
+    /// waits first in line. What it `was_given` in this step already it gives back, but the
+    /// blocks that this fills have entered the cache.
+    fn preempt(
+        &mut self,
+        core: &mut Core,
+        step: &mut FormedStep,
+        at: usize,
+        was_given: bool,
+        budget: &mut u32,
+    ) {
+        let id = self.running.remove(at);
         if core.seqs[id].decode_from.is_some() {
             core.decode.leave(&mut core.seqs, id);
+            if was_given {
+                *budget += 1;
+                core.seqs[id].kv_tokens += 1;
+            }
+        } else if let Some(at) = step.chunks.iter().position(|&(other, _)| other == id) {
+            *budget += step.chunks.remove(at).1.new_tokens;
         }
         self.release(core, id);
         let seq = &mut core.seqs[id];
@@ -778,9 +853,8 @@ impl VllmScheduler {
             // What was received is lost, and computed here like any prompt.
             seq.phase = Phase::Whole;
         }
-        self.waiting.push_front(id);
+        self.queue(id, 0);
         step.preempted.push(id);
-        id
     }
 
     /// While the head waits, decoding makes memory scarcer and a step no roomier,

@@ -1,7 +1,7 @@
-//! Clients that do not wait for ever.
+//! What clients want of their requests: when they hang up, and which go first.
 
 use super::distribution::Distribution;
-use super::{Arrival, Patience, Workload};
+use super::{Arrival, Patience, Priorities, Workload};
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
@@ -76,22 +76,28 @@ impl PatienceSettings {
     }
 }
 
-/// A workload whose clients have no more patience than [`PatienceSettings`] say. Draws
-/// are keyed by conversation and turn.
-pub struct Impatient<'a> {
+/// A workload whose clients have no more patience than [`PatienceSettings`] say, and state
+/// priorities. Patience is drawn by conversation and turn, a priority by conversation.
+pub struct Clients<'a> {
     inner: Box<dyn Workload + 'a>,
-    settings: PatienceSettings,
+    patience: PatienceSettings,
+    priorities: Priorities,
     seed: u64,
 }
 
-impl<'a> Impatient<'a> {
+impl<'a> Clients<'a> {
     /// `inner` with such clients.
-    pub fn new(inner: Box<dyn Workload + 'a>, settings: PatienceSettings, seed: u64) -> Self {
-        Self { inner, settings, seed }
+    pub fn new(
+        inner: Box<dyn Workload + 'a>,
+        patience: PatienceSettings,
+        priorities: Priorities,
+        seed: u64,
+    ) -> Self {
+        Self { inner, patience, priorities, seed }
     }
 }
 
-impl Workload for Impatient<'_> {
+impl Workload for Clients<'_> {
     fn next_arrival(&self) -> Option<SimTime> {
         self.inner.next_arrival()
     }
@@ -104,8 +110,10 @@ impl Workload for Impatient<'_> {
         let mut draw = |wait: &Option<Distribution<SimDuration>>| {
             wait.as_ref().map(|wait| wait.sample(&mut draws))
         };
-        let PatienceSettings { first_token, answer, .. } = &self.settings;
+        let PatienceSettings { first_token, answer, .. } = &self.patience;
         arrival.patience = Patience { first_token: draw(first_token), answer: draw(answer) };
+        let mut draws = stream(self.seed, Use::Priority, key.0, 0);
+        arrival.request.priority = self.priorities.0.sample(&mut draws).0;
         arrival
     }
 
