@@ -115,6 +115,12 @@ pub enum RejectReason {
     NoWorker,
     /// A real server did not answer it, or not to the end.
     Server,
+    /// It was over a limit of its front end.
+    Full,
+    /// Every worker of its front end was busy.
+    Busy,
+    /// It waited too long in front of its router.
+    WaitedTooLong,
 }
 
 impl fmt::Display for RejectReason {
@@ -125,7 +131,33 @@ impl fmt::Display for RejectReason {
             Self::Policy => "turned away by the router",
             Self::NoWorker => "no worker takes requests",
             Self::Server => "failed at its server",
+            Self::Full => "over a limit of admission",
+            Self::Busy => "every worker was busy",
+            Self::WaitedTooLong => "waited too long for admission",
         })
+    }
+}
+
+/// How a router answers a request that it turns away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: u16,
+    /// What the `Retry-After` header says, if there is one.
+    pub retry_after: Option<SimDuration>,
+}
+
+impl Refusal {
+    /// Service unavailable.
+    pub(crate) const UNAVAILABLE: u16 = 503;
+
+    /// The statuses that a refusal may have: too many requests, unavailable, overloaded.
+    pub(crate) const STATUSES: [u16; 3] = [429, Self::UNAVAILABLE, 529];
+
+    /// The answer with this status.
+    pub const fn new(status: u16, retry_after: Option<SimDuration>) -> Self {
+        Self { status, retry_after }
     }
 }
 

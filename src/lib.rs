@@ -120,7 +120,7 @@ pub use experiment::{
 #[doc(inline)]
 pub use metrics::{Better, Metric, MetricKind, Statistic};
 #[doc(inline)]
-pub use recorder::{End, RequestRecord};
+pub use recorder::{End, Refused, RequestRecord};
 #[doc(inline)]
 pub use results::{ReadError, ReportError, ResultFolder, Results, RunInto, Saved, run_into};
 
@@ -139,7 +139,7 @@ pub use simulation::{
 
 // Policies, and what they see.
 #[doc(inline)]
-pub use event::{KvEvent, Medium, RejectReason, WorkerEvent, WorkerEventKind};
+pub use event::{KvEvent, Medium, Refusal, RejectReason, WorkerEvent, WorkerEventKind};
 #[doc(inline)]
 pub use id::{BlockId, ConversationId, RequestId, WorkerId};
 #[doc(inline)]

@@ -43,6 +43,8 @@ pub enum Use {
     Tokenizer = 36,
     /// The priority of a conversation's requests.
     Priority = 37,
+    /// How long a client that was refused waits before it sends again.
+    Backoff = 38,
 }
 
 /// The stream for one `use`, `conversation` and `turn` under `seed`.

@@ -6,7 +6,7 @@ use super::measure::Shown;
 use super::run_spec::Settings;
 use super::simulate::policy_named;
 use crate::settings::{Invalid, same};
-use crate::simulation::{Control, ControlSettings};
+use crate::simulation::{ADMISSION, Control, ControlSettings};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::WorkloadSource;
 use std::collections::BTreeSet;
@@ -160,11 +160,24 @@ fn check_parameters(
         return Ok(());
     }
     let named = |name: &str| policy_named(settings, name, 0, 0);
+    let mut admission = settings.router.admission.clone();
     let mut running = named(settings.policy.name()).map_err(|wrong| (controls[0].0, wrong))?;
     for (index, _, control) in controls {
         let of_this = |wrong| (*index, wrong);
         match control {
             Control::Policy { name } => running = named(name).map_err(of_this)?,
+            Control::Parameter { key, value } if key.starts_with(ADMISSION) => {
+                let Some(admission) = &mut admission else {
+                    let allowed = "left out without [router.admission]";
+                    return Err(of_this(Invalid::new("key", format!("{key:?}"), allowed)));
+                };
+                admission.set(&key[ADMISSION.len()..], *value).map_err(|wrong| {
+                    of_this(match wrong.key.as_str() {
+                        "key" => wrong,
+                        _ => Invalid { key: "value".to_owned(), ..named_key(wrong, key) },
+                    })
+                })?;
+            }
             Control::Parameter { key, value } => {
                 running.set_parameter(key, *value).map_err(|wrong| {
                     of_this(Invalid { key: "value".to_owned(), ..named_key(wrong, key) })

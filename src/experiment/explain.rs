@@ -8,6 +8,7 @@ use super::load::{Experiment, LEVEL_KEYS, hex, show};
 use super::results::SavedRuns;
 use super::run_spec::{Params, RunSpec};
 use super::simulate::{RunOutcome, Watch, simulate};
+use crate::event::RejectReason;
 use crate::id::RequestId;
 use crate::recorder::{End, RequestRecord};
 use crate::settings::{plain, same};
@@ -106,6 +107,21 @@ pub enum ExplainError {
         /// The requests it has.
         has: String,
     },
+    /// No router decided about the request.
+    #[error(
+        "request {request}: no policy decided about it in the simulation at {point} with seed \
+         {seed}: it was refused before, {reason}"
+    )]
+    NotDecided {
+        /// The request asked for.
+        request: RequestId,
+        /// The point.
+        point: String,
+        /// The seed.
+        seed: u64,
+        /// Why it was refused.
+        reason: RejectReason,
+    },
     /// Nothing was measured.
     #[error("no request of {points} has that time: none was measured, or none came so far")]
     NothingMeasured {
@@ -179,6 +195,12 @@ pub fn explain(
     let outcome = again.simulate(run, watch)?;
     let spec = &experiment.runs[run];
     let record = outcome.requests.iter().find(|record| record.request == request).copied();
+    if let (None, Some(RequestRecord { end: Some((_, End::Rejected(reason))), .. })) =
+        (&outcome.decision, record)
+    {
+        let (point, seed) = (again.point(run), again.seed);
+        return Err(ExplainError::NotDecided { request, point, seed, reason });
+    }
     let (Some(decision), Some(record)) = (outcome.decision, record) else {
         let has = match outcome.requests.iter().map(|record| record.request).max() {
             Some(last) => format!("has requests 0 to {last}"),

@@ -36,7 +36,10 @@ fn meets(settings: &Settings, needs: Needs) -> bool {
         Needs::Tier(medium) => media.contains(&medium),
         Needs::Changes => !plan.is_empty(),
         Needs::Retries => {
-            !plan.is_empty() && plan.failover.retries > 0 || settings.source.patience().retries > 0
+            let patience = settings.source.patience();
+            !plan.is_empty() && plan.failover.retries > 0
+                || patience.retries > 0
+                || patience.on_refusal.as_ref().is_some_and(|refusal| refusal.retries > 0)
         }
         Needs::Planner => plan.planner.is_some(),
         Needs::Shadow => {
@@ -45,5 +48,6 @@ fn meets(settings: &Settings, needs: Needs) -> bool {
         }
         Needs::Trace => settings.workload.is_read(),
         Needs::Patience => !settings.source.patience().is_endless(),
+        Needs::Refusals => settings.may_refuse(),
     }
 }

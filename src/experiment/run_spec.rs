@@ -80,6 +80,11 @@ impl Settings {
         plan
     }
 
+    /// Whether there is more to say of refused requests than how many there were.
+    pub fn may_refuse(&self) -> bool {
+        self.router.admission.is_some() || self.source.patience().on_refusal.is_some()
+    }
+
     /// Whether the policy chooses among ranks; also true where each worker has one.
     pub(crate) fn by_rank(&self) -> bool {
         !self.pools.have_ranks() || self.policy.by_rank(self.router.targets)

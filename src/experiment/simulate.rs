@@ -254,6 +254,9 @@ fn prepare<'a, F: Fleet>(
     if watch.hang_ups || !settings.source.patience().is_endless() {
         recorder = recorder.follow_hang_ups();
     }
+    if settings.may_refuse() {
+        recorder = recorder.follow_refusals();
+    }
     if measure.why || watch.why {
         recorder = recorder.measure_why(pools.block_size());
     }
@@ -287,6 +290,10 @@ fn prepare<'a, F: Fleet>(
     let mut simulation = Simulation::new(fleet, workload, front_ends, recorder, pools.block_size())
         .spread(settings.router.spread)
         .measure(schedule);
+    if let Some(admission) = &settings.router.admission {
+        let blocks = (0..pools.slots()).map(|id| pools.of(WorkerId(id)).limits().blocks);
+        simulation = simulation.admission(admission, blocks.collect());
+    }
     let planned = settings.cluster.change.iter();
     let planned = planned
         .map(|change| (SimTime::ZERO + change.at, Control::Worker(change.change())))

@@ -316,7 +316,10 @@ impl Counts {
             }
             End::Rejected(reason) => Some(match reason {
                 RejectReason::ContextLimit | RejectReason::KvPool => "validation",
-                RejectReason::Policy => "overload",
+                RejectReason::Policy
+                | RejectReason::Full
+                | RejectReason::Busy
+                | RejectReason::WaitedTooLong => "overload",
                 RejectReason::NoWorker => "unavailable",
                 RejectReason::Server => "internal",
             }),

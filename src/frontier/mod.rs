@@ -18,6 +18,7 @@ pub use crate::report::judge::state::State;
 pub use question::{MetricTarget, Question};
 
 use crate::experiment::results::Point;
+use crate::report::judge::state::compare;
 use crate::settings::Invalid;
 use question::margin;
 use search::{Edge, Found};
@@ -275,7 +276,7 @@ fn not_compared_from(question: &Question, known: &Known) -> Option<usize> {
     let Question::Beats { candidate, baseline, .. } = question else { return None };
     let both = known.iter().rev().filter_map(|(place, points)| {
         let states = points.get(candidate).zip(points.get(baseline));
-        states.map(|(a, b)| (*place, State::of(a).compares_with(State::of(b))))
+        states.map(|(a, b)| (*place, compare(a, b)))
     });
     both.take_while(|(_, compares)| !compares).last().map(|(place, _)| place)
 }

@@ -1,7 +1,7 @@
 //! What the router of a live run heard, so that it can be replayed.
 
 use crate::engine::Gauges;
-use crate::event::{KvEvent, RejectReason, WorkerEvent};
+use crate::event::{KvEvent, Refusal, RejectReason, WorkerEvent};
 use crate::fleet::Fleet;
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::{End, RequestRecord};
@@ -156,6 +156,10 @@ impl Workload for Taken<'_> {
 
     fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
         self.workload.observe_hang_up(now, request);
+    }
+
+    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
+        self.workload.observe_refusal(now, request, refusal)
     }
 
     fn sent_again(&self) -> Option<u64> {

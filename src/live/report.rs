@@ -521,6 +521,7 @@ mod tests {
             handover: None,
             first_token: Some(at(60)),
             given_up: None,
+            refused: None,
             end: Some((at(300), End::Finished { output_tokens: 20 })),
             preemptions: 0,
             why: None,

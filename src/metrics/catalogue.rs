@@ -106,6 +106,14 @@ catalogue! {
         "How often finished requests lost their blocks, over their whole life.";
     REJECTED: "rejected" ONE, "rejected" "requests" LOWER, Needs::Nothing,
         "Requests that were turned away.";
+    REJECTED_FULL: "rejected_full" ONE, "over a limit of admission" "requests" LOWER, Needs::Refusals,
+        "Requests that a limit of `[router.admission]` turned away; those sent again count each time.";
+    REJECTED_BUSY: "rejected_busy" ONE, "before busy workers" "requests" LOWER, Needs::Refusals,
+        "Requests that `[router.admission]` turned away because every worker was busy.";
+    REJECTED_WAITED: "rejected_waited" ONE, "waited too long for admission" "requests" LOWER, Needs::Refusals,
+        "Requests that `[router.admission]` turned away after they had waited for `max_wait`.";
+    UNSERVED: "unserved_ratio" ONE, "unserved" "%" LOWER, Needs::Refusals,
+        "As `error_ratio`, but a request that was turned away and that its client sends again counts once, by what becomes of it last.";
     ERROR_RATIO: "error_ratio" ONE, "errors" "%" LOWER, Needs::Nothing,
         "Requests that were rejected, failed or given up / requests that ended.";
     CUT_SHORT: "cut_short" ONE, "answers cut short" "" LOWER, Needs::Nothing,

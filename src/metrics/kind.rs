@@ -79,6 +79,8 @@ pub enum Needs {
     Trace,
     /// Clients that hang up.
     Patience,
+    /// A router that may refuse requests, or clients that send those again.
+    Refusals,
 }
 
 impl MetricKind {
@@ -136,13 +138,14 @@ impl fmt::Display for Needs {
             Self::Tier(Medium::Remote) => "a remote [[engine.tier]]",
             Self::Changes => "[[cluster.change]] or [cluster.planner]",
             Self::Retries => {
-                "workload.patience.retries, or [[cluster.change]] or [cluster.planner] and \
+                "workload.patience.retries, [workload.patience.on_refusal], or [[cluster.change]] or [cluster.planner] and \
                  cluster.failover.retries"
             }
             Self::Planner => "[cluster.planner]",
             Self::Shadow => "router.policy = \"shadow\"",
             Self::Trace => "workload.kind = \"trace\"",
-            Self::Patience => "[workload.patience]",
+            Self::Patience => "workload.patience.first_token or .answer",
+            Self::Refusals => "[router.admission] or [workload.patience.on_refusal]",
         })
     }
 }

@@ -18,7 +18,7 @@ mod trailing;
 mod why;
 mod window;
 
-pub use record::{End, Handover, Metrics, RequestRecord, Stay};
+pub use record::{End, Handover, Metrics, Refused, RequestRecord, Stay};
 pub use spread::InflightSpread;
 pub use trailing::Recent;
 pub(crate) use trailing::RecentWorker;
@@ -74,6 +74,8 @@ pub struct Recorder {
     changing: Option<Changing>,
     /// Whether clients may hang up.
     hangs_up: bool,
+    /// Whether requests may be refused.
+    refuses: bool,
     /// The distributions of the windows that ended.
     curves: Vec<Curves>,
     /// What workers told, if it is kept.
@@ -103,6 +105,7 @@ impl Recorder {
             sides,
             changing: None,
             hangs_up: false,
+            refuses: false,
             curves: Vec::new(),
             events: None,
             trailing: None,
@@ -285,6 +288,9 @@ impl Recorder {
         if self.hangs_up {
             observations.hang_ups(&mut metrics);
         }
+        if self.refuses {
+            observations.refusals(&mut metrics);
+        }
         if let Some(loads) = &self.loads {
             loads.metrics(level, now, observations.prompt_tokens(), &mut metrics);
         }
@@ -331,6 +337,7 @@ impl Recorder {
             handover: None,
             first_token: None,
             given_up: None,
+            refused: None,
             end: None,
             preemptions: 0,
             why: None,
@@ -358,13 +365,26 @@ impl Recorder {
         self
     }
 
+    /// Requests may be refused: why, and how many for good, are metrics.
+    pub fn follow_refusals(mut self) -> Self {
+        self.refuses = true;
+        self
+    }
+
     /// The client of a request hangs up.
     pub fn give_up(&mut self, now: SimTime, request: RequestId) {
         self.record(request).given_up = Some(now);
     }
 
     /// The router turned a request away.
-    pub fn turn_away(&mut self, now: SimTime, request: RequestId, reason: RejectReason) {
+    pub fn turn_away(
+        &mut self,
+        now: SimTime,
+        request: RequestId,
+        reason: RejectReason,
+        refused: Option<Refused>,
+    ) {
+        self.record(request).refused = refused;
         self.end(now, request, End::Rejected(reason));
     }
 

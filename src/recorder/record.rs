@@ -46,6 +46,8 @@ pub struct RequestRecord {
     pub first_token: Option<SimTime>,
     /// When its client hung up.
     pub given_up: Option<SimTime>,
+    /// How its router refused it, if it did.
+    pub refused: Option<Refused>,
     /// How it ended, and when; of a request that was given up when that was known
     /// where it was.
     pub end: Option<(SimTime, End)>,
@@ -54,6 +56,22 @@ pub struct RequestRecord {
     /// What it lost by the choice of its worker, once it is scheduled; only where that is measured.
     #[cfg_attr(not(internals), doc(hidden))]
     pub why: Option<RequestWhy>,
+}
+
+/// How a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// Whether its client sends it again, as another request.
+    pub is_sent_again: bool,
+}
+
+impl Refused {
+    pub(crate) fn new(status: u16, is_sent_again: bool) -> Self {
+        Self { status, is_sent_again }
+    }
 }
 
 /// How a request ended.
@@ -129,6 +147,11 @@ pub struct Stay {
 }
 
 impl RequestRecord {
+    /// Whether it was refused and its client sends it again, as another request.
+    pub fn is_sent_again(&self) -> bool {
+        self.refused.is_some_and(|refused| refused.is_sent_again)
+    }
+
     /// Its times at workers: one, or two if one prefilled it and another decodes it.
     pub fn stays(&self) -> impl Iterator<Item = Stay> {
         let ended = self.end.map(|(at, _)| at);

@@ -4,6 +4,7 @@ use super::record::{End, Metrics, RequestRecord, ms};
 use super::spikes::QueueSpikes;
 use super::why::RequestWhy;
 use crate::engine::Gauges;
+use crate::event::RejectReason;
 use crate::metrics::{MetricKind, Statistic, catalogue};
 use crate::stats::{self, Histogram};
 use crate::time::{SimDuration, SimTime};
@@ -95,6 +96,10 @@ pub(super) struct Observations {
     finished: u64,
     good: u64,
     rejected: u64,
+    /// Those of them that clients send again.
+    sent_again: u64,
+    /// Those over a limit of admission, before busy workers, and after too long a wait.
+    refused: [u64; 3],
     failed: u64,
     cut_short: u64,
     given_up: u64,
@@ -261,6 +266,8 @@ impl Observations {
             finished: 0,
             good: 0,
             rejected: 0,
+            sent_again: 0,
+            refused: [0; 3],
             failed: 0,
             cut_short: 0,
             given_up: 0,
@@ -320,8 +327,15 @@ impl Observations {
         let in_window = now >= level.begin;
         let output_tokens = match end {
             End::Finished { output_tokens } => output_tokens,
-            End::Rejected(_) => {
+            End::Rejected(reason) => {
                 self.rejected += u64::from(in_window);
+                self.sent_again += u64::from(in_window && record.is_sent_again());
+                let place = [RejectReason::Full, RejectReason::Busy, RejectReason::WaitedTooLong]
+                    .iter()
+                    .position(|known| *known == reason);
+                if let Some(place) = place {
+                    self.refused[place] += u64::from(in_window);
+                }
                 return;
             }
             End::Failed => {
@@ -368,6 +382,19 @@ impl Observations {
         metrics.insert(catalogue::GIVEN_UP.only(), Some(self.given_up as f64));
         let unanswered = Some(self.given_up_unanswered as f64);
         metrics.insert(catalogue::GIVEN_UP_UNANSWERED.only(), unanswered);
+    }
+
+    /// Requests that were refused, by cause, and those that clients had no answer to.
+    pub(super) fn refusals(&self, metrics: &mut Metrics) {
+        let kinds =
+            [catalogue::REJECTED_FULL, catalogue::REJECTED_BUSY, catalogue::REJECTED_WAITED];
+        for (kind, count) in kinds.into_iter().zip(self.refused) {
+            metrics.insert(kind.only(), Some(count as f64));
+        }
+        let unserved = self.rejected + self.failed + self.given_up - self.sent_again;
+        let all = self.finished + unserved;
+        let ratio = (all > 0).then(|| unserved as f64 / all as f64);
+        metrics.insert(catalogue::UNSERVED.only(), ratio);
     }
 
     /// Requests lost with their workers.

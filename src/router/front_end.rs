@@ -355,6 +355,13 @@ impl FrontEnd {
         self.policy.observe(now, event);
     }
 
+    /// The fewest requests in flight on a worker that a new request could go to; 0 if there
+    /// is none.
+    pub fn least_inflight(&mut self, now: SimTime) -> u32 {
+        self.deliver(now);
+        self.workers.least_inflight()
+    }
+
     /// When the workers report next, if they do.
     pub fn report_due(&self) -> Option<SimTime> {
         self.reports.map(|(_, due)| due)

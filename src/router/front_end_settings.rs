@@ -1,5 +1,6 @@
 //! How front ends stand between clients and workers, whatever their policy.
 
+use super::admission::AdmissionSettings;
 use super::disaggregated::ConditionalDisaggregation;
 use super::feed::{FeedSettings, RestartSettings};
 use crate::settings::Invalid;
@@ -31,6 +32,9 @@ pub struct FrontEndSettings {
     /// workers of their own and the policy keeps an index. Unset: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditional_disaggregation: Option<ConditionalDisaggregation>,
+    /// What is let in to the policy. Unset: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionSettings>,
     /// How KV events reach the router.
     pub feed: FeedSettings,
 }
@@ -44,6 +48,7 @@ impl Default for FrontEndSettings {
             sync_delay: None,
             restart: None,
             conditional_disaggregation: None,
+            admission: None,
             feed: FeedSettings::default(),
         }
     }
@@ -96,6 +101,9 @@ impl FrontEndSettings {
         if let Some(conditional) = &self.conditional_disaggregation {
             let within = |invalid: Invalid| invalid.within("conditional_disaggregation");
             conditional.validate().map_err(within)?;
+        }
+        if let Some(admission) = &self.admission {
+            admission.validate().map_err(|invalid| invalid.within("admission"))?;
         }
         let delays = self.feed.worker_delays.len();
         Invalid::unless(

@@ -64,6 +64,7 @@
 //! In this crate all of that is one file in `policies/`, and its name is one line
 //! in the list there.
 
+pub mod admission;
 mod by_cost;
 mod cost_settings;
 pub mod decider;

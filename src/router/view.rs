@@ -152,6 +152,13 @@ impl Workers {
         self.sides.iter().all(|loads| loads.available.is_empty())
     }
 
+    /// The fewest requests in flight on a worker that a new request could go to: one that
+    /// prefills, if any can be chosen. O(1).
+    pub(super) fn least_inflight(&self) -> u32 {
+        let first = self.sides.iter().find(|loads| !loads.available.is_empty());
+        first.map_or(0, |loads| loads.least)
+    }
+
     /// A request is in flight on `worker` from now on. O(1).
     pub fn sent(&mut self, worker: WorkerId) {
         self.change(worker, |inflight| inflight + 1);

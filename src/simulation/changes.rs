@@ -128,7 +128,7 @@ impl<F: Fleet> Simulation<'_, F> {
             self.deliver_kv_events(now);
             self.route(now, request);
         } else {
-            self.requests.end(request);
+            self.close(request);
             self.guard.fail(now);
             self.recorder.fail(now, request);
             self.observers.tell(now, Happening::End { request, end: End::Failed });

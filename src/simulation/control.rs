@@ -27,9 +27,9 @@ pub enum Control {
         /// Requests a second.
         per_s: f64,
     },
-    /// A parameter of the running policy.
+    /// A parameter of the running policy, or a limit of admission.
     Parameter {
-        /// Its key in `[router]`.
+        /// Its key in `[router]`; that of a limit begins with `admission.`.
         key: String,
         /// The new value.
         value: f64,
@@ -124,7 +124,7 @@ pub enum ControlKind {
     Load,
     /// The arrival rate.
     Rate,
-    /// A parameter of the policy.
+    /// A parameter of the policy, or a limit of admission.
     Parameter,
     /// The policy.
     Policy,

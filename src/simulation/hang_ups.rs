@@ -102,6 +102,13 @@ impl<F: Fleet> Simulation<'_, F> {
             self.fleet.abort(now, worker, id);
         }
         self.workload.observe_hang_up(now, id);
+        if whereabouts == Whereabouts::Waiting {
+            let front_end = self.requests.get(id).front_end;
+            self.gates[front_end].withdraw(id);
+            self.drop_given_up(now, id, None);
+            // Those behind it may be over no limit.
+            self.let_in_soon();
+        }
     }
 
     /// A request that was given up comes to its front end, which does not send it to
@@ -113,8 +120,8 @@ impl<F: Fleet> Simulation<'_, F> {
             self.tell_front_ends(now, &WorkerEvent { worker, request: id, kind });
         }
         self.let_go_of_kv(now, id);
-        self.requests.end(id);
-        self.recorder.turn_away(now, id, RejectReason::Policy);
+        self.close(id);
+        self.recorder.turn_away(now, id, RejectReason::Policy, None);
         self.observers.tell(now, Happening::End { request: id, end: End::GivenUp });
     }
 }

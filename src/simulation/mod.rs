@@ -11,6 +11,7 @@
 //! [`Observer`]s. A [`Schedule`] says what is measured, and when the simulation is
 //! over.
 
+mod admission;
 mod changes;
 mod control;
 mod course;
@@ -29,6 +30,7 @@ pub use observer::{Happening, Observer};
 pub use requests::{LiveRequest, Whereabouts};
 pub use routing::Decision;
 pub use snapshot::{Recent, Snapshot, WorkerSnapshot};
+pub(crate) use steering::ADMISSION;
 
 use crate::engine::Gauges;
 use crate::fleet::changes::Changes;
@@ -36,6 +38,7 @@ use crate::fleet::{Fleet, SimulatedFleet};
 use crate::id::RequestId;
 use crate::recorder::{Metrics, Recorder};
 use crate::router::Sides;
+use crate::router::admission::Gate;
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
 use crate::time::SimTime;
@@ -54,6 +57,12 @@ pub struct Simulation<'a, F = SimulatedFleet> {
     fleet: F,
     workload: Box<dyn Workload + 'a>,
     front_ends: Vec<FrontEnd>,
+    /// In front of the front ends; none where everything is let in.
+    gates: Vec<Gate>,
+    /// When they let in what waits.
+    let_in_at: Option<SimTime>,
+    /// KV blocks of each worker, where gates look at those.
+    blocks: Vec<u32>,
     requests: LiveRequests,
     recorder: Recorder,
     observers: Observers<'a>,
@@ -147,6 +156,9 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             fleet,
             workload,
             front_ends,
+            gates: Vec::new(),
+            let_in_at: None,
+            blocks: Vec::new(),
             requests: LiveRequests::default(),
             recorder,
             observers: Observers::default(),
@@ -296,7 +308,8 @@ impl<'a, F: Fleet> Simulation<'a, F> {
         let wake = self.front_ends.iter().filter_map(FrontEnd::wake_at).min();
         // No policy looks at reports when nothing is left to be done.
         let reporting = self.front_ends.iter().filter(|_| is_busy);
-        let wake = reporting.filter_map(FrontEnd::report_due).chain(wake).min();
+        let wake = reporting.filter_map(FrontEnd::report_due).chain(wake);
+        let wake = wake.chain(self.gate_due(is_busy)).min();
         let wake = wake.unwrap_or(SimTime::MAX).max(self.now);
         let restart = self.front_ends.iter().filter_map(FrontEnd::restart_due).min();
         let change = self.change_due(is_busy).max(self.now);
@@ -341,6 +354,9 @@ impl<'a, F: Fleet> Simulation<'a, F> {
                     Turn::HangUp => self.hang_up(next)?,
                     Turn::Wake => {
                         self.report(next);
+                        self.report_to_gates(next);
+                        self.expire(next);
+                        self.let_in(next);
                         self.release(next);
                     }
                     Turn::Event => unreachable!("events come from the fleet"),

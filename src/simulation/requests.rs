@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 pub enum Whereabouts {
     /// At its front end, which decides about it now.
     Deciding,
+    /// In front of its front end, which does not let it in yet.
+    Waiting,
     /// At its front end, whose policy holds it.
     Held,
     /// At this worker, or on its way there.
@@ -47,6 +49,8 @@ pub struct LiveRequest {
     pub is_answering: bool,
     /// Its client has hung up.
     pub is_given_up: bool,
+    /// Its prompt tokens as its gate counts them, once that has let it in.
+    pub(super) let_in_tokens: Option<u32>,
 }
 
 impl LiveRequest {
@@ -65,6 +69,7 @@ pub(super) struct LiveRequests {
     first: u32,
     live: usize,
     held: usize,
+    waiting: usize,
 }
 
 impl LiveRequests {
@@ -76,6 +81,11 @@ impl LiveRequests {
     /// Requests that policies hold.
     pub(super) fn held(&self) -> usize {
         self.held
+    }
+
+    /// Requests that gates let wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// All live requests, in order of arrival.
@@ -131,8 +141,23 @@ impl LiveRequests {
             is_forgotten: false,
             is_answering: false,
             is_given_up: false,
+            let_in_tokens: None,
         }));
         self.live += 1;
+    }
+
+    /// Its gate lets it wait.
+    pub(super) fn wait(&mut self, id: RequestId) {
+        self.get_mut(id).whereabouts = Whereabouts::Waiting;
+        self.waiting += 1;
+    }
+
+    /// Its gate lets it in.
+    pub(super) fn let_in(&mut self, id: RequestId) {
+        let live = self.get_mut(id);
+        live.let_in_tokens = Some(live.request.prompt_tokens);
+        let before = std::mem::replace(&mut live.whereabouts, Whereabouts::Deciding);
+        self.waiting -= usize::from(before == Whereabouts::Waiting);
     }
 
     /// The policy holds it.
@@ -205,7 +230,7 @@ impl LiveRequests {
             match live.whereabouts {
                 Whereabouts::Held => held.push(live.request.id),
                 Whereabouts::AtWorker(_) | Whereabouts::Lost(_) => live.is_forgotten = true,
-                Whereabouts::Deciding => {}
+                Whereabouts::Deciding | Whereabouts::Waiting => {}
             }
         }
         held
@@ -226,6 +251,7 @@ impl LiveRequests {
         let live = live.unwrap_or_else(|| panic!("{id:?} is not live"));
         self.live -= 1;
         self.held -= usize::from(live.whereabouts == Whereabouts::Held);
+        self.waiting -= usize::from(live.whereabouts == Whereabouts::Waiting);
         while self.table.front().is_some_and(Option::is_none) {
             self.table.pop_front();
             self.first += 1;

@@ -7,7 +7,7 @@ use crate::engine::Gauges;
 use crate::event::{RejectReason, WorkerEvent, WorkerEventKind};
 use crate::fleet::Fleet;
 use crate::id::{RequestId, WorkerId};
-use crate::recorder::End;
+use crate::recorder::{End, Refused};
 use crate::request::Request;
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::Spread;
@@ -59,8 +59,7 @@ impl<F: Fleet> Simulation<'_, F> {
         let request = arrival.request;
         let (id, front_end) = (request.id, self.front_end_of(&request));
         self.requests.arrive(request, front_end);
-        self.deliver_kv_events_of(now, id);
-        self.route(now, id);
+        self.admit(now, id);
     }
 
     fn front_end_of(&self, request: &Request) -> usize {
@@ -104,18 +103,23 @@ impl<F: Fleet> Simulation<'_, F> {
         }
     }
 
-    fn turn_away(&mut self, now: SimTime, id: RequestId, reason: RejectReason) {
+    pub(super) fn turn_away(&mut self, now: SimTime, id: RequestId, reason: RejectReason) {
         self.let_go_of_kv(now, id);
-        self.requests.end(id);
-        self.recorder.turn_away(now, id, reason);
-        self.observers.tell(now, Happening::End { request: id, end: End::Rejected(reason) });
-        if reason == RejectReason::NoWorker {
+        let front_end = self.close(id).front_end;
+        let mut refused = None;
+        if let Some(refusal) = self.refusal(front_end, reason) {
+            self.guard.end(now);
+            let is_sent_again = self.workload.observe_refusal(now, id, &refusal);
+            refused = Some(Refused::new(refusal.status, is_sent_again));
+        } else if reason == RejectReason::NoWorker {
             self.guard.fail(now);
             self.workload.observe_failure(now, id);
         } else {
             self.guard.end(now);
             self.workload.observe_end(now, id, false);
         }
+        self.recorder.turn_away(now, id, reason, refused);
+        self.observers.tell(now, Happening::End { request: id, end: End::Rejected(reason) });
     }
 
     /// The decision about a request before it is made.
@@ -147,6 +151,7 @@ impl<F: Fleet> Simulation<'_, F> {
         }
         self.deliver_kv_events(now);
         self.route_again(now, held);
+        self.let_in_soon();
     }
 
     /// Requests that a policy held which is no more come to its successor.
@@ -166,7 +171,7 @@ impl<F: Fleet> Simulation<'_, F> {
     }
 
     /// The same, as far as it makes a difference to who routes request `id` next.
-    fn deliver_kv_events_of(&mut self, now: SimTime, id: RequestId) {
+    pub(super) fn deliver_kv_events_of(&mut self, now: SimTime, id: RequestId) {
         let is_on_demand = |front_end: &FrontEnd| front_end.hears_kv_on_demand();
         let mut interested = self.front_ends.iter().filter(|front_end| front_end.wants_kv_events());
         if !interested.clone().all(is_on_demand) {
@@ -332,7 +337,7 @@ impl<F: Fleet> Simulation<'_, F> {
             changes.ended(now, event.worker);
         }
         self.let_go_of_kv(now, event.request);
-        let is_given_up = self.requests.end(event.request).is_given_up;
+        let is_given_up = self.close(event.request).is_given_up;
         let end = if is_given_up { End::GivenUp } else { end };
         self.guard.end(now);
         self.observers.tell(now, Happening::End { request: event.request, end });
@@ -367,9 +372,13 @@ impl<F: Fleet> Simulation<'_, F> {
 
     /// Sends what the policies let go.
     pub(super) fn release(&mut self, now: SimTime) {
-        if self.requests.held() == 0 {
-            return;
+        if self.requests.held() > 0 {
+            self.release_held(now);
         }
+        self.let_in_soon();
+    }
+
+    fn release_held(&mut self, now: SimTime) {
         self.deliver_kv_events(now);
         for index in 0..self.front_ends.len() {
             while let Some((id, verdict)) = self.front_ends[index].release(now) {

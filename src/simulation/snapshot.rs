@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub at: SimTime,
     /// Requests that have arrived and not ended.
     pub live_requests: usize,
-    /// Those of them that policies hold.
+    /// Those of them that policies hold, or that wait to be let in.
     pub held_requests: usize,
     /// The time before, as long as [`watch`](Simulation::watch) says; `None` unless it
     /// is watched.
@@ -147,7 +147,7 @@ impl<F: Fleet> Simulation<'_, F> {
         Snapshot {
             at: now,
             live_requests: self.requests.live(),
-            held_requests: self.requests.held(),
+            held_requests: self.requests.held() + self.requests.waiting(),
             recent: self.recorder.recent(now),
             output_tokens_per_s: self.output_tokens_per_s(),
             gap_ms_p50: gap_ms(0.5),

@@ -14,6 +14,9 @@ use std::collections::VecDeque;
 /// Makes the policy of a name for a front end of a number.
 type Policies<'a> = Box<dyn Fn(&str, usize) -> Result<Box<dyn Policy>, Invalid> + 'a>;
 
+/// What the key of a limit of admission begins with, in a [`Control::Parameter`].
+pub(crate) const ADMISSION: &str = "admission.";
+
 /// What steers a simulation.
 #[derive(Default)]
 pub(super) struct Steering<'a> {
@@ -118,6 +121,10 @@ impl<'a, F: Fleet> Simulation<'a, F> {
                                a rate that one can have";
                 Invalid::unless(follows, "rate", per_s, allowed)?;
             }
+            Control::Parameter { key, value } if key.starts_with(ADMISSION) => {
+                self.set_limit(&key[ADMISSION.len()..], *value)?;
+                self.release(now);
+            }
             Control::Parameter { key, value } => {
                 for front_end in &mut self.front_ends {
                     front_end.set_parameter(key, *value)?;
@@ -162,6 +169,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             front_end.replace_policy(self.now, policy);
         }
         self.route_again(self.now, held);
+        self.let_in_soon();
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! What clients want of their requests: when they hang up, and which go first.
 
 use super::distribution::Distribution;
+use super::refusals::RefusalSettings;
 use super::{Arrival, Patience, Priorities, Workload};
+use crate::event::Refusal;
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
@@ -12,7 +14,8 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// When clients hang up: they cancel the request, as a closed connection does.
+/// When clients hang up: they cancel the request, as a closed connection does; and what they
+/// do when they are refused.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PatienceSettings {
@@ -29,6 +32,9 @@ pub struct PatienceSettings {
     pub retries: u32,
     /// The pause before that.
     pub retry_pause: SimDuration,
+    /// What they do when they are refused. Unset: they do not send again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_refusal: Option<RefusalSettings>,
 }
 
 /// A time that is always the same, or a distribution.
@@ -72,7 +78,9 @@ impl PatienceSettings {
         }
         let retries = self.retries;
         let allowed = "absent without first_token or answer: no client hangs up";
-        Invalid::unless(retries == 0 || !self.is_endless(), "retries", retries, allowed)
+        Invalid::unless(retries == 0 || !self.is_endless(), "retries", retries, allowed)?;
+        let on_refusal = self.on_refusal.as_ref().map_or(Ok(()), RefusalSettings::validate);
+        on_refusal.map_err(|invalid| invalid.within("on_refusal"))
     }
 }
 
@@ -127,6 +135,10 @@ impl Workload for Clients<'_> {
 
     fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
         self.inner.observe_hang_up(now, request);
+    }
+
+    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
+        self.inner.observe_refusal(now, request, refusal)
     }
 
     fn sent_again(&self) -> Option<u64> {

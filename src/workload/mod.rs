@@ -12,6 +12,7 @@ pub mod distribution;
 pub mod inference_perf;
 pub mod prefix_ratio;
 mod priority;
+mod refusals;
 pub mod requests;
 mod retries;
 mod settings;
@@ -20,9 +21,11 @@ pub mod trace;
 
 pub use clients::{Clients, PatienceSettings};
 pub use priority::{Priorities, Priority};
+pub use refusals::RefusalSettings;
 pub use retries::Retries;
 pub use settings::{WorkloadSettings, WorkloadSource};
 
+use crate::event::Refusal;
 use crate::id::{BlockId, RequestId};
 use crate::request::Request;
 use crate::settings::Invalid;
@@ -41,7 +44,7 @@ pub trait Workload {
     /// If none is due.
     fn take(&mut self) -> Arrival;
 
-    /// Hears that a request finished or was rejected at `now`.
+    /// Hears that a request finished, or was rejected by its worker, at `now`.
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool);
 
     /// Hears that a request failed at `now`: it was lost with its worker, or no
@@ -54,6 +57,13 @@ pub trait Workload {
     /// unless the client sends again.
     fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
         self.observe_end(now, request, false);
+    }
+
+    /// Hears that the router turned a request away at `now`, and how it answered. Gives
+    /// whether its client will send it again. As one that was not served, unless it does.
+    fn observe_refusal(&mut self, now: SimTime, request: RequestId, _refusal: &Refusal) -> bool {
+        self.observe_end(now, request, false);
+        false
     }
 
     /// Requests that clients have sent again; `None` if none ever does.

@@ -1,77 +1,111 @@
-//! Clients that send a request again that failed, or that they gave up.
+//! Clients that send a request again that failed, that they gave up, or that was refused.
 
-use super::{Arrival, Patience, Workload};
+use super::{Arrival, Patience, RefusalSettings, Workload};
+use crate::event::Refusal;
 use crate::id::RequestId;
 use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-/// A workload whose clients send a request again that failed, or that they gave up,
-/// some time later and up to so many times. What is sent again is a request of its own, with a new
-/// number, sent at its own time; the workload behind hears of the last one's end.
+/// A workload whose clients send a request again that failed, that they gave up, or that was
+/// refused, some time later and up to so many times. What is sent again is a request of its
+/// own, with a new number; the workload behind hears of the last one's end.
 pub struct Retries<'a> {
     inner: Box<dyn Workload + 'a>,
-    /// Whether it is sent again because its client hung up, not because it failed.
-    after_hang_ups: bool,
-    most: u32,
-    pause: SimDuration,
+    after: After,
     taken: u32,
     sent_again: u64,
     /// Taken and not ended.
     open: BTreeMap<RequestId, Attempt>,
-    /// To be sent again, in order of time.
-    waiting: VecDeque<(SimTime, Attempt)>,
+    /// To be sent again, by time and order of the ends before.
+    waiting: BTreeMap<(SimTime, u64), Attempt>,
+    ends: u64,
+}
+
+/// After what a request is sent again.
+enum After {
+    Failure { most: u32, pause: SimDuration },
+    HangUp { most: u32, pause: SimDuration },
+    Refusal { settings: RefusalSettings, seed: u64 },
 }
 
 /// One attempt at a request.
 struct Attempt {
     /// As the workload behind numbers it.
     request: Request,
+    /// When the first one was sent.
+    sent: SimTime,
     patience: Patience,
     /// Attempts before.
     before: u32,
 }
 
+impl Attempt {
+    /// Whether its client would still wait at `at`, since the first attempt.
+    fn is_wanted(&self, at: SimTime) -> bool {
+        let Patience { first_token, answer } = self.patience;
+        first_token.into_iter().chain(answer).all(|wait| self.sent + wait > at)
+    }
+}
+
 impl<'a> Retries<'a> {
     /// `inner` with clients that send up to `most` times again, `pause` after each failure.
     pub fn new(inner: Box<dyn Workload + 'a>, most: u32, pause: SimDuration) -> Self {
-        Self {
-            inner,
-            after_hang_ups: false,
-            most,
-            pause,
-            taken: 0,
-            sent_again: 0,
-            open: BTreeMap::new(),
-            waiting: VecDeque::new(),
-        }
+        Self::after(inner, After::Failure { most, pause })
     }
 
     /// `inner` with clients that hung up and send up to `most` times again, `pause` later.
     pub fn after_hang_ups(inner: Box<dyn Workload + 'a>, most: u32, pause: SimDuration) -> Self {
-        Self { after_hang_ups: true, ..Self::new(inner, most, pause) }
+        Self::after(inner, After::HangUp { most, pause })
+    }
+
+    /// `inner` with clients that were refused and send again as `settings` say. Their clocks
+    /// go on: what is sent again counts as sent when it first was.
+    pub fn after_refusals(
+        inner: Box<dyn Workload + 'a>,
+        settings: RefusalSettings,
+        seed: u64,
+    ) -> Self {
+        Self::after(inner, After::Refusal { settings, seed })
+    }
+
+    fn after(inner: Box<dyn Workload + 'a>, after: After) -> Self {
+        let (open, waiting) = (BTreeMap::new(), BTreeMap::new());
+        Self { inner, after, taken: 0, sent_again: 0, open, waiting, ends: 0 }
     }
 
     fn end(&mut self, request: RequestId) -> Attempt {
         self.open.remove(&request).expect("a request that ends was taken")
     }
 
-    /// Sends again; gives the number of a request that is not.
-    fn try_again(&mut self, now: SimTime, request: RequestId, may: bool) -> Option<RequestId> {
-        let attempt = self.end(request);
-        if !may || attempt.before == self.most {
-            return Some(attempt.request.id);
-        }
-        // Pauses are equal, so the order of failures is that of sending.
+    /// Sends `attempt` again after `pause`.
+    fn send_again(&mut self, now: SimTime, attempt: Attempt, pause: SimDuration) {
         let again = Attempt { before: attempt.before + 1, ..attempt };
-        self.waiting.push_back((now + self.pause, again));
-        None
+        self.waiting.insert((now + pause, self.ends), again);
+        self.ends += 1;
+    }
+
+    /// Sends again, if there is a `rule` for it; gives the number of a request that is not.
+    fn try_again(
+        &mut self,
+        now: SimTime,
+        request: RequestId,
+        rule: Option<(u32, SimDuration)>,
+    ) -> Option<RequestId> {
+        let attempt = self.end(request);
+        match rule {
+            Some((most, pause)) if attempt.before < most => {
+                self.send_again(now, attempt, pause);
+                None
+            }
+            _ => Some(attempt.request.id),
+        }
     }
 }
 
 impl Workload for Retries<'_> {
     fn next_arrival(&self) -> Option<SimTime> {
-        let again = self.waiting.front().map(|(at, _)| *at);
+        let again = self.waiting.first_key_value().map(|((at, _), _)| *at);
         self.inner.next_arrival().into_iter().chain(again).min()
     }
 
@@ -79,14 +113,15 @@ impl Workload for Retries<'_> {
         let next = self.next_arrival().expect("a request is due");
         let (mut arrival, attempt) = if self.inner.next_arrival() == Some(next) {
             let arrival = self.inner.take();
-            let Arrival { request, patience, .. } = arrival.clone();
-            let attempt = Attempt { request, patience, before: 0 };
+            let Arrival { request, sent, patience, .. } = arrival.clone();
+            let attempt = Attempt { request, sent, patience, before: 0 };
             (arrival, attempt)
         } else {
-            let (at, attempt) = self.waiting.pop_front().expect("one waits");
+            let ((at, _), attempt) = self.waiting.pop_first().expect("one waits");
             self.sent_again += 1;
-            let Attempt { request, patience, .. } = &attempt;
-            let arrival = Arrival { at, sent: at, request: request.clone(), patience: *patience };
+            let (request, patience) = (attempt.request.clone(), attempt.patience);
+            let sent = if let After::Refusal { .. } = self.after { attempt.sent } else { at };
+            let arrival = Arrival { at, sent, request, patience };
             (arrival, attempt)
         };
         arrival.request.id = RequestId(self.taken);
@@ -101,14 +136,40 @@ impl Workload for Retries<'_> {
     }
 
     fn observe_failure(&mut self, now: SimTime, request: RequestId) {
-        if let Some(request) = self.try_again(now, request, !self.after_hang_ups) {
+        let rule = match self.after {
+            After::Failure { most, pause } => Some((most, pause)),
+            After::HangUp { .. } | After::Refusal { .. } => None,
+        };
+        if let Some(request) = self.try_again(now, request, rule) {
             self.inner.observe_failure(now, request);
         }
     }
 
     fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
-        if let Some(request) = self.try_again(now, request, self.after_hang_ups) {
+        let rule = match self.after {
+            After::HangUp { most, pause } => Some((most, pause)),
+            After::Failure { .. } | After::Refusal { .. } => None,
+        };
+        if let Some(request) = self.try_again(now, request, rule) {
             self.inner.observe_hang_up(now, request);
+        }
+    }
+
+    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
+        let attempt = self.end(request);
+        let pause = match &self.after {
+            After::Refusal { settings, seed } => {
+                let Request { conversation, turn, .. } = attempt.request;
+                settings.pause(refusal, (*seed, conversation.0, turn), attempt.before)
+            }
+            After::Failure { .. } | After::HangUp { .. } => None,
+        };
+        match pause.filter(|pause| attempt.is_wanted(now + *pause)) {
+            Some(pause) => {
+                self.send_again(now, attempt, pause);
+                true
+            }
+            None => self.inner.observe_refusal(now, attempt.request.id, refusal),
         }
     }
 

@@ -223,15 +223,18 @@ impl WorkloadSource {
     fn build_near(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
         let workload = self.build_patient(block_size, seed);
         let (patience, priority) = (self.patience(), self.priority());
-        if patience.is_endless() && priority.are_zero() {
-            return workload;
+        let mut workload = workload;
+        if !patience.is_endless() || !priority.are_zero() {
+            workload = Box::new(Clients::new(workload, patience.clone(), priority.clone(), seed));
         }
-        let workload = Box::new(Clients::new(workload, patience.clone(), priority.clone(), seed));
-        match *patience {
-            PatienceSettings { retries: 0, .. } => workload,
-            PatienceSettings { retries, retry_pause, .. } => {
-                Box::new(Retries::after_hang_ups(workload, retries, retry_pause))
+        if let PatienceSettings { retries: retries @ 1.., retry_pause, .. } = *patience {
+            workload = Box::new(Retries::after_hang_ups(workload, retries, retry_pause));
+        }
+        match &patience.on_refusal {
+            Some(on_refusal) if on_refusal.retries > 0 => {
+                Box::new(Retries::after_refusals(workload, on_refusal.clone(), seed))
             }
+            _ => workload,
         }
     }
 

@@ -8,6 +8,7 @@
 
 use super::distribution::{Distribution, Quantity};
 use super::{Arrival, Workload};
+use crate::event::Refusal;
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
@@ -231,6 +232,13 @@ impl Workload for Tokenized<'_> {
         let inner = self.end(now, request, false);
         self.inner.observe_hang_up(now, inner);
         self.look_ahead();
+    }
+
+    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
+        let inner = self.end(now, request, false);
+        let again = self.inner.observe_refusal(now, inner, refusal);
+        self.look_ahead();
+        again
     }
 
     fn sent_again(&self) -> Option<u64> {

@@ -44,6 +44,7 @@ mod program;
 mod programs;
 mod queueing_theory;
 mod ranks;
+mod refusals;
 mod relabelling;
 mod reports;
 mod result_folders;

@@ -32,6 +32,8 @@ fn experiments() -> Vec<Experiment> {
         vec![planner],
         vec![pools.to_owned()],
         vec!["workload.patience={ answer = \"2s\", retries = 1 }".to_owned()],
+        vec!["router.admission={ max_inflight = 40 }".to_owned()],
+        vec!["workload.patience.on_refusal={ retries = 1 }".to_owned()],
     ];
     if cfg!(feature = "dynamo") {
         overrides.push(vec!["router.policy=shadow".to_owned()]);
@@ -132,7 +134,7 @@ fn what_a_metric_needs_is_named() {
     --best = transfer_ms_p95: must be a metric that this experiment measures; this one needs cluster.prefill.workers, or pools that prefill and that decode
     --best = prefill_running_mean: must be a metric that this experiment measures; this one needs cluster.prefill.workers, or pools that prefill and that decode
     --best = failed: must be a metric that this experiment measures; this one needs [[cluster.change]] or [cluster.planner]
-    --best = retries: must be a metric that this experiment measures; this one needs workload.patience.retries, or [[cluster.change]] or [cluster.planner] and cluster.failover.retries
+    --best = retries: must be a metric that this experiment measures; this one needs workload.patience.retries, [workload.patience.on_refusal], or [[cluster.change]] or [cluster.planner] and cluster.failover.retries
     --best = workers_added: must be a metric that this experiment measures; this one needs [cluster.planner]
     --best = shadow_agreed: must be a metric that this experiment measures; this one needs router.policy = "shadow"
     --best = ttft_ms_p75: must be the name of a metric with a statistic, `ttft_ms_` and one of mean, p50, p90, p95, p99, max

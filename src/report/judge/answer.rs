@@ -7,9 +7,9 @@
 //! and a win or a loss if it is also [worth having](Terms::worth). Points that do
 //! not keep up with their load are no ground for either.
 
-use super::state::State;
+use super::state::{State, compare, unserved};
 use super::terms::Terms;
-use crate::experiment::results;
+use crate::experiment::results::{self, Point};
 use crate::metrics::{Better, Metric};
 use crate::report::view::{POLICY, Series, VARIANT, View};
 use crate::stats::mean_ci95;
@@ -201,10 +201,30 @@ pub(in crate::report) struct Contest {
     pub(in crate::report) metric: Metric,
     /// Candidate less baseline, where both have a value.
     pub(in crate::report) differences: Vec<Option<Difference>>,
-    /// The states of both, where both have a point.
-    pub(in crate::report) states: Vec<Option<(State, State)>>,
+    /// How both stand, where both have a point.
+    pub(in crate::report) states: Vec<Option<Sides>>,
     /// What follows from these.
     pub(in crate::report) standings: Vec<Standing>,
+}
+
+/// How both sides of a comparison stand at one value of the axis.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::report) struct Sides {
+    pub(in crate::report) states: (State, State),
+    /// The shares of requests that they did not serve.
+    pub(in crate::report) unserved: (f64, f64),
+    /// Whether they can be compared.
+    compare: bool,
+}
+
+impl Sides {
+    fn new(candidate: &Point, baseline: &Point) -> Self {
+        Self {
+            states: (State::of(candidate), State::of(baseline)),
+            unserved: (unserved(candidate), unserved(baseline)),
+            compare: compare(candidate, baseline),
+        }
+    }
 }
 
 impl Contest {
@@ -219,15 +239,15 @@ impl Contest {
         let differences: Vec<Option<Difference>> =
             view.xs().iter().map(|x| at(view, metric, *x, candidate, baseline)).collect();
         let states = |x: &f64| {
-            let state = |series: usize| view.series[series].at(*x).map(State::of);
-            state(candidate).zip(state(baseline))
+            let point = |series: usize| view.series[series].at(*x);
+            point(candidate).zip(point(baseline)).map(|(a, b)| Sides::new(a, b))
         };
-        let states: Vec<Option<(State, State)>> = view.xs().iter().map(states).collect();
+        let states: Vec<Option<Sides>> = view.xs().iter().map(states).collect();
         let standings: Vec<Standing> = differences
             .iter()
             .zip(&states)
             .map(|(difference, states)| match states {
-                Some((a, b)) if !a.compares_with(*b) => Standing::NoAnswer,
+                Some(Sides { compare: false, .. }) => Standing::NoAnswer,
                 _ => standing(terms, metric, difference.as_ref()),
             })
             .collect();

@@ -59,6 +59,15 @@ impl State {
     /// Of a point, by the [rule](RULE). A point without the metrics that it goes
     /// by counts as stable.
     pub fn of(point: &Point) -> Self {
+        match Self::of_served(point) {
+            Self::NothingServed => Self::NothingServed,
+            _ if unserved(point) >= UNSERVED => Self::Unserved,
+            state => state,
+        }
+    }
+
+    /// Of what a point served, whatever it did not serve.
+    fn of_served(point: &Point) -> Self {
         let mean = |name: &str| point.metrics.get(name).and_then(|metric| metric.mean);
         // Waiting is a part of a time: at a worker, at the router, at a second worker.
         let waits = |quantile: &str| {
@@ -78,8 +87,6 @@ impl State {
         let grows = mean("backlog_growth_ratio").is_some_and(|growth| growth >= GROWTH);
         if is_watched && mean("queue_ms_p50").is_none() {
             Self::NothingServed
-        } else if mean("error_ratio").is_some_and(|ratio| ratio >= UNSERVED) {
-            Self::Unserved
         } else if waits("p50") {
             Self::Overloaded
         } else if grows && drift >= DRIFT {
@@ -95,9 +102,28 @@ impl State {
 
     /// Whether two points can be compared: not where requests of one side were not
     /// served, and not where neither side keeps up.
-    pub fn compares_with(self, other: Self) -> bool {
+    fn compares_with(self, other: Self) -> bool {
         self.max(other) < Self::Unserved && self.min(other) < Self::Saturated
     }
+}
+
+/// Whether two points can be compared: not where neither keeps up, and not where one left
+/// more of its requests unserved than the other, by 2 points or more. What is left of those
+/// are survivors, and the rest is not missing at random: the router that refuses more looks
+/// the faster for it.
+pub fn compare(a: &Point, b: &Point) -> bool {
+    let states = (State::of(a), State::of(b));
+    if states == (State::Unserved, State::Unserved) && are_refused_alike(a, b) {
+        return State::of_served(a).compares_with(State::of_served(b));
+    }
+    states.0.compares_with(states.1)
+}
+
+/// Whether two points that refuse requests, as behind a gate, refuse as many: closer to each
+/// other than the share from which on one counts as unserved.
+fn are_refused_alike(a: &Point, b: &Point) -> bool {
+    let is_counted = |point: &Point| point.metrics.contains_key("unserved_ratio");
+    is_counted(a) && is_counted(b) && (unserved(a) - unserved(b)).abs() < UNSERVED
 }
 
 impl fmt::Display for State {
@@ -122,9 +148,10 @@ pub fn in_table(point: &Point) -> String {
     }
 }
 
-/// The share of requests that were not served.
+/// The share of requests that were not served, also not when they were sent again.
 pub(in crate::report) fn unserved(point: &Point) -> f64 {
-    point.metrics.get("error_ratio").and_then(|metric| metric.mean).unwrap_or(0.0)
+    let mean = |name: &str| point.metrics.get(name).and_then(|metric| metric.mean);
+    mean("unserved_ratio").or_else(|| mean("error_ratio")).unwrap_or(0.0)
 }
 
 /// A share in percent.
@@ -176,6 +203,24 @@ mod tests {
         let nothing = [("queue_ms_p50", None), ("error_ratio", Some(1.0))];
         assert_eq!(State::of(&point(&nothing)), State::NothingServed);
         assert_eq!(State::of(&point(&[])), State::Stable, "nothing is known of it");
+    }
+
+    #[test]
+    fn points_that_refuse_alike_compare_and_survivors_do_not() {
+        let refusing = |share: f64, waits: f64| {
+            point(&[
+                ("queue_ms_p50", Some(waits)),
+                ("engine_ttft_ms_p50", Some(200.0)),
+                ("error_ratio", Some(0.5)),
+                ("unserved_ratio", Some(share)),
+            ])
+        };
+        assert!(compare(&refusing(0.10, 10.0), &refusing(0.11, 10.0)));
+        assert!(!compare(&refusing(0.10, 10.0), &refusing(0.13, 10.0)), "survivors");
+        assert!(!compare(&refusing(0.10, 150.0), &refusing(0.10, 150.0)), "both overloaded");
+        assert!(compare(&refusing(0.0, 10.0), &refusing(0.0, 10.0)), "all served in the end");
+        let lost = || point(&[("error_ratio", Some(0.1))]);
+        assert!(!compare(&lost(), &lost()), "not by a gate");
     }
 
     #[test]

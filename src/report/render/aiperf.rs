@@ -225,14 +225,17 @@ fn line(record: &RequestRecord, warmup: SimDuration) -> Option<Line> {
             BTreeMap::from([("error_isl", value)])
         }
     };
-    Some(Line { metadata, metrics, error: error(how) })
+    Some(Line { metadata, metrics, error: error(record, how) })
 }
 
 /// A server's answer to what it does not serve; none to what it does.
-fn error(end: End) -> Option<Value> {
+fn error(record: &RequestRecord, end: End) -> Option<Value> {
     let (code, kind, message) = match end {
         End::Finished { .. } => return None,
-        End::Rejected(reason) => (400, "RequestRejected", reason.to_string()),
+        End::Rejected(reason) => {
+            let status = record.refused.map_or(400, |refused| refused.status);
+            (status, "RequestRejected", reason.to_string())
+        }
         End::Failed => (503, "RequestFailed", "lost with its worker".to_owned()),
         End::GivenUp => (499, "RequestCancellationError", "its client hung up".to_owned()),
     };
@@ -333,7 +336,7 @@ fn distribution(values: &mut [f64]) -> Option<BTreeMap<&'static str, f64>> {
 /// How often each error came, the most frequent first.
 fn errors(measured: &[&RequestRecord]) -> Value {
     let mut counts: Vec<(Value, u32)> = Vec::new();
-    for error in measured.iter().filter_map(|record| error(record.end?.1)) {
+    for error in measured.iter().filter_map(|record| error(record, record.end?.1)) {
         match counts.iter_mut().find(|(known, _)| *known == error) {
             Some((_, count)) => *count += 1,
             None => counts.push((error, 1)),
@@ -403,6 +406,7 @@ mod tests {
                 handover: None,
                 first_token: Some(at(sent + 20)),
                 given_up: None,
+                refused: None,
                 end: end.map(|end| (at(sent + 120), end)),
                 preemptions: 0,
                 why: None,

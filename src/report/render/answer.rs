@@ -6,18 +6,21 @@ use super::places::{places, stretches};
 use super::state;
 use crate::metrics::{Metric, catalogue, short, signed};
 use crate::report::judge::answer::{
-    Attainment, Contest, Difference, Standing, attainment, counted, extent, headlines, most,
+    Attainment, Contest, Difference, Sides, Standing, attainment, counted, extent, headlines, most,
     pairings, unequal_fleets,
 };
-use crate::report::judge::state::State;
+use crate::report::judge::state::{State, percent};
 use crate::report::judge::terms::Terms;
 use crate::report::view::{Series, VARIANT, View};
 
 /// What happens to workers and requests and is counted, in this order, with its words.
-const COUNT_WORDS: [(&str, &str); 10] = [
+const COUNT_WORDS: [(&str, &str); 13] = [
     ("workers_added", "{} worker(s) added by the planner"),
     ("workers_removed", "{} removed"),
     ("rejected", "{} request(s) rejected"),
+    ("rejected_full", "{} over a limit of admission"),
+    ("rejected_busy", "{} before busy workers"),
+    ("rejected_waited", "{} after too long a wait"),
     ("given_up", "{} request(s) given up by their clients"),
     ("failed", "{} request(s) failed"),
     ("retries", "{} sent again by their clients"),
@@ -226,11 +229,14 @@ fn clause(view: &View<'_>, terms: &Terms, contest: &Contest) -> String {
     parts.join(", ")
 }
 
-/// Why points cannot be compared, by the states of both sides at each of them.
-fn why_no_answer(states: impl Iterator<Item = (State, State)>) -> String {
-    let mut reasons: Vec<String> = states
-        .map(|(a, b)| match (a, b) {
-            _ if a.max(b) >= State::Unserved => "requests were not served".to_owned(),
+/// Why points cannot be compared, by how both sides stand at each of them.
+fn why_no_answer(sides: impl Iterator<Item = Sides>) -> String {
+    let sides: Vec<Sides> = sides.collect();
+    let survivors = survivors(&sides);
+    let mut reasons: Vec<String> = sides
+        .iter()
+        .map(|Sides { states: (a, b), .. }| match (a, b) {
+            _ if a.max(b) >= &State::Unserved => survivors.clone(),
             _ if a == b => format!("both are {a}"),
             _ => "neither keeps up".to_owned(),
         })
@@ -238,6 +244,22 @@ fn why_no_answer(states: impl Iterator<Item = (State, State)>) -> String {
     reasons.sort();
     reasons.dedup();
     reasons.join(" or ")
+}
+
+/// How many requests both sides left unserved, where they did: what is left are survivors.
+fn survivors(sides: &[Sides]) -> String {
+    let is_unserved = |sides: &&Sides| sides.states.0.max(sides.states.1) == State::Unserved;
+    let share = |of: fn(&Sides) -> f64| {
+        let shares = sides.iter().filter(is_unserved).map(of);
+        let (low, high) = shares.fold((f64::INFINITY, 0.0_f64), |(l, h), s| (l.min(s), h.max(s)));
+        let (low, high) = (percent(low), percent(high));
+        if low == high { high } else { format!("{} to {high}", low.trim_end_matches(" %")) }
+    };
+    if !sides.iter().any(|sides| is_unserved(&sides)) {
+        return "requests were not served".to_owned();
+    }
+    let (candidate, baseline) = (share(|sides| sides.unserved.0), share(|sides| sides.unserved.1));
+    format!("{candidate} of requests against {baseline} were not served: only survivors are left")
 }
 
 /// ` at every concurrency`, or ` at any` of what was not decided; nothing without an axis.

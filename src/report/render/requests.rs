@@ -119,6 +119,7 @@ mod tests {
             cached_tokens: 64,
             first_token: Some(at(5)),
             given_up: None,
+            refused: None,
             end: Some((at(9), End::Finished { output_tokens: 7 })),
             preemptions: 0,
             why: Some(RequestWhy { regret_blocks: 3, eviction_tokens: 32, ..Default::default() }),

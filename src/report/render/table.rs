@@ -9,7 +9,7 @@ use crate::experiment::results;
 use crate::metrics::{MAIN, Metric, rounded, short, signed};
 use crate::report::judge::answer::{at, pairings};
 use crate::report::judge::published::{Cell, Comparison};
-use crate::report::judge::state::{RULE, State, in_table};
+use crate::report::judge::state::{RULE, State, compare, in_table};
 use crate::report::judge::terms::Terms;
 use crate::report::view::{Axis, View};
 use comfy_table::CellAlignment;
@@ -19,10 +19,11 @@ use std::fmt::Write;
 const IF_MEASURED: [&str; 2] = ["slo_attainment", "goodput_per_s"];
 
 /// Shown where any point has more than none of it.
-const IF_IT_HAPPENED: [&str; 10] = [
+const IF_IT_HAPPENED: [&str; 11] = [
     "preemptions",
     "rejected",
     "error_ratio",
+    "unserved_ratio",
     "failed",
     "retries",
     "migrations",
@@ -240,10 +241,12 @@ impl Row {
         match self {
             Self::Series { x, series, .. } => point(*series, *x).map(in_table).unwrap_or_default(),
             Self::Pair { x, candidate, baseline } => {
-                let states = point(*candidate, *x).zip(point(*baseline, *x));
-                let states = states.map(|(a, b)| (State::of(a), State::of(b)));
-                let compare = states.is_none_or(|(a, b)| a.compares_with(b));
-                if compare { String::new() } else { "no answer".to_owned() }
+                let points = point(*candidate, *x).zip(point(*baseline, *x));
+                if points.is_none_or(|(a, b)| compare(a, b)) {
+                    String::new()
+                } else {
+                    "no answer".to_owned()
+                }
             }
         }
     }

@@ -162,6 +162,7 @@ mod tests {
             cached_tokens,
             first_token: Some(at(sent + 30)),
             given_up: None,
+            refused: None,
             end: end.map(|(ms, end)| (at(ms), end)),
             preemptions: 0,
             handover: None,

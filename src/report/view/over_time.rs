@@ -146,6 +146,7 @@ mod tests {
             cached_tokens: 0,
             first_token: None,
             given_up: None,
+            refused: None,
             end: (served < 900)
                 .then(|| (at(dispatched + queued + served), End::Finished { output_tokens: 1 })),
             preemptions: 0,
