@@ -159,7 +159,7 @@ impl KvPolicy {
     fn least_eligible_prefill_tokens(&self) -> u64 {
         let Standing { barred, barred_workers, .. } = &self.standing;
         let is_any_left_out = *barred_workers > self.absent.len();
-        if !self.steers() || !is_any_left_out || *barred_workers == self.workers() {
+        if !is_any_left_out || *barred_workers == self.workers() {
             return self.least_prefill_tokens();
         }
         let loads = self.tracker.loads().iter().zip(barred);

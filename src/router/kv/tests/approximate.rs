@@ -23,13 +23,14 @@ fn overlaps(index: &Index, texts: &Texts, text: usize) -> Vec<u32> {
 }
 
 proptest! {
-    /// A block is held until the time to live has passed since it was last sent;
-    /// in 1.6 until the next tenth of a second after that.
+    /// A block is held until the time to live has passed since it was last sent, in 1.6
+    /// until the next tenth of a second after that; or until its worker leaves, which is
+    /// what sending more than there are blocks stands for.
     #[test]
     fn blocks_are_held_for_their_time(
         texts in any_texts(),
         sent in prop::collection::vec(
-            (0u64..400, 0..WORKERS, any::<prop::sample::Index>(), 0..=BLOCKS), 1..50,
+            (0u64..400, 0..WORKERS, any::<prop::sample::Index>(), 0..=BLOCKS + 1), 1..50,
         ),
         ttl_ms in 1u64..2_000,
         old: bool,
@@ -52,6 +53,12 @@ proptest! {
                     let expected = ids.iter().take_while(held).count();
                     prop_assert_eq!(found as usize, expected, "text {} at {}", text, now);
                 }
+            }
+            if blocks > BLOCKS {
+                guesses.remove_worker(WorkerId(worker));
+                index.remove_worker(WorkerId(worker));
+                ends.retain(|(held_by, _), _| *held_by != worker);
+                continue;
             }
             let text = text.index(texts.len());
             let prompt = texts.runs(text, blocks).into_iter().collect();

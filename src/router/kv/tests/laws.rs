@@ -46,6 +46,19 @@ fn any_params() -> impl Strategy<Value = KvParams> {
     })
 }
 
+/// `params` with what can change while a policy runs as in `others`.
+fn changed(params: KvParams, others: KvParams) -> KvParams {
+    let old = params.semantics == Semantics::V0_9;
+    KvParams {
+        overlap_score_credit: others.overlap_score_credit,
+        prefill_load_scale: others.prefill_load_scale,
+        overlap_score_credit_decay: if old { 0.0 } else { others.overlap_score_credit_decay },
+        decode_active_request_weight: if old { 0.0 } else { others.decode_active_request_weight },
+        overload: others.overload,
+        ..params
+    }
+}
+
 /// What is in flight on each worker.
 #[expect(clippy::cast_possible_truncation, reason = "whole numbers of tokens and blocks")]
 fn loads(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<WorkerLoad> {
@@ -62,13 +75,14 @@ fn loads(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<WorkerLoad> {
 proptest! {
     /// The choice is the one that going through all workers would make, in order
     /// and with a draw at every tie on the way; `turns` says when who leaves or
-    /// comes back.
+    /// comes back. Once the parameters that can change take the values of `others`.
     #[test]
     fn the_search_finds_what_looking_at_every_worker_finds(
         texts in any_texts(),
         acts in any_acts(12, 200),
         turns in prop::collection::vec((0usize..200, (0u32..12).prop_map(WorkerId)), 0..16),
         params in any_params(),
+        (changed_at, others) in (0usize..200, any_params()),
         seed: u64,
     ) {
         const WORKERS: u32 = 12;
@@ -77,7 +91,12 @@ proptest! {
         let mut draws = rng::stream(seed, Use::Policy, 0, 0);
         let mut history = History::new(&texts, WORKERS);
         let mut absent = BTreeSet::new();
+        let mut params = params;
         for (turn, act) in acts.iter().enumerate() {
+            let changed = changed(params, others);
+            if turn == changed_at && policy.set_params(&changed).is_ok() {
+                params = changed;
+            }
             for &(_, worker) in turns.iter().filter(|(at, _)| *at == turn) {
                 if absent.remove(&worker) {
                     policy.worker_joined(worker);
