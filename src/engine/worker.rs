@@ -400,11 +400,16 @@ impl Worker {
     }
 
     /// Dies at the present moment `now` with its requests and its caches, and
-    /// publishes nothing more: gives what was lost, rank by rank in order of request.
-    pub fn die(&mut self, now: SimTime, out: &mut Outbox) -> Vec<Lost> {
+    /// publishes nothing more: gives what was lost at which rank, rank by rank in order of
+    /// request.
+    pub fn die(&mut self, now: SimTime, out: &mut Outbox) -> Vec<(WorkerId, Lost)> {
         self.settle_present(now, out);
         let step = (matches!(self.state, State::Running(_)), self.pipeline.boundary);
-        let lost = self.ranks.iter_mut().flat_map(|rank| rank.die(now, step)).collect();
+        let of_rank = |rank: &mut Rank| {
+            let id = rank.id;
+            rank.die(now, step).into_iter().map(move |lost| (id, lost))
+        };
+        let lost = self.ranks.iter_mut().flat_map(of_rank).collect();
         self.pipeline = Pipeline::default();
         self.state = State::Idle;
         self.is_up = false;

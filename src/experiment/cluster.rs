@@ -251,6 +251,7 @@ impl ClusterSettings {
             pool: pool.name.to_owned(),
             workers: pool.workers,
             spare: pool.spare,
+            ranks: 1,
         };
         ChangePlan {
             crews: self.written().iter().map(crew).collect(),

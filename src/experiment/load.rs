@@ -459,15 +459,7 @@ impl Resolver {
         if settings.pools.pools().len() == 1 {
             settings.pools.make_room(settings.plan().slots());
         }
-        match settings.changes_ranks() {
-            Some(key) => {
-                let allowed = "left out where workers have ranks (attention_dp above 1), which \
-                               come and go together: that is not modelled";
-                let (section, key) = key.split_once('.').unwrap_or((key, ""));
-                Err(document.invalid(section, Invalid::new(key, "given", allowed)))
-            }
-            None => Ok(settings),
-        }
+        Ok(settings)
     }
 
     /// The workers, pool by pool.

@@ -72,6 +72,9 @@ impl Settings {
     /// controls do.
     pub fn plan(&self) -> ChangePlan {
         let mut plan = self.cluster.plan();
+        for (crew, pool) in plan.crews.iter_mut().zip(self.pools.pools()) {
+            crew.ranks = pool.ranks();
+        }
         let of_workers = self.controls.iter().filter_map(|(at, control)| match control {
             Control::Worker(change) => Some(change.at(*at - SimTime::ZERO)),
             _ => None,
@@ -88,20 +91,6 @@ impl Settings {
     /// Whether the policy chooses among ranks; also true where each worker has one.
     pub(crate) fn by_rank(&self) -> bool {
         !self.pools.have_ranks() || self.policy.by_rank(self.router.targets)
-    }
-
-    /// The key that lets something happen to workers with ranks, if one does.
-    pub(super) fn changes_ranks(&self) -> Option<&'static str> {
-        let plan = self.plan();
-        if !self.pools.have_ranks() || plan.is_empty() {
-            return None;
-        }
-        Some(match plan.planner {
-            Some(_) => "cluster.planner",
-            None if self.cluster.change.is_empty() && !plan.changes.is_empty() => "control.worker",
-            None if plan.changes.is_empty() => "cluster.pool.spare",
-            None => "cluster.change",
-        })
     }
 
     /// What the tiers below GPU memory are made of, of all workers, fast to slow.

@@ -25,7 +25,8 @@ use std::collections::BTreeMap;
 /// After so long a planner looks no more: the clock is trusted with no more.
 const LAST_LOOK: SimTime = SimTime::from_ps(100 * 86_400 * crate::time::PS_PER_SECOND);
 
-/// What is to be done now.
+/// What is to be done now. Of a worker with ranks the first one is named, and it happens to
+/// all of them; only requests are lost at one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum WorkerEffect {
     /// The worker dies, or stops after it has drained, with all it has.
@@ -82,19 +83,29 @@ pub struct Changes {
     plan: ChangePlan,
     agenda: BTreeMap<(SimTime, u64), Entry>,
     entries: u64,
+    /// By number of the worker, as the plan and the agenda count.
     workers: Vec<Life>,
+    /// The worker of each rank, and the first rank of each worker: outside, ranks have
+    /// numbers.
+    of_ranks: Vec<usize>,
+    firsts: Vec<u32>,
     planner: Option<Planner>,
 }
 
 impl Changes {
     /// What `plan` says; the workers that its planner looks after, if it has one, have
-    /// `pool` KV blocks and up to `batch` sequences at once.
+    /// `pool` KV blocks and up to `batch` sequences at once, on each of their ranks.
     ///
     /// # Panics
     /// If the plan does not [`validate`](ChangePlan::validate).
     pub fn new(plan: ChangePlan, pool: u32, batch: u32) -> Self {
         plan.validate().expect("a validated plan");
         let slots = plan.slots();
+        let (mut of_ranks, mut firsts) = (Vec::new(), Vec::new());
+        for (worker, ranks) in plan.ranks().into_iter().enumerate() {
+            firsts.push(narrow(of_ranks.len()));
+            of_ranks.extend(std::iter::repeat_n(worker, ranks as usize));
+        }
         let life = |id| Life {
             stage: if plan.is_up_first(id) { Stage::Serving } else { Stage::Down },
             deaths: 0,
@@ -106,20 +117,49 @@ impl Changes {
             agenda: BTreeMap::new(),
             entries: 0,
             workers: (0..slots).map(life).collect(),
-            planner: plan
-                .planner
-                .clone()
-                .map(|settings| Planner::new(settings, slots, pool, batch)),
+            of_ranks,
+            firsts,
+            planner: plan.planner.clone().map(|settings| {
+                let ranks = plan.ranks()[plan.planned().start as usize];
+                let [pool, batch] = [pool, batch].map(|of_rank| of_rank.saturating_mul(ranks));
+                Planner::new(settings, slots, pool, batch)
+            }),
             plan,
         };
         changes.enter_look(SimTime::ZERO);
         changes
     }
 
-    /// Workers that do not serve yet at the start.
+    /// Workers that do not serve yet at the start; of one with ranks the first.
     pub fn absent(&self) -> Vec<WorkerId> {
-        let slots = 0..self.plan.slots();
-        slots.filter(|&id| !self.plan.is_up_first(id)).map(WorkerId).collect()
+        let slots = (0..self.plan.slots()).zip(&self.firsts);
+        let absent = slots.filter(|(worker, _)| !self.plan.is_up_first(*worker));
+        absent.map(|(_, first)| WorkerId(*first)).collect()
+    }
+
+    /// The ranks of the worker that has `rank`.
+    pub fn ranks(&self, rank: WorkerId) -> impl Iterator<Item = WorkerId> + use<> {
+        let worker = self.of_ranks[rank.index()];
+        let end = self.firsts.get(worker + 1).copied().unwrap_or(narrow(self.of_ranks.len()));
+        (self.firsts[worker]..end).map(WorkerId)
+    }
+
+    /// The worker that has `rank`.
+    fn of_rank(&self, rank: WorkerId) -> WorkerId {
+        WorkerId::at(self.of_ranks[rank.index()])
+    }
+
+    /// `effect`, for those who know ranks.
+    fn outside(&self, effect: WorkerEffect) -> WorkerEffect {
+        let first = |worker: WorkerId| WorkerId(self.firsts[worker.index()]);
+        match effect {
+            WorkerEffect::Stop(worker) => WorkerEffect::Stop(first(worker)),
+            WorkerEffect::Serve(worker) => WorkerEffect::Serve(first(worker)),
+            WorkerEffect::Pace(worker, pace) => WorkerEffect::Pace(first(worker), pace),
+            WorkerEffect::Left(worker) => WorkerEffect::Left(first(worker)),
+            WorkerEffect::Joined(worker) => WorkerEffect::Joined(first(worker)),
+            WorkerEffect::Lost(..) | WorkerEffect::Look => effect,
+        }
     }
 
     /// When something is to be done next.
@@ -140,8 +180,8 @@ impl Changes {
                 }
                 Entry::Word(effect, life) => self.word(now, effect, life),
             };
-            if effect.is_some() {
-                return effect;
+            if let Some(effect) = effect {
+                return Some(self.outside(effect));
             }
         }
     }
@@ -149,7 +189,7 @@ impl Changes {
     /// True if `effect`, about to be done, takes a cache away from the router or
     /// gives it an empty one.
     pub fn costs_cache(&self, effect: WorkerEffect) -> bool {
-        let life = |worker: WorkerId| self.workers[worker.index()];
+        let life = |rank: WorkerId| self.workers[self.of_ranks[rank.index()]];
         match effect {
             WorkerEffect::Stop(worker) => !life(worker).is_known_to_leave,
             WorkerEffect::Left(worker) => life(worker).stage == Stage::Draining,
@@ -158,7 +198,7 @@ impl Changes {
         }
     }
 
-    /// The planner looks at its workers.
+    /// The planner looks at its workers; there are `gauges` of every rank.
     pub fn plan(&mut self, now: SimTime, gauges: &[Gauges]) {
         let ids = self.plan.planned();
         let (first, end) = (ids.start as usize, ids.end as usize);
@@ -175,6 +215,7 @@ impl Changes {
         let all = narrow(own.iter().filter(there).count());
         let down = own.iter().position(|life| life.stage == Stage::Down);
         let Some(planner) = &mut self.planner else { return };
+        let gauges = gauges.iter().zip(self.of_ranks.iter().copied());
         match planner.look(now, gauges, &serving, (all, moves)) {
             PlannerStep::Nothing => {}
             PlannerStep::Add => {
@@ -193,28 +234,29 @@ impl Changes {
         self.enter_look(now);
     }
 
-    /// A request is sent to `worker`: true if that takes it. If not, its front end
+    /// A request is sent to `rank`: true if its worker takes it. If not, its front end
     /// will see that.
-    pub fn sent(&mut self, now: SimTime, worker: WorkerId, request: RequestId) -> bool {
-        let life = &mut self.workers[worker.index()];
+    pub fn sent(&mut self, now: SimTime, rank: WorkerId, request: RequestId) -> bool {
+        let life = self.life(self.of_rank(rank));
         let takes = matches!(life.stage, Stage::Serving | Stage::Draining);
         if takes {
             life.requests += 1;
         } else {
-            self.enter_lost(now, worker, request);
+            self.enter_lost(now, rank, request);
         }
         takes
     }
 
-    /// A request ended at `worker`.
-    pub fn ended(&mut self, now: SimTime, worker: WorkerId) {
-        self.workers[worker.index()].requests -= 1;
+    /// A request ended at `rank`.
+    pub fn ended(&mut self, now: SimTime, rank: WorkerId) {
+        let worker = self.of_rank(rank);
+        self.life(worker).requests -= 1;
         self.stop_if_drained(now, worker);
     }
 
-    /// A request was lost with `worker`: its front end will see that.
-    pub fn lost(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
-        self.enter_lost(now, worker, request);
+    /// A request was lost with `rank`: its front end will see that.
+    pub fn lost(&mut self, now: SimTime, rank: WorkerId, request: RequestId) {
+        self.enter_lost(now, rank, request);
     }
 
     /// How often a request may go on at another worker.
@@ -222,10 +264,10 @@ impl Changes {
         self.plan.failover.migrations
     }
 
-    /// Whether a front end that sees a broken connection to `worker` stops to
-    /// choose it.
-    pub fn inhibits(&self, worker: WorkerId) -> bool {
-        let stage = self.workers[worker.index()].stage;
+    /// Whether a front end that sees a broken connection to `rank` stops to choose its
+    /// worker.
+    pub fn inhibits(&self, rank: WorkerId) -> bool {
+        let stage = self.workers[self.of_ranks[rank.index()]].stage;
         self.plan.failover.inhibit && matches!(stage, Stage::Down | Stage::Loading)
     }
 
@@ -252,9 +294,9 @@ impl Changes {
         }
     }
 
-    fn enter_lost(&mut self, now: SimTime, worker: WorkerId, request: RequestId) {
+    fn enter_lost(&mut self, now: SimTime, rank: WorkerId, request: RequestId) {
         let at = now + self.plan.failover.notice_delay;
-        self.enter(at, Entry::Word(WorkerEffect::Lost(worker, request), None));
+        self.enter(at, Entry::Word(WorkerEffect::Lost(rank, request), None));
     }
 
     fn life(&mut self, worker: WorkerId) -> &mut Life {
@@ -290,6 +332,10 @@ impl Changes {
     /// `change` happens now: gives what is to be done at once. Nothing where a planner
     /// has made it pointless.
     pub fn apply(&mut self, now: SimTime, change: &WorkerChange) -> Option<WorkerEffect> {
+        self.begin(now, change).map(|effect| self.outside(effect))
+    }
+
+    fn begin(&mut self, now: SimTime, change: &WorkerChange) -> Option<WorkerEffect> {
         let WorkerChange { worker, what, restart_after, grace, factor, lasts } = *change;
         let worker = WorkerId(worker);
         let Life { stage, deaths, .. } = *self.life(worker);

@@ -99,18 +99,18 @@ pub trait Fleet {
         false
     }
 
-    /// `worker` dies at `now`, with its requests and its cache: gives what was
-    /// lost, in order of request. A fleet that is not told what happens to its
-    /// workers does nothing here, nor in the next two.
-    fn stop(&mut self, _now: SimTime, _worker: WorkerId) -> Vec<Lost> {
+    /// The worker with this rank dies at `now`, with all its ranks, requests and caches:
+    /// gives what was lost at which rank, rank by rank in order of request. A fleet that is
+    /// not told what happens to its workers does nothing here, nor in the next two.
+    fn stop(&mut self, _now: SimTime, _rank: WorkerId) -> Vec<(WorkerId, Lost)> {
         Vec::new()
     }
 
-    /// `worker` takes requests from now on, with an empty cache.
-    fn start(&mut self, _worker: WorkerId) {}
+    /// The worker with this rank takes requests from now on, with empty caches.
+    fn start(&mut self, _rank: WorkerId) {}
 
-    /// Steps that `worker` forms from `now` on run at `pace`.
-    fn set_pace(&mut self, _now: SimTime, _worker: WorkerId, _pace: Pace) {}
+    /// Steps that the worker with this rank forms from `now` on run at `pace`.
+    fn set_pace(&mut self, _now: SimTime, _rank: WorkerId, _pace: Pace) {}
 }
 
 /// The true state of a fleet at one moment, for the oracle and for the recorder:

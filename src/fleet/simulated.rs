@@ -178,6 +178,13 @@ impl SimulatedFleet {
         touched
     }
 
+    /// The ranks of the worker with this one.
+    fn ranks_beside(&self, rank: WorkerId) -> Vec<WorkerId> {
+        let worker = self.places[rank.index()].worker;
+        let own = self.places.iter().enumerate().filter(|(_, place)| place.worker == worker);
+        own.map(|(at, _)| WorkerId::at(at)).collect()
+    }
+
     fn reschedule(&mut self, at: usize) {
         let worker = &mut self.workers[at];
         let id = WorkerId::at(at);
@@ -387,35 +394,38 @@ impl Fleet for SimulatedFleet {
         self.publishes
     }
 
-    /// Ranks of a worker would come and go together: not modelled.
     fn takes_changes(&self) -> bool {
-        self.places.len() == self.workers.len()
+        true
     }
 
-    fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
+    fn stop(&mut self, now: SimTime, rank: WorkerId) -> Vec<(WorkerId, Lost)> {
         self.end_on_demand();
-        let mut lost = self.touch(worker, |worker, _, out| worker.die(now, out));
-        if let Some(handovers) = &mut self.handovers {
-            let Gone { kept, bereft } = handovers.stop(now, worker);
+        let mut lost = self.touch(rank, |worker, _, out| worker.die(now, out));
+        let ranks = self.ranks_beside(rank);
+        let Some(handovers) = &mut self.handovers else { return lost };
+        let mut all_bereft = Vec::new();
+        for rank in ranks {
+            let Gone { kept, bereft } = handovers.stop(now, rank);
             // Those requests are with the router or at another worker.
-            lost.retain(|lost| !kept.contains(&lost.request));
-            if handovers.prefills(worker) {
-                // No client sees what is sampled there.
-                lost.iter_mut().for_each(|lost| lost.output_tokens = 0);
-            }
-            for (request, at) in bereft {
-                self.touch(at, |worker, rank, out| worker.kv_lost(now, rank, request, out));
-            }
+            lost.retain(|(_, lost)| !kept.contains(&lost.request));
+            all_bereft.extend(bereft);
+        }
+        if handovers.prefills(rank) {
+            // No client sees what is sampled there.
+            lost.iter_mut().for_each(|(_, lost)| lost.output_tokens = 0);
+        }
+        for (request, at) in all_bereft {
+            self.touch(at, |worker, rank, out| worker.kv_lost(now, rank, request, out));
         }
         lost
     }
 
-    fn start(&mut self, worker: WorkerId) {
-        self.workers[self.places[worker.index()].worker].come_back();
+    fn start(&mut self, rank: WorkerId) {
+        self.workers[self.places[rank.index()].worker].come_back();
     }
 
-    fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
-        self.touch(worker, |worker, _, _| worker.set_pace(now, pace));
+    fn set_pace(&mut self, now: SimTime, rank: WorkerId, pace: Pace) {
+        self.touch(rank, |worker, _, _| worker.set_pace(now, pace));
     }
 
     fn truth(&mut self, now: SimTime) -> Option<&dyn Truth> {

@@ -9,16 +9,18 @@ use crate::id::{RequestId, WorkerId};
 use crate::recorder::End;
 use crate::router::FrontEnd;
 use crate::time::SimTime;
+use smallvec::{SmallVec, smallvec};
 
 impl<F: Fleet> Simulation<'_, F> {
     /// Workers come and go by the rules of `changes`, and as its planner says. What is
     /// planned for certain times is a [script](Self::script).
     #[cfg_attr(not(internals), doc(hidden))]
     pub fn changes(mut self, changes: Changes) -> Self {
-        self.recorder.follow_changes(changes.absent());
-        for worker in changes.absent() {
+        let absent = changes.absent();
+        self.recorder.follow_changes(absent.iter().flat_map(|worker| changes.ranks(*worker)));
+        for worker in absent {
             let _nothing = self.fleet.stop(SimTime::ZERO, worker);
-            self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
+            self.tell_of_leaving(changes.ranks(worker));
         }
         self.changes = Some(Box::new(changes));
         self
@@ -52,14 +54,16 @@ impl<F: Fleet> Simulation<'_, F> {
             WorkerEffect::Stop(worker) => self.stop(now, worker),
             WorkerEffect::Serve(worker) => {
                 self.fleet.start(worker);
-                self.recorder.set_present(now, worker, true);
+                for rank in self.ranks_beside(worker) {
+                    self.recorder.set_present(now, rank, true);
+                }
             }
             WorkerEffect::Pace(worker, pace) => self.fleet.set_pace(now, worker, pace),
-            WorkerEffect::Left(worker) => {
-                self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(worker));
-            }
+            WorkerEffect::Left(worker) => self.tell_of_leaving(self.ranks_beside(worker)),
             WorkerEffect::Joined(worker) => {
-                self.front_ends.iter_mut().for_each(|front_end| front_end.worker_joined(worker));
+                for rank in self.ranks_beside(worker) {
+                    self.front_ends.iter_mut().for_each(|front_end| front_end.worker_joined(rank));
+                }
             }
             WorkerEffect::Lost(worker, request) => self.notice_loss(now, worker, request),
             WorkerEffect::Look => {
@@ -72,22 +76,39 @@ impl<F: Fleet> Simulation<'_, F> {
         self.release(now);
     }
 
+    /// The ranks of the worker with this one.
+    fn ranks_beside(&self, rank: WorkerId) -> SmallVec<[WorkerId; 8]> {
+        match &self.changes {
+            Some(changes) => changes.ranks(rank).collect(),
+            None => smallvec![rank],
+        }
+    }
+
+    /// All front ends hear that a worker with these ranks is gone.
+    fn tell_of_leaving(&mut self, ranks: impl IntoIterator<Item = WorkerId>) {
+        for rank in ranks {
+            self.front_ends.iter_mut().for_each(|front_end| front_end.worker_left(rank));
+        }
+    }
+
     /// `worker` dies with all it has.
     fn stop(&mut self, now: SimTime, worker: WorkerId) {
         // What it has published is on its way.
         if self.front_ends.iter().any(FrontEnd::wants_kv_events) {
             self.take_kv_events(now);
         }
-        for lost in self.fleet.stop(now, worker) {
-            self.recorder.lose(now, worker, &lost);
-            self.requests.lose(worker, &lost);
+        for (rank, lost) in self.fleet.stop(now, worker) {
+            self.recorder.lose(now, rank, &lost);
+            self.requests.lose(rank, &lost);
             if let Some(changes) = &mut self.changes {
-                changes.lost(now, worker, lost.request);
+                changes.lost(now, rank, lost.request);
             }
         }
-        self.requests.forget_kept(worker);
-        self.recorder.set_present(now, worker, false);
-        self.front_ends.iter_mut().for_each(|front_end| front_end.cut_feed(worker));
+        for rank in self.ranks_beside(worker) {
+            self.requests.forget_kept(rank);
+            self.recorder.set_present(now, rank, false);
+            self.front_ends.iter_mut().for_each(|front_end| front_end.cut_feed(rank));
+        }
     }
 
     /// True if a request was sent to a worker that is not there.
@@ -118,7 +139,8 @@ impl<F: Fleet> Simulation<'_, F> {
         let live = self.requests.get(request);
         let migrates = live.migrations < changes.migrations();
         if changes.inhibits(worker) {
-            self.front_ends[live.front_end].worker_left(worker);
+            let front_end = &mut self.front_ends[live.front_end];
+            changes.ranks(worker).for_each(|rank| front_end.worker_left(rank));
         }
         if self.requests.get(request).is_given_up {
             self.drop_given_up(now, request, None);

@@ -354,8 +354,12 @@ impl Arm {
     /// Applies what a file may say, and a simulation can do, at `now`.
     fn apply(&mut self, now: SimTime, control: &Control) -> Result<(), Invalid> {
         check_control(control, &self.run.settings)?;
-        let script = &mut self.run.settings.controls;
-        if matches!(control, Control::Worker(_)) {
+        if let Control::Worker(change) = control {
+            let allowed = "left out: the rows of this page are ranks, and changes count workers; \
+                           [[control]] and [[cluster.change]] of the experiment change them";
+            let has_ranks = self.run.settings.pools.have_ranks();
+            Invalid::unless(!has_ranks, "worker", change.worker, allowed)?;
+            let script = &mut self.run.settings.controls;
             script.push((now, control.clone()));
             if let Err(wrong) = self.run.settings.plan().validate() {
                 self.run.settings.controls.pop();

@@ -1,9 +1,11 @@
 //! Workers whose attention is data parallel: ranks with sequences and KV of their own that
 //! step together.
 
+use super::changes::{any_plan_of, any_policy, conserves};
 use super::fast_forward::hold_with;
 use super::program::CROWDED;
-use super::rig::{any_draws, any_engine, arrivals, cases, lone_request, vllm_config};
+use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, vllm_config};
+use super::script::{Run, Script, play_pools_with, router};
 use kv_router_sim::engine::config::EngineConfig;
 use kv_router_sim::engine::memory;
 use kv_router_sim::engine::model::{Model, ModelChoice};
@@ -11,9 +13,11 @@ use kv_router_sim::engine::operators::Beside;
 use kv_router_sim::engine::step_time::{Linear, StepTime};
 use kv_router_sim::event::{WorkerEvent, WorkerEventKind};
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
-use kv_router_sim::fleet::{Fleet, SimulatedFleet};
+use kv_router_sim::fleet::changes::{ChangePlan, Crew};
+use kv_router_sim::fleet::{Fleet, Pools, SimulatedFleet};
 use kv_router_sim::id::{RequestId, WorkerId};
 use kv_router_sim::request::Request;
+use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::time::{SimDuration, SimTime};
 use proptest::prelude::*;
 use std::path::Path;
@@ -273,6 +277,88 @@ fn policies_choose_among_ranks_or_among_workers() {
     assert!(to_ranks > to_workers + 0.05, "{to_ranks} {to_workers}");
 }
 
+/// Two workers with ranks, and what happens to them.
+fn any_changing_group() -> impl Strategy<Value = (EngineConfig, ChangePlan)> {
+    any_group().prop_flat_map(|config| {
+        let crew = Crew { ranks: config.attention_dp, ..Crew::only(2) };
+        (Just(config), any_plan_of(vec![crew]))
+    })
+}
+
+fn through_changes(
+    config: &EngineConfig,
+    plan: &ChangePlan,
+    policy: &RouterSettings,
+    draws: &[Draw],
+) -> Run {
+    let mut pools = Pools::one(2, &Arc::new(config.clone()));
+    pools.make_room(plan.slots());
+    let front_end = router(policy, config, pools.slots());
+    let script = Script::new(arrivals(draws, config.block_size));
+    play_pools_with(&pools, plan, script, vec![front_end])
+}
+
+proptest! {
+    #![proptest_config(cases(600))]
+
+    /// Nothing is lost or made where whole workers come and go, and no rank outlives its
+    /// worker: what one loses, all lose at the same moment.
+    #[test]
+    fn changes_of_workers_with_ranks_conserve_requests_tokens_and_blocks(
+        (config, plan) in any_changing_group(), policy in any_policy(), draws in any_draws(),
+    ) {
+        let seen = through_changes(&config, &plan, &policy, &draws);
+        conserves(&seen, draws.len())?;
+        for (at, rank, _) in &seen.lost {
+            let worker = |rank: &WorkerId| rank.0 / config.attention_dp;
+            let alive = seen.events.iter().filter(|(when, event)| {
+                let begins = seen.submitted.iter().any(|(sent, _, id)| *id == event.request && sent > at);
+                when > at && worker(&event.worker) == worker(rank) && !begins
+            });
+            prop_assert_eq!(alive.count(), 0, "after the death of {:?} at {:?}", rank, at);
+        }
+    }
+
+    #[test]
+    fn fast_forward_of_ranks_equals_step_by_step_through_changes(
+        (config, plan) in any_changing_group(), draws in any_draws(),
+    ) {
+        let policy = RouterSettings::new("round_robin");
+        let jumped = through_changes(&config, &plan, &policy, &draws);
+        let stepping = EngineConfig { fast_forward: false, ..config };
+        let stepped = through_changes(&stepping, &plan, &policy, &draws);
+        prop_assert_eq!(jumped.records, stepped.records);
+        prop_assert_eq!(jumped.digest, stepped.digest);
+    }
+}
+
+/// While a worker is down its ranks get nothing, whatever a policy counts; a worker with two
+/// ranks that a planner adds is one more of three.
+#[test]
+fn ranks_come_and_go_with_their_worker() {
+    for targets in ["router.targets=ranks", "router.targets=workers"] {
+        let change = "cluster.change=[{ at = \"2s\", worker = 1, what = \"drain\" }]";
+        let experiment = experiment(&["router.policy=round_robin", targets, change]).unwrap();
+        let outcome = run(&experiment, RunOptions::default().keep_requests()).unwrap();
+        let to = |after: u64, ranks: [u32; 2]| {
+            let records = outcome.requests[0].records.iter();
+            let sent = records.filter_map(|record| record.dispatched);
+            let after = SimTime::ZERO + SimDuration::from_millis(after);
+            sent.filter(|(at, rank)| *at > after && ranks.contains(&rank.0)).count()
+        };
+        assert!(to(0, [2, 3]) > 0 && to(2_010, [4, 5]) > 0);
+        // Routers hear of it 10 ms later.
+        assert_eq!(to(2_010, [2, 3]), 0, "{targets}");
+    }
+    let planner = "cluster.planner={ min_workers = 3, max_workers = 4, interval = \"1s\", \
+                   load = \"requests\", scale_up_above = 0.01, scale_down_below = 0.001 }";
+    let experiment = experiment(&["router.policy=round_robin", planner, "cluster.load_time=1s"]);
+    let outcome = run(&experiment.unwrap(), RunOptions::default().keep_requests()).unwrap();
+    let dispatched = outcome.requests[0].records.iter().filter_map(|record| record.dispatched);
+    let new: Vec<u32> = dispatched.map(|(_, rank)| rank.0).filter(|&rank| rank >= 6).collect();
+    assert!(new.contains(&6) && new.contains(&7), "{new:?}");
+}
+
 #[test]
 fn what_ranks_cannot_do_is_refused_by_name() {
     for (overrides, problem) in [
@@ -284,9 +370,10 @@ fn what_ranks_cannot_do_is_refused_by_name() {
             &["engine.rules=trtllm", "router.targets=workers"],
             "router.targets = \"workers\": must be \"ranks\", which every policy can have",
         ),
+        // Changes count workers, of which there are three.
         (
-            &["cluster.change=[{ at = \"1s\", worker = 0, what = \"crash\" }]"],
-            "cluster.change = given: must be left out where workers have ranks",
+            &["cluster.change=[{ at = \"1s\", worker = 5, what = \"crash\" }]"],
+            "cluster.change[0].worker = 5: must be from 0 to 2",
         ),
         (&["engine.attention_dp=129"], "engine.attention_dp = 129: must be between 1 and 128"),
     ] {

@@ -75,18 +75,18 @@ impl Fleet for Watched {
         self.fleet.take_token_gaps(now)
     }
 
-    fn stop(&mut self, now: SimTime, worker: WorkerId) -> Vec<Lost> {
-        let lost = self.fleet.stop(now, worker);
-        self.lost.extend(lost.iter().map(|lost| (now, worker, *lost)));
+    fn stop(&mut self, now: SimTime, rank: WorkerId) -> Vec<(WorkerId, Lost)> {
+        let lost = self.fleet.stop(now, rank);
+        self.lost.extend(lost.iter().map(|&(rank, lost)| (now, rank, lost)));
         lost
     }
 
-    fn start(&mut self, worker: WorkerId) {
-        self.fleet.start(worker);
+    fn start(&mut self, rank: WorkerId) {
+        self.fleet.start(rank);
     }
 
-    fn set_pace(&mut self, now: SimTime, worker: WorkerId, pace: Pace) {
-        self.fleet.set_pace(now, worker, pace);
+    fn set_pace(&mut self, now: SimTime, rank: WorkerId, pace: Pace) {
+        self.fleet.set_pace(now, rank, pace);
     }
 }
 

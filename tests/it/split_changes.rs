@@ -16,7 +16,8 @@ use proptest::prelude::*;
 
 /// The workers of both sides as changes see them.
 fn crews(pools: &Two) -> Vec<Crew> {
-    let crew = |pool: &str, workers| Crew { pool: pool.to_owned(), workers, spare: pools.spare };
+    let crew =
+        |pool: &str, workers| Crew { pool: pool.to_owned(), workers, spare: pools.spare, ranks: 1 };
     vec![crew("prefill", pools.prefill_workers), crew("decode", pools.decode_workers)]
 }
 

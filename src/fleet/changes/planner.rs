@@ -52,12 +52,12 @@ impl Planner {
         self.settings.interval
     }
 
-    /// Looks at the workers that serve; `all` workers there are, and whether one
-    /// of them `moves`: loads or drains.
-    pub(super) fn look(
+    /// Looks at the workers that serve; there are `gauges` of each rank, with the number of
+    /// its worker, `all` workers, and whether one of them `moves`: loads or drains.
+    pub(super) fn look<'a>(
         &mut self,
         now: SimTime,
-        gauges: &[Gauges],
+        gauges: impl Iterator<Item = (&'a Gauges, usize)>,
         serving: &[usize],
         (all, moves): (u32, bool),
     ) -> PlannerStep {
@@ -65,7 +65,8 @@ impl Planner {
             PlannerLoad::KvBlocks => gauges.used_blocks_ps,
             PlannerLoad::Requests => gauges.running_ps + gauges.waiting_ps,
         };
-        let carried: Vec<u128> = gauges.iter().map(of).collect();
+        let mut carried = vec![0; self.carried.len()];
+        gauges.for_each(|(own, worker)| carried[worker] += of(own));
         let since = serving.iter().map(|&at| carried[at] - self.carried[at]);
         let sum = since.sum::<u128>() as f64;
         let room = (now - self.looked).as_ps() as f64 * f64::from(self.capacity);

@@ -268,12 +268,15 @@ pub struct Crew {
     pub workers: u32,
     /// Numbers that are kept, behind theirs, for workers that start later.
     pub spare: u32,
+    /// Ranks of each worker. They have numbers of their own everywhere else; changes count
+    /// workers, since the ranks of one come and go together.
+    pub ranks: u32,
 }
 
 impl Crew {
     /// The workers of the only pool.
     pub fn only(workers: u32) -> Self {
-        Self { pool: "workers".to_owned(), workers, spare: 0 }
+        Self { pool: "workers".to_owned(), workers, spare: 0, ranks: 1 }
     }
 
     const fn slots(&self) -> u32 {
@@ -355,6 +358,17 @@ impl ChangePlan {
         self.numbering().ids(crew.unwrap_or(0))
     }
 
+    /// How many ranks each worker has, in order of number.
+    pub(super) fn ranks(&self) -> Vec<u32> {
+        let numbering = self.numbering();
+        let ranks = self
+            .crews
+            .iter()
+            .enumerate()
+            .flat_map(|(at, crew)| std::iter::repeat_n(crew.ranks, numbering.ids(at).len()));
+        ranks.collect()
+    }
+
     /// The pool that the planner looks after.
     ///
     /// # Errors
@@ -383,7 +397,7 @@ impl ChangePlan {
     pub fn validate(&self) -> Result<(), Invalid> {
         if let Some(planner) = &self.planner {
             let within = |invalid: Invalid| invalid.within("planner");
-            let Crew { pool, workers, spare } = self.crew_of(planner).map_err(within)?;
+            let Crew { pool, workers, spare, .. } = self.crew_of(planner).map_err(within)?;
             let (shown, room) = match self.crews.len() {
                 1 => ("cluster.workers".to_owned(), None),
                 _ => (format!("the workers of pool {pool:?}"), Some(workers + spare)),
