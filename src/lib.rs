@@ -115,7 +115,7 @@ pub use experiment::results::{
 #[doc(inline)]
 pub use experiment::{
     Experiment, ExperimentError, ExperimentOutcome, JobProgress, LoadOptions, Params, RunError,
-    RunOptions, RunSpec, SimulationRequests, StoreError, run,
+    RunOptions, RunSpec, SimulationRequests, Stop, StoreError, run,
 };
 #[doc(inline)]
 pub use metrics::{Better, Metric, MetricKind, Statistic};

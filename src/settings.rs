@@ -99,7 +99,7 @@ pub fn number(value: &Value) -> Option<(f64, bool)> {
 }
 
 /// True for values that mean the same: `60` and `60.0`, `"1s"` and `"1000ms"`.
-pub(crate) fn same(a: &Value, b: &Value) -> bool {
+pub fn same(a: &Value, b: &Value) -> bool {
     match (number(a), number(b)) {
         (Some(a), Some(b)) => a == b,
         _ => a == b,

@@ -271,7 +271,11 @@ pub(super) struct Again<'a> {
 }
 
 impl Again<'_> {
-    pub(super) fn simulate(&self, run: usize, watch: Watch) -> Result<RunOutcome, ExplainError> {
+    pub(super) fn simulate(
+        &self,
+        run: usize,
+        watch: Watch<'_>,
+    ) -> Result<RunOutcome, ExplainError> {
         let Self { experiment, seed, .. } = *self;
         let spec = &experiment.runs[run];
         let outcome = simulate(&spec.settings, &spec.levels, seed, watch);

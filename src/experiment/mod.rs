@@ -55,7 +55,7 @@ pub(crate) use run::{simulations, threads};
 pub use run_spec::{Params, RunSpec, Settings};
 pub use schema::schema;
 pub use shard::Shard;
-pub use simulate::{RunOutcome, Watch, simulate, simulation};
+pub use simulate::{RunOutcome, Stop, Watch, simulate, simulation};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};
 pub use store::{Existing, Footprint, RUNS_FILE, SHARD_FILE, SUMMARY_FILE, Staged, Store};

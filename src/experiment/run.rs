@@ -12,7 +12,7 @@ use super::results::{
 };
 use super::run_spec::{Params, RunSpec};
 use super::shard::Shard;
-use super::simulate::{RunOutcome, Watch, simulate};
+use super::simulate::{RunOutcome, Stop, Watch, simulate};
 use crate::recorder::{Metrics, RequestRecord, SHARES};
 use crate::simulation::Stuck;
 use crate::stats;
@@ -48,6 +48,8 @@ pub struct RunOptions<'a> {
     pub progress: &'a dyn JobProgress,
     /// Keep a record of every request, for [`ExperimentOutcome::requests`].
     pub keep_requests: bool,
+    /// Ends the run before its time, with [`RunError::Stopped`].
+    pub stop: Option<&'a Stop>,
     /// Where to write down what is done, and what was done before. It holds no
     /// requests: a simulation found there contributes none to [`ExperimentOutcome::requests`].
     #[cfg_attr(not(internals), doc(hidden))]
@@ -107,11 +109,17 @@ impl<'a> RunOptions<'a> {
         self.keep_requests = true;
         self
     }
+
+    /// Ends the run with [`RunError::Stopped`] once `stop` is asked to.
+    pub fn stop(mut self, stop: &'a Stop) -> Self {
+        self.stop = Some(stop);
+        self
+    }
 }
 
 impl Default for RunOptions<'_> {
     fn default() -> Self {
-        Self { jobs: None, progress: &NoProgress, keep_requests: false, journal: None }
+        Self { jobs: None, progress: &NoProgress, keep_requests: false, stop: None, journal: None }
     }
 }
 
@@ -139,6 +147,9 @@ pub enum RunError {
         /// Why.
         source: Stuck,
     },
+    /// It was stopped before it was done.
+    #[error("stopped before the run was done")]
+    Stopped,
     /// What is done could not be written down.
     #[error(transparent)]
     Journal(#[from] StoreError),
@@ -228,11 +239,14 @@ fn simulate_jobs(
     options.progress.started(jobs.len());
     let mut done = BTreeMap::new();
     for (result, job) in simulate_all(jobs, options)?.into_iter().zip(jobs) {
-        let outcome = result.map_err(|source| RunError::Simulation {
-            experiment: experiment.name.clone(),
-            point: show(&experiment.points[job.run.points[0]]),
-            seed: job.seed,
-            source,
+        let outcome = result.map_err(|source| match source {
+            Stuck::Stopped { .. } => RunError::Stopped,
+            source => RunError::Simulation {
+                experiment: experiment.name.clone(),
+                point: show(&experiment.points[job.run.points[0]]),
+                seed: job.seed,
+                source,
+            },
         })?;
         done.insert((job.number, job.seed), outcome);
     }
@@ -266,7 +280,8 @@ fn simulate_all(
                 Some(outcome) => Ok(outcome),
                 None => {
                     let Job { run, seed, .. } = *job;
-                    let watch = Watch { requests: options.keep_requests, ..Watch::default() };
+                    let RunOptions { keep_requests, stop, .. } = options;
+                    let watch = Watch { requests: keep_requests, stop, ..Watch::default() };
                     let outcome = simulate(&run.settings, &run.levels, seed, watch);
                     if let (Some(journal), Ok(outcome)) = (options.journal, &outcome) {
                         journal.append(job.number, seed, outcome)?;
@@ -461,6 +476,34 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_may_be_stopped_is_the_same_run() {
+        let experiment = good(&["measure.seeds=2"]);
+        let stop = Stop::default();
+        let stoppable = run(&experiment, RunOptions::default().stop(&stop)).expect("runs");
+        let plain = run(&experiment, RunOptions::default()).expect("runs");
+        assert_eq!(stoppable.digests, plain.digests);
+        assert_eq!(stoppable.summary, plain.summary);
+        stop.ask();
+        let stopped = run(&experiment, RunOptions::default().stop(&stop)).expect_err("stops");
+        assert!(matches!(stopped, RunError::Stopped), "{stopped}");
+    }
+
+    #[test]
+    fn a_job_may_stop_the_run_that_it_is_part_of() {
+        struct Once(Stop, AtomicUsize);
+        impl JobProgress for Once {
+            fn job_done(&self) {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                self.0.ask();
+            }
+        }
+        let once = Once(Stop::default(), AtomicUsize::new(0));
+        let options = RunOptions::default().jobs(1).progress(&once).stop(&once.0);
+        let stopped = run(&good(&["measure.seeds=3"]), options).expect_err("stops");
+        assert!(matches!(stopped, RunError::Stopped), "{stopped}");
+    }
+
+    #[test]
     fn progress_counts_every_job_once() {
         #[derive(Default)]
         struct Count(AtomicUsize, AtomicUsize);
@@ -473,8 +516,13 @@ mod tests {
             }
         }
         let count = Count::default();
-        let options =
-            RunOptions { jobs: Some(2), progress: &count, keep_requests: true, journal: None };
+        let options = RunOptions {
+            jobs: Some(2),
+            progress: &count,
+            keep_requests: true,
+            stop: None,
+            journal: None,
+        };
         let outcome = run(&good(&["measure.seeds=3"]), options).expect("runs");
         assert_eq!(outcome.requests.len(), 6);
         assert!(outcome.requests.iter().all(|simulation| !simulation.records.is_empty()));

@@ -15,9 +15,11 @@ use crate::router::settings::{FrontEndSettings, Targets};
 use crate::router::{Policy, Role, Surroundings};
 use crate::settings::Invalid;
 use crate::simulation::{Control, Decision, Outcome, Schedule, ScheduledLevel, Simulation, Stuck};
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 use crate::workload::inference_perf::Stage;
 use crate::workload::{Retries, Workload};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What one simulation found.
 #[derive(Clone, Debug)]
@@ -46,9 +48,10 @@ impl RunOutcome {
     }
 }
 
-/// What to keep of a simulation besides its metrics. Changes nothing in it.
+/// What to keep of a simulation besides its metrics, and whether it may be stopped.
+/// Changes nothing in it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Watch {
+pub struct Watch<'a> {
     /// A record of every request.
     pub requests: bool,
     /// The regret of every choice of a worker, where the settings do not ask for it.
@@ -59,7 +62,29 @@ pub struct Watch {
     pub hang_ups: bool,
     /// Every step that begins or ends between these times, and what workers tell.
     pub steps: Option<(SimTime, SimTime)>,
+    /// Ends it before its time.
+    pub stop: Option<&'a Stop>,
 }
+
+/// Ends simulations before their time, from another thread or from a policy.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks everything that has this [`Stop`] to end: simulations do within ten simulated
+    /// seconds.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was asked.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Simulated time between two looks at [`Watch::stop`].
+const STRETCH: SimDuration = SimDuration::from_secs(10);
 
 /// Simulates `settings` at each of the `levels` of concurrency, one after the other.
 ///
@@ -69,7 +94,7 @@ pub fn simulate(
     settings: &Settings,
     levels: &[u32],
     seed: u64,
-    watch: Watch,
+    watch: Watch<'_>,
 ) -> Result<RunOutcome, Stuck> {
     let front_ends = front_ends(settings, seed, |policy| policy);
     let replaces = |(_, control): &(_, Control)| matches!(control, Control::Policy { .. });
@@ -123,7 +148,7 @@ fn steerable<'a>(
     settings: &Settings,
     levels: Vec<ScheduledLevel>,
     workload: Box<dyn Workload + 'a>,
-    (seed, watch): (u64, Watch),
+    (seed, watch): (u64, Watch<'_>),
 ) -> Simulation<'a, SimulatedFleet> {
     let front_ends = front_ends(settings, seed, |policy| policy);
     let fleet = simulated_fleet(settings, &front_ends, true);
@@ -205,11 +230,14 @@ pub(crate) fn play<F: Fleet>(
     settings: &Settings,
     levels: &[u32],
     parts: (F, Box<dyn Workload + '_>, Vec<FrontEnd>),
-    (seed, watch): (u64, Watch),
+    (seed, watch): (u64, Watch<'_>),
 ) -> Result<(RunOutcome, F), Stuck> {
     let levels = scheduled(settings, levels);
     let mut simulation = prepare(settings, levels, parts, (seed, watch), false);
-    simulation.advance(SimTime::MAX)?;
+    match watch.stop {
+        None => drop(simulation.advance(SimTime::MAX)?),
+        Some(stop) => advance_unless(&mut simulation, stop)?,
+    }
     let Outcome { mut levels, decision, mut recorder, fleet } = simulation.finish();
     for (name, count) in settings.source.counts() {
         levels.iter_mut().for_each(|metrics| {
@@ -221,6 +249,22 @@ pub(crate) fn play<F: Fleet>(
     let requests = recorder.into_requests();
     let steps = Vec::new();
     Ok((RunOutcome { levels, curves, digest, requests, decision, events, steps }, fleet))
+}
+
+/// Puts all time in, a stretch at a time.
+fn advance_unless<F: Fleet>(simulation: &mut Simulation<'_, F>, stop: &Stop) -> Result<(), Stuck> {
+    loop {
+        if stop.is_asked() {
+            return Err(Stuck::Stopped { at: simulation.now() });
+        }
+        // Where only workers have something to do, all of it is one stretch: it ends with
+        // their requests.
+        let is_last = simulation.due() == SimTime::MAX;
+        let until = if is_last { SimTime::MAX } else { simulation.now() + STRETCH };
+        if simulation.advance(until)?.is_over {
+            return Ok(());
+        }
+    }
 }
 
 /// The levels of a run in order: all stages of a load that has some, else those measured.
@@ -239,7 +283,7 @@ fn prepare<'a, F: Fleet>(
     settings: &Settings,
     levels: Vec<ScheduledLevel>,
     (fleet, mut workload, front_ends): (F, Box<dyn Workload + 'a>, Vec<FrontEnd>),
-    (seed, watch): (u64, Watch),
+    (seed, watch): (u64, Watch<'_>),
     may_change: bool,
 ) -> Simulation<'a, F> {
     let measure = &settings.measure;

@@ -36,7 +36,7 @@ pub use shards::{MergeError, Shards};
 use crate::experiment::results::{Provenance, SCHEMA_VERSION, SavedRuns, Summary};
 use crate::experiment::{
     self, Existing, Experiment, ExperimentOutcome, Footprint, JobProgress, Journal, NoProgress,
-    RUNS_FILE, RunError, RunOptions, SUMMARY_FILE, Store, StoreError,
+    RUNS_FILE, RunError, RunOptions, SUMMARY_FILE, SimulationRequests, Stop, Store, StoreError,
 };
 use crate::plot::{DrawnFor, Figure};
 use crate::report::judge::terms::remarks;
@@ -46,6 +46,7 @@ use crate::report::view::details::{DETAILS_FILE, Details, WORTH};
 use crate::report::view::published::Published;
 use crate::report::view::{fleet_over_time, over_time};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
 /// A folder that one experiment's results go to. While it lives, no other process
@@ -80,6 +81,11 @@ pub struct RunInto<'a> {
     pub aiperf: bool,
     /// Save the report and its figures.
     pub figures: bool,
+    /// Keep what is done of a run that does not come to its end, to go on from there.
+    /// Not for policies whose code may have changed by then.
+    pub resumable: bool,
+    /// Ends the run before its time, with [`RunError::Stopped`].
+    pub stop: Option<&'a Stop>,
     /// The smallest difference that is called a win or a loss: percent, or percentage
     /// points of ratios.
     #[cfg_attr(not(internals), doc(hidden))]
@@ -121,6 +127,8 @@ impl<'a> RunInto<'a> {
             requests: false,
             aiperf: false,
             figures: true,
+            resumable: true,
+            stop: None,
             worth: WORTH,
         }
     }
@@ -152,6 +160,18 @@ impl<'a> RunInto<'a> {
     /// Saves no report and no figures.
     pub fn without_figures(mut self) -> Self {
         self.figures = false;
+        self
+    }
+
+    /// Keeps nothing of a run that does not come to its end.
+    pub fn not_resumable(mut self) -> Self {
+        self.resumable = false;
+        self
+    }
+
+    /// Ends the run with [`RunError::Stopped`] once `stop` is asked to.
+    pub fn stop(mut self, stop: &'a Stop) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -219,7 +239,7 @@ impl ResultFolder {
     #[cfg_attr(not(internals), doc(hidden))]
     pub fn run(&self, experiment: &Experiment, options: &RunInto<'_>) -> Result<Done, RunError> {
         let keep_requests = options.keeps_requests();
-        let journal = if keep_requests {
+        let journal = if keep_requests || !options.resumable {
             None
         } else {
             Some(Journal::open(self.path(), self.store.config_hash(), &this_program())?)
@@ -232,6 +252,7 @@ impl ResultFolder {
             jobs: options.jobs,
             progress: options.progress,
             keep_requests,
+            stop: options.stop,
             journal: journal.as_ref(),
         };
         let outcome = experiment::run(experiment, run);
@@ -240,7 +261,7 @@ impl ResultFolder {
                 // It would fail again.
                 RunError::Simulation { .. } => journal.remove()?,
                 RunError::Threads { .. } if found == 0 => journal.remove()?,
-                RunError::Threads { .. } | RunError::Journal(_) => {}
+                RunError::Threads { .. } | RunError::Stopped | RunError::Journal(_) => {}
             }
         }
         Ok(Done { outcome: outcome?, journal })
@@ -259,22 +280,7 @@ impl ResultFolder {
         options: &RunInto<'_>,
     ) -> Result<Saved, StoreError> {
         let Done { outcome, journal } = done;
-        let ExperimentOutcome { summary, distributions, requests: simulations, digests } = outcome;
-        let (published, tuned_for) = (options.published.clone(), options.tuned_for.clone());
-        let mut details = Details::new(experiment, published, tuned_for, distributions);
-        details.worth = options.worth;
-        details.remarks = remarks(experiment);
-        if options.requests {
-            details.workers_over_time = over_time::first_seed(experiment, &simulations);
-            details.fleets_over_time = fleet_over_time::of(experiment, &simulations);
-        }
-        let runs = SavedRuns {
-            schema_version: SCHEMA_VERSION,
-            experiment: options.file.display().to_string(),
-            overrides: options.overrides.clone(),
-            digests,
-        };
-        let results = Results { summary, details, runs };
+        let (results, simulations) = Results::of(experiment, outcome, options);
 
         let mut numbers = self.store.stage()?;
         if options.requests {
@@ -327,6 +333,33 @@ impl ResultFolder {
     }
 }
 
+impl Results {
+    /// What a run has found, arranged as in a folder of results, with the requests that
+    /// were kept; nothing is written.
+    pub fn of(
+        experiment: &Experiment,
+        outcome: ExperimentOutcome,
+        options: &RunInto<'_>,
+    ) -> (Self, Vec<SimulationRequests>) {
+        let ExperimentOutcome { summary, distributions, requests, digests } = outcome;
+        let (published, tuned_for) = (options.published.clone(), options.tuned_for.clone());
+        let mut details = Details::new(experiment, published, tuned_for, distributions);
+        details.worth = options.worth;
+        details.remarks = remarks(experiment);
+        if options.requests {
+            details.workers_over_time = over_time::first_seed(experiment, &requests);
+            details.fleets_over_time = fleet_over_time::of(experiment, &requests);
+        }
+        let runs = SavedRuns {
+            schema_version: SCHEMA_VERSION,
+            experiment: options.file.display().to_string(),
+            overrides: options.overrides.clone(),
+            digests,
+        };
+        (Self { summary, details, runs }, requests)
+    }
+}
+
 /// Runs an experiment, or the rest of it, and saves the results.
 ///
 /// # Errors
@@ -341,10 +374,22 @@ pub fn run_into(
     Ok(folder.save(experiment, done, options)?)
 }
 
+/// Where this code is, if not in the file of the process: in a module that an interpreter
+/// has loaded.
+static LOADED_FROM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says that this code was loaded from `file` by a program that is not made of it. The
+/// first word counts.
+#[cfg_attr(not(internals), doc(hidden))]
+pub fn loaded_from(file: PathBuf) {
+    LOADED_FROM.get_or_init(|| file);
+}
+
 /// Tells the running program from others of its version: what another one began,
 /// this one must not go on with.
 fn this_program() -> String {
-    let file = std::env::current_exe().and_then(std::fs::metadata);
+    let file = LOADED_FROM.get().cloned().map_or_else(std::env::current_exe, Ok);
+    let file = file.and_then(std::fs::metadata);
     let modified = |file: &std::fs::Metadata| file.modified().ok()?.duration_since(UNIX_EPOCH).ok();
     let of_file =
         file.ok().map(|file| (file.len(), modified(&file).unwrap_or_default().as_nanos()));

@@ -154,6 +154,7 @@ impl ResultFolder {
         let run = RunOptions {
             jobs: options.jobs,
             progress: options.progress,
+            stop: options.stop,
             keep_requests: false,
             journal: Some(&journal),
         };

@@ -83,6 +83,16 @@ pub struct Parameter {
     pub changeable: bool,
 }
 
+impl Parameter {
+    /// A parameter that always holds a value, for factories that have no type to read it
+    /// off. `schema` is its JSON Schema; what it allows is said in words from that.
+    pub fn new(name: String, doc: String, default: Value, mut schema: Json) -> Self {
+        let allowed = schema.as_object().map(allowed).unwrap_or_default();
+        schema["description"] = json!(doc);
+        Self { name, doc, default: Some(default), allowed, schema, changeable: false }
+    }
+}
+
 /// The parameters of `P`, by name.
 ///
 /// # Panics

@@ -38,6 +38,12 @@ pub enum Stuck {
         /// What most of them were.
         cause: Cause,
     },
+    /// Its caller asked for it.
+    #[error("stopped at {at:?}, as asked")]
+    Stopped {
+        /// How far it had come.
+        at: SimTime,
+    },
     /// A control of the script makes no sense at its time.
     #[error("the control at {at:?}: {why}")]
     Refused {
