@@ -3,6 +3,7 @@
 use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
+use kv_router_sim::frontier::SearchError;
 use kv_router_sim::report::judge::baseline::BaselineError;
 use kv_router_sim::report::view::published::PublishedError;
 use kv_router_sim::results::{AgainError, MergeError, ReadError, ReportError};
@@ -53,6 +54,16 @@ pub(super) enum CliError {
     Ui(#[from] kv_router_sim::ui::UiError),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
+}
+
+impl From<SearchError> for CliError {
+    fn from(error: SearchError) -> Self {
+        match error {
+            SearchError::Asked(error) => error.into(),
+            SearchError::Experiment(error) => error.into(),
+            SearchError::Run(error) => error.into(),
+        }
+    }
 }
 
 /// The arguments that lead out of an error, after what the library says.

@@ -10,11 +10,13 @@
 //! the last load up to which all loads that were looked at are good beyond doubt,
 //! and ends at the last that may be good.
 
+mod asked;
 mod question;
 mod search;
 mod text;
 
 pub use crate::report::judge::state::State;
+pub use asked::{Asked, SearchError};
 pub use question::{MetricTarget, Question};
 
 use crate::experiment::results::Point;
