@@ -21,5 +21,5 @@ fn main() -> ExitCode {
         );
         std::process::exit(DEFECT);
     }));
-    cli::main()
+    ExitCode::from(cli::main(std::env::args_os()))
 }

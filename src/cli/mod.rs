@@ -54,8 +54,8 @@ use schema::SchemaArgs;
 #[cfg(feature = "live")]
 use serve::ServeArgs;
 use shards::MergeArgs;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use sweep::SweepArgs;
 use talk::Verbosity;
 use timeline::TimelineArgs;
@@ -137,11 +137,12 @@ Examples:
     Man(ManArgs),
 }
 
-/// Does what the arguments say.
-pub(crate) fn main() -> ExitCode {
+/// Does what the arguments say, the first of which is the name of the program; gives the
+/// exit code.
+pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let traces = std::env::var_os(TRACES_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
     // False if a declared check failed.
-    let Args { command, quiet, verbose } = Args::parse();
+    let Args { command, quiet, verbose } = Args::parse_from(arguments);
     talk::set_level(match (quiet, verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,
@@ -179,13 +180,13 @@ pub(crate) fn main() -> ExitCode {
         Command::Man(args) => man::run(&args, Args::command()).map(|()| true),
     };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(CHECK_FAILED),
+        Ok(true) => 0,
+        Ok(false) => CHECK_FAILED,
         Err(error) => {
             // One line, whatever a file name or an operating system puts into it.
             let line = error.to_string().lines().collect::<Vec<_>>().join(" ");
             talk::error(&line);
-            ExitCode::from(INPUT_ERROR)
+            INPUT_ERROR
         }
     }
 }
