@@ -255,6 +255,9 @@ impl Drop for Known {
     }
 }
 
+/// A call of a method.
+type Call<'a> = dyn Fn(Python<'_>, &Py<PyAny>) -> PyResult<Py<PyAny>> + 'a;
+
 /// An object of Python that is asked.
 struct Asked {
     name: String,
@@ -288,12 +291,7 @@ impl Asked {
         self.failure.report(error.clone_ref(py));
     }
 
-    fn tell(
-        &mut self,
-        method: &Option<Py<PyAny>>,
-        asked: &dyn Fn() -> String,
-        call: &dyn Fn(Python<'_>, &Py<PyAny>) -> PyResult<Py<PyAny>>,
-    ) {
+    fn tell(&mut self, method: &Option<Py<PyAny>>, asked: &dyn Fn() -> String, call: &Call<'_>) {
         let Some(method) = method.as_ref().filter(|_| !self.has_failed) else { return };
         Python::attach(|py| {
             if let Err(error) = call(py, method) {

@@ -277,6 +277,7 @@ impl Results {
 
     /// Why a request went to its worker, and what it found there.
     #[pyo3(signature = (request=None, *, worst=None, quantile=1.0, policy=None, at=None, seed=None))]
+    #[expect(clippy::too_many_arguments, reason = "keywords, in Python")]
     fn explain(
         &self,
         py: Python<'_>,
@@ -502,6 +503,10 @@ impl Comparison {
 
     fn __str__(&self) -> String {
         self.0.text(table::WIDTH)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Comparison: {}>", self.0.text(usize::MAX).lines().next().unwrap_or_default())
     }
 }
 

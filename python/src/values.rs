@@ -71,9 +71,8 @@ pub(crate) fn setting(key: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
     let value = to_toml(value)?;
     let sweeps = match &value {
         Toml::Array(items) => {
-            !key.starts_with("sweep.")
-                && !LISTS.contains(&key)
-                && !(items.iter().any(Toml::is_table) && items.iter().all(Toml::is_table))
+            let are_tables = !items.is_empty() && items.iter().all(Toml::is_table);
+            !(are_tables || key.starts_with("sweep.") || LISTS.contains(&key))
         }
         _ => false,
     };
