@@ -60,7 +60,7 @@ pub mod exposition;
 pub mod fleet;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod frontier;
-#[cfg(feature = "serving")]
+#[cfg(feature = "live")]
 mod http;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod id;

@@ -1,7 +1,13 @@
 //! Arguments that several commands have.
 
 use clap::ValueEnum;
+#[cfg(feature = "live")]
+use kv_router_sim::fleet::servers::{ApiKey, EventSource, Limits, LiveSettings};
+#[cfg(feature = "live")]
+use kv_router_sim::live::LiveOptions;
 use std::path::PathBuf;
+#[cfg(feature = "live")]
+use std::time::Duration;
 
 /// How a result is printed
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -24,6 +30,47 @@ pub(crate) struct ExperimentArgs {
     /// Use seeds 1 to N instead of the experiment's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) seeds: Option<u32>,
+}
+
+/// How servers are spoken to.
+#[cfg(feature = "live")]
+#[derive(Debug, clap::Args)]
+#[group(id = "servers", requires = "workers")]
+pub(crate) struct ServerArgs {
+    /// The model to ask for [default: each server's first]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// ZMQ address of a server's KV events as in its --kv-events-config, one per worker in order
+    /// [default: where the server says]
+    #[arg(long, value_name = "ENDPOINT")]
+    events: Vec<String>,
+    /// ZMQ address of its replay socket, one per worker in order
+    #[arg(long, value_name = "ENDPOINT", requires = "events")]
+    replay: Vec<String>,
+    /// Give up a request after this time without a token
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    silence: u64,
+    /// Continue if the servers' prefix caches cannot be emptied
+    #[arg(long)]
+    keep_caches: bool,
+}
+
+#[cfg(feature = "live")]
+impl ServerArgs {
+    /// The servers at `urls`.
+    pub(crate) fn options(&self, urls: &[String], api_key: Option<ApiKey>) -> LiveOptions {
+        let replay = |at: usize| self.replay.get(at).map(String::as_str);
+        let events = self.events.iter().enumerate();
+        let limits = Limits { silence: Duration::from_secs(self.silence), ..Limits::default() };
+        let servers = LiveSettings {
+            urls: urls.to_vec(),
+            model: self.model.clone(),
+            events: events.map(|(at, place)| EventSource::of_setting(place, replay(at))).collect(),
+            limits,
+            text_key: 0,
+        };
+        LiveOptions { servers, api_key, keep_caches: self.keep_caches }
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -97,6 +97,7 @@ fn way_out_of_ui(error: &kv_router_sim::ui::UiError) -> &'static str {
             "; choose another port with --port, or any free one with --port 0"
         }
         UiError::Setting(wrong) if wrong.key == "sweep" => "; --set changes the experiment",
+        UiError::Live(error) => way_out_of_live(error),
         _ => "",
     }
 }

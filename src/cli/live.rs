@@ -1,16 +1,15 @@
 //! `sim live`.
 
-use super::args::ExperimentArgs;
+use super::args::{ExperimentArgs, ServerArgs};
 use super::error::CliError;
 use super::simulate::{load, overrides};
 use super::talk::{print, say};
 use kv_router_sim::experiment::{check_writable, write_file};
-use kv_router_sim::fleet::servers::{ApiKey, EventSource, Limits, LiveSettings};
-use kv_router_sim::live::{self, LiveOptions, record};
+use kv_router_sim::fleet::servers::ApiKey;
+use kv_router_sim::live::{self, record};
 use kv_router_sim::report::render::table;
 use kv_router_sim::results::ResultFolder;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Run an experiment on real vLLM servers, and compare it with its simulation
 ///
@@ -37,22 +36,8 @@ pub(crate) struct LiveArgs {
     /// Address of a server, worker 0 first; one for each worker of the experiment
     #[arg(long = "worker", required = true, value_name = "URL")]
     pub(crate) workers: Vec<String>,
-    /// The model to ask for [default: each server's first]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) model: Option<String>,
-    /// ZMQ address of a server's KV events as in its --kv-events-config, one per worker in order
-    /// [default: where the server says]
-    #[arg(long, value_name = "ENDPOINT")]
-    pub(crate) events: Vec<String>,
-    /// ZMQ address of its replay socket, one per worker in order
-    #[arg(long, value_name = "ENDPOINT", requires = "events")]
-    pub(crate) replay: Vec<String>,
-    /// Give up a request after this time without a token
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) silence: u64,
-    /// Continue if the servers' prefix caches cannot be emptied
-    #[arg(long)]
-    pub(crate) keep_caches: bool,
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
     /// Write the requests of the first run as a trace that sim can replay
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
@@ -81,7 +66,7 @@ pub(super) fn live(
     let open = |part: &Path| open(part, &experiment);
     let folders = [open(&parts[0])?, open(&parts[1])?, open(&parts[2])?];
     args.record.as_deref().map(check_writable).transpose()?;
-    let options = LiveOptions { servers: servers(&args), api_key, keep_caches: args.keep_caches };
+    let options = args.servers.options(&args.workers, api_key);
     let outcome = live::run(&experiment, &options, |params, seed| {
         let params: Vec<String> =
             params.iter().map(|(key, value)| format!("{key} = {value}")).collect();
@@ -139,17 +124,5 @@ impl Drop for Fresh {
             // One that is not empty is not ours alone, and stays.
             let _ = std::fs::remove_dir(folder);
         }
-    }
-}
-
-fn servers(args: &LiveArgs) -> LiveSettings {
-    let replay = |at: usize| args.replay.get(at).map(String::as_str);
-    let events = args.events.iter().enumerate();
-    LiveSettings {
-        urls: args.workers.clone(),
-        model: args.model.clone(),
-        events: events.map(|(at, place)| EventSource::of_setting(place, replay(at))).collect(),
-        limits: Limits { silence: Duration::from_secs(args.silence), ..Limits::default() },
-        text_key: 0,
     }
 }

@@ -1,9 +1,11 @@
 //! `sim ui`.
 
+use super::args::ServerArgs;
 use super::error::CliError;
 use super::simulate::load_options;
 use super::talk::{note, print};
 use kv_router_sim::experiment::Experiment;
+use kv_router_sim::fleet::servers::ApiKey;
 use kv_router_sim::ui::{UiOptions, show};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -22,6 +24,11 @@ Examples:
   sim ui blow-up-180
   sim ui doks-3xh200 --set sweep.router.policy=kv,round_robin,least_loaded
   sim ui doks-3xh200 --port 9000 --no-open
+  sim ui mid-1w --worker http://127.0.0.1:8000
+
+With --worker the experiment also runs on real vLLM servers, one for each of its workers, in real
+time beside its simulation. What they need is what sim live needs; the variable SIM_API_KEY holds
+an API key, if they need one.
 
 The page is at the address that is printed; /metrics there is for Prometheus.
 
@@ -33,6 +40,11 @@ pub(crate) struct UiArgs {
     /// Set a key of the experiment
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Address of a real server, worker 0 first; one for each worker of the experiment
+    #[arg(long = "worker", value_name = "URL")]
+    pub(crate) workers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) servers: ServerArgs,
     /// The port of the page; 0: any that is free
     #[arg(long, value_name = "PORT", default_value_t = 8700)]
     pub(crate) port: u16,
@@ -42,11 +54,17 @@ pub(crate) struct UiArgs {
 }
 
 /// Shows a session until the program is interrupted.
-pub(super) fn run(args: UiArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
+pub(super) fn run(
+    args: UiArgs,
+    traces: Option<PathBuf>,
+    api_key: Option<ApiKey>,
+) -> Result<(), CliError> {
     let experiment = Experiment::load(&args.file, &load_options(args.overrides, traces.clone()))?;
     experiment.notices.iter().for_each(|notice| note(notice));
     let mut options = UiOptions::default();
     (options.port, options.traces) = (args.port, traces);
+    let has_servers = !args.workers.is_empty();
+    options.servers = has_servers.then(|| args.servers.options(&args.workers, api_key));
     let shown = show(&experiment, &options)?;
     let address = format!("http://{}", shown.address());
     print(&format!("{address}\n"))?;

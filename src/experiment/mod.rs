@@ -55,6 +55,8 @@ pub(crate) use run::{simulations, threads};
 pub use run_spec::{Params, RunSpec, Settings};
 pub use schema::schema;
 pub use shard::Shard;
+#[cfg(feature = "ui")]
+pub(crate) use simulate::steerable_fleet;
 pub use simulate::{RunOutcome, Stop, Watch, simulate, simulation};
 #[cfg(feature = "live")]
 pub(crate) use simulate::{front_ends, play, simulated_fleet};

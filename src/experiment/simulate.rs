@@ -156,6 +156,19 @@ fn steerable<'a>(
     prepare(settings, levels, parts, (seed, watch), true).policies(policies(settings, seed))
 }
 
+/// The same of another fleet.
+#[cfg(feature = "ui")]
+pub(crate) fn steerable_fleet<'a, F: Fleet>(
+    settings: &Settings,
+    levels: &[u32],
+    parts: (F, Box<dyn Workload + 'a>, Vec<FrontEnd>),
+    seed: u64,
+) -> Simulation<'a, F> {
+    let levels = scheduled(settings, levels);
+    let simulation = prepare(settings, levels, parts, (seed, Watch::default()), true);
+    simulation.policies(policies(settings, seed))
+}
+
 impl RunSpec {
     /// One of its simulations, at time zero, to be stepped, watched and steered. If all
     /// time is put in at once, it gives what [`run`](super::run()) gives for this seed.

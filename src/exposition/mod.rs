@@ -58,7 +58,11 @@ const FAMILIES: [(&str, Kind, &str); 37] = [
     (GAPS, Summary, "Time between two tokens, over the rolling window."),
     ("sim_busy_seconds_total", Counter, "Time that the engine spent in steps."),
     ("dynamo_frontend_requests_total", Counter, "Requests that ended."),
-    ("dynamo_frontend_output_tokens_total", Counter, "Output tokens that workers told of."),
+    (
+        "dynamo_frontend_output_tokens_total",
+        Counter,
+        "Output tokens; all but the first are counted at the end, unless workers tell of each.",
+    ),
     ("dynamo_frontend_inflight_requests", Gauge, "Requests that have not ended."),
     ("dynamo_frontend_queued_requests", Gauge, "Requests that have no token yet."),
     ("dynamo_frontend_router_queue_pending_requests", Gauge, "Requests that the router holds."),
@@ -79,7 +83,11 @@ const FAMILIES: [(&str, Kind, &str); 37] = [
     ("vllm:prefix_cache_queries_total", Counter, "Prompt tokens looked up in the cache."),
     ("vllm:prefix_cache_hits_total", Counter, "Prompt tokens found in the cache."),
     ("vllm:prompt_tokens_total", Counter, "Prompt tokens of scheduled requests."),
-    ("vllm:generation_tokens_total", Counter, "Output tokens that the worker told of."),
+    (
+        "vllm:generation_tokens_total",
+        Counter,
+        "Output tokens; all but the first are counted at the end, unless workers tell of each.",
+    ),
     ("vllm:num_preemptions_total", Counter, "Preemptions."),
     ("vllm:request_success_total", Counter, "Requests finished."),
     ("vllm:cache_config_info", Gauge, "The cache, in labels."),
@@ -154,7 +162,7 @@ fn joined(labels: &str, more: &str) -> String {
 
 impl Families {
     /// For a scrape.
-    #[cfg(feature = "serving")]
+    #[cfg(feature = "live")]
     pub(crate) fn text(&self) -> String {
         self.written(|name, _| name)
     }
@@ -217,6 +225,18 @@ impl Families {
             let worker = (worker, &counts.workers[id.index()]);
             self.put_worker(stamp, id.0, worker, engine, with_buckets);
         }
+    }
+
+    /// The router of a `simulation` alone: real servers have `/metrics` of their own.
+    #[cfg(feature = "ui")]
+    pub(crate) fn add_router_alone<F: Fleet>(
+        &mut self,
+        stamp: Stamp<'_>,
+        simulation: &mut Simulation<'_, F>,
+        tally: &Tally,
+    ) {
+        let snapshot = simulation.snapshot();
+        self.add_router(stamp, simulation, &snapshot, &tally.counts());
     }
 
     /// One worker of a `simulation`, as a server of its own would say it.

@@ -31,7 +31,7 @@ pub(crate) struct RequestRow {
     output_tokens: u32,
     /// When the client sent it, in seconds of the simulation.
     pub(crate) sent_s: f64,
-    queue_ms: Option<f64>,
+    pub(crate) queue_ms: Option<f64>,
     pub(crate) ttft_ms: Option<f64>,
     e2e_ms: Option<f64>,
     /// What became of it.
@@ -104,7 +104,11 @@ pub(crate) struct RouterCounts {
 
 /// Shared by the observer of a simulation and the thread that owns it.
 #[derive(Clone, Debug)]
-pub(crate) struct Tally(Arc<Mutex<Counts>>);
+pub(crate) struct Tally {
+    counts: Arc<Mutex<Counts>>,
+    /// Whether workers tell of every token.
+    hears_tokens: bool,
+}
 
 /// What was counted.
 #[derive(Clone, Debug)]
@@ -121,12 +125,14 @@ impl Tally {
     pub(crate) fn new(workers: usize) -> Self {
         let workers = vec![WorkerCounts::default(); workers];
         let (open, last, router) = (BTreeMap::new(), VecDeque::new(), RouterCounts::default());
-        Self(Arc::new(Mutex::new(Counts { open, last, workers, router })))
+        let counts = Arc::new(Mutex::new(Counts { open, last, workers, router }));
+        Self { counts, hears_tokens: false }
     }
 
     /// Of workers that tell of every token.
+    #[cfg(feature = "live")]
     pub(crate) fn of_each_token(workers: usize) -> Self {
-        let tally = Self::new(workers);
+        let tally = Self { hears_tokens: true, ..Self::new(workers) };
         for worker in &mut tally.counts().workers {
             worker.gaps = Some(Buckets::new(buckets::TOKENS));
         }
@@ -134,7 +140,7 @@ impl Tally {
     }
 
     pub(crate) fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts steps that a fleet has [recorded](crate::SimulatedFleet::record_steps).
@@ -188,6 +194,13 @@ impl Default for RouterCounts {
 
 impl Observer for Tally {
     fn hear(&mut self, now: SimTime, happening: &Happening<'_>) {
+        // Told of some tokens, it counts them when it hears of the last.
+        if let Happening::Worker(event) = happening
+            && matches!(event.kind, WorkerEventKind::OutputBlock { .. })
+            && !self.hears_tokens
+        {
+            return;
+        }
         let mut counts = self.counts();
         match happening {
             Happening::Arrival(arrival) => {

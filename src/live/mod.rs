@@ -95,7 +95,8 @@ pub fn run(
     Ok(LiveOutcome { real, same, own, runs })
 }
 
-fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
+/// Refuses what real servers cannot do, or what they are too few or too many for.
+pub(crate) fn check(settings: &Settings, options: &LiveOptions) -> Result<(), LiveError> {
     let (workers, servers) = (settings.pools.workers(), options.servers.urls.len());
     let allowed = format!("{servers}, as many as there are servers");
     let (key, value) = match settings.cluster.pool.is_empty() {
@@ -133,12 +134,7 @@ fn run_once(
     let settings = &spec.settings;
     let block_size = settings.pools.block_size();
     let watch = Watch { requests: true, ..Watch::default() };
-    // The wires between servers and router have a delay of their own.
-    let count_copies = settings.router.feed.count_copies;
-    let feed = FeedSettings { count_copies, ..FeedSettings::instant() };
-    let router = FrontEndSettings { feed, ..settings.router.clone() };
-    let direct = Settings { router, ..settings.clone() };
-
+    let direct = direct(settings);
     let ends = front_ends(&direct, seed, |policy| policy);
     let text_key = options.servers.text_key.wrapping_add(seed);
     let mut fleet = connect(settings, text_key, options, &ends)?;
@@ -211,8 +207,16 @@ fn run_once(
     Ok((run, [real, same, own]))
 }
 
+/// `settings` without a feed: the wires between servers and router have a delay of their own.
+pub(crate) fn direct(settings: &Settings) -> Settings {
+    let count_copies = settings.router.feed.count_copies;
+    let feed = FeedSettings { count_copies, ..FeedSettings::instant() };
+    let router = FrontEndSettings { feed, ..settings.router.clone() };
+    Settings { router, ..settings.clone() }
+}
+
 /// The servers, with empty caches.
-fn connect(
+pub(crate) fn connect(
     settings: &Settings,
     text_key: u64,
     options: &LiveOptions,

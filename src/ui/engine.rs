@@ -1,9 +1,11 @@
 //! The thread that owns a session and puts time in, as fast as the clock of the wall or
 //! the processor goes.
 
+use super::arm::SERIES;
 use super::hub::{Frame, Hub, LogLine};
 use super::plan::{Move, Plan};
-use super::session::{SERIES, Session, kind_name};
+use super::servers::{Servers, why};
+use super::session::{Session, kind_name};
 use crate::report::view::published::Published;
 use crate::router::Registry;
 use crate::settings::Invalid;
@@ -22,13 +24,19 @@ pub(super) const BETWEEN_FRAMES: Duration = Duration::from_millis(50);
 const BETWEEN_SAMPLES: SimDuration = SimDuration::from_secs(1);
 
 /// And at most so many between two frames.
-const SAMPLES_PER_FRAME: u64 = 6;
+const SAMPLES_PER_FRAME: u64 = 2;
+
+/// Looking at large fleets takes its time: no more than this share of all.
+const MOST_LOOKING: u32 = 10;
 
 /// Time is put in for about so long before asks are heard.
 const PIECE: Duration = Duration::from_millis(10);
 
 /// The last moves are shown, so many.
 const LOGGED: usize = 40;
+
+/// What rolling numbers cover at first.
+pub(super) const FIRST_WINDOW: SimDuration = SimDuration::from_secs(60);
 
 /// Something to be done between two pieces of time.
 pub(super) type Ask = Box<dyn FnOnce(&mut Engine) + Send>;
@@ -80,25 +88,35 @@ pub(super) struct Engine {
     sampled: Option<SimTime>,
     spacing: SimDuration,
     shown: (Instant, SimTime),
+    between_frames: Duration,
     achieved: f64,
     is_stale: bool,
 }
 
 impl Engine {
-    pub(super) fn new(plan: Plan, published: Option<Published>, hub: Arc<Hub>) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        published: Option<Published>,
+        hub: Arc<Hub>,
+        servers: Option<Servers>,
+    ) -> Self {
         let seed = plan.first_seed();
+        let speed = if servers.is_some() { 1.0 } else { 10.0 };
+        let mut session = Session::new(plan, seed, FIRST_WINDOW);
+        session.servers = servers;
         let now = Instant::now();
         let mut engine = Self {
-            session: Session::new(plan, seed, SimDuration::from_secs(60)),
+            session,
             published,
             hub,
-            pace: Pace { speed: Some(10.0), is_paused: false },
+            pace: Pace { speed: Some(speed), is_paused: false },
             goal: None,
             since: (now, SimTime::ZERO),
             piece: SimDuration::from_millis(100),
             sampled: None,
             spacing: BETWEEN_SAMPLES,
             shown: (now, SimTime::ZERO),
+            between_frames: BETWEEN_FRAMES,
             achieved: 0.0,
             is_stale: true,
         };
@@ -120,7 +138,7 @@ impl Engine {
                 self.is_stale = true;
                 next = asks.try_recv().ok();
             }
-            if self.is_stale && self.shown.0.elapsed() >= BETWEEN_FRAMES {
+            if self.is_stale && self.shown.0.elapsed() >= self.between_frames {
                 self.show();
             }
         }
@@ -133,7 +151,7 @@ impl Engine {
     /// Puts a piece of time in; gives how long there is nothing to do.
     fn step(&mut self) -> Duration {
         if self.rests() {
-            let wait = BETWEEN_FRAMES.saturating_sub(self.shown.0.elapsed());
+            let wait = self.between_frames.saturating_sub(self.shown.0.elapsed());
             return if self.is_stale { wait } else { Duration::from_millis(250) };
         }
         let now = self.session.now();
@@ -242,11 +260,14 @@ impl Engine {
         if self.rests() {
             self.achieved = 0.0;
         }
-        let spacing = (now - then).as_ps() / SAMPLES_PER_FRAME;
+        let is_quick = self.between_frames == BETWEEN_FRAMES;
+        let spacing = (now - then).as_ps() / if is_quick { SAMPLES_PER_FRAME } else { 1 };
         self.spacing = BETWEEN_SAMPLES.max(SimDuration::from_ps(spacing));
         self.shown = (Instant::now(), now);
         self.is_stale = false;
+        let begin = Instant::now();
         let arms = self.session.views();
+        self.between_frames = BETWEEN_FRAMES.max(begin.elapsed() * MOST_LOOKING);
         let moves = self.session.moves();
         let log = moves[moves.len().saturating_sub(LOGGED)..].iter().map(line).collect();
         self.hub.show(Frame {
@@ -269,17 +290,30 @@ impl Engine {
     fn hello(&self) -> Value {
         let session = &self.session;
         let plan = &session.plan;
-        let arms = session.arms.iter().zip(&plan.arms).map(|(arm, plan)| {
-            let limits: Vec<Value> = arm
+        let arms = (0..session.all_arms()).map(|arm| {
+            // Real servers are as the workers of the simulation beside them.
+            let is_real = arm >= session.arms.len();
+            let like = if is_real { 0 } else { arm };
+            let limits: Vec<Value> = session.arms[like]
                 .limits()
                 .into_iter()
                 .map(|(pool, blocks, batch)| json!({ "pool": pool, "blocks": blocks, "batch": batch }))
                 .collect();
+            let settings = &plan.arms[like].run.settings;
             json!({
-                "name": plan.name,
-                "policy": plan.run.settings.policy.name(),
-                "workers": plan.run.settings.pools.workers(),
+                "name": session.name(arm),
+                "real": is_real,
+                "policy": settings.policy.name(),
+                "workers": settings.pools.workers(),
                 "limits": limits,
+            })
+        });
+        let cannot = session.servers.as_ref().map(|_| {
+            json!({
+                "time": why::TIME,
+                "workers": why::WORKERS,
+                "feed": why::FEED,
+                "replay": why::REPLAY,
             })
         });
         let first = &plan.arms[0].run.settings;
@@ -332,6 +366,7 @@ impl Engine {
             "first_load": plan.first_load,
             "series": SERIES,
             "arms": arms.collect::<Vec<Value>>(),
+            "cannot": cannot,
             "slo": slo,
             "policies": policies,
             "published": published,

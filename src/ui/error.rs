@@ -1,6 +1,7 @@
 //! What cannot be shown.
 
 use crate::experiment::ExperimentError;
+use crate::live::LiveError;
 use crate::report::view::published::PublishedError;
 use crate::settings::Invalid;
 use std::net::SocketAddr;
@@ -17,6 +18,9 @@ pub enum UiError {
     /// A setting will not do.
     #[error(transparent)]
     Setting(#[from] Invalid),
+    /// Real servers cannot be used.
+    #[error(transparent)]
+    Live(#[from] LiveError),
     /// The port cannot be listened on.
     #[error("cannot listen on {address}: {reason}")]
     Listen {

@@ -4,7 +4,8 @@
 //! cursor: what it has not seen of the lines over time comes with the next look, whenever
 //! that is.
 
-use super::session::{ArmView, Sample};
+use super::arm::ArmView;
+use super::session::Sample;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;

@@ -9,6 +9,7 @@
 // The clock of the wall is what a live page goes by.
 #![allow(clippy::disallowed_methods)]
 
+mod arm;
 mod baselines;
 mod engine;
 mod error;
@@ -16,6 +17,7 @@ mod guard;
 mod hub;
 mod plan;
 mod routes;
+mod servers;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -23,12 +25,15 @@ mod tests;
 pub use error::UiError;
 
 use crate::experiment::Experiment;
+use crate::live::LiveOptions;
 use crate::report::view::published::Published;
-use engine::{Engine, Line};
+use crate::results::ResultFolder;
+use engine::{Engine, FIRST_WINDOW, Line};
 use guard::Guard;
 use hub::Hub;
 use plan::Plan;
 use routes::{Desk, router};
+use servers::Servers;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -42,6 +47,8 @@ pub struct UiOptions {
     pub port: u16,
     /// Folder of public traces.
     pub traces: Option<PathBuf>,
+    /// Real servers that are to be an arm too.
+    pub servers: Option<LiveOptions>,
 }
 
 /// A session that is being shown, until this is dropped.
@@ -72,7 +79,7 @@ impl Drop for Shown {
 /// If it cannot be one, or the port is taken.
 pub fn show(experiment: &Experiment, options: &UiOptions) -> Result<Shown, UiError> {
     let file = experiment.file().to_owned();
-    let plan = Plan::new(experiment, file, options.traces.clone())?;
+    let plan = Plan::new(experiment, file, options.traces.clone(), options.servers.is_some())?;
     let published = Published::of(experiment)?;
     let start = |error: std::io::Error| UiError::Start(error.to_string());
     let runtime =
@@ -84,14 +91,22 @@ pub fn show(experiment: &Experiment, options: &UiOptions) -> Result<Shown, UiErr
     let hub = Arc::new(Hub::new());
     let (asks, heard) = mpsc::channel();
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let begin = |servers: &LiveOptions| {
+        let run = plan.arms[0].run.clone();
+        Servers::begin(run, plan.first_seed(), FIRST_WINDOW, servers.clone())
+    };
+    let servers = options.servers.as_ref().map(begin).transpose()?;
     let (of_engine, of_baselines) = (Arc::clone(&hub), Arc::clone(&hub));
     let swept = plan.clone();
     // Policies need not be Send, so the thread makes its own.
     thread("sim-session")
-        .spawn(move || Engine::new(plan, published, of_engine).run(&heard))
+        .spawn(move || Engine::new(plan, published, of_engine, servers).run(&heard))
         .map_err(start)?;
     thread("sim-baselines")
-        .spawn(move || of_baselines.set_baselines(baselines::baselines(&swept)))
+        .spawn(move || {
+            let folder = ResultFolder::default_path(&swept.name);
+            of_baselines.set_baselines(baselines::baselines(&swept, &folder));
+        })
         .map_err(start)?;
     let app = router(Desk::new(Line::new(asks), hub), Guard::of(address));
     runtime.spawn(crate::http::serve(listener, app));

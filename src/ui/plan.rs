@@ -8,6 +8,7 @@ use crate::experiment::{Experiment, LoadOptions, RunSpec};
 use crate::settings::{Invalid, parse_duration, plain, same};
 use crate::simulation::{Control, ControlSettings};
 use crate::time::{SimDuration, SimTime};
+use crate::workload::WorkloadSource;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -70,8 +71,12 @@ pub(super) struct Plan {
     pub(super) loads: Vec<f64>,
     /// The seeds of the experiment.
     pub(super) seeds: Vec<u64>,
+    /// What tells the experiment from others, as its results name it.
+    pub(super) config_hash: String,
     /// Whether the loads are those of the experiment's sweep.
     is_swept: bool,
+    /// Whether real servers do the same: the fleet stays as it is, and there is one arm.
+    pub(super) beside_servers: bool,
     file: PathBuf,
     traces: Option<PathBuf>,
     settings: Table,
@@ -82,11 +87,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// A session of `experiment`, which came from `file`. An experiment without a sweep
-    /// gets round robin beside its policy, or `kv` if that is its own.
+    /// gets round robin beside its policy, or `kv` if that is its own; beside real servers it
+    /// is the only arm.
     pub(super) fn new(
         experiment: &Experiment,
         file: PathBuf,
         traces: Option<PathBuf>,
+        beside_servers: bool,
     ) -> Result<Self, UiError> {
         let written = experiment.settings();
         let settings = table(&written["settings"]);
@@ -108,7 +115,9 @@ impl Plan {
             first_load: 0.0,
             loads: Vec::new(),
             seeds: experiment.seeds.clone(),
+            config_hash: experiment.config_hash.clone(),
             is_swept: false,
+            beside_servers,
             file,
             traces,
             settings,
@@ -128,24 +137,24 @@ impl Plan {
                 plan.axes.push((key.to_owned(), value(values)));
             }
         }
-        if plan.axes.is_empty() {
+        if plan.axes.is_empty() && !beside_servers {
             let own = first.policy.name();
             let other = if own == "round_robin" { "kv" } else { "round_robin" };
             let both = vec![Value::from(other), Value::from(own)];
             plan.axes.push(("router.policy".to_owned(), Value::Array(both)));
         }
-        let given = match load {
-            LoadKind::Concurrency => first.workload.concurrency().map(f64::from),
-            LoadKind::Rate => get(&plan.settings, RATE).and_then(number),
-            LoadKind::Fixed => None,
-        };
-        plan.first_load = given.unwrap_or(0.0);
+        plan.arms = plan.read_arms()?;
+        if beside_servers {
+            let allowed = "one combination of swept values other than the load, which real \
+                           servers run: fix keys, like router.policy = \"kv\"";
+            Invalid::unless(plan.arms.len() == 1, "sweep", plan.arms.len(), allowed)?;
+        }
+        plan.first_load = load_of(&plan.arms[0].run);
         if plan.loads.len() < 2 {
             let around = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0];
             plan.loads = around.map(|times| plan.round(plan.first_load * times)).to_vec();
             plan.loads.dedup();
         }
-        plan.arms = plan.read_arms()?;
         Ok(plan)
     }
 
@@ -158,7 +167,7 @@ impl Plan {
         let Some(Value::Table(cluster)) = settings.get_mut("cluster") else { return };
         let pools = ["pool", "prefill", "decode", "planner"];
         let is_plain = pools.iter().all(|key| !cluster.contains_key(*key));
-        if !is_plain || is_swept {
+        if !is_plain || is_swept || self.beside_servers {
             return;
         }
         cluster.remove("workers");
@@ -333,7 +342,9 @@ impl Plan {
             }
         }
         let axes = self.axes.iter().cloned().collect();
-        table.insert("sweep".to_owned(), Value::Table(axes));
+        if !self.axes.is_empty() {
+            table.insert("sweep".to_owned(), Value::Table(axes));
+        }
         toml::to_string(&table).expect("what was TOML is TOML")
     }
 
@@ -394,6 +405,18 @@ impl Plan {
         }
         head
     }
+}
+
+/// The load that a run begins with.
+pub(super) fn load_of(run: &RunSpec) -> f64 {
+    let workload = &run.settings.workload;
+    let arrivals = match &run.settings.source {
+        WorkloadSource::Requests(requests) => requests.arrivals,
+        WorkloadSource::Trace { arrivals, .. } => *arrivals,
+        _ => None,
+    };
+    let rate = arrivals.map_or(0.0, |arrivals| arrivals.rate());
+    workload.concurrency().map_or(rate, f64::from)
 }
 
 /// As TOML, exact to the picosecond.

@@ -4,6 +4,7 @@ use super::engine::{BETWEEN_FRAMES, Engine, Line};
 use super::guard::{self, Guard};
 use super::hub::{Cursor, Hub};
 use super::plan::{Move, Plan};
+use super::servers::why;
 use crate::experiment::explain::{DecisionQuery, Pick, explain};
 use crate::experiment::results::{SCHEMA_VERSION, SavedRuns};
 use crate::id::RequestId;
@@ -199,13 +200,35 @@ async fn act(State(desk): State<Desk>, body: String) -> Result<Json<Value>, Refu
     done.map(Json)
 }
 
+/// Why `action` cannot be done where an arm is real, if it cannot.
+fn unreal(action: &Action) -> Option<&'static str> {
+    match action {
+        Action::Pace { .. }
+        | Action::Pause {}
+        | Action::Run {}
+        | Action::Step { .. }
+        | Action::Restart { .. }
+        | Action::Restore { .. } => Some(why::TIME),
+        Action::Preset { name } if name == "worker-dies" => Some(why::WORKERS),
+        Action::Control { .. }
+        | Action::Window { .. }
+        | Action::Preset { .. }
+        | Action::Stop {} => None,
+    }
+}
+
 fn perform(engine: &mut Engine, action: Action) -> Result<Value, Refusal> {
+    if engine.session.servers.is_some()
+        && let Some(why) = unreal(&action)
+    {
+        return Err(bad(why));
+    }
     match action {
         Action::Control { arm, control } => {
             let control = written(control)?.control()?;
             let refused = engine.apply(arm, &control)?;
             let refused = refused.iter().map(|(arm, why)| {
-                let name = &engine.session.plan.arms[*arm].name;
+                let name = engine.session.name(*arm);
                 json!({ "arm": arm, "why": format!("{name}: {why}") })
             });
             return Ok(json!({ "refused": refused.collect::<Vec<Value>>() }));
@@ -286,6 +309,9 @@ async fn experiment(State(desk): State<Desk>) -> Result<Response, Refusal> {
 async fn link(State(desk): State<Desk>) -> Result<Json<Value>, Refusal> {
     let link = desk.ask(|engine| {
         let session = &engine.session;
+        if session.servers.is_some() {
+            return Err(bad(why::REPLAY));
+        }
         let moves = session.moves().iter().map(|step| {
             let mut written = json!(ControlSettings::of(step.at, &step.control));
             if let Some(arm) = step.arm {
@@ -293,13 +319,13 @@ async fn link(State(desk): State<Desk>) -> Result<Json<Value>, Refusal> {
             }
             written
         });
-        json!({
+        Ok(json!({
             "seed": session.seed,
             "at": session.now() - SimTime::ZERO,
             "moves": moves.collect::<Vec<Value>>(),
-        })
+        }))
     });
-    Ok(Json(link.await?))
+    Ok(Json(link.await??))
 }
 
 /// A session that is to be simulated again.
@@ -359,7 +385,9 @@ async fn explanation(
     let Replay { plan, text, digests, seed, .. } = Replay::of(&desk).await?;
     replayed(&desk, move || {
         let experiment = plan.read(&text).map_err(|wrong| wrong.to_string())?;
-        let point = experiment.points.get(arm).ok_or("there is no such arm")?;
+        let is_real = plan.beside_servers && arm == plan.arms.len();
+        let none = if is_real { why::REPLAY } else { "there is no such arm" };
+        let point = experiment.points.get(arm).ok_or(none)?;
         let at = point.iter().map(|(key, value)| (key.clone(), plain(value))).collect();
         let (schema_version, overrides) = (SCHEMA_VERSION, Vec::new());
         let saved = SavedRuns { schema_version, experiment: plan.name.clone(), overrides, digests };

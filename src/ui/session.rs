@@ -1,91 +1,38 @@
 //! The arms of a session in lock step of simulated time. No clock of the wall is here:
 //! the pieces in which its time passes do not change it.
 
-use super::plan::{LONGEST, LoadKind, Move, Plan, number};
-use crate::experiment::{RunSpec, check_control, hex};
-use crate::exposition::{Families, RequestRow, Stamp, Tally, escaped, model_name};
+use super::arm::{Arm, ArmView, Values};
+use super::plan::{LONGEST, LoadKind, Move, Plan};
+use super::servers::Servers;
+use crate::experiment::hex;
+use crate::exposition::Families;
 use crate::fleet::changes::WorkerChange;
-use crate::id::WorkerId;
 use crate::settings::Invalid;
-use crate::simulation::{Control, Recent, Simulation};
+use crate::simulation::Control;
 use crate::time::{SimDuration, SimTime};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// More moves than this are refused (assumed: an hour at a slider that says ten a second
 /// has 36,000).
 const MOST_MOVES: usize = 50_000;
 
-/// What a line over time is made of, by name; latencies in milliseconds.
-pub(super) const SERIES: [&str; 16] = [
-    "load",
-    "ttft_ms_p50",
-    "ttft_ms_p95",
-    "itl_ms_p50",
-    "itl_ms_p95",
-    "inter_token_ms_p50",
-    "inter_token_ms_p95",
-    "e2e_ms_p50",
-    "e2e_ms_p95",
-    "requests_per_s",
-    "output_tokens_per_s",
-    "hit_ratio",
-    "error_ratio",
-    "running",
-    "waiting",
-    "queue_ms_worst",
-];
-
-/// The values of all arms at one moment, in the order of [`SERIES`].
+/// The values of all arms at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Sample {
     /// Seconds.
     pub(super) t: f64,
-    pub(super) arms: Vec<[Option<f64>; SERIES.len()]>,
-}
-
-/// What one arm shows now.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct ArmView {
-    pub(super) policy: String,
-    /// Of the running policy: numbers that can be changed, with their values.
-    pub(super) parameters: BTreeMap<String, Option<f64>>,
-    pub(super) feed_delay_ms: f64,
-    pub(super) feed_loss_ratio: f64,
-    pub(super) held: usize,
-    pub(super) live: usize,
-    pub(super) workers: Vec<WorkerView>,
-    pub(super) last: Vec<RequestRow>,
-}
-
-/// What one worker shows now.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct WorkerView {
-    pub(super) present: bool,
-    pub(super) running: u32,
-    pub(super) waiting: u32,
-    pub(super) used_blocks: u32,
-    pub(super) queue_ms: Option<f64>,
-    pub(super) hit_ratio: Option<f64>,
-}
-
-/// One simulation.
-pub(super) struct Arm {
-    simulation: Simulation<'static>,
-    pub(super) tally: Tally,
-    /// Its settings, with the changes of workers so far.
-    pub(super) run: RunSpec,
-    policy: String,
-    parameters: BTreeMap<String, Option<f64>>,
-    load: f64,
-    feed: (SimDuration, f64),
+    pub(super) arms: Vec<Values>,
 }
 
 /// See the [module](self).
 pub(super) struct Session {
     pub(super) plan: Plan,
+    /// Those with simulated workers.
     pub(super) arms: Vec<Arm>,
+    /// One more, of real servers.
+    pub(super) servers: Option<Servers>,
     pub(super) seed: u64,
     now: SimTime,
     window: SimDuration,
@@ -100,11 +47,12 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(plan: Plan, seed: u64, window: SimDuration) -> Self {
-        let arms = plan.arms.iter().map(|arm| Arm::new(&arm.run, seed, window)).collect();
+        let arms = plan.arms.iter().map(|arm| Arm::simulated(&arm.run, seed, window)).collect();
         let (moves, pending) = (Vec::new(), VecDeque::new());
         Self {
             plan,
             arms,
+            servers: None,
             seed,
             now: SimTime::ZERO,
             window,
@@ -175,22 +123,36 @@ impl Session {
         }
         let mut is_over = true;
         for (arm, plan) in self.arms.iter_mut().zip(&self.plan.arms) {
-            let progress = arm.simulation.advance(until);
-            arm.tally.count_steps(arm.simulation.fleet_mut().take_steps());
-            match progress {
+            match arm.advance(until) {
                 Ok(progress) => is_over &= progress.is_over,
                 Err(stuck) => self.end = Some(format!("{}: {stuck}", plan.name)),
             }
         }
         self.now = until;
+        if let Some(end) = self.servers.as_ref().and_then(Servers::end) {
+            self.end = Some(end);
+        }
         if is_over {
             self.end.get_or_insert_with(|| "all requests of the workload are served".to_owned());
         }
     }
 
+    /// The number of arms, real servers included.
+    pub(super) fn all_arms(&self) -> usize {
+        self.arms.len() + usize::from(self.servers.is_some())
+    }
+
+    /// The name of an arm.
+    pub(super) fn name(&self, arm: usize) -> String {
+        let plans = &self.plan.arms;
+        plans
+            .get(arm)
+            .map_or_else(|| format!("{}, servers", plans[0].name), |plan| plan.name.clone())
+    }
+
     /// Refuses the number of an arm that is not there.
     pub(super) fn check_arm(&self, arm: usize) -> Result<(), Invalid> {
-        let all = self.arms.len();
+        let all = self.all_arms();
         Invalid::unless(arm < all, "arm", arm, &format!("from 0 to {}", all - 1))
     }
 
@@ -204,10 +166,12 @@ impl Session {
         arm: Option<usize>,
         control: &Control,
     ) -> Result<Vec<(usize, Invalid)>, Invalid> {
-        let all = self.arms.len();
+        let (simulated, all) = (self.arms.len(), self.all_arms());
         if let Some(arm) = arm {
             self.check_arm(arm)?;
-            self.plan.check_alone(arm)?;
+            if arm < simulated {
+                self.plan.check_alone(arm)?;
+            }
         }
         let allowed = "fewer moves in one session: save it, and restart";
         Invalid::unless(self.moves.len() < MOST_MOVES, "control", self.moves.len(), allowed)?;
@@ -215,17 +179,24 @@ impl Session {
         let mut refused = Vec::new();
         let mut taken = Vec::new();
         for at in wanted.clone() {
-            match self.arms[at].apply(self.now, control) {
+            let done = match (self.arms.get_mut(at), &self.servers) {
+                (Some(arm), _) => arm.apply(self.now, control),
+                (None, Some(servers)) => servers.apply(control),
+                (None, None) => unreachable!("arms were counted"),
+            };
+            match done {
                 Ok(()) => taken.push(at),
                 Err(why) => refused.push((at, why)),
             }
         }
         let moved = |arm| Move { at: self.now, arm, control: control.clone() };
-        if taken.len() == all {
+        // What real servers are beside is what a file is about.
+        let simulations = taken.iter().copied().filter(|at| *at < simulated);
+        if simulations.clone().count() == simulated {
             self.moves.push(moved(None));
         } else {
             // A file could not say which arms these are.
-            let unsaved = taken.iter().find_map(|at| self.plan.check_alone(*at).err());
+            let unsaved = simulations.clone().find_map(|at| self.plan.check_alone(at).err());
             self.unsaved = self.unsaved.take().or(unsaved);
             self.moves.extend(taken.iter().map(|at| moved(Some(*at))));
         }
@@ -238,16 +209,22 @@ impl Session {
         for arm in &mut self.arms {
             arm.simulation.watch(over);
         }
+        if let Some(servers) = &self.servers {
+            servers.watch(over);
+        }
     }
 
     /// A point of every arm's lines.
     pub(super) fn sample(&mut self) -> Sample {
-        Sample { t: self.now.as_secs(), arms: self.arms.iter_mut().map(Arm::series).collect() }
+        let servers = self.servers.as_ref().map(Servers::values);
+        let arms = self.arms.iter_mut().map(Arm::values).chain(servers).collect();
+        Sample { t: self.now.as_secs(), arms }
     }
 
     /// What all arms show now beside their lines.
     pub(super) fn views(&mut self) -> Vec<ArmView> {
-        self.arms.iter_mut().map(Arm::view).collect()
+        let servers = self.servers.as_ref().map(Servers::view);
+        self.arms.iter_mut().map(Arm::view).chain(servers).collect()
     }
 
     /// The digest of the experiment that [`saved`](Self::saved) gives.
@@ -277,7 +254,9 @@ impl Session {
         if (is_fresh || self.now == SimTime::ZERO) && self.end.is_none() {
             self.run_to(self.now + SimDuration::from_millis(1));
         }
-        let text = self.plan.saved(self.seed, self.now, &self.moves);
+        let simulated = self.arms.len();
+        let moves = self.moves.iter().filter(|step| step.arm.is_none_or(|arm| arm < simulated));
+        let text = self.plan.saved(self.seed, self.now, &moves.cloned().collect::<Vec<Move>>());
         Ok(format!("{}\n{text}", self.plan.head(&self.digest())))
     }
 
@@ -325,150 +304,13 @@ impl Session {
     pub(super) fn metrics(&mut self) -> String {
         let mut families = Families::default();
         for (arm, plan) in self.arms.iter_mut().zip(&self.plan.arms) {
-            let label = format!("arm=\"{}\"", escaped(&plan.name));
-            let settings = &arm.run.settings;
-            let stamp = Stamp { label: &label, model: model_name(settings), at: None };
-            families.add(stamp, &mut arm.simulation, &arm.tally, settings);
+            arm.export(&plan.name, &mut families);
+        }
+        if let Some(servers) = &self.servers {
+            families = servers.export(&self.name(self.arms.len()), families);
         }
         families.text()
     }
-}
-
-impl Arm {
-    fn new(run: &RunSpec, seed: u64, window: SimDuration) -> Self {
-        let run = run.clone();
-        let settings = &run.settings;
-        let slots = settings.pools.slots();
-        let feed = (settings.router.feed.delay, settings.router.feed.loss_ratio);
-        let policy = settings.policy.name().to_owned();
-        let parameters = changeable(&run, &policy).unwrap_or_default();
-        let load = first_load(&run);
-        let mut simulation = run.simulation(seed);
-        simulation.watch(window);
-        let tally = Tally::new(slots as usize);
-        simulation.observe(tally.clone());
-        simulation.fleet_mut().record_steps();
-        Self { simulation, tally, run, policy, parameters, load, feed }
-    }
-
-    /// Applies what a file may say, and a simulation can do, at `now`.
-    fn apply(&mut self, now: SimTime, control: &Control) -> Result<(), Invalid> {
-        check_control(control, &self.run.settings)?;
-        if let Control::Worker(change) = control {
-            let allowed = "left out: the rows of this page are ranks, and changes count workers; \
-                           [[control]] and [[cluster.change]] of the experiment change them";
-            let has_ranks = self.run.settings.pools.have_ranks();
-            Invalid::unless(!has_ranks, "worker", change.worker, allowed)?;
-            let script = &mut self.run.settings.controls;
-            script.push((now, control.clone()));
-            if let Err(wrong) = self.run.settings.plan().validate() {
-                self.run.settings.controls.pop();
-                return Err(wrong);
-            }
-        }
-        self.simulation.apply(control.clone())?;
-        match control {
-            Control::Load { concurrency, .. } => self.load = f64::from(*concurrency),
-            Control::Rate { per_s } => self.load = *per_s,
-            Control::Parameter { key, value } => {
-                self.parameters.insert(key.clone(), Some(*value));
-            }
-            Control::Policy { name } => {
-                self.policy.clone_from(name);
-                self.parameters = changeable(&self.run, name).unwrap_or_default();
-            }
-            Control::Feed { delay, loss_ratio } => {
-                self.feed = (delay.unwrap_or(self.feed.0), loss_ratio.unwrap_or(self.feed.1));
-            }
-            Control::Worker(_) | Control::Marker { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn series(&mut self) -> [Option<f64>; SERIES.len()] {
-        let snapshot = self.simulation.snapshot();
-        let recent: Recent = snapshot.recent.unwrap_or_default();
-        let workers = &snapshot.workers;
-        let sum = |of: fn(&crate::simulation::WorkerSnapshot) -> u32| {
-            Some(workers.iter().map(|worker| f64::from(of(worker))).sum())
-        };
-        let worst = workers.iter().filter_map(|worker| worker.queue_ms).reduce(f64::max);
-        [
-            Some(self.load),
-            recent.ttft_ms_p50,
-            recent.ttft_ms_p95,
-            recent.itl_ms_p50,
-            recent.itl_ms_p95,
-            snapshot.gap_ms_p50,
-            snapshot.gap_ms_p95,
-            recent.e2e_ms_p50,
-            recent.e2e_ms_p95,
-            Some(recent.requests_per_s),
-            snapshot.output_tokens_per_s,
-            recent.hit_ratio,
-            recent.error_ratio,
-            sum(|worker| worker.running),
-            sum(|worker| worker.waiting),
-            worst,
-        ]
-    }
-
-    fn view(&mut self) -> ArmView {
-        let snapshot = self.simulation.snapshot();
-        let counts = self.tally.counts();
-        ArmView {
-            policy: self.policy.clone(),
-            parameters: self.parameters.clone(),
-            feed_delay_ms: self.feed.0.as_millis(),
-            feed_loss_ratio: self.feed.1,
-            held: snapshot.held_requests,
-            live: snapshot.live_requests,
-            workers: snapshot
-                .workers
-                .iter()
-                .map(|worker| WorkerView {
-                    present: worker.is_present,
-                    running: worker.running,
-                    waiting: worker.waiting,
-                    used_blocks: worker.used_blocks,
-                    queue_ms: worker.queue_ms,
-                    hit_ratio: worker.hit_ratio,
-                })
-                .collect(),
-            last: counts.last.iter().cloned().collect(),
-        }
-    }
-
-    /// Name of the pool, KV blocks and batch limit of each worker that there is room for.
-    pub(super) fn limits(&self) -> Vec<(String, u32, u32)> {
-        let pools = &self.run.settings.pools;
-        let limits = |id| {
-            let pool = pools.of(WorkerId(id));
-            (pool.name.clone(), pool.engine.num_blocks, pool.engine.max_num_seqs)
-        };
-        (0..pools.slots()).map(limits).collect()
-    }
-}
-
-/// The load that a run begins with.
-fn first_load(run: &RunSpec) -> f64 {
-    let workload = &run.settings.workload;
-    let arrivals = match &run.settings.source {
-        crate::workload::WorkloadSource::Requests(requests) => requests.arrivals,
-        crate::workload::WorkloadSource::Trace { arrivals, .. } => *arrivals,
-        _ => None,
-    };
-    let rate = arrivals.map_or(0.0, |arrivals| arrivals.rate());
-    workload.concurrency().map_or(rate, f64::from)
-}
-
-/// The numbers of the policy `name` that can be changed while it runs.
-fn changeable(run: &RunSpec, name: &str) -> Result<BTreeMap<String, Option<f64>>, Invalid> {
-    let policy = &run.settings.policy;
-    let policy = if policy.name() == name { policy.clone() } else { policy.other(name)? };
-    let keys = policy.about().parameters.iter().filter(|parameter| parameter.changeable);
-    let value = |key: &str| number(policy.parameters().get(key)?);
-    Ok(keys.map(|parameter| (parameter.name.clone(), value(&parameter.name))).collect())
 }
 
 /// As the page knows it.

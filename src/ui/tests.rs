@@ -1,9 +1,11 @@
 //! Laws of sessions: what is shown is what is simulated, and what is saved gives it again.
 
+use super::baselines::baselines;
 use super::plan::{Move, Plan};
 use super::session::Session;
 use crate::experiment::{Experiment, LoadOptions, RunOptions, run};
 use crate::fleet::changes::WorkerChange;
+use crate::results::{ResultFolder, RunInto, run_into};
 use crate::simulation::Control;
 use crate::time::{SimDuration, SimTime};
 use proptest::prelude::*;
@@ -46,7 +48,7 @@ seeds = [7, 3]
 
 fn plan_of(text: &str) -> Plan {
     let experiment = Experiment::parse(Path::new("e.toml"), text, &LoadOptions::default());
-    Plan::new(&experiment.expect("valid"), "e.toml".into(), None).expect("a session")
+    Plan::new(&experiment.expect("valid"), "e.toml".into(), None, false).expect("a session")
 }
 
 fn plan(sweep: &str) -> Plan {
@@ -92,8 +94,35 @@ fn an_experiment_without_a_sweep_is_shown_beside_round_robin() {
     let many = "[sweep]\n\"router.overlap_weight\" = [1, 2, 3, 4, 5, 6, 7]";
     let text = format!("{CROWDED}\n{many}");
     let experiment = Experiment::parse(Path::new("e.toml"), &text, &LoadOptions::default());
-    let error = Plan::new(&experiment.expect("valid"), "e.toml".into(), None).unwrap_err();
+    let error = Plan::new(&experiment.expect("valid"), "e.toml".into(), None, false).unwrap_err();
     assert!(error.to_string().starts_with("sweep = 7: must be at most 6"), "{error}");
+}
+
+/// What `sim run` has saved of this very experiment is what would be computed.
+#[test]
+fn a_sweep_that_was_run_is_read_in_place() {
+    let swept = |loads: &str| {
+        format!(
+            "{CROWDED}\n[sweep]\n\"router.policy\" = [\"round_robin\", \"kv\"]\n\
+             \"workload.concurrency\" = {loads}"
+        )
+    };
+    let text = swept("[5, 9]");
+    let experiment = Experiment::parse(Path::new("e.toml"), &text, &LoadOptions::default());
+    let experiment = experiment.expect("valid");
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path().join("crowded");
+    let into = ResultFolder::create(&folder, &experiment).expect("an empty folder");
+    let how = RunInto::new("e.toml", Vec::new()).jobs(1).without_figures();
+    run_into(into, &experiment, &how).expect("it runs");
+    let read = baselines(&plan_of(&text), &folder);
+    assert_eq!(read["from"], serde_json::json!(folder));
+    let computed = baselines(&plan_of(&text), &place.path().join("nothing"));
+    assert_eq!(computed.get("from"), None);
+    assert_eq!(computed["points"].as_array().map(Vec::len), Some(4));
+    assert_eq!(read["points"], computed["points"]);
+    let other = baselines(&plan_of(&swept("[5, 8]")), &folder);
+    assert_eq!(other.get("from"), None, "results of another sweep");
 }
 
 fn any_control() -> impl Strategy<Value = Control> {

@@ -3,6 +3,9 @@
 use super::exposition::{Exposition, promtool_takes};
 use super::program::EXPERIMENT;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
+use kv_router_sim::fleet::servers::LiveSettings;
+use kv_router_sim::live::LiveOptions;
+use kv_router_sim::serve::{ServeOptions, Served, serve};
 use kv_router_sim::ui::{Shown, UiOptions, show};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -207,6 +210,127 @@ fn another_page_can_neither_look_nor_steer() {
     assert_eq!(ask(&page, "GET /", &foreign, "").0, 403);
 }
 
+/// Simulated workers on the clock of the wall, which stand in for vLLM.
+fn served(experiment: &Experiment) -> Served {
+    let options = ServeOptions {
+        host: [127, 0, 0, 1].into(),
+        allow_remote: false,
+        port: 0,
+        behind_router: false,
+        speed: 1.0,
+        model: "sim".to_owned(),
+        events: true,
+        seed: 1,
+    };
+    // Events go to a port that follows from that of HTTP, which may be taken.
+    let mut started = (0..50).map(|_| serve(&experiment.runs[0].settings, &options));
+    started.find_map(Result::ok).expect("free ports")
+}
+
+fn with_servers(urls: Vec<String>) -> UiOptions {
+    let servers = LiveSettings { urls, ..LiveSettings::default() };
+    let servers = LiveOptions { servers, api_key: None, keep_caches: true };
+    UiOptions { servers: Some(servers), ..UiOptions::default() }
+}
+
+#[test]
+fn real_servers_are_an_arm_beside_their_simulation() {
+    let options = LoadOptions::default().set("router.policy=kv");
+    let experiment = Experiment::parse(Path::new("small.toml"), EXPERIMENT, &options);
+    let experiment = experiment.expect("valid");
+    let servers = served(&experiment);
+    let urls = servers.addresses().iter().map(|address| format!("http://{address}")).collect();
+    let page = show(&experiment, &with_servers(urls)).expect("they are the experiment's");
+    let mut heard = events(&page);
+    let (_, hello) = heard.next().expect("a first event");
+    assert_eq!(
+        (&hello["arms"][0]["name"], &hello["arms"][0]["real"]),
+        (&json!("kv"), &json!(false))
+    );
+    let real = &hello["arms"][1];
+    assert_eq!((&real["name"], &real["real"]), (&json!("kv, servers"), &json!(true)));
+
+    // Both take the load and the parameters; what only a simulation can do is refused.
+    let load = json!({ "what": "load", "concurrency": 6 });
+    let weight = json!({ "what": "parameter", "key": "overlap_weight", "value": 2.0 });
+    for control in [load, weight] {
+        let done = act(&page, &json!({ "do": "control", "control": control }));
+        assert_eq!(done, (200, json!({ "refused": [] })));
+    }
+    let crash = json!({ "what": "crash", "worker": 1, "restart_after": "1s" });
+    let (status, body) = act(&page, &json!({ "do": "control", "control": crash }));
+    assert_eq!((status, &body["refused"][0]["arm"]), (200, &json!(1)), "{body}");
+    for (what, expected) in [
+        (json!({ "do": "control", "arm": 1, "control": crash }), "are started and stopped where"),
+        (
+            json!({ "do": "control", "arm": 1, "control": { "what": "feed", "delay": "9ms" } }),
+            "delay = \"9ms\": must be left out: KV events of real servers take their own time",
+        ),
+        (json!({ "do": "pause" }), "live in real time"),
+        (json!({ "do": "pace", "speed": 10 }), "live in real time"),
+        (json!({ "do": "step", "by": "1s" }), "live in real time"),
+        (json!({ "do": "restart" }), "live in real time"),
+        (json!({ "do": "preset", "name": "worker-dies" }), "are started and stopped where"),
+    ] {
+        let error = refusal(&page, &what);
+        assert!(error.contains(expected), "{what}: {error}");
+    }
+    let busy = |now: &Value| {
+        let enough = |arm: &Value| arm["last"].as_array().is_some_and(|last| last.len() == 8);
+        now["arms"].as_array().is_some_and(|arms| arms.len() == 2 && arms.iter().all(enough))
+    };
+    let seen = frame(&mut heard, busy);
+    for request in seen["now"]["arms"][1]["last"].as_array().expect("requests") {
+        assert_eq!(request["end"], "finished", "{request}");
+        // A step with a prompt takes 20 ms; on a busy machine tokens come late, never early.
+        assert!(request["ttft_ms"].as_f64() >= Some(19.0), "{request}");
+        assert!(request["queue_ms"].is_null(), "{request}");
+    }
+    let last = seen["now"]["arms"][1]["last"][0]["id"].clone();
+    for path in [format!("/api/explain?arm=1&request={last}"), "/api/link".to_owned()] {
+        let (status, why) = get(&page, &path);
+        assert!(status == 400 && why.contains("cannot be done again"), "{path}: {status} {why}");
+    }
+    let (_, text) = get(&page, "/metrics");
+    let metrics = Exposition::of(&text);
+    metrics.keeps_its_laws();
+    let ended = |status: &str| {
+        let labels = [("arm", "kv, servers"), ("status", status)];
+        metrics.sum("dynamo_frontend_requests_total", &labels)
+    };
+    assert!(ended("success") >= 8.0, "{text}");
+    assert_eq!(ended("error"), 0.0);
+    assert!(!text.contains("vllm:num_requests_running{arm=\"kv, servers\""), "{text}");
+
+    // The simulation beside them is an experiment like any other.
+    let (status, text) = get(&page, "/api/experiment.toml");
+    assert_eq!(status, 200, "{text}");
+    let saved = Experiment::parse(Path::new("s.toml"), &text, &LoadOptions::default());
+    let saved = saved.unwrap_or_else(|wrong| panic!("{wrong}\n{text}"));
+    let outcome = run(&saved, RunOptions::default().jobs(1)).expect("it runs");
+    let digest = outcome.summary.provenance.digest;
+    assert!(text.contains(&digest) && text.contains("overlap_weight"), "{digest}\n{text}");
+}
+
+#[test]
+fn servers_that_cannot_be_an_arm_are_refused_at_once() {
+    let both = Experiment::parse(Path::new("small.toml"), EXPERIMENT, &LoadOptions::default());
+    let both = both.expect("valid");
+    let wrong = |experiment: &Experiment, urls: &[&str]| {
+        let urls = urls.iter().map(|url| (*url).to_owned()).collect();
+        show(experiment, &with_servers(urls)).expect_err("refused").to_string()
+    };
+    let two = ["http://127.0.0.1:1", "http://127.0.0.1:1"];
+    let line = wrong(&both, &two);
+    assert!(line.starts_with("sweep = 2: must be one combination"), "{line}");
+    let options = LoadOptions::default().set("router.policy=kv");
+    let one = Experiment::parse(Path::new("small.toml"), EXPERIMENT, &options).expect("valid");
+    let line = wrong(&one, &two[..1]);
+    assert!(line.starts_with("cluster.workers = 2: must be 1, as many as there are"), "{line}");
+    let line = wrong(&one, &two);
+    assert!(line.starts_with("worker http://127.0.0.1:1: /version: no answer"), "{line}");
+}
+
 #[test]
 fn metrics_are_those_of_vllm_and_of_dynamos_front_end() {
     let page = begin();
@@ -220,7 +344,7 @@ fn metrics_are_those_of_vllm_and_of_dynamos_front_end() {
     let value = |name: &str| metrics.sum(name, &[("arm", "kv")]);
     let workers = now["now"]["arms"][1]["workers"].as_array().expect("workers");
     let running = metrics.sum("vllm:num_requests_running", &[("arm", "kv"), ("engine", "0")]);
-    assert_eq!(Some(running), workers[0]["running"].as_f64());
+    assert_eq!(Some(running), workers[0][1].as_f64());
     let t = now["now"]["t"].as_f64().expect("a time");
     assert_eq!(value("sim_time_seconds"), t);
     let finished = value("vllm:request_success_total");

@@ -25,6 +25,14 @@ export function text(element: Element, value: string): void {
   if (element.textContent !== value) element.textContent = value;
 }
 
+/** Greys elements out, and lets them say why. */
+export function disable(why: string, ...elements: (HTMLElement & { disabled: boolean })[]): void {
+  for (const element of elements) {
+    element.disabled = true;
+    element.title = why;
+  }
+}
+
 let lastId = 0;
 
 /** A label with its input. */

@@ -3,7 +3,7 @@
 import "uplot/dist/uPlot.min.css";
 import "./style.css";
 import { ByLoad, History, OverTime, POLICIES, picture } from "./charts";
-import { field, h, text } from "./dom";
+import { disable, field, h, text } from "./dom";
 import { clock, number, quantity, times } from "./format";
 import * as link from "./link";
 import { METRICS, at, baseline, metric, published } from "./metrics";
@@ -94,8 +94,8 @@ class Page {
     this.slider = h("input", { type: "range", min: hello.load === "rate" ? step : 0, max: most, step, value: hello.first_load, disabled: isFixed, list: "loads", oninput: () => this.setLoad(Number(this.slider.value)) });
     this.loadInput = h("input", { type: "number", "aria-label": "Load", min: 0, step: "any", value: hello.first_load, disabled: isFixed, onchange: () => this.setLoad(Number(this.loadInput.value)) });
     this.cards = hello.arms.map((_, arm) => this.card(arm));
-    this.workers = hello.arms.map((info, arm) => new Workers(info, (change) => void control(change, this.only(arm))));
-    this.routers = hello.arms.map((info, arm) => new Router(info, hello.policies, (keys) => void control(keys, this.only(arm))));
+    this.workers = hello.arms.map((info, arm) => new Workers(info, (change) => void control(change, this.only(arm)), (info.real && hello.cannot?.workers) || null));
+    this.routers = hello.arms.map((info, arm) => new Router(info, hello.policies, (keys) => void control(keys, this.only(arm)), (info.real && hello.cannot?.feed) || null));
     const chart = () => h("div", { class: "chart" });
     this.overTime = new OverTime(chart(), 260);
     this.byLoad = new ByLoad(chart(), 260);
@@ -132,30 +132,40 @@ class Page {
     const loads = h("datalist", { id: "loads" });
     for (const load of hello.loads) loads.append(h("option", { value: load }));
     const seed = h("input", { type: "number", min: 0, step: 1, value: hello.seed, class: "short" });
+    const step = h("button", { type: "button", onclick: () => void tell({ do: "step", by: "1s" }), title: "One simulated second" }, "Step 1 s");
+    const restart = h("button", { type: "button", onclick: () => void tell({ do: "restart", seed: Number(seed.value) }, "Restarted") }, "Restart");
+    const copy = h("button", { type: "button", onclick: () => void this.copyLink() }, "Copy link");
+    const dies = preset("worker-dies", "A worker dies", "Worker 0 crashes, and is back after two minutes");
+    const { cannot } = hello;
+    if (cannot) {
+      disable(cannot.time, this.play, step, seed, restart, ...this.speeds.values());
+      disable(cannot.replay, copy);
+      disable(cannot.workers, dies);
+    }
 
     app.replaceChildren(
       h("header", {},
         h("div", {}, h("h1", {}, hello.name), h("p", { class: "quiet" }, hello.description)),
         h("div", { class: "row export" },
           h("a", { class: "button", href: "/api/experiment.toml", download: `${hello.name}-session.toml` }, "Save as experiment"),
-          h("button", { type: "button", onclick: () => void this.copyLink() }, "Copy link"),
+          copy,
           h("button", { type: "button", onclick: () => void this.png() }, "PNG"),
           h("button", { type: "button", onclick: () => this.csv() }, "CSV"),
           h("button", { type: "button", onclick: () => void this.folder() }, "Result folder"))),
       this.offer,
       h("section", { class: "bar-top", "aria-label": "Time and load" },
-        h("div", { class: "row" }, this.play,
-          h("button", { type: "button", onclick: () => void tell({ do: "step", by: "1s" }), title: "One simulated second" }, "Step 1 s"),
+        h("div", { class: "row" }, this.play, step,
           this.clock, this.pace,
           h("div", { class: "segments", role: "group", "aria-label": "Speed" }, ...this.speeds.values()),
           field("Window", this.window, "The simulated time that rolling numbers cover"),
           field("Seed", seed),
-          h("button", { type: "button", onclick: () => void tell({ do: "restart", seed: Number(seed.value) }, "Restarted") }, "Restart")),
+          restart),
         h("div", { class: "row load" }, field(loadName, this.slider), this.loadInput, loads,
           h("div", { class: "row", role: "group", "aria-label": "Presets" },
             !(hello.load === "fixed") && preset("crossover", "Crossover", `Loads ${hello.loads.join(", ")}, two minutes each`),
             !(hello.load === "fixed") && preset("burst", "Burst", "Half as much load again for a minute"),
-            preset("worker-dies", "A worker dies", "Worker 0 crashes, and is back after two minutes"), this.pending)),
+            dies, this.pending)),
+        cannot && h("p", { class: "quiet" }, `Greyed out: ${cannot.time}; ${cannot.replay}.`),
         this.end, status),
       h("main", {},
         h("section", { class: "arms", "aria-label": "Arms now" }, ...this.cards.map((card) => card.element)),
@@ -242,7 +252,7 @@ class Page {
   }
 
   baselinesCame(): void {
-    text(this.baselineNote, baselines?.why ? `No baselines: ${baselines.why}` : "");
+    text(this.baselineNote, baselines?.why ? `No baselines: ${baselines.why}` : baselines?.from ? `Baselines read from ${baselines.from}` : "");
     this.draw();
   }
 
@@ -347,7 +357,13 @@ class Page {
       h("td", {}, `${Math.round((100 * row.cached_tokens) / Math.max(1, row.prompt_tokens))} %`),
       h("td", {}, row.queue_ms === null ? "–" : `${number(row.queue_ms)} ms`),
       h("td", {}, row.end === "finished" ? `${number(row.ttft_ms)} ms` : row.end),
-      h("td", {}, h("button", { type: "button", class: "small", "aria-label": `Why did request ${row.id} go there?`, onclick: () => void this.why(arm, row.id) }, "Why?")))));
+      h("td", {}, this.whyButton(arm, row.id)))));
+  }
+
+  private whyButton(arm: number, request: number): HTMLButtonElement {
+    const button = h("button", { type: "button", class: "small", "aria-label": `Why did request ${request} go there?`, onclick: () => void this.why(arm, request) }, "Why?");
+    if (this.hello.arms[arm]!.real && this.hello.cannot) disable(this.hello.cannot.replay, button);
+    return button;
   }
 
   private showLog(now: Now): void {

@@ -1,6 +1,6 @@
 // What can be changed of an arm's router while it runs.
 
-import { field, h, text } from "./dom";
+import { disable, field, h, text } from "./dom";
 import type { ArmInfo, ArmView, PolicyInfo } from "./wire";
 
 /** Parameters with a slider beside the number, and where it ends. */
@@ -20,14 +20,16 @@ export class Router {
     arm: ArmInfo,
     private readonly policies: PolicyInfo[],
     private readonly change: (keys: Record<string, unknown>) => void,
+    cannot: string | null,
   ) {
     this.policy = h("select", { onchange: () => change({ what: "policy", policy: this.policy.value }) });
     for (const policy of policies) this.policy.append(h("option", { value: policy.name }, policy.name));
     this.delay = h("input", { type: "number", min: 0, step: 1, onchange: () => change({ what: "feed", delay: `${this.delay.value}ms` }) });
     this.loss = h("input", { type: "number", min: 0, max: 1, step: 0.01, onchange: () => change({ what: "feed", loss_ratio: Number(this.loss.value) }) });
+    if (cannot) disable(cannot, this.delay, this.loss);
     this.element = h("div", { role: "group", "aria-label": `Router of ${arm.name}` },
       h("div", { class: "parameters" }, field("Policy", this.policy, "Takes over with an empty index"), field("Feed delay, ms", this.delay, "From publication of a KV event to its visibility"), field("Feed loss, 0 to 1", this.loss, "Share of KV events that never arrive")),
-      this.rule, this.parameters);
+      cannot && h("p", { class: "quiet" }, `Greyed out: ${cannot}.`), this.rule, this.parameters);
   }
 
   private build(name: string): void {

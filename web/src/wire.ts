@@ -1,9 +1,11 @@
 // What the server sends and takes.
 
 export interface WorkerLimits { pool: string; blocks: number; batch: number }
-export interface ArmInfo { name: string; policy: string; workers: number; limits: WorkerLimits[] }
+export interface ArmInfo { name: string; real: boolean; policy: string; workers: number; limits: WorkerLimits[] }
 export interface ParameterInfo { name: string; doc: string; allowed: string }
 export interface PolicyInfo { name: string; rule: string; parameters: ParameterInfo[] }
+/** Why the page cannot do to real servers what it can do to simulated ones. */
+export interface Cannot { time: string; workers: string; feed: string; replay: string }
 export interface PublishedRow { load: number; policy: string; metrics: Record<string, number> }
 
 export interface Hello {
@@ -17,19 +19,15 @@ export interface Hello {
   first_load: number;
   series: string[];
   arms: ArmInfo[];
+  /** Where an arm is real. */
+  cannot: Cannot | null;
   slo: { ttft_ms: number | null; itl_ms: number | null; attainment: number } | null;
   policies: PolicyInfo[];
   published: { rows: PublishedRow[]; source: string[] } | null;
 }
 
-export interface WorkerView {
-  present: boolean;
-  running: number;
-  waiting: number;
-  used_blocks: number;
-  queue_ms: number | null;
-  hit_ratio: number | null;
-}
+/** A worker: whether it is there (1) or not (0); requests in the batch, and waiting; blocks in use; queue in ms; hit ratio. */
+export type WorkerView = [present: number, running: number, waiting: number, used_blocks: number, queue_ms: number | null, hit_ratio: number | null];
 
 export interface RequestRow {
   id: number;
@@ -81,7 +79,13 @@ export interface BaselinePoint {
   policy: string;
   metrics: Record<string, [number, number | null, number | null]>;
 }
-export interface Baselines { points: BaselinePoint[]; why?: string }
+export interface Baselines {
+  points: BaselinePoint[];
+  /** Why there are none. */
+  why?: string;
+  /** The result folder that they were read from. */
+  from?: string;
+}
 
 export interface Link { seed: number; at: string; moves: unknown[] }
 

@@ -2,9 +2,12 @@
 // are many.
 
 import { colour } from "./charts";
-import { h, text } from "./dom";
+import { disable, h, text } from "./dom";
 import { number } from "./format";
-import type { ArmInfo, ArmView, WorkerView } from "./wire";
+import type { ArmInfo, ArmView, WorkerLimits, WorkerView } from "./wire";
+
+/** Pixels of a square of the strip. */
+const CELL = 12;
 
 /** More workers than this are a heat strip. */
 const MOST_ROWS = 24;
@@ -48,19 +51,34 @@ export class Workers {
   private readonly rows: Row[] = [];
   private readonly strip: HTMLCanvasElement | null = null;
   private readonly note = h("p", { class: "quiet" });
+  private readonly one = h("p", {});
+  private which: HTMLInputElement | null = null;
+  private columns = 1;
   private readonly add: HTMLButtonElement;
   private shown: ArmView | null = null;
 
   constructor(
     private readonly arm: ArmInfo,
     change: (change: Change) => void,
+    private readonly cannot: string | null,
   ) {
     this.add = h("button", { type: "button", class: "small", onclick: () => this.start(change) }, "Add a worker");
+    if (cannot) disable(cannot, this.add);
     if (arm.workers > MOST_ROWS) {
       const which = h("input", { type: "number", min: 0, max: arm.limits.length - 1, value: 0, "aria-label": `Worker of ${arm.name}` });
       this.strip = h("canvas", { class: "strip", role: "img" });
       const one = chooser(`Change a worker of ${arm.name}`, (keys) => change({ ...keys, worker: Number(which.value) } as Change));
-      this.element = h("div", {}, this.strip, this.note, h("div", { class: "row" }, h("label", { class: "row" }, "Worker ", which), one, this.add));
+      if (cannot) disable(cannot, which, one);
+      which.addEventListener("input", () => this.shown && this.showOne(this.shown));
+      this.which = which;
+      // What the keyboard does with the number, a pointer does with the square.
+      this.strip.addEventListener("click", (event) => {
+        const id = Math.floor(event.offsetY / CELL) * this.columns + Math.floor(event.offsetX / CELL);
+        if (id >= arm.workers) return;
+        which.value = String(id);
+        if (this.shown) this.showOne(this.shown);
+      });
+      this.element = h("div", {}, this.strip, this.note, this.one, h("div", { class: "row" }, h("label", { class: "row" }, "Worker ", which), one, this.add), cannot && h("p", { class: "quiet" }, `Greyed out: ${cannot}.`));
       return;
     }
     const head = ["Worker", "Batch and queue", "KV", "Hits", "Queue", ""];
@@ -76,6 +94,7 @@ export class Workers {
       {},
       h("div", { class: "scroll" }, h("table", { class: "workers" }, h("caption", { class: "hidden" }, `Workers of ${arm.name}`), h("thead", {}, h("tr", {}, ...columns)), body)),
       h("div", { class: "row" }, this.add, this.note),
+      cannot && h("p", { class: "quiet" }, `Greyed out: ${cannot}.`),
     );
   }
 
@@ -83,6 +102,8 @@ export class Workers {
     const part = (name: string) => h("span", { class: name });
     const [running, waiting, limit, state] = [part("running"), part("waiting"), part("limit"), part("state")];
     const counts = h("span", { class: "counts" });
+    const one = chooser(`Change worker ${id} of ${this.arm.name}`, (keys) => change({ ...keys, worker: id } as Change));
+    if (this.cannot) disable(this.cannot, one);
     const [kv, hits, queue] = [h("td"), h("td"), h("td")];
     const row = h(
       "tr",
@@ -92,15 +113,15 @@ export class Workers {
       kv,
       hits,
       queue,
-      h("td", {}, chooser(`Change worker ${id} of ${this.arm.name}`, (keys) => change({ ...keys, worker: id } as Change))),
+      h("td", {}, one),
     );
     return { row, state, running, waiting, limit, counts, kv, hits, queue };
   }
 
   private start(change: (change: Change) => void): void {
     const present = this.shown?.workers ?? [];
-    const next = present.findIndex((worker, id) => !worker.present && id >= this.arm.workers);
-    const down = next < 0 ? present.findIndex((worker) => !worker.present) : next;
+    const next = present.findIndex(([is], id) => !is && id >= this.arm.workers);
+    const down = next < 0 ? present.findIndex(([is]) => !is) : next;
     change({ what: "start", worker: down < 0 ? present.length : down });
   }
 
@@ -111,25 +132,35 @@ export class Workers {
       const row = this.rows[id];
       const limits = this.arm.limits[id];
       if (!row || !limits) return;
+      const [present, running, waiting] = worker;
       // Room for workers that were never there is no row.
-      const idle = worker.running + worker.waiting === 0;
-      row.row.hidden = id >= this.arm.workers && !worker.present && idle;
-      const full = worker.running + worker.waiting > limits.batch;
+      row.row.hidden = id >= this.arm.workers && !present && running + waiting === 0;
+      const full = running + waiting > limits.batch;
       row.row.classList.toggle("full", full);
-      text(row.state, !worker.present ? " down" : full ? " full" : "");
+      text(row.state, !present ? " down" : full ? " full" : "");
       const width = (value: number) => `${((100 * value) / scale).toFixed(2)}%`;
-      row.running.style.width = width(worker.running);
-      row.waiting.style.width = width(worker.waiting);
+      row.running.style.width = width(running);
+      row.waiting.style.width = width(waiting);
       row.limit.style.left = width(limits.batch);
-      text(row.counts, `${worker.running} + ${worker.waiting} of ${limits.batch}`);
-      text(row.kv, `${((100 * worker.used_blocks) / limits.blocks).toFixed(0)} %`);
-      text(row.hits, worker.hit_ratio === null ? "–" : `${(100 * worker.hit_ratio).toFixed(0)} %`);
-      text(row.queue, worker.queue_ms === null ? "–" : `${number(worker.queue_ms)} ms`);
+      const { counts, kv, hits, queue } = words(worker, limits);
+      text(row.counts, counts);
+      text(row.kv, kv);
+      text(row.hits, hits);
+      text(row.queue, queue);
     });
   }
 
+  /** The worker that is chosen, of a strip. */
+  private showOne(view: ArmView): void {
+    const id = Number(this.which?.value);
+    const [worker, limits] = [view.workers[id], this.arm.limits[id]];
+    if (!worker || !limits) return text(this.one, "");
+    const { counts, kv, hits, queue } = words(worker, limits);
+    text(this.one, `Worker ${id}${worker[0] ? "" : " (down)"}: ${counts}, KV ${kv}, hits ${hits}, queue ${queue}`);
+  }
+
   private heat(canvas: HTMLCanvasElement, view: ArmView): void {
-    const cell = 12;
+    const cell = CELL;
     const width = canvas.parentElement?.clientWidth ?? 300;
     const columns = Math.max(1, Math.floor(width / cell));
     const shown = view.workers.slice(0, this.arm.workers);
@@ -145,13 +176,14 @@ export class Workers {
     ctx.setTransform(scale, 0, 0, scale, 0, 0);
     ctx.clearRect(0, 0, columns * cell, rows * cell);
     const [cold, hot, over, down] = [colour("line"), colour("arm-0"), colour("bad"), colour("card")];
-    let full = 0;
-    shown.forEach((worker: WorkerView, id) => {
+    let [full, waiting] = [0, 0];
+    shown.forEach(([present, running, queued], id) => {
       const batch = this.arm.limits[id]?.batch ?? 1;
-      const use = (worker.running + worker.waiting) / batch;
+      const use = (running + queued) / batch;
       if (use > 1) full++;
+      waiting += queued;
       ctx.globalAlpha = 1;
-      ctx.fillStyle = worker.present ? cold : down;
+      ctx.fillStyle = present ? cold : down;
       const [x, y] = [(id % columns) * cell, Math.floor(id / columns) * cell];
       ctx.fillRect(x, y, cell - 1, cell - 1);
       ctx.globalAlpha = Math.min(1, use);
@@ -159,16 +191,27 @@ export class Workers {
       ctx.fillRect(x, y, cell - 1, cell - 1);
     });
     ctx.globalAlpha = 1;
-    const waiting = shown.reduce((sum, worker) => sum + worker.waiting, 0);
-    const words = `${shown.length} workers, a square each: ${full} beyond their batch limit, ${waiting} requests waiting`;
-    text(this.note, words);
-    canvas.setAttribute("aria-label", words);
+    const said = `${shown.length} workers, a square each: ${full} beyond their batch limit, ${waiting} requests waiting`;
+    text(this.note, said);
+    canvas.setAttribute("aria-label", said);
+    this.columns = columns;
+    this.showOne(view);
   }
+}
+
+/** What a worker shows, in words. */
+function words([, running, waiting, blocks, queue, hits]: WorkerView, limits: WorkerLimits): { counts: string; kv: string; hits: string; queue: string } {
+  return {
+    counts: `${running} + ${waiting} of ${limits.batch}`,
+    kv: `${((100 * blocks) / limits.blocks).toFixed(0)} %`,
+    hits: hits === null ? "–" : `${(100 * hits).toFixed(0)} %`,
+    queue: queue === null ? "–" : `${number(queue)} ms`,
+  };
 }
 
 /** The requests at a worker that fill a bar, for all arms alike. */
 export function barScale(arms: ArmInfo[], views: ArmView[]): number {
-  const most = views.flatMap((view) => view.workers.map((worker) => worker.running + worker.waiting));
+  const most = views.flatMap((view) => view.workers.map(([, running, waiting]) => running + waiting));
   const limits = arms.flatMap((arm) => arm.limits.map((limit) => limit.batch));
   const batch = limits.reduce((a, b) => Math.max(a, b), 1);
   const queued = most.reduce((a, b) => Math.max(a, b), 0);

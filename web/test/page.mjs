@@ -4,7 +4,7 @@
 //     SIM_BIN=../target/release/sim node test/page.mjs [FOLDER FOR SCREENSHOTS]
 
 import { spawn, execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -30,13 +30,57 @@ async function until(what, probe, seconds = 300) {
   throw new Error(`${what}: not within ${seconds} s`);
 }
 
-const server = spawn(sim, ["ui", "doks-3xh200", "--port", "0", "--no-open"], { cwd: place });
+const servers = [];
+
+/** Starts the program; gives the addresses that it prints. */
+function start(...args) {
+  const server = spawn(sim, args, { cwd: place });
+  servers.push(server);
+  return new Promise((done, failed) => {
+    let said = "";
+    server.stderr.on("data", (data) => (said += data));
+    server.stdout.once("data", (data) => done(String(data).trim()));
+    server.once("exit", (code) => failed(new Error(`sim ${args[0]} ended with ${code}: ${said}`)));
+  });
+}
+
+/** An experiment of so many workers that are quickly simulated. */
+function experiment(name, workers, concurrency) {
+  const file = join(place, `${name}.toml`);
+  writeFileSync(file, `name = "${name}"
+[cluster]
+workers = ${workers}
+[engine]
+rules = "vllm"
+block_size = 32
+num_blocks = 8000
+max_num_seqs = 32
+max_num_batched_tokens = 8192
+max_model_len = 32768
+step_time = { kind = "fixed", prefill = "40ms", decode = "20ms" }
+[router]
+policy = "kv"
+[workload]
+kind = "conversations"
+concurrency = ${concurrency}
+starters = 50
+starter_tokens = { kind = "uniform", min = 500, max = 2000 }
+turns = { min = 2, max = 6 }
+question_tokens = { kind = "uniform", min = 20, max = 200 }
+output_tokens = { kind = "uniform", min = 20, max = 60 }
+think_time = { kind = "exponential", mean = "1s", min = "0s", max = "10s" }
+start_spread = "2s"
+[measure]
+warmup = "5s"
+window = "20s"
+seeds = 1
+`);
+  return file;
+}
+
 let browser;
 try {
-  const address = await new Promise((done, failed) => {
-    server.stdout.once("data", (data) => done(String(data).trim()));
-    server.once("exit", (code) => failed(new Error(`sim ui ended with ${code}`)));
-  });
+  const address = await start("ui", "doks-3xh200", "--port", "0", "--no-open");
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox"],
@@ -140,9 +184,53 @@ try {
     check(violations.length === 0, `${name}: axe finds nothing`);
     if (shots) await page.screenshot({ path: join(shots, `ui-${name}.png`) });
   }
+
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 1440, height: 1400 });
+
+  // A thousand workers: a strip, whose squares and numbers lead to one of them.
+  await page.goto(await start("ui", experiment("wide", 1000, 20000), "--port", "0", "--no-open"));
+  await page.waitForSelector("canvas.strip");
+  await page.getByRole("button", { name: "Fastest" }).click();
+  const strip = page.locator("canvas.strip").first();
+  await until("requests at the workers", async () => (await time()) > 5);
+  await strip.click({ position: { x: 12 * 3 + 5, y: 5 } });
+  const one = page.locator(".split .card").first();
+  await until("the worker of the square", async () => (await one.textContent()).includes("Worker 3:"));
+  const blocked = await page.evaluate(() => new Promise((done) => {
+    const frames = [];
+    let last = performance.now();
+    const next = (now) => {
+      frames.push(now - last);
+      last = now;
+      if (frames.length < 120) requestAnimationFrame(next);
+      else done(frames.sort((a, b) => a - b)[Math.floor(frames.length / 2)]);
+    };
+    requestAnimationFrame(next);
+  }));
+  console.log(`note: a thousand workers, ${(1000 / blocked).toFixed(0)} frames a second (median) at ${await page.locator(".achieved").textContent()}`);
+  if (shots) await page.screenshot({ path: join(shots, "ui-wide.png") });
+
+  // Real servers beside their simulation; served workers stand in for them.
+  const file = experiment("real", 2, 6);
+  const urls = (await start("serve", file, "--port", "18620", "--events")).split(" ");
+  await page.goto(await start("ui", file, "--port", "0", "--no-open", "--keep-caches", ...urls.flatMap((url) => ["--worker", url])));
+  await page.waitForSelector(".arm .huge");
+  check(await page.getByRole("button", { name: "Pause" }).isDisabled(), "real time cannot be paused");
+  check(await page.getByRole("button", { name: "Copy link" }).isDisabled(), "and not come back to");
+  check((await page.locator(".bar-top").textContent()).includes("real servers live in real time"), "which is said");
+  const real = page.locator(".split .card").nth(1);
+  check(await real.getByLabel("Change worker 0 of kv, servers").isDisabled(), "servers are changed where they run");
+  await until("answers of the servers", async () => (await number("Requests/s", 1)) > 0 && (await number("TTFT p95, ms", 1)) >= 40);
+  await page.evaluate(axe);
+  const found = (await page.evaluate(() => globalThis.axe.run())).violations;
+  for (const one of found) console.log(`${one.id}: ${one.help}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" ")}`);
+  check(found.length === 0, "real servers: axe finds nothing");
+  if (shots) await page.screenshot({ path: join(shots, "ui-servers.png") });
+
   check(problems.length === 0, `no errors in the console: ${problems.join("; ") || "none"}`);
 } finally {
   await browser?.close();
-  server.kill();
+  servers.forEach((server) => server.kill());
   rmSync(place, { recursive: true, force: true });
 }

@@ -152,6 +152,8 @@ pub struct LiveFleet {
     names: BlockNames,
     gaps: Histogram,
     output_blocks: bool,
+    /// Whether KV events are heard.
+    hears_kv: bool,
     failed: Vec<FailedRequest>,
     /// Tasks end with it. The last field: it goes last.
     runtime: Option<Runtime>,
@@ -306,6 +308,7 @@ impl LiveFleet {
             names: BlockNames::default(),
             gaps: Histogram::new(),
             output_blocks: false,
+            hears_kv: wants_kv_events,
             failed: Vec::new(),
             runtime: Some(runtime),
         })
@@ -619,6 +622,10 @@ impl Fleet for LiveFleet {
 
     fn take_token_gaps(&mut self, _now: SimTime) -> Histogram {
         std::mem::take(&mut self.gaps)
+    }
+
+    fn publishes_kv_events(&self) -> bool {
+        self.hears_kv
     }
 }
 

@@ -356,6 +356,68 @@ fn prometheus_takes_what_is_served() {
     }
 }
 
+/// A program that ends with this.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Prometheus itself scrapes served workers, and its queries give what was asked of them.
+#[test]
+#[ignore = "needs prometheus, of Debian's package of that name"]
+fn prometheus_takes_a_scrape_and_answers_queries() {
+    let served = start(&experiment(&[]), false, true);
+    for number in 0..9 {
+        let body = format!(r#"{{"prompt":"{number} is the number","max_tokens":9}}"#);
+        assert_eq!(ask(&served, "POST", "/v1/completions", &body).0, 200);
+    }
+    let place = tempfile::tempdir().expect("a folder");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("bound");
+    drop(free);
+    let target = served.addresses()[0];
+    let config = format!(
+        "global: {{ scrape_interval: 1s }}\n\
+         scrape_configs: [{{ job_name: sim, static_configs: [{{ targets: [\"{target}\"] }}] }}]\n"
+    );
+    std::fs::write(place.path().join("prometheus.yml"), config).expect("written");
+    let prometheus = std::process::Command::new("prometheus")
+        .arg("--config.file=prometheus.yml")
+        .arg(format!("--web.listen-address={address}"))
+        .current_dir(place.path())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let _prometheus = Running(prometheus.expect("prometheus is installed"));
+    let query = |query: &str| -> Option<f64> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        let escape = |byte: u8| match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        };
+        let query: String = query.bytes().map(escape).collect();
+        write!(stream, "GET /api/v1/query?query={query} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let body = answer.split_once("\r\n\r\n")?.1;
+        let answer: serde_json::Value = serde_json::from_str(body).ok()?;
+        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    let mut tries = (0..300).map(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        query("sum(vllm:request_success_total)")
+    });
+    assert_eq!(tries.find_map(|found| found), Some(9.0));
+    assert_eq!(query("sum(vllm:generation_tokens_total)"), Some(81.0));
+    assert_eq!(query("sum(dynamo_frontend_requests_total{status=\"success\"})"), Some(9.0));
+    // All decode for 32 ms, which is in the first bucket, from 0 to 300 ms.
+    let median = "histogram_quantile(0.5, sum by (le) (vllm:request_decode_time_seconds_bucket))";
+    assert_eq!(query(median), Some(0.15));
+}
+
 /// Answers take 14 to 54 ms: about half of the clients do not wait for theirs.
 #[test]
 fn clients_of_a_live_run_hang_up_at_the_servers_and_in_the_simulation() {
