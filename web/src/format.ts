@@ -1,6 +1,13 @@
 // Numbers and times for people.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+
+/** For an axis: as short as it can be. */
+export function tick(value: number | null): string {
+  if (value === null) return "";
+  return Math.abs(value) >= 10_000 ? compact.format(value) : number(value).replace(/\.0+$/, "");
+}
 
 export type Unit = "ms" | "/s" | "%" | "";
 
@@ -8,6 +15,7 @@ export type Unit = "ms" | "/s" | "%" | "";
 export function number(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
+  if (size >= 100_000) return compact.format(value);
   if (size >= 100) return whole.format(value);
   return value.toFixed(size >= 10 ? 1 : 2);
 }

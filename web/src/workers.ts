@@ -175,7 +175,8 @@ export class Workers {
     const ctx = canvas.getContext("2d")!;
     ctx.setTransform(scale, 0, 0, scale, 0, 0);
     ctx.clearRect(0, 0, columns * cell, rows * cell);
-    const [cold, hot, over, down] = [colour("line"), colour("arm-0"), colour("bad"), colour("card")];
+    const own = getComputedStyle(canvas).getPropertyValue("--arm").trim();
+    const [cold, hot, over, down] = [colour("line"), own || colour("arm-0"), colour("bad"), colour("card")];
     let [full, waiting] = [0, 0];
     shown.forEach(([present, running, queued], id) => {
       const batch = this.arm.limits[id]?.batch ?? 1;

@@ -33,7 +33,7 @@ async function until(what, probe, seconds = 300) {
 const servers = [];
 
 /** Starts the program; gives the addresses that it prints. */
-function start(...args) {
+function launch(...args) {
   const server = spawn(sim, args, { cwd: place });
   servers.push(server);
   return new Promise((done, failed) => {
@@ -80,7 +80,7 @@ seeds = 1
 
 let browser;
 try {
-  const address = await start("ui", "doks-3xh200", "--port", "0", "--no-open");
+  const address = await launch("ui", "doks-3xh200", "--port", "0", "--no-open");
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox"],
@@ -189,7 +189,7 @@ try {
   await page.setViewportSize({ width: 1440, height: 1400 });
 
   // A thousand workers: a strip, whose squares and numbers lead to one of them.
-  await page.goto(await start("ui", experiment("wide", 1000, 20000), "--port", "0", "--no-open"));
+  await page.goto(await launch("ui", experiment("wide", 1000, 20000), "--port", "0", "--no-open"));
   await page.waitForSelector("canvas.strip");
   await page.getByRole("button", { name: "Fastest" }).click();
   const strip = page.locator("canvas.strip").first();
@@ -212,9 +212,9 @@ try {
   if (shots) await page.screenshot({ path: join(shots, "ui-wide.png") });
 
   // Real servers beside their simulation; served workers stand in for them.
-  const file = experiment("real", 2, 6);
-  const urls = (await start("serve", file, "--port", "18620", "--events")).split(" ");
-  await page.goto(await start("ui", file, "--port", "0", "--no-open", "--keep-caches", ...urls.flatMap((url) => ["--worker", url])));
+  const served = experiment("real", 2, 6);
+  const urls = (await launch("serve", served, "--port", "18620", "--events")).split(" ");
+  await page.goto(await launch("ui", served, "--port", "0", "--no-open", "--keep-caches", ...urls.flatMap((url) => ["--worker", url])));
   await page.waitForSelector(".arm .huge");
   check(await page.getByRole("button", { name: "Pause" }).isDisabled(), "real time cannot be paused");
   check(await page.getByRole("button", { name: "Copy link" }).isDisabled(), "and not come back to");
