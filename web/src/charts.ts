@@ -1,7 +1,7 @@
 // The lines: over time, and by load.
 
 import uPlot from "uplot";
-import { clock, number, tick } from "./format";
+import { clock, number, ticks } from "./format";
 import { at, baseline, metric, published } from "./metrics";
 import type { Baselines, Frame, Hello } from "./wire";
 
@@ -71,7 +71,7 @@ const axis = (): uPlot.Axis => ({
 });
 
 /** A value axis that begins at 0. */
-const values = (): uPlot.Axis => ({ ...axis(), size: 52, values: (_, all) => all.map(tick) });
+const values = (): uPlot.Axis => ({ ...axis(), size: 52, values: (_, all) => ticks(all) });
 
 const fromZero: uPlot.Scale.Range = (_, _low, high) => [0, !high ? 1 : high * 1.08];
 
@@ -206,7 +206,7 @@ export class ByLoad extends Chart {
           x: { time: false, range: (_, low, high) => this.reach(low, high) },
           y: { range: (_, _low, high) => [0, Math.max(1e-3, high ?? 0, ...this.hollow.map((one) => one.value), ...this.points.map((one) => one.value ?? 0)) * 1.08] },
         },
-        axes: [{ ...axis(), size: 30, space: 48, values: (_, all) => all.map(tick) }, y],
+        axes: [{ ...axis(), size: 30, space: 48, values: (_, all) => ticks(all) }, y],
         hooks: { draw: [(plot) => this.marks(plot)] },
       },
       data as unknown as uPlot.AlignedData,

@@ -3,10 +3,11 @@
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
-/** For an axis: as short as it can be. */
-export function tick(value: number | null): string {
-  if (value === null) return "";
-  return Math.abs(value) >= 10_000 ? compact.format(value) : number(value).replace(/\.0+$/, "");
+/** For an axis: all of it short, where some of it would be long. */
+export function ticks(values: (number | null)[]): string[] {
+  const long = values.some((value) => value !== null && Math.abs(value) >= 10_000);
+  const tick = (value: number) => (long ? compact.format(value) : number(value).replace(/\.0+$/, ""));
+  return values.map((value) => (value === null ? "" : tick(value)));
 }
 
 export type Unit = "ms" | "/s" | "%" | "";
