@@ -1,6 +1,7 @@
 //! A table from block ids to small numbers, made for runs of ids.
 
 use crate::id::BlockId;
+use crate::request::BlockRun;
 use crate::rng::mix;
 use hashbrown::HashTable;
 use std::cell::Cell;
@@ -48,6 +49,32 @@ impl BlockTable {
     pub(crate) fn get(&self, id: BlockId) -> Option<u32> {
         let number = self.groups[self.find(key(id))?].numbers[place(id)];
         (number != NONE).then_some(number)
+    }
+
+    /// How many of the first ids of `run` have numbers, up to the first that has none.
+    pub(crate) fn leading(&self, run: BlockRun) -> u32 {
+        let mut found = 0;
+        while found < run.len {
+            let id = run.first.offset(found);
+            let Some(at) = self.find(key(id)) else { break };
+            let Group { len, ref numbers, .. } = self.groups[at];
+            let own = &numbers[place(id)..];
+            let present = match len as usize {
+                NEIGHBOURS => own.len(),
+                _ => own.iter().take_while(|&&number| number != NONE).count(),
+            };
+            found += narrow(present);
+            if present < own.len() {
+                break;
+            }
+        }
+        found.min(run.len)
+    }
+
+    /// A number of ids, from `id` downwards, of which none has a number; 0 unless that is
+    /// known at once.
+    pub(crate) fn vacant_down_from(&self, id: BlockId) -> u32 {
+        if self.find(key(id)).is_some() { 0 } else { narrow(place(id)) + 1 }
     }
 
     /// Gives `id` the number `number`, unless it has one already.
@@ -201,6 +228,13 @@ mod tests {
                 }
                 for id in (0..50).chain(u64::MAX - 40..=u64::MAX) {
                     prop_assert_eq!(table.get(BlockId(id)), model.get(&id).copied());
+                }
+                for id in 0..50 {
+                    let run = BlockRun { first: BlockId(id), len: 40 };
+                    let leading = (id..id + 40).take_while(|id| model.contains_key(id)).count();
+                    prop_assert_eq!(table.leading(run), narrow(leading));
+                    let vacant = u64::from(table.vacant_down_from(BlockId(id)));
+                    prop_assert!((id + 1 - vacant..=id).all(|id| !model.contains_key(&id)));
                 }
             }
         }

@@ -241,6 +241,26 @@ impl GroupedCache {
         GroupHit { blocks, full_blocks, free_full, free: free_in_full + narrow(free_in_windows) }
     }
 
+    /// How many blocks [`look_up`](Self::look_up) would find.
+    pub(super) fn present_blocks(&self, content: &Content, limit: u32) -> u32 {
+        self.find_window(content, self.leading_full(content, limit))
+    }
+
+    /// How many of the first `limit` blocks the groups that keep everything have.
+    fn leading_full(&self, content: &Content, limit: u32) -> u32 {
+        let full = (0..self.groups.count()).filter(|&group| !self.groups.has_window(group));
+        let mut found = 0;
+        for run in content.runs(limit) {
+            let of_group = |group: u32| self.oldest[group as usize].leading(run);
+            let present = full.clone().map(of_group).min().unwrap_or(run.len);
+            found += present;
+            if present < run.len {
+                break;
+            }
+        }
+        found
+    }
+
     /// How many of the first `limit` blocks the groups that keep everything have, and how
     /// many of theirs no sequence holds.
     fn find_full(&self, content: &Content, limit: u32) -> (u32, u32) {
@@ -266,13 +286,25 @@ impl GroupedCache {
             return limit;
         }
         let needed = self.groups.hit_blocks(self.block_size);
-        let mut found = 0;
-        for at in (0..limit).rev() {
-            let id = content.block(at);
-            let have_all = self.windows().all(|group| self.find(group, id).is_some());
-            found = if have_all { found + 1 } else { 0 };
-            if found == needed {
-                return at + found;
+        let (mut at, mut found) = (limit, 0);
+        let runs: SmallVec<[BlockRun; 4]> = content.runs(limit).collect();
+        for run in runs.into_iter().rev() {
+            let mut left = run.len;
+            while left > 0 {
+                let id = run.first.offset(left - 1);
+                let vacant = |group: u32| self.oldest[group as usize].vacant_down_from(id);
+                let gap = self.windows().map(vacant).max().unwrap_or(0).min(left);
+                if gap > 0 {
+                    // Windows keep few blocks of a long prompt.
+                    (at, left, found) = (at - gap, left - gap, 0);
+                    continue;
+                }
+                (at, left) = (at - 1, left - 1);
+                let have_all = self.windows().all(|group| self.find(group, id).is_some());
+                found = if have_all { found + 1 } else { 0 };
+                if found == needed {
+                    return at + found;
+                }
             }
         }
         found

@@ -219,7 +219,7 @@ impl Scheduler for VllmScheduler {
 
     fn present_blocks(&self, core: &Core, content: &Content, limit: u32) -> u32 {
         if let Some(groups) = &self.groups {
-            return groups.look_up(content, limit).blocks;
+            return groups.present_blocks(content, limit);
         }
         let (present, owner) = self.cache.present_blocks(content, limit);
         let Some(owner) = owner else { return present };
