@@ -1,6 +1,7 @@
 //! The configuration that a worker runs with: resolved and validated, see
 //! [`settings`](crate::engine::settings) for how people write it.
 
+pub use crate::engine::balance::AttentionDpConfig;
 use crate::engine::hardware::MAX_ATTENTION_DP;
 use crate::engine::rules::Limits;
 pub use crate::engine::rules::trtllm::StoreContext;

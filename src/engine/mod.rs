@@ -37,6 +37,7 @@
 //! | `gauges` `outbox` `pipeline` `rank` `group_time` `plan` `worker` `on_demand` `truth` | one rank: what a step of it holds and announces; several that step together; when it happens, what is true |
 //! | `settings` `model` | `[engine]` and model files as people write them |
 
+mod balance;
 pub mod config;
 mod config_json;
 mod core;

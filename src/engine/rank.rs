@@ -5,6 +5,7 @@
 //! alone; when that is, is the business of the [worker](super::worker), whose ranks step
 //! together.
 
+use super::balance::Offer;
 use super::config::EngineConfig;
 use super::core::Core;
 use super::decode_set::Member;
@@ -281,10 +282,28 @@ impl Rank {
         self.in_flight.as_ref().is_none_or(Results::is_empty)
     }
 
-    /// Forms the next step at `now`. `from_idle`: the worker had nothing to do until now.
-    pub(super) fn form(&mut self, now: SimTime, from_idle: bool, out: &mut Outbox) {
+    /// What it would do in the step that is about to be formed. `from_idle`: the worker had
+    /// nothing to do until now.
+    pub(super) fn offer(&mut self, from_idle: bool) -> Offer {
+        let prompts = self.rules.offer(&mut self.core, from_idle);
+        Offer { prompts, decodes: self.core.decode.len() }
+    }
+
+    /// The step about to be formed computes none of the prompts it offered.
+    pub(super) fn hold_back(&mut self) {
+        self.rules.hold_back();
+    }
+
+    /// Prompt tokens of all requests here.
+    pub(super) fn prompt_tokens(&self) -> u64 {
+        let seqs = self.core.seqs.ids().map(|id| &self.core.seqs[id]);
+        seqs.map(|seq| u64::from(seq.prompt_tokens)).sum()
+    }
+
+    /// Forms the next step at `now`.
+    pub(super) fn form(&mut self, now: SimTime, out: &mut Outbox) {
         self.formed.clear();
-        self.rules.form(&mut self.core, &mut self.formed, from_idle);
+        self.rules.form(&mut self.core, &mut self.formed);
         self.announce_formed(now, out);
         self.read_gauges();
     }

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 
 /// The rules of one engine: its queue, its batch and its cache.
 ///
-/// A worker calls [`form`](Self::form) at a boundary, and when the step's results are
+/// A worker calls [`offer`](Self::offer) and [`form`](Self::form) at a boundary, and when the step's results are
 /// due [`end`](Self::end) for every sequence that sampled its last token, then
 /// [`computed`](Self::computed). Requests arrive in between. What all engines know of
 /// a sequence stands in [`Core`]; what one of them adds it keeps itself.
@@ -27,9 +27,18 @@ pub(super) trait Scheduler: Debug {
     /// Takes a request into the queue, the last that came.
     fn submit(&mut self, core: &Core, id: SeqId);
 
-    /// Forms the next step and takes its blocks. `from_idle`: the engine had nothing
-    /// to do until now.
-    fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool);
+    /// Decides which prompts the next step computes, as far as that is decided before it is
+    /// [formed](Self::form); gives how many, if ranks can [wait for each other](Self::hold_back).
+    /// `from_idle`: the engine had nothing to do until now.
+    fn offer(&mut self, _core: &mut Core, _from_idle: bool) -> u32 {
+        0
+    }
+
+    /// The next step computes none of the prompts just [offered](Self::offer).
+    fn hold_back(&mut self) {}
+
+    /// Forms the next step and takes its blocks.
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep);
 
     /// Prompt chunks have been computed; requests that ended with that have been
     /// [ended](Self::end) already.

@@ -1,5 +1,6 @@
 //! The life of a worker, from boundary to boundary; see the [module documentation](super).
 
+use super::balance::{Balancer, Offer};
 use super::config::EngineConfig;
 use super::gauges::Gauges;
 use super::group_time;
@@ -8,12 +9,14 @@ use super::pace::Pace;
 use super::pipeline::{Cadence, Pipeline};
 use super::plan::Plan;
 use super::rank::Rank;
+use super::rules::Spread;
 use super::scheduler::Scheduler;
 use crate::event::{KvEvent, Lost, RejectReason};
 use crate::id::{RequestId, WorkerId};
 use crate::kv::BlockCount;
 use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A simulated worker: an engine, whose ranks have a queue, a batch and a cache each, and
@@ -27,6 +30,8 @@ pub struct Worker {
     pub(super) pipeline: Pipeline,
     pub(super) state: State,
     pub(super) is_up: bool,
+    /// Of ranks that wait for each other's prompts.
+    balancer: Option<Balancer>,
 }
 
 #[derive(Debug)]
@@ -51,6 +56,7 @@ impl Worker {
         let rank = |id| Rank::new(id, Arc::clone(&config), wants_kv_events);
         Self {
             ranks: ids.map(rank).collect(),
+            balancer: balancer(&config),
             config,
             pipeline: Pipeline::default(),
             state: State::Idle,
@@ -101,17 +107,26 @@ impl Worker {
         Ok(())
     }
 
-    /// The rank to which the engine would give a request that comes now: the first of those
-    /// with the least of 4 x waiting + running.
-    ///
-    /// Source: vLLM's balancer for data parallelism (`DPLBAsyncMPClient` in
-    /// `v1/engine/core_client.py`). It counts what it sent as waiting until the ranks report
-    /// again, every 100 ms at most; here ranks are known as they are (assumed). TensorRT-LLM's
-    /// balancer, which may hold requests back, is not modelled: experiments refuse it.
+    /// The rank to which the engine would give a request that comes now: see
+    /// [`Spread`].
     pub(crate) fn choose_rank(&self) -> WorkerId {
-        let load =
-            |rank: &&Rank| 4 * u64::from(rank.gauges.waiting) + u64::from(rank.gauges.running);
-        self.ranks.iter().min_by_key(load).expect("a worker has a rank").id
+        let requests =
+            |rank: &Rank| u64::from(rank.gauges.waiting) + u64::from(rank.gauges.running);
+        let chosen = match self.config.rules.name().defaults().spread {
+            Spread::LeastLoaded => {
+                let load = |rank: &&Rank| requests(rank) + 3 * u64::from(rank.gauges.waiting);
+                self.ranks.iter().min_by_key(load)
+            }
+            Spread::EvenTokens => {
+                let all = self.ranks.iter().map(requests).sum::<u64>() + 1;
+                let fullest = self.ranks.iter().map(requests).max().unwrap_or(0);
+                let even = all.div_ceil(self.ranks.len() as u64).max(fullest);
+                let has_room = |rank: &&Rank| requests(rank) < even;
+                let load = |rank: &&Rank| (rank.prompt_tokens(), requests(rank));
+                self.ranks.iter().filter(has_room).min_by_key(load)
+            }
+        };
+        chosen.expect("a worker has a rank").id
     }
 
     /// The client of `request`, which is at this rank, gives it up at `now`. It is dropped
@@ -179,8 +194,16 @@ impl Worker {
             // Results that no client waits for are not waited for.
             self.ranks.iter_mut().for_each(|rank| rank.in_flight = None);
         }
+        let offers: SmallVec<[Offer; 8]> =
+            self.ranks.iter_mut().map(|rank| rank.offer(from_idle)).collect();
+        let step = self.ranks[0].core.decode.step();
+        let balancer = self.balancer.as_mut();
+        let holds_back = balancer.is_some_and(|balancer| balancer.holds_back(step, &offers));
         for rank in &mut self.ranks {
-            rank.form(now, from_idle, out);
+            if holds_back {
+                rank.hold_back();
+            }
+            rank.form(now, out);
         }
         self.state = if self.ranks.iter().any(Rank::has_step) {
             State::Running(self.plan(out.output_blocks))
@@ -215,7 +238,9 @@ impl Worker {
             (prepare, launch) = (prepare.max(host.0), launch.max(host.1));
         }
         let time = group_time::of(&mut self.ranks, with_prefill);
+        let alike = self.balancer.as_ref().map_or(u64::MAX, Balancer::steps_alike);
         let (start, mut steps) = (self.pipeline.boundary, time.steps);
+        steps = steps.min(alike.saturating_add(1));
         for rank in &mut self.ranks {
             steps = steps.min(rank.count_step(start, steps, output_blocks));
         }
@@ -411,6 +436,7 @@ impl Worker {
         };
         let lost = self.ranks.iter_mut().flat_map(of_rank).collect();
         self.pipeline = Pipeline::default();
+        self.balancer = balancer(&self.config);
         self.state = State::Idle;
         self.is_up = false;
         lost
@@ -428,4 +454,10 @@ impl Worker {
         }
         self.ranks.iter_mut().for_each(|rank| rank.core.pace = pace);
     }
+}
+
+fn balancer(config: &EngineConfig) -> Option<Balancer> {
+    let balance = config.rules.attention_dp_config();
+    let waits = balance.enable_balance && config.attention_dp > 1;
+    waits.then(|| Balancer::new(balance, config.max_num_seqs))
 }

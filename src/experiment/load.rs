@@ -423,8 +423,6 @@ impl Resolver {
         }
         let (router, policy) =
             router.resolve(&self.registry, &pools.ranks()).map_err(invalid("router"))?;
-        let by_rank = || policy.by_rank(router.targets);
-        pools.check_spreading(by_rank).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate(pools.block_size()).map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;

@@ -246,23 +246,6 @@ impl Pools {
         self.pools.iter().flat_map(ranks).collect()
     }
 
-    /// Refuses engines that would have to spread requests over their ranks, if no one says
-    /// which rank is meant, by a rule that is not modelled; the key is one of `[router]`.
-    pub(crate) fn check_spreading(&self, by_rank: impl FnOnce() -> bool) -> Result<(), Invalid> {
-        let spreads = |name: RulesName| name.defaults().spreads_over_ranks;
-        let unknown = |pool: &&Pool| pool.ranks() > 1 && !spreads(pool.engine.rules.name());
-        let Some(pool) = self.pools.iter().find(unknown).filter(|_| !by_rank()) else {
-            return Ok(());
-        };
-        let allowed = format!(
-            "\"ranks\", which every policy can have: how engines with rules = {:?} spread requests \
-             over their ranks is not modelled, only how {} do",
-            pool.engine.rules.name().as_str(),
-            RulesName::list(spreads)
-        );
-        Err(Invalid::new("targets", "\"workers\"", allowed))
-    }
-
     /// Workers as policies count them that do not tell ranks apart.
     pub(crate) fn wholes(&self) -> Wholes {
         let prefills = self.pools.iter().filter(|pool| pool.role == PoolRole::Prefill);

@@ -6,7 +6,7 @@ use super::fast_forward::hold_with;
 use super::program::CROWDED;
 use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, vllm_config};
 use super::script::{Run, Script, play_pools_with, router};
-use kv_router_sim::engine::config::EngineConfig;
+use kv_router_sim::engine::config::{AttentionDpConfig, EngineConfig, Rules, TrtllmOptions};
 use kv_router_sim::engine::memory;
 use kv_router_sim::engine::model::{Model, ModelChoice};
 use kv_router_sim::engine::operators::Beside;
@@ -98,6 +98,18 @@ fn events(
     seen
 }
 
+/// The same with ranks that do not wait for each other's prompts.
+fn without_waiting(config: EngineConfig) -> EngineConfig {
+    let rules = match config.rules {
+        Rules::Trtllm(options) => Rules::Trtllm(TrtllmOptions {
+            attention_dp_config: AttentionDpConfig::default(),
+            ..options
+        }),
+        rules => rules,
+    };
+    EngineConfig { rules, ..config }
+}
+
 proptest! {
     #![proptest_config(cases(500))]
 
@@ -106,7 +118,7 @@ proptest! {
     #[test]
     fn idle_ranks_and_equal_ones_cost_nothing(config in any_engine(), draws in any_draws()) {
         let alone = events(&config, &arrivals(&draws, config.block_size), |_| WorkerId(0));
-        let group = EngineConfig { attention_dp: 3, ..config };
+        let group = EngineConfig { attention_dp: 3, ..without_waiting(config) };
         let arrivals = arrivals(&draws, group.block_size);
         for rank in (0..3).map(WorkerId) {
             let mut own = events(&group, &arrivals, |_| rank);
@@ -240,6 +252,66 @@ fn a_worker_gives_requests_to_the_rank_with_the_least_to_do() {
     assert_eq!((0..3).map(|_| send(&mut fleet, later)).collect::<Vec<_>>(), [4, 5, 3]);
 }
 
+/// A golden, by hand, of T41: two ranks, each of which decodes, 20 ms for a prompt and 10 ms
+/// for a step. A prompt for one of them waits three steps, or until the other has one too.
+#[test]
+fn a_prompt_waits_for_one_of_the_other_rank() {
+    let balance =
+        AttentionDpConfig { enable_balance: true, timeout_iters: 4, batching_wait_iters: 0 };
+    let options = TrtllmOptions { attention_dp_config: balance, ..TrtllmOptions::default() };
+    let config = EngineConfig {
+        rules: Rules::Trtllm(options),
+        attention_dp: 2,
+        overlap: false,
+        ..vllm_config()
+    };
+    let at = |ms| SimTime::ZERO + SimDuration::from_millis(ms);
+    let first_token = |config: &EngineConfig, second: u64| {
+        let arrivals = [
+            (at(0), lone_request(0, 16, 90)),
+            (at(0), lone_request(1, 16, 90)),
+            (at(95), lone_request(2, 16, 2)),
+            (at(second), lone_request(3, 16, 2)),
+        ];
+        let seen = events(config, &arrivals, |request| WorkerId(request.id.0 % 2));
+        let first = |(at, event): &(SimTime, WorkerEvent)| {
+            let is_first = event.kind == WorkerEventKind::FirstToken;
+            (is_first && event.request == RequestId(2)).then_some(*at)
+        };
+        seen.iter().find_map(first).expect("it is served")
+    };
+    for fast_forward in [false, true] {
+        let config = EngineConfig { fast_forward, ..config.clone() };
+        // Prompts until 20 ms, then steps of 10 ms, of which each fourth begins the count
+        // again: those at 50 and 90 ms. The prompt is seen at 100 ms, held back then, at 110
+        // and at 120 ms, and computed from 130 ms on, with the tokens of both.
+        assert_eq!(first_token(&config, 500), at(160));
+        // The other rank's prompt is seen at 110 ms, and both are computed.
+        assert_eq!(first_token(&config, 105), at(140));
+    }
+}
+
+#[test]
+fn trtllm_spreads_prompt_tokens_evenly_over_ranks() {
+    let config = EngineConfig {
+        rules: Rules::Trtllm(TrtllmOptions::default()),
+        attention_dp: 3,
+        ..vllm_config()
+    };
+    let mut fleet = SimulatedFleet::new(1, &Arc::new(config), false);
+    let mut next = 0;
+    let mut send = |prompt_tokens| {
+        let rank = fleet.choose_rank(SimTime::ZERO, WorkerId(0));
+        let request = lone_request(next, prompt_tokens, 5);
+        fleet.submit(SimTime::ZERO, rank, &request).expect("it fits");
+        next += 1;
+        rank.0
+    };
+    // One each first, however long; then to the fewest tokens, one each again.
+    assert_eq!([90, 10, 50].map(&mut send), [0, 1, 2]);
+    assert_eq!([10, 10, 10].map(&mut send), [1, 2, 0]);
+}
+
 /// Three workers of two ranks in the place of the crowded fleet's three workers.
 fn experiment(overrides: &[&str]) -> Result<Experiment, String> {
     let text =
@@ -366,10 +438,6 @@ fn what_ranks_cannot_do_is_refused_by_name() {
             &["router.policy=oracle", "router.targets=workers"][..],
             "router.targets = \"workers\": must be \"ranks\" for a policy that is shown the truth",
         ),
-        (
-            &["engine.rules=trtllm", "router.targets=workers"],
-            "router.targets = \"workers\": must be \"ranks\", which every policy can have",
-        ),
         // Changes count workers, of which there are three.
         (
             &["cluster.change=[{ at = \"1s\", worker = 5, what = \"crash\" }]"],
@@ -383,6 +451,7 @@ fn what_ranks_cannot_do_is_refused_by_name() {
     // Every policy may choose among the ranks of any engine.
     for overrides in [
         &["engine.rules=trtllm", "router.policy=round_robin", "router.targets=ranks"][..],
+        &["engine.rules=trtllm", "router.policy=round_robin", "router.targets=workers"],
         &["router.policy=oracle"],
     ] {
         assert_eq!(experiment(overrides).err(), None);

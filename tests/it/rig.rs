@@ -1,8 +1,8 @@
 //! Small engines and workloads that tests are built from.
 
 use kv_router_sim::engine::config::{
-    CudaGraph, EngineConfig, HostTime, LayerGroups, Rules, StoreContext, TierOptions,
-    TrtllmOptions, VllmOptions,
+    AttentionDpConfig, CudaGraph, EngineConfig, HostTime, LayerGroups, Rules, StoreContext,
+    TierOptions, TrtllmOptions, VllmOptions,
 };
 use kv_router_sim::engine::model::Model;
 use kv_router_sim::engine::roofline::Roofline;
@@ -56,6 +56,7 @@ pub(crate) fn trtllm_config() -> EngineConfig {
         store_context: StoreContext::FirstChunk,
         count_cached_in_budget: true,
         reserve_net_of_reuse: false,
+        attention_dp_config: AttentionDpConfig::default(),
     };
     EngineConfig { rules: Rules::Trtllm(options), overlap: true, ..vllm_config() }
 }
@@ -124,12 +125,26 @@ pub(crate) fn of_one_pool(config: EngineConfig) -> EngineConfig {
 /// Every option of TensorRT-LLM's rules; the defaults half of the time.
 fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    let any = flags.prop_map(|(partial, delay, first_chunk, count_cached, net)| TrtllmOptions {
-        partial_reuse: partial,
-        duplicate_delay: delay,
-        store_context: if first_chunk { StoreContext::FirstChunk } else { StoreContext::LastChunk },
-        count_cached_in_budget: count_cached,
-        reserve_net_of_reuse: net,
+    let balance = (any::<bool>(), 0u32..9, 0u32..4).prop_map(
+        |(enable_balance, timeout_iters, batching_wait_iters)| AttentionDpConfig {
+            enable_balance,
+            timeout_iters,
+            batching_wait_iters,
+        },
+    );
+    let any = (flags, balance).prop_map(|(flags, attention_dp_config)| {
+        let (partial, delay, first_chunk, count_cached, net) = flags;
+        TrtllmOptions {
+            partial_reuse: partial,
+            duplicate_delay: delay,
+            store_context: match first_chunk {
+                true => StoreContext::FirstChunk,
+                false => StoreContext::LastChunk,
+            },
+            count_cached_in_budget: count_cached,
+            reserve_net_of_reuse: net,
+            attention_dp_config,
+        }
     });
     prop_oneof![Just(TrtllmOptions::default()), any]
 }

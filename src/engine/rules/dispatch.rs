@@ -51,8 +51,16 @@ impl Scheduler for AnyScheduler {
         each!(self, rules => rules.submit(core, id));
     }
 
-    fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {
-        each!(self, rules => rules.form(core, step, from_idle));
+    fn offer(&mut self, core: &mut Core, from_idle: bool) -> u32 {
+        each!(self, rules => rules.offer(core, from_idle))
+    }
+
+    fn hold_back(&mut self) {
+        each!(self, rules => rules.hold_back());
+    }
+
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
+        each!(self, rules => rules.form(core, step));
     }
 
     fn computed(&mut self, core: &mut Core, chunks: &[(SeqId, ChunkEnd)]) {

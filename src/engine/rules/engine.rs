@@ -1,6 +1,7 @@
 //! What settings, memory and fleets must know of an engine before a worker runs.
 
 use super::LayerGroups;
+use crate::engine::balance::AttentionDpConfig;
 use crate::engine::memory::Budget;
 use crate::engine::shape::Shape;
 use crate::kv::Offload;
@@ -46,6 +47,11 @@ pub trait Engine: Clone + Debug + PartialEq {
         None
     }
 
+    /// Whether its ranks wait for each other's prompts.
+    fn attention_dp_config(&self) -> AttentionDpConfig {
+        AttentionDpConfig::default()
+    }
+
     /// Refuses limits with which the engine would not start, or could only hang.
     ///
     /// # Errors
@@ -73,13 +79,30 @@ pub struct Defaults {
     pub hands_over_kv: bool,
     /// Groups of layers keep KV apart, where some layers have a window.
     pub keeps_layers_apart: bool,
-    /// How it spreads requests over ranks is modelled ([`Worker`](crate::engine::Worker)
-    /// says how).
-    pub spreads_over_ranks: bool,
+    /// How it spreads requests over ranks, where no router names one.
+    pub spread: Spread,
     /// The number format of the KV cache is that of the weights; otherwise 16 bit.
     pub kv_as_weights: bool,
     /// Whether it starts with blocks of so many tokens, and with which it does.
     pub takes_blocks: fn(tokens: u32) -> (bool, &'static str),
+}
+
+/// How an engine chooses a rank for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// The first with the least of 4 x waiting + running.
+    ///
+    /// Source: vLLM's balancer for data parallelism (`DPLBAsyncMPClient` in
+    /// `v1/engine/core_client.py`). It counts what it sent as waiting until the ranks report
+    /// again, every 100 ms at most; here ranks are known as they are (assumed).
+    LeastLoaded,
+    /// Of those with fewer requests than the fullest, or than all would have if they were
+    /// even, the first with the fewest prompt tokens.
+    ///
+    /// Source: TensorRT-LLM's `ExecutorRequestQueue` (T42). It hands out what came since the
+    /// last step together, and only as many requests as have places; here each goes to a
+    /// rank as it comes, and waits there (assumed).
+    EvenTokens,
 }
 
 /// The sizes that bound a step.

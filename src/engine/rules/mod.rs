@@ -37,10 +37,11 @@ pub(super) mod dispatch;
 pub mod trtllm;
 pub mod vllm;
 
-pub use engine::{Defaults, Engine, Limits};
+pub use engine::{Defaults, Engine, Limits, Spread};
 pub use trtllm::TrtllmOptions;
 pub use vllm::{LayerGroups, VllmOptions};
 
+use super::balance::AttentionDpConfig;
 use super::memory::Budget;
 use super::shape::Shape;
 use crate::settings::Invalid;
@@ -142,6 +143,13 @@ macro_rules! rules {
             pub fn layer_groups(&self) -> Option<&LayerGroups> {
                 match self {
                     $(Self::$name(options) => options.layer_groups(),)*
+                }
+            }
+
+            /// Whether ranks wait for each other's prompts.
+            pub fn attention_dp_config(&self) -> AttentionDpConfig {
+                match self {
+                    $(Self::$name(options) => options.attention_dp_config(),)*
                 }
             }
 

@@ -1,4 +1,4 @@
-//! TensorRT-LLM's PyTorch backend around 1.3.0rc1: rules T1-T39 of docs/engine-rules.md.
+//! TensorRT-LLM's PyTorch backend around 1.3.0rc1: rules T1-T42 of docs/engine-rules.md.
 
 mod cache;
 mod scheduler;
@@ -6,7 +6,8 @@ mod scheduler;
 pub use cache::TrtllmCache;
 pub(in crate::engine) use scheduler::TrtllmScheduler;
 
-use super::engine::{Defaults, Engine, Limits};
+use super::engine::{Defaults, Engine, Limits, Spread};
+use crate::engine::balance::AttentionDpConfig;
 use crate::engine::memory::Budget;
 use crate::engine::shape::Shape;
 use crate::kv::Offload;
@@ -40,6 +41,8 @@ pub struct TrtllmOptions {
     /// Admission reserves no blocks that other requests hold and this one will share
     /// (versions after 1.3.0rc1).
     pub reserve_net_of_reuse: bool,
+    /// Whether ranks wait for each other's prompts.
+    pub attention_dp_config: AttentionDpConfig,
 }
 
 impl Default for TrtllmOptions {
@@ -50,6 +53,7 @@ impl Default for TrtllmOptions {
             store_context: StoreContext::FirstChunk,
             count_cached_in_budget: true,
             reserve_net_of_reuse: false,
+            attention_dp_config: AttentionDpConfig::default(),
         }
     }
 }
@@ -67,7 +71,7 @@ impl Engine for TrtllmOptions {
         lowers_model_len: true,
         hands_over_kv: false,
         keeps_layers_apart: false,
-        spreads_over_ranks: false,
+        spread: Spread::EvenTokens,
         // 8-bit checkpoints for it bring scales for the cache (assumed of all).
         kv_as_weights: true,
         takes_blocks: |tokens| {
@@ -84,6 +88,10 @@ impl Engine for TrtllmOptions {
     fn kv_blocks(budget: &Budget, bytes_per_token: f64, block_size: u32) -> f64 {
         let bytes = (budget.total_bytes - budget.taken_bytes()) * budget.fraction;
         ((bytes / bytes_per_token).floor() / f64::from(block_size)).ceil()
+    }
+
+    fn attention_dp_config(&self) -> AttentionDpConfig {
+        self.attention_dp_config
     }
 
     /// Prompts are cut at block boundaries: a budget below a block starts none.

@@ -59,11 +59,19 @@ impl Scheduler for TrtllmScheduler {
     }
 
     /// The blocked fetch of an idle engine returns with the first arrival alone (T27).
-    fn form(&mut self, core: &mut Core, step: &mut FormedStep, from_idle: bool) {
+    fn offer(&mut self, core: &mut Core, from_idle: bool) -> u32 {
         self.take_loaded(core);
         self.fetch(core, from_idle);
         self.pass_capacity(core);
         self.share_budget(core);
+        u32::try_from(self.asks.len()).expect("requests are counted in u32")
+    }
+
+    fn hold_back(&mut self) {
+        self.asks.clear();
+    }
+
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
         for i in 0..self.asks.len() {
             let (id, granted) = self.asks[i];
             self.compute_chunk(core, step, id, granted);

@@ -8,7 +8,7 @@ pub use cache::{Held, Hits, VllmCache};
 pub use groups::LayerGroups;
 pub(in crate::engine) use scheduler::VllmScheduler;
 
-use super::engine::{Defaults, Engine, Limits};
+use super::engine::{Defaults, Engine, Limits, Spread};
 use crate::engine::memory::Budget;
 use crate::engine::shape::Shape;
 use crate::kv::Offload;
@@ -95,7 +95,7 @@ impl Engine for VllmOptions {
         lowers_model_len: false,
         hands_over_kv: true,
         keeps_layers_apart: true,
-        spreads_over_ranks: true,
+        spread: Spread::LeastLoaded,
         // In the network's own type.
         kv_as_weights: false,
         takes_blocks: |tokens| {

@@ -103,7 +103,7 @@ impl Scheduler for VllmScheduler {
         self.queue(id, self.waiting.len());
     }
 
-    fn form(&mut self, core: &mut Core, step: &mut FormedStep, _from_idle: bool) {
+    fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
         self.take_loaded(core);
         let preempted_before = step.preempted.len();
         self.longest_chunk = self.longest_chunk();
