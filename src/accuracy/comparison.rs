@@ -13,6 +13,7 @@ use super::steps::Steps;
 use super::{AccuracyError, AccuracySettings};
 use crate::report::judge::gains::Gain;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// All that is compared with measurements.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Accuracy {
     pub(super) run_errors: Vec<RunErrors>,
     /// Serving runs beyond those.
     pub(super) further: Option<FurtherRuns>,
+    /// Serving runs of workers with ranks.
+    pub(super) ranks: Option<FurtherRuns>,
 }
 
 /// Kinds of steps: kind, whether it was measured or composed, what it is called.
@@ -65,13 +68,16 @@ impl Accuracy {
             .zip(fitted)
             .map(|((run, predicted), is_fitted)| Replay { run, predicted, is_fitted })
             .collect();
-        let further = settings.further_runs.as_deref();
+        let further = |path: &Option<PathBuf>, called| {
+            path.as_deref().map(|path| FurtherRuns::new(path, settings, called)).transpose()
+        };
         Ok(Self {
             published,
             steps: step_errors(&steps),
             run_errors: run_errors(&runs),
             runs,
-            further: further.map(|path| FurtherRuns::new(path, settings)).transpose()?,
+            further: further(&settings.further_runs, "all but Qwen3-235B under vLLM 0.12")?,
+            ranks: further(&settings.rank_runs, "all with ranks but Qwen3-235B under vLLM 0.12")?,
         })
     }
 
@@ -94,7 +100,7 @@ impl Accuracy {
             errors.enter_tpot(&mut record);
             record.add(&format!("run, {}, TTFT", errors.name), &errors.ttft);
         }
-        self.further.iter().for_each(|further| further.enter(&mut record));
+        self.further.iter().chain(&self.ranks).for_each(|further| further.enter(&mut record));
         record
     }
 }

@@ -31,6 +31,14 @@ each other (47.3 and 47.6 ms on four GPUs at 160 and 320 clients). Single runs: 
 Times to the first token are short by 40 % for most: prompts ran eagerly, under older kernels, and clients count what \
 servers and networks add; nothing was fitted to them.";
 
+/// What the comparison of runs with ranks is.
+const RANK_RUNS: &str = "\
+Runs of `measured/serving-ranks.csv`, with attention data parallelism: composed and replayed as the further runs, \
+nothing fitted to them. Composed steps have the prompts of all ranks in the same steps. Replays have them when the \
+engine would: TensorRT-LLM's ranks wait for each other as InferenceMAX's public scripts for these networks, GPUs and \
+loads have it (`attention_dp_config` in `models/engines/trtllm-1.3.toml`; assumed of these runs). Qwen3-235B FP8 under \
+vLLM 0.12.0 takes twice the sum of its operators with ranks as without.";
+
 /// What stands above the tables of gains.
 const GAINS: &str = "\
 # Gains
@@ -97,6 +105,11 @@ impl Accuracy {
             page.say("## Further serving runs");
             page.say(FURTHER_RUNS);
             page.further_runs(further);
+        }
+        if let Some(ranks) = &self.ranks {
+            page.say("## Serving runs with ranks");
+            page.say(RANK_RUNS);
+            page.rank_runs(ranks);
         }
         page.say("## Every serving run");
         page.say("Prompt / output tokens x concurrency.");
@@ -242,6 +255,20 @@ impl Page {
                 signed(composed_ms.and_then(|ms| outlier.error(ms))),
                 format!("{:.0}", predicted.preemptions),
             ]);
+        }
+        self.add(&table);
+    }
+
+    /// Errors by deployment; nothing was fitted, so there are no halves.
+    fn rank_runs(&mut self, ranks: &FurtherRuns) {
+        let head =
+            ["deployment", "runs", "composed %", "bias %", "replayed %", "bias %", "worst %"];
+        let mut table = Table::new(head.map(str::to_owned));
+        for FurtherErrors { composed, replayed } in &ranks.replayed {
+            let mut cells = vec![replayed.name.clone(), replayed.tpot.count().to_string()];
+            cells.extend(mean_and_bias(composed));
+            cells.extend(tpot(replayed).take(3));
+            table.row(cells);
         }
         self.add(&table);
     }

@@ -20,6 +20,8 @@ pub struct AccuracySettings {
     pub runs: PathBuf,
     /// CSV of serving runs of mixtures of experts, if any.
     pub further_runs: Option<PathBuf>,
+    /// CSV of serving runs of workers with ranks, if any.
+    pub rank_runs: Option<PathBuf>,
     /// Experiments with published results, if any.
     #[serde(default)]
     pub experiments: Vec<Published>,
@@ -160,15 +162,25 @@ impl AccuracySettings {
             .validate()
             .map_err(|invalid| AccuracyError::Value { path: path.to_path_buf(), invalid })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let Self { models, steps, runs, further_runs, page, gains, record, experiments, .. } =
-            &mut settings;
+        let Self {
+            models,
+            steps,
+            runs,
+            further_runs,
+            rank_runs,
+            page,
+            gains,
+            record,
+            experiments,
+            ..
+        } = &mut settings;
         let experiments =
             experiments.iter_mut().flat_map(|Published { file, prediction, .. }| {
                 let kept = prediction.iter_mut().flat_map(|p| [&mut p.summary, &mut p.published]);
                 [file].into_iter().chain(kept)
             });
         let gains = gains.iter_mut().flat_map(|gains| [&mut gains.page, &mut gains.figure]);
-        let further = further_runs.iter_mut().chain(experiments).chain(gains);
+        let further = further_runs.iter_mut().chain(rank_runs).chain(experiments).chain(gains);
         for named in [models, steps, runs, page, record].into_iter().chain(further) {
             *named = joined(folder, named);
         }

@@ -25,6 +25,11 @@ static FURTHER_RUNS: LazyLock<Vec<ServingRun>> = LazyLock::new(|| {
     read_runs(path, &SETTINGS.names, &SETTINGS.assumed).unwrap()
 });
 
+static RANK_RUNS: LazyLock<Vec<ServingRun>> = LazyLock::new(|| {
+    let path = SETTINGS.rank_runs.as_ref().unwrap();
+    read_runs(path, &SETTINGS.names, &SETTINGS.assumed).unwrap()
+});
+
 /// Composed steps of mixtures of experts, nothing fitted, against real runs: the
 /// errors are those of the composition of all the tables that the operators were taken from.
 #[test]
@@ -97,18 +102,24 @@ fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static
 #[test]
 fn no_error_has_grown() {
     // Experiments take seconds each: `sim accuracy --check` runs them too.
-    let settings =
-        AccuracySettings { experiments: Vec::new(), further_runs: None, ..SETTINGS.clone() };
+    let settings = AccuracySettings {
+        experiments: Vec::new(),
+        further_runs: None,
+        rank_runs: None,
+        ..SETTINGS.clone()
+    };
     let accuracy = Accuracy::new(&settings).unwrap();
     let record = Record::read(&SETTINGS.record).unwrap();
     let worse = accuracy.record().worse_than(&record);
     // So do replays of the further runs, and gains are read off the experiments.
-    let names: Vec<String> = FURTHER_RUNS.iter().map(ServingRun::deployment).collect();
+    let further = FURTHER_RUNS.iter().chain(RANK_RUNS.iter());
+    let names: Vec<String> = further.map(ServingRun::deployment).collect();
     let elsewhere = |line: &str| {
         line.starts_with("published, ")
             || line.starts_with("gain, ")
             || line.starts_with("composed, ")
             || line.starts_with("run, all but ")
+            || line.starts_with("run, all with ranks but ")
             || names.iter().any(|name| line.starts_with(&format!("run, {name}, ")))
     };
     let measured: Vec<&String> = worse.iter().filter(|line| !elsewhere(line)).collect();
@@ -207,6 +218,7 @@ fn small(place: &Scratch) {
     place.write("steps.csv", some("steps.csv.gz", 40));
     place.write("serving.csv", some("serving.csv", 20));
     place.write("serving-further.csv", some("serving-further.csv", 200));
+    place.write("serving-ranks.csv", some("serving-ranks.csv", 14));
     let settings = std::fs::read_to_string(root.join("experiments/accuracy.toml")).unwrap();
     let settings = settings
         .replace("\"../measured/", "\"")
