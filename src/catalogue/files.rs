@@ -52,6 +52,7 @@ pub(super) static FILES: &[(&str, &[u8])] = shipped![
     "experiments/published/h100-4xtp2.csv",
     "experiments/published/llmd-16xh100-2026-01.csv",
     "experiments/published/llmd-16xh100-scorers.csv",
+    "experiments/qwen3-235b-16xh100.toml",
     "experiments/qwen3-32b-16xh200-split.toml",
     "experiments/qwen3-32b-16xh200.toml",
     "experiments/router-prefix-ratio-8xl40s.toml",
