@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 
 /// When clients hang up: they cancel the request, as a closed connection does; and what they
@@ -22,9 +23,11 @@ pub struct PatienceSettings {
     /// The longest wait for the first token; no end unless given. A duration, or a
     /// distribution that each request draws from.
     #[serde(deserialize_with = "wait", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Wait>")]
     pub first_token: Option<Distribution<SimDuration>>,
     /// The longest wait for the whole answer; no end unless given.
     #[serde(deserialize_with = "wait", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Wait>")]
     pub answer: Option<Distribution<SimDuration>>,
     /// How often a client that hung up sends the same request again. 0 unless given.
     #[serde(deserialize_with = "settings::count")]
@@ -37,12 +40,27 @@ pub struct PatienceSettings {
     pub on_refusal: Option<RefusalSettings>,
 }
 
-/// A time that is always the same, or a distribution.
+/// How a wait is written: a time that is always the same, or a distribution.
+struct Wait;
+
+impl JsonSchema for Wait {
+    fn schema_name() -> Cow<'static, str> {
+        "Wait".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let always = generator.subschema_for::<SimDuration>();
+        let drawn = generator.subschema_for::<Distribution<SimDuration>>();
+        schemars::json_schema!({ "anyOf": [always, drawn] })
+    }
+}
+
+/// Reads a [`Wait`].
 fn wait<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Distribution<SimDuration>>, D::Error> {
-    struct Wait;
-    impl<'de> Visitor<'de> for Wait {
+    struct WaitVisitor;
+    impl<'de> Visitor<'de> for WaitVisitor {
         type Value = Distribution<SimDuration>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a duration like \"10s\", or a distribution of durations")
@@ -55,7 +73,7 @@ fn wait<'de, D: Deserializer<'de>>(
             Distribution::deserialize(MapAccessDeserializer::new(map))
         }
     }
-    deserializer.deserialize_any(Wait).map(Some)
+    deserializer.deserialize_any(WaitVisitor).map(Some)
 }
 
 impl PatienceSettings {
