@@ -1,6 +1,7 @@
 //! The gate on routing quality, held to its two promises: regressions that are
 //! planted are caught, and nothing else is.
 
+use kv_router_sim::event::RejectReason;
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions, run};
 use kv_router_sim::id::WorkerId;
 use kv_router_sim::report::judge::baseline::Baseline;
@@ -72,7 +73,7 @@ fn ties_broken_to_the_lowest_id_are_caught() {
 
 #[test]
 fn nothing_is_worse_than_its_baseline() {
-    for name in ["blind-index-3581", "herding-589", "tied-workers-9975"] {
+    for name in ["blind-index-3581", "herding-589", "retry-storm", "tied-workers-9975"] {
         assert_eq!(worse(name, &with(&[])), [""; 0], "{name}");
     }
 }
@@ -87,6 +88,38 @@ fn an_index_that_hears_of_nothing_is_caught() {
 fn an_index_ten_seconds_late_is_caught() {
     let worse = worse("blind-index-3581", &with(&["router.feed.delay=10s"]));
     assert!(worse.contains(&"hit_ratio at kv".to_owned()), "{worse:?}");
+}
+
+/// Round robin that turns every fifth request away.
+struct FifthRefused(u32);
+
+impl Policy for FifthRefused {
+    fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        self.0 += 1;
+        if self.0.is_multiple_of(5) {
+            return Verdict::Reject(RejectReason::Policy);
+        }
+        Verdict::send(view.nth_available(self.0 as usize % view.available_count()))
+    }
+}
+
+/// What is left is served sooner; what is gone is noticed.
+#[test]
+fn times_of_survivors_hide_no_refusals() {
+    let planted = Registration::new("round_robin", "a fifth refused", |_: &NoParameters, _, _| {
+        FifthRefused(0)
+    });
+    // A part of the incident, as this is slow.
+    let options = with(&["measure.warmup=20s", "measure.window=40s"]).policy(planted);
+    let check = Check::new(&[pair("survivors", &options)]);
+    let found = |verdict: Judgement, metric: &str| {
+        let is_here = |point: &str| point.contains("round robin") && !point.contains("gate");
+        let mut findings = check.findings.iter().filter(|finding| is_here(&finding.point));
+        findings.any(|f| f.verdict == verdict && f.change.metric == metric)
+    };
+    assert!(found(Judgement::Better, "ttft_ms_p95"), "{}", check.text(120));
+    assert!(found(Judgement::Worse, "error_ratio"), "{}", check.text(120));
+    assert!(check.failed());
 }
 
 /// Requests in flight that share blocks no longer count them once.
