@@ -25,11 +25,19 @@ FIRST_NAME = 0x4E00
 LARGEST_TEXT = 20
 
 
+def tokens(prompt):
+    """Sixteen of a block, which the block's name makes its own."""
+    names = prompt[::BLOCK_CHARACTERS]
+    return [ord(name) * 16 + place for name in names for place in range(16)]
+
+
 class Worker:
     """A server that reports every request to `arrivals` and answers it when told."""
 
     def __init__(self, index, arrivals):
         self.held = {}
+        # What it reports of its load, if it does, and how often it was asked.
+        self.load, self.polls = None, 0
         worker = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,6 +57,9 @@ class Worker:
             def do_GET(self):
                 if self.path.startswith("/v1/models"):
                     self.answer({"object": "list", "data": [{"id": "m", "object": "model"}]})
+                elif self.path.startswith("/loads") and worker.load is not None:
+                    self.answer({"loads": [worker.load], "version": "1", "timestamp": "t", "dp_rank_count": 1})
+                    worker.polls += 1
                 elif "load" in self.path or "metrics" in self.path:
                     self.answer({"error": "no loads"}, 404)
                 else:
@@ -59,6 +70,10 @@ class Worker:
                 body = json.loads(self.rfile.read(length) or "{}")
                 if "prompt" not in body:
                     self.answer({})
+                    return
+                if self.path == "/v1/completions/render":
+                    # vllm-router asks servers to take prompts apart.
+                    self.answer([{"token_ids": tokens(body["prompt"])}])
                     return
                 name = body["user"]
                 done = threading.Event()
@@ -128,10 +143,18 @@ class Gateway:
         sys.exit("the gateway did not get ready")
 
 
+# KV blocks of each worker, where workers report how many are in use.
+BLOCKS = 1000
+# Acts between two reports: few enough to be over before a gateway asks again.
+ACTS_OF_A_REPORT = 20
+# Seconds between two polls of a gateway.
+POLL_SECONDS = 3
+
+
 class History:
     """Texts that branch off each other, and what happens."""
 
-    def __init__(self, draws, workers, sends, most_inflight):
+    def __init__(self, draws, workers, sends, most_inflight, reports):
         self.texts = [None]
         for _ in range(draws.randint(3, 9)):
             fork = draws.random() < 0.7
@@ -142,6 +165,11 @@ class History:
         fill = True
         popular = draws.randrange(len(self.texts))
         while sent < sends:
+            if reports and len(self.acts) % (ACTS_OF_A_REPORT + 1) == 0:
+                self.acts.append(("report", [
+                    [draws.randint(0, 20), draws.choice([0, 0, draws.randint(0, 30)]), draws.randint(0, BLOCKS)]
+                    for _ in range(workers)
+                ]))
             if draws.random() < 0.03:
                 fill = not fill
                 popular = draws.randrange(len(self.texts))
@@ -167,16 +195,39 @@ class History:
         return "".join(self.name(text, block) + "x" * (BLOCK_CHARACTERS - 1) for block in range(blocks))
 
 
+def report(running, waiting, used):
+    return {
+        "dp_rank": 0, "num_running_reqs": running, "num_waiting_reqs": waiting,
+        "num_used_tokens": used, "max_total_num_tokens": BLOCKS, "token_usage": used / BLOCKS,
+    }
+
+
 def play(command, options, history, settle):
     arrivals = queue.Queue()
     workers = [Worker(index, arrivals) for index in range(history.workers)]
+    if any(act[0] == "report" for act in history.acts):
+        # From the start, or the gateway looks for loads elsewhere.
+        for worker in workers:
+            worker.load = report(0, 0, 0)
     gateway = Gateway(command, workers, options)
     chosen, clients, where = [], {}, {}
     try:
         gateway.wait_ready(workers, arrivals)
         time.sleep(1)
+        polls = None
         for act in history.acts:
-            if act[0] == "send":
+            if act[0] == "report":
+                if polls is not None and [worker.polls for worker in workers] != polls:
+                    sys.exit("the gateway asked for loads in between: this machine is too slow now")
+                for worker, (running, waiting, used) in zip(workers, act[1]):
+                    worker.load = report(running, waiting, used)
+                before = [worker.polls for worker in workers]
+                # Twice, so that the first answer with these values is read.
+                while any(worker.polls < seen + 2 for worker, seen in zip(workers, before)):
+                    time.sleep(0.01)
+                time.sleep(0.2)
+                polls = [worker.polls for worker in workers]
+            elif act[0] == "send":
                 _, number, text, blocks = act
                 body = {"model": "m", "prompt": history.prompt(text, blocks), "user": str(number), "max_tokens": 1}
                 client = threading.Thread(target=gateway.ask, args=(body,), daemon=True)
@@ -203,8 +254,15 @@ def play(command, options, history, settle):
 
 
 def in_short(acts):
-    """`TEXT:BLOCKS` for an arrival, in order; `-NUMBER` for the end of that arrival."""
-    return " ".join(f"{act[2]}:{act[3]}" if act[0] == "send" else f"-{act[1]}" for act in acts)
+    """`TEXT:BLOCKS` for an arrival, in order; `-NUMBER` for the end of that arrival;
+    `@RUNNING,WAITING,USED;...` for what workers report."""
+
+    def text(act):
+        if act[0] == "report":
+            return "@" + ";".join(",".join(map(str, load)) for load in act[1])
+        return f"{act[2]}:{act[3]}" if act[0] == "send" else f"-{act[1]}"
+
+    return " ".join(map(text, acts))
 
 
 COMMANDS = {
@@ -223,6 +281,7 @@ def main():
     parser.add_argument("--histories", type=int, default=4)
     parser.add_argument("--sends", type=int, default=150)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--reports", action="store_true", help="workers report their loads (smg)")
     parser.add_argument("--settle", type=float, default=0.01, help="seconds after an end")
     args = parser.parse_args()
     # Cache threshold, absolute and relative balance threshold; requests in flight at most.
@@ -234,7 +293,9 @@ def main():
         options = ["--cache-threshold", str(cache), "--balance-abs-threshold", str(absolute),
                    "--balance-rel-threshold", str(relative), "--eviction-interval-secs", "3600",
                    "--disable-retries", "--disable-circuit-breaker"]
-        history = History(draws, draws.randint(2, 5), args.sends, most)
+        if args.reports:
+            options += ["--load-monitor-interval", str(POLL_SECONDS)]
+        history = History(draws, draws.randint(2, 5), args.sends, most, args.reports)
         chosen = play([args.python, *COMMANDS[args.kind]], options, history, args.settle)
         recorded.append({
             "cache_threshold": cache, "balance_abs_threshold": absolute, "balance_rel_threshold": relative,

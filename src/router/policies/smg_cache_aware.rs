@@ -7,7 +7,7 @@ use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::WorkerSet;
 use crate::router::parameters::{MOST, Parameters, change, check_range};
-use crate::router::select::{Bounds, Ties, lowest};
+use crate::router::select::{Bounds, Ties, lowest, one_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict, WorkerView};
 use crate::settings::{Count, Invalid, count};
 use crate::time::{SimDuration, SimTime};
@@ -28,7 +28,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
             .version("1.13.0", "2026-10-15")
             .without(
                 "KV events, overlap decay, temperature, the hash index, optimistic accounting, \
-                 warm-up of thin workers, gates on KV usage and on queues, all off or without \
+                 warm-up of thin workers, gates on the spread of KV usage, all off or without \
                  effect over HTTP by default; reported throughput and queued tokens",
             ),
     )
@@ -64,6 +64,13 @@ pub struct SmgParams {
     pub default_throughput: f64,
     /// Seconds that KV memory in use counts for: this many times k / (1 - k).
     pub kv_pressure_weight: f64,
+    /// A worker that reports so many waiting requests is left out while another one does not.
+    #[serde(deserialize_with = "count")]
+    #[schemars(with = "Count")]
+    pub overload_waiting_requests: u32,
+    /// A worker that reports this share of its KV blocks in use is left out while another
+    /// one does not, 0 to 1.
+    pub overload_kv_usage: f64,
     /// Time between two reports of a worker's gauges, at least 1 ms.
     pub report_period: SimDuration,
 }
@@ -80,6 +87,8 @@ impl Default for SmgParams {
             mean_prefill_tokens: 1_024,
             default_throughput: 2_000.0,
             kv_pressure_weight: 0.15,
+            overload_waiting_requests: 8,
+            overload_kv_usage: 0.8,
             report_period: SimDuration::from_secs(10),
         }
     }
@@ -97,6 +106,9 @@ impl Parameters for SmgParams {
         check_range("mean_prefill_tokens", f64::from(self.mean_prefill_tokens), 1.0..=MOST)?;
         check_range("default_throughput", self.default_throughput, 1.0..=MOST)?;
         check_range("kv_pressure_weight", self.kv_pressure_weight, 0.0..=MOST)?;
+        let some = self.overload_waiting_requests > 0;
+        Invalid::unless(some, "overload_waiting_requests", 0, "at least 1")?;
+        check_range("overload_kv_usage", self.overload_kv_usage, 0.0..=1.0)?;
         super::check_report_period(self.report_period)
     }
 }
@@ -114,8 +126,10 @@ const MOST_USAGE: f64 = 0.999;
 /// If all of them are far above: of all workers that are not. Else: of all. The expected
 /// wait is the work of the requests that the worker reported and of those sent since, or of
 /// those in flight if they are more, at a fixed rate, and a term that grows with its KV
-/// memory in use. Until workers report, requests in flight count. Equals are drawn.
-/// Decisions of its package are recorded in `src/router/tests/golden`, without reports.
+/// memory in use. Until workers report, requests in flight count. Workers that report a
+/// long queue or little free KV memory are left out while any other is there; if all do, the
+/// fewest requests in flight decide. Equals are drawn. Decisions of its package are recorded
+/// in `src/router/tests/golden`, with reports and without.
 #[derive(Debug)]
 pub struct SmgCacheAware {
     params: SmgParams,
@@ -125,6 +139,9 @@ pub struct SmgCacheAware {
     absent: WorkerSet,
     /// The expected wait of each worker; out of reach for those that are absent.
     waits: Tournament<f64>,
+    /// Workers that are overloaded, and the requests in flight there.
+    overloaded: WorkerSet,
+    overloaded_inflight: u64,
     as_of: Option<SimTime>,
     next_eviction: SimTime,
     draws: Stream,
@@ -146,7 +163,10 @@ enum Among {
     Holders(Vec<WorkerId>),
     /// All with at most so many requests, which some have: those not far above the mean.
     Spill(f64),
+    /// All that are not overloaded.
     All,
+    /// All are overloaded: those with the fewest requests in flight.
+    Fewest,
 }
 
 impl SmgCacheAware {
@@ -159,21 +179,29 @@ impl SmgCacheAware {
             loads: vec![Load::default(); cluster.workers() as usize],
             absent: WorkerSet::default(),
             waits: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
+            overloaded: WorkerSet::default(),
+            overloaded_inflight: 0,
             as_of: None,
             next_eviction: SimTime::ZERO + params.eviction_interval,
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
     }
 
-    /// Requests in flight above which a worker is far above the mean of all.
+    /// Requests in flight above which a worker is far above the mean of those that are not
+    /// overloaded.
     fn most_requests(&self, view: &ClusterView<'_>) -> f64 {
-        let mean = view.mean_inflight();
+        let others = view.available_count() - self.overloaded.len();
+        let inflight = view.total_inflight().saturating_sub(self.overloaded_inflight);
+        let mean = inflight as f64 / others.max(1) as f64;
         let swing = (2.0 * mean.sqrt()).ceil();
         let margin = f64::from(self.params.spill_abs_threshold).min(swing.max(LEAST_MARGIN));
         (mean * self.params.spill_rel_threshold).max(mean + margin)
     }
 
     fn among(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Among {
+        if self.overloaded.len() == view.available_count() {
+            return Among::Fewest;
+        }
         let longest = self.tree.longest(request);
         let match_rate = longest.share(request, self.cluster.block_size);
         if match_rate <= self.params.cache_threshold || longest.workers.is_empty() {
@@ -181,12 +209,12 @@ impl SmgCacheAware {
         }
         let mut holders = longest.workers;
         let most = self.most_requests(view);
-        holders.retain(|holder| f64::from(view.workers[holder.index()].inflight) <= most);
-        if !holders.is_empty() {
-            return Among::Holders(holders);
-        }
-        // The least loaded is the last to be far above.
-        if f64::from(view.least_inflight()) > most { Among::All } else { Among::Spill(most) }
+        holders.retain(|holder| {
+            let inflight = f64::from(view.workers[holder.index()].inflight);
+            inflight <= most && !self.overloaded.contains(*holder)
+        });
+        // One of those that count for the mean is not above it.
+        if holders.is_empty() { Among::Spill(most) } else { Among::Holders(holders) }
     }
 
     /// Seconds once workers have reported, requests before.
@@ -199,14 +227,14 @@ impl SmgCacheAware {
 
     /// To be called whenever `worker` comes or goes, or what is known of it has changed.
     fn note_wait(&mut self, worker: WorkerId) {
-        let is_absent = self.absent.contains(worker);
-        let wait = if is_absent { f64::INFINITY } else { self.wait(worker) };
+        let is_out = self.absent.contains(worker) || self.overloaded.contains(worker);
+        let wait = if is_out { f64::INFINITY } else { self.wait(worker) };
         self.waits.set(worker.index(), wait);
     }
 
     /// Takes note of the last report. All workers report at the same time; one that has not
     /// yet, as it joined since, counts as one that reported nothing.
-    fn read_reports(&mut self, view: &ClusterView<'_>) {
+    pub(in crate::router) fn read_reports(&mut self, view: &ClusterView<'_>) {
         let reported_at = |(_, worker): (_, &WorkerView)| worker.reported.map(|last| last.at);
         let as_of = view.available().find_map(reported_at);
         if as_of.is_none() || as_of == self.as_of {
@@ -223,7 +251,27 @@ impl SmgCacheAware {
             let usage = (f64::from(used_blocks) / f64::from(blocks)).min(MOST_USAGE);
             load.counted = Some(requests);
             load.kv_wait_s = self.params.kv_pressure_weight * usage / (1.0 - usage);
+            let waiting = worker.reported.map_or(0, |last| last.waiting);
+            let is_overloaded = waiting >= self.params.overload_waiting_requests
+                || f64::from(used_blocks) >= self.params.overload_kv_usage * f64::from(blocks);
+            self.mark(WorkerId::at(at), is_overloaded);
             self.note_wait(WorkerId::at(at));
+        }
+    }
+
+    /// `worker` is overloaded from now on, or not.
+    fn mark(&mut self, worker: WorkerId, is_overloaded: bool) {
+        let inflight = u64::from(self.loads[worker.index()].inflight);
+        match (self.overloaded.contains(worker), is_overloaded) {
+            (false, true) => {
+                self.overloaded.insert(worker);
+                self.overloaded_inflight += inflight;
+            }
+            (true, false) => {
+                self.overloaded.remove(worker);
+                self.overloaded_inflight -= inflight;
+            }
+            _ => {}
         }
     }
 
@@ -240,6 +288,7 @@ impl SmgCacheAware {
         let load = &mut self.loads[worker.index()];
         load.inflight += 1;
         load.counted = load.counted.map(|counted| counted + 1);
+        self.overloaded_inflight += u64::from(self.overloaded.contains(worker));
         self.note_wait(worker);
     }
 }
@@ -270,11 +319,13 @@ impl Policy for SmgCacheAware {
                 }
                 shortest.chosen_if_any()
             }
+            Among::Fewest => Some(one_of(view.least_loaded(), &mut draws).index()),
             Among::Spill(_) | Among::All => {
                 let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
                 lowest(&self.waits, bounds, &mut draws, |worker| {
                     let inflight = f64::from(view.workers[worker.index()].inflight);
-                    let passed_by = matches!(among, Among::Spill(most) if inflight > most);
+                    let passed_by = self.overloaded.contains(worker)
+                        || matches!(among, Among::Spill(most) if inflight > most);
                     (if passed_by { f64::INFINITY } else { self.wait(worker) }, 0)
                 })
             }
@@ -293,7 +344,11 @@ impl Policy for SmgCacheAware {
         if event.kind.ends_stay() {
             let load = &mut self.loads[event.worker.index()];
             // None of a worker that has come back since.
-            load.inflight = load.inflight.saturating_sub(1);
+            let had = load.inflight;
+            load.inflight = had.saturating_sub(1);
+            if self.overloaded.contains(event.worker) {
+                self.overloaded_inflight -= u64::from(had.min(1));
+            }
             self.note_wait(event.worker);
         }
     }
@@ -309,6 +364,7 @@ impl Policy for SmgCacheAware {
 
     fn worker_left(&mut self, worker: WorkerId) {
         self.tree.worker_left(worker);
+        self.mark(worker, false);
         self.loads[worker.index()] = Load::default();
         self.absent.insert(worker);
         self.note_wait(worker);
@@ -325,6 +381,14 @@ impl Policy for SmgCacheAware {
     /// question behind those that do.
     fn explain(&self, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let among = if view.available_count() > 0 { self.among(request, view) } else { Among::All };
+        if let Among::Fewest = among {
+            let cost = |(at, worker): (usize, &WorkerView)| CostParts {
+                worker: WorkerId::at(at),
+                cost: f64::from(worker.inflight),
+                parts: vec![("inflight", f64::from(worker.inflight))],
+            };
+            return view.workers.iter().enumerate().map(cost).collect();
+        }
         let waits = (0..view.workers.len()).map(|at| self.wait(WorkerId::at(at)));
         let behind = waits.clone().fold(0.0, f64::max) + 1.0;
         let cost = |(at, wait): (usize, f64)| {
@@ -332,8 +396,8 @@ impl Policy for SmgCacheAware {
             let inflight = f64::from(view.workers[at].inflight);
             let in_question = match &among {
                 Among::Holders(holders) => holders.contains(&worker),
-                Among::Spill(most) => inflight <= *most,
-                Among::All => true,
+                Among::Spill(most) => inflight <= *most && !self.overloaded.contains(worker),
+                Among::All | Among::Fewest => !self.overloaded.contains(worker),
             };
             let parts = vec![("inflight", inflight), ("expected_wait", wait)];
             CostParts { worker, cost: wait + if in_question { 0.0 } else { behind }, parts }

@@ -308,7 +308,8 @@ fn smg_goes_by_what_is_reported_and_sent_since() {
         let text = texts.add(None);
         prompt(texts, text, 4)
     };
-    let mut bench = Bench::new(&settings("smg_cache_aware"), &[0, 0]);
+    let settings = settings("smg_cache_aware").with("overload_kv_usage", 1.0);
+    let mut bench = Bench::new(&settings, &[0, 0]);
     // 3 requests against 1: two more go to the other before they are level.
     report(&mut bench, 1, |worker| if worker == 0 { (2, 1, 0) } else { (1, 0, 0) });
     let chosen: Vec<usize> = (0..2).map(|_| bench.route(&one(&mut texts))).collect();
@@ -319,6 +320,32 @@ fn smg_goes_by_what_is_reported_and_sent_since() {
     let chosen: Vec<usize> = (0..27).map(|_| bench.route(&one(&mut texts))).collect();
     assert!(chosen.iter().all(|worker| *worker == 1), "{chosen:?}");
     assert_eq!(bench.route(&one(&mut texts)), 0);
+}
+
+#[test]
+fn smg_leaves_out_workers_that_report_an_overload() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut bench = Bench::new(&settings("smg_cache_aware"), &[0, 0, 0]);
+    let home = bench.route(&prompt(&texts, text, 10));
+    // The least of both that is too much, at the home of the prompt and at one that is idle.
+    let other = (home + 1) % 3;
+    report(&mut bench, 1, |worker| match worker {
+        _ if worker == home => (1, 8, 0),
+        _ if worker == other => (0, 0, 8_000),
+        _ => (50, 7, 7_999),
+    });
+    let last = 3 - home - other;
+    assert_eq!(bench.route(&prompt(&texts, text, 10)), last);
+    // Where all are, requests in flight decide, not the prompt nor the wait.
+    report(&mut bench, 2, |worker| if worker == last { (0, 9, 0) } else { (0, 0, 9_000) });
+    bench.workers.iter_mut().for_each(|worker| worker.inflight = 2);
+    bench.workers[other].inflight = 1;
+    assert_eq!(bench.route(&prompt(&texts, text, 10)), other);
+    // And none is left out for good.
+    report(&mut bench, 3, |_| (0, 0, 0));
+    let chosen: Vec<usize> = (0..3).map(|_| bench.route(&prompt(&texts, text, 10))).collect();
+    assert!(chosen.contains(&home), "{chosen:?}");
 }
 
 #[test]
