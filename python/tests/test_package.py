@@ -53,7 +53,7 @@ def test_the_examples_in_the_documentation_run():
     assert (failed, count > 0) == (0, True)
 
 
-@pytest.mark.parametrize("page", ["docs/python.md", "python/README.md"])
+@pytest.mark.parametrize("page", ["docs/python.md", "docs/results.md", "python/README.md"])
 def test_the_manual_runs(page, tmp_path, monkeypatch):
     """Every Python block of the page, one after the other, as one program."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
