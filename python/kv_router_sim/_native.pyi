@@ -390,6 +390,7 @@ class Request:
         conversation: int | None = None,
         turn: int = 0,
         max_tokens: int | None = None,
+        priority: int = 0,
         first_token_within: float | None = None,
         answer_within: float | None = None,
     ) -> Request: ...
@@ -407,6 +408,10 @@ class Request:
     def turn(self) -> int: ...
     @property
     def max_tokens(self) -> int | None: ...
+    @property
+    def priority(self) -> int:
+        """Its rank where workers schedule by priority: lower ones go first."""
+
     @property
     def first_token_within(self) -> float | None: ...
     @property

@@ -4,7 +4,7 @@ use crate::errors::{OrRaise, plain};
 use crate::table::{Columns, Table};
 use crate::values::{to_python, to_toml};
 use crate::wait::work;
-use arrow_array::{Float64Array, StringArray, UInt32Array, UInt64Array};
+use arrow_array::{Float64Array, Int64Array, StringArray, UInt32Array, UInt64Array};
 use kv_router_sim::experiment::explain::{self, DecisionQuery, Latency, Pick};
 use kv_router_sim::metrics::{Metric, check_name};
 use kv_router_sim::plot::{self, DrawnFor, FigureOptions};
@@ -368,6 +368,8 @@ fn requests_table(simulations: &[SimulationRequests]) -> PyResult<Table> {
     columns.add("request", whole(&|record| Some(record.request.0)));
     columns.add("conversation", whole(&|record| Some(record.conversation)));
     columns.add("turn", whole(&|record| Some(record.turn)));
+    let priorities = rows().map(|(_, record)| Some(i64::from(record.priority)));
+    columns.add("priority", priorities.collect::<Int64Array>());
     columns.add("worker", whole(&|record| record.dispatched.map(|(_, worker)| worker.0)));
     columns.add("end", rows().map(|(_, record)| Some(end(record))).collect::<StringArray>());
     columns.add("prompt_tokens", whole(&|record| Some(record.prompt_tokens)));

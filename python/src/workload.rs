@@ -27,6 +27,7 @@ pub(crate) struct Request {
     conversation: Option<u32>,
     turn: u32,
     max_tokens: Option<u32>,
+    priority: i32,
     first_token_within: Option<f64>,
     answer_within: Option<f64>,
 }
@@ -36,7 +37,7 @@ impl Request {
     #[new]
     #[pyo3(signature = (
         at, prompt_tokens, output_tokens, *, blocks=Vec::new(), conversation=None, turn=0,
-        max_tokens=None, first_token_within=None, answer_within=None,
+        max_tokens=None, priority=0, first_token_within=None, answer_within=None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords, in Python")]
     fn new(
@@ -47,6 +48,7 @@ impl Request {
         conversation: Option<u32>,
         turn: u32,
         max_tokens: Option<u32>,
+        priority: i32,
         first_token_within: Option<f64>,
         answer_within: Option<f64>,
     ) -> PyResult<Self> {
@@ -80,6 +82,7 @@ impl Request {
             conversation,
             turn,
             max_tokens,
+            priority,
             first_token_within,
             answer_within,
         })
@@ -101,6 +104,7 @@ impl Request {
         let mut request = sim::Request::new(RequestId(id), prompt_tokens, output_tokens, content);
         request.conversation = ConversationId(conversation.unwrap_or(id));
         request.turn = turn;
+        request.priority = self.priority;
         request.max_tokens = max_tokens.unwrap_or(output_tokens);
         let at = SimTime::ZERO + SimDuration::from_secs_f64(self.at);
         let mut arrival = Arrival::new(at, request);
