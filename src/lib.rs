@@ -78,6 +78,8 @@ pub mod queue;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod recorder;
 #[cfg_attr(not(internals), doc(hidden))]
+pub mod replay;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod report;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod request;

@@ -4,10 +4,10 @@ use super::args::JobsArgs;
 use super::error::CliError;
 use super::progress::Bar;
 use super::simulate::{load_options, with_progress};
-use super::talk::{BAD, GOOD, highlighted, print, say};
+use super::talk::{BAD, GOOD, highlighted, note, print, say};
 use clap::ValueEnum;
 use kv_router_sim::catalogue;
-use kv_router_sim::experiment::{self, Experiment, results::Summary, write_file};
+use kv_router_sim::experiment::{self, Experiment, check_writable, results::Summary, write_file};
 use kv_router_sim::report::judge::{baseline::Baseline, check::Check};
 use kv_router_sim::report::render::table;
 use kv_router_sim::settings::Invalid;
@@ -44,6 +44,9 @@ pub(crate) struct CheckArgs {
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: CheckFormat,
+    /// Write JUnit to this file as well
+    #[arg(long, value_name = "FILE", conflicts_with = "update")]
+    pub(crate) junit: Option<PathBuf>,
 }
 
 /// How a check is printed
@@ -63,6 +66,7 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     for file in &args.experiments {
         let options = load_options(args.overrides.clone(), traces.clone());
         let experiment = Experiment::load(file, &options)?;
+        experiment.notices.iter().for_each(|notice| note(notice));
         let path = baseline_path(file, args.baselines.as_deref());
         if args.update && catalogue::is_shipped(&path) {
             let allowed = "given with --update: baselines that come with sim cannot be replaced";
@@ -84,12 +88,16 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
         }
         return Ok(true);
     }
+    args.junit.as_deref().map(check_writable).transpose()?;
     let mut pairs = Vec::with_capacity(work.len());
     for (experiment, _, baseline) in work {
         let summary = simulate(&experiment, args.jobs.count())?;
         pairs.extend(baseline.map(|baseline| (baseline, summary)));
     }
     let check = Check::new(&pairs);
+    if let Some(file) = &args.junit {
+        write_file(file, check.junit().as_bytes())?;
+    }
     print(&match args.format {
         CheckFormat::Text => highlighted(
             &check.text(table::WIDTH),

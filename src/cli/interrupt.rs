@@ -1,6 +1,7 @@
 //! Ctrl-C: the process ends at once, and says what is done and how to go on.
 
 use super::talk;
+use kv_router_sim::router::external;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Exit code of a process that Ctrl-C ended, as shells have it.
@@ -18,6 +19,7 @@ impl Interrupt {
         let _ = ctrlc::set_handler(move || {
             let _writing = held.lock().unwrap_or_else(PoisonError::into_inner);
             talk::warn(&format!("interrupted: {}", farewell()));
+            external::end_all();
             std::process::exit(INTERRUPTED);
         });
         Self(writing)

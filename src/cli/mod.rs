@@ -11,6 +11,7 @@ mod compare;
 mod completions;
 mod error;
 mod explain;
+mod external;
 mod frontier;
 mod init;
 mod interrupt;
@@ -20,6 +21,7 @@ mod man;
 mod models;
 mod policies;
 mod progress;
+mod replay;
 mod report;
 mod run;
 mod schema;
@@ -41,6 +43,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use compare::CompareArgs;
 use completions::CompletionsArgs;
 use explain::ExplainArgs;
+use external::ExternalArgs;
 use frontier::FrontierArgs;
 use init::InitArgs;
 #[cfg(feature = "live")]
@@ -48,6 +51,7 @@ use live::LiveArgs;
 use man::ManArgs;
 use models::ModelsArgs;
 use policies::PoliciesArgs;
+use replay::ReplayArgs;
 use report::{PlotArgs, ReportArgs};
 use run::RunArgs;
 use schema::SchemaArgs;
@@ -119,6 +123,8 @@ enum Command {
     #[cfg(feature = "live")]
     Serve(ServeArgs),
     Check(CheckArgs),
+    External(ExternalArgs),
+    Replay(ReplayArgs),
     Accuracy(AccuracyArgs),
     Calibrate(CalibrateArgs),
     /// Work with request traces
@@ -150,6 +156,8 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     });
     let result = match command {
         Command::Check(args) => check::run(args, traces),
+        Command::External(args) => external::run(args),
+        Command::Replay(args) => replay::run(args, traces).map(|()| true),
         Command::Accuracy(args) => accuracy::accuracy(&args),
         Command::Run(args) => run::run(args, traces).map(|()| true),
         Command::Explain(args) => explain::run(args, traces).map(|()| true),

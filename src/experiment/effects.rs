@@ -71,7 +71,9 @@ impl Effects {
         let router = document.get("router").and_then(toml::Value::as_table);
         let has_feed = router.is_some_and(|router| router.contains_key(FEED));
         let feed = has_feed.then(|| (FEED, policy.wants().kv_events));
-        let given = policy.given().keys();
+        // Some are filled in where an experiment is read.
+        let is_written = |key: &&String| router.is_some_and(|router| router.contains_key(*key));
+        let given = policy.given().keys().filter(is_written);
         let given = given.map(|key| (key.as_str(), policy.about().knows(key)));
         for (key, sees) in feed.into_iter().chain(given) {
             let ran = self.given.entry(key.to_owned()).or_default();

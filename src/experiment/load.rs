@@ -20,6 +20,7 @@ use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{WorkloadSettings, WorkloadSource};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -28,6 +29,9 @@ use std::sync::Arc;
 
 /// A configuration of a policy is at most so long (assumed: a hundred times those of guides).
 const MOST_CONFIG_BYTES: u64 = 1 << 20;
+
+/// So much of a program tells it apart from others.
+const MOST_PROGRAM_BYTES: u64 = 256 << 20;
 
 /// The longest simulated time of one run; the clock itself ends at 213 days.
 const MAX_RUN: SimDuration = SimDuration::from_secs(100 * 86_400);
@@ -402,6 +406,9 @@ struct Resolver {
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
     /// The configurations of policies that were read, by name.
     configs: BTreeMap<(String, PathBuf), String>,
+    /// The commands that simulations run, by what they are and where they run, with the
+    /// digest of the files that they name.
+    commands: BTreeMap<(Vec<String>, PathBuf), String>,
     /// Controls that some simulation has.
     controlled: BTreeSet<usize>,
 }
@@ -414,6 +421,7 @@ impl Resolver {
         let mut pools = self.pools(document, &cluster)?;
         let mut router: RouterSettings = document.section("router")?;
         self.read_config(document, &mut router)?;
+        self.find_command(document, &mut router)?;
         if let Some(unknown) = self.registry.find_unknown(&router.parameters) {
             let keys = self.registry.keys_for(unknown, &router.policy);
             return Err(document.unknown(&format!("router.{unknown}"), &keys));
@@ -545,6 +553,45 @@ impl Resolver {
         Ok(())
     }
 
+    /// Says where a router outside runs: in the folder of the experiment, unless it says so
+    /// itself.
+    fn find_command(
+        &mut self,
+        document: &Document,
+        router: &mut RouterSettings,
+    ) -> Result<(), ExperimentError> {
+        let parameters = &mut router.parameters;
+        let command = |value: &toml::Value| {
+            let words = value.as_array()?.iter().map(|word| Some(word.as_str()?.to_owned()));
+            words.collect::<Option<Vec<String>>>()
+        };
+        let command = parameters.get("command").and_then(command).unwrap_or_default();
+        if command.is_empty() && !parameters.contains_key("socket") {
+            return Ok(());
+        }
+        let own = parameters.get("directory").and_then(toml::Value::as_str).unwrap_or_default();
+        let key = if own.is_empty() { "router.command" } else { "router.directory" };
+        let folder = Path::new(".").join(document.folder_of(key)).join(own);
+        let folder = folder.canonicalize().map_err(|error| {
+            let written = toml::Value::String(folder.display().to_string());
+            document.value_error("router.directory", &written, &format!("cannot be used: {error}"))
+        })?;
+        let text = folder.to_str().ok_or_else(|| {
+            let written = toml::Value::String(folder.display().to_string());
+            document.value_error("router.directory", &written, "must be UTF-8")
+        })?;
+        parameters.insert("directory".to_owned(), toml::Value::String(text.to_owned()));
+        if router.policy == "external" && !command.is_empty() {
+            let place = (command, folder);
+            if let Entry::Vacant(place) = self.commands.entry(place) {
+                let (command, folder) = place.key();
+                let digest = digest_of_files(command, folder);
+                place.insert(digest);
+            }
+        }
+        Ok(())
+    }
+
     fn model(
         &mut self,
         document: &Document,
@@ -592,6 +639,11 @@ impl Resolver {
         let mut notices: Vec<String> = Vec::new();
         let of_models = self.models.values().flat_map(|model| &model.notices);
         let of_sources = self.sources.iter().flat_map(|(_, source)| source.notices());
+        let run = |(command, folder): &(Vec<String>, PathBuf)| {
+            let (command, folder) = (command.join(" "), folder.display());
+            format!("router.command: this experiment runs `{command}` in {folder}")
+        };
+        notices.extend(self.commands.keys().map(run));
         for notice in of_models.chain(of_sources) {
             if !notices.contains(notice) {
                 notices.push(notice.clone());
@@ -609,6 +661,9 @@ impl Resolver {
         }
         for ((name, _), text) in &self.configs {
             hash.update(format!("\n{name}\n{text}"));
+        }
+        for ((command, _), digest) in &self.commands {
+            hash.update(format!("\n{}\n{digest}", command.join("\n")));
         }
         for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
             hash.update(digest);
@@ -638,6 +693,23 @@ fn read_text(path: &Path, most_bytes: u64) -> Result<String, String> {
         return Err(format!("is larger than {most_bytes} bytes"));
     }
     Ok(text)
+}
+
+/// What the files say that a command names: the same command with another program is
+/// another experiment. Files that those read in turn are not looked at.
+fn digest_of_files(command: &[String], folder: &Path) -> String {
+    let mut hash = Sha256::new();
+    for word in command {
+        let file = File::open(folder.join(word)).ok();
+        let is_plain = |file: &File| file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let Some(file) = file.filter(is_plain) else { continue };
+        let mut bytes = Vec::new();
+        if file.take(MOST_PROGRAM_BYTES).read_to_end(&mut bytes).is_ok() {
+            hash.update(word);
+            hash.update(bytes);
+        }
+    }
+    hex(&hash.finalize())
 }
 
 /// Lower-case hexadecimal digits.

@@ -58,8 +58,7 @@ pub use shard::Shard;
 #[cfg(feature = "ui")]
 pub(crate) use simulate::steerable_fleet;
 pub use simulate::{RunOutcome, Stop, Watch, simulate, simulation};
-#[cfg(feature = "live")]
-pub(crate) use simulate::{front_ends, play, simulated_fleet};
+pub(crate) use simulate::{front_ends, play, policy_seed, simulated_fleet};
 pub use store::{Existing, Footprint, RUNS_FILE, SHARD_FILE, SUMMARY_FILE, Staged, Store};
 
 #[cfg(test)]

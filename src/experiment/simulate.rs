@@ -235,6 +235,11 @@ fn seed_of(seed: u64, usage: Use, front_end: u32) -> u64 {
     mix(seed ^ mix(usage as u64)).wrapping_add(u64::from(front_end))
 }
 
+/// The randomness of the policy of the first front end.
+pub(crate) fn policy_seed(seed: u64) -> u64 {
+    seed_of(seed, Use::Policy, 0)
+}
+
 /// Drives `fleet` with `workload` through `front_ends`, as `settings` measure it.
 ///
 /// # Errors

@@ -157,6 +157,13 @@ impl Policy for Disaggregated {
         }
     }
 
+    fn observe_kv_published(&mut self, published: SimTime, worker: WorkerId, event: &KvEvent) {
+        match self.in_decode(worker) {
+            None => self.prefill.observe_kv_published(published, worker, event),
+            Some(worker) => self.decode.observe_kv_published(published, worker, event),
+        }
+    }
+
     /// Workers that hand KV over store blocks that no sequence has filled.
     fn hears_kv_on_demand(&self) -> bool {
         false
@@ -234,6 +241,10 @@ impl Policy for Disaggregated {
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
         self.prefill.set_parameter(key, value)?;
         self.decode.set_parameter(key, value)
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.prefill.failure().or_else(|| self.decode.failure())
     }
 
     fn notes(&self) -> Vec<(&'static str, f64)> {

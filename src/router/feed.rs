@@ -135,7 +135,7 @@ struct Lane {
     heard_from: SimTime,
     /// Everything that the worker ever published, for a router that will
     /// restart and ask.
-    history: Option<Vec<KvEvent>>,
+    history: Option<Vec<Published>>,
     gaps: Option<Gaps>,
     /// How often the worker has died, and the life whose events are heard.
     life: u32,
@@ -149,10 +149,13 @@ struct Gaps {
     /// The number of the next event that the router has not heard.
     expected: u64,
     /// The events from there on: what the worker can send again.
-    ring: VecDeque<KvEvent>,
+    ring: VecDeque<Published>,
     /// What is asked for: all before this number, to be there then.
     asked: Option<(u64, SimTime)>,
 }
+
+/// An event, and when its worker published it.
+type Published = (SimTime, KvEvent);
 
 /// An event on its way.
 #[derive(Clone, Copy, Debug)]
@@ -160,12 +163,12 @@ struct Underway {
     arrives: SimTime,
     number: u64,
     life: u32,
-    event: KvEvent,
+    event: Published,
 }
 
 impl Lane {
     fn send(&mut self, at: SimTime, event: KvEvent, way: Way) {
-        let number = self.sent;
+        let (number, event) = (self.sent, (at, event));
         self.sent += 1;
         if let Some(history) = &mut self.history {
             history.push(event);
@@ -228,7 +231,7 @@ impl Lane {
     }
 
     /// Hands over what can be heard at `due()`, or notices what is missing.
-    fn step(&mut self, mut hear: impl FnMut(&KvEvent)) {
+    fn step(&mut self, mut hear: impl FnMut(&Published)) {
         let due = self.due();
         let Some(&Underway { number, event, .. }) = self.events.front() else { return };
         if let Some(gaps) = &mut self.gaps {
@@ -383,14 +386,18 @@ impl Feed {
         }
     }
 
-    /// Hands over every event visible at `now`: worker by worker in order of id,
-    /// each worker's in order of publication.
-    pub(super) fn deliver(&mut self, now: SimTime, mut hear: impl FnMut(WorkerId, &KvEvent)) {
+    /// Hands over every event visible at `now`, with the time of its publication: worker
+    /// by worker in order of id, each worker's in order of publication.
+    pub(super) fn deliver(
+        &mut self,
+        now: SimTime,
+        mut hear: impl FnMut(SimTime, WorkerId, &KvEvent),
+    ) {
         let mut from = 0;
         while let Some(at) = self.due.next_at_most(from, now) {
             let lane = &mut self.lanes[at];
             while !lane.events.is_empty() && lane.due() <= now {
-                lane.step(|event| hear(WorkerId::at(at), event));
+                lane.step(|(published, event)| hear(*published, WorkerId::at(at), event));
             }
             self.due.set(at, lane.due());
             from = at + 1;

@@ -37,6 +37,16 @@ macro_rules! forward_one {
             self.$inner.observe_kv(worker, event);
         }
     };
+    ($inner:ident observe_kv_published) => {
+        fn observe_kv_published(
+            &mut self,
+            published: $crate::time::SimTime,
+            worker: $crate::id::WorkerId,
+            event: &$crate::event::KvEvent,
+        ) {
+            self.$inner.observe_kv_published(published, worker, event);
+        }
+    };
     ($inner:ident hears_kv_on_demand) => {
         fn hears_kv_on_demand(&self) -> bool {
             self.$inner.hears_kv_on_demand()
@@ -108,6 +118,11 @@ macro_rules! forward_one {
             value: f64,
         ) -> Result<(), $crate::settings::Invalid> {
             self.$inner.set_parameter(key, value)
+        }
+    };
+    ($inner:ident failure) => {
+        fn failure(&self) -> Option<String> {
+            self.$inner.failure()
         }
     };
     ($inner:ident notes) => {

@@ -301,15 +301,17 @@ impl FrontEnd {
     /// Lets the policy hear of every event that is visible at `now`.
     pub(crate) fn deliver_kv(&mut self, now: SimTime) {
         let Self { feed, wholes, workers, policy, .. } = self;
-        let mut hear = |worker: WorkerId, event: &KvEvent| {
+        let mut hear = |published, worker: WorkerId, event: &KvEvent| {
             // One that drains still publishes.
             if workers.views()[worker.index()].available {
-                policy.observe_kv(worker, event);
+                policy.observe_kv_published(published, worker, event);
             }
         };
-        feed.deliver(now, |worker, event| match wholes {
-            Some(wholes) => wholes.hear(worker, event, &mut hear),
-            None => hear(worker, event),
+        feed.deliver(now, |published, worker, event| match wholes {
+            Some(wholes) => {
+                wholes.hear(worker, event, |worker, event| hear(published, worker, event));
+            }
+            None => hear(published, worker, event),
         });
     }
 
@@ -385,6 +387,11 @@ impl FrontEnd {
             Some(wholes) => Cow::Owned(wholes.each(self.workers.views())),
             None => Cow::Borrowed(self.workers.views()),
         }
+    }
+
+    /// Why the policy cannot decide any more, if it cannot.
+    pub fn failure(&self) -> Option<String> {
+        self.policy.failure()
     }
 
     /// What the policy counted about itself since the run began, by name.

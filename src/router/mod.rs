@@ -71,6 +71,7 @@ pub mod decider;
 pub mod disaggregated;
 #[cfg(feature = "dynamo")]
 pub mod dynamo;
+pub mod external;
 mod factory;
 pub mod feed;
 mod forward;
@@ -95,9 +96,7 @@ mod view;
 pub(crate) mod whole;
 
 pub use factory::{About, Origin, PolicyFactory, Registration, Version, Wants};
-#[cfg(any(feature = "dynamo", feature = "live"))]
-pub(crate) use forward::forward;
-pub(crate) use forward::forward_one;
+pub(crate) use forward::{forward, forward_one};
 pub use front_end::FrontEnd;
 pub use parameters::{NoParameters, Parameter, Parameters, Surroundings, change, check_range};
 pub use policy::{CostParts, Policy, Release, Verdict};

@@ -33,6 +33,12 @@ pub trait Policy {
     /// Hears of a change of a worker's cache, as late as the feed delivers it.
     fn observe_kv(&mut self, _worker: WorkerId, _event: &KvEvent) {}
 
+    /// As [`observe_kv`](Self::observe_kv), of a change that the worker published at
+    /// `published`: engines write that into their events.
+    fn observe_kv_published(&mut self, _published: SimTime, worker: WorkerId, event: &KvEvent) {
+        self.observe_kv(worker, event);
+    }
+
     /// True if all that counts of KV events is which blocks of a prompt each worker holds
     /// when a request with that prompt is routed. Then events of other blocks may come
     /// later, and those of different blocks in another order: where engines lose no block
@@ -109,6 +115,13 @@ pub trait Policy {
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
         let allowed = "left alone: this policy has no parameter that can change while it runs";
         Err(Invalid::new(key, value, allowed))
+    }
+
+    /// Why the policy cannot decide any more, if it cannot: one that asks a process outside
+    /// may get no answer. It turns the request at hand away then, and the simulation ends
+    /// with this text.
+    fn failure(&self) -> Option<String> {
+        None
     }
 
     /// What the policy counted about itself since the run began, by name of the

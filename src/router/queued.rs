@@ -161,7 +161,8 @@ impl<D: Decider> Policy for Queued<D> {
         Some((request, self.decider.send(now, asked)))
     }
 
-    forward! { decider: observe, wants_kv_events, observe_kv, hears_kv_on_demand, report_period, wants_output_blocks,
+    forward! { decider: observe, wants_kv_events, observe_kv, observe_kv_published,
+    hears_kv_on_demand, report_period, wants_output_blocks,
     wants_truth, observe_truth, wake_at, overlap_blocks, observe_peer, worker_left, worker_joined,
-    set_parameter, notes, explain }
+    set_parameter, failure, notes, explain }
 }

@@ -158,6 +158,11 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
         self.other.observe_kv(worker, event);
     }
 
+    fn observe_kv_published(&mut self, published: SimTime, worker: WorkerId, event: &KvEvent) {
+        self.driver.observe_kv_published(published, worker, event);
+        self.other.observe_kv_published(published, worker, event);
+    }
+
     fn hears_kv_on_demand(&self) -> bool {
         let hears = |wants: bool, on_demand: bool| !wants || on_demand;
         hears(self.driver.wants_kv_events(), self.driver.hears_kv_on_demand())
@@ -204,6 +209,10 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
         self.driver.set_parameter(key, value)?;
         self.other.set_parameter(key, value)
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.driver.failure().or_else(|| self.other.failure())
     }
 
     fn notes(&self) -> Vec<(&'static str, f64)> {

@@ -44,6 +44,14 @@ pub enum Stuck {
         /// How far it had come.
         at: SimTime,
     },
+    /// A router cannot decide any more.
+    #[error("the router at {} s: {why}", at.as_secs())]
+    Router {
+        /// When it was asked.
+        at: SimTime,
+        /// What went wrong.
+        why: String,
+    },
     /// A control of the script makes no sense at its time.
     #[error("the control at {at:?}: {why}")]
     Refused {

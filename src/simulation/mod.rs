@@ -90,7 +90,9 @@ pub struct Simulation<'a, F = SimulatedFleet> {
     /// when those were published.
     kv_heard: Option<(SimTime, SimTime)>,
     guard: Guard,
-    /// Why it cannot go on.
+    /// Why it cannot go on: found out while something happened.
+    failed: Option<Stuck>,
+    /// The same, once it was said.
     stuck: Option<Stuck>,
 }
 
@@ -176,6 +178,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             hang_ups: HangUps::default(),
             kv_heard: None,
             guard: Guard::default(),
+            failed: None,
             stuck: None,
         }
     }
@@ -333,6 +336,9 @@ impl<'a, F: Fleet> Simulation<'a, F> {
     fn run_until(&mut self, end: SimTime) -> Result<(), Stuck> {
         let may_stop = self.course.as_ref().is_some_and(|c| c.is_open() && c.goes_on());
         loop {
+            if let Some(failed) = self.failed.take() {
+                return Err(failed);
+            }
             self.settle_hang_ups();
             // The next level begins at once: the fleet's clock must not pass it.
             if may_stop && self.is_idle() {

@@ -1,6 +1,7 @@
 //! What the loop does with a request: from its arrival over decisions to its end.
 
 use super::Simulation;
+use super::guard::Stuck;
 use super::observer::Happening;
 use super::requests::LiveRequest;
 use crate::engine::Gauges;
@@ -85,22 +86,38 @@ impl<F: Fleet> Simulation<'_, F> {
         }
         let is_explained = self.explained == Some(id) && !live.is_prefilled;
         let looked_at = is_explained.then(|| self.look(now, id));
-        let LiveRequest { request, front_end, .. } = self.requests.get(id);
+        let &LiveRequest { ref request, front_end: index, .. } = self.requests.get(id);
         let view = self.requests.get(id).view(self.block_size);
-        let verdict = self.front_ends[*front_end].route(now, &view);
-        let decision = Happening::Decision { request, front_end: *front_end, verdict };
+        let verdict = self.front_ends[index].route(now, &view);
+        let decision = Happening::Decision { request, front_end: index, verdict };
         self.observers.tell(now, decision);
         if let Some(mut decision) = looked_at {
             if matches!(verdict, Verdict::Send(worker) if self.sides.prefills(worker)) {
                 decision.keep_workers(self.sides.prefill_workers() as usize);
+            }
+            if decision.costs.is_empty() {
+                // Of a router outside, which says them with its answer.
+                let view = self.requests.get(id).view(self.block_size);
+                let front_end = &mut self.front_ends[index];
+                decision.costs = front_end.explain(now, &view);
+                let before = decision.believed_blocks.take();
+                decision.believed_blocks = before.or_else(|| front_end.overlap_blocks(now, &view));
             }
             self.decision = Some(Decision { verdict, ..decision });
         }
         match verdict {
             Verdict::Send(worker) => self.dispatch(now, worker, id),
             Verdict::Hold => self.requests.hold(id),
+            Verdict::Reject(_) if self.fails(now, index) => {}
             Verdict::Reject(reason) => self.turn_away(now, id, reason),
         }
+    }
+
+    /// Whether the policy of a front end cannot decide any more: the simulation ends then.
+    fn fails(&mut self, now: SimTime, front_end: usize) -> bool {
+        let failure = self.front_ends[front_end].failure();
+        self.failed = failure.map(|why| Stuck::Router { at: now, why }).or(self.failed.take());
+        self.failed.is_some()
     }
 
     pub(super) fn turn_away(&mut self, now: SimTime, id: RequestId, reason: RejectReason) {
@@ -392,6 +409,7 @@ impl<F: Fleet> Simulation<'_, F> {
                     Err(reason) => self.turn_away(now, id, reason),
                 }
             }
+            self.fails(now, index);
         }
     }
 }

@@ -100,6 +100,7 @@ policies! {
     service,
     ttft_estimate,
     oracle,
+    external,
 }
 
 /// Every policy of this crate, in the order in which messages list them.

@@ -49,6 +49,9 @@ impl Policy for Ear {
     fn observe_kv(&mut self, worker: WorkerId, _: &KvEvent) {
         self.note("observe_kv", worker.0);
     }
+    fn observe_kv_published(&mut self, _: SimTime, worker: WorkerId, _: &KvEvent) {
+        self.note("observe_kv_published", worker.0);
+    }
     fn hears_kv_on_demand(&self) -> bool {
         self.note("hears_kv_on_demand", 0);
         true
@@ -92,6 +95,10 @@ impl Policy for Ear {
     fn set_parameter(&mut self, _: &str, _: f64) -> Result<(), Invalid> {
         self.note("set_parameter", 0);
         Ok(())
+    }
+    fn failure(&self) -> Option<String> {
+        self.note("failure", 0);
+        None
     }
     fn notes(&self) -> Vec<(&'static str, f64)> {
         self.note("notes", 0);
@@ -144,11 +151,14 @@ fn heard(policy: &mut dyn Policy, ears: [&Ear; 2], workers: Workers, worker: u32
     let (now, at, view) = (SimTime::ZERO, WorkerId(worker), workers.view());
     let run = BlockRun { first: BlockId(1), len: 1 };
     let truth = vec![WorkerTruth::default(); view.workers.len()];
-    let calls: [(&str, Call<'_>); 18] = [
+    let calls: [(&str, Call<'_>); 20] = [
         ("route", &|policy| _ = policy.route(now, &request, &view)),
         ("observe", &|policy| policy.observe(now, &life(worker, 0, WorkerEventKind::FirstToken))),
         ("wants_kv_events", &|policy| assert!(policy.wants_kv_events())),
         ("observe_kv", &|policy| policy.observe_kv(at, &KvEvent::Stored { parent: None, run })),
+        ("observe_kv_published", &|policy| {
+            policy.observe_kv_published(now, at, &KvEvent::Removed { run });
+        }),
         ("hears_kv_on_demand", &|policy| _ = policy.hears_kv_on_demand()),
         ("report_period", &|policy| {
             assert_eq!(policy.report_period(), Some(SimDuration::from_secs(7)));
@@ -166,6 +176,7 @@ fn heard(policy: &mut dyn Policy, ears: [&Ear; 2], workers: Workers, worker: u32
         ("worker_left", &|policy| policy.worker_left(at)),
         ("worker_joined", &|policy| policy.worker_joined(at)),
         ("set_parameter", &|policy| policy.set_parameter("temperature", 0.5).unwrap()),
+        ("failure", &|policy| assert_eq!(policy.failure(), None)),
         ("notes", &|policy| _ = policy.notes()),
         ("explain", &|policy| assert_eq!(policy.explain(&request, &view)[0].cost, 7.0)),
     ];

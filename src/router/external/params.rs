@@ -1,0 +1,97 @@
+//! How a router in another language is found, and what it hears.
+
+use super::wire::Knowledge;
+use crate::router::Parameters;
+use crate::settings::Invalid;
+use crate::time::SimDuration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Parameters of [`External`](super::External).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ExternalParams {
+    /// The program that routes, with its arguments. It runs as the user who runs the
+    /// simulation, once for every front end of every simulation. This or `socket`.
+    pub command: Vec<String>,
+    /// The Unix socket of a router that runs already; every front end of every simulation
+    /// has a connection of its own. This or `command`.
+    pub socket: String,
+    /// The folder in which `command` runs and `socket` is looked up. Empty: that of the
+    /// experiment's file.
+    pub directory: String,
+    /// What is handed over to the router as it is: a section of its own keys.
+    pub parameters: BTreeMap<String, Value>,
+    /// Wall time for an answer, from 1 ms to 1 h. A router that takes longer ends the
+    /// simulation.
+    pub timeout: SimDuration,
+    /// Ask two processes everything and compare: an answer that depends on anything but
+    /// the lines and the seed ends the simulation.
+    pub check_determinism: bool,
+    /// Whether it hears of blocks that workers store and remove.
+    pub use_kv_events: bool,
+    /// Whether it hears of every block that an output grows into.
+    pub track_output_blocks: bool,
+    /// Time between two reports of a worker's gauges, at least 1 ms. Unset: it gets none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_period: Option<SimDuration>,
+}
+
+impl Default for ExternalParams {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            socket: String::new(),
+            directory: String::new(),
+            parameters: BTreeMap::new(),
+            timeout: SimDuration::from_secs(10),
+            check_determinism: false,
+            use_kv_events: true,
+            track_output_blocks: false,
+            report_period: None,
+        }
+    }
+}
+
+const LEAST: SimDuration = SimDuration::from_millis(1);
+
+const LONGEST_TIMEOUT: SimDuration = SimDuration::from_secs(3_600);
+
+impl Parameters for ExternalParams {
+    fn check(&self) -> Result<(), Invalid> {
+        let either = "given where policy = \"external\" (a list, like [\"python3\", \
+                      \"my_router.py\"]), or else socket";
+        match (self.command.as_slice(), self.socket.as_str()) {
+            ([], "") => return Err(Invalid::new("command", crate::settings::NOTHING, either)),
+            ([], _) | ([_, ..], "") => {}
+            ([_, ..], socket) => {
+                let allowed = "left out where command is given";
+                return Err(Invalid::new("socket", format!("{socket:?}"), allowed));
+            }
+        }
+        let program = self.command.first();
+        let allowed = "a list whose first text names a program";
+        Invalid::unless(program.is_none_or(|name| !name.is_empty()), "command", "[\"\"]", allowed)?;
+        let seconds = |time: SimDuration| format!("\"{}s\"", time.as_secs());
+        let fits = (LEAST..=LONGEST_TIMEOUT).contains(&self.timeout);
+        Invalid::unless(fits, "timeout", seconds(self.timeout), "from 1ms to 1h")?;
+        if let Some(period) = self.report_period {
+            let allowed = "at least 1ms: each report looks at every worker";
+            Invalid::unless(period >= LEAST, "report_period", seconds(period), allowed)?;
+        }
+        Ok(())
+    }
+}
+
+impl ExternalParams {
+    /// Which events the router hears.
+    pub(super) fn knowledge(&self) -> Knowledge {
+        Knowledge {
+            kv_events: self.use_kv_events,
+            output_blocks: self.track_output_blocks,
+            report_period_ns: self.report_period.map(|period| period.as_ps() / 1_000),
+        }
+    }
+}

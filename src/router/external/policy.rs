@@ -1,0 +1,370 @@
+//! The policy that asks.
+
+use super::params::ExternalParams;
+use super::process::Link;
+use super::shown;
+use super::wire::{
+    Asked, Choice, Event, Hello, Introduction, PROTOCOL, Question, ReleasedRequest, Releases,
+    Route, Unwritten, time,
+};
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
+use crate::id::{RequestId, WorkerId};
+use crate::request::RouteRequest;
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Release, Verdict};
+use crate::time::{SimDuration, SimTime};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A router in another language: `docs/router-protocol.md` describes what it reads and
+/// writes.
+///
+/// It starts when it is asked first, so that a policy can be made and looked at without a
+/// process.
+#[derive(Debug)]
+pub struct External {
+    params: ExternalParams,
+    hello: Hello,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// One, or two to be compared.
+    links: Vec<Link>,
+    /// Why nothing can be asked any more.
+    failure: Option<String>,
+    unwritten: Unwritten,
+    /// The request that it was asked about last, and what it said of it.
+    last: Option<(RequestId, Choice)>,
+    held: BTreeSet<RequestId>,
+    released: VecDeque<Release>,
+    wake: Option<SimTime>,
+}
+
+impl External {
+    /// A router for `cluster`; `seed` is all the randomness that it gets.
+    pub fn new(params: &ExternalParams, cluster: &ClusterSpec, seed: u64) -> Self {
+        let parameters = params.parameters.clone().into_iter().collect();
+        let hello = Hello::new(cluster, seed, params.knowledge(), parameters);
+        Self { params: params.clone(), hello, state: State::default() }
+    }
+
+    /// The first line that the router reads.
+    pub(super) fn hello_line(&self) -> String {
+        line_of(&Question::Hello(self.hello.clone()))
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.state.unwritten.hear(event);
+    }
+
+    /// Asks `question`, and reads the answer that `check` finds nothing wrong with.
+    fn exchange<T: DeserializeOwned + PartialEq>(
+        &mut self,
+        question: &Question,
+        about: &str,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> Option<T> {
+        if self.state.failure.is_some() {
+            return None;
+        }
+        let answer = self.start().and_then(|()| self.ask_all(question, about, check));
+        answer.map_err(|failure| self.state.fail(failure)).ok()
+    }
+
+    /// Begins the conversation, unless it has begun.
+    fn start(&mut self) -> Result<(), String> {
+        if !self.state.links.is_empty() {
+            return Ok(());
+        }
+        let ExternalParams { command, socket, directory, check_determinism, .. } = &self.params;
+        let folder = Path::new(directory);
+        for _ in 0..1 + usize::from(*check_determinism) {
+            self.state.links.push(match command.as_slice() {
+                [] => Link::connect(&folder.join(socket))?,
+                command => Link::run(command, folder)?,
+            });
+        }
+        let hello = Question::Hello(self.hello.clone());
+        self.ask_all(&hello, "to introduce itself", |introduction: &Introduction| {
+            let theirs = introduction.protocol;
+            let wrong = || format!("it speaks protocol {theirs}; this is protocol {PROTOCOL}");
+            (theirs == PROTOCOL).then_some(()).ok_or_else(wrong)
+        })
+        .map(drop)
+    }
+
+    fn ask_all<T: DeserializeOwned + PartialEq>(
+        &mut self,
+        question: &Question,
+        about: &str,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> Result<T, String> {
+        let line = line_of(question);
+        let most = Duration::from_secs_f64(self.params.timeout.as_secs());
+        let name = self.name();
+        let mut first: Option<(T, String)> = None;
+        for link in &mut self.state.links {
+            let failed = |link: &mut Link, problem: &str| {
+                let words = link.last_words();
+                let words = words.map(|words| format!("; the last that it printed: {words}"));
+                let line = shown(&line);
+                let words = words.unwrap_or_default();
+                format!("{name}, asked {about}: {problem}; asked was {line}{words}")
+            };
+            let text = link.ask(&line, most).map_err(|problem| failed(link, &problem))?;
+            let answer = serde_json::from_str(&text).map_err(|error| error.to_string());
+            let answer = answer.and_then(|answer| check(&answer).map(|()| answer));
+            let answer: T = answer.map_err(|problem| {
+                failed(link, &format!("its answer {} will not do: {problem}", shown(&text)))
+            })?;
+            match &first {
+                None => first = Some((answer, text)),
+                Some((same, _)) if *same == answer => {}
+                Some((_, other)) => {
+                    let (one, other) = (shown(other), shown(&text));
+                    let problem = format!(
+                        "it is not deterministic: of two processes that were asked the same \
+                         from the beginning, one answered {one} and the other {other}"
+                    );
+                    return Err(failed(link, &problem));
+                }
+            }
+        }
+        Ok(first.expect("at least one is asked").0)
+    }
+
+    /// What the router said of `request`, if that was the last.
+    fn said_of(&self, request: &RouteRequest<'_>) -> Option<&Choice> {
+        let last = self.state.last.as_ref().filter(|(id, _)| *id == request.id);
+        last.map(|(_, choice)| choice)
+    }
+
+    /// What it is called in messages.
+    fn name(&self) -> String {
+        match self.params.command.as_slice() {
+            [] => format!("the router at {}", self.params.socket),
+            command => format!("`{}`", command.join(" ")),
+        }
+    }
+}
+
+impl State {
+    fn fail(&mut self, failure: String) {
+        self.links.clear();
+        self.failure = Some(failure);
+    }
+}
+
+fn line_of(question: &Question) -> String {
+    let mut line = serde_json::to_string(question).expect("plain values are JSON");
+    line.push('\n');
+    line
+}
+
+/// A worker that can be chosen.
+fn check_worker(worker: u32, view: &ClusterView<'_>) -> Result<(), String> {
+    match view.workers.get(worker as usize) {
+        Some(view) if view.available => Ok(()),
+        Some(_) => Err(format!("worker {worker} takes no requests (see absent)")),
+        None => Err(format!("worker {worker}: there are workers 0 to {}", view.workers.len() - 1)),
+    }
+}
+
+fn check_wake(wake_ns: Option<u64>, now: SimTime) -> Result<(), String> {
+    match wake_ns {
+        Some(wake_ns) if time(wake_ns) <= now => {
+            Err(format!("wake_ns = {wake_ns}: must be later than now_ns"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_choice(choice: &Choice, now: SimTime, view: &ClusterView<'_>) -> Result<(), String> {
+    let said = [choice.worker.is_some(), choice.hold, choice.reject];
+    if said.into_iter().filter(|said| *said).count() != 1 {
+        return Err("it must have one of worker, hold and reject".to_owned());
+    }
+    if let Some(worker) = choice.worker {
+        check_worker(worker, view)?;
+    }
+    if choice.wake_ns.is_some() && !choice.hold {
+        return Err("wake_ns goes with hold".to_owned());
+    }
+    check_wake(choice.wake_ns, now)?;
+    let workers = view.workers.len();
+    if let Some(blocks) = choice.overlap_blocks.as_ref().filter(|blocks| blocks.len() != workers) {
+        return Err(format!("overlap_blocks has {} numbers for {workers} workers", blocks.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for cost in &choice.costs {
+        let worker = cost.worker;
+        if worker as usize >= workers || !seen.insert(worker) {
+            return Err(format!("costs: worker {worker} is none, or stands there twice"));
+        }
+        for name in cost.parts.keys() {
+            part_name(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of parts of a cost that a program has met. They are kept for good, so they are few.
+static PART_NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+fn part_name(name: &str) -> Result<&'static str, String> {
+    const MOST_NAMES: usize = 256;
+    const MOST_BYTES: usize = 64;
+    let mut names = PART_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return Ok(known);
+    }
+    if name.len() > MOST_BYTES || names.len() >= MOST_NAMES {
+        return Err(format!(
+            "parts: {name:?}: a name has at most {MOST_BYTES} bytes, and a program at most \
+             {MOST_NAMES} of them"
+        ));
+    }
+    let name: &'static str = String::from(name).leak();
+    names.insert(name);
+    Ok(name)
+}
+
+fn cost_parts(choice: &Choice) -> Vec<CostParts> {
+    let parts = |cost: &super::wire::Cost| CostParts {
+        worker: WorkerId(cost.worker),
+        cost: cost.cost.unwrap_or(f64::INFINITY),
+        parts: cost
+            .parts
+            .iter()
+            .filter_map(|(name, value)| Some((part_name(name).ok()?, *value)))
+            .collect(),
+    };
+    let mut costs: Vec<CostParts> = choice.costs.iter().map(parts).collect();
+    costs.sort_by_key(|cost| cost.worker);
+    costs
+}
+
+impl Policy for External {
+    fn route(
+        &mut self,
+        now: SimTime,
+        request: &RouteRequest<'_>,
+        view: &ClusterView<'_>,
+    ) -> Verdict {
+        let moment = self.state.unwritten.write(now, view);
+        let question = Question::Route(Route { moment, request: Asked::of(request) });
+        let about = format!("about request {}", request.id);
+        let choice: Option<Choice> =
+            self.exchange(&question, &about, |choice| check_choice(choice, now, view));
+        let state = &mut self.state;
+        state.last = choice.map(|choice| (request.id, choice));
+        match state.last {
+            None | Some((_, Choice { reject: true, .. })) => Verdict::Reject(RejectReason::Policy),
+            Some((_, Choice { worker: Some(worker), .. })) => Verdict::Send(WorkerId(worker)),
+            Some((_, Choice { wake_ns, .. })) => {
+                state.held.insert(request.id);
+                state.wake = wake_ns.map(time);
+                Verdict::Hold
+            }
+        }
+    }
+
+    fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
+        self.hear(Event::of_life(now, event));
+    }
+
+    fn wants_kv_events(&self) -> bool {
+        self.params.use_kv_events
+    }
+
+    fn observe_kv(&mut self, worker: WorkerId, event: &KvEvent) {
+        self.observe_kv_published(SimTime::ZERO, worker, event);
+    }
+
+    fn observe_kv_published(&mut self, published: SimTime, worker: WorkerId, event: &KvEvent) {
+        self.hear(Event::of_kv(published, worker, event));
+    }
+
+    fn report_period(&self) -> Option<SimDuration> {
+        self.params.report_period
+    }
+
+    fn wants_output_blocks(&self) -> bool {
+        self.params.track_output_blocks
+    }
+
+    /// Asks where something was heard since the last line, or the router wanted to be asked.
+    fn release(&mut self, now: SimTime, view: &ClusterView<'_>) -> Option<Release> {
+        let state = &mut self.state;
+        let is_due = state.wake.is_some_and(|wake| wake <= now) || state.unwritten.has_events();
+        if state.released.is_empty() && !state.held.is_empty() && is_due {
+            let question = Question::Release(state.unwritten.write(now, view));
+            let held = state.held.clone();
+            let check = |releases: &Releases| check_releases(releases, now, &held, view);
+            let releases = self.exchange(&question, "for requests to release", check)?;
+            self.state.wake = releases.wake_ns.map(time);
+            self.state.released.extend(releases.released.iter().map(|released| {
+                let to = released.worker.map(WorkerId).ok_or(RejectReason::Policy);
+                (RequestId(released.request), to)
+            }));
+        }
+        let (request, to) = self.state.released.pop_front()?;
+        self.state.held.remove(&request);
+        Some((request, to))
+    }
+
+    fn wake_at(&self) -> Option<SimTime> {
+        let State { wake, held, failure, .. } = &self.state;
+        wake.filter(|_| !held.is_empty() && failure.is_none())
+    }
+
+    fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
+        self.said_of(request)?.overlap_blocks.clone()
+    }
+
+    fn observe_peer(&mut self, request: &RouteRequest<'_>, worker: WorkerId, overlap_blocks: u32) {
+        let request = Asked::of(request);
+        self.hear(Event::PeerSent { worker: worker.0, overlap_blocks, request });
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.hear(Event::Left { worker: worker.0 });
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.hear(Event::Joined { worker: worker.0 });
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.state.failure.clone()
+    }
+
+    /// What the router said with its answer; nothing before it was asked.
+    fn explain(&self, request: &RouteRequest<'_>, _: &ClusterView<'_>) -> Vec<CostParts> {
+        self.said_of(request).map_or_else(Vec::new, cost_parts)
+    }
+}
+
+fn check_releases(
+    releases: &Releases,
+    now: SimTime,
+    held: &BTreeSet<RequestId>,
+    view: &ClusterView<'_>,
+) -> Result<(), String> {
+    let mut held = held.clone();
+    for &ReleasedRequest { request, worker, reject } in &releases.released {
+        if !held.remove(&RequestId(request)) {
+            return Err(format!("request {request} is not held"));
+        }
+        match (worker, reject) {
+            (Some(worker), false) => check_worker(worker, view)?,
+            (None, true) => {}
+            _ => return Err(format!("request {request} must have one of worker and reject")),
+        }
+    }
+    check_wake(releases.wake_ns, now)
+}
