@@ -23,7 +23,7 @@ const BETWEEN_LOOKS: SimDuration = SimDuration::from_millis(100);
 /// Why the page cannot do to real servers what it can do to simulated ones.
 pub(super) mod why {
     pub(in super::super) const TIME: &str =
-        "real servers live in real time: it can be neither stopped, stepped nor turned back";
+        "real servers live in real time, which can be neither stopped, stepped nor turned back";
     pub(in super::super) const WORKERS: &str =
         "real servers are started and stopped where they run, not from here";
     pub(in super::super) const FEED: &str =
