@@ -8,7 +8,6 @@ use super::load::{Experiment, LEVEL_KEYS, hex, show};
 use super::results::SavedRuns;
 use super::run_spec::{Params, RunSpec};
 use super::simulate::{RunOutcome, Watch, simulate};
-use crate::event::RejectReason;
 use crate::id::RequestId;
 use crate::recorder::{End, RequestRecord};
 use crate::settings::{plain, same};
@@ -110,7 +109,7 @@ pub enum ExplainError {
     /// No router decided about the request.
     #[error(
         "request {request}: no policy decided about it in the simulation at {point} with seed \
-         {seed}: it was refused before, {reason}"
+         {seed}: {became}"
     )]
     NotDecided {
         /// The request asked for.
@@ -119,8 +118,8 @@ pub enum ExplainError {
         point: String,
         /// The seed.
         seed: u64,
-        /// Why it was refused.
-        reason: RejectReason,
+        /// What became of it before.
+        became: String,
     },
     /// Nothing was measured.
     #[error("no request of {points} has that time: none was measured, or none came so far")]
@@ -195,11 +194,14 @@ pub fn explain(
     let outcome = again.simulate(run, watch)?;
     let spec = &experiment.runs[run];
     let record = outcome.requests.iter().find(|record| record.request == request).copied();
-    if let (None, Some(RequestRecord { end: Some((_, End::Rejected(reason))), .. })) =
-        (&outcome.decision, record)
-    {
+    if let (None, Some(record)) = (&outcome.decision, record) {
+        let became = match record.end {
+            Some((_, End::Rejected(reason))) => format!("it was refused before, {reason}"),
+            Some((_, End::GivenUp)) => "its client hung up before".to_owned(),
+            _ => "it had not reached the policy when the simulation ended".to_owned(),
+        };
         let (point, seed) = (again.point(run), again.seed);
-        return Err(ExplainError::NotDecided { request, point, seed, reason });
+        return Err(ExplainError::NotDecided { request, point, seed, became });
     }
     let (Some(decision), Some(record)) = (outcome.decision, record) else {
         let has = match outcome.requests.iter().map(|record| record.request).max() {

@@ -45,6 +45,7 @@ use crate::report::render::{aiperf, requests, save};
 use crate::report::view::details::{DETAILS_FILE, Details, WORTH};
 use crate::report::view::published::Published;
 use crate::report::view::{fleet_over_time, over_time};
+use crate::simulation::Stuck;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
@@ -258,6 +259,8 @@ impl ResultFolder {
         let outcome = experiment::run(experiment, run);
         if let (Err(error), Some(journal)) = (&outcome, &journal) {
             match error {
+                // A router that was late, or died, may do better next time.
+                RunError::Simulation { source: Stuck::Router { .. }, .. } => {}
                 // It would fail again.
                 RunError::Simulation { .. } => journal.remove()?,
                 RunError::Threads { .. } if found == 0 => journal.remove()?,

@@ -115,6 +115,9 @@ impl AdmissionSettings {
             Invalid::unless(self.max_waiting > 0, "max_wait", text(wait), allowed)?;
             Invalid::unless(wait >= least, "max_wait", text(wait), "at least \"1ms\"")?;
         }
+        if let Some(pause) = self.retry_after {
+            Invalid::unless(pause >= least, "retry_after", text(pause), "at least \"1ms\"")?;
+        }
         let allowed = "429 (too many requests), 503 (unavailable) or 529 (overloaded)";
         Invalid::unless(Refusal::STATUSES.contains(&self.status), "status", self.status, allowed)
     }

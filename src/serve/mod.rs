@@ -118,6 +118,9 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
     let replicas = settings.router.replicas;
     let allowed = "1: all requests reach one front end here";
     Invalid::unless(!behind_router || replicas == 1, "router.replicas", replicas, allowed)?;
+    let has_gate = behind_router && settings.router.admission.is_some();
+    let allowed = "left out: served workers have no gate in front of their router";
+    Invalid::unless(!has_gate, "router.admission", "given", allowed)?;
 
     let start = |error: std::io::Error| ServeError::Start(error.to_string());
     let runtime =

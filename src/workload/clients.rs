@@ -82,6 +82,11 @@ impl PatienceSettings {
         self.first_token.is_none() && self.answer.is_none()
     }
 
+    /// True if nothing was given.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Refuses waits that no request outlives, and retries without an end of waiting.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ pub struct InferencePerfSettings {
     #[serde(default)]
     pub client: Client,
     /// When clients hang up; never unless given.
-    #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
+    #[serde(default, skip_serializing_if = "PatienceSettings::is_default")]
     pub patience: PatienceSettings,
     /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
     /// given. A whole number, or a distribution that each conversation draws from.

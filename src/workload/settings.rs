@@ -360,7 +360,10 @@ mod tests {
     fn settings_survive_being_written() {
         let trace: WorkloadSettings =
             toml::from_str("kind = 'trace'\npath = 'x'\nspeedup = 1.5").unwrap();
-        for settings in [doks(), trace] {
+        let retrying = "kind = 'requests'\nconcurrency = 1\nprompt_tokens = { kind = 'constant', \
+                        value = 9 }\noutput_tokens = { kind = 'constant', value = 9 }\n\
+                        patience.on_refusal.retries = 3";
+        for settings in [doks(), trace, toml::from_str(retrying).unwrap()] {
             let json = serde_json::to_string(&settings).unwrap();
             assert_eq!(serde_json::from_str::<WorkloadSettings>(&json).unwrap(), settings);
             let toml = toml::to_string(&settings).unwrap();

@@ -5,6 +5,7 @@ use super::program::text;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -145,7 +146,7 @@ fn with_servers(line: &str, shell: &Shell, servers: &mut Vec<Child>) -> String {
     if line.starts_with("sim serve ") {
         return format!("{line} --port {}", free_ports());
     }
-    if line.starts_with("sim ui") {
+    if line.starts_with("sim ui") && !line.contains("--worker") {
         return format!("{} --port 0", line.replace(" --port 9000", ""));
     }
     if !line.contains("http://127.0.0.1:") {
@@ -169,11 +170,37 @@ fn with_servers(line: &str, shell: &Shell, servers: &mut Vec<Child>) -> String {
     }
     let first = if line.contains(":8200") { 8200 } else { 8000 };
     // Simulated servers have no way to empty their caches from outside.
-    let kept = if line.starts_with("sim live ") { " --keep-caches" } else { "" };
+    let kept = match command_of(line) {
+        "live" => " --keep-caches",
+        "ui" => " --keep-caches --port 0",
+        _ => "",
+    };
     (0..3).fold(format!("{line}{kept}"), |line, more| {
         line.replace(&format!(":{}", first + more), &format!(":{}", port + more))
     })
 }
+
+/// The command of a line.
+fn command_of(line: &str) -> &str {
+    line.split(' ').nth(1).unwrap_or_default()
+}
+
+/// What examples of `sim external` and `sim replay` take for granted: routers of one's own.
+fn write_routers(folder: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = |from: &str, to: &str| {
+        fs::copy(root.join(from), folder.join(to)).expect("copied");
+    };
+    copy("sdk/python/sim_router.py", "sim_router.py");
+    copy("examples/routers/round_robin.py", "my_router.py");
+    let program = folder.join("my-router");
+    fs::write(&program, "#!/bin/sh\nexec python3 my_router.py\n").expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("may run");
+}
+
+/// Lines that need what no test can have in an empty folder: a router that listens at a
+/// socket, a trace of a real deployment.
+const NOT_HERE: [&str; 2] = ["--check-socket", "request-trace"];
 
 /// Runs the examples of a command one after another in one folder.
 fn failures(command: &[String]) -> Vec<String> {
@@ -183,11 +210,16 @@ fn failures(command: &[String]) -> Vec<String> {
     let mut failed = Vec::new();
     let examples = examples(&help(&args));
     assert!(!examples.is_empty(), "{command:?}");
-    for example in &examples {
+    if matches!(args[..], ["external" | "replay"]) {
+        write_routers(&shell.here());
+    }
+    let here = |line: &&String| !NOT_HERE.iter().any(|word| line.contains(word));
+    for example in examples.iter().filter(here) {
         let example = example.replace("| man -l -", "> /dev/null");
         let mut run = || {
             let line = with_servers(&example, &shell, &mut servers);
-            shell.run(&line, if line.contains("--seeds") { END } else { ACCEPTED })
+            let others_build_on_it = line.contains("--seeds") || line.contains("--record");
+            shell.run(&line, if others_build_on_it { END } else { ACCEPTED })
         };
         // Between looking for free ports and taking them another program may take one.
         let taken = |result: &Result<(), String>| {

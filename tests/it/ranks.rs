@@ -384,7 +384,7 @@ proptest! {
         for (at, rank, _) in &seen.lost {
             let worker = |rank: &WorkerId| rank.0 / config.attention_dp;
             let alive = seen.events.iter().filter(|(when, event)| {
-                let begins = seen.submitted.iter().any(|(sent, _, id)| *id == event.request && sent > at);
+                let begins = seen.submitted.iter().any(|(sent, _, id)| *id == event.request && sent >= at);
                 when > at && worker(&event.worker) == worker(rank) && !begins
             });
             prop_assert_eq!(alive.count(), 0, "after the death of {:?} at {:?}", rank, at);

@@ -69,7 +69,7 @@ pub struct TraceSettings {
     #[schemars(with = "Option<Count>")]
     pub concurrency: Option<u32>,
     /// When clients hang up; never unless given.
-    #[serde(default, skip_serializing_if = "PatienceSettings::is_endless")]
+    #[serde(default, skip_serializing_if = "PatienceSettings::is_default")]
     pub patience: PatienceSettings,
     /// The priority of requests, lower ones first, where workers schedule by it; 0 unless
     /// given. A whole number, or a distribution that each conversation draws from.
