@@ -333,6 +333,8 @@ class Simulation:
 
     Cut into whatever steps, it is the same simulation. It runs on a thread of its own:
     the GIL is free while time passes, and Ctrl-C stops it at the moment it has come to.
+    Its observers, policies and workload run on that thread: to ask it from there raises a
+    `RuntimeError`.
     """
 
     @property

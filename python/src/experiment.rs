@@ -2,7 +2,7 @@
 
 use crate::errors::{IntoError, OrRaise, plain};
 use crate::policy::{Failure, PythonPolicy};
-use crate::results::Results;
+use crate::results::{Results, traces_folder};
 use crate::simulation::Simulation;
 use crate::values::{setting, to_python};
 use crate::wait::{Count, work};
@@ -19,9 +19,6 @@ use pyo3::types::{PyBool, PyDict, PyMapping};
 use serde_json::Value as Json;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// The variable that names the folder of public traces, as for the command line.
-const TRACES_VARIABLE: &str = "SIM_TRACES";
 
 /// Where an experiment's text comes from.
 #[derive(Clone)]
@@ -70,8 +67,7 @@ impl Experiment {
         let failure = Arc::new(Failure::default());
         let mut options = LoadOptions::default();
         options.overrides_called = "set";
-        let named = std::env::var_os(TRACES_VARIABLE).filter(|folder| !folder.is_empty());
-        options.traces = traces.or(named.map(PathBuf::from));
+        options.traces = traces.or_else(traces_folder);
         for class in policies {
             let policy = PythonPolicy::of(&class, Arc::clone(&failure))?;
             options.policies.push(Arc::new(policy));
@@ -289,7 +285,7 @@ impl Experiment {
     ) -> PyResult<Simulation> {
         let run = self.checked.runs[self.run_at(at)?].clone();
         let seed = seed.unwrap_or(self.checked.seeds[0]);
-        Simulation::start(py, run, seed, workload, Arc::clone(&self.failure))
+        Simulation::start(py, run, seed, workload)
     }
 
     fn __repr__(&self) -> String {
@@ -314,7 +310,7 @@ fn check_jobs(jobs: Option<usize>) -> PyResult<()> {
     }
 }
 
-/// What is told of progress: a function, or a bar.
+/// What shows progress: a function, or a bar.
 fn teller(py: Python<'_>, progress: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Py<PyAny>>> {
     Ok(match progress {
         Some(told) if told.is_callable() => Some(told.clone().unbind()),

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-/// A place for a value that somebody else owns.
+/// A place for a value that another part of the program owns.
 ///
 /// Python keeps objects as long as it likes. So what such an object shows of the
 /// simulator's memory lies here, is there for one call only, and is looked at under a

@@ -38,8 +38,8 @@ fn command(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
     })
 }
 
-/// Says which file this code was loaded from: runs that were begun by other code are not
-/// gone on with.
+/// Says which file this code was loaded from: runs that other code began are not
+/// continued.
 #[pyfunction]
 fn loaded_from(file: PathBuf) {
     kv_router_sim::results::loaded_from(file);

@@ -8,60 +8,77 @@ use kv_router_sim::{
     self as sim, About, ClusterSpec, Invalid, Parameter, Policy, PolicyFactory, RejectReason,
     Release, RequestId, SimDuration, SimTime, Stop, Verdict, WorkerId,
 };
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Value as Json, json};
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use toml::{Table, Value};
 
-/// The first exception in Python's code, and the runs that it ends.
+/// Where exceptions in Python's code go: to the runs that they end.
 #[derive(Debug, Default)]
-pub(crate) struct Failure(Mutex<Failed>);
+pub(crate) struct Failure(Mutex<Vec<Running>>);
 
-#[derive(Debug, Default)]
-struct Failed {
+#[derive(Debug)]
+struct Running {
+    stop: Stop,
+    /// The first since it began.
     error: Option<PyErr>,
-    running: Vec<Stop>,
+    /// Tells it from others: they may end in any order.
+    number: u64,
+}
+
+thread_local! {
+    /// Where policies that are made on this thread report.
+    static HERE: RefCell<Option<Arc<Failure>>> = const { RefCell::new(None) };
+}
+
+/// From now on policies that are made on this thread report to `failure`, not to that of
+/// their experiment: simulations of one experiment do not end each other.
+pub(crate) fn report_here(failure: Arc<Failure>) {
+    HERE.set(Some(failure));
 }
 
 impl Failure {
-    fn lock(&self) -> MutexGuard<'_, Failed> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps `error`, if it is the first, and ends what runs.
-    pub(crate) fn report(&self, error: PyErr) {
-        let mut failed = self.lock();
-        failed.running.iter().for_each(Stop::ask);
-        // An exception goes outside the lock: what goes with it is Python's.
-        let second = if failed.error.is_some() { Some(error) } else { failed.error.replace(error) };
-        drop(failed);
-        drop(second);
+    /// Ends what runs with `error`, unless an earlier one does.
+    pub(crate) fn report(&self, error: &PyErr) {
+        Python::attach(|py| {
+            for run in &mut *self.lock() {
+                run.stop.ask();
+                run.error.get_or_insert_with(|| error.clone_ref(py));
+            }
+        });
     }
 
-    /// Ends with an exception, if there was one. What is left of an earlier run is
-    /// forgotten.
+    /// Ends with an exception, if there was one meanwhile.
     pub(crate) fn during<T>(&self, stop: &Stop, work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-        let mut failed = self.lock();
-        let before = if failed.running.is_empty() { failed.error.take() } else { None };
-        failed.running.push(stop.clone());
-        drop(failed);
-        drop(before);
+        let mut running = self.lock();
+        let number = running.last().map_or(0, |last| last.number + 1);
+        running.push(Running { stop: stop.clone(), error: None, number });
+        drop(running);
         let result = work();
-        let mut failed = self.lock();
-        failed.running.pop();
-        let error = failed.error.take();
-        drop(failed);
+        let mut running = self.lock();
+        let at = running.iter().position(|run| run.number == number);
+        let error = at.and_then(|at| running.remove(at).error);
+        drop(running);
         match error {
             Some(error) => Err(error),
             None => result,
         }
     }
 }
+
+/// Reports of a policy are this far apart at least, in seconds, as for those in Rust: each
+/// looks at every worker.
+const LEAST_REPORT_PERIOD: f64 = 0.001;
 
 /// Makes the policies of one Python class.
 pub(crate) struct PythonPolicy {
@@ -123,6 +140,7 @@ impl PythonPolicy {
         parameters: &Table,
         cluster: &ClusterSpec,
         seed: u64,
+        failure: Arc<Failure>,
     ) -> PyResult<Asked> {
         let given = PyDict::new(py);
         for (key, value) in parameters {
@@ -147,9 +165,10 @@ impl PythonPolicy {
         let report_period = match object.getattr_opt("report_period")? {
             Some(period) if !period.is_none() => {
                 let seconds: f64 = period.extract()?;
-                if !(seconds.is_finite() && seconds > 0.0) {
-                    return Err(plain(&format!(
-                        "report_period = {seconds}: must be seconds, more than 0"
+                if !(seconds.is_finite() && seconds >= LEAST_REPORT_PERIOD) {
+                    return Err(PyValueError::new_err(format!(
+                        "report_period = {seconds}: must be seconds, at least \
+                         {LEAST_REPORT_PERIOD}"
                     )));
                 }
                 Some(SimDuration::from_secs_f64(seconds))
@@ -169,9 +188,9 @@ impl PythonPolicy {
             wants_output_blocks: flag("wants_output_blocks")?,
             report_period,
             view: Py::new(py, ClusterView::new())?,
-            failure: Arc::clone(&self.failure),
+            failure,
             held: BTreeSet::new(),
-            has_failed: false,
+            failed: OnceCell::new(),
             _known: Known::new(),
         })
     }
@@ -205,19 +224,26 @@ impl PolicyFactory for PythonPolicy {
     }
 
     fn build(&self, parameters: &Table, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
-        let made = Python::attach(|py| self.make(py, parameters, cluster, seed));
-        match made {
+        let here = HERE.with_borrow(Option::clone);
+        let failure = here.unwrap_or_else(|| Arc::clone(&self.failure));
+        let make = |py: Python<'_>| self.make(py, parameters, cluster, seed, Arc::clone(&failure));
+        match Python::attach(make) {
             Ok(policy) => Box::new(policy),
             Err(error) => {
-                self.failure.report(error);
-                Box::new(Unmade)
+                failure.report(&error);
+                Box::new(Unmade(why(&self.about.name, &error)))
             }
         }
     }
 }
 
-/// Stands where a constructor has failed; the run ends.
-struct Unmade;
+/// Why a policy cannot decide any more, for those who ask after its exception was raised.
+fn why(name: &str, error: &PyErr) -> String {
+    format!("the policy {name:?} failed before: {error}")
+}
+
+/// Stands where a constructor has failed, and says why; the run ends.
+struct Unmade(String);
 
 impl Policy for Unmade {
     fn route(
@@ -227,6 +253,10 @@ impl Policy for Unmade {
         _: &sim::ClusterView<'_>,
     ) -> Verdict {
         Verdict::Reject(RejectReason::Policy)
+    }
+
+    fn failure(&self) -> Option<String> {
+        Some(self.0.clone())
     }
 }
 
@@ -275,24 +305,28 @@ struct Asked {
     failure: Arc<Failure>,
     /// The requests that it holds.
     held: BTreeSet<RequestId>,
-    /// Python is not asked again: the run is about to end.
-    has_failed: bool,
+    /// Why it has failed, if it has: Python is not asked again, and the simulation ends.
+    failed: OnceCell<String>,
     /// Goes last.
     _known: Known,
 }
 
 impl Asked {
     /// Adds to an exception what was asked, and reports it.
-    fn fail(&mut self, py: Python<'_>, error: &PyErr, asked: &str) {
-        self.has_failed = true;
+    fn fail(&self, py: Python<'_>, error: &PyErr, asked: &str) {
+        self.failed.get_or_init(|| why(&self.name, error));
         let note = format!("{asked} (policy {:?})", self.name);
         // Exceptions take notes from Python 3.11 on; before that they lack this one.
         let _ = error.value(py).call_method1("add_note", (note,));
-        self.failure.report(error.clone_ref(py));
+        self.failure.report(error);
     }
 
-    fn tell(&mut self, method: &Option<Py<PyAny>>, asked: &dyn Fn() -> String, call: &Call<'_>) {
-        let Some(method) = method.as_ref().filter(|_| !self.has_failed) else { return };
+    fn has_failed(&self) -> bool {
+        self.failed.get().is_some()
+    }
+
+    fn tell(&self, method: &Option<Py<PyAny>>, asked: &dyn Fn() -> String, call: &Call<'_>) {
+        let Some(method) = method.as_ref().filter(|_| !self.has_failed()) else { return };
         Python::attach(|py| {
             if let Err(error) = call(py, method) {
                 self.fail(py, &error, &asked());
@@ -346,7 +380,7 @@ impl Policy for Asked {
         view: &sim::ClusterView<'_>,
     ) -> Verdict {
         let rejected = Verdict::Reject(RejectReason::Policy);
-        if self.has_failed {
+        if self.has_failed() {
             return rejected;
         }
         Python::attach(|py| {
@@ -377,12 +411,10 @@ impl Policy for Asked {
     }
 
     fn observe(&mut self, now: SimTime, event: &event::WorkerEvent) {
-        let method = self.observe.take();
         let asked = || format!("while observing request {} at {} s", event.request, now.as_secs());
-        self.tell(&method, &asked, &|py, method| {
+        self.tell(&self.observe, &asked, &|py, method| {
             method.call1(py, (now.as_secs(), WorkerEvent::of(event)))
         });
-        self.observe = method;
     }
 
     fn wants_kv_events(&self) -> bool {
@@ -390,10 +422,10 @@ impl Policy for Asked {
     }
 
     fn observe_kv(&mut self, worker: WorkerId, event: &event::KvEvent) {
-        let method = self.observe_kv.take();
         let asked = || format!("while observing the cache of worker {worker}");
-        self.tell(&method, &asked, &|py, method| method.call1(py, (worker.0, KvEvent::of(event))));
-        self.observe_kv = method;
+        self.tell(&self.observe_kv, &asked, &|py, method| {
+            method.call1(py, (worker.0, KvEvent::of(event)))
+        });
     }
 
     fn hears_kv_on_demand(&self) -> bool {
@@ -409,7 +441,7 @@ impl Policy for Asked {
     }
 
     fn release(&mut self, now: SimTime, view: &sim::ClusterView<'_>) -> Option<Release> {
-        if self.has_failed {
+        if self.has_failed() {
             return None;
         }
         Python::attach(|py| {
@@ -444,32 +476,41 @@ impl Policy for Asked {
     }
 
     fn wake_at(&self) -> Option<SimTime> {
-        let method = self.wake_at.as_ref().filter(|_| !self.has_failed)?;
+        let method = self.wake_at.as_ref().filter(|_| !self.has_failed())?;
         Python::attach(|py| {
-            let seconds = method.call0(py).and_then(|at| at.extract::<Option<f64>>(py));
-            match seconds {
-                Ok(seconds) => seconds.map(|at| SimTime::ZERO + SimDuration::from_secs_f64(at)),
-                Err(error) => {
-                    self.failure.report(error);
-                    None
+            let ask = || -> PyResult<Option<SimTime>> {
+                let Some(at) = method.call0(py)?.extract::<Option<f64>>(py)? else {
+                    return Ok(None);
+                };
+                if !(at.is_finite() && at >= 0.0) {
+                    return Err(PyValueError::new_err(format!(
+                        "wake_at gave {at}: must be seconds, at least 0, or None"
+                    )));
                 }
-            }
+                Ok(Some(SimTime::ZERO + SimDuration::from_secs_f64(at)))
+            };
+            ask().unwrap_or_else(|error| {
+                self.fail(py, &error, "while asking when to release requests");
+                None
+            })
         })
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failed.get().cloned()
+    }
+
     fn worker_left(&mut self, worker: WorkerId) {
-        let method = self.worker_left.take();
-        self.tell(&method, &|| format!("while worker {worker} leaves"), &|py, method| {
+        self.tell(&self.worker_left, &|| format!("while worker {worker} leaves"), &|py, method| {
             method.call1(py, (worker.0,))
         });
-        self.worker_left = method;
     }
 
     fn worker_joined(&mut self, worker: WorkerId) {
-        let method = self.worker_joined.take();
-        self.tell(&method, &|| format!("while worker {worker} joins"), &|py, method| {
-            method.call1(py, (worker.0,))
-        });
-        self.worker_joined = method;
+        self.tell(
+            &self.worker_joined,
+            &|| format!("while worker {worker} joins"),
+            &|py, method| method.call1(py, (worker.0,)),
+        );
     }
 }

@@ -322,8 +322,7 @@ impl Results {
                 (Some(experiment), _) => Arc::clone(experiment),
                 (None, folder) => {
                     let folder = folder.as_deref().unwrap_or(Path::new(""));
-                    let traces = std::env::var_os("SIM_TRACES").map(PathBuf::from);
-                    Arc::new(self.all.experiment(folder, None, traces).or_raise()?)
+                    Arc::new(self.all.experiment(folder, None, traces_folder()).or_raise()?)
                 }
             };
             let explained = explain::explain(&experiment, &self.all.runs, &query).or_raise()?;
@@ -342,6 +341,13 @@ impl Results {
         let digest = &provenance.digest[..12];
         format!("<Results of {name}: {} points, {seeds} seeds, digest {digest}>", points.len())
     }
+}
+
+/// The folder of public traces that the environment names, as for the command line: an
+/// empty name is none.
+pub(crate) fn traces_folder() -> Option<PathBuf> {
+    let named = std::env::var_os("SIM_TRACES").filter(|folder| !folder.is_empty());
+    named.map(PathBuf::from)
 }
 
 /// As `requests.csv` has them.

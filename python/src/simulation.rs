@@ -5,7 +5,7 @@
 
 use crate::errors::{OrRaise, plain};
 use crate::events::WorkerEvent;
-use crate::policy::Failure;
+use crate::policy::{Failure, report_here};
 use crate::values::{to_python, to_toml};
 use crate::wait::wait_for;
 use crate::workload::Iterated;
@@ -14,11 +14,13 @@ use kv_router_sim::{
     self as sim, End, Happening, RunSpec, SimDuration, SimTime, Snapshot, Stop, Stuck, Verdict,
     WorkerEffect, controls_toml,
 };
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use serde::Deserialize;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 use toml::Value;
 
 /// Simulated time between two looks at whether to stop.
@@ -30,6 +32,8 @@ type Task = Box<dyn FnOnce(&mut Option<sim::Simulation<'static>>) + Send>;
 #[pyclass(frozen, module = "kv_router_sim")]
 pub(crate) struct Simulation {
     tasks: Mutex<Sender<Task>>,
+    /// Its thread, which also calls what is written in Python.
+    thread: ThreadId,
     failure: Arc<Failure>,
     seed: u64,
 }
@@ -40,14 +44,16 @@ impl Simulation {
         run: RunSpec,
         seed: u64,
         workload: Option<&Bound<'_, PyAny>>,
-        failure: Arc<Failure>,
     ) -> PyResult<Self> {
+        let failure = Arc::new(Failure::default());
         let workload = workload.map(|requests| Iterated::of(requests, Arc::clone(&failure)));
         let workload = workload.transpose()?;
         let (tasks, asked) = mpsc::channel::<Task>();
-        std::thread::Builder::new()
+        let reported = Arc::clone(&failure);
+        let thread = thread::Builder::new()
             .name("simulation".to_owned())
             .spawn(move || {
+                report_here(reported);
                 let mut simulation = Some(match workload {
                     None => run.simulation(seed),
                     Some(mut workload) => {
@@ -60,7 +66,8 @@ impl Simulation {
                 }
             })
             .map_err(|error| plain(&format!("cannot start a thread ({error})")))?;
-        let started = Self { tasks: Mutex::new(tasks), failure, seed };
+        let thread = thread.thread().id();
+        let started = Self { tasks: Mutex::new(tasks), thread, failure, seed };
         // What goes wrong at the start is said here.
         started.ask(py, |_| ())?;
         Ok(started)
@@ -90,6 +97,12 @@ impl Simulation {
         stop: &Stop,
         task: impl FnOnce(&mut Option<sim::Simulation<'static>>) -> Option<T> + Send + 'static,
     ) -> PyResult<T> {
+        if self.is_inside() {
+            // Its thread would wait for itself.
+            return Err(PyRuntimeError::new_err(
+                "a simulation cannot be asked from inside its own call",
+            ));
+        }
         self.failure.during(stop, || {
             let (done, answers) = mpsc::channel();
             let task: Task = Box::new(move |simulation| {
@@ -103,6 +116,11 @@ impl Simulation {
             };
             answer.flatten().ok_or_else(|| plain("this simulation has been finished"))
         })
+    }
+
+    /// Whether it is this simulation that calls: an observer, a policy or a workload.
+    fn is_inside(&self) -> bool {
+        thread::current().id() == self.thread
     }
 
     fn put_in(&self, py: Python<'_>, until: SimTime) -> PyResult<bool> {
@@ -216,7 +234,7 @@ impl Simulation {
                 Python::attach(|py| {
                     let told = told(py, now, happening);
                     if let Err(error) = told.and_then(|told| observer.call1(py, (told,))) {
-                        failure.report(error);
+                        failure.report(&error);
                     }
                 });
             });
@@ -243,6 +261,7 @@ impl Simulation {
     fn __repr__(&self, py: Python<'_>) -> String {
         match self.now(py) {
             Ok(now) => format!("<Simulation at {now} s>"),
+            Err(_) if self.is_inside() => "<Simulation, at work>".to_owned(),
             Err(_) => "<Simulation, finished>".to_owned(),
         }
     }

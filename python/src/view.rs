@@ -101,7 +101,7 @@ impl ClusterView {
     pub(crate) fn lend<R>(&self, view: &sim::ClusterView<'_>, call: impl FnOnce() -> R) -> R {
         #[expect(unsafe_code, reason = "Python has no lifetimes")]
         // SAFETY: only the lifetime changes, and what `view` refers to outlives this
-        // function, which returns after `lend` has taken the value back. Nobody writes
+        // function, which returns after `lend` has taken the value back. Nothing writes
         // there meanwhile: the simulation waits for `call`.
         unsafe {
             let view: sim::ClusterView<'static> = std::mem::transmute(*view);

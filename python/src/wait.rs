@@ -10,9 +10,8 @@ use std::time::Duration;
 const BEAT: Duration = Duration::from_millis(50);
 
 /// Waits without the GIL for what comes through `answers`; `None` if nothing can come any
-/// more. In between, signals are
-/// handled and `tick` is called; if either fails, `stop` is asked to stop the work, and
-/// the failure is raised once it has.
+/// more. In between, signals are handled and `tick` is called; if either fails, `stop` is
+/// asked to stop the work, and the failure is raised once it has.
 pub(crate) fn wait_for<T: Send>(
     py: Python<'_>,
     mut answers: mpsc::Receiver<T>,
@@ -74,8 +73,8 @@ impl kv_router_sim::JobProgress for Count {
 }
 
 impl Count {
-    /// Tells a Python function of two numbers, those done and all, where it has not been
-    /// told yet.
+    /// Gives a Python function two numbers, those done and all, whenever one of them has
+    /// changed.
     pub(crate) fn teller(
         &self,
         told: Option<Py<PyAny>>,

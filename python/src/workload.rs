@@ -156,7 +156,7 @@ impl Iterated {
         });
         match pulled {
             Ok(arrival) => self.next = arrival,
-            Err(error) => self.failure.report(error),
+            Err(error) => self.failure.report(&error),
         }
         self.count += 1;
     }

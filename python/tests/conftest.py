@@ -23,10 +23,16 @@ def doks() -> Experiment:
 
 
 @pytest.fixture
-def sim(tmp_path: Path):
-    """The command `sim` that came with the package, in a folder of its own."""
+def program() -> str:
+    """The file of the command `sim` that came with the package."""
     program = shutil.which("sim", path=str(Path(sys.executable).parent))
     assert program is not None, "the package has no command `sim`"
+    return program
+
+
+@pytest.fixture
+def sim(program: str, tmp_path: Path):
+    """The command `sim`, in a folder of its own."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

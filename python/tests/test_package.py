@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_the_command_says_its_version_and_its_errors(sim):
     assert done.stdout == f"sim {kv_router_sim.__version__}\n"
     assert sim("rum").returncode == 2
     assert sim("policies").stdout.count("\n") > 20
+
+
+def test_ctrl_c_ends_the_command(program, tmp_path):
+    command = [program, "ui", "doks-3xh200", "--port", "0", "--no-open"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as page:
+        try:
+            assert page.stdout.readline().startswith(b"http://")
+            page.send_signal(signal.SIGINT)
+            assert page.wait(30) == -signal.SIGINT
+        finally:
+            page.kill()
 
 
 def test_the_examples_in_the_documentation_run():

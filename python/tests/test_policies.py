@@ -226,6 +226,26 @@ def test_reports_come_where_they_are_asked_for():
     assert routed(Reads).value("requests_per_s") > 0
 
 
+@pytest.mark.parametrize("period", [1e-13, 0.0009, 0.0, -1.0, float("nan"), float("inf")])
+def test_reports_that_come_too_often_are_refused(period):
+    policy = type("Reads", (InTurn,), {"report_period": period})
+    with pytest.raises(ValueError, match="report_period = .*: must be seconds, at least 0.001"):
+        load(policy).set("router.policy", policy)
+
+
+@pytest.mark.parametrize("at", [-0.5, float("nan"), float("inf")])
+def test_times_that_are_none_are_refused(at):
+    class Wakes(InTurn):
+        def release(self, now, view):
+            return None
+
+        def wake_at(self):
+            return at
+
+    with pytest.raises(ValueError, match="wake_at gave .*: must be seconds, at least 0"):
+        routed(Wakes)
+
+
 def test_a_policy_may_hold_and_turn_away():
     class Holds:
         """At most fifty requests at once; every hundredth is turned away."""

@@ -111,6 +111,100 @@ def test_an_exception_of_an_observer_comes_out(exp):
         simulation.run()
 
 
+def of(policy):
+    """A short experiment with one policy."""
+    small = {"measure.window": "100s", "workload.concurrency": 60, "router.policy": policy}
+    return Experiment.load("doks-3xh200", policies=[policy]).set(small)
+
+
+def test_it_cannot_be_asked_from_inside_its_own_call(exp):
+    asked = "cannot be asked from inside its own call"
+    watched = exp.simulation()
+    watched.observe(lambda it: watched.now)
+    with pytest.raises(RuntimeError, match=asked):
+        watched.step(10)
+
+    class Asks:
+        def route(self, now, request, view):
+            return len(routed.snapshot()["workers"]) - 1
+
+    routed = of(Asks).simulation()
+    with pytest.raises(RuntimeError, match=asked) as error:
+        routed.step(10)
+    assert any("while routing request 0" in note for note in error.value.__notes__)
+
+    def iterates():
+        yield Request(0.5, 100, 10)
+        yield Request(fed.now, 100, 10)
+
+    fed = exp.simulation(workload=iterates())
+    with pytest.raises(RuntimeError, match=asked):
+        fed.run()
+
+
+@pytest.mark.parametrize("method", ["route", "observe", "wake_at"])
+def test_after_an_exception_of_its_policy_it_stays_where_it_is(method):
+    class Fails:
+        calls = 0
+
+        def route(self, now, request, view):
+            return 0
+
+        def release(self, now, view):
+            return None
+
+    def fail(self, *arguments):
+        self.calls += 1
+        if self.calls > 30:
+            raise ZeroDivisionError("no reason")
+        return 0 if method == "route" else None
+
+    setattr(Fails, method, fail)
+    exp = of(Fails)
+    simulation, ends = exp.simulation(), []
+    simulation.observe(lambda it: ends.append(it) if it["kind"] == "end" else None)
+    with pytest.raises(ZeroDivisionError, match="no reason") as error:
+        simulation.run()
+    assert error.value.__notes__
+    for ask in (lambda: simulation.step(50), simulation.run, simulation.run):
+        with pytest.raises(SimError, match='the policy "fails" failed before: Zero.*no reason'):
+            ask()
+    assert not [end for end in ends if end["end"] == "rejected"]
+
+
+def test_simulations_of_one_experiment_do_not_end_each_other():
+    under_way, failed = threading.Event(), threading.Event()
+    made = []
+
+    class Meets:
+        """Of those made since the experiment was loaded, the second fails."""
+
+        def __init__(self):
+            made.append(self)
+            self.fails = len(made) == 2
+
+        def route(self, now, request, view):
+            if self.fails:
+                raise ZeroDivisionError("no reason")
+            under_way.set()
+            assert failed.wait(60)
+            return 0
+
+    exp = of(Meets)
+    made.clear()
+    good, bad = exp.simulation(), exp.simulation()
+    assert len(made) == 2
+    outcome = []
+    thread = threading.Thread(target=lambda: outcome.append(good.step(15)))
+    thread.start()
+    assert under_way.wait(60)
+    with pytest.raises(ZeroDivisionError):
+        bad.step(15)
+    failed.set()
+    thread.join()
+    assert outcome == [False] and good.now == 15
+
+
 def test_any_thread_may_step_it(exp):
     simulation = exp.simulation()
     threads = [threading.Thread(target=simulation.step_until, args=(20 * n,)) for n in range(1, 5)]
