@@ -2,6 +2,7 @@
 
 use super::args::pair;
 use super::error::CliError;
+use super::simulate::say_notices;
 use super::talk::print;
 use kv_router_sim::experiment::explain::{DecisionQuery, Latency, Pick, explain};
 use kv_router_sim::id::RequestId;
@@ -69,6 +70,7 @@ fn quantile(text: &str) -> Result<f64, String> {
 pub(super) fn run(args: ExplainArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let saved = Results::load(&args.results)?;
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;
+    say_notices(&experiment);
     let latency = args.worst.map(|time| match time {
         Time::Ttft => Latency::Ttft,
         Time::Queue => Latency::Queue,

@@ -1,7 +1,7 @@
 //! `sim serve`.
 
 use super::error::{CliError, argument};
-use super::simulate::load_options;
+use super::simulate::{load_options, say_notices};
 use super::talk::{print, warn};
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::serve::{ServeError, ServeOptions, serve};
@@ -57,6 +57,7 @@ pub(crate) struct ServeArgs {
 pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let options = load_options(args.overrides, traces);
     let experiment = Experiment::load(&args.file, &options)?;
+    say_notices(&experiment);
     let settings = &experiment.runs[0].settings;
     let served = serve(
         settings,

@@ -36,8 +36,14 @@ pub(super) fn load(
     traces: Option<PathBuf>,
 ) -> Result<Experiment, CliError> {
     let experiment = load_again(args, overrides, traces)?;
-    experiment.notices.iter().for_each(|notice| note(notice));
+    say_notices(&experiment);
     Ok(experiment)
+}
+
+/// Says what there is to know of an experiment, also which commands it runs: to be said
+/// before anything runs.
+pub(super) fn say_notices(experiment: &Experiment) {
+    experiment.notices.iter().for_each(|notice| note(notice));
 }
 
 /// As [`load`], for an experiment of which everything has been said.

@@ -2,6 +2,7 @@
 
 use super::args::pair;
 use super::error::CliError;
+use super::simulate::say_notices;
 use super::talk::say;
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::experiment::timeline::TimelineQuery;
@@ -64,6 +65,7 @@ pub(crate) struct RunTimelineArgs {
 pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let saved = Results::load(&args.results)?;
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;
+    say_notices(&experiment);
     let policy = args.policy.map(|name| ("router.policy".to_owned(), name));
     let at = args.at.into_iter().chain(policy).collect();
     let choice = TimelineQuery { at, seed: args.seed, window: args.window };

@@ -118,6 +118,7 @@ fn costs_of_a_router_are_explained() {
     let explain = ["explain", "plots/small", "--worst", "ttft"];
     let (code, stdout, stderr) = sim(&place, &explain, &[]);
     assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("this experiment runs `python3 "), "{stderr}");
     assert!(stdout.contains("prefill") && stdout.contains("decode"), "{stdout}");
 }
 
