@@ -2,19 +2,22 @@
 
 use super::args::ExperimentArgs;
 use super::error::{CliError, argument};
-use super::simulate::{load_options, overrides};
+use super::simulate::{load, overrides};
 use super::talk::{print, say};
 use flate2::read::MultiGzDecoder;
-use kv_router_sim::experiment::{Experiment, check_writable};
-use kv_router_sim::replay::dynamo::{self, Cached};
+use kv_router_sim::experiment::check_writable;
+use kv_router_sim::replay::dynamo::{self, Cached, Trace};
 use kv_router_sim::replay::log::{Lines, LogError};
 use kv_router_sim::replay::{Compared, Difference, Replayed, record, replay};
 use kv_router_sim::router::{ChosenPolicy, CostParts, Registry};
 use kv_router_sim::settings::Invalid;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read};
+use std::io::{BufReader, BufWriter, Cursor, Read};
 use std::path::{Path, PathBuf};
+
+/// What is looked at to tell a trace from a log.
+const HEAD_BYTES: u64 = 1 << 20;
 
 /// Hold a log of a router's decisions against what policies would have done
 ///
@@ -65,21 +68,24 @@ pub(super) fn run(args: ReplayArgs, traces: Option<PathBuf>) -> Result<(), CliEr
     };
     let wrong = |error: LogError| unreadable(error.to_string());
     let mut text = open(&args.log).map_err(|error| unreadable(error.to_string()))?;
-    let head = text.fill_buf().map_err(|error| unreadable(error.to_string()))?;
-    let first = String::from_utf8_lossy(head.split(|&byte| byte == b'\n').next().unwrap_or(head));
-    if !dynamo::is_trace(&first) {
+    let mut head = Vec::new();
+    let read = text.by_ref().take(HEAD_BYTES).read_to_end(&mut head);
+    read.map_err(|error| unreadable(error.to_string()))?;
+    let is_trace = dynamo::is_trace(&String::from_utf8_lossy(&head));
+    let text = Cursor::new(head).chain(text);
+    if !is_trace {
         let replayed = replay(Lines::new(text), &policies).map_err(wrong)?;
-        return print(&report(&args.log, &replayed));
+        return print(&report(&args.log, &replayed, None));
     }
-    let trace = dynamo::read(text).map_err(wrong)?;
+    let mut trace = dynamo::read(text).map_err(wrong)?;
     print(&cached(&args.log, &trace.cached))?;
     if trace.lines.is_empty() {
         return print(
             "no decisions: some records name no worker, so only cached tokens are compared\n",
         );
     }
-    let lines = (1..).zip(trace.lines).map(Ok);
-    print(&report(&args.log, &replay(lines, &policies).map_err(wrong)?))
+    let lines = std::mem::take(&mut trace.lines).into_iter().map(Ok);
+    print(&report(&args.log, &replay(lines, &policies).map_err(wrong)?, Some(&trace)))
 }
 
 fn open(path: &Path) -> std::io::Result<BufReader<Box<dyn Read>>> {
@@ -112,8 +118,7 @@ fn record_log(
     traces: Option<PathBuf>,
 ) -> Result<(), CliError> {
     let args = ExperimentArgs { file, overrides: more, seeds: None };
-    let options = load_options(overrides(&args, Vec::new()), traces);
-    let experiment = Experiment::load(&args.file, &options)?;
+    let experiment = load(&args, overrides(&args, Vec::new()), traces)?;
     let [run] = experiment.runs.as_slice() else {
         let runs = format!("{} of them", experiment.runs.len());
         let allowed = "an experiment of one simulation: choose with --set, like --set \
@@ -126,8 +131,7 @@ fn record_log(
     let out = File::create(log).map_err(|error| failed(format!("a file: {error}")))?;
     let digest = record(run, seed, Box::new(BufWriter::new(out)))
         .map_err(|error| failed(format!("the log of a simulation: {error}")))?;
-    let digest: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    say(&format!("saved {} (seed {seed}, digest {digest})", log.display()));
+    say(&format!("saved {} (seed {seed}, digest {})", log.display(), &digest[..12]));
     Ok(())
 }
 
@@ -135,7 +139,8 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_owned(), |share| format!("{:.2} %", 100.0 * share))
 }
 
-fn report(log: &Path, replayed: &Replayed) -> String {
+/// What was found; in the names of the trace, if the log was read from one.
+fn report(log: &Path, replayed: &Replayed, trace: Option<&Trace>) -> String {
     let Replayed { workers, seconds, decisions, not_sent, log: own, policies } = replayed;
     let mut text = String::new();
     let mut line = |line: String| {
@@ -171,7 +176,8 @@ fn report(log: &Path, replayed: &Replayed) -> String {
         inflight(own.mean_inflight())
     ));
     for compared in policies {
-        let Compared { policy, agreed, tied, differed, not_sent, choices, .. } = compared;
+        let Compared { policy, follows, agreed, tied, differed, not_sent, choices, .. } = compared;
+        let tied = if *follows { tied.to_string() } else { "-".to_owned() };
         line(format!(
             " {policy:width$}  {:>9}  {agreed:>9}  {tied:>9}  {differed:>9}  {not_sent:>9}  {:>10}  {:>11}",
             percent(compared.agreement()),
@@ -182,7 +188,7 @@ fn report(log: &Path, replayed: &Replayed) -> String {
     line(String::new());
     for Compared { policy, first, follows, .. } in policies {
         match first {
-            Some(first) => line(difference(policy, first)),
+            Some(first) => line(difference(policy, first, trace)),
             None => line(format!("{policy}: no difference")),
         }
         if !follows {
@@ -191,20 +197,28 @@ fn report(log: &Path, replayed: &Replayed) -> String {
     }
     line(String::new());
     line(
-        "agreed: the same worker, and no other as good. tied: several workers had the lowest cost, \
-         that of the log among them. held there: share of the prompts' blocks that the worker held; \
+        "agreed: the same worker; where ties are known, no other as good. tied: several workers had \
+         the lowest cost, that of the log among them; - of policies that book their own choices, \
+         where it is not known. held there: share of the prompts' blocks that the worker held; \
          in flight: requests there, both on average over decisions."
             .to_owned(),
     );
     text
 }
 
-fn difference(policy: &str, first: &Difference) -> String {
+fn difference(policy: &str, first: &Difference, trace: Option<&Trace>) -> String {
     let Difference { line, request, at, taken, preferred, .. } = first;
     let cost = |worker| first.cost_of(worker).map(cost);
     let costs = match (cost(*taken), cost(*preferred)) {
         (Some(there), Some(other)) => format!(": {there} against {other}"),
         _ => String::new(),
+    };
+    let (request, taken, preferred) = match trace {
+        Some(trace) => {
+            let name = format!("{:?}", trace.requests[request.index()]);
+            (name, trace.worker(*taken), trace.worker(*preferred))
+        }
+        None => (request.to_string(), taken.to_string(), preferred.to_string()),
     };
     format!(
         "{policy}: first difference in line {line}: request {request} at {:.3} s went to worker \

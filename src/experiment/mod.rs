@@ -39,10 +39,8 @@ pub(crate) use controls::check as check_control;
 pub use error::ExperimentError;
 pub use files::{StoreError, check_writable, write_file, write_file_with};
 pub use journal::{Journal, JournalError};
-pub(crate) use load::LEVEL_KEYS;
-#[cfg(feature = "ui")]
-pub(crate) use load::hex;
 pub use load::{Experiment, LoadOptions};
+pub(crate) use load::{LEVEL_KEYS, hex};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
 #[cfg(feature = "live")]

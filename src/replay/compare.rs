@@ -64,9 +64,10 @@ pub struct Compared {
     /// Whether it books what the log says. Others book what they would have done, and
     /// see the requests in flight of the log.
     pub follows: bool,
-    /// The same worker, and no other was as good.
+    /// The same worker; of policies that follow: and no other was as good.
     pub agreed: u64,
-    /// Several workers had the lowest cost, the one taken among them.
+    /// Several workers had the lowest cost, the one taken among them. Known only of policies
+    /// that follow.
     pub tied: u64,
     /// Another worker.
     pub differed: u64,
@@ -150,6 +151,10 @@ pub fn replay(
                 }
             }
         }
+        // Whatever the log's answer was: a policy is asked of requests that go nowhere, too.
+        if let Some(failure) = replay.asked.iter().find_map(|asked| asked.policy.failure()) {
+            return Err(LogError::new(number, failure));
+        }
     }
     Ok(replay.finish())
 }
@@ -179,6 +184,8 @@ struct Replay {
     live: BTreeMap<RequestId, WorkerId>,
     /// Requests that are held.
     held: BTreeMap<RequestId, Asked>,
+    /// All requests that came.
+    came: BTreeSet<RequestId>,
     replayed: Replayed,
 }
 
@@ -221,6 +228,7 @@ impl Replay {
             workers: Workers::new(vec![WorkerView::default(); workers]),
             live: BTreeMap::new(),
             held: BTreeMap::new(),
+            came: BTreeSet::new(),
             replayed: Replayed {
                 workers,
                 seconds: 0.0,
@@ -284,13 +292,23 @@ impl Replay {
         Ok(())
     }
 
-    fn hear(&mut self, event: &Event) -> Result<(), LogError> {
-        match event.heard() {
+    fn hear(&mut self, said: &Event) -> Result<(), LogError> {
+        match said.heard() {
             Heard::Life(at, event) => {
                 self.check_worker(event.worker.0)?;
-                // Of requests from before the log nothing was booked.
-                if self.live.contains_key(&event.request) {
-                    self.hear_life(at, &event);
+                match self.live.get(&event.request) {
+                    Some(worker) if *worker == event.worker => self.hear_life(at, &event),
+                    // Of requests from before the log nothing was booked.
+                    None if !self.came.contains(&event.request) => {}
+                    there => {
+                        let place =
+                            there.map_or("no worker".to_owned(), |at| format!("worker {at}"));
+                        let said = serde_json::to_string(said).expect("plain values are JSON");
+                        return Err(self.wrong(format!(
+                            "{said}: must be where request {} is: at {place}",
+                            event.request
+                        )));
+                    }
                 }
             }
             Heard::Kv(at, worker, event) => {
@@ -372,6 +390,7 @@ impl Replay {
         if self.live.contains_key(&id) || self.held.contains_key(&id) {
             return Err(self.wrong(format!("request {id} came before and has not ended")));
         }
+        self.came.insert(id);
         self.begun.get_or_insert(self.now);
         let request = self.request(asked)?;
         let mut of_request = request.route_view(self.block_size);
@@ -449,9 +468,6 @@ impl Replay {
         meets(&mut self.replayed.log, taken);
         for asked in &mut self.asked {
             let decision = asked.decide(&view_of, &view, taken);
-            if let Some(failure) = asked.policy.failure() {
-                return Err(LogError::new(self.line, failure));
-            }
             let Some((preferred, is_tied, costs)) = decision else {
                 asked.compared.not_sent += 1;
                 continue;

@@ -7,7 +7,7 @@
 //! can be asked. A file is a record a line, bare or as the `event` of an envelope.
 
 use super::log::{Line, LogError};
-use crate::id::BlockId;
+use crate::id::{BlockId, WorkerId};
 use crate::request::BlockRun;
 use crate::router::external::wire::{
     Asked, Choice, Event, Hello, Knowledge, Limits, Moment, OfRequest, PROTOCOL, RoleName, Route,
@@ -16,6 +16,7 @@ use crate::router::external::wire::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::io::BufRead;
 
 /// The schema that is read.
@@ -42,15 +43,33 @@ pub struct Cached {
     pub seen_there_tokens: Option<u64>,
 }
 
+/// The clock of a log ends so many nanoseconds, 213 days, after its first request.
+const MOST_NS: u64 = u64::MAX / 1_000;
+
 /// A trace, read.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// As a log of decisions; empty if some record names no worker.
-    pub lines: Vec<Line>,
+    /// As a log of decisions, each with the number of its record's line; empty if some record
+    /// names no worker.
+    pub lines: Vec<(u64, Line)>,
     /// What it says of caches.
     pub cached: Cached,
     /// The workers in the order of the log, as the trace names them: worker, rank.
     pub workers: Vec<(u64, u32)>,
+    /// The requests in the order of the log, as the trace names them.
+    pub requests: Vec<String>,
+}
+
+impl Trace {
+    /// What the trace calls a worker of the log; with its rank where workers have several.
+    ///
+    /// # Panics
+    /// If the log has no such worker.
+    pub fn worker(&self, worker: WorkerId) -> String {
+        let (name, rank) = self.workers[worker.index()];
+        let have_ranks = self.workers.iter().any(|(_, rank)| *rank > 0);
+        if have_ranks { format!("{name} rank {rank}") } else { name.to_string() }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -105,6 +124,7 @@ struct Hashes {
 /// A request of the trace.
 #[derive(Debug)]
 struct Seen {
+    line: u64,
     name: String,
     session: String,
     received_ms: u64,
@@ -117,9 +137,10 @@ struct Seen {
     worker: Option<(u64, u32)>,
 }
 
-/// Whether a text that begins with this line is such a trace.
-pub fn is_trace(first_line: &str) -> bool {
-    first_line.contains(SCHEMA)
+/// Whether a text that begins with `head` is such a trace: by its first line with a schema.
+pub fn is_trace(head: &str) -> bool {
+    let first = head.lines().find(|line| line.contains("\"schema\""));
+    first.is_some_and(|line| line.contains(SCHEMA))
 }
 
 /// Reads a trace.
@@ -158,6 +179,7 @@ pub fn read(text: impl BufRead) -> Result<Trace, LogError> {
         blocks.truncate(full);
         let session = record.agent_context.and_then(|context| context.session_id);
         requests.push(Seen {
+            line: number,
             session: session.unwrap_or_else(|| request.request_id.clone()),
             name: request.request_id,
             received_ms,
@@ -178,8 +200,9 @@ pub fn read(text: impl BufRead) -> Result<Trace, LogError> {
     let workers: Vec<(u64, u32)> = workers.into_iter().collect();
     let are_named = requests.iter().all(|seen| seen.worker.is_some());
     let cached = cached(&requests, block_size, are_named);
-    let lines = if are_named { lines(&requests, block_size, &workers) } else { Vec::new() };
-    Ok(Trace { lines, cached, workers })
+    let lines = if are_named { lines(&requests, block_size, &workers)? } else { Vec::new() };
+    let requests = requests.into_iter().map(|seen| seen.name).collect();
+    Ok(Trace { lines, cached, workers, requests })
 }
 
 fn record(line: &str) -> Result<Option<Record>, String> {
@@ -235,14 +258,19 @@ fn cached(requests: &[Seen], block_size: u32, are_named: bool) -> Cached {
 }
 
 /// The requests as decisions, with what a front end heard of them in between.
-fn lines(requests: &[Seen], block_size: u32, workers: &[(u64, u32)]) -> Vec<Line> {
+fn lines(
+    requests: &[Seen],
+    block_size: u32,
+    workers: &[(u64, u32)],
+) -> Result<Vec<(u64, Line)>, LogError> {
+    let Some(earliest) = requests.first() else { return Ok(Vec::new()) };
     // The trace does not say what workers can do; no limit is ever reached.
     let limits = Limits {
         blocks: u32::MAX / 2,
         max_num_seqs: u32::MAX / 2,
         max_num_batched_tokens: u32::MAX / 2,
     };
-    let mut lines = vec![Line::Hello(Hello {
+    let hello = Line::Hello(Hello {
         protocol: PROTOCOL,
         seed: 0,
         block_size,
@@ -251,8 +279,8 @@ fn lines(requests: &[Seen], block_size: u32, workers: &[(u64, u32)]) -> Vec<Line
         workers: vec![limits; workers.len()],
         knowledge: Knowledge::default(),
         parameters: Map::new(),
-    })];
-    let begun_ms = requests.first().map_or(0, |seen| seen.received_ms);
+    });
+    let mut lines = vec![(earliest.line, hello)];
     let mut sessions: BTreeMap<&str, u32> = BTreeMap::new();
     // Blocks are numbered as they come: hashes fill all 64 bits, and never follow each other.
     let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
@@ -260,7 +288,20 @@ fn lines(requests: &[Seen], block_size: u32, workers: &[(u64, u32)]) -> Vec<Line
     // By time and number: what will be heard.
     let mut to_come: BTreeMap<(u64, u32, bool), Event> = BTreeMap::new();
     for (id, seen) in (0u32..).zip(requests) {
-        let now_ns = (seen.received_ms - begun_ms) * 1_000_000;
+        let at = |key: &str, value: &dyn Display, ns: u64| {
+            let wrong = || {
+                let (begun_ms, line) = (earliest.received_ms, earliest.line);
+                let problem = format!(
+                    "{key} {value}: must be milliseconds, and within 213 days of the first \
+                     request_received_ms, {begun_ms} in line {line}"
+                );
+                LogError::new(seen.line, problem)
+            };
+            (ns <= MOST_NS).then_some(ns).ok_or_else(wrong)
+        };
+        let since_ms = seen.received_ms - earliest.received_ms;
+        let since_ns = since_ms.saturating_mul(1_000_000);
+        let now_ns = at("request_received_ms", &seen.received_ms, since_ns)?;
         let mut events = Vec::new();
         while let Some(entry) = to_come.first_entry().filter(|entry| entry.key().0 <= now_ns) {
             let event = entry.remove();
@@ -287,16 +328,16 @@ fn lines(requests: &[Seen], block_size: u32, workers: &[(u64, u32)]) -> Vec<Line
         let (prompt_tokens, prefilled) = (seen.prompt_tokens, false);
         let request = Asked { id, session, prompt_tokens, blocks, prefilled };
         let answer = Choice { worker: Some(worker), ..Choice::default() };
-        lines.push(Line::Route { route: Route { moment, request }, answer });
+        lines.push((seen.line, Line::Route { route: Route { moment, request }, answer }));
         inflight[worker as usize] += 1;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative")]
-        let after = |ms: f64| now_ns + (ms * NS_PER_MS) as u64;
-        let first = after(seen.ttft_ms);
-        let last = after(seen.total_ms).max(first);
+        let after = |ms: f64| now_ns.saturating_add((ms * NS_PER_MS) as u64);
+        let first = at("ttft_ms", &seen.ttft_ms, after(seen.ttft_ms))?;
+        let last = at("total_time_ms", &seen.total_ms, after(seen.total_ms))?.max(first);
         let of = |at_ns| OfRequest { at_ns, worker, request: id };
         to_come.insert((first, id, false), Event::FirstToken(of(first)));
         let output_tokens = seen.output_tokens;
         to_come.insert((last, id, true), Event::Finished { of: of(last), output_tokens });
     }
-    lines
+    Ok(lines)
 }

@@ -2,7 +2,7 @@
 
 use super::log::Line;
 use crate::event::{KvEvent, WorkerEvent};
-use crate::experiment::{RunSpec, Watch, front_ends, play, policy_seed, simulated_fleet};
+use crate::experiment::{RunSpec, Watch, front_ends, hex, play, policy_seed, simulated_fleet};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::external::wire::{
@@ -31,15 +31,11 @@ pub enum RecordError {
 }
 
 /// Simulates `run` with `seed` and writes every decision of its router; gives the digest,
-/// which is that of the run without a log.
+/// hexadecimal, which is that of the run without a log.
 ///
 /// # Errors
 /// If there is no one router, the simulation cannot be carried out, or `out` not be written.
-pub fn record(
-    run: &RunSpec,
-    seed: u64,
-    out: Box<dyn Write + Send>,
-) -> Result<[u8; 32], RecordError> {
+pub fn record(run: &RunSpec, seed: u64, out: Box<dyn Write + Send>) -> Result<String, RecordError> {
     let settings = &run.settings;
     if settings.pools.sides().are_two() {
         return Err(RecordError::Router("prefill and decode have workers of their own"));
@@ -73,7 +69,7 @@ pub fn record(
     let mut writing = log.0.lock().unwrap_or_else(PoisonError::into_inner);
     match writing.failure.take() {
         Some(error) => Err(error.into()),
-        None => Ok(writing.out.flush().map(|()| outcome.digest)?),
+        None => Ok(writing.out.flush().map(|()| hex(&outcome.digest))?),
     }
 }
 

@@ -31,9 +31,8 @@ fn log_of(router: &str) -> Vec<u8> {
         Experiment::parse(Path::new("crowded.toml"), &experiment, &options).expect("valid");
     let memory = Memory::default();
     let digest = record(&experiment.runs[0], experiment.seeds[0], Box::new(memory.clone()));
-    let digest: String = digest.expect("a log").iter().map(|byte| format!("{byte:02x}")).collect();
     let outcome = run(&experiment, RunOptions::default()).expect("runs");
-    assert_eq!(outcome.digests, [digest], "{router}: a log changes nothing");
+    assert_eq!(outcome.digests, [digest.expect("a log")], "{router}: a log changes nothing");
     std::mem::take(&mut *memory.0.lock().expect("no panic"))
 }
 
@@ -150,6 +149,49 @@ fn a_log_that_makes_no_sense_is_refused_by_line() {
         let problem = problem(&log, &kv);
         assert!(problem.starts_with(expected), "{problem}");
     }
+    // Request 0 went to worker 1, and request 1 nowhere.
+    let line = |now: u32, id: u32, events: &str, answer: &str| {
+        format!(
+            "{{\"op\":\"route\",\"now_ns\":{now},\"events\":[{events}],\"inflight\":[0,0,0],\"request\":\
+             {{\"id\":{id},\"session\":0,\"prompt_tokens\":5,\"blocks\":[]}},\"answer\":{{{answer}}}}}\n"
+        )
+    };
+    let begun = format!(
+        "{}\n{}{}",
+        lines[0],
+        line(0, 0, "", "\"worker\":1"),
+        line(1, 1, "", "\"reject\":true")
+    );
+    let finished = |worker: u32, request: u32| {
+        format!(
+            "{{\"event\":\"finished\",\"at_ns\":2,\"worker\":{worker},\"request\":{request},\
+             \"output_tokens\":1}}"
+        )
+    };
+    let there = finished(1, 0);
+    for (events, place) in [
+        (finished(2, 0), Some("request 0 is: at worker 1")),
+        (finished(1, 1), Some("request 1 is: at no worker")),
+        (format!("{there},{there}"), Some("request 0 is: at no worker")),
+        (there, None),
+        // From before the log.
+        (finished(2, 9), None),
+    ] {
+        let log = begun.clone() + &line(2, 2, &events, "\"hold\":true");
+        let replayed = replayed(log.as_bytes(), std::slice::from_ref(&kv));
+        let Some(place) = place else {
+            assert_eq!(replayed.expect("a log").not_sent, 2, "{events}");
+            continue;
+        };
+        let problem = replayed.expect_err("no log").to_string();
+        assert!(problem.starts_with("line 4: {\"event\":\"finished\""), "{problem}");
+        assert!(problem.ends_with(&format!("must be where {place}")), "{problem}");
+    }
+    // A router that ends at once is asked of a request that went nowhere.
+    let dead = chosen("external", "command = [\"false\"]");
+    let nowhere = format!("{}\n{}", lines[0], line(0, 0, "", "\"reject\":true"));
+    let failure = problem(nowhere.as_bytes(), &dead);
+    assert!(failure.starts_with("line 2: `false`, asked to introduce itself: "), "{failure}");
     let wants = |name: &str| problem(&log, &chosen(name, ""));
     assert!(wants("oracle").contains("wants the true state of workers, which no log has"));
     let wants = wants("inference_extension");
@@ -209,6 +251,36 @@ fn dynamos_traces_are_logs() {
     let (code, _, stderr) = ran(&["--policy", "kv"]);
     assert_eq!(code, 2);
     assert!(stderr.contains("kv wants KV events, which this log has not"), "{stderr}");
+    // What the output names is in the file, whatever comes before the first record.
+    let places = [("_id\":50", "_id\":7"), ("_id\":90", "_id\":50"), ("_id\":7", "_id\":90")];
+    let swapped = places.iter().fold(dynamo_trace(true), |text, (a, b)| text.replace(a, b));
+    place.write("trace.jsonl", format!("\n{{\"uploaded\":true}}\n{swapped}"));
+    let (code, stdout, stderr) = ran(&["--policy", "round_robin"]);
+    assert_eq!(code, 0, "{stderr}");
+    let first = "round_robin: first difference in line 4: request \"r0\" at 0.000 s went to worker \
+                 90, it would have gone to worker 50";
+    assert!(stdout.contains(first), "{stdout}");
+    place.write("trace.jsonl", swapped.replace("_rank\":0", "_rank\":1"));
+    let (_, stdout, _) = ran(&["--policy", "round_robin"]);
+    assert!(
+        stdout.contains("line 2: request \"r0\" at 0.000 s went to worker 90 rank 1"),
+        "{stdout}"
+    );
+    // Times in other units.
+    for (from, to, expected) in [
+        ("total_time_ms\":200.0", "total_time_ms\":1e30", "line 2: total_time_ms 10000000"),
+        (
+            "received_ms\":1000100",
+            "received_ms\":1000100000000000000",
+            "line 5: request_received_ms",
+        ),
+        ("received_ms\":1000100", "received_ms\":1000100000000", "line 5: request_received_ms"),
+    ] {
+        place.write("trace.jsonl", dynamo_trace(true).replace(from, to));
+        let (code, _, stderr) = ran(&["--policy", sent]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(expected) && stderr.contains("in line 2"), "{stderr}");
+    }
     place.write("trace.jsonl", dynamo_trace(false));
     let (code, stdout, _) = ran(&["--policy", "kv"]);
     assert_eq!(code, 0);
@@ -237,6 +309,12 @@ fn a_log_is_recorded_and_replayed_by_the_program() {
     assert!(stdout.contains("kv: no difference"), "{stdout}");
     assert!(stdout.contains("random: first difference in line "), "{stdout}");
     assert!(stdout.contains("random: it books its own choices"), "{stdout}");
+    let command = ["--set", "router.policy=external", "--set", "router.command=['false']"];
+    let output = place.sim(
+        &[&record[..3], &["small.toml", "--set", "workload.concurrency=4"], &command].concat(),
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("this experiment runs `false`"));
     let output = place.sim(&["replay", "log.jsonl", "--policy", "kv { overlap = 1 }"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no policy has such a parameter"));
