@@ -26,10 +26,12 @@ const HEAD_BYTES: u64 = 1 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  sim replay decisions.jsonl --policy kv --policy 'kv { overlap_weight = 0.5 }' --policy least_loaded
+  sim replay decisions.jsonl --record doks-3xh200 --set router.policy=kv \\
+      --set workload.concurrency=60
+  sim replay decisions.jsonl --policy kv --policy 'kv { overlap_weight = 0.5 }' \\
+      --policy least_loaded
   sim replay decisions.jsonl --policy 'external { command = [\"python3\", \"my_router.py\"] }'
   sim replay request-trace.000000.jsonl.gz --policy 'kv { use_kv_events = false }'
-  sim replay decisions.jsonl --record doks-3xh200 --set router.policy=kv --set workload.concurrency=60
 
 A log has the lines of docs/router-protocol.md, each with its answer (docs/external-routers.md);
 request traces of Dynamo are read, too, also in .gz.
