@@ -38,8 +38,8 @@ finish() {
 }
 
 if [[ -n ${ROUTER:-} ]]; then
-    # Words as a shell would split them, without running anything in them.
-    read -r -a router <<<"$ROUTER"
+    # Words between spaces and line breaks; quotes mean nothing, and nothing in them is run.
+    read -r -d '' -a router <<<"$ROUTER" || true
     code=0
     laws=$("$sim" external --decisions 2000 --check "${router[@]}") || code=$?
     { echo '### Laws of the protocol'; echo '```'; printf '%s\n' "$laws"; echo '```'; } >>"$summary"

@@ -152,7 +152,8 @@ class Choice:
     reject: bool = False
     """The request is turned away."""
     wake_ns: Optional[int] = None
-    """With `hold`: when to call `release` even if nothing is heard."""
+    """With `hold`: when to call `release` even if nothing is heard. Each such time holds; where
+    it is None, `Router.wake_ns` is asked."""
     costs: Sequence[Cost] = ()
     """For `sim explain`."""
     overlap_blocks: Optional[Sequence[int]] = None
@@ -195,7 +196,8 @@ class Router:
         return ()
 
     def wake_ns(self) -> Optional[int]:
-        """When to call `release` again even if nothing is heard."""
+        """When to call `release` again even if nothing is heard. Asked after every `release`: of
+        times to come the earliest that it gave holds, and None takes none back."""
         return None
 
     # The life of requests that this router sent.

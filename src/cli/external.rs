@@ -53,8 +53,9 @@ pub(super) fn run(args: ExternalArgs) -> Result<bool, CliError> {
     let table: Result<toml::Table, _> = format!("parameters = {}", args.parameters).parse();
     let allowed = "a table in TOML, like { overlap_weight = 2.0 }";
     let wrong = || argument(Invalid::new("parameters", format!("{:?}", args.parameters), allowed));
-    let mut params: ExternalParams =
-        toml::Value::Table(table.map_err(|_| wrong())?).try_into().map_err(|_| wrong())?;
+    let table = table.map_err(|_| wrong())?;
+    ExternalParams::check_given(&table).map_err(argument)?;
+    let mut params: ExternalParams = toml::Value::Table(table).try_into().map_err(|_| wrong())?;
     params.command = args.check;
     params.socket = args.check_socket.unwrap_or_default();
     params.timeout = parse_duration(&args.timeout)

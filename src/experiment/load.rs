@@ -700,9 +700,12 @@ fn read_text(path: &Path, most_bytes: u64) -> Result<String, String> {
 fn digest_of_files(command: &[String], folder: &Path) -> String {
     let mut hash = Sha256::new();
     for word in command {
-        let file = File::open(folder.join(word)).ok();
-        let is_plain = |file: &File| file.metadata().is_ok_and(|metadata| metadata.is_file());
-        let Some(file) = file.filter(is_plain) else { continue };
+        let path = folder.join(word);
+        // To open a pipe is to wait for its writer.
+        if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            continue;
+        }
+        let Ok(file) = File::open(path) else { continue };
         let mut bytes = Vec::new();
         if file.take(MOST_PROGRAM_BYTES).read_to_end(&mut bytes).is_ok() {
             hash.update(word);

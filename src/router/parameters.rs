@@ -23,6 +23,14 @@ pub trait Parameters:
     /// change while the policy runs.
     const CHANGEABLE: &'static [&'static str] = &[];
 
+    /// Refuses values that reading them would turn into others.
+    ///
+    /// # Errors
+    /// The first key with such a value.
+    fn check_given(_given: &Table) -> Result<(), Invalid> {
+        Ok(())
+    }
+
     /// Refuses values that the policy cannot work with.
     ///
     /// # Errors
@@ -126,6 +134,7 @@ pub(super) fn describe<P: Parameters>() -> Vec<Parameter> {
 /// # Errors
 /// The first key whose value is not of its kind.
 pub(super) fn read<P: Parameters>(given: &Table) -> Result<P, Invalid> {
+    P::check_given(given)?;
     from_table(given).map_err(|error| {
         let alone = |key: &str, value: &Value| {
             from_table::<P>(&Table::from_iter([(key.to_owned(), value.clone())]))

@@ -6,6 +6,7 @@ use kv_router_sim::rng::{self, Use};
 use rand::{Rng, RngExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -234,6 +235,16 @@ fn a_command_is_checked_and_named() {
         gone.contains("runs `./no-such-program` in ") && gone.contains("cannot be run"),
         "{gone}"
     );
+    let endless = refused(by(&["python3"], &["router.parameters={ limit = inf }"]));
+    assert!(endless.contains("router.parameters.limit = inf: must be a finite"), "{endless}");
+    assert!(!endless.contains("runs `python3`"), "{endless}");
+    let date = refused(by(&["python3"], &["router.parameters={ day = 2024-05-01 }"]));
+    assert!(date.contains("router.parameters.day = 2024-05-01: must be"), "{date}");
+    // A pipe that a command names is no file to be read.
+    let made = Command::new("mkfifo").arg(place.path().join("pipe")).status();
+    assert!(made.expect("mkfifo is there").success());
+    let ended = refused(by(&["true", "pipe"], &one));
+    assert!(ended.contains("runs `true pipe` in ") && ended.contains("it ended"), "{ended}");
     let socket =
         refused(set(&["router.policy=external", "router.socket=none.sock", one[0], one[1]]));
     assert!(socket.contains("none.sock cannot be connected to"), "{socket}");
@@ -264,6 +275,44 @@ fn no_process_is_left() {
         assert!(!cmdline.contains("deaf.py"), "{pid} is left");
     }
     assert_eq!(pids.lines().count(), 2);
+}
+
+/// Ctrl-C ends them, of commands that do not listen for it themselves too.
+#[test]
+fn an_interrupt_leaves_no_process() {
+    if !has("python3") {
+        return;
+    }
+    let place = Scratch::new();
+    place.write(
+        "deaf.py",
+        "import os, time\n\
+         open('pid.new', 'w').write(str(os.getpid())); os.rename('pid.new', 'pid')\n\
+         time.sleep(1000)\n",
+    );
+    let args = ["external", "--timeout", "1h", "--check", "sh", "-c", "python3 deaf.py; true"];
+    let mut child = place.command(&args).spawn().expect("it starts");
+    let mut pid = None;
+    for _ in 0..1_000 {
+        pid = pid.or_else(|| std::fs::read_to_string(place.path().join("pid")).ok());
+        if pid.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill is there").success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let pid = pid.expect("the router ran");
+    let is_left = || {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains("deaf.py")
+    };
+    let ends = (0..1_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(2));
+        !is_left()
+    });
+    assert!(ends, "{pid} is left");
 }
 
 /// The whole run of `doks-3xh200`: the Python formula makes every decision of `kv`.

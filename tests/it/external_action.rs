@@ -53,7 +53,7 @@ fn a_router_project_is_gated() {
     let update = place.sim(&["check", "routing/gate.toml", "--update"]);
     assert!(update.status.success(), "{}", text(&update.stderr));
 
-    let inputs = [("EXPERIMENTS", "\n  routing/gate.toml\n"), ("ROUTER", "python3 router.py")];
+    let inputs = [("EXPERIMENTS", "\n  routing/gate.toml\n"), ("ROUTER", "python3\n  router.py\n")];
     let passed = step(&place, &inputs);
     assert_eq!(passed.status.code(), Some(0), "{}", text(&passed.stderr));
     let summary = read(&place, "summary.md");

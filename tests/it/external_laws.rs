@@ -73,6 +73,12 @@ fn a_broken_law_is_named() {
             vec!["it lives through a long history, and releases what it holds"],
         ),
         (
+            "sleeper",
+            "    say({'hold': True, 'wake_ns': q['now_ns'] + 1} if q['op'] == 'route' and q['request']['id'] > 300 else \
+             {'released': [], 'wake_ns': q['now_ns'] + 1} if q['op'] == 'release' else {'worker': least})\n",
+            vec!["it lives through a long history, and releases what it holds"],
+        ),
+        (
             "lingering",
             "    say({'worker': least})\ntime.sleep(1000)\n",
             vec!["it ends when its input ends"],
@@ -107,6 +113,8 @@ fn arguments_are_checked() {
     };
     let wrong = refused(&["--parameters", "3", "--check", "true"]);
     assert!(wrong.contains("--parameters = \"3\": must be a table in TOML"), "{wrong}");
+    let wrong = refused(&["--parameters", "{ limit = inf }", "--check", "true"]);
+    assert!(wrong.contains("--parameters.limit = inf: must be a finite number"), "{wrong}");
     let wrong = refused(&["--timeout", "3", "--check", "true"]);
     assert!(wrong.contains("--timeout = 3: must be a duration from 1ms to 1h"), "{wrong}");
     assert!(refused(&[]).contains("--check"), "one of two must be given");

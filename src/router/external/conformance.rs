@@ -23,6 +23,8 @@ const BLOCK_SIZE: u32 = 16;
 const WORKERS: u32 = 8;
 /// Requests that branch off each other begin with one of so many texts.
 const TEXTS: u64 = 12;
+/// A router that asked so often to be woken, and released nothing, will not (assumed).
+const MOST_FRUITLESS_WAKES: u32 = 1_000;
 /// The most blocks of a prompt.
 const MOST_BLOCKS: u32 = 120;
 
@@ -336,19 +338,29 @@ impl Played {
 
     /// All requests come to their end.
     fn settle(&mut self) -> Result<(), String> {
-        while !self.stays.is_empty() {
-            self.now += SimDuration::from_millis(5);
-            self.happen();
-            self.release()?;
-        }
-        if let Some(wake) = self.router.wake_at() {
+        let mut fruitless = 0;
+        loop {
+            while !self.stays.is_empty() {
+                self.now += SimDuration::from_millis(5);
+                self.happen();
+                self.release()?;
+            }
+            let held = self.held.len();
+            if held == 0 {
+                return Ok(());
+            }
+            let Some(wake) = self.router.wake_at() else {
+                return Err(format!("{held} requests are held, and nothing will release them"));
+            };
             self.now = self.now.max(wake);
             self.release()?;
-            return if self.stays.is_empty() { Ok(()) } else { self.settle() };
-        }
-        match self.held.len() {
-            0 => Ok(()),
-            held => Err(format!("{held} requests are held, and nothing will release them")),
+            fruitless = if self.held.len() < held { 0 } else { fruitless + 1 };
+            if fruitless == MOST_FRUITLESS_WAKES {
+                return Err(format!(
+                    "{held} requests are held; it was asked {fruitless} times, at wake_ns, and \
+                     released none"
+                ));
+            }
         }
     }
 

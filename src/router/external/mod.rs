@@ -15,6 +15,8 @@ mod params;
 mod policy;
 #[cfg(unix)]
 mod process;
+#[cfg(all(test, unix))]
+mod tests;
 pub mod wire;
 
 #[cfg(not(unix))]

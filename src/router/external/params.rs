@@ -6,8 +6,9 @@ use crate::settings::Invalid;
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
+use toml::{Table, Value};
 
 /// Parameters of [`External`](super::External).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +24,9 @@ pub struct ExternalParams {
     /// experiment's file.
     pub directory: String,
     /// What is handed over to the router as it is: a section of its own keys.
+    ///
+    /// Numbers are finite, and dates are texts: the lines to the router are JSON.
+    #[schemars(with = "BTreeMap<String, Json>")]
     pub parameters: BTreeMap<String, Value>,
     /// Wall time for an answer, from 1 ms to 1 h. A router that takes longer ends the
     /// simulation.
@@ -60,6 +64,11 @@ const LEAST: SimDuration = SimDuration::from_millis(1);
 const LONGEST_TIMEOUT: SimDuration = SimDuration::from_secs(3_600);
 
 impl Parameters for ExternalParams {
+    /// A date would be read as a text.
+    fn check_given(given: &Table) -> Result<(), Invalid> {
+        given.get("parameters").map_or(Ok(()), |value| check_json(("parameters".into(), value)))
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         let either = "given where policy = \"external\" (a list, like [\"python3\", \
                       \"my_router.py\"]), or else socket";
@@ -81,11 +90,42 @@ impl Parameters for ExternalParams {
             let allowed = "at least 1ms: each report looks at every worker";
             Invalid::unless(period >= LEAST, "report_period", seconds(period), allowed)?;
         }
-        Ok(())
+        let given = self.parameters.iter();
+        given.map(|(key, value)| (format!("parameters.{key}"), value)).try_for_each(check_json)
+    }
+}
+
+/// What JSON has no word for would reach the router as something else.
+fn check_json((key, value): (String, &Value)) -> Result<(), Invalid> {
+    match value {
+        Value::Float(number) if !number.is_finite() => {
+            let allowed = "a finite number, or text in quotes: the router gets it as JSON";
+            Err(Invalid::new(&key, value, allowed))
+        }
+        Value::Datetime(_) => {
+            let allowed = "text in quotes, not a date: the router gets it as JSON";
+            Err(Invalid::new(&key, value, allowed))
+        }
+        Value::Array(items) => {
+            let items = items.iter().enumerate();
+            items.map(|(at, item)| (format!("{key}[{at}]"), item)).try_for_each(check_json)
+        }
+        Value::Table(table) => {
+            let keys = table.iter();
+            keys.map(|(inner, value)| (format!("{key}.{inner}"), value)).try_for_each(check_json)
+        }
+        _ => Ok(()),
     }
 }
 
 impl ExternalParams {
+    /// [`parameters`](Self::parameters) as the router reads them; [`check`](Parameters::check)
+    /// refuses those that cannot be written.
+    pub(super) fn handed_over(&self) -> Map<String, Json> {
+        let json = |value: &Value| serde_json::to_value(value).unwrap_or_default();
+        self.parameters.iter().map(|(key, value)| (key.clone(), json(value))).collect()
+    }
+
     /// Which events the router hears.
     pub(super) fn knowledge(&self) -> Knowledge {
         Knowledge {

@@ -13,7 +13,7 @@ use crate::request::RouteRequest;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Release, Verdict};
 use crate::time::{SimDuration, SimTime};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,17 +37,22 @@ struct State {
     /// Why nothing can be asked any more.
     failure: Option<String>,
     unwritten: Unwritten,
-    /// The request that it was asked about last, and what it said of it.
+    /// The request that was sent or turned away last, and what the router said of it.
     last: Option<(RequestId, Choice)>,
-    held: BTreeSet<RequestId>,
+    /// What it said of the requests that it holds.
+    held: BTreeMap<RequestId, Choice>,
     released: VecDeque<Release>,
+    /// Times to come at which it wants to be asked: those that it gave with requests.
+    wakes: BTreeSet<SimTime>,
+    /// The earliest to come of those that it gave with releases. Only one: a router may
+    /// give another one with every answer.
     wake: Option<SimTime>,
 }
 
 impl External {
     /// A router for `cluster`; `seed` is all the randomness that it gets.
     pub fn new(params: &ExternalParams, cluster: &ClusterSpec, seed: u64) -> Self {
-        let parameters = params.parameters.clone().into_iter().collect();
+        let parameters = params.handed_over();
         let hello = Hello::new(cluster, seed, params.knowledge(), parameters);
         Self { params: params.clone(), hello, state: State::default() }
     }
@@ -137,10 +142,11 @@ impl External {
         Ok(first.expect("at least one is asked").0)
     }
 
-    /// What the router said of `request`, if that was the last.
+    /// What the router said of `request`, if that is held or was the last.
     fn said_of(&self, request: &RouteRequest<'_>) -> Option<&Choice> {
-        let last = self.state.last.as_ref().filter(|(id, _)| *id == request.id);
-        last.map(|(_, choice)| choice)
+        let State { last, held, .. } = &self.state;
+        let last = last.as_ref().filter(|(id, _)| *id == request.id).map(|(_, choice)| choice);
+        last.or_else(|| held.get(&request.id))
     }
 
     /// What it is called in messages.
@@ -156,6 +162,19 @@ impl State {
     fn fail(&mut self, failure: String) {
         self.links.clear();
         self.failure = Some(failure);
+    }
+
+    /// When it wants to be asked next.
+    fn wake_at(&self) -> Option<SimTime> {
+        self.wakes.first().copied().into_iter().chain(self.wake).min()
+    }
+
+    /// It is asked at `now`: times up to then have come.
+    fn has_woken(&mut self, now: SimTime) {
+        while self.wakes.first().is_some_and(|wake| *wake <= now) {
+            self.wakes.pop_first();
+        }
+        self.wake = self.wake.filter(|wake| *wake > now);
     }
 }
 
@@ -260,17 +279,17 @@ impl Policy for External {
         let about = format!("about request {}", request.id);
         let choice: Option<Choice> =
             self.exchange(&question, &about, |choice| check_choice(choice, now, view));
+        let Some(choice) = choice else { return Verdict::Reject(RejectReason::Policy) };
         let state = &mut self.state;
-        state.last = choice.map(|choice| (request.id, choice));
-        match state.last {
-            None | Some((_, Choice { reject: true, .. })) => Verdict::Reject(RejectReason::Policy),
-            Some((_, Choice { worker: Some(worker), .. })) => Verdict::Send(WorkerId(worker)),
-            Some((_, Choice { wake_ns, .. })) => {
-                state.held.insert(request.id);
-                state.wake = wake_ns.map(time);
-                Verdict::Hold
-            }
+        if choice.hold {
+            state.wakes.extend(choice.wake_ns.map(time));
+            state.held.insert(request.id, choice);
+            return Verdict::Hold;
         }
+        let worker = choice.worker;
+        state.last = Some((request.id, choice));
+        let rejected = Verdict::Reject(RejectReason::Policy);
+        worker.map_or(rejected, |worker| Verdict::Send(WorkerId(worker)))
     }
 
     fn observe(&mut self, now: SimTime, event: &WorkerEvent) {
@@ -300,26 +319,35 @@ impl Policy for External {
     /// Asks where something was heard since the last line, or the router wanted to be asked.
     fn release(&mut self, now: SimTime, view: &ClusterView<'_>) -> Option<Release> {
         let state = &mut self.state;
-        let is_due = state.wake.is_some_and(|wake| wake <= now) || state.unwritten.has_events();
+        let is_due =
+            state.wake_at().is_some_and(|wake| wake <= now) || state.unwritten.has_events();
         if state.released.is_empty() && !state.held.is_empty() && is_due {
             let question = Question::Release(state.unwritten.write(now, view));
-            let held = state.held.clone();
+            state.has_woken(now);
+            let held = std::mem::take(&mut state.held);
             let check = |releases: &Releases| check_releases(releases, now, &held, view);
-            let releases = self.exchange(&question, "for requests to release", check)?;
-            self.state.wake = releases.wake_ns.map(time);
+            let releases = self.exchange(&question, "for requests to release", check);
+            self.state.held = held;
+            let releases = releases?;
+            self.state.wake = self.state.wake.into_iter().chain(releases.wake_ns.map(time)).min();
             self.state.released.extend(releases.released.iter().map(|released| {
                 let to = released.worker.map(WorkerId).ok_or(RejectReason::Policy);
                 (RequestId(released.request), to)
             }));
         }
-        let (request, to) = self.state.released.pop_front()?;
-        self.state.held.remove(&request);
+        let state = &mut self.state;
+        let (request, to) = state.released.pop_front()?;
+        state.last = state.held.remove(&request).map(|choice| (request, choice));
+        if state.held.is_empty() {
+            state.wakes.clear();
+            state.wake = None;
+        }
         Some((request, to))
     }
 
     fn wake_at(&self) -> Option<SimTime> {
-        let State { wake, held, failure, .. } = &self.state;
-        wake.filter(|_| !held.is_empty() && failure.is_none())
+        let State { held, failure, .. } = &self.state;
+        self.state.wake_at().filter(|_| !held.is_empty() && failure.is_none())
     }
 
     fn overlap_blocks(&self, request: &RouteRequest<'_>) -> Option<Vec<u32>> {
@@ -352,12 +380,13 @@ impl Policy for External {
 fn check_releases(
     releases: &Releases,
     now: SimTime,
-    held: &BTreeSet<RequestId>,
+    held: &BTreeMap<RequestId, Choice>,
     view: &ClusterView<'_>,
 ) -> Result<(), String> {
-    let mut held = held.clone();
+    let mut seen = BTreeSet::new();
     for &ReleasedRequest { request, worker, reject } in &releases.released {
-        if !held.remove(&RequestId(request)) {
+        let id = RequestId(request);
+        if !held.contains_key(&id) || !seen.insert(id) {
             return Err(format!("request {request} is not held"));
         }
         match (worker, reject) {

@@ -1,4 +1,4 @@
-//! The other end of the lines: a process that runs beside one simulation, or whoever
+//! The other end of the lines: a process that runs beside one simulation, or a router that
 //! listens at a socket.
 //!
 //! One thread does it all: it writes a line and waits for the answer, for the errors that
@@ -7,15 +7,16 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// An answer is at most so long (assumed: the costs of 10,000 workers with their parts).
@@ -31,20 +32,42 @@ const SHOWN_LINES: usize = 5;
 /// interpreter takes some 10 ms).
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The processes that run, so that they do not outlive this one.
+/// The processes that run, each the first of a group of its own, so that neither they nor
+/// what they start outlives this one. A number is taken off before its process is waited
+/// for: until then no other process can have it.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+fn running() -> MutexGuard<'static, BTreeSet<i32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Ends the processes of all routers, for a program that is about to end itself.
 pub fn end_all() {
-    let running = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
-    running.into_iter().for_each(end);
+    let mut running = running();
+    std::mem::take(&mut *running).into_iter().for_each(end_group);
 }
 
-fn end(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid) {
-        // It may have ended by itself.
-        let _ = kill_process(pid, Signal::KILL);
+fn end_group(first: i32) {
+    if let Some(first) = Pid::from_raw(first) {
+        // All of it may have ended by itself.
+        let _ = kill_process_group(first, Signal::KILL);
     }
+}
+
+/// Exit code of a process that Ctrl-C ended, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Ctrl-C of a terminal does not reach groups of their own. A program that listens for it
+/// itself calls [`end_all`]; one that does not gets this.
+fn end_all_on_interrupt() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Refused where the program listens for Ctrl-C, or ignores it.
+        let _ = ctrlc::try_set_handler(|| {
+            end_all();
+            std::process::exit(INTERRUPTED);
+        });
+    });
 }
 
 /// Lines to a router and back.
@@ -77,11 +100,12 @@ impl Link {
         if !folder.as_os_str().is_empty() {
             command.current_dir(folder);
         }
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().map_err(failed)?;
-        if let Ok(pid) = i32::try_from(child.id()) {
-            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
-        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        end_all_on_interrupt();
+        let mut running = running();
+        let mut child = command.process_group(0).spawn().map_err(failed)?;
+        running.extend(number(&child));
+        drop(running);
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(write), Some(read), Some(errors)) = pipes else {
             unreachable!("all three were asked for")
@@ -245,19 +269,46 @@ impl Link {
 
     /// Why nothing comes any more.
     fn gone(&mut self) -> String {
-        let Some(child) = &mut self.child else { return "it closed the connection".to_owned() };
-        let until = now() + GRACE;
-        let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break Some(status),
-                Ok(None) if now() < until => std::thread::sleep(Duration::from_millis(1)),
-                _ => break None,
-            }
-        };
+        if self.child.is_none() {
+            return "it closed the connection".to_owned();
+        }
+        let status = if self.ends() { self.reap() } else { None };
         match status {
             Some(status) => format!("it ended ({status})"),
             None => "it closed its stdin or its stdout".to_owned(),
         }
+    }
+
+    /// Whether the process ends within [`GRACE`]. What it prints meanwhile is read: a full
+    /// pipe would keep it.
+    fn ends(&mut self) -> bool {
+        let until = now() + GRACE;
+        let id = self.child.as_ref().and_then(number).and_then(Pid::from_raw);
+        let Some(id) = id else { return true };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let mut buffer = [0; 8 << 10];
+        loop {
+            let ended = waitid(WaitId::Pid(id), options);
+            self.look_at_errors();
+            while self.read.read(&mut buffer).is_ok_and(|read| read > 0) && now() < until {}
+            match ended {
+                Ok(Some(_)) => return true,
+                Ok(None) | Err(Errno::INTR) if now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                _ => return false,
+            }
+        }
+    }
+
+    /// Ends what still runs of the process and of those that it started.
+    fn reap(&mut self) -> Option<ExitStatus> {
+        let mut child = self.child.take()?;
+        if let Some(first) = number(&child) {
+            running().remove(&first);
+            end_group(first);
+        }
+        child.wait().ok()
     }
 }
 
@@ -266,24 +317,8 @@ impl Link {
     /// this is false.
     pub(super) fn end(&mut self) -> bool {
         self.write = None;
-        let Some(mut child) = self.child.take() else { return true };
-        let until = now() + GRACE;
-        let has_ended = loop {
-            match child.try_wait() {
-                Ok(Some(_)) => break true,
-                Ok(None) if now() < until => std::thread::sleep(Duration::from_millis(1)),
-                _ => break false,
-            }
-        };
-        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(pid) = i32::try_from(child.id()) {
-            running.remove(&pid);
-        }
-        if !has_ended {
-            // It may end this moment.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let has_ended = self.ends();
+        self.reap();
         has_ended
     }
 }
@@ -292,6 +327,11 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The number of a process, which is that of its group.
+fn number(child: &Child) -> Option<i32> {
+    i32::try_from(child.id()).ok()
 }
 
 /// Whether a reader need not ask for more: a line has come whole.
