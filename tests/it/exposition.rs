@@ -4,8 +4,7 @@ use super::program::{Scratch, text};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// 1 January 2026, the time zero of simulations.
 const BEGIN_S: f64 = 1_767_225_600.0;
@@ -60,6 +59,7 @@ impl Exposition {
     }
 
     /// The sum over the samples of a name that have these labels.
+    #[cfg(feature = "live")]
     pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let found: Vec<f64> = self.found(name, labels).iter().map(|sample| sample.value).collect();
         assert!(!found.is_empty(), "{name} {labels:?}: no sample");
@@ -136,7 +136,11 @@ impl Exposition {
 }
 
 /// Holds `text` to what Prometheus itself takes for its format.
+#[cfg(feature = "live")]
 pub(super) fn promtool_takes(text: &str) {
+    use std::io::Write;
+    use std::process::Stdio;
+
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
