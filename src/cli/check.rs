@@ -3,8 +3,8 @@
 use super::args::JobsArgs;
 use super::error::CliError;
 use super::progress::Bar;
-use super::simulate::{load_options, with_progress};
-use super::talk::{BAD, GOOD, highlighted, note, print, say};
+use super::simulate::{load_options, say_notices, with_progress};
+use super::talk::{BAD, GOOD, highlighted, print, say};
 use clap::ValueEnum;
 use kv_router_sim::catalogue;
 use kv_router_sim::experiment::{self, Experiment, check_writable, results::Summary, write_file};
@@ -66,7 +66,7 @@ pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliE
     for file in &args.experiments {
         let options = load_options(args.overrides.clone(), traces.clone());
         let experiment = Experiment::load(file, &options)?;
-        experiment.notices.iter().for_each(|notice| note(notice));
+        say_notices(&experiment);
         let path = baseline_path(file, args.baselines.as_deref());
         if args.update && catalogue::is_shipped(&path) {
             let allowed = "given with --update: baselines that come with sim cannot be replaced";

@@ -4,8 +4,8 @@ use super::args::OutputArgs;
 use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::progress::Bar;
-use super::simulate::{farewell, print_tuning};
-use super::talk::{note, say};
+use super::simulate::{farewell, print_tuning, say_notices};
+use super::talk::say;
 use kv_router_sim::experiment::{Experiment, Shard};
 use kv_router_sim::results::{ResultFolder, RunInto, Shards};
 use kv_router_sim::settings::Invalid;
@@ -137,7 +137,7 @@ pub(super) fn merge(args: MergeArgs, traces: Option<PathBuf>) -> Result<(), CliE
     let experiment = shards
         .experiment(args.experiment, traces)
         .map_err(kv_router_sim::results::MergeError::from)?;
-    experiment.notices.iter().for_each(|notice| note(notice));
+    say_notices(&experiment);
     let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
     let folder = open(&args.out, &experiment)?;
     let mut options = shards.options();

@@ -2,8 +2,8 @@
 
 use super::args::ServerArgs;
 use super::error::CliError;
-use super::simulate::load_options;
-use super::talk::{note, print};
+use super::simulate::{load_options, say_notices};
+use super::talk::print;
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::fleet::servers::ApiKey;
 use kv_router_sim::ui::{UiOptions, show};
@@ -60,7 +60,7 @@ pub(super) fn run(
     api_key: Option<ApiKey>,
 ) -> Result<(), CliError> {
     let experiment = Experiment::load(&args.file, &load_options(args.overrides, traces.clone()))?;
-    experiment.notices.iter().for_each(|notice| note(notice));
+    say_notices(&experiment);
     let mut options = UiOptions::default();
     (options.port, options.traces) = (args.port, traces);
     let has_servers = !args.workers.is_empty();

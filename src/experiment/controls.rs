@@ -5,8 +5,9 @@ use super::error::ExperimentError;
 use super::measure::Shown;
 use super::run_spec::Settings;
 use super::simulate::policy_named;
+use crate::router::admission::{limit_of, no_gate};
 use crate::settings::{Invalid, same};
-use crate::simulation::{ADMISSION, Control, ControlSettings};
+use crate::simulation::{Control, ControlSettings};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::WorkloadSource;
 use std::collections::BTreeSet;
@@ -166,22 +167,19 @@ fn check_parameters(
         let of_this = |wrong| (*index, wrong);
         match control {
             Control::Policy { name } => running = named(name).map_err(of_this)?,
-            Control::Parameter { key, value } if key.starts_with(ADMISSION) => {
-                let Some(admission) = &mut admission else {
-                    let allowed = "left out without [router.admission]";
-                    return Err(of_this(Invalid::new("key", format!("{key:?}"), allowed)));
-                };
-                admission.set(&key[ADMISSION.len()..], *value).map_err(|wrong| {
-                    of_this(match wrong.key.as_str() {
-                        "key" => wrong,
-                        _ => Invalid { key: "value".to_owned(), ..named_key(wrong, key) },
-                    })
-                })?;
-            }
             Control::Parameter { key, value } => {
-                running.set_parameter(key, *value).map_err(|wrong| {
-                    of_this(Invalid { key: "value".to_owned(), ..named_key(wrong, key) })
-                })?;
+                let of_value =
+                    |wrong| of_this(Invalid { key: "value".to_owned(), ..named_key(wrong, key) });
+                match limit_of(key) {
+                    None => running.set_parameter(key, *value).map_err(of_value)?,
+                    Some(limit) => {
+                        let admission = admission.as_mut().ok_or_else(|| of_this(no_gate(key)))?;
+                        admission.set(limit, *value).map_err(|wrong| match wrong.key.as_str() {
+                            "key" => of_this(wrong),
+                            _ => of_value(wrong),
+                        })?;
+                    }
+                }
             }
             _ => {}
         }

@@ -572,16 +572,18 @@ impl Resolver {
         let own = parameters.get("directory").and_then(toml::Value::as_str).unwrap_or_default();
         let key = if own.is_empty() { "router.command" } else { "router.directory" };
         let folder = Path::new(".").join(document.folder_of(key)).join(own);
-        let folder = folder.canonicalize().map_err(|error| {
+        let refused = |folder: &Path, problem: &str| {
             let written = toml::Value::String(folder.display().to_string());
-            document.value_error("router.directory", &written, &format!("cannot be used: {error}"))
-        })?;
-        let text = folder.to_str().ok_or_else(|| {
-            let written = toml::Value::String(folder.display().to_string());
-            document.value_error("router.directory", &written, "must be UTF-8")
-        })?;
+            document.value_error("router.directory", &written, problem)
+        };
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| refused(&folder, &format!("cannot be used: {error}")))?;
+        let text = folder.to_str().ok_or_else(|| refused(&folder, "must be UTF-8"))?;
         parameters.insert("directory".to_owned(), toml::Value::String(text.to_owned()));
-        if router.policy == "external" && !command.is_empty() {
+        let runs_it =
+            self.registry.find(&router.policy).is_ok_and(|policy| policy.about().knows("command"));
+        if runs_it && !command.is_empty() {
             let place = (command, folder);
             if let Entry::Vacant(place) = self.commands.entry(place) {
                 let (command, folder) = place.key();

@@ -158,6 +158,17 @@ impl AdmissionSettings {
     }
 }
 
+/// The limit that a [control](crate::simulation::Control::Parameter) of the key
+/// `admission.NAME` sets; other keys are of the policy.
+pub fn limit_of(key: &str) -> Option<&str> {
+    key.strip_prefix("admission.")
+}
+
+/// Why `key` cannot be set: there is no gate.
+pub fn no_gate(key: &str) -> Invalid {
+    Invalid::new("key", format!("{key:?}"), "left out without [router.admission]")
+}
+
 fn text(time: SimDuration) -> String {
     format!("\"{}ms\"", shown(time.as_millis()))
 }

@@ -98,7 +98,9 @@ pub(crate) mod whole;
 pub use factory::{About, Origin, PolicyFactory, Registration, Version, Wants};
 pub(crate) use forward::{forward, forward_one};
 pub use front_end::FrontEnd;
-pub use parameters::{NoParameters, Parameter, Parameters, Surroundings, change, check_range};
+pub use parameters::{
+    LEAST_REPORT_PERIOD, NoParameters, Parameter, Parameters, Surroundings, change, check_range,
+};
 pub use policy::{CostParts, Policy, Release, Verdict};
 pub use registry::{ChosenPolicy, Registry};
 pub use spec::{ClusterSpec, Role, Sides, WorkerLimits};

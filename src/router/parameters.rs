@@ -5,6 +5,7 @@
 //! not fit is refused. So adding a parameter is adding a field.
 
 use crate::settings::{Invalid, nearest};
+use crate::time::SimDuration;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -215,6 +216,16 @@ pub fn check_range(
     }
     let allowed = format!("a number from {} to {}", shown(*range.start()), shown(*range.end()));
     Err(Invalid::new(key, shown(value), allowed))
+}
+
+/// Workers report every so often: no report is nearer to the next than any scrape (assumed).
+pub const LEAST_REPORT_PERIOD: SimDuration = SimDuration::from_millis(1);
+
+/// Refuses a `report_period` that is too short.
+pub(crate) fn check_report_period(period: SimDuration) -> Result<(), Invalid> {
+    let written = format!("\"{}s\"", period.as_secs());
+    let allowed = "at least 1ms: each report looks at every worker";
+    Invalid::unless(period >= LEAST_REPORT_PERIOD, "report_period", written, allowed)
 }
 
 /// A number as people write it, in few digits.

@@ -8,7 +8,6 @@ use crate::fleet::Fleet;
 use crate::id::RequestId;
 use crate::router::FrontEnd;
 use crate::router::admission::{Admission, AdmissionSettings, Gate};
-use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 
 impl<F: Fleet> Simulation<'_, F> {
@@ -131,14 +130,5 @@ impl<F: Fleet> Simulation<'_, F> {
             | RejectReason::NoWorker
             | RejectReason::Server => None,
         }
-    }
-
-    /// Sets another limit of admission.
-    pub(super) fn set_limit(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
-        if self.gates.is_empty() {
-            let allowed = "left out without [router.admission]";
-            return Err(Invalid::new("key", format!("\"admission.{key}\""), allowed));
-        }
-        self.gates.iter_mut().try_for_each(|gate| gate.set(key, value))
     }
 }

@@ -30,7 +30,6 @@ pub use observer::{Happening, Observer};
 pub use requests::{LiveRequest, Whereabouts};
 pub use routing::Decision;
 pub use snapshot::{Recent, Snapshot, WorkerSnapshot};
-pub(crate) use steering::ADMISSION;
 
 use crate::engine::Gauges;
 use crate::fleet::changes::Changes;

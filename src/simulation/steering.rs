@@ -7,15 +7,13 @@ use super::{Simulation, Stuck};
 use crate::fleet::Fleet;
 use crate::fleet::changes::{ChangePlan, Changes, WorkerChange};
 use crate::router::Policy;
+use crate::router::admission::{limit_of, no_gate};
 use crate::settings::Invalid;
 use crate::time::SimTime;
 use std::collections::VecDeque;
 
 /// Makes the policy of a name for a front end of a number.
 type Policies<'a> = Box<dyn Fn(&str, usize) -> Result<Box<dyn Policy>, Invalid> + 'a>;
-
-/// What the key of a limit of admission begins with, in a [`Control::Parameter`].
-pub(crate) const ADMISSION: &str = "admission.";
 
 /// What steers a simulation.
 #[derive(Default)]
@@ -121,13 +119,17 @@ impl<'a, F: Fleet> Simulation<'a, F> {
                                a rate that one can have";
                 Invalid::unless(follows, "rate", per_s, allowed)?;
             }
-            Control::Parameter { key, value } if key.starts_with(ADMISSION) => {
-                self.set_limit(&key[ADMISSION.len()..], *value)?;
-                self.release(now);
-            }
             Control::Parameter { key, value } => {
-                for front_end in &mut self.front_ends {
-                    front_end.set_parameter(key, *value)?;
+                match limit_of(key) {
+                    Some(_) if self.gates.is_empty() => return Err(no_gate(key)),
+                    Some(limit) => {
+                        self.gates.iter_mut().try_for_each(|gate| gate.set(limit, *value))?;
+                    }
+                    None => {
+                        for front_end in &mut self.front_ends {
+                            front_end.set_parameter(key, *value)?;
+                        }
+                    }
                 }
                 self.release(now);
             }

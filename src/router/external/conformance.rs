@@ -5,8 +5,7 @@
 //! is drawn from a seed, so two processes can be asked the same.
 
 use super::params::ExternalParams;
-use super::policy::External;
-use super::process::Link;
+use super::policy::{External, link, timeout};
 use super::shown;
 use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, RequestId, WorkerId};
@@ -16,7 +15,6 @@ use crate::router::{ClusterSpec, Policy, Role, Verdict, WorkerLimits, WorkerView
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 const BLOCK_SIZE: u32 = 16;
@@ -159,21 +157,9 @@ fn determinism(params: &ExternalParams) -> Result<String, String> {
     Ok("300 requests each with two seeds".to_owned())
 }
 
-fn start(params: &ExternalParams) -> Result<Link, String> {
-    let folder = Path::new(&params.directory);
-    match params.command.as_slice() {
-        [] => Link::connect(&folder.join(&params.socket)),
-        command => Link::run(command, folder),
-    }
-}
-
-fn timeout(params: &ExternalParams) -> Duration {
-    Duration::from_secs_f64(params.timeout.as_secs())
-}
-
 fn malformed(params: &ExternalParams) -> Result<String, String> {
     for line in ["{\"op\":\"route\",\"now\n", "{\"op\":\"dance\"}\n"] {
-        let mut link = start(params)?;
+        let mut link = link(params)?;
         let hello = Played::new(params, Role::Both, 9).router.hello_line();
         link.ask(&hello, timeout(params))?;
         // Silence is an answer too: it may have logged the line and gone on.
@@ -189,7 +175,7 @@ fn end_of_input(params: &ExternalParams) -> Result<String, String> {
     if params.command.is_empty() {
         return Ok("a socket has no process".to_owned());
     }
-    let mut link = start(params)?;
+    let mut link = link(params)?;
     let hello = Played::new(params, Role::Both, 10).router.hello_line();
     link.ask(&hello, timeout(params))?;
     match link.end() {

@@ -1,7 +1,7 @@
 //! How a router in another language is found, and what it hears.
 
 use super::wire::Knowledge;
-use crate::router::Parameters;
+use crate::router::parameters::{Parameters, check_report_period};
 use crate::settings::Invalid;
 use crate::time::SimDuration;
 use schemars::JsonSchema;
@@ -59,7 +59,7 @@ impl Default for ExternalParams {
     }
 }
 
-const LEAST: SimDuration = SimDuration::from_millis(1);
+const LEAST_TIMEOUT: SimDuration = SimDuration::from_millis(1);
 
 const LONGEST_TIMEOUT: SimDuration = SimDuration::from_secs(3_600);
 
@@ -83,12 +83,11 @@ impl Parameters for ExternalParams {
         let program = self.command.first();
         let allowed = "a list whose first text names a program";
         Invalid::unless(program.is_none_or(|name| !name.is_empty()), "command", "[\"\"]", allowed)?;
-        let seconds = |time: SimDuration| format!("\"{}s\"", time.as_secs());
-        let fits = (LEAST..=LONGEST_TIMEOUT).contains(&self.timeout);
-        Invalid::unless(fits, "timeout", seconds(self.timeout), "from 1ms to 1h")?;
+        let fits = (LEAST_TIMEOUT..=LONGEST_TIMEOUT).contains(&self.timeout);
+        let written = format!("\"{}s\"", self.timeout.as_secs());
+        Invalid::unless(fits, "timeout", written, "from 1ms to 1h")?;
         if let Some(period) = self.report_period {
-            let allowed = "at least 1ms: each report looks at every worker";
-            Invalid::unless(period >= LEAST, "report_period", seconds(period), allowed)?;
+            check_report_period(period)?;
         }
         let given = self.parameters.iter();
         given.map(|(key, value)| (format!("parameters.{key}"), value)).try_for_each(check_json)

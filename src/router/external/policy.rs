@@ -85,13 +85,8 @@ impl External {
         if !self.state.links.is_empty() {
             return Ok(());
         }
-        let ExternalParams { command, socket, directory, check_determinism, .. } = &self.params;
-        let folder = Path::new(directory);
-        for _ in 0..1 + usize::from(*check_determinism) {
-            self.state.links.push(match command.as_slice() {
-                [] => Link::connect(&folder.join(socket))?,
-                command => Link::run(command, folder)?,
-            });
+        for _ in 0..1 + usize::from(self.params.check_determinism) {
+            self.state.links.push(link(&self.params)?);
         }
         let hello = Question::Hello(self.hello.clone());
         self.ask_all(&hello, "to introduce itself", |introduction: &Introduction| {
@@ -109,7 +104,7 @@ impl External {
         check: impl Fn(&T) -> Result<(), String>,
     ) -> Result<T, String> {
         let line = line_of(question);
-        let most = Duration::from_secs_f64(self.params.timeout.as_secs());
+        let most = timeout(&self.params);
         let name = self.name();
         let mut first: Option<(T, String)> = None;
         for link in &mut self.state.links {
@@ -176,6 +171,20 @@ impl State {
         }
         self.wake = self.wake.filter(|wake| *wake > now);
     }
+}
+
+/// A new conversation with the router of `params`.
+pub(super) fn link(params: &ExternalParams) -> Result<Link, String> {
+    let folder = Path::new(&params.directory);
+    match params.command.as_slice() {
+        [] => Link::connect(&folder.join(&params.socket)),
+        command => Link::run(command, folder),
+    }
+}
+
+/// The longest wait for an answer.
+pub(super) fn timeout(params: &ExternalParams) -> Duration {
+    Duration::from_secs_f64(params.timeout.as_secs())
 }
 
 fn line_of(question: &Question) -> String {

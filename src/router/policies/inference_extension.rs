@@ -5,7 +5,7 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::Bookings;
-use crate::router::parameters::{MOST, Parameters, change, check_range};
+use crate::router::parameters::{MOST, Parameters, change, check_range, check_report_period};
 use crate::router::select::{Bounds, few, lowest};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
 use crate::settings::Invalid;
@@ -75,7 +75,7 @@ impl Parameters for ScorerParams {
         check_range("kv_weight", self.kv_weight, 0.0..=MOST)?;
         check_range("queue_weight", self.queue_weight, 0.0..=MOST)?;
         self.prefix.check()?;
-        super::check_report_period(self.report_period)
+        check_report_period(self.report_period)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::Bookings;
-use crate::router::parameters::Parameters;
+use crate::router::parameters::{Parameters, check_report_period};
 use crate::router::select::Ties;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
 use crate::settings::Invalid;
@@ -60,7 +60,7 @@ impl Parameters for LlmdParams {
         let wrong = |problem| Invalid::new("config", "an EndpointPickerConfig", problem);
         let parsed = EppConfig::parse(&self.config);
         parsed.map_err(|problem| wrong(format!("one that can be read: {problem}")))?;
-        super::check_report_period(self.report_period)
+        check_report_period(self.report_period)
     }
 }
 

@@ -20,8 +20,6 @@ use super::factory::PolicyFactory;
 use super::{ClusterView, Policy};
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
-use crate::settings::Invalid;
-use crate::time::SimDuration;
 use std::sync::{Arc, LazyLock};
 
 /// A policy that decides in two steps: it chooses one of the workers of the lowest cost
@@ -29,16 +27,6 @@ use std::sync::{Arc, LazyLock};
 pub(crate) trait Books: Policy {
     /// Books `request` on `worker`.
     fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId);
-}
-
-/// Reports every so often: none is nearer to the next than any scrape (assumed).
-const LEAST_REPORT_PERIOD: SimDuration = SimDuration::from_millis(1);
-
-/// Refuses a `report_period` that is too short.
-fn check_report_period(period: SimDuration) -> Result<(), Invalid> {
-    let shown = format!("\"{}s\"", period.as_secs());
-    let allowed = "at least 1ms: each report looks at every worker";
-    Invalid::unless(period >= LEAST_REPORT_PERIOD, "report_period", shown, allowed)
 }
 
 /// Whether loads differ by more than so many requests and by more than a factor.

@@ -6,7 +6,7 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::WorkerSet;
-use crate::router::parameters::{MOST, Parameters, change, check_range};
+use crate::router::parameters::{MOST, Parameters, change, check_range, check_report_period};
 use crate::router::select::{Bounds, Ties, lowest, one_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict, WorkerView};
 use crate::settings::{Count, Invalid, count};
@@ -109,7 +109,7 @@ impl Parameters for SmgParams {
         let some = self.overload_waiting_requests > 0;
         Invalid::unless(some, "overload_waiting_requests", 0, "at least 1")?;
         check_range("overload_kv_usage", self.overload_kv_usage, 0.0..=1.0)?;
-        super::check_report_period(self.report_period)
+        check_report_period(self.report_period)
     }
 }
 
