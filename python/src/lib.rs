@@ -21,6 +21,7 @@ mod workload;
 #[path = "../../src/cli/mod.rs"]
 mod cli;
 
+use kv_router_sim::Stop;
 use pyo3::prelude::*;
 use std::ffi::OsString;
 use std::io::Write;
@@ -45,8 +46,19 @@ fn loaded_from(file: PathBuf) {
     kv_router_sim::results::loaded_from(file);
 }
 
-/// What a defect of the simulator has to say before it ends the process: the release
-/// build has no way back.
+/// Fails as a defect of the simulator would, for the tests of the package: on a thread of
+/// its own, or on that of a simulation.
+#[pyfunction]
+#[pyo3(signature = (simulation=None))]
+fn _defect(py: Python<'_>, simulation: Option<&simulation::Simulation>) -> PyResult<()> {
+    match simulation {
+        Some(simulation) => simulation.fail(py),
+        None => wait::work(py, &Stop::default(), |_| Ok(()), || panic!("a defect on purpose")),
+    }
+}
+
+/// What a defect of the simulator has to say, whether it is raised after that, as in
+/// wheels, or ends the process, as in a build of the profile `release`.
 fn explain_defects() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -80,7 +92,7 @@ mod _native {
     #[pymodule_export]
     use super::workload::Request;
     #[pymodule_export]
-    use super::{command, loaded_from};
+    use super::{_defect, command, loaded_from};
     use pyo3::prelude::*;
 
     #[pymodule_init]

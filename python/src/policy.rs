@@ -316,8 +316,10 @@ impl Asked {
     fn fail(&self, py: Python<'_>, error: &PyErr, asked: &str) {
         self.failed.get_or_init(|| why(&self.name, error));
         let note = format!("{asked} (policy {:?})", self.name);
-        // Exceptions take notes from Python 3.11 on; before that they lack this one.
-        let _ = error.value(py).call_method1("add_note", (note,));
+        let value = error.value(py);
+        // Exceptions take notes from Python 3.11 on; before that it is where they would be.
+        let noted = value.call_method1("add_note", (&note,)).map(drop);
+        let _ = noted.or_else(|_| value.setattr("__notes__", vec![note]));
         self.failure.report(error);
     }
 

@@ -7,8 +7,8 @@ use crate::errors::{OrRaise, plain};
 use crate::events::WorkerEvent;
 use crate::policy::{Failure, report_here};
 use crate::values::{to_python, to_toml};
-use crate::wait::wait_for;
-use crate::workload::Iterated;
+use crate::wait::{answer, try_to, wait_for};
+use crate::workload::{Iterated, Requests};
 use kv_router_sim::simulation::ControlSettings;
 use kv_router_sim::{
     self as sim, End, Happening, RunSpec, SimDuration, SimTime, Snapshot, Stop, Stuck, Verdict,
@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use serde::Deserialize;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use toml::Value;
 
@@ -35,6 +35,8 @@ pub(crate) struct Simulation {
     /// Its thread, which also calls what is written in Python.
     thread: ThreadId,
     failure: Arc<Failure>,
+    /// Why its workload gives no more requests, if it has failed.
+    broken: Arc<OnceLock<String>>,
     seed: u64,
 }
 
@@ -46,30 +48,33 @@ impl Simulation {
         workload: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let failure = Arc::new(Failure::default());
-        let workload = workload.map(|requests| Iterated::of(requests, Arc::clone(&failure)));
-        let workload = workload.transpose()?;
+        let requests = workload.map(|requests| Requests::of(requests, Arc::clone(&failure)));
+        let workload = requests.transpose()?;
+        let broken = Arc::new(OnceLock::new());
         let (tasks, asked) = mpsc::channel::<Task>();
         let reported = Arc::clone(&failure);
         let thread = thread::Builder::new()
             .name("simulation".to_owned())
             .spawn(move || {
                 report_here(reported);
-                let mut simulation = Some(match workload {
-                    None => run.simulation(seed),
-                    Some(mut workload) => {
-                        workload.pull();
-                        run.simulation_of(workload, seed)
-                    }
-                });
+                let mut simulation = None;
                 for task in asked {
                     task(&mut simulation);
                 }
             })
             .map_err(|error| plain(&format!("cannot start a thread ({error})")))?;
         let thread = thread.thread().id();
-        let started = Self { tasks: Mutex::new(tasks), thread, failure, seed };
+        let why = Arc::clone(&broken);
+        let make = move |simulation: &mut Option<sim::Simulation<'static>>| {
+            *simulation = Some(match workload {
+                None => run.simulation(seed),
+                Some(requests) => run.simulation_of(Iterated::new(requests, why), seed),
+            });
+            Some(())
+        };
+        let started = Self { tasks: Mutex::new(tasks), thread, failure, broken, seed };
         // What goes wrong at the start is said here.
-        started.ask(py, |_| ())?;
+        started.ask_whole(py, &Stop::default(), make)?;
         Ok(started)
     }
 
@@ -106,15 +111,19 @@ impl Simulation {
         self.failure.during(stop, || {
             let (done, answers) = mpsc::channel();
             let task: Task = Box::new(move |simulation| {
+                let ended = try_to(|| task(simulation));
+                if ended.is_err() {
+                    *simulation = None;
+                }
                 // Whoever asked may have gone.
-                let _ = done.send(task(simulation));
+                let _ = done.send(ended);
             });
             let sent = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).send(task);
-            let answer = match sent {
+            let ended = match sent {
                 Ok(()) => wait_for(py, answers, stop, |_| Ok(()))?,
                 Err(_) => None,
             };
-            answer.flatten().ok_or_else(|| plain("this simulation has been finished"))
+            ended.and_then(answer).ok_or_else(|| plain("this simulation has been finished"))
         })
     }
 
@@ -123,7 +132,15 @@ impl Simulation {
         thread::current().id() == self.thread
     }
 
+    /// Fails, as a defect would make it.
+    pub(crate) fn fail(&self, py: Python<'_>) -> PyResult<()> {
+        self.ask(py, |_| panic!("a defect on purpose"))
+    }
+
     fn put_in(&self, py: Python<'_>, until: SimTime) -> PyResult<bool> {
+        if let Some(why) = self.broken.get() {
+            return Err(plain(why));
+        }
         let stop = Stop::default();
         let asked = stop.clone();
         let advance = move |simulation: &mut sim::Simulation<'static>| -> Result<bool, Stuck> {

@@ -2,6 +2,7 @@
 
 use kv_router_sim::Stop;
 use pyo3::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -40,6 +41,20 @@ pub(crate) fn wait_for<T: Send>(
     }
 }
 
+/// What work ended with: an answer, or the panic of a defect.
+pub(crate) type Ended<T> = std::thread::Result<T>;
+
+/// Works, and keeps a panic for [`answer`]: the thread that asked has to hear of it.
+pub(crate) fn try_to<T>(work: impl FnOnce() -> T) -> Ended<T> {
+    // Whatever a defect leaves half done is not used again.
+    catch_unwind(AssertUnwindSafe(work))
+}
+
+/// The answer; a panic goes on here, and PyO3 raises it.
+pub(crate) fn answer<T>(ended: Ended<T>) -> T {
+    ended.unwrap_or_else(|defect| resume_unwind(defect))
+}
+
 /// Works on another thread, and [waits](wait_for) for that.
 pub(crate) fn work<T: Send>(
     py: Python<'_>,
@@ -49,9 +64,9 @@ pub(crate) fn work<T: Send>(
 ) -> PyResult<T> {
     std::thread::scope(|scope| {
         let (done, answers) = mpsc::channel();
-        scope.spawn(move || done.send(work()));
-        let answer = wait_for(py, answers, stop, tick)?;
-        Ok(answer.expect("work ends with an answer"))
+        scope.spawn(move || done.send(try_to(work)));
+        let ended = wait_for(py, answers, stop, tick)?;
+        Ok(answer(ended.expect("work ends with an answer or a panic")))
     })
 }
 

@@ -8,10 +8,13 @@ use kv_router_sim::{
 };
 use pyo3::prelude::*;
 use pyo3::types::PyIterator;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Tokens of a prompt, or of an output: as of every workload of the simulator.
 const MAX_TOKENS: u32 = 1_000_000_000;
+
+/// The latest moment, as of every simulation that is stepped.
+const MAX_SECONDS: f64 = 8.64e6;
 
 /// Numbers of blocks that requests may share are below this; those above are private.
 const FIRST_PRIVATE: u64 = 1 << 63;
@@ -53,9 +56,9 @@ impl Request {
         answer_within: Option<f64>,
     ) -> PyResult<Self> {
         let seconds = |key: &str, value: Option<f64>| match value {
-            Some(seconds) if !(seconds.is_finite() && seconds >= 0.0) => {
-                Err(plain(&format!("{key} = {seconds}: must be seconds, at least 0")))
-            }
+            Some(seconds) if !(0.0..=MAX_SECONDS).contains(&seconds) => Err(plain(&format!(
+                "{key} = {seconds}: must be seconds, from 0 to {MAX_SECONDS} (100 days)"
+            ))),
             _ => Ok(()),
         };
         seconds("at", Some(at))?;
@@ -116,26 +119,42 @@ impl Request {
     }
 }
 
-/// Requests as an iterator gives them, one ahead of the simulation.
-pub(crate) struct Iterated {
-    requests: Py<PyIterator>,
-    next: Option<Arrival>,
-    count: u32,
+/// What gives the requests of a simulation.
+pub(crate) struct Requests {
+    iterator: Py<PyIterator>,
     failure: Arc<Failure>,
 }
 
-impl Iterated {
-    /// Of anything that can be iterated over.
+impl Requests {
+    /// Anything that can be iterated over.
     pub(crate) fn of(requests: &Bound<'_, PyAny>, failure: Arc<Failure>) -> PyResult<Self> {
-        let requests = requests.try_iter()?.unbind();
-        Ok(Self { requests, next: None, count: 0, failure })
+        Ok(Self { iterator: requests.try_iter()?.unbind(), failure })
+    }
+}
+
+/// Requests as an iterator gives them, one ahead of the simulation.
+pub(crate) struct Iterated {
+    requests: Requests,
+    next: Option<Arrival>,
+    count: u32,
+    /// Why there are no more, if the iterator has failed: that is not its end.
+    broken: Arc<OnceLock<String>>,
+}
+
+impl Iterated {
+    /// With the first of them at hand.
+    pub(crate) fn new(requests: Requests, broken: Arc<OnceLock<String>>) -> Self {
+        let mut iterated = Self { requests, next: None, count: 0, broken };
+        iterated.pull();
+        iterated
     }
 
-    /// Looks one ahead; at the start, too.
-    pub(crate) fn pull(&mut self) {
+    fn pull(&mut self) {
         let last = self.next.take().map_or(SimTime::ZERO, |arrival| arrival.at);
         let pulled = Python::attach(|py| -> PyResult<Option<Arrival>> {
-            let Some(item) = self.requests.bind(py).clone().next() else { return Ok(None) };
+            let Some(item) = self.requests.iterator.bind(py).clone().next() else {
+                return Ok(None);
+            };
             let item = item?;
             let request = item.cast::<Request>().map_err(|_| {
                 let seen =
@@ -156,7 +175,12 @@ impl Iterated {
         });
         match pulled {
             Ok(arrival) => self.next = arrival,
-            Err(error) => self.failure.report(&error),
+            Err(error) => {
+                self.broken.get_or_init(|| {
+                    format!("the workload failed before, at request {}: {error}", self.count)
+                });
+                self.requests.failure.report(&error);
+            }
         }
         self.count += 1;
     }

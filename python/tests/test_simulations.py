@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -284,9 +286,54 @@ def test_workloads_that_make_no_sense_are_refused(exp, workload, error, message)
         exp.simulation(workload=workload).run()
 
 
+@pytest.mark.parametrize("advance", [lambda it: it.step(100), lambda it: it.run()])
+def test_a_workload_that_fails_on_the_way_is_heard_of(exp, advance):
+    def failing():
+        yield from requests(50)
+        raise KeyError("the file ends here")
+
+    simulation = exp.simulation(workload=failing())
+    with pytest.raises(KeyError, match="the file ends here"):
+        advance(simulation)
+    # Its end would be another simulation's.
+    for again in (simulation.run, lambda: simulation.step(1)):
+        with pytest.raises(SimError, match="failed before, at request 50: KeyError"):
+            again()
+
+
+DEFECT = """
+from kv_router_sim import Experiment, _native
+exp = Experiment.load("doks-3xh200").set({"measure.window": "100s", "measure.seeds": 1})
+simulation = exp.simulation({"router.policy": "kv", "workload.concurrency": 60})
+for broken in (None, simulation):
+    try:
+        _native._defect(broken)
+    except BaseException as error:
+        print(type(error).__name__, error)
+try:
+    simulation.step(1)
+except Exception as error:
+    print(type(error).__name__, error)
+print(len(exp.set({"router.policy": "kv", "workload.concurrency": 60}).run().digests))
+"""
+
+
+def test_a_defect_of_the_simulator_is_an_exception():
+    command = [sys.executable, "-c", DEFECT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "PanicException a defect on purpose",
+        "PanicException a defect on purpose",
+        "SimError this simulation has been finished",
+        "1",
+    ], done.stderr
+    assert "this is a defect of the simulator" in done.stderr
+
+
 def test_requests_that_make_no_sense_are_refused():
     for arguments, message in [
         ((-1, 10, 10), "at = -1"),
+        ((1e12, 10, 10), "at = 1000000000000: must be seconds, from 0 to 8640000"),
         ((0, 0, 10), "prompt_tokens = 0"),
         ((0, 10, 0), "output_tokens = 0"),
     ]:
