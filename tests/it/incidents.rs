@@ -132,6 +132,34 @@ fn deduplication_off_is_caught() {
     }
 }
 
+/// One regression for each incident: settings that are worse, and what must be seen of it.
+#[test]
+fn worse_settings_are_caught() {
+    let planted = [
+        (
+            "trimmed-prefixes",
+            "router.lru_capacity_blocks=50",
+            "hit_ratio at inference_extension, variant 131,072 tokens matched",
+        ),
+        (
+            "lost-affinity-32195",
+            "router.cache_threshold=0.9",
+            "hit_ratio at variant 64 requests apart",
+        ),
+        (
+            "flapping-planner",
+            "cluster.load_time=150s",
+            "output_tokens_per_s at variant close thresholds",
+        ),
+        ("cold-workers", "router.feed.loss_ratio=1.0", "hit_ratio at kv"),
+        ("hot-prefix-1035", "router.feed.delay=10s", "output_tokens_per_s at kv_aware"),
+    ];
+    for (incident, setting, what) in planted {
+        let worse = worse(incident, &with(&[setting]));
+        assert!(worse.iter().any(|found| found == what), "{incident}: {worse:?}");
+    }
+}
+
 /// `cargo test --test it -- --ignored --nocapture other_seeds`, some minutes.
 #[test]
 #[ignore = "takes minutes"]
