@@ -77,6 +77,9 @@ pub enum Remark {
     },
     /// A point stands better than in the baseline.
     Risen(Moved),
+    /// A point stands worse than in the baseline, so little or in so few seeds that chance may
+    /// have done it.
+    AtBorder(Moved),
 }
 
 /// The judgement of a run; [`render::check`](crate::report::render::check) puts it into words.
@@ -175,7 +178,8 @@ impl Check {
             let experiment = baseline.experiment.clone();
             let moved = Moved { experiment, point: point.clone(), before };
             match State::of(point).cmp(&before) {
-                Ordering::Greater => self.fallen.push(moved),
+                Ordering::Greater if State::surely(point) > before => self.fallen.push(moved),
+                Ordering::Greater => self.remarks.push(Remark::AtBorder(moved)),
                 Ordering::Less => self.remarks.push(Remark::Risen(moved)),
                 Ordering::Equal => {}
             }

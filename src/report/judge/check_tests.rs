@@ -75,12 +75,29 @@ fn a_worse_metric_fails_and_is_named() {
     "#);
 }
 
-/// Two seeds of one point with a share of requests rejected.
-fn rejecting(share: f64) -> Summary {
+/// Two seeds of one point with shares of requests rejected.
+fn rejecting_each(shares: [f64; 2]) -> Summary {
     let mut builder = Builder::new("rejecting", 2);
     let ttft = [Some(100.0), Some(101.0)];
-    builder.load("kv", 60, &[("ttft_ms_p95", &ttft), ("error_ratio", &[Some(share); 2])]);
+    builder.load("kv", 60, &[("ttft_ms_p95", &ttft), ("error_ratio", &shares.map(Some))]);
     builder.build()
+}
+
+fn rejecting(share: f64) -> Summary {
+    rejecting_each([share; 2])
+}
+
+#[test]
+fn a_point_at_the_border_of_a_state_is_said_and_does_not_fail() {
+    let before = Baseline::parse(&baseline(&rejecting(0.015)).to_toml(), Path::new("x")).unwrap();
+    // Just over 2 % in both seeds; far over it in one of them.
+    for shares in [[0.025, 0.025], [0.2, 0.01]] {
+        let mut check = Check::new(&[(before.clone(), rejecting_each(shares))]);
+        check.findings.clear();
+        assert!(!check.failed(), "{}", check.text(200));
+        assert!(check.text(200).contains("it may be chance"), "{}", check.text(200));
+    }
+    assert!(Check::new(&[(before, rejecting_each([0.06, 0.05]))]).failed());
 }
 
 #[test]

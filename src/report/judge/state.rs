@@ -8,22 +8,31 @@ use crate::experiment::results::Point;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The part of the time to the first token from which on waiting counts as most
-/// of it (assumed). Without a backlog a request waits for the step that runs: 5
-/// to 20 % of it on the fleets in `experiments/`.
-const MOST: f64 = 0.5;
+/// Where states begin.
+struct Borders {
+    /// The part of the time to the first token from which on waiting counts as most of it.
+    most: f64,
+    /// The share of requests not served from which on a point speaks of the rest alone.
+    unserved: f64,
+    /// The growth of the backlog, as a share of the requests that came, from which on a
+    /// window has not settled.
+    growth: f64,
+    /// How far the time to the first token of the window's second half is from that of its
+    /// first half where it rises or falls.
+    drift: f64,
+}
 
-/// The share of requests not served from which on a point speaks of the rest
-/// alone (assumed: with fewer missing a p95 is still that of all but a few).
+/// The borders of the [rule](RULE), all of them assumed. Without a backlog a request waits
+/// for the step that runs: 5 to 20 % of its time to the first token on the fleets in
+/// `experiments/`. With fewer than 2 % of the requests missing a p95 is still that of all but
+/// a few.
+const BORDERS: Borders = Borders { most: 0.5, unserved: UNSERVED, growth: 0.1, drift: 1.5 };
+
+/// Borders that no noise carries a point across that stands on the others (assumed: half as
+/// far again from where there is no waiting, no loss, no growth and no drift, or further).
+const WIDE: Borders = Borders { most: 0.75, unserved: 0.04, growth: 0.2, drift: 2.25 };
+
 const UNSERVED: f64 = 0.02;
-
-/// The growth of the backlog, as a share of the requests that came, from which on
-/// a window has not settled (assumed).
-const GROWTH: f64 = 0.1;
-
-/// How far the time to the first token of the window's second half is from that
-/// of its first half where it rises or falls (assumed).
-const DRIFT: f64 = 1.5;
 
 /// The rule in words, for reports.
 pub const RULE: &str = "stable: fewer than one request in twenty waits for most of its time to \
@@ -59,16 +68,30 @@ impl State {
     /// Of a point, by the [rule](RULE). A point without the metrics that it goes
     /// by counts as stable.
     pub fn of(point: &Point) -> Self {
-        match Self::of_served(point) {
+        Self::within(&BORDERS, point, None)
+    }
+
+    /// The state that a point has whatever the seeds: of its means if borders were wider, and
+    /// not worse than that of any seed alone. A point near a border falls to either side of it
+    /// by chance.
+    pub fn surely(point: &Point) -> Self {
+        let seeds = point.metrics.values().map(|metric| metric.per_seed.len()).max().unwrap_or(0);
+        let alone = (0..seeds).map(|seed| Self::within(&BORDERS, point, Some(seed)));
+        alone.fold(Self::within(&WIDE, point, None), Self::min)
+    }
+
+    /// Of one seed, or of the means over all.
+    fn within(borders: &Borders, point: &Point, seed: Option<usize>) -> Self {
+        match Self::of_served(borders, point, seed) {
             Self::NothingServed => Self::NothingServed,
-            _ if unserved(point) >= UNSERVED => Self::Unserved,
+            _ if unserved_in(point, seed) >= borders.unserved => Self::Unserved,
             state => state,
         }
     }
 
     /// Of what a point served, whatever it did not serve.
-    fn of_served(point: &Point) -> Self {
-        let mean = |name: &str| point.metrics.get(name).and_then(|metric| metric.mean);
+    fn of_served(borders: &Borders, point: &Point, seed: Option<usize>) -> Self {
+        let value = |name: &str| value(point, seed, name);
         // Waiting is a part of a time: at a worker, at the router, at a second worker.
         let waits = |quantile: &str| {
             let parts = [
@@ -77,23 +100,24 @@ impl State {
                 ("decode_queue_ms", "engine_ttft_ms"),
             ];
             parts.iter().any(|(part, whole)| {
-                let part = mean(&format!("{part}_{quantile}"));
-                let whole = mean(&format!("{whole}_{quantile}"));
-                part.zip(whole).is_some_and(|(part, whole)| part > 0.0 && part >= MOST * whole)
+                let part = value(&format!("{part}_{quantile}"));
+                let whole = value(&format!("{whole}_{quantile}"));
+                let is_most = |(part, whole)| part > 0.0 && part >= borders.most * whole;
+                part.zip(whole).is_some_and(is_most)
             })
         };
+        let drift = value("ttft_drift").unwrap_or(1.0);
+        let grows = value("backlog_growth_ratio").is_some_and(|growth| growth >= borders.growth);
         let is_watched = point.metrics.contains_key("queue_ms_p50");
-        let drift = mean("ttft_drift").unwrap_or(1.0);
-        let grows = mean("backlog_growth_ratio").is_some_and(|growth| growth >= GROWTH);
-        if is_watched && mean("queue_ms_p50").is_none() {
+        if is_watched && value("queue_ms_p50").is_none() {
             Self::NothingServed
         } else if waits("p50") {
             Self::Overloaded
-        } else if grows && drift >= DRIFT {
+        } else if grows && drift >= borders.drift {
             Self::Saturated
         } else if waits("p95") {
             Self::Backlogged
-        } else if grows || drift <= 1.0 / DRIFT {
+        } else if grows || drift <= 1.0 / borders.drift {
             Self::WarmingUp
         } else {
             Self::Stable
@@ -114,7 +138,8 @@ impl State {
 pub fn compare(a: &Point, b: &Point) -> bool {
     let states = (State::of(a), State::of(b));
     if states == (State::Unserved, State::Unserved) && are_refused_alike(a, b) {
-        return State::of_served(a).compares_with(State::of_served(b));
+        let served = |point| State::of_served(&BORDERS, point, None);
+        return served(a).compares_with(served(b));
     }
     states.0.compares_with(states.1)
 }
@@ -150,8 +175,18 @@ pub fn in_table(point: &Point) -> String {
 
 /// The share of requests that were not served, also not when they were sent again.
 pub(in crate::report) fn unserved(point: &Point) -> f64 {
-    let mean = |name: &str| point.metrics.get(name).and_then(|metric| metric.mean);
-    mean("unserved_ratio").or_else(|| mean("error_ratio")).unwrap_or(0.0)
+    unserved_in(point, None)
+}
+
+fn unserved_in(point: &Point, seed: Option<usize>) -> f64 {
+    let value = |name: &str| value(point, seed, name);
+    value("unserved_ratio").or_else(|| value("error_ratio")).unwrap_or(0.0)
+}
+
+/// A metric of one seed, or its mean over all.
+fn value(point: &Point, seed: Option<usize>, name: &str) -> Option<f64> {
+    let metric = point.metrics.get(name)?;
+    seed.map_or(metric.mean, |seed| *metric.per_seed.get(seed)?)
 }
 
 /// A share in percent.

@@ -184,6 +184,12 @@ impl Remark {
                 show(point),
                 State::of(point),
             ),
+            Self::AtBorder(Moved { experiment, point, before }) => format!(
+                "{experiment}: {} is {}; the baseline has it {before} (only just, or not in every \
+                 seed: it may be chance)",
+                show(point),
+                State::of(point),
+            ),
         }
     }
 }
