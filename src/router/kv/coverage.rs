@@ -13,18 +13,18 @@
 //! * a store whose parent the worker is not known to hold is dropped.
 //!
 //! A block id stands for the block and all before it, so it occurs in one node
-//! only. A table of first blocks finds the way down, an ordered map from runs of
-//! ids to nodes finds any block. Costs are per run of ids and node, not per block.
+//! only. A table of first blocks finds the way down, [`Places`] finds any block in O(1).
+//! Costs are per run of ids and node, not per block.
 
 use super::overlaps::Overlaps;
 use super::path::{Path, common_blocks};
+use super::places::Places;
 use super::worker_set::WorkerSet;
 use crate::event::KvEvent;
 use crate::id::{BlockId, WorkerId};
 use crate::request::BlockRun;
 use crate::rng::mix;
 use hashbrown::HashTable;
-use std::collections::BTreeMap;
 
 type NodeId = usize;
 
@@ -102,7 +102,7 @@ impl Node {
 /// Where a run of consecutive ids begins in the tree.
 #[derive(Clone, Copy, Debug)]
 struct NodePlace {
-    node: NodeId,
+    node: u32,
     /// Position of the run's first block in its node.
     at: u32,
 }
@@ -114,8 +114,8 @@ pub(super) struct CoverageIndex {
     unused: Vec<NodeId>,
     /// By first block, with that block beside it to keep lookups in one place.
     by_first: HashTable<(BlockId, NodeId)>,
-    /// By first block of each run.
-    places: BTreeMap<BlockId, NodePlace>,
+    /// Where each run begins.
+    places: Places<NodePlace>,
 }
 
 impl CoverageIndex {
@@ -211,7 +211,11 @@ impl CoverageIndex {
         while end > 0 {
             // The piece of the tree's runs that holds the last block not yet dealt with.
             let last = run.first.offset(end - 1);
-            let Some((&first, &place)) = self.places.range(..=last).next_back() else { return };
+            let Some((first, place)) = self.places.find(last) else {
+                let before = Places::<NodePlace>::chapter_of(last).max(run.first);
+                end = distance(run.first, before);
+                continue;
+            };
             let place_end = first.offset(self.run_len(place));
             if place_end <= run.first {
                 return;
@@ -221,7 +225,7 @@ impl CoverageIndex {
                 continue;
             }
             let from = first.max(run.first);
-            self.truncate(worker, place.node, place.at + distance(first, from));
+            self.truncate(worker, place.node as usize, place.at + distance(first, from));
             end = distance(run.first, from);
         }
     }
@@ -265,7 +269,7 @@ impl CoverageIndex {
             let entry = self.by_first.find_entry(mix(first.0), |(block, _)| *block == first);
             entry.expect("every node is in the table").remove();
             for run in node.stretch.runs() {
-                self.places.remove(&run.first);
+                self.places.remove(*run);
             }
             doomed.extend(node.children);
             self.unused.push(id);
@@ -302,7 +306,7 @@ impl CoverageIndex {
         }
         self.name(node.stretch.first(), lower);
         self.nodes[lower] = node;
-        old.runs().iter().for_each(|run| _ = self.places.remove(&run.first));
+        old.runs().iter().for_each(|run| self.places.remove(*run));
         self.place(id);
         self.place(lower);
         self.prune(lower);
@@ -312,23 +316,24 @@ impl CoverageIndex {
     fn place(&mut self, id: NodeId) {
         let mut at = 0;
         for run in self.nodes[id].stretch.runs() {
-            self.places.insert(run.first, NodePlace { node: id, at });
+            self.places.insert(*run, NodePlace { node: narrow(id), at });
             at += run.len;
         }
     }
 
     fn grow(&mut self, id: NodeId, worker: WorkerId, run: BlockRun) {
         let node = &mut self.nodes[id];
-        let (at, runs) = (node.len(), node.stretch.runs().len());
+        let (at, before) = (node.len(), node.stretch.runs().last().copied());
         node.grow(worker, run);
-        if node.stretch.runs().len() > runs {
-            self.places.insert(run.first, NodePlace { node: id, at });
+        match before.filter(|before| before.first.offset(before.len) == run.first) {
+            Some(BlockRun { first, len }) => self.places.lengthen(first, len, len + run.len),
+            None => self.places.insert(run, NodePlace { node: narrow(id), at }),
         }
     }
 
     /// The length of the run that begins at `place`.
     fn run_len(&self, place: NodePlace) -> u32 {
-        let run = self.nodes[place.node].stretch.from(place.at).next();
+        let run = self.nodes[place.node as usize].stretch.from(place.at).next();
         run.expect("a place is in its node").len
     }
 
@@ -365,9 +370,9 @@ impl CoverageIndex {
 
     /// The node that holds `block`, and where.
     fn find(&self, block: BlockId) -> Option<(NodeId, u32)> {
-        let (&first, place) = self.places.range(..=block).next_back()?;
+        let (first, place) = self.places.find(block)?;
         let into = u32::try_from(block.0 - first.0).ok()?;
-        (into < self.run_len(*place)).then_some((place.node, place.at + into))
+        (into < self.run_len(place)).then_some((place.node as usize, place.at + into))
     }
 }
 
@@ -379,4 +384,8 @@ fn tail(run: BlockRun, skip: u32) -> BlockRun {
 /// Number of ids from `from` to `to`, which lie in one run.
 fn distance(from: BlockId, to: BlockId) -> u32 {
     u32::try_from(to.0 - from.0).expect("ids of one run are less than 2^32 apart")
+}
+
+fn narrow(node: NodeId) -> u32 {
+    u32::try_from(node).expect("fewer than 2^32 nodes")
 }

@@ -17,6 +17,7 @@ mod overlaps;
 mod params;
 mod parts;
 mod path;
+mod places;
 mod policy;
 mod stale;
 #[cfg(test)]
