@@ -3,12 +3,14 @@
 //! All of them gain one token a step. So a sequence is described by the step at
 //! which it joined: its length, the step in which it ends and the steps in which
 //! it needs a block follow. The set holds a step counter, the sum of contexts,
-//! a heap by last step, and for each residue of the block size the sequences
-//! that need a block in steps of that residue.
+//! a heap by last step, and one list of the sequences by the residue of the steps in
+//! which they need a block. A large fleet visits another worker's set with every event,
+//! so all of it lies in a few cache lines, and to count who needs a block reads no list.
 
 use super::seq::{SeqId, Seqs};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 /// The decoding sequences of one worker.
 #[derive(Debug)]
@@ -19,14 +21,19 @@ pub(super) struct DecodeSet {
     len: u32,
     /// Sum over the sequences of the tokens they attend to in the next step.
     context: u64,
+    /// Last step and admission.
     ends: BinaryHeap<Reverse<(u64, u64, SeqId)>>,
-    /// By residue of the step in which a block is needed; each in order of admission.
-    buckets: Vec<Vec<Member>>,
-    /// One bit per bucket that is not empty.
+    /// By residue of the step in which a block is needed, then in order of admission.
+    members: Vec<Member>,
+    /// Where the members of each residue begin, and where those of the last end.
+    starts: Vec<u32>,
+    /// One bit per residue that has members.
     occupied: Vec<u64>,
+    /// One bit per residue with members that do not [defer](Member::defers).
+    filling: Vec<u64>,
 }
 
-/// A sequence in a bucket.
+/// A sequence in the list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member {
     pub(super) admission: u64,
@@ -43,8 +50,10 @@ impl DecodeSet {
             len: 0,
             context: 0,
             ends: BinaryHeap::new(),
-            buckets: vec![Vec::new(); block_size as usize],
+            members: Vec::new(),
+            starts: vec![0; block_size as usize + 1],
             occupied: vec![0; block_size.div_ceil(64) as usize],
+            filling: vec![0; block_size.div_ceil(64) as usize],
         }
     }
 
@@ -83,14 +92,21 @@ impl DecodeSet {
         self.context += u64::from(kv_tokens) + 1;
         let residue = self.residue(self.step, kv_tokens);
         let admission = seq.admission;
-        let bucket = &mut self.buckets[residue];
-        let at = bucket.partition_point(|other| other.admission < admission);
-        bucket.insert(at, Member { admission, id, defers: false });
-        self.occupied[residue / 64] |= 1 << (residue % 64);
+        let range = self.range(residue);
+        let own = &self.members[range.clone()];
+        let at = range.start + own.partition_point(|other| other.admission < admission);
+        self.members.insert(at, Member { admission, id, defers: false });
+        self.starts[residue + 1..].iter_mut().for_each(|start| *start += 1);
+        self.mark(residue);
     }
 
-    /// Takes a sequence out, bringing its counts up to the next step.
+    /// Takes a sequence out before it ends, bringing its counts up to the next step.
     pub(super) fn leave(&mut self, seqs: &mut Seqs, id: SeqId) {
+        self.ends.retain(|Reverse((.., other))| *other != id);
+        self.take_out(seqs, id);
+    }
+
+    fn take_out(&mut self, seqs: &mut Seqs, id: SeqId) {
         let from = seqs[id].decode_from.expect("only decoding sequences leave");
         let residue = self.residue(from, seqs[id].kv_tokens);
         let seq = &mut seqs[id];
@@ -100,12 +116,31 @@ impl DecodeSet {
         seq.decode_from = None;
         self.len -= 1;
         self.context -= u64::from(seq.kv_tokens) + 1;
-        let bucket = &mut self.buckets[residue];
-        let at = bucket.iter().position(|other| other.id == id).expect("a member of its bucket");
-        bucket.remove(at);
-        if bucket.is_empty() {
-            self.occupied[residue / 64] &= !(1 << (residue % 64));
+        self.members.remove(self.place(residue, id));
+        self.starts[residue + 1..].iter_mut().for_each(|start| *start -= 1);
+        self.mark(residue);
+    }
+
+    /// Sets the bits of a residue whose members have changed.
+    fn mark(&mut self, residue: usize) {
+        let own = &self.members[self.range(residue)];
+        let (is_occupied, fills) = (!own.is_empty(), own.iter().any(|member| !member.defers));
+        let (word, bit) = (residue / 64, 1 << (residue % 64));
+        for (words, is_set) in [(&mut self.occupied, is_occupied), (&mut self.filling, fills)] {
+            words[word] = if is_set { words[word] | bit } else { words[word] & !bit };
         }
+    }
+
+    /// Where the members of a residue are.
+    fn range(&self, residue: usize) -> Range<usize> {
+        self.starts[residue] as usize..self.starts[residue + 1] as usize
+    }
+
+    /// Where a member is.
+    fn place(&self, residue: usize, id: SeqId) -> usize {
+        let range = self.range(residue);
+        let at = self.members[range.clone()].iter().position(|other| other.id == id);
+        range.start + at.expect("a member of its residue")
     }
 
     /// Counts `steps` steps of the whole set.
@@ -115,44 +150,49 @@ impl DecodeSet {
     }
 
     /// The number of steps until and including the first in which a sequence ends.
-    pub(super) fn steps_to_end(&mut self, seqs: &Seqs) -> Option<u64> {
-        self.drop_stale(seqs);
+    pub(super) fn steps_to_end(&self) -> Option<u64> {
         self.ends.peek().map(|Reverse((last, ..))| last + 1 - self.step)
     }
 
     /// Takes out the sequences that ended in the step just counted, in order of admission.
     pub(super) fn take_ended(&mut self, seqs: &mut Seqs, ended: &mut Vec<SeqId>) {
-        loop {
-            self.drop_stale(seqs);
-            match self.ends.peek() {
-                Some(&Reverse((last, _, id))) if last < self.step => {
-                    self.ends.pop();
-                    self.leave(seqs, id);
-                    ended.push(id);
-                }
-                _ => return,
-            }
-        }
-    }
-
-    /// Entries of sequences that left early (preempted) stay in the heap until they surface.
-    fn drop_stale(&mut self, seqs: &Seqs) {
-        while let Some(&Reverse((_, admission, id))) = self.ends.peek() {
-            if seqs.get(id).is_some_and(|s| s.admission == admission && s.decode_from.is_some()) {
-                return;
-            }
+        while let Some(&Reverse((last, _, id))) = self.ends.peek()
+            && last < self.step
+        {
             self.ends.pop();
+            self.take_out(seqs, id);
+            ended.push(id);
         }
     }
 
     /// All sequences, those that take a block in the same step together.
     pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.buckets.iter().flatten()
+        self.members.iter()
     }
 
     /// Sequences that take a block in step `step`, in order of admission.
     pub(super) fn takers(&self, step: u64) -> &[Member] {
-        &self.buckets[index(step % u64::from(self.block_size))]
+        &self.members[self.range(index(step % u64::from(self.block_size)))]
+    }
+
+    /// The steps before `end`, from `step` on, in which blocks are taken, and how many.
+    pub(super) fn takings(&self, step: u64, end: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let residues = self.starts.len() - 1;
+        let (mut from, mut residue) = (step, index(step % u64::from(self.block_size)));
+        std::iter::from_fn(move || {
+            let ahead = self.ahead(&self.occupied, residue)?;
+            let step = Some(from + ahead as u64).filter(|step| *step < end)?;
+            let wrapped = if residue + ahead < residues { 0 } else { residues };
+            let taking = residue + ahead - wrapped;
+            (from, residue) = (step + 1, if taking + 1 == residues { 0 } else { taking + 1 });
+            Some((step, self.starts[taking + 1] - self.starts[taking]))
+        })
+    }
+
+    /// The first step at or after `step` in which a sequence takes a block that does not
+    /// [defer](Member::defers).
+    pub(super) fn next_filling(&self, step: u64) -> u64 {
+        self.next_of(&self.filling, step)
     }
 
     /// Sets [`Member::defers`] of a sequence; nothing, if it does not decode.
@@ -160,12 +200,18 @@ impl DecodeSet {
         let seq = &seqs[id];
         let Some(from) = seq.decode_from else { return };
         let residue = self.residue(from, seq.kv_tokens);
-        let member = self.buckets[residue].iter_mut().find(|other| other.id == id);
-        member.expect("a member of its bucket").defers = defers;
+        let at = self.place(residue, id);
+        self.members[at].defers = defers;
+        self.mark(residue);
     }
 
     /// How many of the next `max` steps need at most `free` new blocks in all.
     pub(super) fn steps_within(&self, free: u32, max: u64) -> u64 {
+        self.steps_within_from(self.step, free, max)
+    }
+
+    /// The same of `max` steps from `step` on.
+    pub(super) fn steps_within_from(&self, step: u64, free: u32, max: u64) -> u64 {
         let block_size = u64::from(self.block_size);
         // Every sequence takes one block per `block_size` steps.
         if u64::from(self.len) * max.div_ceil(block_size) <= u64::from(free) {
@@ -175,7 +221,7 @@ impl DecodeSet {
         let mut steps = (left / u64::from(self.len)).saturating_sub(1) * block_size;
         left -= steps / block_size * u64::from(self.len);
         while steps < max {
-            let takers = self.takers(self.step + steps).len() as u64;
+            let takers = self.takers(step + steps).len() as u64;
             if takers > left {
                 break;
             }
@@ -187,23 +233,27 @@ impl DecodeSet {
 
     /// The first step at or after `step` in which some sequence takes a block.
     pub(super) fn next_taking(&self, step: u64) -> u64 {
-        let block_size = u64::from(self.block_size);
-        let residue = step % block_size;
-        let word = index(residue / 64);
-        let first = self.occupied[word] & (u64::MAX << (residue % 64));
+        self.next_of(&self.occupied, step)
+    }
+
+    /// The first step at or after `step` whose residue has its bit in `words`.
+    fn next_of(&self, words: &[u64], step: u64) -> u64 {
+        let ahead = self.ahead(words, index(step % u64::from(self.block_size)));
+        ahead.map_or(u64::MAX, |ahead| step + ahead as u64)
+    }
+
+    /// How many steps a residue that has its bit in `words` is ahead of `residue`.
+    fn ahead(&self, words: &[u64], residue: usize) -> Option<usize> {
+        let word = residue / 64;
+        let first = words[word] & (u64::MAX << (residue % 64));
         if first != 0 {
-            return step - residue + word as u64 * 64 + u64::from(first.trailing_zeros());
+            return Some(word * 64 + first.trailing_zeros() as usize - residue);
         }
-        let words = self.occupied.len();
-        for i in 1..=words {
-            let at = (word + i) % words;
-            if self.occupied[at] != 0 {
-                let found = at as u64 * 64 + u64::from(self.occupied[at].trailing_zeros());
-                let wrapped = if found < residue { found + block_size } else { found };
-                return step - residue + wrapped;
-            }
-        }
-        u64::MAX
+        let mut others = (word + 1..words.len()).chain(0..=word);
+        let at = others.find(|at| words[*at] != 0)?;
+        let found = at * 64 + words[at].trailing_zeros() as usize;
+        let wrapped = if found < residue { self.block_size as usize } else { 0 };
+        Some(found + wrapped - residue)
     }
 }
 

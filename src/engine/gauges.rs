@@ -30,4 +30,20 @@ impl Gauges {
         self.waiting_ps += elapsed * u128::from(self.waiting);
         self.used_blocks_ps += elapsed * u128::from(self.used_blocks);
     }
+
+    /// Adds what comes to until the last of `takings`, at each of which requests take so
+    /// many more blocks. Gives all that they take.
+    pub(super) fn take(&mut self, takings: impl Iterator<Item = (SimTime, u32)>) -> u32 {
+        let (mut since, mut blocks, mut blocks_ps) = (self.since, self.used_blocks, 0);
+        for (at, taken) in takings {
+            blocks_ps += u128::from((at - since).as_ps()) * u128::from(blocks);
+            since = at;
+            blocks += taken;
+        }
+        let taken = blocks - std::mem::take(&mut self.used_blocks);
+        self.advance(since);
+        self.used_blocks = blocks;
+        self.used_blocks_ps += blocks_ps;
+        taken
+    }
 }

@@ -398,7 +398,7 @@ impl Rank {
         let mut steps = 1;
         if self.may_look_ahead() {
             let same_piece = (piece.context_end - 1 - decode_context) / u64::from(decode_seqs);
-            let to_end = self.core.decode.steps_to_end(&self.core.seqs).unwrap_or(1);
+            let to_end = self.core.decode.steps_to_end().unwrap_or(1);
             steps = to_end.min(same_piece.saturating_add(1));
         }
         RankTime { gpu: piece.at(decode_context), growth, steps }
@@ -543,17 +543,31 @@ impl Rank {
         // Changes made while a step was formed are published at the next boundary.
         self.core.publish(segment.boundary(1));
         let first = self.core.decode.step();
-        let mut step = self.rules.next_traffic(&self.core.decode, first);
-        while step < first + segment.steps {
+        let (mut step, end) = (first, first + segment.steps);
+        loop {
+            let quiet = self.rules.quiet_until(&self.core, step, end);
+            if quiet > step {
+                let takings = self.core.decode.takings(step, quiet);
+                let at_boundary =
+                    |(step, blocks): (u64, u32)| (segment.boundary(step - first + 1), blocks);
+                let blocks = self.gauges.take(takings.map(at_boundary));
+                self.rules.take_blocks(&mut self.core, blocks, quiet);
+                debug_assert_eq!(self.gauges.used_blocks, self.rules.used_blocks());
+                step = quiet;
+            }
+            step = self.rules.next_traffic(&self.core.decode, step);
+            if step >= end {
+                break;
+            }
             let k = step - first + 1;
             self.gauges.advance(segment.boundary(k));
             self.core.set_time(segment.boundary(k));
             self.rules.decode_blocks(&mut self.core, step);
             self.gauges.used_blocks = self.rules.used_blocks();
-            if k < segment.steps {
+            if k < segment.steps && self.core.log.is_pending() {
                 self.core.log.publish(segment.boundary(k + 1));
             }
-            step = self.rules.next_traffic(&self.core.decode, step + 1);
+            step += 1;
         }
         if let Some(unheard) = self.core.log.unheard() {
             // The changes of a step are published one boundary later, those of the last

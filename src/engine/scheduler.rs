@@ -57,6 +57,18 @@ pub(super) trait Scheduler: Debug {
     /// takes the blocks that its sequences need, stores those that they fill.
     fn decode_blocks(&mut self, core: &mut Core, step: u64);
 
+    /// The end of the decode steps from `step` up to `end` that do nothing but take blocks,
+    /// so that [`take_blocks`](Self::take_blocks) can take them at once; these were planned
+    /// and not formed.
+    fn quiet_until(&self, _core: &Core, step: u64, _end: u64) -> u64 {
+        step
+    }
+
+    /// Takes the `blocks` blocks of the quiet steps before step `end`.
+    fn take_blocks(&mut self, _core: &mut Core, _blocks: u32, _end: u64) {
+        unreachable!("no step is quiet")
+    }
+
     /// The first step at or after `step` in which decoding changes the cache.
     fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64;
 

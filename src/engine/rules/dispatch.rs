@@ -79,6 +79,14 @@ impl Scheduler for AnyScheduler {
         each!(self, rules => rules.decode_blocks(core, step));
     }
 
+    fn quiet_until(&self, core: &Core, step: u64, end: u64) -> u64 {
+        each!(self, rules => rules.quiet_until(core, step, end))
+    }
+
+    fn take_blocks(&mut self, core: &mut Core, blocks: u32, end: u64) {
+        each!(self, rules => rules.take_blocks(core, blocks, end));
+    }
+
     fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
         each!(self, rules => rules.next_traffic(decode, step))
     }

@@ -170,6 +170,11 @@ impl VllmCache {
         }
     }
 
+    /// Free blocks that hold nothing.
+    pub(crate) fn empty_blocks(&self) -> u32 {
+        self.empty
+    }
+
     /// Counts every block; `held` are the cached blocks of all requests, and `others`
     /// those that they hold beside them. Costs what the pool has: for tests.
     pub fn count_blocks<'a>(

@@ -179,6 +179,29 @@ impl Scheduler for VllmScheduler {
         }
     }
 
+    /// Steps in which nothing is entered, since all is put off, and nothing written down.
+    fn quiet_until(&self, core: &Core, step: u64, end: u64) -> u64 {
+        if core.log.is_ordered() || self.groups.is_some() {
+            return step;
+        }
+        let ahead = 1 - u64::from(self.late);
+        let filling = match core.config.prefix_caching {
+            true => core.decode.next_filling(step + ahead).saturating_sub(ahead),
+            false => u64::MAX,
+        };
+        let end = end.min(filling);
+        if core.log.is_heard() {
+            step + core.decode.steps_within_from(step, self.cache.empty_blocks(), end - step)
+        } else {
+            end
+        }
+    }
+
+    fn take_blocks(&mut self, core: &mut Core, blocks: u32, end: u64) {
+        self.filled_to = end;
+        self.cache.allocate(blocks, &mut core.log);
+    }
+
     /// A block is published in the step that fills it, the one before the next is taken, or
     /// as late as that.
     fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {
