@@ -1,5 +1,6 @@
 //! What workers hand to the outside.
 
+use super::step::{FormedStep, Results};
 use crate::event::WorkerEvent;
 use crate::id::{RequestId, WorkerId};
 use crate::stats::Histogram;
@@ -24,9 +25,18 @@ pub struct Outbox {
     pub steps: Option<Vec<StepRecord>>,
     /// Where only steps that touch this time are wanted, and each by itself.
     pub each_step: Option<(SimTime, SimTime)>,
+    /// Memory that each worker needs for a moment: in turn for all, it stays near.
+    #[expect(clippy::vec_box, reason = "boxes go to ranks and come back")]
+    pub(super) formed: Vec<Box<FormedStep>>,
+    pub(super) spare: Vec<Results>,
 }
 
 impl Outbox {
+    /// One that records steps.
+    pub fn with_steps() -> Self {
+        Self { steps: Some(Vec::new()), ..Self::default() }
+    }
+
     /// True if a stretch of steps from `start` to `end` is to be recorded step by step.
     pub(super) fn wants_each(&self, start: SimTime, end: SimTime) -> bool {
         self.each_step.is_some_and(|(from, to)| start <= to && from <= end)

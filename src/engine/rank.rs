@@ -22,6 +22,7 @@ use crate::id::{RequestId, WorkerId};
 use crate::kv::Span;
 use crate::request::{Phase, Request};
 use crate::time::{SimDuration, SimTime};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// See the [module documentation](self).
@@ -33,16 +34,14 @@ pub(super) struct Rank {
     /// With overlap: the step before the launched one, whose results are not handled yet.
     pub(super) in_flight: Option<Results>,
     pub(super) gauges: Gauges,
-    formed: FormedStep,
-    /// The chunks of the step, without their sequences.
-    chunks: Vec<PrefillChunk>,
+    /// The step that is being formed and planned; memory that all workers share.
+    formed: Option<Box<FormedStep>>,
     /// Results of the last step that is planned; the others only decode.
     last: Results,
     /// The step that runs, for those who ask.
     record: StepRecord,
     /// Preempted or left out while their last token was still being computed.
     late_tokens: Vec<SeqId>,
-    spare: Vec<Results>,
     /// Requests whose clients have given up, and whether a boundary has seen that.
     aborts: Vec<(RequestId, bool)>,
 }
@@ -67,12 +66,10 @@ impl Rank {
             core: Core::new(config, wants_kv_events),
             in_flight: None,
             gauges: Gauges::default(),
-            formed: FormedStep::default(),
-            chunks: Vec::new(),
+            formed: None,
             last: Results::default(),
             record: StepRecord::none(id),
             late_tokens: Vec::new(),
-            spare: Vec::new(),
             aborts: Vec::new(),
         }
     }
@@ -210,7 +207,7 @@ impl Rank {
         self.rules.computed(&mut self.core, &results.chunks);
         self.core.publish(now);
         results.chunks.clear();
-        self.spare.push(results);
+        out.spare.push(results);
     }
 
     /// Ends a sequence that was only to be prefilled.
@@ -302,10 +299,24 @@ impl Rank {
 
     /// Forms the next step at `now`.
     pub(super) fn form(&mut self, now: SimTime, out: &mut Outbox) {
-        self.formed.clear();
-        self.rules.form(&mut self.core, &mut self.formed);
+        let mut formed = out.formed.pop().unwrap_or_default();
+        self.rules.form(&mut self.core, &mut formed);
+        self.formed = Some(formed);
         self.announce_formed(now, out);
         self.read_gauges();
+    }
+
+    /// The step just formed is planned.
+    pub(super) fn end_forming(&mut self, out: &mut Outbox) {
+        if let Some(mut formed) = self.formed.take() {
+            formed.clear();
+            out.formed.push(formed);
+        }
+    }
+
+    /// The step that is being formed.
+    fn formed(&self) -> &FormedStep {
+        self.formed.as_deref().expect("a step is being formed")
     }
 
     /// Whether the step just formed holds anything of this rank.
@@ -315,17 +326,17 @@ impl Rank {
 
     /// Whether the step just formed holds prompt tokens of this rank.
     pub(super) fn has_prefill(&self) -> bool {
-        !self.formed.chunks.is_empty()
+        !self.formed().chunks.is_empty()
     }
 
     /// Whether forming the step took blocks from sequences.
     pub(super) fn has_preempted(&self) -> bool {
-        !self.formed.preempted.is_empty()
+        !self.formed().preempted.is_empty()
     }
 
     /// Sequences in the step just formed.
     pub(super) fn step_seqs(&self) -> u32 {
-        let chunks = u32::try_from(self.formed.chunks.len()).expect("fits u32");
+        let chunks = u32::try_from(self.formed().chunks.len()).expect("fits u32");
         self.core.decode.len() + chunks
     }
 
@@ -336,7 +347,7 @@ impl Rank {
         if !with_prefill && decode_seqs > 0 {
             return self.core.padded_seqs();
         }
-        let chunks = self.formed.chunks.iter().map(|(_, chunk)| chunk.new_tokens);
+        let chunks = self.formed().chunks.iter().map(|(_, chunk)| chunk.new_tokens);
         chunks.sum::<u32>() + decode_seqs
     }
 
@@ -355,15 +366,16 @@ impl Rank {
 
     /// Announces what forming the step did to requests.
     fn announce_formed(&mut self, now: SimTime, out: &mut Outbox) {
-        for &id in &self.formed.loaded {
+        let formed = self.formed.as_deref().expect("a step is being formed");
+        for &id in &formed.loaded {
             if let Some(Loaded { tokens, time }) = self.core.seqs[id].loaded.take() {
                 self.announce(now, id, WorkerEventKind::Loaded { tokens, time }, out);
             }
         }
-        for &(id, cached_tokens) in &self.formed.admitted {
+        for &(id, cached_tokens) in &formed.admitted {
             self.announce(now, id, WorkerEventKind::Scheduled { cached_tokens }, out);
         }
-        for &id in self.formed.preempted.iter().chain(&self.formed.passed_over) {
+        for &id in formed.preempted.iter().chain(&formed.passed_over) {
             let seq = &mut self.core.seqs[id];
             // Else its prompt was not computed to the end: its last token is an older one.
             let has_sampled = seq.first_since_admission <= seq.generated;
@@ -375,10 +387,10 @@ impl Rank {
                 }
             }
         }
-        for &id in &self.formed.preempted {
+        for &id in &formed.preempted {
             self.announce(now, id, WorkerEventKind::Preempted, out);
         }
-        for &(id, tokens) in &self.formed.awaited {
+        for &(id, tokens) in &formed.awaited {
             out.awaited.push((self.id, self.core.seqs[id].request, tokens));
         }
     }
@@ -387,9 +399,9 @@ impl Rank {
     /// `with_prefill`: a rank of the worker computes prompt tokens in it.
     pub(super) fn step_time(&mut self, with_prefill: bool) -> RankTime {
         if with_prefill {
-            self.chunks.clear();
-            self.chunks.extend(self.formed.chunks.iter().map(|&(_, chunk)| chunk));
-            let gpu = self.core.mixed_time(&self.chunks);
+            let chunks = self.formed().chunks.iter().map(|&(_, chunk)| chunk);
+            let chunks: SmallVec<[PrefillChunk; 8]> = chunks.collect();
+            let gpu = self.core.mixed_time(&chunks);
             return RankTime { gpu, growth: SimDuration::ZERO, steps: 1 };
         }
         let (decode_seqs, decode_context) = (self.core.decode.len(), self.core.decode.context());
@@ -412,16 +424,16 @@ impl Rank {
             || self.in_flight.as_ref().is_some_and(|results| results.only_decoded(decode_seqs));
         config.fast_forward
             && nothing_due
-            && self.formed.preempted.is_empty()
-            && self.formed.joined.is_empty()
+            && self.formed().preempted.is_empty()
+            && self.formed().joined.is_empty()
     }
 
     /// Counts the step just formed, which `start`s now; gives how many of the `steps` that
     /// the worker would plan need no decision here.
-    pub(super) fn count_step(&mut self, start: SimTime, mut steps: u64, out_blocks: bool) -> u64 {
+    pub(super) fn count_step(&mut self, start: SimTime, mut steps: u64, out: &mut Outbox) -> u64 {
         let decode_seqs = self.core.decode.len();
         self.core.decode.advance(1);
-        if out_blocks {
+        if out.output_blocks {
             // The boundary at which an output grows into a block ends the plan.
             let late = u64::from(self.core.config.overlap);
             let next = self.core.decode.step();
@@ -435,8 +447,8 @@ impl Rank {
         if steps > 1 {
             steps = self.rules.undisturbed_steps(&self.core, steps - 1) + 1;
         }
-        let joined = u32::try_from(self.formed.joined.len()).expect("fits u32");
-        self.last = self.spare.pop().unwrap_or_default();
+        let joined = u32::try_from(self.formed().joined.len()).expect("fits u32");
+        self.last = out.spare.pop().unwrap_or_default();
         self.last.decoded = decode_seqs - joined;
         self.record = self.step_record(start, decode_seqs);
         steps
@@ -457,7 +469,7 @@ impl Rank {
             waiting: self.gauges.waiting,
             ..StepRecord::none(self.id)
         };
-        for &(id, chunk) in &self.formed.chunks {
+        for &(id, chunk) in &self.formed().chunks {
             if self.core.seqs[id].generated == 0 {
                 record.prefill_seqs += 1;
                 record.prefill_tokens += chunk.new_tokens;
@@ -471,10 +483,11 @@ impl Rank {
 
     /// Lets the prompts that the step completes join the decoding sequences.
     fn join_decodes(&mut self) {
+        let formed = self.formed.as_deref().expect("a step is being formed");
         let last = &mut self.last;
-        last.chunks.extend(self.formed.joined.iter().map(|&id| (id, ChunkEnd::FirstToken)));
+        last.chunks.extend(formed.joined.iter().map(|&id| (id, ChunkEnd::FirstToken)));
         let Core { seqs, decode, .. } = &mut self.core;
-        for &(id, chunk) in &self.formed.chunks {
+        for &(id, chunk) in &formed.chunks {
             if !chunk.last {
                 last.chunks.push((id, ChunkEnd::Partial));
                 continue;
@@ -648,7 +661,6 @@ impl Rank {
         self.rules = AnyScheduler::new(&config);
         self.core.lose_all();
         self.in_flight = None;
-        self.formed.clear();
         self.late_tokens.clear();
         self.aborts.clear();
         (self.gauges.running, self.gauges.waiting, self.gauges.used_blocks) = (0, 0, 0);

@@ -206,7 +206,7 @@ impl Worker {
             rank.form(now, out);
         }
         self.state = if self.ranks.iter().any(Rank::has_step) {
-            State::Running(self.plan(out.output_blocks))
+            State::Running(self.plan(out))
         } else if self.ranks.iter().any(|rank| rank.in_flight.is_some()) {
             State::Draining { until: now.max(self.pipeline.gpu_end) }
         } else if let Some(again) = self.form_again(now, from_idle) {
@@ -215,6 +215,7 @@ impl Worker {
             self.ranks.iter().for_each(|rank| rank.check_idle(now));
             State::Idle
         };
+        self.ranks.iter_mut().for_each(|rank| rank.end_forming(out));
     }
 
     /// What to do when no step was formed and requests are left.
@@ -230,7 +231,7 @@ impl Worker {
     }
 
     /// Counts the step just formed and looks as far ahead as nothing can happen.
-    fn plan(&mut self, output_blocks: bool) -> Plan {
+    fn plan(&mut self, out: &mut Outbox) -> Plan {
         let with_prefill = self.ranks.iter().any(Rank::has_prefill);
         let (mut prepare, mut launch) = (SimDuration::ZERO, SimDuration::ZERO);
         for rank in self.ranks.iter().filter(|rank| rank.has_step()) {
@@ -242,7 +243,7 @@ impl Worker {
         let (start, mut steps) = (self.pipeline.boundary, time.steps);
         steps = steps.min(alike.saturating_add(1));
         for rank in &mut self.ranks {
-            steps = steps.min(rank.count_step(start, steps, output_blocks));
+            steps = steps.min(rank.count_step(start, steps, out));
         }
         let overlap = self.config.overlap;
         let cadence = Cadence { overlap, prepare, launch, gpu: time.gpu, growth: time.growth };

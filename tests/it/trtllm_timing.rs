@@ -39,7 +39,7 @@ struct Outcome {
 fn run(config: EngineConfig, requests: &[(u64, Request)]) -> Outcome {
     let config = EngineConfig { fast_forward: false, ..config };
     let mut worker = Worker::new(WorkerId(0), Arc::new(config), true);
-    let mut out = Outbox { steps: Some(Vec::new()), ..Outbox::default() };
+    let mut out = Outbox::with_steps();
     let mut arrivals = requests.iter().peekable();
     loop {
         let arrival = arrivals.peek().map(|(at, _)| SimTime::ZERO + SimDuration::from_millis(*at));

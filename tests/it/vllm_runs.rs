@@ -180,7 +180,7 @@ struct Replay {
 
 impl Replay {
     fn batch(&mut self, batch: &Batch, name: &str) {
-        let mut out = Outbox { steps: Some(Vec::new()), ..Outbox::default() };
+        let mut out = Outbox::with_steps();
         let first = self.requests;
         self.handled.clear();
         let mut requests = Vec::new();
