@@ -280,6 +280,12 @@ impl Unheard {
         displaced: u64,
         displaceable: impl Iterator<Item = (u64, BlockRun)>,
     ) {
+        let mut displaceable = displaceable.peekable();
+        let is_settled = self.came.is_empty() && self.left.is_empty() && self.unforeseen.is_empty();
+        if is_settled && displaceable.peek().is_none() {
+            // What is to be taken out stands there a little longer.
+            return;
+        }
         let worker = self.worker;
         // The first change that can come after all that are known now.
         let until_heard = self.published + pending as u64 + 1;
