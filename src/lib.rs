@@ -65,6 +65,8 @@ mod http;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod id;
 #[cfg_attr(not(internals), doc(hidden))]
+pub mod import;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod kv;
 #[cfg(feature = "live")]
 #[cfg_attr(not(internals), doc(hidden))]

@@ -9,6 +9,7 @@
 mod place;
 mod read;
 mod sheet;
+pub(crate) mod yaml;
 
 pub use place::{Place, SettingsError};
 pub(crate) use read::join;

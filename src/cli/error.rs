@@ -4,10 +4,11 @@ use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
 use kv_router_sim::frontier::SearchError;
+use kv_router_sim::import::{ImportError, PatchError};
 use kv_router_sim::report::judge::baseline::BaselineError;
 use kv_router_sim::report::view::published::PublishedError;
 use kv_router_sim::results::{AgainError, MergeError, ReadError, ReportError};
-use kv_router_sim::settings::Invalid;
+use kv_router_sim::settings::{Invalid, SettingsError};
 use kv_router_sim::workload::trace::TraceError;
 use std::io;
 
@@ -52,6 +53,17 @@ pub(super) enum CliError {
     #[cfg(feature = "ui")]
     #[error("{0}{hint}", hint = way_out_of_ui(.0))]
     Ui(#[from] kv_router_sim::ui::UiError),
+    #[error("{0}{hint}", hint = way_out_of_import(.0))]
+    Import(#[from] ImportError),
+    /// What was imported makes no experiment that runs.
+    #[error("what was imported cannot be simulated: {0}")]
+    Imported(String),
+    #[error(transparent)]
+    Patch(PatchError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("no temporary folder: {0}")]
+    Temporary(io::Error),
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
 }
@@ -85,6 +97,13 @@ fn way_out_of_run(error: &RunError) -> &'static str {
     match error {
         RunError::Threads { .. } => "; use a smaller --jobs",
         RunError::Journal(error) => way_out_of_store(error),
+        _ => "",
+    }
+}
+
+fn way_out_of_import(error: &ImportError) -> &'static str {
+    match error {
+        ImportError::UnknownGpu { .. } => "; say which with --gpu",
         _ => "",
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
 }
 
 /// What the experiment of a folder is called.
-fn name(folder: &Path) -> Result<String, Invalid> {
+pub(super) fn name(folder: &Path) -> Result<String, Invalid> {
     let Some(last) = folder.file_name() else { return Ok("experiment".to_owned()) };
     let name = last.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -13,6 +13,7 @@ mod error;
 mod explain;
 mod external;
 mod frontier;
+mod import;
 mod init;
 mod interrupt;
 #[cfg(feature = "live")]
@@ -45,6 +46,7 @@ use completions::CompletionsArgs;
 use explain::ExplainArgs;
 use external::ExternalArgs;
 use frontier::FrontierArgs;
+use import::{ImportArgs, PatchArgs};
 use init::InitArgs;
 #[cfg(feature = "live")]
 use live::LiveArgs;
@@ -138,6 +140,8 @@ Examples:
     Models(ModelsArgs),
     Policies(PoliciesArgs),
     Init(InitArgs),
+    Import(ImportArgs),
+    Patch(PatchArgs),
     Schema(SchemaArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -182,6 +186,8 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Trace(command) => trace::run(command, traces.as_deref()).map(|()| true),
         Command::Policies(args) => policies::run(&args).map(|()| true),
         Command::Init(args) => init::run(&args).map(|()| true),
+        Command::Import(args) => import::run(&args).map(|()| true),
+        Command::Patch(args) => import::patch(&args).map(|()| true),
         Command::Models(args) => models::run(&args).map(|()| true),
         Command::Schema(args) => schema::run(&args).map(|()| true),
         Command::Completions(args) => completions::run(&args, Args::command()).map(|()| true),

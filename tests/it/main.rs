@@ -22,6 +22,7 @@ mod external_replay;
 mod fast_forward;
 mod front_ends;
 mod hang_ups;
+mod import;
 mod incidents;
 mod interface;
 mod little;

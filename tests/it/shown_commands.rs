@@ -146,7 +146,9 @@ struct Workplace {
 impl Workplace {
     fn new() -> Self {
         let folder = TempDir::new().expect("a folder");
-        for name in ["benches", "docs", "experiments", "measured", "models", "tests", "traces"] {
+        for name in
+            ["benches", "docs", "examples", "experiments", "measured", "models", "tests", "traces"]
+        {
             copy(&root().join(name), &folder.path().join(name));
         }
         let programs = folder.path().join(".programs");

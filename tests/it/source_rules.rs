@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 13] = [
     &["simulation"],
     &["experiment"],
     &["report", "exposition"],
-    &["frontier", "plot", "accuracy", "live", "serve", "replay"],
+    &["frontier", "plot", "accuracy", "live", "serve", "replay", "import"],
     &["calibrate", "results"],
     &["ui"],
     &["cli", "main"],
@@ -233,9 +233,12 @@ fn texts_are_in_plain_english() {
     assert!(texts.len() > 200, "only {} texts were found", texts.len());
 }
 
-/// Options that texts of the library may name: those of vLLM, and the command that a
-/// written file comes from.
-const OPTIONS_IN_TEXTS: [(&str, &str); 3] = [
+/// Options that texts of the library may name: those of vLLM and of kubectl, and the command
+/// that a written file comes from.
+const OPTIONS_IN_TEXTS: [(&str, &str); 6] = [
+    ("src/import/patch.rs", "--no-{name}"),
+    ("src/import/patch.rs", "--patch-file"),
+    ("src/import/patch.rs", "--type merge"),
     ("src/fleet/servers/", "--kv-events-config"),
     ("src/fleet/servers/", "--enable-prompt-tokens-details"),
     ("src/report/judge/baseline.rs", "`sim check --update`"),

@@ -8,8 +8,7 @@
 
 use super::approximate_prefix::PrefixParams;
 use super::llmd_index::IndexConfig;
-use super::yaml;
-use crate::settings::parse_duration;
+use crate::settings::{parse_duration, yaml};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 

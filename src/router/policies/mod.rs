@@ -14,7 +14,6 @@ mod recent;
 mod sent;
 mod tree;
 mod weighed;
-mod yaml;
 
 use super::factory::PolicyFactory;
 use super::{ClusterView, Policy};

@@ -1,0 +1,967 @@
+//! From components to workers and a router: which engine each runs, with which settings,
+//! and what says so.
+
+use super::arguments::{Arguments, behind};
+use super::engines::{self, Engine};
+use super::manifests::{self, Component, Form};
+use super::models::{self, Network};
+use super::request::{ImportError, Remark, Request, Source, Why};
+use super::routers;
+use super::words::Word;
+use crate::engine::model::Dtype;
+use crate::engine::model::PartsChoice;
+use crate::settings::yaml;
+use serde_json::Value as Json;
+use std::path::Path;
+use toml::Value;
+
+/// What a worker does of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Both,
+    Prefill,
+    Decode,
+}
+
+/// A value with what says so: a place among [`Fleet::places`], or an assumption.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Said {
+    pub(super) value: Value,
+    pub(super) by: By,
+}
+
+/// What says so.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum By {
+    /// As written, at a place.
+    Place(usize, String),
+    /// Nothing in the files: why this is taken.
+    Assumed(String),
+}
+
+/// Options of TensorRT-LLM in a file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Options {
+    /// A key of a `ConfigMap`.
+    Mounted(usize, String),
+    /// A document by itself.
+    Document(usize),
+}
+
+/// Workers that are alike.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Worker {
+    /// Its component, among those found.
+    pub(super) component: usize,
+    /// As a pool is called.
+    pub(super) name: String,
+    pub(super) engine: Engine,
+    pub(super) role: Role,
+    pub(super) workers: Said,
+    /// Workers that one replica is: ranks of networks without experts.
+    pub(super) per_replica: u32,
+    /// Keys below `model` and `engine`, in the order in which they are written.
+    pub(super) model: Vec<(&'static str, Said)>,
+    pub(super) settings: Vec<(&'static str, Said)>,
+    pub(super) arguments: Arguments,
+    pub(super) options: Option<Options>,
+    /// Started by `trtllm-serve`, whose flags have underscores.
+    pub(super) is_serve: bool,
+    /// Keys that the options give.
+    pub(super) of_options: Vec<&'static str>,
+    /// Some of its network's layers look at a window.
+    has_window: bool,
+}
+
+/// The router in front of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Router {
+    /// The component that runs it, among those found.
+    pub(super) component: Option<usize>,
+    pub(super) is_picker: bool,
+    pub(super) settings: Vec<(&'static str, Said)>,
+    pub(super) arguments: Arguments,
+    /// The text of a configuration that no parameters stand for.
+    pub(super) config: Option<String>,
+}
+
+/// All that an experiment is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fleet {
+    pub(super) found: manifests::Found,
+    pub(super) workers: Vec<Worker>,
+    pub(super) router: Router,
+    /// Files and paths that values come from.
+    pub(super) places: Vec<String>,
+    /// What is not used, by place.
+    pub(super) unused: Vec<(Option<usize>, Remark)>,
+    /// A network's `config.json`: its name and its text.
+    pub(super) config: Option<(String, String)>,
+}
+
+/// Modules and commands of engines that are not simulated.
+const OTHERS: [(&str, &str); 3] = [
+    ("dynamo.sglang", "SGLang's rules are not simulated"),
+    ("sglang.launch_server", "SGLang's rules are not simulated"),
+    ("dynamo.mocker", "a mocker serves no model: give the manifest of a real engine"),
+];
+
+/// vLLM in releases of Dynamo. Source: Dynamo's pages on compatibility, 0.6 to 1.5.
+const VLLM_OF_DYNAMO: [((u32, u32), u32); 8] = [
+    ((0, 6), 11),
+    ((0, 8), 12),
+    ((0, 9), 14),
+    ((1, 1), 19),
+    ((1, 2), 20),
+    ((1, 3), 23),
+    ((1, 5), 28),
+    ((u32::MAX, 0), u32::MAX),
+];
+
+impl Fleet {
+    /// What the files and the command of a request mean.
+    ///
+    /// # Errors
+    /// What cannot be read, is missing, or is not simulated.
+    pub(super) fn read(request: &Request) -> Result<Self, ImportError> {
+        let mut found = manifests::Found::read(&request.files)?;
+        if let Some(command) = &request.command {
+            found.components.push(Component::line("the command", command));
+        }
+        let unused = found.unused.drain(..).map(|remark| (None, remark)).collect();
+        let mut fleet = Self {
+            found,
+            workers: Vec::new(),
+            router: Router::default(),
+            places: Vec::new(),
+            unused,
+            config: None,
+        };
+        if let Some(file) = fleet.found.config {
+            let Source { name, text, .. } = &request.files[file];
+            fleet.config = Some((name.clone(), text.clone()));
+        }
+        for component in 0..fleet.found.components.len() {
+            fleet.component(component, request)?;
+        }
+        if fleet.workers.is_empty() {
+            let names: Vec<&str> = request.files.iter().map(|file| file.name.as_str()).collect();
+            let names = if names.is_empty() { vec!["the command"] } else { names };
+            return Err(ImportError::file(
+                &names.join(", "),
+                "runs no engine that is simulated: looked for vllm serve, vllm.entrypoints.openai.api_server, \
+                 dynamo.vllm, trtllm-serve and dynamo.trtllm",
+            ));
+        }
+        fleet.roles()?;
+        fleet.names();
+        if fleet.found.picker.is_some() {
+            fleet.picker(request)?;
+        }
+        fleet.assume_router();
+        Ok(fleet)
+    }
+
+    /// The number of a place, noted if it is new.
+    fn place(&mut self, file: &str, path: &str) -> usize {
+        let place = if path.is_empty() { file.to_owned() } else { format!("{file}: {path}") };
+        if let Some(at) = self.places.iter().position(|known| *known == place) {
+            return at;
+        }
+        self.places.push(place);
+        self.places.len() - 1
+    }
+
+    fn place_of(&mut self, at: usize, request: &Request) -> usize {
+        let component = &self.found.components[at];
+        let path = component.path();
+        let file = component.document.map(|document| self.found.documents[document].file);
+        let file = file.map_or(component.name.clone(), |file| request.files[file].name.clone());
+        self.place(&file, &path)
+    }
+
+    /// Reads a component: an engine, a router, or what is not used.
+    fn component(&mut self, at: usize, request: &Request) -> Result<(), ImportError> {
+        let component = self.found.components[at].clone();
+        let place = self.place_of(at, request);
+        let commands = component.written.commands(&component.variables);
+        for (module, why) in OTHERS {
+            let is_it = |words: &Vec<Word>| words.iter().any(|word| word.text == module);
+            if commands.iter().any(is_it) {
+                return Err(ImportError::refused(
+                    &format!("{}: {module}", self.places[place]),
+                    why,
+                ));
+            }
+        }
+        let frontend = |words: &Vec<Word>| {
+            let at = behind(words, "dynamo.frontend", &["dynamo.frontend"])?;
+            Some((words[at..].to_vec(), words[at - 1].clone()))
+        };
+        let says = |word: &str| component.said.iter().any(|said| said == word);
+        let is_dynamo = matches!(component.form, Form::Services | Form::Components);
+        if let Some((words, program)) = commands.iter().find_map(frontend) {
+            self.frontend(at, place, &words)?;
+            // Where further flags go.
+            let last = self.router.arguments.last.take();
+            self.router.arguments.last = last.or(Some(program));
+            return Ok(());
+        }
+        if is_dynamo && (says("frontend") || says("epp")) {
+            return self.frontend(at, place, &[]);
+        }
+        let engine = |words: &Vec<Word>| {
+            let vllm = || {
+                let module = behind(words, "dynamo.vllm", &["vllm", "serve"]);
+                module.or_else(|| {
+                    behind(words, "vllm.entrypoints.openai.api_server", &["vllm", "serve"])
+                })
+            };
+            let trtllm = || {
+                let at = behind(words, "dynamo.trtllm", &["trtllm-serve"])?;
+                // The name of its only usual subcommand may stand there.
+                Some(at + usize::from(words.get(at).is_some_and(|word| word.text == "serve")))
+            };
+            let found =
+                vllm().map(|at| (Engine::Vllm, at)).or_else(|| Some((Engine::Trtllm, trtllm()?)));
+            found.map(|(engine, at)| (engine, words[at..].to_vec(), words[at - 1].clone()))
+        };
+        let mut engines: Vec<(Engine, Vec<Word>, Word)> =
+            commands.iter().filter_map(engine).collect();
+        let is_image =
+            component.image.contains("vllm-openai") && component.written.command.is_empty();
+        if engines.is_empty()
+            && is_image
+            && let Some(words) = commands.first().filter(|words| !words.is_empty())
+        {
+            engines.push((Engine::Vllm, words.clone(), words[0].clone()));
+        }
+        match engines.len() {
+            0 => {
+                let shown = format!(
+                    "{} {}",
+                    component.said.first().map_or("container", |said| said),
+                    component.name
+                );
+                self.unused.push((Some(place), Remark::new(shown.trim(), Why::NoEngine)));
+                Ok(())
+            }
+            1 => {
+                let (engine, words, program) = engines.remove(0);
+                self.worker(at, place, engine, &words, program, request)
+            }
+            _ => Err(ImportError::refused(
+                &self.places[place],
+                "runs several engines in one container",
+            )),
+        }
+    }
+
+    fn frontend(&mut self, at: usize, place: usize, words: &[Word]) -> Result<(), ImportError> {
+        if self.router.component.is_some() {
+            return Err(ImportError::refused(
+                &self.places[place],
+                "a second front end; give the manifests of one",
+            ));
+        }
+        let component = self.found.components[at].clone();
+        let arguments = Arguments::of(words);
+        let read = routers::Found::dynamo(&arguments, &component.variables)?;
+        let said = |value: Value, shown: String| Said { value, by: By::Place(place, shown) };
+        let mut settings: Vec<(&'static str, Said)> = Vec::new();
+        let mut by_key = read.settings;
+        match by_key.remove("policy") {
+            Some((value, shown)) => settings.push(("policy", said(value, shown))),
+            None if component.said.iter().any(|said| said == "epp") => {
+                let by =
+                    By::Assumed("an endpoint picker of Dynamo routes by its cost of KV".to_owned());
+                settings.push(("policy", Said { value: "kv".into(), by }));
+            }
+            None => {
+                let by =
+                    By::Assumed("the mode of Dynamo's front end where none is given".to_owned());
+                settings.push(("policy", Said { value: "round_robin".into(), by }));
+            }
+        }
+        let (value, by) = match version(&component.image) {
+            Some((0, _)) => ("0.9", By::Place(place, format!("image {}", component.image))),
+            Some(_) => ("1.6", By::Place(place, format!("image {}", component.image))),
+            None => {
+                ("1.6", By::Assumed("Dynamo's version is not said; the rules of 1.6".to_owned()))
+            }
+        };
+        settings.push(("semantics", Said { value: value.into(), by }));
+        for rule in &routers::DYNAMO {
+            if let Some((value, shown)) = by_key.remove(rule.key) {
+                settings.push((rule.key, said(value, shown)));
+            }
+        }
+        if let Some(count) = component.replicas.filter(|count| *count > 1) {
+            settings.push((
+                "replicas",
+                said(Value::Integer(count.into()), format!("replicas: {count}")),
+            ));
+            if let Some(shown) = &read.is_synced {
+                let by = By::Assumed(format!("how late front ends hear of each other ({shown})"));
+                settings.push(("sync_delay", Said { value: "5ms".into(), by }));
+            }
+        }
+        let mut unused = read.unused;
+        if let Some((_, shown)) = read.block_size {
+            unused.push(Remark::new(
+                &shown,
+                Why::NotModelled("the engine's block size is the router's".to_owned()),
+            ));
+        }
+        unused.extend(variables_unused(&component, &read.read));
+        self.unused.extend(unused.into_iter().map(|remark| (Some(place), remark)));
+        self.router =
+            Router { component: Some(at), is_picker: false, settings, arguments, config: None };
+        Ok(())
+    }
+
+    fn worker(
+        &mut self,
+        at: usize,
+        place: usize,
+        engine: Engine,
+        words: &[Word],
+        program: Word,
+        request: &Request,
+    ) -> Result<(), ImportError> {
+        let component = self.found.components[at].clone();
+        let mut arguments = Arguments::of(words);
+        let is_serve = engine == Engine::Trtllm && program.text != "dynamo.trtllm";
+        arguments.last = arguments.last.or(Some(program));
+        let (options, values) = self.options(engine, &arguments, &component, request)?;
+        let mut found = engine.read(&arguments, values.as_ref())?;
+        let options_place = match &options {
+            None => place,
+            Some(Options::Document(document)) => {
+                let file = self.found.documents[*document].file;
+                self.place(&request.files[file].name, "")
+            }
+            Some(Options::Mounted(document, key)) => {
+                let file = self.found.documents[*document].file;
+                self.place(&request.files[file].name, &format!("data.{key}"))
+            }
+        };
+        let of_options = found.of_file.clone();
+        let place_for = |key: &str, shown: &str| {
+            let is_flag = shown.starts_with('-');
+            if of_options.contains(&key) && !is_flag { options_place } else { place }
+        };
+        let of_file = std::mem::take(&mut found.unused_of_file);
+        self.unused.extend(of_file.into_iter().map(|remark| (Some(options_place), remark)));
+        let mut unused = std::mem::take(&mut found.unused);
+        unused.extend(variables_unused(&component, &[]));
+
+        let mut settings = std::mem::take(&mut found.settings);
+        let mut take = |key: &'static str| {
+            let (value, shown) = settings.remove(key)?;
+            Some(Said { value, by: By::Place(place_for(key, &shown), shown) })
+        };
+        let assumed = |value: Value, why: &str| Said { value, by: By::Assumed(why.to_owned()) };
+        let usual =
+            |value: i64| assumed(Value::Integer(value), &format!("{}'s default", engine.name()));
+
+        // The network, the GPU and how many of them.
+        let Some((model, model_shown)) = found.model else {
+            return Err(ImportError::refused(&self.places[place], "names no model"));
+        };
+        let said_model =
+            |value: &str| Said { value: value.into(), by: By::Place(place, model_shown.clone()) };
+        let (gpu, gpu_by) = self.gpu(&component, place, request)?;
+        let tp = take("model.tp").unwrap_or_else(|| usual(1));
+        let tp_count = integer(&tp.value);
+        let dp = take("model.attention_dp");
+        let expert_parallel = take("model.expert_parallel");
+        let ep = take("model.ep");
+        let kv = take("model.kv");
+        let (tp_ranks, ranks) = match (&dp, engine) {
+            (Some(Said { value: Value::Boolean(true), .. }), _) => (1, tp_count),
+            (Some(Said { value, .. }), Engine::Vllm) => (tp_count, integer(value)),
+            _ => (tp_count, 1),
+        };
+        let family = match engine {
+            Engine::Vllm => engine_of_vllm(&component.image, place),
+            Engine::Trtllm => assumed("trtllm".into(), "TensorRT-LLM 1.0 to 1.3"),
+        };
+        let network = match (models::network(&model), &self.config) {
+            (Some(network), _) => (network, std::path::PathBuf::new()),
+            (None, Some(_)) => {
+                let file = &request.files[self.found.config.expect("its text is there")];
+                (
+                    Network { shape: "config.json".to_owned(), weights: String::new() },
+                    file.folder.clone(),
+                )
+            }
+            (None, None) => {
+                return Err(ImportError::UnknownModel { place: self.places[place].clone(), model });
+            }
+        };
+        let (network, folder) = network;
+        let folder: &Path = &folder;
+        let mut parts = PartsChoice {
+            shape: network.shape.clone(),
+            gpu: gpu.clone(),
+            tp: tp_ranks,
+            ep: 1,
+            attention_dp: 1,
+            engine: family.value.as_str().unwrap_or_default().to_owned(),
+            weights: Dtype::Bf16,
+            rest_weights: None,
+            kv: None,
+            efficiency: None,
+            operators: None,
+            assume_dense: false,
+        };
+        let wrong = |error: crate::engine::model::ModelError| ImportError::Model {
+            place: self.places[place].clone(),
+            error: Box::new(error),
+        };
+        let weights = if network.weights.is_empty() {
+            let format = models::format_of(&parts, folder).map_err(&wrong)?;
+            assumed(Value::String(format), "the first format that config.json allows")
+        } else {
+            said_model(&network.weights)
+        };
+        let weights = match &found.quantization {
+            None => weights,
+            Some((method, shown)) => match (method.as_str(), weights.value.as_str()) {
+                ("fp8", Some("bf16")) => {
+                    Said { value: "fp8".into(), by: By::Place(place, shown.clone()) }
+                }
+                ("fp8" | "modelopt", Some("fp8" | "fp8_block"))
+                | ("mxfp4", Some("mxfp4"))
+                | ("modelopt" | "modelopt_fp4", Some("nvfp4"))
+                | ("compressed-tensors", _) => weights,
+                (_, have) => {
+                    let have = have.unwrap_or_default();
+                    let why = format!("weights of {have} brought to that format are not simulated");
+                    return Err(ImportError::refused(shown, &why));
+                }
+            },
+        };
+        parts.weights = format(&weights.value);
+        parts.kv = kv.as_ref().map(|kv| format(&kv.value));
+        let loaded = models::load(&parts, folder).map_err(&wrong)?;
+
+        // Ranks of a network without experts are workers by themselves.
+        let is_ranked = ranks > 1 && loaded.has_experts;
+        if ranks > 1 && !loaded.has_experts && engine == Engine::Trtllm {
+            let shown = shown_of(dp.as_ref());
+            let why = "attention data parallelism of networks without experts is not simulated";
+            return Err(ImportError::refused(&shown, why));
+        }
+        let per_replica = if ranks > 1 && !is_ranked { ranks } else { 1 };
+        let gpus = tp_ranks.saturating_mul(ranks);
+        if let Some(given) = component.gpus {
+            let given = given.saturating_mul(component.nodes);
+            if gpus > given {
+                let shown = format!("{} GPUs", given);
+                let why = format!("the engine is started on {gpus}: give the worker that many");
+                return Err(ImportError::refused(
+                    &format!("{}: {shown}", self.places[place]),
+                    &why,
+                ));
+            }
+            if gpus < given {
+                let why = Why::NotModelled(format!("the engine uses {gpus} of them"));
+                unused.push(Remark::new(&format!("{given} GPUs"), why));
+            }
+        }
+        let family = match (engine, loaded.has_experts) {
+            (Engine::Trtllm, true) => {
+                assumed("trtllm-1.3".into(), "TensorRT-LLM 1.0 to 1.3 with experts")
+            }
+            _ => family,
+        };
+        parts.engine = family.value.as_str().unwrap_or_default().to_owned();
+        let mut model: Vec<(&'static str, Said)> = vec![
+            ("shape", said_model(&network.shape)),
+            ("gpu", Said { value: Value::String(gpu), by: gpu_by }),
+            (
+                "tp",
+                match is_ranked && engine == Engine::Trtllm {
+                    true => Said {
+                        value: Value::Integer(1),
+                        by: By::Place(place, shown_of(dp.as_ref())),
+                    },
+                    false => tp,
+                },
+            ),
+        ];
+        if is_ranked {
+            let said = dp.clone().expect("there are ranks");
+            model.push(("attention_dp", Said { value: Value::Integer(ranks.into()), by: said.by }));
+            parts.attention_dp = ranks;
+        }
+        let ep = match expert_parallel {
+            Some(Said { value: Value::Boolean(true), by }) => {
+                Some(Said { value: Value::Integer(gpus.into()), by })
+            }
+            _ => ep.filter(|ep| integer(&ep.value) > 1),
+        };
+        if let Some(ep) = ep {
+            if loaded.has_experts {
+                parts.ep = integer(&ep.value);
+                model.push(("ep", ep));
+            } else {
+                unused.push(Remark::new(
+                    &shown_of(Some(&ep)),
+                    Why::NotModelled("the network has no experts".to_owned()),
+                ));
+            }
+        }
+        model.push(("engine", family));
+        model.push(("weights", weights));
+        model.push((
+            "kv",
+            kv.unwrap_or_else(|| {
+                let why = match engine {
+                    Engine::Vllm => "vLLM keeps KV in the network's own format",
+                    Engine::Trtllm => "of the checkpoint; as the weights",
+                };
+                assumed(loaded.kv.into(), why)
+            }),
+        ));
+        let loaded = models::load(&parts, folder).map_err(&wrong)?;
+
+        // What the engine does.
+        let mut engine_settings: Vec<(&'static str, Said)> = Vec::new();
+        let defaults = &loaded.engine;
+        let version = parts.engine.clone();
+        let why = format!("default of {version}");
+        let count = |value: Option<u32>| value.map(|value| Value::Integer(value.into()));
+        let usual: [(&'static str, Option<Value>); 8] = [
+            ("engine.block_size", count(defaults.block_size)),
+            ("engine.kv_memory_fraction", defaults.kv_memory_fraction.map(Value::Float)),
+            ("engine.max_num_seqs", count(defaults.max_num_seqs)),
+            ("engine.max_num_batched_tokens", count(defaults.max_num_batched_tokens)),
+            ("engine.max_model_len", count(Some(loaded.context_tokens))),
+            ("engine.chunked_prefill", Some(Value::Boolean(engine == Engine::Vllm))),
+            ("engine.prefix_caching", Some(Value::Boolean(true))),
+            ("engine.overlap", defaults.overlap.map(Value::Boolean)),
+        ];
+        for (key, value) in usual {
+            let said = take(key).or_else(|| {
+                let why = match key {
+                    "engine.max_model_len" => "the network's longest context",
+                    _ => why.as_str(),
+                };
+                Some(assumed(value?, why))
+            });
+            engine_settings.extend(said.map(|said| (key, said)));
+        }
+        for rule in engine.rules() {
+            if let Some(said) = take(rule.key) {
+                engine_settings.push((rule.key, said));
+            }
+        }
+        let sizes_key = "engine.cuda_graph.sizes";
+        let list = |sizes: &[u32]| {
+            Value::Array(sizes.iter().map(|size| Value::Integer((*size).into())).collect())
+        };
+        match (&found.is_eager, &found.graph_sizes) {
+            (Some(shown), _) => {
+                engine_settings.push((
+                    sizes_key,
+                    Said { value: list(&[]), by: By::Place(place, shown.clone()) },
+                ));
+            }
+            (None, Some((sizes, shown))) => {
+                let place = if engine == Engine::Trtllm { options_place } else { place };
+                engine_settings.push((
+                    sizes_key,
+                    Said { value: list(sizes), by: By::Place(place, shown.clone()) },
+                ));
+            }
+            (None, None) if engine == Engine::Trtllm => {
+                let is_padded = engine_settings.iter().any(|(key, said)| {
+                    *key == "engine.cuda_graph.padding" && said.value == Value::Boolean(true)
+                });
+                let sizes = list(&engines::trtllm_sizes(0, is_padded));
+                engine_settings.push((sizes_key, assumed(sizes, "TensorRT-LLM's default")));
+            }
+            (None, None) => {}
+        }
+        if engine == Engine::Trtllm {
+            for (key, is_needed) in [
+                ("engine.cuda_graph.padding", true),
+                ("engine.trtllm.attention_dp_config.enable_balance", is_ranked),
+            ] {
+                if is_needed && engine_settings.iter().all(|(known, _)| *known != key) {
+                    engine_settings
+                        .push((key, assumed(Value::Boolean(false), "TensorRT-LLM's default")));
+                }
+            }
+        }
+        if let Some((bytes, shown)) = &found.host_bytes {
+            if loaded.has_window {
+                let why = "layers with a window have no memory below the GPU's here";
+                unused.push(Remark::new(shown, Why::NotModelled(why.to_owned())));
+            } else {
+                let is_of_all =
+                    shown.contains("kv-offloading-size") || shown.contains("cpu_bytes_to_use\"");
+                let gpus = if is_of_all { 1 } else { gpus };
+                engine_settings.push((
+                    "engine.tier",
+                    Said {
+                        value: host_tier(bytes.saturating_mul(u64::from(gpus)), tp_ranks),
+                        by: By::Place(place, format!("{shown}; the bandwidth is assumed")),
+                    },
+                ));
+            }
+        }
+
+        let replicas =
+            component.replicas.or(request.workers.filter(|_| component.form == Form::Line));
+        let replicas_said = match (replicas, component.form) {
+            (Some(count), Form::Line) => assumed(
+                Value::Integer(i64::from(count) * i64::from(per_replica)),
+                "as many as were asked for",
+            ),
+            (Some(count), _) => Said {
+                value: Value::Integer(i64::from(count) * i64::from(per_replica)),
+                by: By::Place(
+                    place,
+                    match per_replica {
+                        1 => format!("replicas: {count}"),
+                        ranks => format!(
+                            "replicas: {count}, each with {ranks} ranks that are workers by themselves"
+                        ),
+                    },
+                ),
+            },
+            (None, _) => {
+                assumed(Value::Integer(per_replica.into()), "the number of replicas is not said")
+            }
+        };
+        if replicas == Some(0) {
+            return Err(ImportError::refused(&self.places[place], "has no replicas; give it some"));
+        }
+        let role = self.role(&component, &arguments);
+        self.unused.extend(unused.into_iter().map(|remark| (Some(place), remark)));
+        self.workers.push(Worker {
+            component: at,
+            name: component.name.clone(),
+            engine,
+            role,
+            workers: replicas_said,
+            per_replica,
+            model,
+            settings: engine_settings,
+            arguments,
+            options,
+            is_serve,
+            of_options,
+            has_window: loaded.has_window,
+        });
+        Ok(())
+    }
+
+    /// The GPU: as asked for, or by a label of nodes.
+    fn gpu(
+        &self,
+        component: &Component,
+        place: usize,
+        request: &Request,
+    ) -> Result<(String, By), ImportError> {
+        let by_label = component.gpu_label.as_ref();
+        if let Some((key, label)) = by_label
+            && let Some(gpu) = models::gpu(label)
+        {
+            let by = By::Place(place, format!("{key}: {label}"));
+            return Ok((gpu.to_owned(), by));
+        }
+        if let Some(gpu) = &request.gpu {
+            return Ok((gpu.clone(), By::Assumed("as asked for: no manifest says it".to_owned())));
+        }
+        Err(ImportError::UnknownGpu {
+            place: self.places[place].clone(),
+            label: by_label.map(|(key, label)| format!("{key}: {label}")),
+        })
+    }
+
+    /// Where TensorRT-LLM's options are, and what they say.
+    fn options(
+        &self,
+        engine: Engine,
+        arguments: &Arguments,
+        component: &Component,
+        request: &Request,
+    ) -> Result<(Option<Options>, Option<Json>), ImportError> {
+        if engine != Engine::Trtllm {
+            return Ok((None, None));
+        }
+        if let Some(flag) = arguments.get(&["override-engine-args"]) {
+            let why = "options beside a file are not read: put them into the file";
+            return Err(ImportError::refused(&flag.shown, why));
+        }
+        let Some(flag) = arguments.get(&["extra-engine-args", "extra-llm-api-options", "config"])
+        else {
+            return Ok((None, None));
+        };
+        let path = flag.value.clone().unwrap_or_default();
+        let tail = path.trim_start_matches("./");
+        let is_it = |known: &&String| *known == &path || known.ends_with(&format!("/{tail}"));
+        if let Some((_, (document, key))) = component.mounted.iter().find(|(known, _)| is_it(known))
+        {
+            let text = self.found.documents[*document]
+                .value
+                .pointer(&format!("/data/{}", manifests::escaped(key)));
+            let text = text.and_then(Json::as_str).unwrap_or_default();
+            let values = yaml::parse(text).map_err(|problem| ImportError::file(key, &problem))?;
+            return Ok((Some(Options::Mounted(*document, key.clone())), Some(values)));
+        }
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let named =
+            |at: &&usize| name(&request.files[self.found.documents[**at].file].name) == name(&path);
+        let only = || self.found.options.first().filter(|_| self.found.options.len() == 1);
+        match self.found.options.iter().find(named).or_else(only) {
+            Some(at) => {
+                Ok((Some(Options::Document(*at)), Some(self.found.documents[*at].value.clone())))
+            }
+            None => Err(ImportError::refused(
+                &flag.shown,
+                "this file is not among those given: give it too",
+            )),
+        }
+    }
+
+    fn role(&self, component: &Component, arguments: &Arguments) -> Role {
+        let mode = arguments.get(&["disaggregation-mode"]).and_then(|flag| flag.value.as_deref());
+        let has = |name: &str| arguments.get(&[name]).is_some();
+        let says = |word: &str| component.said.iter().any(|said| said == word);
+        match mode {
+            Some("prefill") => return Role::Prefill,
+            Some("decode") => return Role::Decode,
+            Some(_) => return Role::Both,
+            None => {}
+        }
+        if has("is-prefill-worker") || says("prefill") {
+            Role::Prefill
+        } else if has("is-decode-worker") || says("decode") {
+            Role::Decode
+        } else {
+            Role::Both
+        }
+    }
+
+    /// Workers decode for others only where there are some that prefill.
+    fn roles(&mut self) -> Result<(), ImportError> {
+        let prefills = self.workers.iter().any(|worker| worker.role == Role::Prefill);
+        let mut decodes = false;
+        for worker in &mut self.workers {
+            match worker.role {
+                Role::Prefill => {}
+                // Dynamo has everything decode that does not prefill.
+                _ if prefills => (worker.role, decodes) = (Role::Decode, true),
+                _ => worker.role = Role::Both,
+            }
+        }
+        if prefills && !decodes {
+            return Err(ImportError::refused(
+                &self.workers[0].name,
+                "workers that prefill without any that decode; give the manifests of both",
+            ));
+        }
+        let trtllm = self.workers.iter().find(|worker| worker.engine == Engine::Trtllm);
+        if prefills && let Some(worker) = trtllm {
+            return Err(ImportError::refused(
+                &worker.name,
+                "prefill and decode apart are simulated under vLLM's rules only: how TensorRT-LLM reserves blocks \
+                 for KV that comes from another worker was not read from its source",
+            ));
+        }
+        for worker in self.workers.iter_mut().filter(|_| prefills) {
+            let key = "engine.hybrid_kv_cache";
+            if worker.has_window && worker.settings.iter().all(|(known, _)| *known != key) {
+                let by = By::Assumed("groups of layers are not handed over here".to_owned());
+                worker.settings.push((key, Said { value: Value::Boolean(false), by }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of pools, each once.
+    fn names(&mut self) {
+        let mut taken: Vec<String> = Vec::new();
+        for worker in &mut self.workers {
+            let plain =
+                |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+            let name: String = worker.name.chars().map(plain).take(32).collect();
+            let name = name.trim_matches('-');
+            let is_name = name.chars().any(|c| c.is_ascii_alphabetic());
+            let name = if is_name { name.to_owned() } else { format!("pool-{name}") };
+            let mut unique = name.clone();
+            let mut number = 2;
+            while taken.contains(&unique) {
+                unique = format!("{name}-{number}");
+                number += 1;
+            }
+            taken.push(unique.clone());
+            worker.name = unique;
+        }
+    }
+
+    /// A configuration of llm-d's router.
+    fn picker(&mut self, request: &Request) -> Result<(), ImportError> {
+        let picker = self.found.picker.clone().expect("there is one");
+        if let Some(other) = self.router.component {
+            let name = &self.found.components[other].name;
+            return Err(ImportError::refused(
+                name,
+                "a front end beside an EndpointPickerConfig; give one router",
+            ));
+        }
+        let file = self.found.documents[picker.document].file;
+        let place = self.place(&request.files[file].name, &manifests::dotted(&picker.pointer));
+        let said =
+            |value: Value, shown: &str| Said { value, by: By::Place(place, shown.to_owned()) };
+        let mut settings = Vec::new();
+        let mut config = None;
+        match routers::picker(&picker.text) {
+            Some(mut parameters) => {
+                let policy = parameters.remove("policy").expect("every one has a policy");
+                settings.push(("policy", said(policy, "EndpointPickerConfig")));
+                for (key, value) in parameters {
+                    settings.push((key, said(value, "EndpointPickerConfig")));
+                }
+            }
+            None => {
+                settings.push(("policy", said("llmd".into(), "EndpointPickerConfig")));
+                settings.push(("config", said("epp.yaml".into(), "a copy")));
+                config = Some(picker.text);
+            }
+        }
+        // Helm values say beside it how many there are.
+        if let Some((epp, _)) = picker.pointer.split_once("/pluginsCustomConfig") {
+            let values = &self.found.documents[picker.document].value;
+            let count = values.pointer(&format!("{epp}/replicas")).and_then(Json::as_u64);
+            if let Some(count) = count.filter(|count| (2..=1_000).contains(count)) {
+                let place = self.place(&request.files[file].name, &manifests::dotted(epp));
+                let by = By::Place(place, format!("replicas: {count}"));
+                let value = Value::Integer(i64::try_from(count).unwrap_or(1));
+                settings.push(("replicas", Said { value, by }));
+            }
+        }
+        self.router = Router { is_picker: true, settings, config, ..Router::default() };
+        Ok(())
+    }
+
+    /// Where no router is among the files.
+    fn assume_router(&mut self) {
+        if !self.router.settings.is_empty() {
+            return;
+        }
+        let is_line = self
+            .workers
+            .iter()
+            .all(|worker| self.found.components[worker.component].form == Form::Line);
+        let (policy, why) = match is_line {
+            true => ("round_robin", "no router is given"),
+            false => (
+                "service",
+                "no router is given: a Kubernetes Service, which draws a worker for each connection",
+            ),
+        };
+        let by = By::Assumed(why.to_owned());
+        self.router.settings.push(("policy", Said { value: policy.into(), by }));
+    }
+}
+
+/// Variables that nothing read: those of Dynamo and vLLM by name, the others by number.
+fn variables_unused(component: &Component, read: &[String]) -> Vec<Remark> {
+    let known = |name: &&String| {
+        ["DYN_", "VLLM_", "TRTLLM_", "TLLM_", "LMCACHE_"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    };
+    let names: Vec<&String> =
+        component.variables.keys().filter(|name| !read.contains(name)).collect();
+    let used_in_words = |name: &&&String| {
+        let texts = component.written.command.iter().chain(&component.written.args);
+        let marks = [format!("$({name})"), format!("${{{name}"), format!("${name}")];
+        !texts.clone().any(|text| marks.iter().any(|mark| text.contains(mark.as_str())))
+    };
+    let (ours, others): (Vec<&String>, Vec<&String>) =
+        names.into_iter().filter(|name| used_in_words(&name)).partition(known);
+    let mut remarks: Vec<Remark> = ours
+        .into_iter()
+        .map(|name| Remark::new(&format!("variable {name}"), Why::Unknown))
+        .collect();
+    if !others.is_empty() {
+        let names: Vec<&str> = others.into_iter().map(String::as_str).collect();
+        remarks.push(Remark::new(&format!("variables {}", names.join(", ")), Why::NoSay));
+    }
+    remarks
+}
+
+/// Major and minor version in the tag of an image.
+fn version(image: &str) -> Option<(u32, u32)> {
+    let tag = image.rsplit('/').next()?.split_once(':')?.1;
+    let mut parts = tag.trim_start_matches('v').split(['.', '-', '_']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// The file of engine defaults for the vLLM in an image.
+fn engine_of_vllm(image: &str, place: usize) -> Said {
+    let place = |why: String| By::Place(place, why);
+    let (minor, by) = match version(image) {
+        Some((0, minor)) if image.contains("vllm-openai") => {
+            (minor, place(format!("image {image}")))
+        }
+        Some(of_dynamo) if image.contains("runtime") => {
+            let next =
+                VLLM_OF_DYNAMO.iter().position(|(release, _)| *release > of_dynamo).unwrap_or(0);
+            let minor = next.checked_sub(1).map_or(11, |known| VLLM_OF_DYNAMO[known].1);
+            (minor, place(format!("image {image}: vLLM 0.{minor}")))
+        }
+        _ => (24, By::Assumed("vLLM's version is not said".to_owned())),
+    };
+    let file = match minor {
+        0..=13 => "vllm",
+        14..=16 => "vllm-0.16",
+        17..=24 => "vllm-0.24",
+        _ => "vllm-0.32",
+    };
+    Said { value: file.into(), by }
+}
+
+/// Host memory for KV; every GPU has a link of its own to it (assumed: PCIe 5.0 x16).
+fn host_tier(bytes: u64, gpus: u32) -> Value {
+    let mut tier = toml::Table::new();
+    tier.insert("name".to_owned(), "host".into());
+    tier.insert("capacity".to_owned(), Value::String(format!("{}MiB", bytes >> 20)));
+    tier.insert("bandwidth".to_owned(), Value::String(format!("{}GB/s", gpus.saturating_mul(50))));
+    Value::Array(vec![Value::Table(tier)])
+}
+
+fn integer(value: &Value) -> u32 {
+    value.as_integer().and_then(|value| u32::try_from(value).ok()).unwrap_or(1)
+}
+
+fn format(value: &Value) -> Dtype {
+    let named = |format: &Dtype| value.as_str() == Some(format.as_str());
+    Dtype::ALL.into_iter().find(named).unwrap_or(Dtype::Bf16)
+}
+
+fn shown_of(said: Option<&Said>) -> String {
+    match said.map(|said| &said.by) {
+        Some(By::Place(_, shown) | By::Assumed(shown)) => shown.clone(),
+        None => String::new(),
+    }
+}
+
+impl Worker {
+    /// The value of a key below this worker, like `engine.max_num_seqs`.
+    pub(super) fn get(&self, key: &str) -> Option<&Said> {
+        let (list, key) = match key.strip_prefix("model.") {
+            Some(key) => (&self.model, key),
+            None => (&self.settings, key),
+        };
+        list.iter().find(|(known, _)| *known == key).map(|(_, said)| said)
+    }
+}

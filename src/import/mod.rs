@@ -1,0 +1,26 @@
+//! Clusters as people have them, as experiments, and changes back out.
+//!
+//! Manifests of Kubernetes (`DynamoGraphDeployment`s, `Deployment`s with
+//! `vllm serve` or `trtllm-serve`, configurations of llm-d's router), files of options and
+//! lines of a shell become the text of an experiment ([`import`]). Every value in it says
+//! which file and path gave it, or that it is assumed; what is given and not used is listed.
+//! What is changed in the experiment becomes a change of what was imported ([`patch()`]).
+//!
+//! Nothing here reads or writes files but the parts of models, to know that they fit.
+
+mod arguments;
+mod engines;
+mod fleet;
+mod manifests;
+mod models;
+mod patch;
+mod request;
+mod routers;
+#[cfg(test)]
+mod tests;
+mod text;
+mod words;
+
+pub use patch::{PatchError, PatchFile, Patched, deployed, is_fact, is_same, patch};
+pub use request::{ImportError, Imported, Request, Source};
+pub use text::import;

@@ -1,0 +1,503 @@
+//! Public deployments, restated, from file to experiment and back.
+
+use super::*;
+use crate::experiment::{Experiment, LoadOptions};
+use crate::settings::yaml;
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use toml::Value;
+
+/// The files of a deployment in `examples/manifests/`, and its GPU where none says so.
+const DEPLOYMENTS: [(&[&str], Option<&str>); 7] = [
+    (&["dynamo-qwen3-32b-8xtp2.yaml"], Some("h200")),
+    (&["dynamo-qwen3-32b-6p2d.yaml"], Some("h200")),
+    (&["dynamo-llama-3.3-70b.yaml"], Some("h100")),
+    (&["dynamo-gpt-oss-120b-h200.yaml"], None),
+    (&["dynamo-qwen3-32b-fp8-trtllm.yaml"], Some("h200")),
+    (&["llmd-qwen3-32b.yaml", "llmd-precise.values.yaml"], Some("h100")),
+    (&["llmd-qwen3-32b.yaml", "llmd-baseline.values.yaml"], Some("h100")),
+];
+
+fn request(files: &[&str], gpu: Option<&str>) -> Request {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/manifests");
+    let source = |name: &&str| Source {
+        name: (*name).to_owned(),
+        folder: folder.clone(),
+        text: std::fs::read_to_string(folder.join(name)).expect("there"),
+    };
+    Request {
+        name: "imported".to_owned(),
+        files: files.iter().map(source).collect(),
+        gpu: gpu.map(str::to_owned),
+        ..Request::default()
+    }
+}
+
+fn of_text(name: &str, text: &str) -> Request {
+    let file = Source { name: name.to_owned(), text: text.to_owned(), ..Source::default() };
+    Request {
+        name: "imported".to_owned(),
+        files: vec![file],
+        gpu: Some("h200".to_owned()),
+        ..Request::default()
+    }
+}
+
+fn of_line(line: &str) -> Request {
+    Request {
+        name: "imported".to_owned(),
+        command: Some(line.to_owned()),
+        gpu: Some("h100".to_owned()),
+        ..Request::default()
+    }
+}
+
+/// Loads what was imported, with the files that it names.
+fn load(imported: &Imported) -> Experiment {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in &imported.files {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    let file = folder.path().join("experiment.toml");
+    Experiment::parse(&file, &imported.experiment, &LoadOptions::default())
+        .unwrap_or_else(|error| panic!("{error}\n{}", imported.experiment))
+}
+
+fn settings(request: &Request) -> BTreeMap<String, Value> {
+    let imported = import(request).unwrap_or_else(|error| panic!("{error}"));
+    deployed(&imported.experiment).expect("TOML")
+}
+
+#[test]
+fn public_deployments_load_and_every_line_says_where_it_comes_from() {
+    for (files, gpu) in DEPLOYMENTS {
+        let imported =
+            import(&request(files, gpu)).unwrap_or_else(|error| panic!("{files:?}: {error}"));
+        load(&imported);
+        for line in imported.experiment.lines() {
+            let is_value = !line.starts_with(['#', '[']) && line.contains(" = ");
+            let said = ["# [", "# assumed", "# swept", "# what ", "# the ", "# by its "];
+            assert!(
+                !is_value || said.iter().any(|said| line.contains(said)),
+                "{files:?}: nothing says so: {line}"
+            );
+        }
+        for line in &imported.unused {
+            assert!(
+                imported.experiment.contains(&line.chars().take(60).collect::<String>()),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn public_deployments_are_what_they_say() {
+    let expect = |at: usize, wanted: &[(&str, Value)]| {
+        let (files, gpu) = DEPLOYMENTS[at];
+        let found = settings(&request(files, gpu));
+        for (key, value) in wanted {
+            assert_eq!(found.get(*key), Some(value), "{files:?}: {key}");
+        }
+    };
+    let text = |text: &str| Value::String(text.to_owned());
+    expect(
+        0,
+        &[
+            ("cluster.workers", 8.into()),
+            ("cluster.model.tp", 2.into()),
+            ("cluster.model.engine", text("vllm-0.24")),
+            ("engine.max_model_len", 131_072.into()),
+            ("engine.block_size", 64.into()),
+            ("router.policy", text("round_robin")),
+        ],
+    );
+    expect(
+        1,
+        &[
+            ("cluster.pool.vllmprefillworker.workers", 6.into()),
+            ("cluster.pool.vllmdecodeworker.role", text("decode")),
+            ("cluster.pool.vllmdecodeworker.engine.prefix_caching", false.into()),
+            ("cluster.pool.vllmprefillworker.engine.prefix_caching", true.into()),
+            ("router.policy", text("kv")),
+            ("router.semantics", text("0.9")),
+        ],
+    );
+    expect(
+        2,
+        &[
+            ("cluster.model.shape", text("llama-3.1-70b")),
+            ("cluster.model.weights", text("fp8")),
+            ("cluster.model.tp", 4.into()),
+            ("engine.block_size", 128.into()),
+            ("engine.prefix_caching", false.into()),
+        ],
+    );
+    expect(
+        3,
+        &[
+            ("cluster.model.gpu", text("h200")),
+            ("cluster.model.weights", text("mxfp4")),
+            ("cluster.model.kv", text("fp8")),
+            ("engine.max_num_batched_tokens", 32_768.into()),
+            ("router.use_kv_events", true.into()),
+        ],
+    );
+    expect(
+        4,
+        &[
+            ("cluster.model.engine", text("trtllm")),
+            ("cluster.model.weights", text("fp8_block")),
+            ("engine.kv_memory_fraction", Value::Float(0.7)),
+            ("engine.max_num_batched_tokens", 7964.into()),
+            ("engine.prefix_caching", false.into()),
+            ("engine.chunked_prefill", false.into()),
+            ("engine.cuda_graph.padding", true.into()),
+        ],
+    );
+    expect(
+        5,
+        &[
+            ("cluster.workers", 8.into()),
+            ("engine.kv_memory_fraction", Value::Float(0.95)),
+            ("router.policy", text("llmd")),
+            ("router.replicas", 2.into()),
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_used_is_listed() {
+    let (files, gpu) = DEPLOYMENTS[3];
+    let unused = import(&request(files, gpu)).unwrap().unused.join("\n");
+    for wanted in [
+        "--speculative-config",
+        "drafted tokens",
+        "--moe-backend",
+        "--kv-transfer-config",
+        "PYTHONHASHSEED",
+    ] {
+        assert!(unused.contains(wanted), "{wanted}: {unused}");
+    }
+    let secret =
+        of_line("vllm serve Qwen/Qwen3-32B -tp 2 --api-key sk-secret --hf-token=hf_secret");
+    let imported = import(&secret).unwrap();
+    let all = format!("{}{}", imported.experiment, imported.unused.join("\n"));
+    assert!(!all.contains("secret"), "{all}");
+    assert!(all.contains("--api-key (value left out)"));
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused_by_name() {
+    for (line, said) in [
+        ("vllm serve Qwen/Qwen3-0.6B", "\"Qwen/Qwen3-0.6B\" is not known: there are"),
+        ("vllm serve Qwen/Qwen3-32B -tp 2 -pp 2", "-pp 2: layers divided"),
+        ("vllm serve", "names no model"),
+        ("python3 -m sglang.launch_server --model-path x", "SGLang"),
+        ("echo hello", "runs no engine"),
+        ("vllm serve a; vllm serve b", "several engines"),
+        ("vllm serve Qwen/Qwen3-32B --quantization awq", "--quantization awq"),
+        ("trtllm-serve Qwen/Qwen3-32B --extra_llm_api_options o.yaml", "o.yaml: this file is not"),
+    ] {
+        let error = import(&of_line(line)).expect_err(line).to_string();
+        assert!(error.contains(said), "{line}: {error}");
+    }
+    let no_gpu = Request { gpu: None, ..of_line("vllm serve Qwen/Qwen3-32B -tp 2") };
+    assert!(import(&no_gpu).unwrap_err().to_string().contains("does not say which GPU"));
+    for (name, text) in [
+        ("a.yaml", "a: 1"),
+        ("a.yaml", "a: [1"),
+        ("a.yaml", ""),
+        ("a.yaml", "kind: Service\nmetadata: {name: a}"),
+        ("a.yaml", "kind: Deployment\nspec: {template: {spec: {containers: 5}}}"),
+        ("a.yaml", "kind: DynamoGraphDeployment\nspec: {services: {A: null, B: 5}}"),
+        ("a.sh", "#!/bin/sh\n"),
+    ] {
+        assert!(import(&of_text(name, text)).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_network_may_be_described_by_its_config() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = r#"{"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936,
+        "max_position_embeddings": 40960, "tie_word_embeddings": true, "torch_dtype": "bfloat16"}"#;
+    std::fs::write(folder.path().join("config.json"), config).expect("written");
+    let mut request = of_line("vllm serve Qwen/Qwen3-0.6B");
+    let folder = folder.path().to_owned();
+    request.files.push(Source { name: "config.json".to_owned(), folder, text: config.to_owned() });
+    let imported = import(&request).unwrap();
+    load(&imported);
+    let found = deployed(&imported.experiment).unwrap();
+    assert_eq!(found["cluster.model.shape"], Value::from("config.json"));
+    assert_eq!(found["cluster.model.weights"], Value::from("bf16"));
+    assert_eq!(found["engine.max_model_len"], Value::from(40_960));
+}
+
+#[test]
+fn ranks_and_experts_are_read() {
+    let line = "vllm serve deepseek-ai/DeepSeek-R1 --data-parallel-size 8 --enable-expert-parallel";
+    let request = Request { gpu: Some("h200".to_owned()), ..of_line(line) };
+    let found = settings(&request);
+    assert_eq!(found["cluster.model.attention_dp"], Value::from(8));
+    assert_eq!(found["cluster.model.ep"], Value::from(8));
+    // Without experts they are workers by themselves.
+    let found = settings(&of_line("vllm serve Qwen/Qwen3-32B -tp 2 -dp 4"));
+    assert_eq!(found["cluster.workers"], Value::from(4));
+    assert_eq!(found.get("cluster.model.attention_dp"), None);
+}
+
+/// Keys that each kind of deployment can express, with values to draw from.
+fn keys(at: usize) -> Vec<(&'static str, Vec<Value>)> {
+    let counts =
+        |counts: &[i64]| counts.iter().map(|count| Value::Integer(*count)).collect::<Vec<_>>();
+    let switch = || vec![Value::Boolean(true), Value::Boolean(false)];
+    let numbers =
+        |numbers: &[f64]| numbers.iter().map(|number| Value::Float(*number)).collect::<Vec<_>>();
+    let texts = |texts: &[&str]| texts.iter().map(|text| Value::from(*text)).collect::<Vec<_>>();
+    let dynamo = vec![
+        ("router.policy", texts(&["kv", "round_robin", "random", "power_of_two", "least_loaded"])),
+        ("router.overlap_weight", numbers(&[0.5, 2.5])),
+        ("router.temperature", numbers(&[0.25, 1.5])),
+        ("router.use_kv_events", switch()),
+        ("router.assume_kv_reuse", switch()),
+        ("router.approximate_ttl", texts(&["60s", "90s"])),
+        ("router.active_decode_blocks_threshold", numbers(&[0.5, 0.75])),
+        ("router.replicas", counts(&[2, 3])),
+    ];
+    let vllm = vec![
+        ("cluster.workers", counts(&[1, 2, 5, 12])),
+        ("cluster.model.tp", counts(&[1, 2, 4, 8])),
+        ("engine.max_num_seqs", counts(&[1, 64, 256, 2_048])),
+        ("engine.max_num_batched_tokens", counts(&[4_096, 16_384])),
+        ("engine.max_model_len", counts(&[8_192, 32_768])),
+        ("engine.kv_memory_fraction", numbers(&[0.8, 0.85])),
+        ("engine.prefix_caching", switch()),
+        ("engine.chunked_prefill", switch()),
+        ("engine.overlap", switch()),
+        ("engine.scheduling_policy", texts(&["fcfs", "priority"])),
+        ("engine.num_blocks", counts(&[4_096, 10_000])),
+        ("cluster.model.kv", texts(&["fp8"])),
+    ];
+    match at {
+        0 | 2 | 3 => [vllm, dynamo].concat(),
+        1 => [
+            dynamo,
+            vec![
+                ("cluster.pool.vllmprefillworker.workers", counts(&[4, 7])),
+                ("cluster.pool.vllmdecodeworker.workers", counts(&[1, 3])),
+                ("cluster.pool.vllmdecodeworker.engine.max_num_seqs", counts(&[64, 512])),
+                (
+                    "cluster.pool.vllmprefillworker.engine.max_num_batched_tokens",
+                    counts(&[4_096, 32_768]),
+                ),
+                ("cluster.pool.vllmdecodeworker.engine.prefix_caching", switch()),
+                ("cluster.pool.vllmprefillworker.model.tp", counts(&[1, 4])),
+            ],
+        ]
+        .concat(),
+        4 => [
+            dynamo,
+            vec![
+                ("cluster.workers", counts(&[2, 5])),
+                ("cluster.model.tp", counts(&[1, 4])),
+                ("engine.max_num_seqs", counts(&[64, 128])),
+                ("engine.max_num_batched_tokens", counts(&[8_192])),
+                ("engine.kv_memory_fraction", numbers(&[0.8, 0.9])),
+                ("engine.prefix_caching", switch()),
+                ("engine.chunked_prefill", switch()),
+                ("engine.overlap", switch()),
+                ("engine.block_size", counts(&[64])),
+                ("engine.trtllm.partial_reuse", switch()),
+            ],
+        ]
+        .concat(),
+        _ => [vllm, vec![("router.policy", texts(&["inference_extension", "llmd_token_load"]))]]
+            .concat(),
+    }
+}
+
+/// RFC 7386.
+fn merge(target: &mut Json, patch: &Json) {
+    let Json::Object(patch) = patch else {
+        target.clone_from(patch);
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        match value {
+            Json::Null => {
+                target.as_object_mut().unwrap().remove(key);
+            }
+            value => merge(&mut target[key], value),
+        }
+    }
+}
+
+/// A strategic merge as far as containers need it: they are known by their names.
+fn strategic(target: &mut Json, patch: &Json) {
+    let mut patch = patch.clone();
+    let pointer = "/spec/template/spec/containers";
+    if let Some(containers) = patch.pointer_mut(pointer).map(std::mem::take) {
+        let known = target.pointer_mut(pointer).unwrap().as_array_mut().unwrap();
+        for container in containers.as_array().unwrap() {
+            let same = known.iter_mut().find(|known| known["name"] == container["name"]);
+            merge(same.expect("a container of this name"), container);
+        }
+        let known = target.pointer(pointer).unwrap().clone();
+        *patch.pointer_mut(pointer).unwrap() = known;
+    }
+    merge(target, &patch);
+}
+
+/// Applies the files of a change as their comments say, and gives the documents.
+fn applied(request: &Request, patched: &Patched) -> Vec<Json> {
+    let texts = request.files.iter().map(|file| (file.name.clone(), file.text.clone()));
+    let mut documents: Vec<(String, Json)> = texts
+        .flat_map(|(name, text)| {
+            yaml::documents(&text)
+                .unwrap()
+                .into_iter()
+                .map(move |document| (name.clone(), document))
+        })
+        .collect();
+    for file in &patched.files {
+        let patch = yaml::parse(&file.text).unwrap();
+        let is_it = |document: &Json| {
+            document["kind"] == patch["kind"]
+                && document["metadata"]["name"] == patch["metadata"]["name"]
+        };
+        let target =
+            documents.iter_mut().find(|(name, document)| match file.apply.starts_with("kubectl") {
+                true => is_it(document),
+                false => file.name == *name,
+            });
+        let (_, target) = target.unwrap_or_else(|| panic!("nothing for {}", file.name));
+        if file.apply.contains("kubectl patch deployment") {
+            strategic(target, &patch);
+        } else if file.apply.starts_with("take it in place of") {
+            *target = patch;
+        } else {
+            merge(target, &patch);
+        }
+    }
+    documents.into_iter().map(|(_, document)| document).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Import, patch, import gives the changed experiment, and what is deployed is what was
+    /// changed.
+    #[test]
+    fn what_is_changed_comes_back(
+        at in 0..DEPLOYMENTS.len(),
+        picks in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..5),
+    ) {
+        let (files, gpu) = DEPLOYMENTS[at];
+        let request = request(files, gpu);
+        let keys = keys(at);
+        let mut wanted = BTreeMap::new();
+        for (key, value) in picks {
+            let (key, values) = &keys[key.index(keys.len())];
+            wanted.insert((*key).to_owned(), values[value.index(values.len())].clone());
+        }
+        let before = settings(&request);
+        let patched = match patch(&request, &wanted, Some("better")) {
+            Ok(patched) => patched,
+            Err(PatchError::Nothing) => {
+                let same = |(key, value): (&String, &Value)| is_same(&before[key], value);
+                prop_assert!(wanted.iter().all(same));
+                return Ok(());
+            }
+            // More GPUs than weights need, or fewer, are refused by the model.
+            Err(PatchError::Import(error)) => {
+                let asks_for_other_gpus = wanted.keys().any(|key| key.ends_with("model.tp"));
+                prop_assert!(asks_for_other_gpus, "{error}");
+                return Ok(());
+            }
+            Err(error) => return Err(TestCaseError::fail(format!("{wanted:?}: {error}"))),
+        };
+        let after = settings(&patched.request);
+        for (key, value) in &wanted {
+            prop_assert!(is_same(&after[key], value), "{key}: {} for {value}", after[key]);
+        }
+        let touched = |key: &String| {
+            wanted.contains_key(key)
+                // Another policy of llm-d's router has other parameters.
+                || key.starts_with("router.") && wanted.contains_key("router.policy")
+        };
+        for (key, value) in before.iter().filter(|(key, _)| !touched(key)) {
+            prop_assert_eq!(Some(value), after.get(key), "{}", key);
+        }
+        // What a user applies is what was imported again.
+        let texts: Vec<&str> = patched.request.files.iter().map(|file| file.text.as_str()).collect();
+        let expected: Vec<Json> = texts.iter().flat_map(|text| yaml::documents(text).unwrap()).collect();
+        prop_assert_eq!(applied(&request, &patched), expected);
+        for file in &patched.files {
+            prop_assert!(file.text.starts_with("# better\n"), "{}", file.text);
+        }
+    }
+
+    /// Whatever stands in a file, there is an answer or a refusal.
+    #[test]
+    fn odd_files_do_no_harm(text in "[a-zA-Z0-9:{}\\[\\]\"'$\\\\&|;#\n -]{0,200}") {
+        let _ = import(&of_text("a.yaml", &text));
+        let _ = import(&of_line(&text));
+        let _ = import(&of_line(&format!("vllm serve Qwen/Qwen3-32B -tp 2 {text}")));
+    }
+}
+
+#[test]
+fn lines_of_a_shell_change_in_place() {
+    let request = of_line(
+        "exec vllm serve Qwen/Qwen3-32B -tp 2 --max-num-seqs=64 \\\n  --enable-prefix-caching",
+    );
+    let changes = BTreeMap::from([
+        ("engine.max_num_seqs".to_owned(), Value::from(128)),
+        ("engine.prefix_caching".to_owned(), Value::from(false)),
+        ("engine.max_model_len".to_owned(), Value::from(32_768)),
+        ("cluster.workers".to_owned(), Value::from(4)),
+    ]);
+    let patched = patch(&request, &changes, None).unwrap();
+    let expected = "exec vllm serve Qwen/Qwen3-32B -tp 2 --max-num-seqs=128 \\\n  --no-enable-prefix-caching --max-model-len 32768";
+    assert_eq!(patched.request.command.as_deref(), Some(expected));
+    assert_eq!(patched.request.workers, Some(4));
+    assert!(patched.files[0].text.contains("# engine.max_num_seqs: 64 -> 128\n"));
+    // `trtllm-serve` has flags of its own.
+    let request = of_line("trtllm-serve Qwen/Qwen3-32B --tp_size 2");
+    let changes = BTreeMap::from([("engine.kv_memory_fraction".to_owned(), Value::Float(0.8))]);
+    let patched = patch(&request, &changes, None).unwrap();
+    let command = patched.request.command.unwrap();
+    assert!(command.ends_with("--kv_cache_free_gpu_memory_fraction 0.8"), "{command}");
+}
+
+#[test]
+fn keys_that_nothing_expresses_are_refused_by_name() {
+    let (files, gpu) = DEPLOYMENTS[0];
+    let dynamo = request(files, gpu);
+    let (files, gpu) = DEPLOYMENTS[6];
+    let llmd = request(files, gpu);
+    let line = of_line("vllm serve Qwen/Qwen3-32B -tp 2");
+    for (request, key, value, said) in [
+        (&dynamo, "cluster.model.gpu", Value::from("h100"), "what the workers are"),
+        (&dynamo, "router.feed.delay", "5ms".into(), "how things are"),
+        (&dynamo, "router.policy", "dynamo_two_tier".into(), "can be kv, round_robin"),
+        (&dynamo, "engine.activation_gib", 5.into(), "how things are"),
+        (&dynamo, "engine.cuda_graph.sizes", Value::Array(Vec::new()), "has no flag"),
+        (&dynamo, "cluster.pool.a.workers", 5.into(), "no such pool"),
+        (&dynamo, "engine.max_num_seqs", "many".into(), "many"),
+        (&llmd, "router.policy", "kv".into(), "inference_extension"),
+        (&line, "router.policy", "kv".into(), "no router was imported"),
+        (&line, "engine.trtllm.partial_reuse", false.into(), "has no flag"),
+    ] {
+        let changes = BTreeMap::from([(key.to_owned(), value)]);
+        let error = patch(request, &changes, None).expect_err(key).to_string();
+        assert!(error.contains(said), "{key}: {error}");
+    }
+}

@@ -1,0 +1,150 @@
+//! `sim import` and `sim patch`: from files of a cluster to an answer, and a change back.
+
+use super::program::text;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+fn manifest(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/manifests").join(name)
+}
+
+fn sim(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sim"));
+    command.args(args).current_dir(folder).env_remove("SIM_TRACES").output().expect("the program")
+}
+
+/// What a command says when it fails as an input error, in one line.
+fn refusal(folder: &Path, args: &[&str]) -> String {
+    let output = sim(folder, args);
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stdout));
+    let said = text(&output.stderr).to_owned();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+fn good(folder: &Path, args: &[&str]) -> String {
+    let output = sim(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+#[test]
+fn a_manifest_becomes_an_answer_and_a_change_to_apply() {
+    let folder = TempDir::new().expect("a folder");
+    let here = folder.path();
+    let file = manifest("dynamo-gpt-oss-120b-h200.yaml");
+    let file = file.to_str().expect("UTF-8");
+    let said = good(here, &["import", file, "--out", "fleet"]);
+    assert!(said.contains("8 workers, 1 h200 each: gpt-oss-120b mxfp4"), "{said}");
+    assert!(said.contains("--speculative-config"), "{said}");
+    assert!(said.contains("run it with: sim run fleet"), "{said}");
+    // The same again changes nothing, and gives the same bytes.
+    let first = fs::read(here.join("fleet/experiment.toml")).expect("written");
+    good(here, &["import", file, "--out", "fleet"]);
+    assert_eq!(fs::read(here.join("fleet/experiment.toml")).expect("written"), first);
+
+    let short = [
+        "--set",
+        "measure.warmup=1s",
+        "--set",
+        "measure.window=3s",
+        "--set",
+        "workload.concurrency=16",
+    ];
+    let run = [&["run", "fleet", "--seeds", "1", "--no-figures"][..], &short].concat();
+    let answer = good(here, &run);
+    assert!(answer.contains("round_robin") && answer.contains("TTFT p95"), "{answer}");
+
+    let said = good(
+        here,
+        &[
+            "patch",
+            "fleet",
+            "--set",
+            "router.temperature=0.5",
+            "--set",
+            "cluster.workers=10",
+            "--effect",
+            "TTFT p95 -10 % (95 %: -14 to -6)",
+        ],
+    );
+    assert!(said.contains("kubectl patch dynamographdeployment"), "{said}");
+    let patch = fs::read_dir(here.join("fleet/patch")).expect("written").next().expect("a file");
+    let patch = fs::read_to_string(patch.expect("an entry").path()).expect("text");
+    assert!(
+        patch.starts_with("# TTFT p95 -10 % (95 %: -14 to -6)\n# cluster.workers: 8 -> 10\n"),
+        "{patch}"
+    );
+    assert!(patch.contains("replicas: 10") && patch.contains("--router-temperature"), "{patch}");
+
+    // A change in the file is one, too; what was measured is not deployed.
+    let experiment = fs::read_to_string(here.join("fleet/experiment.toml")).expect("text");
+    let changed =
+        experiment.replace("max_num_seqs = 256", "max_num_seqs = 128\nactivation_gib = 5.0");
+    fs::write(here.join("fleet/experiment.toml"), changed).expect("written");
+    let output = sim(here, &["patch", "fleet", "--out", "change"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("engine.activation_gib = 5.0 says how things are"));
+    assert!(here.join("change").is_dir());
+}
+
+#[test]
+fn other_models_bring_their_config_from_beside_the_manifest() {
+    let folder = TempDir::new().expect("a folder");
+    let here = folder.path();
+    fs::write(here.join("serve.sh"), "vllm serve Qwen/Qwen3-0.6B --max-num-seqs 64\n")
+        .expect("written");
+    let args = ["import", "serve.sh", "--gpu", "l40s", "--out", "fleet"];
+    let said = refusal(here, &args);
+    assert!(said.contains("\"Qwen/Qwen3-0.6B\" is not known: there are deepseek-r1"), "{said}");
+    assert!(!here.join("fleet").exists());
+    let config = r#"{"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "intermediate_size": 3072, "vocab_size": 151936, "max_position_embeddings": 40960}"#;
+    fs::write(here.join("config.json"), config).expect("written");
+    let said = good(here, &args);
+    assert!(said.contains("config.json"), "{said}");
+    good(here, &["patch", "fleet", "--set", "engine.max_num_seqs=32"]);
+    let line = fs::read_to_string(here.join("fleet/patch/serve.sh")).expect("written");
+    assert!(line.ends_with("vllm serve Qwen/Qwen3-0.6B --max-num-seqs 32\n"), "{line}");
+}
+
+#[test]
+fn mistakes_are_named_in_one_line_and_nothing_is_written() {
+    let folder = TempDir::new().expect("a folder");
+    let here = folder.path();
+    let file = manifest("dynamo-qwen3-32b-8xtp2.yaml");
+    let file = file.to_str().expect("UTF-8");
+    fs::write(here.join("wrong.yaml"), "a: [").expect("written");
+    fs::write(here.join("binary.yaml"), [0xff, 0xfe]).expect("written");
+    let too_small = "vllm serve meta-llama/Llama-3.1-70B-Instruct";
+    for (args, said) in [
+        (&["import", file, "--out", "x"][..], "does not say which GPU it runs on: there are a100"),
+        (&["import", file, "--gpu", "tpu", "--out", "x"], "tpu"),
+        (&["import", "none.yaml", "--out", "x"], "none.yaml"),
+        (&["import", "wrong.yaml", "--out", "x"], "wrong.yaml: not valid YAML"),
+        (&["import", "binary.yaml", "--out", "x"], "not UTF-8"),
+        (&["import", ".", "--out", "x"], "it is a folder"),
+        (&["import", "--command", too_small, "--gpu", "h100", "--out", "x"], "kv_memory_fraction"),
+        (&["import", "--command", "ls", "--gpu", "h100", "--out", "x"], "runs no engine"),
+        (&["patch", "x", "--set", "a=1"], "a folder that sim import made"),
+    ] {
+        let refused = refusal(here, args);
+        assert!(refused.contains(said), "{args:?}: {refused}");
+        assert!(!here.join("x").exists(), "{args:?}");
+    }
+    good(here, &["import", file, "--gpu", "h200", "--out", "x"]);
+    let other = refusal(here, &["import", file, "--gpu", "h100", "--out", "x"]);
+    assert!(other.contains("--force"), "{other}");
+    for (set, said) in [
+        ("router.feed.delay=9ms", "how things are"),
+        ("engine.max_num_seq=9", "max_num_seqs"),
+        ("cluster.workers=8", "nothing is changed"),
+    ] {
+        let refused = refusal(here, &["patch", "x", "--set", set]);
+        assert!(refused.contains(said), "{set}: {refused}");
+        assert!(!here.join("x/patch").exists(), "{set}");
+    }
+}
