@@ -554,6 +554,22 @@ impl Fleet {
             });
             engine_settings.extend(said.map(|said| (key, said)));
         }
+        let value_of = |key: &str| {
+            engine_settings.iter().find(|(known, _)| *known == key).map(|(_, said)| &said.value)
+        };
+        // A prompt is computed in one step there, so longer ones are refused.
+        let is_whole = value_of("engine.chunked_prefill") == Some(&Value::Boolean(false));
+        let step = value_of("engine.max_num_batched_tokens").map_or(u32::MAX, integer);
+        let len = engine_settings.iter_mut().find(|(key, _)| *key == "engine.max_model_len");
+        if let Some((_, len)) = len.filter(|_| engine == Engine::Trtllm && is_whole)
+            && integer(&len.value) > step
+        {
+            let why = "without chunked prefill a prompt must fit into one step";
+            if let By::Place(_, shown) = &len.by {
+                unused.push(Remark::new(shown, Why::NotModelled(why.to_owned())));
+            }
+            *len = assumed(Value::Integer(step.into()), why);
+        }
         for rule in engine.rules() {
             if let Some(said) = take(rule.key) {
                 engine_settings.push((rule.key, said));

@@ -250,6 +250,15 @@ fn ranks_and_experts_are_read() {
     assert_eq!(found.get("cluster.model.attention_dp"), None);
 }
 
+#[test]
+fn prompts_of_trtllm_fit_into_a_step_unless_they_are_chunked() {
+    let found = settings(&of_line("trtllm-serve Qwen/Qwen3-32B --tp_size 2"));
+    assert_eq!(found["engine.max_model_len"], Value::from(8_192));
+    load(&import(&of_line("trtllm-serve Qwen/Qwen3-32B --tp_size 2")).unwrap());
+    let line = "trtllm-serve Qwen/Qwen3-32B --tp_size 2 --enable_chunked_prefill";
+    assert_eq!(settings(&of_line(line))["engine.max_model_len"], Value::from(40_960));
+}
+
 /// Keys that each kind of deployment can express, with values to draw from.
 fn keys(at: usize) -> Vec<(&'static str, Vec<Value>)> {
     let counts =
