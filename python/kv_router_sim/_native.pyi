@@ -21,7 +21,9 @@ __all__ = [
     "Simulation",
     "Table",
     "WorkerEvent",
+    "_Gathered",
     "__version__",
+    "_defect",
     "command",
     "compare",
     "frontier",
@@ -129,6 +131,9 @@ class Experiment:
         out: _Path | None = None,
         force: bool = False,
         figures: bool = True,
+        columns: bool = False,
+        executor: Literal["ray"] | None = None,
+        shards: int | None = None,
     ) -> Results:
         """Simulates every combination of swept values with every seed.
 
@@ -138,7 +143,30 @@ class Experiment:
         with the simulations done and all of them. With `out`, results go into a folder as
         `sim run` writes it, and a run that was stopped goes on there; `force` replaces
         results of another configuration. `figures` are drawn into that folder, too.
+
+        From more than 10,000 points on, or with `columns`, a folder has its points as
+        columns of Arrow's files instead of JSON, and no figures; memory does not grow with
+        their number.
+
+        With `executor="ray"` the machines of a Ray cluster share the simulations: a task
+        for each of so many `shards` (default: four for each task that fits into the cluster
+        at once), which takes `jobs` processors (default: one).
         """
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Pickled, it is loaded again, and must be the same where it comes to."""
+
+    @staticmethod
+    def _restore(
+        file: _Path,
+        text: str | None,
+        overrides: Sequence[str],
+        traces: _Path | None,
+        policies: Sequence[Any],
+        config_hash: str,
+    ) -> Experiment: ...
+    def _run_part(self, folder: _Path, number: int, of: int, jobs: int | None) -> None: ...
+    def _gather(self, folder: _Path, force: bool, columns: bool) -> _Gathered: ...
 
     def simulation(
         self,
@@ -324,6 +352,18 @@ def frontier(
     first, the last and their step, of the key `load`; by default what is swept.
     """
 
+@final
+class _Gathered:
+    """Parts of an experiment that other machines simulate, as they come."""
+
+    @property
+    def done(self) -> int: ...
+    def missing(self, of: int) -> list[int]: ...
+    def take(self, number: int, of: int, journal: bytes) -> int: ...
+    def finish(self, *, out: _Path | None, figures: bool, jobs: int | None) -> Results: ...
+    def leave(self) -> None: ...
+
+def _defect(simulation: Simulation | None = None) -> None: ...
 def policies() -> dict[str, str]:
     """The policies that come with the simulator, each with its rule."""
 

@@ -1,5 +1,6 @@
 //! What is wrong, as an exception: the words of the command line, and their parts.
 
+use kv_router_sim::experiment::JournalError;
 use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::frontier::SearchError;
 use kv_router_sim::report::view::published::PublishedError;
@@ -121,6 +122,12 @@ fn way_out_of_store(wrong: &StoreError) -> &'static str {
 impl IntoError for StoreError {
     fn into_error(self) -> PyErr {
         plain(&format!("{self}{}", way_out_of_store(&self)))
+    }
+}
+
+impl IntoError for JournalError {
+    fn into_error(self) -> PyErr {
+        plain(&self.to_string())
     }
 }
 

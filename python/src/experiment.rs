@@ -1,16 +1,19 @@
 //! Experiments: loaded, changed, run.
 
 use crate::errors::{IntoError, OrRaise, plain};
+use crate::gathered::Gathered;
 use crate::policy::{Failure, PythonPolicy};
 use crate::results::{Results, traces_folder};
 use crate::simulation::Simulation;
 use crate::values::{setting, to_python};
 use crate::wait::{Count, work};
+use kv_router_sim::experiment::Shard;
 use kv_router_sim::frontier::Asked;
 use kv_router_sim::report::judge::terms::remarks;
 use kv_router_sim::report::render::table;
 use kv_router_sim::report::view::plain as text_of;
 use kv_router_sim::report::view::published::Published;
+use kv_router_sim::results::Gathering;
 use kv_router_sim::router::Registry;
 use kv_router_sim::settings::same;
 use kv_router_sim::{self as sim, LoadOptions, ResultFolder, RunInto, RunOptions, RunSpec, Stop};
@@ -29,6 +32,12 @@ enum Source {
     Text(Arc<str>),
 }
 
+/// Policies in Python.
+type Classes = Arc<Vec<Py<PyAny>>>;
+
+/// File, text, overrides, folder of traces, policies, hash.
+type Recipe = (PathBuf, Option<String>, Vec<String>, Option<PathBuf>, Vec<Py<PyAny>>, String);
+
 /// A checked experiment. It never changes: what changes it gives another one.
 #[pyclass(frozen, module = "kv_router_sim")]
 pub(crate) struct Experiment {
@@ -36,6 +45,8 @@ pub(crate) struct Experiment {
     source: Source,
     options: LoadOptions,
     checked: Arc<sim::Experiment>,
+    /// The policies in Python.
+    classes: Classes,
     /// Of the policies in Python, if it has any.
     failure: Arc<Failure>,
 }
@@ -45,6 +56,7 @@ impl Experiment {
         file: PathBuf,
         source: Source,
         options: LoadOptions,
+        classes: Classes,
         failure: Arc<Failure>,
     ) -> PyResult<Self> {
         let checked = failure.during(&Stop::default(), || {
@@ -54,7 +66,7 @@ impl Experiment {
             }
             .or_raise()
         })?;
-        Ok(Self { file, source, options, checked: Arc::new(checked), failure })
+        Ok(Self { file, source, options, checked: Arc::new(checked), classes, failure })
     }
 
     fn from(
@@ -64,16 +76,93 @@ impl Experiment {
         (traces, policies): (Option<PathBuf>, Vec<Bound<'_, PyAny>>),
         set: Option<&Bound<'_, PyMapping>>,
     ) -> PyResult<Self> {
+        let (mut options, classes, failure) = Self::options(traces, policies)?;
+        add_settings(&mut options, set)?;
+        py.detach(|| Self::new(file, source, options, classes, failure))
+    }
+
+    /// Simulates everything on this machine.
+    fn run_here(
+        &self,
+        py: Python<'_>,
+        (jobs, requests): (Option<usize>, bool),
+        told: Option<Py<PyAny>>,
+        (out, force, figures, columns): (Option<PathBuf>, bool, bool, bool),
+    ) -> PyResult<Results> {
+        let experiment = &*self.checked;
+        let (stop, count) = (Stop::default(), Count::default());
+        let mut into = self.into_folder(columns)?;
+        (into.progress, into.stop) = (&count, Some(&stop));
+        (into.requests, into.figures) = (requests, figures);
+        // A class may be another one by the time that a run would go on.
+        into.resumable = !self.has_python();
+        into.jobs = jobs;
+        let folder = out.map(|out| {
+            let open = if force { ResultFolder::replace } else { ResultFolder::resume };
+            open(&out, experiment).or_raise()
+        });
+        let folder = folder.transpose()?;
+        let path = folder.as_ref().map(|folder| folder.path().to_owned());
+        let simulate = || match folder {
+            None => {
+                let mut options = RunOptions::default().progress(&count).stop(&stop);
+                (options.jobs, options.keep_requests) = (into.jobs, requests);
+                let outcome = sim::run(experiment, options).or_raise()?;
+                let (results, requests) = sim::Results::of(experiment, outcome, &into);
+                Ok((results, requests, None))
+            }
+            Some(folder) => {
+                let saved = sim::run_into(folder, experiment, &into).or_raise()?;
+                saved.report.or_raise()?;
+                let points = saved.in_columns.map(|found| found.points);
+                Ok((saved.results, Vec::new(), points))
+            }
+        };
+        let run = || work(py, &stop, count.teller(told), simulate)?;
+        let (results, requests_kept, points) = self.failure.during(&stop, run)?;
+        let requests_kept = (requests && path.is_none()).then_some(requests_kept);
+        let results = Results::new(results, path, Some(Arc::clone(&self.checked)), requests_kept);
+        Ok(results.in_columns(points))
+    }
+
+    /// How it is run into a folder, and saved there.
+    fn into_folder(&self, columns: bool) -> PyResult<RunInto<'static>> {
+        let mut into = RunInto::new(&self.file, self.options.overrides.clone());
+        if columns {
+            into = into.in_columns();
+        }
+        into.published = Published::of(&self.checked).map_err(IntoError::into_error)?;
+        Ok(into)
+    }
+
+    /// As it was loaded elsewhere.
+    fn from_recipe(
+        py: Python<'_>,
+        file: PathBuf,
+        source: Source,
+        (traces, policies): (Option<PathBuf>, Vec<Bound<'_, PyAny>>),
+        overrides: Vec<String>,
+    ) -> PyResult<Self> {
+        let (mut options, classes, failure) = Self::options(traces, policies)?;
+        options.overrides = overrides;
+        py.detach(|| Self::new(file, source, options, classes, failure))
+    }
+
+    /// What is added to an experiment's file.
+    fn options(
+        traces: Option<PathBuf>,
+        policies: Vec<Bound<'_, PyAny>>,
+    ) -> PyResult<(LoadOptions, Classes, Arc<Failure>)> {
         let failure = Arc::new(Failure::default());
         let mut options = LoadOptions::default();
         options.overrides_called = "set";
         options.traces = traces.or_else(traces_folder);
-        for class in policies {
-            let policy = PythonPolicy::of(&class, Arc::clone(&failure))?;
+        for class in &policies {
+            let policy = PythonPolicy::of(class, Arc::clone(&failure))?;
             options.policies.push(Arc::new(policy));
         }
-        add_settings(&mut options, set)?;
-        py.detach(|| Self::new(file, source, options, failure))
+        let classes = Arc::new(policies.into_iter().map(Bound::unbind).collect());
+        Ok((options, classes, failure))
     }
 
     /// The same with one more override.
@@ -171,9 +260,10 @@ impl Experiment {
                 return Err(plain("set takes a key and a value, or a mapping of keys to values"));
             }
         }
-        let Self { file, source, failure, .. } = self;
-        let (file, source, failure) = (file.clone(), source.clone(), Arc::clone(failure));
-        py.detach(|| Self::new(file, source, options, failure))
+        let Self { file, source, classes, failure, .. } = self;
+        let (file, source) = (file.clone(), source.clone());
+        let (classes, failure) = (Arc::clone(classes), Arc::clone(failure));
+        py.detach(|| Self::new(file, source, options, classes, failure))
     }
 
     #[getter]
@@ -225,55 +315,131 @@ impl Experiment {
         self.checked.simulations()
     }
 
-    /// Simulates everything.
-    #[pyo3(signature = (*, jobs=None, requests=false, progress=None, out=None, force=false, figures=true))]
-    #[expect(clippy::too_many_arguments, reason = "keywords, in Python")]
-    fn run(
+    /// What it takes to load it somewhere else: its file or text, overrides, traces,
+    /// policies, and the hash that it has then.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Recipe)> {
+        let Self { file, source, options, checked, classes, .. } = slf.get();
+        let text = match source {
+            Source::File => None,
+            Source::Text(text) => Some(text.to_string()),
+        };
+        // Names of experiments that come with the package are the same everywhere.
+        let file = if file.exists() { std::path::absolute(file)? } else { file.clone() };
+        let classes = classes.iter().map(|class| class.clone_ref(slf.py())).collect();
+        let (overrides, traces) = (options.overrides.clone(), options.traces.clone());
+        let recipe = (file, text, overrides, traces, classes, checked.config_hash.clone());
+        Ok((slf.get_type().getattr("_restore")?, recipe))
+    }
+
+    #[staticmethod]
+    fn _restore(
+        py: Python<'_>,
+        file: PathBuf,
+        text: Option<&str>,
+        overrides: Vec<String>,
+        traces: Option<PathBuf>,
+        policies: Vec<Bound<'_, PyAny>>,
+        config_hash: &str,
+    ) -> PyResult<Self> {
+        let source = text.map_or(Source::File, |text| Source::Text(text.into()));
+        let loaded = Self::from_recipe(py, file, source, (traces, policies), overrides)?;
+        if loaded.checked.config_hash != config_hash {
+            return Err(plain(&format!(
+                "{}: is another experiment here than where it comes from: its file, or a model \
+                 or a trace that it names, differs",
+                loaded.file.display()
+            )));
+        }
+        Ok(loaded)
+    }
+
+    /// Simulates a part of it into a new folder.
+    fn _run_part(
         &self,
         py: Python<'_>,
+        folder: PathBuf,
+        number: u32,
+        of: u32,
+        jobs: Option<usize>,
+    ) -> PyResult<()> {
+        check_jobs(jobs)?;
+        let shard = Shard::new(number, of).or_raise()?;
+        let (stop, count) = (Stop::default(), Count::default());
+        let experiment = &*self.checked;
+        let mut into = RunInto::new(&self.file, self.options.overrides.clone()).stop(&stop);
+        into.jobs = jobs;
+        let simulate = || {
+            let folder = ResultFolder::create(&folder, experiment).or_raise()?;
+            folder.run_shard(experiment, shard, &into).map(drop).or_raise()
+        };
+        let run = || work(py, &stop, count.teller(None), simulate)?;
+        self.failure.during(&stop, run)
+    }
+
+    /// What gathers the parts of it, in a folder.
+    fn _gather(&self, folder: PathBuf, force: bool, columns: bool) -> PyResult<Gathered> {
+        let open = if force { ResultFolder::replace } else { ResultFolder::resume };
+        let folder = open(&folder, &self.checked).or_raise()?;
+        // A class may be another one by the time that a run would go on.
+        let begin = if self.has_python() { Gathering::begin } else { Gathering::resume };
+        let gathering = begin(folder).or_raise()?;
+        let into = self.into_folder(columns)?;
+        let experiment = Arc::clone(&self.checked);
+        Ok(Gathered::new(gathering, experiment, into, !self.has_python()))
+    }
+
+    /// Simulates everything.
+    #[pyo3(signature = (
+        *, jobs=None, requests=false, progress=None, out=None, force=false, figures=true,
+        columns=false, executor=None, shards=None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords, in Python")]
+    fn run<'py>(
+        slf: &Bound<'py, Self>,
         jobs: Option<usize>,
         requests: bool,
         progress: Option<&Bound<'_, PyAny>>,
         out: Option<PathBuf>,
         force: bool,
         figures: bool,
-    ) -> PyResult<Results> {
+        columns: bool,
+        executor: Option<&str>,
+        shards: Option<u32>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
         check_jobs(jobs)?;
         let told = teller(py, progress)?;
-        let experiment = &*self.checked;
-        let (stop, count) = (Stop::default(), Count::default());
-        let mut into = RunInto::new(&self.file, self.options.overrides.clone());
-        into.published = Published::of(experiment).map_err(IntoError::into_error)?;
-        (into.progress, into.stop) = (&count, Some(&stop));
-        (into.requests, into.figures) = (requests, figures);
-        // A class may be another one by the time that a run would go on.
-        into.resumable = !self.has_python();
-        into.jobs = jobs;
-        let folder = out.map(|out| {
-            let open = if force { ResultFolder::replace } else { ResultFolder::resume };
-            open(&out, experiment).or_raise()
-        });
-        let folder = folder.transpose()?;
-        let path = folder.as_ref().map(|folder| folder.path().to_owned());
-        let simulate = || match folder {
+        if columns && (out.is_none() || requests) {
+            return Err(plain("columns=True: needs a folder, out=, and no requests="));
+        }
+        match executor {
+            None if shards.is_some() => {
+                Err(plain("shards= is for executor=\"ray\": here all cores share the simulations"))
+            }
             None => {
-                let mut options = RunOptions::default().progress(&count).stop(&stop);
-                (options.jobs, options.keep_requests) = (into.jobs, requests);
-                let outcome = sim::run(experiment, options).or_raise()?;
-                Ok(sim::Results::of(experiment, outcome, &into))
+                let into = (out, force, figures, columns);
+                let ran = slf.get().run_here(py, (jobs, requests), told, into)?;
+                Ok(Py::new(py, ran)?.into_bound(py).into_any())
             }
-            Some(folder) => {
-                let saved = sim::run_into(folder, experiment, &into).or_raise()?;
-                saved.report.or_raise()?;
-                Ok((saved.results, Vec::new()))
+            Some("ray") if requests => {
+                Err(plain("requests=True: other machines keep no requests; leave out executor="))
             }
-        };
-        let run = || work(py, &stop, count.teller(told), simulate)?;
-        let (results, requests_kept) = self.failure.during(&stop, run)?;
-        let requests_kept = (requests && path.is_none()).then_some(requests_kept);
-        Ok(Results::new(results, path, Some(Arc::clone(&self.checked)), requests_kept))
+            Some("ray") => {
+                let keys = PyDict::new(py);
+                keys.set_item("jobs", jobs)?;
+                keys.set_item("shards", shards)?;
+                keys.set_item("progress", told)?;
+                keys.set_item("out", out)?;
+                keys.set_item("force", force)?;
+                keys.set_item("figures", figures)?;
+                keys.set_item("columns", columns)?;
+                py.import("kv_router_sim._ray")?.getattr("run")?.call((slf,), Some(&keys))
+            }
+            Some(other) => Err(plain(&format!(
+                "executor = {other:?}: must be \"ray\", or left out for this machine"
+            ))),
+        }
     }
-
     /// One of its simulations, at time zero.
     #[pyo3(signature = (at=None, *, seed=None, workload=None))]
     fn simulation(

@@ -7,6 +7,7 @@
 mod errors;
 mod events;
 mod experiment;
+mod gathered;
 mod lent;
 mod policy;
 mod results;
@@ -81,6 +82,8 @@ mod _native {
     use super::events::{KvEvent, WorkerEvent};
     #[pymodule_export]
     use super::experiment::{Experiment, Frontier, frontier, policies};
+    #[pymodule_export]
+    use super::gathered::Gathered;
     #[pymodule_export]
     use super::results::{Comparison, Figure, Report, Results, compare};
     #[pymodule_export]

@@ -12,8 +12,10 @@ use kv_router_sim::report::judge::published::Comparison as Published;
 use kv_router_sim::report::judge::terms::Terms;
 use kv_router_sim::report::render::{self, table};
 use kv_router_sim::report::view::View;
+use kv_router_sim::results::{SEEDS_COLUMNS, SUMMARY_COLUMNS, read_columns};
 use kv_router_sim::{
-    self as sim, End, Point, RequestId, RequestRecord, SimTime, SimulationRequests, Stop, Summary,
+    self as sim, End, Point, ReadError, RequestId, RequestRecord, SimTime, SimulationRequests,
+    Stop, Summary,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -29,6 +31,8 @@ pub(crate) struct Results {
     folder: Option<PathBuf>,
     experiment: Option<Arc<sim::Experiment>>,
     requests: Option<Vec<SimulationRequests>>,
+    /// How many points are columns of files in the folder, if they are.
+    in_columns: Option<usize>,
 }
 
 impl Results {
@@ -38,7 +42,30 @@ impl Results {
         experiment: Option<Arc<sim::Experiment>>,
         requests: Option<Vec<SimulationRequests>>,
     ) -> Self {
-        Self { all: Arc::new(all), folder, experiment, requests }
+        Self { all: Arc::new(all), folder, experiment, requests, in_columns: None }
+    }
+
+    /// With so many points that are columns, if they are.
+    pub(crate) fn in_columns(self, points: Option<usize>) -> Self {
+        Self { in_columns: points, ..self }
+    }
+
+    /// What a file of columns has of those that are wanted, if the points are columns.
+    fn columns(&self, file: &str, wanted: impl Fn(&str) -> bool) -> PyResult<Option<Table>> {
+        let (Some(_), Some(folder)) = (self.in_columns, &self.folder) else { return Ok(None) };
+        let batches = read_columns(&folder.join(file), wanted).or_raise()?;
+        Table::of(&batches).map(Some)
+    }
+
+    /// Refuses what is made of points in memory.
+    fn in_memory(&self, what: &str) -> PyResult<&sim::Results> {
+        match self.in_columns {
+            None => Ok(&self.all),
+            Some(points) => Err(plain(&format!(
+                "{what}: these {points} points are columns of a file: metrics and \
+                 metrics_by_seed read them; run fewer points for the rest"
+            ))),
+        }
     }
 
     fn summary(&self) -> &Summary {
@@ -85,8 +112,13 @@ impl Results {
 impl Results {
     #[staticmethod]
     fn load(folder: PathBuf) -> PyResult<Self> {
-        let results = sim::Results::load(&folder).or_raise()?;
-        Ok(Self::new(results, Some(folder), None, None))
+        match sim::Results::load(&folder) {
+            Err(ReadError::Columns { points, .. }) => {
+                let (results, _) = sim::Results::load_in_columns(&folder).or_raise()?;
+                Ok(Self::new(results, Some(folder), None, None).in_columns(Some(points)))
+            }
+            loaded => Ok(Self::new(loaded.or_raise()?, Some(folder), None, None)),
+        }
     }
 
     /// SHA-256 over all that could be seen from outside, hexadecimal.
@@ -123,13 +155,17 @@ impl Results {
 
     #[getter]
     fn points<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let points = self.summary().points.iter();
+        let points = self.in_memory("points")?.summary.points.iter();
         points.map(|point| to_python(py, &serde_json::json!(point.params))).collect()
     }
 
     /// A row for each point: its parameters, and the mean of every metric over the seeds.
     #[getter]
     fn metrics(&self) -> PyResult<Table> {
+        let is_mean = |name: &str| !name.ends_with("_ci95_low") && !name.ends_with("_ci95_high");
+        if let Some(table) = self.columns(SUMMARY_COLUMNS, is_mean)? {
+            return Ok(table);
+        }
         let points = &self.summary().points;
         let mut columns = Columns::default();
         Self::add_params(&mut columns, points.iter().map(|point| &point.params));
@@ -143,6 +179,9 @@ impl Results {
     /// A row for each point and seed: parameters, seed, metrics.
     #[getter]
     fn metrics_by_seed(&self) -> PyResult<Table> {
+        if let Some(table) = self.columns(SEEDS_COLUMNS, |_| true)? {
+            return Ok(table);
+        }
         let (points, seeds) = (&self.summary().points, &self.summary().provenance.seeds);
         let rows = || points.iter().flat_map(|point| (0..seeds.len()).map(move |at| (point, at)));
         let mut columns = Columns::default();
@@ -162,7 +201,7 @@ impl Results {
     /// its 95 % interval over the seeds.
     #[getter]
     fn intervals(&self) -> PyResult<Table> {
-        let points = &self.summary().points;
+        let points = &self.in_memory("intervals")?.summary.points;
         let rows: Vec<_> = points
             .iter()
             .flat_map(|point| point.metrics.iter().map(move |metric| (point, metric)))
@@ -210,7 +249,8 @@ impl Results {
                 point.params.get(key).is_some_and(|own| sim::settings::same(own, value))
             })
         };
-        let found: Vec<&Point> = self.summary().points.iter().filter(fits).collect();
+        let points = &self.in_memory("value")?.summary.points;
+        let found: Vec<&Point> = points.iter().filter(fits).collect();
         let [point] = found[..] else {
             return Err(plain(&format!(
                 "at= fits {} of {} points: it must fit one",
@@ -237,6 +277,7 @@ impl Results {
         ax: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
+        slf.get().in_memory("plot")?;
         for metric in &metrics {
             check_name("metric", metric).or_raise()?;
         }
@@ -251,15 +292,17 @@ impl Results {
 
     /// The figures that a report shows.
     fn figures(&self, py: Python<'_>) -> PyResult<Vec<Figure>> {
-        let all = py.detach(|| self.all.figures(DrawnFor::Files).or_raise())?;
+        let of = self.in_memory("figures")?;
+        let all = py.detach(|| of.figures(DrawnFor::Files).or_raise())?;
         Ok(all.into_iter().map(|figure| Figure { figure, redraw: None }).collect())
     }
 
     /// The report as a page of HTML that needs no network.
     fn report(&self, py: Python<'_>) -> PyResult<Report> {
+        let of = self.in_memory("report")?;
         let html = py.detach(|| {
-            let figures = self.all.figures(DrawnFor::Page).or_raise()?;
-            self.all.report(&figures).or_raise()
+            let figures = of.figures(DrawnFor::Page).or_raise()?;
+            of.report(&figures).or_raise()
         })?;
         Ok(Report { html })
     }
@@ -267,6 +310,13 @@ impl Results {
     /// What `sim run` prints.
     #[pyo3(signature = (*, width=table::WIDTH))]
     fn text(&self, width: usize) -> PyResult<String> {
+        if let Some(points) = self.in_columns {
+            let sim::Provenance { experiment, seeds, digest, .. } = &self.summary().provenance;
+            let seeds = seeds.len();
+            return Ok(format!(
+                "{experiment}: {points} points, {seeds} seeds, in columns\n\ndigest {digest}\n"
+            ));
+        }
         let sim::Results { summary, details, .. } = &*self.all;
         let view = View::new(summary, None).or_raise()?;
         let published = details.published.as_ref();
@@ -337,9 +387,10 @@ impl Results {
 
     fn __repr__(&self) -> String {
         let Summary { provenance, points, .. } = self.summary();
+        let points = self.in_columns.unwrap_or(points.len());
         let (name, seeds) = (&provenance.experiment, provenance.seeds.len());
         let digest = &provenance.digest[..12];
-        format!("<Results of {name}: {} points, {seeds} seeds, digest {digest}>", points.len())
+        format!("<Results of {name}: {points} points, {seeds} seeds, digest {digest}>")
     }
 }
 
@@ -537,6 +588,8 @@ pub(crate) fn compare(
         [] => sim::metrics::MAIN.to_vec(),
         asked => asked.iter().map(String::as_str).collect(),
     };
+    before.in_memory("compare")?;
+    after.in_memory("compare")?;
     let sides = [(before.summary(), names.0.as_str()), (after.summary(), names.1.as_str())];
     let compared = render::compared::Compared::new(sides[0], sides[1], &metrics, &ignore);
     if compared.is_empty() {

@@ -4,12 +4,9 @@ use crate::errors::plain;
 use arrow_array::cast::AsArray;
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::types::{Float64Type, Int64Type, UInt32Type, UInt64Type};
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchIterator,
-    StringArray,
-};
-use arrow_schema::DataType;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchIterator};
 use arrow_schema::ffi::FFI_ArrowSchema;
+use arrow_schema::{DataType, Schema};
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
@@ -33,17 +30,7 @@ impl Columns {
 
     /// Adds a column of parameters: numbers where all are, else texts.
     pub(crate) fn add_json(&mut self, name: &str, values: &[Option<&Json>]) {
-        let given = || values.iter().flatten();
-        let column: ArrayRef = if given().all(|value| value.is_i64()) {
-            Arc::new(values.iter().map(|v| v.and_then(Json::as_i64)).collect::<Int64Array>())
-        } else if given().all(|value| value.is_number()) {
-            Arc::new(values.iter().map(|v| v.and_then(Json::as_f64)).collect::<Float64Array>())
-        } else if given().all(|value| value.is_boolean()) {
-            Arc::new(values.iter().map(|v| v.and_then(Json::as_bool)).collect::<BooleanArray>())
-        } else {
-            let text = |value: &Json| kv_router_sim::report::view::plain(value);
-            Arc::new(values.iter().map(|v| v.map(text)).collect::<StringArray>())
-        };
+        let column = kv_router_sim::results::param_column(values);
         self.0.push((name.to_owned(), column));
     }
 
@@ -57,6 +44,13 @@ impl Columns {
 }
 
 impl Table {
+    /// Of rows that come in pieces.
+    pub(crate) fn of(batches: &[RecordBatch]) -> PyResult<Self> {
+        let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+        let whole = arrow_select::concat::concat_batches(&schema, batches);
+        whole.map(Self).map_err(|error| plain(&error.to_string()))
+    }
+
     fn column<'py>(&self, py: Python<'py>, at: usize) -> PyResult<Bound<'py, PyList>> {
         macro_rules! list {
             ($values:expr) => {

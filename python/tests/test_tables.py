@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kv_router_sim import SimError
+from kv_router_sim import Results, SimError, compare
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +127,39 @@ def test_matplotlib_draws_a_line_for_each_policy(doks):
     assert labels == ["round_robin", "kv"]
     assert list(ax.get_lines()[0].get_xdata()) == [40, 60, 80]
     assert ax.get_ylabel() == "ttft_ms_p95 (ms)"
+
+
+def test_points_in_columns_are_those_of_json(doks, tmp_path):
+    exp = doks.set("workload.concurrency", [40, 60])
+    kept = exp.run()
+    columns = exp.run(out=tmp_path / "there", columns=True, figures=False)
+    for read in (columns, Results.load(tmp_path / "there")):
+        assert read.digests == kept.digests
+        assert read.metrics.to_pydict() == kept.metrics.to_pydict()
+        assert read.metrics_by_seed.to_pydict() == kept.metrics_by_seed.to_pydict()
+        assert "4 points, 2 seeds, in columns" in str(read)
+        for ask in (
+            lambda: read.points, lambda: read.intervals, read.figures, read.report,
+            lambda: read.value("hit_ratio"), lambda: read.plot("hit_ratio"),
+            lambda: compare(read, kept), lambda: compare(kept, read),
+        ):
+            with pytest.raises(SimError, match="these 4 points are columns of a file"):
+                ask()
+    assert not (tmp_path / "there/summary.csv").exists()
+    for wrong in ({}, {"out": tmp_path / "other", "requests": True}):
+        with pytest.raises(SimError, match="columns=True: needs a folder"):
+            exp.run(columns=True, **wrong)
+
+
+def test_other_libraries_read_the_files_of_columns(doks, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    polars = pytest.importorskip("polars")
+    pytest.importorskip("pyarrow")
+    res = doks.run(out=tmp_path / "there", columns=True)
+    frame = pandas.read_feather(tmp_path / "there/summary.arrow")
+    assert list(frame["ttft_ms_p95"]) == res.metrics["ttft_ms_p95"]
+    assert (frame["ttft_ms_p95_ci95_low"] <= frame["ttft_ms_p95"]).all()
+    lazy = polars.scan_ipc(tmp_path / "there/seeds.arrow").select("router.policy", "seed")
+    assert lazy.collect().rows() == [
+        (policy, seed) for policy in ("round_robin", "kv") for seed in (1, 2)
+    ]

@@ -98,6 +98,11 @@ pub(crate) struct OutputArgs {
     /// Save no figures
     #[arg(long)]
     pub(crate) no_figures: bool,
+    /// Save the points as columns, summary.arrow and seeds.arrow, in place of JSON, CSV and
+    /// report; so it is from more than 10,000 points on
+    #[cfg(feature = "columns")]
+    #[arg(long, conflicts_with_all = ["requests", "aiperf"])]
+    pub(crate) columns: bool,
     /// Save one record per request too, as requests.csv; such a run cannot be resumed
     #[arg(long)]
     pub(crate) requests: bool,

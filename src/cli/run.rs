@@ -2,7 +2,7 @@
 
 use super::args::{ExperimentArgs, JobsArgs, OutputArgs};
 use super::error::{CliError, argument};
-use super::simulate::{execute, load, overrides};
+use super::simulate::{execute, load, overrides, print_columns};
 use super::talk::print;
 use super::timeline::{self, RunTimelineArgs};
 use kv_router_sim::experiment::timeline::TimelineQuery;
@@ -59,13 +59,16 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     (options.published, options.worth) = (published, worth);
     args.metrics.as_deref().map(check_writable).transpose()?;
     let folder = ResultFolder::default_path(&experiment.name);
-    let (results, path) = execute(&experiment, options, folder, args.output)?;
+    let (results, path, in_columns) = execute(&experiment, options, folder, args.output)?;
     if let Some(file) = &args.metrics {
         write_file(file, metrics_over_time(&experiment)?.as_bytes())?;
     }
     if args.timeline.timeline {
         let choice = TimelineQuery { window: args.timeline.window, ..TimelineQuery::default() };
         timeline::write(&experiment, &results, &choice, &path.join(TIMELINE_FILE))?;
+    }
+    if let Some(found) = in_columns {
+        return print_columns(&results, &found);
     }
     let Results { summary, details, .. } = results;
     let view = View::new(&summary, None)?;

@@ -4,7 +4,7 @@ use super::args::OutputArgs;
 use super::error::CliError;
 use super::interrupt::Interrupt;
 use super::progress::Bar;
-use super::simulate::{farewell, print_tuning, say_notices};
+use super::simulate::{farewell, print_columns, print_tuning, say_notices};
 use super::talk::say;
 use kv_router_sim::experiment::{Experiment, Shard};
 use kv_router_sim::results::{ResultFolder, RunInto, Shards};
@@ -37,6 +37,10 @@ pub(crate) struct MergeArgs {
     /// Save no figures
     #[arg(long)]
     pub(crate) no_figures: bool,
+    /// Save the points as columns, as `sim sweep --columns` does
+    #[cfg(feature = "columns")]
+    #[arg(long)]
+    pub(crate) columns: bool,
 }
 
 /// The task's number in an array of Slurm, and which numbers the array has.
@@ -142,11 +146,18 @@ pub(super) fn merge(args: MergeArgs, traces: Option<PathBuf>) -> Result<(), CliE
     let folder = open(&args.out, &experiment)?;
     let mut options = shards.options();
     options.figures = !args.no_figures;
-    let done = shards.merge(&experiment, &folder)?;
+    #[cfg(feature = "columns")]
+    if args.columns {
+        options = options.in_columns();
+    }
+    let done = shards.merge(&experiment, &folder, &options)?;
     let saved = folder.save(&experiment, done, &options)?;
     say(&format!("saved in {}", args.out.display()));
     saved.report?;
-    print_tuning(&saved.results)
+    match saved.in_columns {
+        Some(found) => print_columns(&saved.results, &found),
+        None => print_tuning(&saved.results),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::talk::{detail, note, print, say, warn};
 use kv_router_sim::experiment::{Experiment, LoadOptions, RunOptions};
 use kv_router_sim::report::judge::{terms::Terms, tuning::Tuning};
 use kv_router_sim::report::render::table;
-use kv_router_sim::results::{ResultFolder, Results, RunInto, Saved};
+use kv_router_sim::report::view::plain;
+use kv_router_sim::results::{InColumns, ResultFolder, Results, RunInto, Saved};
 use std::path::PathBuf;
 
 /// What a sweep says about settings.
@@ -76,7 +77,7 @@ pub(super) fn execute(
     options: RunInto<'_>,
     default_path: PathBuf,
     args: OutputArgs,
-) -> Result<(Results, PathBuf), CliError> {
+) -> Result<(Results, PathBuf, Option<InColumns>), CliError> {
     detail(&format!(
         "{}: {} points, {} seeds, configuration {}",
         options.file.display(),
@@ -91,13 +92,18 @@ pub(super) fn execute(
     let mut options = options.progress(&bar);
     (options.requests, options.aiperf) = (args.requests, args.aiperf);
     options.figures = !args.no_figures;
+    #[cfg(feature = "columns")]
+    if args.columns {
+        options = options.in_columns();
+    }
     let interrupt = Interrupt::listen(farewell(&bar, !options.keeps_requests(), &folder));
     let done = folder.run(experiment, &options);
     let (_, all) = bar.count();
     bar.clear();
     detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
     let _writing = interrupt.hold();
-    let Saved { results, report, contradicts, .. } = folder.save(experiment, done?, &options)?;
+    let Saved { results, report, contradicts, in_columns, .. } =
+        folder.save(experiment, done?, &options)?;
     say(&format!("saved in {}", path.display()));
     report?;
     if let Some(before) = contradicts {
@@ -107,7 +113,26 @@ pub(super) fn execute(
             before.version, before.digest
         ));
     }
-    Ok((results, path))
+    Ok((results, path, in_columns))
+}
+
+/// What there is to say of results in columns: how many points there are, where they are,
+/// and which is the best of a search.
+pub(super) fn print_columns(results: &Results, found: &InColumns) -> Result<(), CliError> {
+    let Results { summary, details, .. } = results;
+    let provenance = &summary.provenance;
+    let (points, seeds) = (found.points, provenance.seeds.len());
+    print(&format!("{}: {points} points, {seeds} seeds, in columns\n\n", provenance.experiment))?;
+    if let (Some(name), Some(best)) = (&details.tuned_for, &found.best) {
+        let params = best.params.iter().map(|(key, value)| format!("{key} {}", plain(value)));
+        let params = params.collect::<Vec<_>>().join(", ");
+        let mean = best.metrics.get(name).and_then(|metric| metric.mean).unwrap_or(f64::NAN);
+        print(&format!(
+            "Best mean of {name}: {mean} with {params}. Which others may be as good is not said of \
+             results in columns: sweep around it.\n\n"
+        ))?;
+    }
+    print(&format!("digest {}\n", provenance.digest))
 }
 
 /// What Ctrl-C has to say of a run into `folder`, once it has tidied up.

@@ -3,7 +3,7 @@
 use super::args::{ExperimentArgs, JobsArgs, OutputArgs};
 use super::error::CliError;
 use super::shards;
-use super::simulate::{execute, load, overrides, print_tuning};
+use super::simulate::{execute, load, overrides, print_columns, print_tuning};
 use kv_router_sim::experiment::check_measured;
 use kv_router_sim::metrics::{directed, full_name};
 use kv_router_sim::results::{ResultFolder, RunInto};
@@ -70,6 +70,9 @@ pub(super) fn run(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliErr
         let shard = shards::parse(shard, |name| std::env::var(name).ok())?;
         return shards::run(&experiment, options, (shard, &folder), &args.output);
     }
-    let (results, _) = execute(&experiment, options, folder, args.output)?;
-    print_tuning(&results)
+    let (results, _, in_columns) = execute(&experiment, options, folder, args.output)?;
+    match in_columns {
+        Some(found) => print_columns(&results, &found),
+        None => print_tuning(&results),
+    }
 }

@@ -67,6 +67,14 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// What was written cannot be read back.
+    #[error("{}: cannot be read back: {reason}", file.display())]
+    ReadBack {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A file could not be written.
     #[error("{}: cannot be written: {reason}", file.display())]
     Write {

@@ -402,6 +402,9 @@ struct Resolver {
     registry: Registry,
     /// By the choice as written, and where its paths start.
     models: BTreeMap<(String, PathBuf), Arc<Model>>,
+    /// The latest engines that differ: most points of a sweep have one of them, and hold it
+    /// together.
+    engines: Vec<Arc<EngineConfig>>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
     /// The configurations of policies that were read, by name.
@@ -521,8 +524,20 @@ impl Resolver {
                 document.part(&format!("cluster.{key}"), engine).over(common)
             }
         };
-        let engine = Arc::new(worker(merged, model.as_deref())?);
+        let engine = self.shared(worker(merged, model.as_deref())?);
         Ok(Pool { name: name.to_owned(), role, workers, spare, engine })
+    }
+
+    fn shared(&mut self, engine: EngineConfig) -> Arc<EngineConfig> {
+        // Few, so that finding one costs little (assumed).
+        const KEPT: usize = 8;
+        if let Some(known) = self.engines.iter().find(|known| ***known == engine) {
+            return Arc::clone(known);
+        }
+        let engine = Arc::new(engine);
+        self.engines.truncate(KEPT - 1);
+        self.engines.insert(0, Arc::clone(&engine));
+        engine
     }
 
     /// Puts what a policy's configuration file says in the place of its name.

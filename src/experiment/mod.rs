@@ -49,7 +49,9 @@ pub use run::{
     ExperimentOutcome, JobProgress, NoProgress, RunError, RunOptions, SimulationRequests, run,
     run_shard,
 };
-pub(crate) use run::{simulations, threads};
+#[cfg(feature = "columns")]
+pub(crate) use run::{journaled, points, run_journaled};
+pub(crate) use run::{lacking, parts_lacking, threads};
 pub use run_spec::{Params, RunSpec, Settings};
 pub use schema::schema;
 pub use shard::Shard;

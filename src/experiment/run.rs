@@ -71,6 +71,14 @@ pub struct ExperimentOutcome {
     pub digests: Vec<String>,
 }
 
+impl ExperimentOutcome {
+    /// Of points that are somewhere else.
+    #[cfg(feature = "columns")]
+    pub(crate) fn of(summary: Summary, digests: Vec<String>) -> Self {
+        Self { summary, distributions: Vec::new(), requests: Vec::new(), digests }
+    }
+}
+
 /// The requests of one simulation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -165,28 +173,99 @@ pub fn run(
     experiment: &Experiment,
     options: RunOptions<'_>,
 ) -> Result<ExperimentOutcome, RunError> {
-    let seeds = &experiment.seeds;
     let mut done = simulate_jobs(experiment, &jobs(experiment), options)?;
-    let runs = experiment.runs.iter().enumerate();
-    let all: Vec<(&RunSpec, usize, u64)> =
-        runs.flat_map(|(number, run)| seeds.iter().map(move |&seed| (run, number, seed))).collect();
     let shared: BTreeSet<usize> = experiment.runs.iter().filter_map(|run| run.same_as).collect();
-    let outcome = |(run, number, seed): &(&RunSpec, usize, u64)| {
-        let key = (run.same_as.unwrap_or(*number), *seed);
-        let outcome =
-            if shared.contains(&key.0) { done.get(&key).cloned() } else { done.remove(&key) };
-        outcome.expect("every run is simulated, or the same as one that is")
-    };
-    let outcomes: Vec<RunOutcome> = all.iter().map(outcome).collect();
-    let summary = summarise(experiment, &outcomes);
-    let distributions = distributions(experiment, &outcomes);
-    let digests = outcomes.iter().map(|outcome| hex(&outcome.digest)).collect();
-    let requests = outcomes.into_iter().zip(&all).map(|(outcome, (run, _, seed))| {
-        let params = experiment.points[run.points[0]].clone();
-        SimulationRequests { params, seed: *seed, records: outcome.requests }
-    });
-    let requests = requests.filter(|_| options.keep_requests).collect();
-    Ok(ExperimentOutcome { summary, distributions, requests, digests })
+    let mut found = Found::of(experiment);
+    let mut requests = Vec::new();
+    for (number, run) in experiment.runs.iter().enumerate() {
+        let first = run.same_as.unwrap_or(number);
+        let mut of_seeds = Vec::with_capacity(experiment.seeds.len());
+        for &seed in &experiment.seeds {
+            let mut outcome = done.take((first, seed), shared.contains(&first))?;
+            if options.keep_requests {
+                let params = experiment.points[run.points[0]].clone();
+                let records = std::mem::take(&mut outcome.requests);
+                requests.push(SimulationRequests { params, seed, records });
+            }
+            of_seeds.push(outcome);
+        }
+        found.add(run, &of_seeds);
+    }
+    let distributions = std::mem::take(&mut found.distributions);
+    let digests = std::mem::take(&mut found.digests);
+    Ok(ExperimentOutcome { summary: found.summary(), distributions, requests, digests })
+}
+
+/// Simulates everything that the journal has not, and leaves it there: for experiments of
+/// so many points that they are [read back](points) one by one.
+///
+/// # Errors
+/// As [`run()`].
+///
+/// # Panics
+/// Without a journal: the results would be lost.
+#[cfg(feature = "columns")]
+pub(crate) fn run_journaled(
+    experiment: &Experiment,
+    options: RunOptions<'_>,
+) -> Result<(), RunError> {
+    assert!(options.journal.is_some(), "a journal keeps the results");
+    simulate_jobs(experiment, &jobs(experiment), options).map(drop)
+}
+
+/// Where the results of an experiment come from whose simulations are all in the journal,
+/// the digests of these, and the names of all metrics.
+#[cfg(feature = "columns")]
+pub(crate) fn journaled(
+    experiment: &Experiment,
+    journal: &Journal,
+) -> (Provenance, Vec<String>, BTreeSet<String>) {
+    let mut digest = Sha256::new();
+    let mut digests = Vec::with_capacity(experiment.runs.len() * experiment.seeds.len());
+    for (number, run) in experiment.runs.iter().enumerate() {
+        for &seed in &experiment.seeds {
+            let own = journal.digest(run.same_as.unwrap_or(number), seed);
+            let own = own.expect("every simulation is done");
+            digest.update(own);
+            digests.push(hex(&own));
+        }
+    }
+    (provenance(experiment, digest), digests, journal.metric_names())
+}
+
+/// Tells `each` point of an experiment whose simulations are all in the journal, in sweep
+/// order. There is never more than one run of them in memory.
+///
+/// # Errors
+/// If the journal cannot be read back, or the first error of `each`.
+#[cfg(feature = "columns")]
+pub(crate) fn points(
+    experiment: &Experiment,
+    journal: &Journal,
+    mut each: impl FnMut(Point) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let seeds = &experiment.seeds;
+    let mut places = vec![(0, 0); experiment.points.len()];
+    for (number, run) in experiment.runs.iter().enumerate() {
+        for (level, &point) in run.points.iter().enumerate() {
+            places[point] = (number, level);
+        }
+    }
+    let mut read: Option<(usize, Vec<RunOutcome>)> = None;
+    for (params, (number, level)) in experiment.points.iter().zip(places) {
+        let of_seeds = match &mut read {
+            Some((known, of_seeds)) if *known == number => of_seeds,
+            other => {
+                let of = experiment.runs[number].same_as.unwrap_or(number);
+                let back = seeds.iter().map(|&seed| journal.outcome(of, seed));
+                let back: Option<Vec<RunOutcome>> = back.collect::<Result<_, StoreError>>()?;
+                &mut other.insert((number, back.expect("every simulation is done"))).1
+            }
+        };
+        let levels: Vec<&Metrics> = of_seeds.iter().map(|outcome| &outcome.levels[level]).collect();
+        each(Point { params: params.clone(), metrics: aggregate(&levels, seeds) })?;
+    }
+    Ok(())
 }
 
 /// Simulates what one part of an experiment has and the journal has not, and leaves
@@ -204,14 +283,29 @@ pub fn run_shard(
 ) -> Result<usize, RunError> {
     assert!(options.journal.is_some(), "a journal keeps the results of a part");
     let part = part(experiment, shard);
-    simulate_jobs(experiment, &part, options)?;
+    simulate_jobs(experiment, &part, options).map(drop)?;
     Ok(part.len())
 }
 
-/// The simulations of one part of an experiment: the number of the run and the seed of
-/// each.
-pub(crate) fn simulations(experiment: &Experiment, shard: Shard) -> Vec<(usize, u64)> {
-    part(experiment, shard).iter().map(|job| (job.number, job.seed)).collect()
+/// The parts, of so many, of which a journal lacks a simulation.
+pub(crate) fn parts_lacking(
+    experiment: &Experiment,
+    of: u32,
+    journal: &Journal,
+) -> BTreeSet<Shard> {
+    let jobs = jobs(experiment);
+    let lacking = jobs
+        .iter()
+        .enumerate()
+        .filter(|(_, job)| !journal.has(job.number, job.seed, job.run.levels.len()));
+    lacking.map(|(place, _)| Shard::at(place, of)).collect()
+}
+
+/// How many simulations a part of an experiment has, and how many of them a journal lacks.
+pub(crate) fn lacking(experiment: &Experiment, shard: Shard, journal: &Journal) -> (usize, usize) {
+    let part = part(experiment, shard);
+    let is_lacking = |job: &&Job<'_>| !journal.has(job.number, job.seed, job.run.levels.len());
+    (part.len(), part.iter().filter(is_lacking).count())
 }
 
 fn part(experiment: &Experiment, shard: Shard) -> Vec<Job<'_>> {
@@ -230,14 +324,32 @@ fn jobs(experiment: &Experiment) -> Vec<Job<'_>> {
     runs.flat_map(of_run).collect()
 }
 
-/// Simulates `jobs`, or takes what the journal has of them.
-fn simulate_jobs(
+/// The outcomes of simulations that are done: what a journal has is not kept in memory.
+struct Outcomes<'a> {
+    kept: BTreeMap<(usize, u64), RunOutcome>,
+    journal: Option<&'a Journal>,
+}
+
+impl Outcomes<'_> {
+    /// That of a run and seed; once, unless it `is_shared`.
+    fn take(&mut self, key: (usize, u64), is_shared: bool) -> Result<RunOutcome, StoreError> {
+        let found = match self.journal {
+            Some(journal) => journal.outcome(key.0, key.1)?,
+            None if is_shared => self.kept.get(&key).cloned(),
+            None => self.kept.remove(&key),
+        };
+        Ok(found.expect("every run is simulated, or the same as one that is"))
+    }
+}
+
+/// Simulates `jobs`, except those that the journal has.
+fn simulate_jobs<'a>(
     experiment: &Experiment,
     jobs: &[Job<'_>],
-    options: RunOptions<'_>,
-) -> Result<BTreeMap<(usize, u64), RunOutcome>, RunError> {
+    options: RunOptions<'a>,
+) -> Result<Outcomes<'a>, RunError> {
     options.progress.started(jobs.len());
-    let mut done = BTreeMap::new();
+    let mut done = Outcomes { kept: BTreeMap::new(), journal: options.journal };
     for (result, job) in simulate_all(jobs, options)?.into_iter().zip(jobs) {
         let outcome = result.map_err(|source| match source {
             Stuck::Stopped { .. } => RunError::Stopped,
@@ -248,7 +360,9 @@ fn simulate_jobs(
                 source,
             },
         })?;
-        done.insert((job.number, job.seed), outcome);
+        if let Some(outcome) = outcome {
+            done.kept.insert((job.number, job.seed), *outcome);
+        }
     }
     Ok(done)
 }
@@ -261,34 +375,36 @@ struct Job<'a> {
     seed: u64,
 }
 
-/// The result of every job, in order. Results, not one result of all: which
-/// error comes first must not depend on timing.
+/// The outcome of a simulation, unless a journal keeps it.
+type Kept = Option<Box<RunOutcome>>;
+
+/// The result of every job, in order; nothing of one that a journal has. Results, not one
+/// result of all: which error comes first must not depend on timing.
 fn simulate_all(
     jobs: &[Job<'_>],
     options: RunOptions<'_>,
-) -> Result<Vec<Result<RunOutcome, Stuck>>, RunError> {
+) -> Result<Vec<Result<Kept, Stuck>>, RunError> {
     let threads = threads(options.jobs, jobs.len())?;
     std::thread::scope(|scope| {
         let (written, told) = mpsc::channel();
         let syncing = options.journal.map(|journal| scope.spawn(move || journal.sync(&told)));
         let job = |job: &Job<'_>| {
-            let found = options
-                .journal
-                .and_then(|journal| journal.outcome(job.number, job.seed))
-                .filter(|found| found.levels.len() == job.run.levels.len());
-            let outcome = match found {
-                Some(outcome) => Ok(outcome),
-                None => {
-                    let Job { run, seed, .. } = *job;
+            let Job { number, run, seed } = *job;
+            let outcome = match options.journal {
+                Some(journal) if journal.has(number, seed, run.levels.len()) => Ok(None),
+                journal => {
                     let RunOptions { keep_requests, stop, .. } = options;
                     let watch = Watch { requests: keep_requests, stop, ..Watch::default() };
                     let outcome = simulate(&run.settings, &run.levels, seed, watch);
-                    if let (Some(journal), Ok(outcome)) = (options.journal, &outcome) {
-                        journal.append(job.number, seed, outcome)?;
-                        // The thread that syncs is gone only if it failed, and says so itself.
-                        let _ = written.send(());
+                    match (journal, outcome) {
+                        (Some(journal), Ok(outcome)) => {
+                            journal.append(number, seed, &outcome)?;
+                            // The thread that syncs is gone only if it failed, and says so itself.
+                            let _ = written.send(());
+                            Ok(None)
+                        }
+                        (_, outcome) => outcome.map(|outcome| Some(Box::new(outcome))),
                     }
-                    outcome
                 }
             };
             options.progress.job_done();
@@ -319,32 +435,68 @@ pub(crate) fn threads(jobs: Option<usize>, most: usize) -> Result<rayon::ThreadP
 }
 
 /// `outcomes` are in order of jobs: run by run, seed by seed.
+#[cfg(feature = "live")]
 pub(crate) fn summarise(experiment: &Experiment, outcomes: &[RunOutcome]) -> Summary {
-    let mut digest = Sha256::new();
-    for outcome in outcomes {
-        digest.update(outcome.digest);
+    let mut found = Found::of(experiment);
+    for (run, outcomes) in experiment.runs.iter().zip(outcomes.chunks(experiment.seeds.len())) {
+        found.add(run, outcomes);
     }
-    let seeds = &experiment.seeds;
-    let mut metrics = vec![BTreeMap::new(); experiment.points.len()];
-    for (run, outcomes) in experiment.runs.iter().zip(outcomes.chunks(seeds.len())) {
-        for (level, &point) in run.points.iter().enumerate() {
-            let of_seeds: Vec<&Metrics> =
-                outcomes.iter().map(|outcome| &outcome.levels[level]).collect();
-            metrics[point] = aggregate(&of_seeds, seeds);
+    found.summary()
+}
+
+/// What is known of an experiment whose runs are added one after the other.
+struct Found<'a> {
+    experiment: &'a Experiment,
+    digest: Sha256,
+    digests: Vec<String>,
+    metrics: Vec<BTreeMap<String, MetricValue>>,
+    distributions: Vec<LatencyCurves>,
+}
+
+impl<'a> Found<'a> {
+    fn of(experiment: &'a Experiment) -> Self {
+        let points = experiment.points.len();
+        Self {
+            experiment,
+            digest: Sha256::new(),
+            digests: Vec::new(),
+            metrics: vec![BTreeMap::new(); points],
+            distributions: vec![LatencyCurves::new(); points],
         }
     }
-    let points = experiment.points.iter().cloned().zip(metrics);
-    Summary {
-        schema_version: SCHEMA_VERSION,
-        provenance: Provenance {
-            experiment: experiment.name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_hash: experiment.config_hash.clone(),
-            seeds: seeds.clone(),
-            digest: hex(&digest.finalize()),
-            follows: follows(experiment),
-        },
-        points: points.map(|(params, metrics)| Point { params, metrics }).collect(),
+
+    /// Adds the next run, with its outcomes seed by seed.
+    fn add(&mut self, run: &RunSpec, of_seeds: &[RunOutcome]) {
+        for outcome in of_seeds {
+            self.digest.update(outcome.digest);
+            self.digests.push(hex(&outcome.digest));
+        }
+        for (level, &point) in run.points.iter().enumerate() {
+            let metrics: Vec<&Metrics> =
+                of_seeds.iter().map(|outcome| &outcome.levels[level]).collect();
+            self.metrics[point] = aggregate(&metrics, &self.experiment.seeds);
+            self.distributions[point] = distributions(level, of_seeds);
+        }
+    }
+
+    fn summary(self) -> Summary {
+        let points = self.experiment.points.iter().cloned().zip(self.metrics);
+        Summary {
+            schema_version: SCHEMA_VERSION,
+            provenance: provenance(self.experiment, self.digest),
+            points: points.map(|(params, metrics)| Point { params, metrics }).collect(),
+        }
+    }
+}
+
+fn provenance(experiment: &Experiment, digest: Sha256) -> Provenance {
+    Provenance {
+        experiment: experiment.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        config_hash: experiment.config_hash.clone(),
+        seeds: experiment.seeds.clone(),
+        digest: hex(&digest.finalize()),
+        follows: follows(experiment),
     }
 }
 
@@ -360,21 +512,15 @@ fn follows(experiment: &Experiment) -> BTreeMap<String, BTreeSet<String>> {
     follows
 }
 
-/// The distributions of every point over the seeds.
-fn distributions(experiment: &Experiment, outcomes: &[RunOutcome]) -> Vec<LatencyCurves> {
-    let mut all = vec![LatencyCurves::new(); experiment.points.len()];
-    for (run, outcomes) in experiment.runs.iter().zip(outcomes.chunks(experiment.seeds.len())) {
-        for (level, &point) in run.points.iter().enumerate() {
-            let of_seeds = || outcomes.iter().filter_map(|outcome| outcome.curves.get(level));
-            let names: BTreeSet<&String> = of_seeds().flat_map(|curves| curves.keys()).collect();
-            let distribution = |name: &String| {
-                let curves: Vec<&Vec<f64>> = of_seeds().filter_map(|c| c.get(name)).collect();
-                Some((name.clone(), distribution(&curves)?))
-            };
-            all[point] = names.into_iter().filter_map(distribution).collect();
-        }
-    }
-    all
+/// The distributions of a level over the seeds.
+fn distributions(level: usize, outcomes: &[RunOutcome]) -> LatencyCurves {
+    let of_seeds = || outcomes.iter().filter_map(|outcome| outcome.curves.get(level));
+    let names: BTreeSet<&String> = of_seeds().flat_map(|curves| curves.keys()).collect();
+    let distribution = |name: &String| {
+        let curves: Vec<&Vec<f64>> = of_seeds().filter_map(|c| c.get(name)).collect();
+        Some((name.clone(), distribution(&curves)?))
+    };
+    names.into_iter().filter_map(distribution).collect()
 }
 
 /// Share by share the mean and interval over seeds.

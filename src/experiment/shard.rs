@@ -39,9 +39,15 @@ impl Shard {
         self.of
     }
 
+    /// The part of `of` that has the simulation at this place among all of an experiment.
+    pub(super) fn at(place: usize, of: u32) -> Self {
+        let number = place as u64 % u64::from(of) + 1;
+        Self { number: u32::try_from(number).expect("not more than there are"), of }
+    }
+
     /// Whether it has the simulation at this place among all of an experiment.
     pub(super) fn has(self, place: usize) -> bool {
-        place as u64 % u64::from(self.of) == u64::from(self.number - 1)
+        Self::at(place, self.of) == self
     }
 }
 

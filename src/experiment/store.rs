@@ -29,11 +29,13 @@ pub const SHARD_FILE: &str = "shard.json";
 
 /// What else runs write into the folder, as far as it always has the same name;
 /// the names belong to the reports.
-const OTHER_FILES: [&str; 7] = [
+const OTHER_FILES: [&str; 9] = [
     RUNS_FILE,
     SHARD_FILE,
     "details.json",
     "summary.csv",
+    "summary.arrow",
+    "seeds.arrow",
     "requests.csv",
     "report.html",
     "timeline.json.gz",
@@ -216,6 +218,21 @@ impl Staged<'_> {
             .map_err(failed)?;
         self.names.push(name.to_owned());
         Ok(())
+    }
+
+    /// A new file that is written piece by piece, before the files are
+    /// [published](Self::publish).
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(&mut self, name: &str) -> Result<File, StoreError> {
+        let made = File::create(self.folder.path().join(name));
+        let made = made.map_err(|error| StoreError::Write {
+            file: self.store.folder.join(name),
+            reason: error.to_string(),
+        })?;
+        self.names.push(name.to_owned());
+        Ok(made)
     }
 
     /// Gives every file its name, in the order in which they were written, in

@@ -25,20 +25,31 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "columns")]
+mod columns;
 mod read;
 mod shards;
+
+#[cfg(feature = "columns")]
+pub use columns::{
+    ColumnsNote, ColumnsPlace, SEEDS_COLUMNS, SUMMARY_COLUMNS, param_column, read_columns,
+};
 
 pub use read::{
     AgainError, ReadError, ReportError, Results, from_json, read_summary, write_figures,
 };
-pub use shards::{MergeError, Shards};
+pub use shards::{Gathering, MergeError, Shards};
 
-use crate::experiment::results::{Provenance, SCHEMA_VERSION, SavedRuns, Summary};
+use crate::experiment::results::{Point, Provenance, SCHEMA_VERSION, SavedRuns, Summary};
 use crate::experiment::{
     self, Existing, Experiment, ExperimentOutcome, Footprint, JobProgress, Journal, NoProgress,
     RUNS_FILE, RunError, RunOptions, SUMMARY_FILE, SimulationRequests, Stop, Store, StoreError,
 };
+#[cfg(feature = "columns")]
+use crate::metrics::{Better, directed};
 use crate::plot::{DrawnFor, Figure};
+#[cfg(feature = "columns")]
+use crate::report::judge::state::State;
 use crate::report::judge::terms::remarks;
 use crate::report::render::html::REPORT_FILE;
 use crate::report::render::{aiperf, requests, save};
@@ -85,6 +96,12 @@ pub struct RunInto<'a> {
     /// Keep what is done of a run that does not come to its end, to go on from there.
     /// Not for policies whose code may have changed by then.
     pub resumable: bool,
+    /// Save the points as columns of a file of Arrow's, in place of JSON and CSV, where there
+    /// are more than so many. Such results have no distributions, no report and no figures.
+    /// Without the feature `columns` there is JSON alone; so there is where requests are
+    /// kept.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub most_in_json: usize,
     /// Ends the run before its time, with [`RunError::Stopped`].
     pub stop: Option<&'a Stop>,
     /// The smallest difference that is called a win or a loss: percent, or percentage
@@ -96,16 +113,36 @@ pub struct RunInto<'a> {
 /// The simulations of an experiment, done and not saved.
 #[derive(Debug)]
 pub struct Done {
-    outcome: ExperimentOutcome,
+    /// In memory; nothing if the journal has it all, for results in columns.
+    outcome: Option<Box<ExperimentOutcome>>,
     journal: Option<Journal>,
 }
+
+/// Results whose points are columns: there are too many of them to be held in memory, or
+/// to be shown. What is shown instead.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct InColumns {
+    /// How many points there are.
+    pub points: usize,
+    /// The point that is best in the mean of the metric that was tuned for, among those
+    /// that serve their requests if any does.
+    pub best: Option<Point>,
+}
+
+/// From more points than this on, a folder has them as columns (assumed: tables and figures
+/// of more are not read by people; as JSON they would be 90 MB).
+pub const MOST_IN_JSON: usize = 10_000;
 
 /// What was saved, and what a person should know of it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Saved {
-    /// All of it but the requests.
+    /// All of it but the requests; without points if they are [columns](Self::in_columns).
     pub results: Results,
+    /// Points that are columns, if they are.
+    #[cfg_attr(not(internals), doc(hidden))]
+    pub in_columns: Option<InColumns>,
     /// Why there is no report, though it was asked for. The numbers are saved.
     pub report: Result<(), ReportError>,
     /// What the folder held before of the same configuration and version, if that
@@ -129,6 +166,7 @@ impl<'a> RunInto<'a> {
             aiperf: false,
             figures: true,
             resumable: true,
+            most_in_json: MOST_IN_JSON,
             stop: None,
             worth: WORTH,
         }
@@ -174,6 +212,19 @@ impl<'a> RunInto<'a> {
     pub fn stop(mut self, stop: &'a Stop) -> Self {
         self.stop = Some(stop);
         self
+    }
+
+    /// Saves the points as columns, however few there are.
+    pub fn in_columns(mut self) -> Self {
+        self.most_in_json = 0;
+        self
+    }
+
+    /// Whether the points of this experiment become columns.
+    fn makes_columns(&self, experiment: &Experiment) -> bool {
+        cfg!(feature = "columns")
+            && !self.keeps_requests()
+            && experiment.points.len() > self.most_in_json
     }
 
     /// True if requests are kept: the journal does not hold them.
@@ -240,7 +291,12 @@ impl ResultFolder {
     #[cfg_attr(not(internals), doc(hidden))]
     pub fn run(&self, experiment: &Experiment, options: &RunInto<'_>) -> Result<Done, RunError> {
         let keep_requests = options.keeps_requests();
-        let journal = if keep_requests || !options.resumable {
+        let in_columns = options.makes_columns(experiment);
+        if !options.resumable && in_columns {
+            // A journal that is there for its memory alone.
+            self.store.discard_journal()?;
+        }
+        let journal = if keep_requests || !options.resumable && !in_columns {
             None
         } else {
             Some(Journal::open(self.path(), self.store.config_hash(), &this_program())?)
@@ -256,9 +312,10 @@ impl ResultFolder {
             stop: options.stop,
             journal: journal.as_ref(),
         };
-        let outcome = experiment::run(experiment, run);
+        let outcome = simulate(experiment, run, in_columns);
         if let (Err(error), Some(journal)) = (&outcome, &journal) {
             match error {
+                _ if !options.resumable => journal.remove()?,
                 // A router that was late, or died, may do better next time.
                 RunError::Simulation { source: Stuck::Router { .. }, .. } => {}
                 // It would fail again.
@@ -283,6 +340,12 @@ impl ResultFolder {
         options: &RunInto<'_>,
     ) -> Result<Saved, StoreError> {
         let Done { outcome, journal } = done;
+        #[cfg(feature = "columns")]
+        if outcome.is_none() {
+            let journal = journal.expect("what is not in memory is in the journal");
+            return self.save_columns(experiment, journal, options);
+        }
+        let outcome = *outcome.expect("only columns come from a journal");
         let (results, simulations) = Results::of(experiment, outcome, options);
 
         let mut numbers = self.store.stage()?;
@@ -305,11 +368,51 @@ impl ResultFolder {
         numbers.publish()?;
         drop(journal);
         self.store.discard_journal()?;
+        let contradicts = self.contradicts(&results);
+        Ok(Saved { results, in_columns: None, report, contradicts })
+    }
+
+    fn contradicts(&self, results: &Results) -> Option<Provenance> {
         let now = &results.summary.provenance;
         let is_other =
             |before: &&Provenance| before.version == now.version && before.digest != now.digest;
-        let contradicts = self.store.previous().filter(is_other).cloned();
-        Ok(Saved { results, report, contradicts })
+        self.store.previous().filter(is_other).cloned()
+    }
+
+    /// Saves what is in the journal as columns, point by point.
+    #[cfg(feature = "columns")]
+    fn save_columns(
+        self,
+        experiment: &Experiment,
+        journal: Journal,
+        options: &RunInto<'_>,
+    ) -> Result<Saved, StoreError> {
+        let (provenance, digests, names) = experiment::journaled(experiment, &journal);
+        let summary = Summary { schema_version: SCHEMA_VERSION, provenance, points: Vec::new() };
+        let outcome = ExperimentOutcome::of(summary, digests);
+        let (results, _) = Results::of(experiment, outcome, options);
+        let Results { summary, details, runs } = &results;
+
+        let mut files = self.store.stage()?;
+        let provenance = &summary.provenance;
+        let points = experiment.points.iter();
+        let mut writer = columns::ColumnsWriter::new(&mut files, provenance, points, names)?;
+        let mut best = Best::of(options.tuned_for.as_deref());
+        experiment::points(experiment, &journal, |point| {
+            best.see(&point);
+            writer.add(point)
+        })?;
+        let points = writer.finish()?;
+        files.write(DETAILS_FILE, details.to_json().as_bytes())?;
+        files.write(RUNS_FILE, save::json(runs).as_bytes())?;
+        let note = columns::ColumnsNote::new(provenance.clone(), points);
+        files.write(SUMMARY_FILE, save::json(&note).as_bytes())?;
+        files.publish()?;
+        drop(journal);
+        self.store.discard_journal()?;
+        let contradicts = self.contradicts(&results);
+        let in_columns = Some(InColumns { points, best: best.point });
+        Ok(Saved { results, in_columns, report: Ok(()), contradicts })
     }
 
     /// Saves a summary alone, of what is no run of an experiment into this folder.
@@ -360,6 +463,53 @@ impl Results {
             digests,
         };
         (Self { summary, details, runs }, requests)
+    }
+}
+
+/// Simulates everything; what is to become columns stays in the journal.
+fn simulate(
+    experiment: &Experiment,
+    run: RunOptions<'_>,
+    _in_columns: bool,
+) -> Result<Option<Box<ExperimentOutcome>>, RunError> {
+    #[cfg(feature = "columns")]
+    if _in_columns {
+        return experiment::run_journaled(experiment, run).map(|()| None);
+    }
+    experiment::run(experiment, run).map(|outcome| Some(Box::new(outcome)))
+}
+
+/// The best of the points that it has seen.
+#[cfg(feature = "columns")]
+struct Best {
+    /// What is tuned for, and whether lower is better; nothing if nothing is.
+    metric: Option<(String, Better)>,
+    point: Option<Point>,
+}
+
+#[cfg(feature = "columns")]
+impl Best {
+    fn of(tuned_for: Option<&str>) -> Self {
+        let directed = tuned_for.and_then(|name| directed("best", name).ok());
+        Self { metric: directed.map(|(metric, better)| (metric.name, better)), point: None }
+    }
+
+    fn see(&mut self, point: &Point) {
+        let Some((name, better)) = &self.metric else { return };
+        // Who turns requests away is quick.
+        let rank = |point: &Point| {
+            let mean = point.metrics.get(name).and_then(|metric| metric.mean)?;
+            let mean = if *better == Better::Higher { -mean } else { mean };
+            Some((State::of(point) >= State::Unserved, mean))
+        };
+        let Some((turns_away, mean)) = rank(point) else { return };
+        let is_better = match self.point.as_ref().and_then(rank) {
+            Some((other, least)) => (turns_away, mean) < (other, least),
+            None => true,
+        };
+        if is_better {
+            self.point = Some(point.clone());
+        }
     }
 }
 

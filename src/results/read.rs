@@ -58,6 +58,18 @@ pub enum ReadError {
         /// `written by sim x.y.z; `, if the file says so.
         written_by: String,
     },
+    /// Its points are columns, in another file.
+    #[error(
+        "{}: its {points} points are columns, in summary.arrow: read that with pandas, polars or \
+         kv_router_sim; reports, figures and comparisons are made of results in JSON",
+        file.display()
+    )]
+    Columns {
+        /// The file.
+        file: PathBuf,
+        /// How many points there are.
+        points: usize,
+    },
     /// Not the JSON that a run writes.
     #[error("{}:{line}:{column}: {message}; not a file of results as `sim run` writes it", file.display())]
     Json {
@@ -257,6 +269,11 @@ pub fn from_json<T: DeserializeOwned>(text: &str, file: &Path) -> Result<T, Read
     struct Head {
         schema_version: u64,
         provenance: Option<HeadProvenance>,
+        columns: Option<HeadColumns>,
+    }
+    #[derive(Deserialize)]
+    struct HeadColumns {
+        points: usize,
     }
     #[derive(Deserialize)]
     struct HeadProvenance {
@@ -279,7 +296,11 @@ pub fn from_json<T: DeserializeOwned>(text: &str, file: &Path) -> Result<T, Read
             written_by: version.map(|v| format!("it was written by sim {v}; ")).unwrap_or_default(),
         });
     }
-    serde_json::from_str(text).map_err(json)
+    serde_json::from_str(text).map_err(|error| match head.columns {
+        // A file with columns is read by those who want them.
+        Some(HeadColumns { points }) => ReadError::Columns { file: file.into(), points },
+        None => json(error),
+    })
 }
 
 #[cfg(test)]

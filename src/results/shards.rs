@@ -6,7 +6,9 @@
 //! which part it is, and of what. So a part that was killed goes on like any run.
 
 use super::read::{ReadError, read};
-use super::{AgainError, Done, ResultFolder, RunInto, this_program};
+use super::{
+    AgainError, Done, ResultFolder, Results, RunInto, Saved, run_into, simulate, this_program,
+};
 use crate::experiment::results::SCHEMA_VERSION;
 use crate::experiment::{
     self, Experiment, Journal, JournalError, LoadOptions, RunError, RunOptions, SHARD_FILE, Shard,
@@ -148,7 +150,7 @@ impl ResultFolder {
         files.publish()?;
         let journal = Journal::open(self.path(), self.store.config_hash(), &this_program())?;
         if journal.found() > 0 {
-            let all = experiment::simulations(experiment, shard).len();
+            let (all, _) = experiment::lacking(experiment, shard, &journal);
             options.progress.resumed(journal.found(), all);
         }
         let run = RunOptions {
@@ -230,42 +232,121 @@ impl Shards {
         &self,
         experiment: &Experiment,
         folder: &ResultFolder,
+        options: &RunInto<'_>,
     ) -> Result<Done, MergeError> {
         let (hash, program) = (folder.store.config_hash(), this_program());
-        let mut journal = Journal::open(folder.path(), hash, &program).map_err(RunError::from)?;
+        let journal = Journal::open(folder.path(), hash, &program).map_err(RunError::from)?;
         let is_new = journal.found() == 0;
-        let gathered = self.gather(experiment, &mut journal, hash, &program);
+        let gathered = self.gather(experiment, &journal);
         if gathered.is_err() && is_new {
             // Nothing is left of a merge that failed.
             journal.remove().map_err(RunError::from)?;
         }
         gathered?;
         let run = RunOptions { journal: Some(&journal), ..RunOptions::default() };
-        let outcome = experiment::run(experiment, run)?;
+        let outcome = simulate(experiment, run, options.makes_columns(experiment))?;
         Ok(Done { outcome, journal: Some(journal) })
     }
 
     /// Takes the simulations of all parts into `journal`.
-    fn gather(
-        &self,
-        experiment: &Experiment,
-        journal: &mut Journal,
-        hash: &str,
-        program: &str,
-    ) -> Result<(), MergeError> {
+    fn gather(&self, experiment: &Experiment, journal: &Journal) -> Result<(), MergeError> {
         for part in &self.folders {
-            journal.take_over(part, hash, |build| is_same(build, program))?;
+            journal.take_over(part, is_same)?;
         }
-        for (number, part) in (1..).zip(&self.folders) {
-            let shard = Shard::new(number, self.note.shards).expect("as many as there are folders");
-            let own = experiment::simulations(experiment, shard);
-            let missing = own.iter().filter(|(run, seed)| !journal.has(*run, *seed)).count();
-            if missing > 0 {
-                let (folder, all) = (part.clone(), own.len());
-                return Err(MergeError::Unfinished { folder, shard, missing, all });
-            }
+        let first = experiment::parts_lacking(experiment, self.note.shards, journal).pop_first();
+        if let Some(shard) = first {
+            let (all, missing) = experiment::lacking(experiment, shard, journal);
+            let folder = self.folders[shard.number() as usize - 1].clone();
+            return Err(MergeError::Unfinished { folder, shard, missing, all });
         }
         Ok(())
+    }
+}
+
+/// Simulations that other machines do, gathered in a result folder as they come. What has
+/// come is kept there: a gathering that ends before its time goes on like any run.
+#[derive(Debug)]
+pub struct Gathering {
+    folder: ResultFolder,
+    journal: Journal,
+}
+
+impl Gathering {
+    /// Into a folder, with what a run that was not finished has left there.
+    ///
+    /// # Errors
+    /// If the folder cannot be read or written.
+    pub fn resume(folder: ResultFolder) -> Result<Self, StoreError> {
+        let journal = Journal::open(folder.path(), folder.store.config_hash(), &this_program())?;
+        Ok(Self { folder, journal })
+    }
+
+    /// Into a folder, with nothing of what is there: for policies whose code may have
+    /// changed.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume).
+    pub fn begin(folder: ResultFolder) -> Result<Self, StoreError> {
+        folder.store.discard_journal()?;
+        Self::resume(folder)
+    }
+
+    /// How many simulations have come.
+    pub fn done(&self) -> usize {
+        self.journal.done()
+    }
+
+    /// Those of so many parts of which a simulation has not come yet, in order.
+    ///
+    /// # Errors
+    /// If there cannot be so many parts.
+    pub fn missing(&self, experiment: &Experiment, of: u32) -> Result<Vec<Shard>, Invalid> {
+        let of = Shard::new(1, of)?.of();
+        Ok(experiment::parts_lacking(experiment, of, &self.journal).into_iter().collect())
+    }
+
+    /// Takes the journal of a part, as its [folder](ResultFolder::run_shard) has it. What
+    /// comes twice is kept once.
+    ///
+    /// # Errors
+    /// If it is damaged, of another configuration or build, or contradicts what came
+    /// before.
+    pub fn take(&self, shard: Shard, journal: &[u8]) -> Result<usize, JournalError> {
+        let name = PathBuf::from(format!("shard {shard}"));
+        self.journal.take(&name, &mut &journal[..], is_same)
+    }
+
+    /// Simulates here what has not come, and gives the results; they are saved if
+    /// `is_saved`.
+    ///
+    /// # Errors
+    /// As [`run_into`](super::run_into).
+    pub fn finish(
+        self,
+        experiment: &Experiment,
+        options: &RunInto<'_>,
+        is_saved: bool,
+    ) -> Result<Saved, RunError> {
+        let Self { folder, journal } = self;
+        drop(journal);
+        let mut options = RunInto { resumable: true, ..options.clone() };
+        if is_saved {
+            return run_into(folder, experiment, &options);
+        }
+        options.most_in_json = usize::MAX;
+        let Done { outcome, journal } = folder.run(experiment, &options)?;
+        journal.as_ref().map_or(Ok(()), Journal::remove)?;
+        let outcome = *outcome.expect("only columns stay in the journal");
+        let results = Results::of(experiment, outcome, &options).0;
+        Ok(Saved { results, in_columns: None, report: Ok(()), contradicts: None })
+    }
+
+    /// Ends it, and leaves nothing of what has come.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn give_up(self) -> Result<(), StoreError> {
+        self.journal.remove()
     }
 }
 

@@ -8,6 +8,8 @@ mod calibrate;
 mod changes;
 mod changes_in_experiments;
 mod checks;
+#[cfg(feature = "columns")]
+mod columns;
 mod disaggregated;
 mod ergonomics;
 mod errors;
