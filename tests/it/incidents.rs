@@ -132,7 +132,8 @@ fn deduplication_off_is_caught() {
     }
 }
 
-/// One regression for each incident: settings that are worse, and what must be seen of it.
+/// Regressions in incidents from reports: settings that are worse, and what must be seen of
+/// each.
 #[test]
 fn worse_settings_are_caught() {
     let planted = [

@@ -28,8 +28,8 @@ struct Borders {
 /// a few.
 const BORDERS: Borders = Borders { most: 0.5, unserved: UNSERVED, growth: 0.1, drift: 1.5 };
 
-/// Borders that no noise carries a point across that stands on the others (assumed: half as
-/// far again from where there is no waiting, no loss, no growth and no drift, or further).
+/// Borders beyond which a point is clearly worse (assumed: half as far again from where there
+/// is no waiting and no drift, twice as far in what is lost and in growth).
 const WIDE: Borders = Borders { most: 0.75, unserved: 0.04, growth: 0.2, drift: 2.25 };
 
 const UNSERVED: f64 = 0.02;
@@ -71,13 +71,15 @@ impl State {
         Self::within(&BORDERS, point, None)
     }
 
-    /// The state that a point has whatever the seeds: of its means if borders were wider, and
-    /// not worse than that of any seed alone. A point near a border falls to either side of it
-    /// by chance.
+    /// The state that a point has or is worse than, seed by seed, in more than half of its
+    /// seeds even if borders were wider. A point near a border falls to either side of it by
+    /// chance; one that collapses in most seeds does not.
     pub fn surely(point: &Point) -> Self {
         let seeds = point.metrics.values().map(|metric| metric.per_seed.len()).max().unwrap_or(0);
-        let alone = (0..seeds).map(|seed| Self::within(&BORDERS, point, Some(seed)));
-        alone.fold(Self::within(&WIDE, point, None), Self::min)
+        let alone = (0..seeds).map(|seed| Self::within(&WIDE, point, Some(seed)));
+        let mut alone: Vec<Self> = alone.collect();
+        alone.sort_unstable();
+        alone.get(seeds.saturating_sub(1) / 2).copied().unwrap_or_else(|| Self::of(point))
     }
 
     /// Of one seed, or of the means over all.

@@ -185,8 +185,8 @@ impl Remark {
                 State::of(point),
             ),
             Self::AtBorder(Moved { experiment, point, before }) => format!(
-                "{experiment}: {} is {}; the baseline has it {before} (only just, or not in every \
-                 seed: it may be chance)",
+                "{experiment}: {} is {}; the baseline has it {before} (only just, or in too few \
+                 seeds: it may be chance)",
                 show(point),
                 State::of(point),
             ),
