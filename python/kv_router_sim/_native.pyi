@@ -145,8 +145,7 @@ class Experiment:
         results of another configuration. `figures` are drawn into that folder, too.
 
         From more than 10,000 points on, or with `columns`, a folder has its points as
-        columns of Arrow's files instead of JSON, and no figures; memory does not grow with
-        their number.
+        columns of Arrow's files instead of JSON, and no figures.
 
         With `executor="ray"` the machines of a Ray cluster share the simulations: a task
         for each of so many `shards` (default: four for each task that fits into the cluster

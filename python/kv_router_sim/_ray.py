@@ -48,7 +48,7 @@ def run(
     if not ray.is_initialized():
         ray.init()
     cores = jobs or 1
-    of = shards or _default_shards(ray, experiment.simulations, cores)
+    of = _default_shards(ray, experiment.simulations, cores) if shards is None else shards
     with contextlib.ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         gathered = experiment._gather(folder, force, columns)
@@ -126,3 +126,5 @@ def _take(
             f"parts have found is kept with out= ({error})"
         ) from error
     gathered.take(number, of, journal)
+    if number in gathered.missing(of):
+        raise RuntimeError(f"part {number} of {of} came incomplete from its machine")

@@ -324,9 +324,10 @@ impl Experiment {
             Source::Text(text) => Some(text.to_string()),
         };
         // Names of experiments that come with the package are the same everywhere.
-        let file = if file.exists() { std::path::absolute(file)? } else { file.clone() };
+        let file = if file.is_file() { std::path::absolute(file)? } else { file.clone() };
         let classes = classes.iter().map(|class| class.clone_ref(slf.py())).collect();
-        let (overrides, traces) = (options.overrides.clone(), options.traces.clone());
+        let traces = options.traces.as_ref().map(std::path::absolute).transpose()?;
+        let overrides = options.overrides.clone();
         let recipe = (file, text, overrides, traces, classes, checked.config_hash.clone());
         Ok((slf.get_type().getattr("_restore")?, recipe))
     }

@@ -88,7 +88,10 @@ impl Gathered {
     /// Ends before everything has come; what has is kept if it can be gone on with.
     fn leave(&self) -> PyResult<()> {
         match self.end() {
-            Some(gathering) if !self.is_resumable => gathering.give_up().or_raise(),
+            // Nothing to go on with: the folder is as it was.
+            Some(gathering) if !self.is_resumable || gathering.done() == 0 => {
+                gathering.give_up().or_raise()
+            }
             _ => Ok(()),
         }
     }

@@ -34,7 +34,7 @@ def limit():
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head, where nothing is simulated but on its one processor, and a second node."""
+    """A head with one processor, and a second node."""
     cluster = Cluster()
     try:
         cluster.add_node(**NODE)
