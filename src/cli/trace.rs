@@ -9,8 +9,8 @@ use kv_router_sim::report::render::save;
 use kv_router_sim::settings::{Invalid, parse_duration};
 use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::trace::{
-    Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReadOptions, ReuseDistances,
-    Scaling, TimeUnit, Trace, TraceError, TraceFormat, TraceStats, to_file,
+    Columns, Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, Naming, PublicTrace, ReadOptions,
+    ReuseDistances, Scaling, TimeUnit, Trace, TraceError, TraceFormat, TraceStats, to_file,
 };
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,13 @@ pub(crate) struct SourceArgs {
     /// Format of its rows [default: recognised from the file]
     #[arg(long = "as", value_enum, value_name = "FORMAT")]
     rows: Option<Rows>,
+    /// Which columns say what, of a file in no known format: KEY=COLUMN, joined by commas,
+    /// with the keys time, prompt, output, session, end, ids, prefix, prefix_tokens, rows
+    #[arg(long, value_name = "KEY=COLUMN,...", conflicts_with = "rows")]
+    columns: Option<Columns>,
+    /// What block ids name
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "chained")]
+    ids: Ids,
     /// Read only the first rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -136,6 +143,24 @@ impl From<Rows> for TraceFormat {
             Rows::MooncakeDelta => Self::MooncakeDelta,
             Rows::Azure => Self::Azure,
             Rows::Burstgpt => Self::Burstgpt,
+        }
+    }
+}
+
+/// What block ids name
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Ids {
+    /// A block and all before it
+    Chained,
+    /// The tokens of a block alone
+    Content,
+}
+
+impl From<Ids> for Naming {
+    fn from(ids: Ids) -> Self {
+        match ids {
+            Ids::Chained => Self::Chained,
+            Ids::Content => Self::Content,
         }
     }
 }
@@ -208,6 +233,8 @@ impl SourceArgs {
         let file = file(&self.trace, traces)?;
         let options = ReadOptions {
             format: self.rows.map(Into::into),
+            columns: self.columns.clone(),
+            naming: self.ids.into(),
             time_unit: self.time_unit.map(Into::into),
             block_tokens: self.block_tokens,
             limit: self.limit,

@@ -16,10 +16,12 @@
 
 mod build;
 mod bytes;
+mod columns;
 mod csv;
 mod error;
 mod file;
 mod formats;
+mod ids;
 mod locate;
 mod lookalike;
 mod mooncake;
@@ -38,7 +40,9 @@ mod tests;
 mod write;
 
 pub use build::ReadOptions;
+pub use columns::{Columns, PrefixTokens};
 pub use error::TraceError;
+pub use ids::Naming;
 pub use lookalike::Lookalike;
 pub use public::PublicTrace;
 pub use replay::TraceReplay;
@@ -260,10 +264,10 @@ impl Trace {
         let whole = input_tokens / self.block_tokens;
         let goes_on = head as usize != row;
         // What goes on after a text goes on after its whole blocks only.
-        let given = match self.runs(head as usize) {
-            [] => 0,
-            _ if goes_on => self.rows[head as usize].input_tokens / self.block_tokens,
-            _ => all,
+        let named: u32 = self.runs(head as usize).iter().map(|run| run.len).sum();
+        let given = match goes_on {
+            true => named.min(self.rows[head as usize].input_tokens / self.block_tokens),
+            false => named.min(all),
         };
         let ids = self.runs(head as usize).iter();
         let ids = ids.flat_map(|run| (0..run.len).map(|i| run.first.offset(i)));

@@ -1,34 +1,43 @@
 //! Puts rows of any format together, by the rules that all of them keep.
 
+use super::columns::Columns;
 use super::formats::Names;
-use super::names::Beginnings;
+use super::ids::Naming;
+use super::names::{Beginnings, Prefix};
 use super::stamp::{Clock, Stamp, TimeUnit};
 use super::{Found, MOONCAKE_BLOCK_TOKENS, NO_ROW, Trace, TraceError, TraceFormat, TraceRow};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
 use crate::request::BlockRun;
+use crate::rng::mix;
 use crate::time::SimDuration;
 use crate::workload::MAX_TOKENS;
+use hashbrown::HashTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
-/// Times the most engine blocks per id, [`MAX_BLOCK_TOKENS`](super::MAX_BLOCK_TOKENS),
-/// this stays below the private ids.
-pub(super) const MAX_HASH_ID: u64 = (1 << 52) - 1;
+/// Ids from here on are hashes: they are numbered in order of their first use. Twice this,
+/// times the most engine blocks per id, [`MAX_BLOCK_TOKENS`](super::MAX_BLOCK_TOKENS),
+/// stays below the private ids.
+const FIRST_HASH: u64 = 1 << 51;
 
 /// Rows of a trace (assumed: twice the largest public one). Each is held in memory, some
 /// 100 bytes of it, and a small compressed file can have any number.
 const MOST_ROWS: u32 = 100_000_000;
 
 /// How a trace file is read.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ReadOptions {
     /// How its rows are written; the content says so unless given.
     pub format: Option<TraceFormat>,
     /// What its times count; the format says so unless given.
     pub time_unit: Option<TimeUnit>,
+    /// Which columns say what, of a file that has none of the formats.
+    pub columns: Option<Columns>,
+    /// What its ids name.
+    pub naming: Naming,
     /// Tokens that an id stands for.
     pub block_tokens: u32,
     /// Only the first rows.
@@ -37,7 +46,14 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { format: None, time_unit: None, block_tokens: MOONCAKE_BLOCK_TOKENS, limit: None }
+        Self {
+            format: None,
+            time_unit: None,
+            columns: None,
+            naming: Naming::Chained,
+            block_tokens: MOONCAKE_BLOCK_TOKENS,
+            limit: None,
+        }
     }
 }
 
@@ -84,6 +100,8 @@ pub(super) struct Given<'a> {
     pub(super) input_tokens: u32,
     pub(super) output_tokens: u32,
     pub(super) hash_ids: Option<&'a [u64]>,
+    /// A text that the prompt begins with, of rows without ids.
+    pub(super) prefix: Option<Prefix>,
     pub(super) session: Option<&'a str>,
 }
 
@@ -102,11 +120,15 @@ pub(super) enum Turns {
 pub(super) struct Build<'a> {
     path: &'a Path,
     limit: usize,
-    names: &'static Names,
+    names: Names<'a>,
     turns: Turns,
     clock: Clock,
     trace: Trace,
     tree: PrefixTree,
+    numbers: Numbers,
+    prefixes: Prefixes,
+    /// What was assumed by the reader of the format.
+    notices: Vec<String>,
     /// The last row of every session that has a name.
     sessions: BTreeMap<String, u32>,
     sessions_begun: u32,
@@ -127,7 +149,7 @@ struct Later {
 impl<'a> Build<'a> {
     pub(super) fn new(
         path: &'a Path,
-        names: &'static Names,
+        names: Names<'a>,
         options: &ReadOptions,
         (turns, unit): (Turns, Option<TimeUnit>),
     ) -> Self {
@@ -146,6 +168,9 @@ impl<'a> Build<'a> {
                 found: Found::default(),
             },
             tree: PrefixTree::default(),
+            numbers: Numbers::new(options.naming),
+            prefixes: Prefixes::default(),
+            notices: Vec::new(),
             sessions: BTreeMap::new(),
             sessions_begun: 0,
             earlier: SimDuration::ZERO,
@@ -154,8 +179,18 @@ impl<'a> Build<'a> {
     }
 
     /// What the format calls its fields.
-    pub(super) fn names(&self) -> &'static Names {
+    pub(super) fn names(&self) -> Names<'a> {
         self.names
+    }
+
+    /// The most rows that were asked for.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Says what was assumed of the file, if anything was.
+    pub(super) fn notices(&mut self, notice: Option<String>) {
+        self.notices.extend(notice);
     }
 
     /// True once there are as many rows as were asked for.
@@ -184,6 +219,8 @@ impl<'a> Build<'a> {
         let first_run = self.trace.runs.len();
         if let Some(ids) = given.hash_ids {
             self.add_ids(place, ids, given.input_tokens)?;
+        } else if let Some(prefix) = given.prefix {
+            self.prefixes.add(place, &mut self.trace, prefix, given.input_tokens)?;
         }
         let mut row = TraceRow {
             at,
@@ -205,8 +242,8 @@ impl<'a> Build<'a> {
         } else {
             self.sessions_begun += 1;
             self.earlier = at;
-            if let Some(ids) = given.hash_ids {
-                let ids = ids.iter().copied();
+            if given.hash_ids.is_some() {
+                let ids = ids_of(&self.trace.runs[first_run..]);
                 self.tree.add(place, ids, given.input_tokens, self.trace.block_tokens)?;
             }
         }
@@ -231,18 +268,19 @@ impl<'a> Build<'a> {
     ) -> Result<(), TraceError> {
         let Trace { block_tokens, runs, .. } = &mut self.trace;
         let expected = input_tokens.div_ceil(*block_tokens) as usize;
-        if ids.len() != expected {
+        // Some name whole blocks only.
+        let whole = (input_tokens / *block_tokens) as usize;
+        if ids.len() != expected && ids.len() != whole {
             let seen = format!("{} ids", ids.len());
             let allowed =
                 format!("{expected} ids, one for each {block_tokens} of {input_tokens} tokens");
             return Err(place.field("hash_ids", seen, allowed));
         }
         let first_run = runs.len();
+        let mut before = None;
         for &id in ids {
-            if id > MAX_HASH_ID {
-                let allowed = format!("ids up to {MAX_HASH_ID}: number the blocks from 0");
-                return Err(place.field("hash_ids", id, allowed));
-            }
+            let id = self.numbers.of(id, before);
+            before = Some(id);
             match runs[first_run..].last_mut() {
                 Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
                 _ => runs.push(BlockRun { first: BlockId(id), len: 1 }),
@@ -313,7 +351,7 @@ impl<'a> Build<'a> {
         self.trace.is_whole_ms = self.clock.is_whole_ms();
         let (turns, how) = self.turns();
         let path = self.path.display();
-        let notices = self.clock.notice().into_iter().chain(how);
+        let notices = self.notices.iter().cloned().chain(self.clock.notice()).chain(how);
         self.trace.found.notices = notices.map(|notice| format!("{path}: {notice}")).collect();
         let later = std::mem::take(&mut self.later);
         let mut broken = BTreeSet::new();
@@ -398,7 +436,7 @@ impl<'a> Build<'a> {
         let Later { row, previous, line } = turn;
         let before = self.trace.rows[previous as usize];
         let ids = self.trace.runs(row as usize);
-        if ids.is_empty() {
+        if ids.is_empty() || self.prefixes.is_used() {
             let goes_on = self.fits(turn);
             if goes_on {
                 self.trace.rows[row as usize].head = before.head;
@@ -443,6 +481,87 @@ impl<'a> Build<'a> {
 /// The ids that `runs` stand for.
 fn ids_of(runs: &[BlockRun]) -> impl Iterator<Item = u64> + Clone + '_ {
     runs.iter().flat_map(|run| (0..run.len).map(|i| run.first.offset(i).0))
+}
+
+/// Numbers for ids that are too large for a place in the order of blocks, or that name the
+/// tokens of a block alone.
+#[derive(Default)]
+struct Numbers {
+    naming: Naming,
+    /// By the number of the block before and the id.
+    known: HashTable<((u64, u64), u64)>,
+}
+
+impl Numbers {
+    fn new(naming: Naming) -> Self {
+        Self { naming, known: HashTable::new() }
+    }
+
+    /// The number of `id` after the block with number `before`.
+    fn of(&mut self, id: u64, before: Option<u64>) -> u64 {
+        let before = match self.naming {
+            Naming::Chained if id < FIRST_HASH => return id,
+            // It names all before it.
+            Naming::Chained => 0,
+            Naming::Content => before.map_or(0, |before| before + 1),
+        };
+        let first = if self.naming == Naming::Chained { FIRST_HASH } else { 0 };
+        let next = first + self.known.len() as u64;
+        let hash = |(before, id): (u64, u64)| mix(id ^ mix(before));
+        let key = (before, id);
+        let entry = self.known.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
+        entry.or_insert((key, next)).get().1
+    }
+}
+
+/// Texts that prompts begin with, where no ids say what they share.
+#[derive(Default)]
+struct Prefixes {
+    /// By text: the first of its ids, and its tokens.
+    known: BTreeMap<u64, (u64, u32)>,
+    next: u64,
+}
+
+impl Prefixes {
+    /// True if some row had one: ids then say nothing of the rest of a prompt.
+    fn is_used(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// Adds the ids of a row whose prompt begins with `prefix`. Where that ends inside a
+    /// block, the row has a block of its own there that begins as all of them do.
+    fn add(
+        &mut self,
+        place: &RowPlace<'_>,
+        trace: &mut Trace,
+        prefix: Prefix,
+        input_tokens: u32,
+    ) -> Result<(), TraceError> {
+        let block_tokens = trace.block_tokens;
+        let blocks = u64::from(prefix.tokens.div_ceil(block_tokens));
+        let next = &mut self.next;
+        let (first, tokens) = *self.known.entry(prefix.text).or_insert_with(|| {
+            let first = *next;
+            *next += blocks;
+            (first, prefix.tokens)
+        });
+        if tokens != prefix.tokens {
+            let allowed = format!("{tokens}, as in the rows before with the same prefix");
+            return Err(place.field("prefix_tokens", prefix.tokens, allowed));
+        }
+        let shared = tokens.min(input_tokens);
+        let (whole, partial) = (shared / block_tokens, shared % block_tokens);
+        if whole > 0 {
+            trace.runs.push(BlockRun { first: BlockId(first), len: whole });
+        }
+        if partial > 0 && shared == tokens {
+            let own = self.next;
+            self.next += 1;
+            trace.runs.push(BlockRun { first: BlockId(own), len: 1 });
+            trace.beginnings.add(own, first + u64::from(whole), partial);
+        }
+        Ok(())
+    }
 }
 
 /// What each id has meant so far. An id names a block with everything before

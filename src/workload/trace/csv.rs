@@ -4,14 +4,14 @@
 //! not matter; others are passed over.
 
 use super::build::{Build, Given, RowPlace};
-use super::bytes::{MAX_ROW_BYTES, too_long};
+use super::bytes::Bounded;
+use super::columns::date;
 use super::formats::{Names, plain};
 use super::stamp::Stamp;
 use super::{Trace, TraceError, TraceFormat};
-use chrono::NaiveDateTime;
 use csv::{Reader, StringRecord};
 use std::cell::Cell;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 /// The column of sessions, which BurstGPT's third part has.
@@ -29,18 +29,7 @@ pub(super) fn parse(
     let names = build.names();
     let row_bytes = Cell::new(0);
     let mut reader = Reader::from_reader(Bounded { text, row_bytes: &row_bytes });
-    let failed = |error: &csv::Error| {
-        let line = error.position().map_or(1, |at| usize::try_from(at.line()).unwrap_or(0));
-        let place = RowPlace { path, line };
-        match error.kind() {
-            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                place.row(format!("{len} values in {expected_len} columns"))
-            }
-            csv::ErrorKind::Utf8 { .. } => place.row("not UTF-8 text"),
-            csv::ErrorKind::Io(error) => place.unread(error),
-            _ => place.row(error.to_string()),
-        }
-    };
+    let failed = |error: &csv::Error| failed(path, error);
     let header = reader.headers().map_err(|error| failed(&error))?.clone();
     let columns =
         Columns::find(&header, names).map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
@@ -64,7 +53,9 @@ pub(super) fn parse(
         }
         let written = record[columns.timestamp].trim();
         let stamp = match format {
-            TraceFormat::Azure => date(written).ok_or("a date like 2023-11-16 18:17:03.9799600"),
+            TraceFormat::Azure => {
+                date(written).map(Stamp::Whole).ok_or("a date like 2023-11-16 18:17:03.9799600")
+            }
             _ => Stamp::parse(written).ok_or("seconds since the start, not negative"),
         };
         let stamp = stamp.map_err(|allowed| place.field(names.timestamp, written, allowed))?;
@@ -75,9 +66,24 @@ pub(super) fn parse(
             input_tokens: tokens(names.input, columns.input)?,
             output_tokens,
             hash_ids: None,
+            prefix: None,
             session: columns.session.map(|at| record[at].trim()).filter(|name| !name.is_empty()),
         };
         build.add(&place, given)?;
+    }
+}
+
+/// What the reader of CSV says, as an error of the row.
+pub(super) fn failed(path: &Path, error: &csv::Error) -> TraceError {
+    let line = error.position().map_or(1, |at| usize::try_from(at.line()).unwrap_or(0));
+    let place = RowPlace { path, line };
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            place.row(format!("{len} values in {expected_len} columns"))
+        }
+        csv::ErrorKind::Utf8 { .. } => place.row("not UTF-8 text"),
+        csv::ErrorKind::Io(error) => place.unread(error),
+        _ => place.row(error.to_string()),
     }
 }
 
@@ -90,7 +96,7 @@ struct Columns {
 }
 
 impl Columns {
-    fn find(header: &StringRecord, names: &Names) -> Result<Self, String> {
+    fn find(header: &StringRecord, names: Names<'_>) -> Result<Self, String> {
         let named = |name: &str| {
             let mut found = (0..header.len()).filter(|&at| plain(&header[at]) == plain(name));
             match (found.next(), found.next()) {
@@ -121,28 +127,4 @@ impl Columns {
             session,
         })
     }
-}
-
-/// A text that ends with an error where a row is too long.
-struct Bounded<'a, R> {
-    text: R,
-    row_bytes: &'a Cell<usize>,
-}
-
-impl<R: Read> Read for Bounded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.text.read(buffer)?;
-        self.row_bytes.set(self.row_bytes.get() + read);
-        if self.row_bytes.get() > MAX_ROW_BYTES { Err(too_long()) } else { Ok(read) }
-    }
-}
-
-/// Nanoseconds of a date and time of day, in UTC where it names a zone.
-fn date(text: &str) -> Option<Stamp> {
-    let text = text.strip_suffix("+00:00").or(text.strip_suffix('Z')).unwrap_or(text);
-    let at = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"]
-        .into_iter()
-        .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())?;
-    let ns = at.and_utc().timestamp_nanos_opt()?;
-    u64::try_from(ns).ok().map(Stamp::Whole)
 }

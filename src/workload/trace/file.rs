@@ -3,9 +3,9 @@
 
 use super::build::{Build, ReadOptions, Turns};
 use super::bytes::HEAD_BYTES;
-use super::formats::{AZURE, BURSTGPT, MOONCAKE};
+use super::formats::{AZURE, BURSTGPT, MOONCAKE, Names};
 use super::stamp::TimeUnit;
-use super::{Trace, TraceError, TraceFormat, csv, formats, mooncake};
+use super::{Trace, TraceError, TraceFormat, columns, csv, formats, mooncake};
 use crate::catalogue;
 use crate::settings::Invalid;
 use flate2::bufread::MultiGzDecoder;
@@ -48,6 +48,19 @@ pub(super) fn parse(
     read.map_err(|error| TraceError::read(path, &error))?;
     let begin = if head.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let head = &head[begin..];
+    if let Some(columns) = &options.columns {
+        columns.validate().map_err(|invalid| invalid.within("columns"))?;
+        if let Some(format) = options.format {
+            let allowed = "absent beside columns, which say how rows are written";
+            let format = format!("{format:?}").to_lowercase();
+            return Err(Invalid::new("format", format, allowed).into());
+        }
+        let names =
+            Names { timestamp: &columns.time, input: &columns.prompt, output: &columns.output };
+        let build = Build::new(path, names, options, (Turns::Whole, Some(TimeUnit::Ns)));
+        let text = BufReader::with_capacity(HEAD_BYTES, head.chain(text));
+        return columns::parse(path, text, columns, options.time_unit, build);
+    }
     let format = match options.format {
         Some(format) => format,
         None => formats::of_text(head)
@@ -62,19 +75,19 @@ pub(super) fn parse(
     }
     match format {
         TraceFormat::Mooncake if options.format.is_none() => {
-            mooncake::parse(path, text, build(&MOONCAKE, Turns::Unsaid, options.time_unit))
+            mooncake::parse(path, text, build(MOONCAKE, Turns::Unsaid, options.time_unit))
         }
         TraceFormat::Mooncake => {
-            mooncake::parse(path, text, build(&MOONCAKE, Turns::Whole, options.time_unit))
+            mooncake::parse(path, text, build(MOONCAKE, Turns::Whole, options.time_unit))
         }
         TraceFormat::MooncakeDelta => {
-            mooncake::parse(path, text, build(&MOONCAKE, Turns::Increments, options.time_unit))
+            mooncake::parse(path, text, build(MOONCAKE, Turns::Increments, options.time_unit))
         }
         TraceFormat::Azure => {
-            csv::parse(path, text, format, build(&AZURE, Turns::Whole, Some(TimeUnit::Ns)))
+            csv::parse(path, text, format, build(AZURE, Turns::Whole, Some(TimeUnit::Ns)))
         }
         TraceFormat::Burstgpt => {
-            csv::parse(path, text, format, build(&BURSTGPT, Turns::Whole, Some(TimeUnit::S)))
+            csv::parse(path, text, format, build(BURSTGPT, Turns::Whole, Some(TimeUnit::S)))
         }
     }
 }

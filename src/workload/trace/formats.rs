@@ -5,31 +5,86 @@ use super::bytes::HEAD_BYTES;
 use serde_json::{Map, Value};
 
 /// What a format calls the fields of a row.
-#[derive(Debug)]
-pub(super) struct Names {
-    pub(super) timestamp: &'static str,
-    pub(super) input: &'static str,
-    pub(super) output: &'static str,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    pub(super) timestamp: &'a str,
+    pub(super) input: &'a str,
+    pub(super) output: &'a str,
 }
 
 /// Mooncake's JSON lines.
-pub(super) const MOONCAKE: Names =
+pub(super) const MOONCAKE: Names<'static> =
     Names { timestamp: "timestamp", input: "input_length", output: "output_length" };
 
 /// Azure's public LLM inference traces (AzurePublicDataset, `AzureLLMInferenceTrace_*.csv`).
-pub(super) const AZURE: Names =
+pub(super) const AZURE: Names<'static> =
     Names { timestamp: "TIMESTAMP", input: "ContextTokens", output: "GeneratedTokens" };
 
 /// BurstGPT (HPMLL/BurstGPT). Rows without an answer are requests that failed:
 /// they are left out.
-pub(super) const BURSTGPT: Names =
+pub(super) const BURSTGPT: Names<'static> =
     Names { timestamp: "Timestamp", input: "Request tokens", output: "Response tokens" };
 
 /// All formats, and how their rows look.
 const FORMATS: &str = "mooncake (JSON lines with timestamp, input_length, output_length and perhaps \
      hash_ids, session_id, delay), mooncake_delta (the same, later turns of a session as \
      increments), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with \
-     Timestamp, Request tokens, Response tokens and perhaps Session ID)";
+     Timestamp, Request tokens, Response tokens and perhaps Session ID), or any other CSV or JSON \
+     lines, if columns says which of them is what";
+
+/// What people call the columns of logs, the likeliest first, without capitals, blanks,
+/// underscores and dots.
+const TIMES: [&str; 15] = [
+    "timestamp",
+    "time",
+    "ts",
+    "arrivedat",
+    "arrivaltime",
+    "arrivaltimeus",
+    "starttime",
+    "starttimems",
+    "starttimeunixnano",
+    "requeststartns",
+    "sentat",
+    "createdat",
+    "date",
+    "datetime",
+    "t",
+];
+const PROMPTS: [&str; 14] = [
+    "prompttokens",
+    "inputtokens",
+    "inputlength",
+    "promptlen",
+    "inputlen",
+    "numprefilltokens",
+    "promptlength",
+    "inputnumtokens",
+    "contexttokens",
+    "requesttokens",
+    "isl",
+    "inputsequencelength",
+    "usageprompttokens",
+    "usageinputtokens",
+];
+const OUTPUTS: [&str; 16] = [
+    "completiontokens",
+    "outputtokens",
+    "outputlength",
+    "outputlen",
+    "numdecodetokens",
+    "generatedtokens",
+    "responsetokens",
+    "generationtokens",
+    "outputnumtokens",
+    "osl",
+    "outputsequencelength",
+    "completionlength",
+    "responselength",
+    "decodetokens",
+    "usagecompletiontokens",
+    "usageoutputtokens",
+];
 
 /// Files that people have, by keys that all their rows have.
 const OTHERS: [(&[&str], &str); 8] = [
@@ -82,7 +137,17 @@ fn of_row(row: &Map<String, Value>) -> Result<TraceFormat, String> {
         [input, output].into_iter().filter(|key| !row.contains_key(*key)).collect();
     match looks_like(row) {
         None if missing.is_empty() => Ok(TraceFormat::Mooncake),
-        other => Err(unread(other, &needs(TraceFormat::Mooncake, &missing))),
+        other => {
+            let names: Vec<String> = row
+                .iter()
+                .flat_map(|(key, value)| match value.as_object() {
+                    Some(inner) => inner.keys().map(|last| format!("{key}.{last}")).collect(),
+                    None => vec![key.clone()],
+                })
+                .collect();
+            let needs = needs(TraceFormat::Mooncake, &missing);
+            Err(unread(other, &format!("{needs}{}", suggestion(&names))))
+        }
     }
 }
 
@@ -90,7 +155,7 @@ fn of_columns(line: &[u8]) -> Result<TraceFormat, String> {
     let line = String::from_utf8_lossy(line);
     let columns: Vec<String> = line.split([',', ';', '\t']).map(plain).collect();
     let formats = [(TraceFormat::Azure, &AZURE), (TraceFormat::Burstgpt, &BURSTGPT)];
-    let missing = |names: &Names| -> Vec<&'static str> {
+    let missing = |names: &Names<'static>| -> Vec<&'static str> {
         let all = [names.timestamp, names.input, names.output];
         all.into_iter().filter(|name| !columns.contains(&plain(name))).collect()
     };
@@ -98,8 +163,29 @@ fn of_columns(line: &[u8]) -> Result<TraceFormat, String> {
     match nearest.min_by_key(|(_, missing)| missing.len()) {
         // Enough to know it: what is missing is said with its line.
         Some((format, missing)) if missing.len() < 2 && line.contains(',') => Ok(format),
-        Some((format, missing)) if missing.len() < 3 => Err(unread(None, &needs(format, &missing))),
-        _ => Err(unread(None, "")),
+        nearest => {
+            let names: Vec<String> =
+                line.split([',', ';', '\t']).map(|name| name.trim().to_owned()).collect();
+            let needs = match nearest {
+                Some((format, missing)) if missing.len() < 3 => needs(format, &missing),
+                _ => String::new(),
+            };
+            let needs = format!("{needs}{}", suggestion(&names));
+            Err(unread(None, needs.trim_start()))
+        }
+    }
+}
+
+/// What columns could be, if the names of a file's columns say so: a sentence.
+fn suggestion(names: &[String]) -> String {
+    let named = |known: &[&str]| {
+        known.iter().find_map(|known| names.iter().find(|name| plain(name) == **known))
+    };
+    match (named(&TIMES), named(&PROMPTS), named(&OUTPUTS)) {
+        (Some(time), Some(prompt), Some(output)) => format!(
+            " Perhaps columns = {{ time = {time:?}, prompt = {prompt:?}, output = {output:?} }}."
+        ),
+        _ => String::new(),
     }
 }
 

@@ -55,6 +55,9 @@ impl<'a> Lookalike<'a> {
     pub fn fit(trace: &'a Trace) -> Result<Self, Invalid> {
         let allowed = "a trace without session_id";
         Invalid::unless(!trace.has_sessions(), "trace", "with sessions", allowed)?;
+        let allowed = "prefixes of whole blocks: let trace_block_tokens divide prefix_tokens";
+        let is_whole = trace.beginnings.is_empty();
+        Invalid::unless(is_whole, "trace", "with prefixes that end inside a block", allowed)?;
         let popular = popular(trace);
         let mut sessions: Vec<Vec<u32>> = Vec::new();
         let mut by_first_block: BTreeMap<BlockId, usize> = BTreeMap::new();

@@ -3,7 +3,7 @@
 //! Besides the four fields of the format, rows may have `session_id` and `delay`,
 //! as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
 
-use super::build::{Build, Given, MAX_HASH_ID, RowPlace};
+use super::build::{Build, Given, RowPlace};
 use super::bytes::read_line;
 use super::scan::{Line, scan};
 use super::{Trace, TraceError, formats};
@@ -45,6 +45,7 @@ pub(super) fn parse(
             input_tokens: row.input_length,
             output_tokens: row.output_length,
             hash_ids: row.hash_ids.as_deref(),
+            prefix: None,
             session: row.session_id.as_deref(),
         };
         build.add(&place, given)?;
@@ -65,10 +66,7 @@ fn diagnose(place: &RowPlace<'_>, bytes: &[u8], error: &serde_json::Error) -> Tr
             }
             continue;
         };
-        let (min, max) = match field {
-            "hash_ids" => (0, MAX_HASH_ID),
-            _ => (1, u64::from(MAX_TOKENS)),
-        };
+        let (min, max) = (1, u64::from(MAX_TOKENS));
         let whole = format!("from {min} to {max}");
         let is_whole = |value: &Value| value.as_u64().is_some_and(|n| (min..=max).contains(&n));
         match field {
@@ -85,11 +83,11 @@ fn diagnose(place: &RowPlace<'_>, bytes: &[u8], error: &serde_json::Error) -> Tr
             }
             "hash_ids" => {
                 let Some(ids) = value.as_array() else {
-                    return place.field(field, value, format!("a list of whole numbers {whole}"));
+                    return place.field(field, value, "a list of ids");
                 };
-                if let Some(id) = ids.iter().find(|id| !is_whole(id)) {
-                    let allowed = format!("whole numbers {whole}: number the blocks");
-                    return place.field(field, id, allowed);
+                let is_id = |id: &Value| id.is_u64() || id.is_i64() || id.is_string();
+                if let Some(id) = ids.iter().find(|id| !is_id(id)) {
+                    return place.field(field, id, "whole numbers of 64 bits, or texts");
                 }
             }
             _ => {

@@ -7,14 +7,38 @@
 
 use crate::id::BlockId;
 use crate::request::BlockRun;
+use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+
+/// A text that prompts begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Prefix {
+    /// Which text.
+    pub(super) text: u64,
+    /// How long it is.
+    pub(super) tokens: u32,
+}
+
+impl Prefix {
+    /// The text that a log calls `name`.
+    pub(super) fn of(name: &str, tokens: u32) -> Self {
+        let hash = Sha256::digest(name);
+        let text = u64::from_le_bytes(hash[..8].try_into().expect("eight bytes"));
+        Self { text, tokens }
+    }
+}
 
 /// For ids, the longest shorter block that they begin with, and its tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Beginnings(BTreeMap<u64, (u64, u32)>);
 
 impl Beginnings {
+    /// True if no id begins with a shorter block.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// States that the block `longer` begins with the block `shorter` of `tokens` tokens.
     pub(super) fn add(&mut self, longer: u64, shorter: u64, tokens: u32) {
         let (mut longer, mut shorter, mut tokens) = (longer, shorter, tokens);

@@ -105,6 +105,11 @@ impl Scaling {
                 let allowed = "1 for a trace with sessions, whose turns contain each other";
                 return Err(Invalid::new(key, "changed", allowed));
             }
+            Some(key) if !trace.beginnings.is_empty() => {
+                let allowed = "1 for a trace whose prefixes end inside a block: let \
+                               trace_block_tokens divide prefix_tokens";
+                return Err(Invalid::new(key, "changed", allowed));
+            }
             Some(key) => Renaming::new(self, &trace).apply(key)?,
         };
         match self.max_isl {

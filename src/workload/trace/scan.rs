@@ -1,6 +1,7 @@
 //! A row of Mooncake's format; [`scan`] reads the one form in which programs write it,
 //! some ten times as fast as a JSON reader can.
 
+use super::ids::optional_ids;
 use super::stamp::Stamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
@@ -13,7 +14,7 @@ pub(super) struct Line {
     pub(super) timestamp: Option<Stamp>,
     pub(super) input_length: u32,
     pub(super) output_length: u32,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_ids")]
     pub(super) hash_ids: Option<Vec<u64>>,
     #[serde(default, deserialize_with = "name")]
     pub(super) session_id: Option<String>,

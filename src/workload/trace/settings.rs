@@ -2,8 +2,8 @@
 
 use super::subset::validate_window;
 use super::{
-    MAX_BLOCK_TOKENS, MOONCAKE_BLOCK_TOKENS, PublicTrace, ReadOptions, Scaling, TimeUnit, Trace,
-    TraceError, TraceFormat, validate_speedup,
+    Columns, MAX_BLOCK_TOKENS, MOONCAKE_BLOCK_TOKENS, Naming, PublicTrace, ReadOptions, Scaling,
+    TimeUnit, Trace, TraceError, TraceFormat, validate_speedup,
 };
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
@@ -26,6 +26,13 @@ pub struct TraceSettings {
     /// How its rows are written; told by the file unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<TraceFormat>,
+    /// Which columns say what, of a CSV or JSON lines in none of the formats; beside
+    /// `path`, in place of `format`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// What its ids name: blocks with all before them, unless given.
+    #[serde(default, skip_serializing_if = "is_chained")]
+    pub ids: Naming,
     /// What its times count; the format says so unless given: milliseconds in
     /// Mooncake's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +88,10 @@ fn one() -> f64 {
     1.0
 }
 
+fn is_chained(naming: &Naming) -> bool {
+    *naming == Naming::Chained
+}
+
 fn mooncake_block() -> u32 {
     MOONCAKE_BLOCK_TOKENS
 }
@@ -94,6 +105,12 @@ impl TraceSettings {
     pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
         self.source()?;
         validate_speedup(self.speedup)?;
+        if let Some(columns) = &self.columns {
+            columns.validate().map_err(|invalid| invalid.within("columns"))?;
+            let allowed = "absent beside columns, which say how rows are written";
+            let format = self.format.map(|format| format!("{format:?}").to_lowercase());
+            Invalid::unless(format.is_none(), "format", format.unwrap_or_default(), allowed)?;
+        }
         if let Some(limit) = self.limit {
             Invalid::unless(limit > 0, "limit", limit, "at least 1; leave it out for all rows")?;
         }
@@ -137,6 +154,8 @@ impl TraceSettings {
         };
         let options = ReadOptions {
             format: self.format,
+            columns: self.columns.clone(),
+            naming: self.ids,
             time_unit: self.time_unit,
             block_tokens: self.trace_block_tokens,
             limit: self.limit,

@@ -49,7 +49,7 @@ impl TimeUnit {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::S => "seconds",
             Self::Ms => "milliseconds",
@@ -59,7 +59,7 @@ impl TimeUnit {
     }
 
     /// The unit in which `stamp` is a date from 2001 to 2099, if there is one.
-    fn of_epoch(stamp: Stamp) -> Option<Self> {
+    pub(super) fn of_epoch(stamp: Stamp) -> Option<Self> {
         let dates = 1_000_000_000..4_100_000_000_u64;
         let is_date =
             |unit: &Self| unit.to_ns(stamp).is_some_and(|ns| dates.contains(&(ns / Self::S.ns())));
@@ -68,7 +68,7 @@ impl TimeUnit {
 
     /// Whole nanoseconds, rounded; `None` if they do not fit.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
-    fn to_ns(self, stamp: Stamp) -> Option<u64> {
+    pub(super) fn to_ns(self, stamp: Stamp) -> Option<u64> {
         match stamp {
             Stamp::Whole(count) => count.checked_mul(self.ns()),
             Stamp::Real(count) => {

@@ -1,3 +1,4 @@
+mod columns;
 mod conventions;
 mod formats;
 mod tools;
@@ -104,10 +105,9 @@ fn every_broken_row_is_named() {
         r#"{"timestamp": 5, "input_length": 6.5, "output_length": 1, "hash_ids": [0]}"#,
         r#"{"timestamp": 5, "input_length": 600, "output_length": 0, "hash_ids": [0, 1]}"#,
         r#"{"timestamp": 5, "input_length": 600, "output_length": 5000000000, "hash_ids": [0, 1]}"#,
-        r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [0]}"#,
+        r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [0, 1, 2]}"#,
         r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": 0}"#,
-        r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [0, "1"]}"#,
-        r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [0, 4503599627370496]}"#,
+        r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [0, 1.5]}"#,
         r#"{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [1, 0]}"#,
         r#"{"timestamp": 5, "input_length": 601, "output_length": 1, "hash_ids": [0, 1]}"#,
     ] {
@@ -128,6 +128,8 @@ fn settings_that_cannot_be_used_are_refused() {
         "trace = 'mooncake-conversation'\npath = 'x.jsonl'",
         "trace = 'mooncake-conversations'",
         "path = 'x.jsonl'\nspeedup = 0",
+        "path = 'x.csv'\nformat = 'azure'\ncolumns = { time = 'a', prompt = 'b', output = 'c' }",
+        "path = 'x.csv'\ncolumns = { time = '', prompt = 'b', output = 'c' }",
         "path = 'x.jsonl'\nspeedup = inf",
         "path = 'x.jsonl'\nlimit = 0",
         "path = 'x.jsonl'\ntrace_block_tokens = 500",

@@ -1,10 +1,13 @@
 //! Writes a trace in Mooncake's format.
 
 use super::Trace;
+use crate::id::BlockId;
+use crate::request::BlockRun;
 use crate::time::SimDuration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
@@ -31,6 +34,7 @@ fn gzip(text: &str) -> Vec<u8> {
 /// One JSON object a row, as Mooncake writes them.
 pub(super) fn lines(trace: &Trace) -> String {
     let has_sessions = trace.has_sessions();
+    let mut ids = PlainIds::new(trace);
     let mut text = String::new();
     for (i, row) in trace.rows().iter().enumerate() {
         text.push('{');
@@ -51,7 +55,8 @@ pub(super) fn lines(trace: &Trace) -> String {
             text.push_str(", \"hash_ids\": [");
             for (n, block) in trace.blocks(i).enumerate() {
                 let comma = if n > 0 { ", " } else { "" };
-                write!(text, "{comma}{block}").expect("text takes everything");
+                let id = ids.of(block);
+                write!(text, "{comma}{id}").expect("text takes everything");
             }
             text.push(']');
         }
@@ -62,4 +67,28 @@ pub(super) fn lines(trace: &Trace) -> String {
 
 fn whole_ms(time: SimDuration) -> u64 {
     time.as_ps() / 1_000_000_000
+}
+
+/// The ids of a trace, and others for blocks that it has no id for.
+struct PlainIds {
+    /// Those given to blocks without.
+    given: BTreeMap<BlockId, u64>,
+    next: u64,
+}
+
+impl PlainIds {
+    fn new(trace: &Trace) -> Self {
+        let after = |run: &BlockRun| run.first.0 + u64::from(run.len);
+        Self { given: BTreeMap::new(), next: trace.runs.iter().map(after).max().unwrap_or(0) }
+    }
+
+    fn of(&mut self, block: BlockId) -> u64 {
+        if block.0 >> 63 == 0 {
+            return block.0;
+        }
+        *self.given.entry(block).or_insert_with(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
 }

@@ -1,0 +1,268 @@
+//! Rows of CSV and of JSON lines behind one interface: the value of a column by name.
+
+use super::super::TraceError;
+use super::super::build::RowPlace;
+use super::super::bytes::{Bounded, read_line};
+use super::super::formats::plain;
+use super::super::ids::hash_id;
+use super::Columns;
+use csv::{ReaderBuilder, StringRecord};
+use serde_json::{Map, Value};
+use std::cell::Cell;
+use std::io::BufRead;
+use std::path::Path;
+
+/// A row of a log.
+pub(super) trait Cells {
+    /// What column `name` says, if it says something.
+    fn text(&self, name: &str) -> Option<String>;
+
+    /// The ids in column `name`.
+    ///
+    /// # Errors
+    /// If they are none.
+    fn ids(&self, place: &RowPlace<'_>, name: &str) -> Result<Option<Vec<u64>>, TraceError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let parts = text.split([' ', ',', ';', '|', '[', ']', '"', '\'']);
+        let ids: Vec<u64> = parts.filter(|part| !part.is_empty()).map(hash_id).collect();
+        if ids.is_empty() && !text.trim().is_empty() && text.trim() != "[]" {
+            return Err(place.field(name, text, "a list of ids"));
+        }
+        Ok((!ids.is_empty()).then_some(ids))
+    }
+}
+
+/// What a log was seen to have, for messages.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Its columns, or the keys of the first row.
+    names: Vec<String>,
+    rows: u64,
+}
+
+impl Seen {
+    /// Why `path` has no request.
+    pub(super) fn nothing(&self, path: &Path, columns: &Columns, left_out: u64) -> TraceError {
+        if self.rows == 0 {
+            return TraceError::Empty { path: path.to_owned() };
+        }
+        let problem = format!(
+            "none of {left_out} rows has tokens in {:?} and {:?}; the columns are {}",
+            columns.prompt,
+            columns.output,
+            self.names.join(", ")
+        );
+        TraceError::Format { path: path.to_owned(), problem }
+    }
+}
+
+/// Gives every row of `text` to `each`, until that says that it is enough.
+pub(super) fn read_cells(
+    path: &Path,
+    mut text: impl BufRead,
+    columns: &Columns,
+    mut each: impl FnMut(&RowPlace<'_>, &dyn Cells) -> Result<bool, TraceError>,
+) -> Result<Seen, TraceError> {
+    let head = text.fill_buf().map_err(|error| TraceError::read(path, &error))?;
+    match head.trim_ascii_start() {
+        [b'{', ..] => of_json(path, text, columns, &mut each),
+        [b'[', ..] => {
+            let problem = "one list of rows: write a row a line (jq -c '.[]')".to_owned();
+            Err(TraceError::Format { path: path.to_owned(), problem })
+        }
+        head => {
+            let line = head.split(|byte| *byte == b'\n').next().unwrap_or(head);
+            let of = |wanted: u8| line.iter().filter(|byte| **byte == wanted).count();
+            let delimiter = *b",;\t|".iter().rev().max_by_key(|byte| of(**byte)).unwrap_or(&b',');
+            if columns.rows.is_some() {
+                let problem = "rows names lists inside lines of JSON; this is no JSON".to_owned();
+                return Err(TraceError::Format { path: path.to_owned(), problem });
+            }
+            of_csv(path, text, delimiter, columns, &mut each)
+        }
+    }
+}
+
+type Each<'a> = dyn FnMut(&RowPlace<'_>, &dyn Cells) -> Result<bool, TraceError> + 'a;
+
+/// A row of a CSV.
+struct CsvRow<'a> {
+    record: &'a StringRecord,
+    /// Names of columns as settings write them, and their places.
+    places: &'a [(String, usize)],
+}
+
+impl Cells for CsvRow<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        let (_, at) = self.places.iter().find(|(known, _)| known == name)?;
+        let text = self.record.get(*at)?.trim();
+        let is_some = !text.is_empty() && !["null", "NaN", "nan", "None"].contains(&text);
+        is_some.then(|| text.to_owned())
+    }
+}
+
+fn of_csv(
+    path: &Path,
+    text: impl BufRead,
+    delimiter: u8,
+    columns: &Columns,
+    each: &mut Each<'_>,
+) -> Result<Seen, TraceError> {
+    let row_bytes = Cell::new(0);
+    let mut reader = ReaderBuilder::new()
+        .delimiter(delimiter)
+        .from_reader(Bounded { text, row_bytes: &row_bytes });
+    let failed = |error: &csv::Error| super::super::csv::failed(path, error);
+    let header = reader.headers().map_err(|error| failed(&error))?.clone();
+    let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
+    let mut places = Vec::new();
+    for (_, joined) in columns.named() {
+        for name in joined.split('+').map(str::trim) {
+            let at = place_of(&names, name)
+                .map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
+            places.push((name.to_owned(), at));
+        }
+    }
+    let mut seen = Seen { names, rows: 0 };
+    let mut record = StringRecord::new();
+    loop {
+        row_bytes.set(0);
+        if !reader.read_record(&mut record).map_err(|error| failed(&error))? {
+            return Ok(seen);
+        }
+        seen.rows += 1;
+        let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
+        if !each(&RowPlace { path, line }, &CsvRow { record: &record, places: &places })? {
+            return Ok(seen);
+        }
+    }
+}
+
+/// Where the column `name` is: to the letter, else by what people write differently.
+fn place_of(names: &[String], name: &str) -> Result<usize, String> {
+    if let Some(at) = names.iter().position(|known| known == name) {
+        return Ok(at);
+    }
+    let like: Vec<usize> =
+        (0..names.len()).filter(|&at| plain(&names[at]) == plain(name)).collect();
+    match like[..] {
+        [at] => Ok(at),
+        [] => Err(format!("column \"{name}\" is missing: the columns are {}", names.join(", "))),
+        [one, other, ..] => Err(format!(
+            "column \"{name}\" may be \"{}\" or \"{}\": write it as the file does",
+            names[one], names[other]
+        )),
+    }
+}
+
+/// A row of JSON.
+struct JsonRow<'a>(&'a Map<String, Value>);
+
+impl Cells for JsonRow<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        text_of(find(self.0, name)?)
+    }
+}
+
+/// What a value says in words; of a list, its parts.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) if text.trim().is_empty() => None,
+        Value::String(text) => Some(text.trim().to_owned()),
+        Value::Array(parts) => {
+            let parts: Vec<String> = parts.iter().filter_map(text_of).collect();
+            Some(parts.join(" "))
+        }
+        // OpenTelemetry's { "intValue": "12" } and Dynamo's { "value": 12, "unit": "ms" }.
+        Value::Object(fields) => {
+            let value = ["intValue", "stringValue", "doubleValue", "value"]
+                .into_iter()
+                .find_map(|key| fields.get(key))?;
+            text_of(value)
+        }
+        other => Some(other.to_string()),
+    }
+}
+
+/// The value of `name`: a key, or keys joined by dots. A list of `key` and `value`, as
+/// OpenTelemetry has attributes, is as an object.
+fn find<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    if let Some(value) = row.get(name) {
+        return Some(value);
+    }
+    let dots = name.match_indices('.').map(|(at, _)| at).collect::<Vec<_>>();
+    for at in dots.into_iter().rev() {
+        let (key, rest) = (&name[..at], &name[at + 1..]);
+        let found = match row.get(key) {
+            Some(Value::Object(inner)) => find(inner, rest),
+            Some(Value::Array(pairs)) => pairs.iter().find_map(|pair| {
+                let is_it = pair.get("key").and_then(Value::as_str) == Some(rest);
+                pair.get("value").filter(|_| is_it)
+            }),
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    let mut like = row.iter().filter(|(key, _)| plain(key) == plain(name));
+    match (like.next(), like.next()) {
+        (Some((_, value)), None) => Some(value),
+        _ => None,
+    }
+}
+
+fn of_json(
+    path: &Path,
+    mut text: impl BufRead,
+    columns: &Columns,
+    each: &mut Each<'_>,
+) -> Result<Seen, TraceError> {
+    let (mut bytes, mut seen) = (Vec::new(), Seen::default());
+    let mut place = RowPlace { path, line: 0 };
+    loop {
+        place.line += 1;
+        if !read_line(&mut text, &mut bytes).map_err(|error| place.unread(&error))? {
+            return Ok(seen);
+        }
+        let line = bytes.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let value: Value = serde_json::from_slice(line)
+            .map_err(|error| place.row(format!("not a JSON object: {error}")))?;
+        let mut goes_on = Ok(true);
+        let path_in = columns.rows.as_deref().map(|rows| rows.split('.').collect::<Vec<_>>());
+        walk(&value, path_in.as_deref().unwrap_or(&[]), &mut |row| {
+            if !matches!(goes_on, Ok(true)) {
+                return;
+            }
+            if seen.rows == 0 {
+                seen.names = row.keys().cloned().collect();
+            }
+            seen.rows += 1;
+            goes_on = each(&place, &JsonRow(row));
+        });
+        if !value.is_object() {
+            return Err(place.row("not a JSON object"));
+        }
+        if !goes_on? {
+            return Ok(seen);
+        }
+    }
+}
+
+/// Gives every object at the end of `path`, through lists, to `each`.
+fn walk(value: &Value, path: &[&str], each: &mut dyn FnMut(&Map<String, Value>)) {
+    match (value, path) {
+        (Value::Array(parts), _) => parts.iter().for_each(|part| walk(part, path, each)),
+        (Value::Object(row), []) => each(row),
+        (Value::Object(row), [key, rest @ ..]) => {
+            if let Some(inner) = row.get(*key) {
+                walk(inner, rest, each);
+            }
+        }
+        _ => {}
+    }
+}

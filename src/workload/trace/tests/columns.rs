@@ -1,0 +1,194 @@
+//! Files in no known format, by the names of their columns.
+
+use super::formats::served;
+use super::*;
+use crate::time::SimTime;
+
+fn by(columns: &str, unit: Option<TimeUnit>, text: &str) -> Result<Trace, TraceError> {
+    let options = ReadOptions {
+        columns: Some(columns.parse().map_err(|problem: String| TraceError::Format {
+            path: PathBuf::from("columns"),
+            problem,
+        })?),
+        time_unit: unit,
+        ..ReadOptions::default()
+    };
+    file::parse(Path::new("log"), text.as_bytes(), &options)
+}
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/fixtures").join(name),
+    )
+    .unwrap()
+}
+
+/// Time in seconds, conversation, turn, prompt and answer of every request, each of which
+/// ends two seconds after it came.
+fn requests(trace: &Trace) -> Vec<(f64, u32, u32, u32, u32)> {
+    let shown = |(at, r): (SimTime, Request)| {
+        (at.as_secs(), r.conversation.0, r.turn, r.prompt_tokens, r.output_tokens)
+    };
+    served(trace, 16, 1.0).into_iter().map(shown).collect()
+}
+
+/// Leading blocks of 16 tokens that two requests have in common.
+fn common(trace: &Trace, one: usize, other: usize) -> usize {
+    let all = served(trace, 16, 1.0);
+    let (a, b) = (&all[one].1, &all[other].1);
+    let blocks = a.prompt_tokens.min(b.prompt_tokens) / 16;
+    (0..blocks).take_while(|&i| a.content.block(i) == b.content.block(i)).count()
+}
+
+#[test]
+fn vidur_and_servegen() {
+    let columns = "time=arrived_at,prompt=num_prefill_tokens,output=num_decode_tokens";
+    let trace = by(columns, Some(TimeUnit::S), &fixture("vidur.csv")).unwrap();
+    let expected = [(0.0, 0, 0, 900, 40), (0.75, 1, 0, 120, 8), (2.5, 2, 0, 2_048, 16)];
+    assert_eq!(requests(&trace), expected);
+    let columns = "time=timestamp,prompt=input_tokens,output=output_tokens";
+    let trace = by(columns, Some(TimeUnit::S), &fixture("servegen.csv")).unwrap();
+    assert_eq!(requests(&trace)[1], (0.013, 1, 0, 96, 310));
+}
+
+#[test]
+fn blis_prefixes_end_inside_a_block() {
+    let columns = "time=arrival_time_us,prompt=input_tokens,output=output_tokens,\
+                   session=session_id,end=last_chunk_time_us,prefix=prefix_group,\
+                   prefix_tokens=prefix_length";
+    let trace = by(columns, Some(TimeUnit::Us), &fixture("blis.csv")).unwrap();
+    let times: Vec<f64> = requests(&trace).iter().map(|request| request.0).collect();
+    assert_eq!(times, [0.0, 0.25, 1.0]);
+    assert_eq!(trace.found().rows_left_out, 1, "the request that failed");
+    // 600 tokens: one block of the trace and 88 tokens, 37 blocks of the engine in all.
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        assert_eq!(common(&trace, one, other), 37);
+    }
+    // The file that is written of it has whole blocks of 512 tokens.
+    let written = parse(&write::lines(&trace)).unwrap();
+    assert_eq!(common(&written, 0, 2), 32);
+}
+
+#[test]
+fn vllm_multi_turn_and_litellm_have_sessions() {
+    let columns = "time=start_time_ms,prompt=input_num_tokens,output=output_num_tokens,\
+                   session=conversation_id";
+    let trace = by(columns, Some(TimeUnit::Ms), &fixture("vllm-multi-turn.csv")).unwrap();
+    assert_eq!(requests(&trace)[2], (2.100_5, 0, 1, 800, 80));
+    // 640 tokens of the turn before and 100 of its answer.
+    assert_eq!(common(&trace, 0, 2), 40);
+
+    let columns = "time=startTime,end=endTime,prompt=prompt_tokens,output=completion_tokens,\
+                   session=trace_id";
+    let trace = by(columns, None, &fixture("litellm.jsonl")).unwrap();
+    assert_eq!(
+        trace.found().notices,
+        ["log: its times are dates in seconds", "log: its rows are not in order of time: sorted"]
+    );
+    assert_eq!(trace.found().rows_left_out, 1);
+    // Two seconds of an answer, then the eight that lie between.
+    let expected = [(0.0, 0, 0, 1_200, 90), (1.25, 1, 0, 300, 500), (10.0, 0, 1, 1_400, 60)];
+    assert_eq!(requests(&trace), expected);
+}
+
+#[test]
+fn opentelemetry_spans() {
+    let columns = "rows=resourceSpans.scopeSpans.spans,time=startTimeUnixNano,\
+                   end=endTimeUnixNano,session=attributes.session.id,\
+                   prompt=attributes.gen_ai.usage.prompt_tokens,\
+                   output=attributes.gen_ai.usage.completion_tokens";
+    let trace = by(columns, None, &fixture("otel-spans.jsonl")).unwrap();
+    assert_eq!(requests(&trace), [(0.0, 0, 0, 700, 12), (5.0, 0, 1, 800, 30)]);
+    assert_eq!(trace.found().rows_left_out, 1, "a span of something else");
+}
+
+#[test]
+fn dates_sums_ids_and_other_delimiters() {
+    let text = "When;New;Cached;Out;Blocks\n\
+                2026-11-16T12:00:00+01:00;100;500;7;a b\n2026-11-16 11:00:01.5;600.0;;7;a c\n";
+    let trace = by("time=when,prompt=new + cached,output=out,ids=blocks", None, text).unwrap();
+    assert_eq!(requests(&trace), [(0.0, 0, 0, 600, 7), (1.5, 1, 0, 600, 7)]);
+    assert_eq!(common(&trace, 0, 1), 32);
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let ok = "time=ts,prompt=in,output=out";
+    let csv = "ts,in,out,user\n0.5,10,5,a\n1,20,5,a\n";
+    let mut seen = String::new();
+    for (columns, unit, text) in [
+        ("time=ts", None, csv),
+        ("time=ts,prompt=in,output=out,turn=x", None, csv),
+        ("time=ts,prompt=in,output", None, csv),
+        ("time=ts,prompt=in,output=out,prefix=user", None, csv),
+        ("time=ts,prompt=in + ,output=out", None, csv),
+        ("time=ts,prompt=in,output=out,prefix=user,prefix_tokens=2_000_000_000", None, csv),
+        (ok, None, csv),
+        ("time=when,prompt=in,output=out", Some(TimeUnit::S), csv),
+        (ok, Some(TimeUnit::S), "ts,in,out\nx,1,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n1,1.5,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n,1,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n1,1,1\n1e9,1,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n1,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n1,0,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n"),
+        (ok, Some(TimeUnit::S), "ts,in,In,out\n1,2,3,4\n"),
+        ("time=ts,prompt=i_n,output=out", Some(TimeUnit::S), "ts,in,In,out\n1,2,3,4\n"),
+        (ok, None, "ts,in,out\n2026-11-16 12:00:00,1,1\n5,1,1\n"),
+        (ok, Some(TimeUnit::S), "ts,in,out\n2026-11-16 12:00:00,1,1\n"),
+        (ok, Some(TimeUnit::S), "[{\"ts\": 1}]"),
+        (ok, Some(TimeUnit::S), "{\"ts\": 1, \"usage\": {\"in\": 5}}\n"),
+        (ok, Some(TimeUnit::S), "{\"ts\": 1\n"),
+        ("time=ts,prompt=in,output=out,rows=a.b", Some(TimeUnit::S), csv),
+        ("time=ts,prompt=in,output=out,prefix=user,prefix_tokens=in", Some(TimeUnit::S), csv),
+    ] {
+        match by(columns, unit, text) {
+            Ok(trace) => writeln!(seen, "read: {:?}", requests(&trace)).unwrap(),
+            Err(error) => writeln!(seen, "{error}").unwrap(),
+        }
+    }
+    insta::assert_snapshot!(seen);
+}
+
+#[test]
+fn a_refused_file_gets_a_suggestion() {
+    let text = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,1,2\n";
+    let error = parse(text).unwrap_err().to_string();
+    let columns = "columns = { time = \"arrived_at\", prompt = \"num_prefill_tokens\", \
+                   output = \"num_decode_tokens\" }.";
+    assert!(error.contains(columns), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_log_makes_the_reader_panic(
+        text in "[0-9a-z,.:{}\\[\\]\" \r\n-]{0,80}", json: bool, minutes: bool,
+    ) {
+        let head = if json { "{\"ts\":1,\"in\":2,\"out\":3}\n" } else { "ts,in,out\n" };
+        let unit = minutes.then_some(TimeUnit::S);
+        let _ = by("time=ts,prompt=in,output=out,session=s,end=e", unit, &format!("{head}{text}"));
+        let _ = by("time=ts,prompt=in,output=out,ids=in", unit, &format!("{head}{text}"));
+    }
+}
+
+#[test]
+fn ids_of_64_bits_texts_and_contents() {
+    let row = |at: u32, ids: &str| {
+        format!(
+            "{{\"timestamp\": {at}, \"input_length\": 1100, \"output_length\": 2, \"hash_ids\": [{ids}]}}\n"
+        )
+    };
+    let wide = row(0, "18446744073709551615, 7, 9007199254740993")
+        + &row(1, "18446744073709551615, 7, -5")
+        + &row(2, "18446744073709551614, 8, 9");
+    let trace = parse(&wide).unwrap();
+    assert_eq!((common(&trace, 0, 1), common(&trace, 0, 2)), (64, 0));
+    let hex = row(0, "\"9f86d081884c7d65\", \"0a\"") + &row(1, "\"9f86d081884c7d65\", \"0b\"");
+    let trace = parse(&hex).unwrap();
+    assert_eq!(common(&trace, 0, 1), 32, "whole blocks only: the rest has no id");
+    let text = row(0, "1, 2, 1") + &row(1, "2, 1, 1") + &row(2, "1, 2, 3");
+    assert!(parse(&text).unwrap_err().to_string().contains("an id stands for a block and"));
+    let options = ReadOptions { naming: Naming::Content, ..ReadOptions::default() };
+    let trace = file::parse(Path::new("t"), text.as_bytes(), &options).unwrap();
+    assert_eq!((common(&trace, 0, 1), common(&trace, 0, 2)), (0, 64));
+}
