@@ -6,11 +6,16 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
-    let format = match first % 5 {
+    let format = match first % 10 {
         1 => Some(TraceFormat::Mooncake),
         2 => Some(TraceFormat::MooncakeDelta),
         3 => Some(TraceFormat::Azure),
         4 => Some(TraceFormat::Burstgpt),
+        5 => Some(TraceFormat::MooncakeAgentic),
+        6 => Some(TraceFormat::DynamoRequests),
+        7 => Some(TraceFormat::Bailian),
+        8 => Some(TraceFormat::AiperfProfile),
+        9 => Some(TraceFormat::Weka),
         _ => None,
     };
     let file = tempfile::NamedTempFile::new().expect("a file");

@@ -10,7 +10,8 @@ use kv_router_sim::settings::{Invalid, parse_duration};
 use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::trace::{
     Columns, Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, Naming, PublicTrace, ReadOptions,
-    ReuseDistances, Scaling, TimeUnit, Trace, TraceError, TraceFormat, TraceStats, to_file,
+    ReuseDistances, Scaling, Target, TimeUnit, Trace, TraceError, TraceFormat, TraceStats, to_file,
+    to_file_as,
 };
 use std::path::{Path, PathBuf};
 
@@ -31,11 +32,13 @@ comes with sim.")]
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Write a trace in Mooncake's format, optionally scaled
+    /// Write a trace in another format, optionally scaled or without names
     #[command(after_help = "\
 Examples:
   sim trace convert lookalike-conversation half.jsonl.zst --limit 1000 --speedup 2
   sim trace convert half.jsonl.zst half.jsonl
+  sim trace convert half.jsonl.zst shareable.jsonl --anonymise
+  sim trace convert half.jsonl half.csv --to azure
   sim trace convert lookalike-conversation five-minutes.jsonl --start 2min --end 7min
   sim trace convert lookalike-conversation long.jsonl.gz --prefix-len-multiplier 2 --max-isl 40960
 
@@ -46,6 +49,12 @@ A name that ends with .gz or .zst compresses the file.")]
         /// The file to write
         #[arg(value_name = "OUT")]
         out: PathBuf,
+        /// Format to write
+        #[arg(long, value_enum, value_name = "FORMAT", default_value = "mooncake")]
+        to: To,
+        /// Drop names and exact times: blocks are numbered as they come, times keep whole seconds
+        #[arg(long)]
+        anonymise: bool,
         /// Divide times and delays by this
         #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
         speedup: f64,
@@ -130,6 +139,16 @@ pub(crate) enum Rows {
     Mooncake,
     /// JSON lines; later turns of a session have only what is new
     MooncakeDelta,
+    /// JSON lines; requests name those that they wait for
+    MooncakeAgentic,
+    /// Dynamo's request traces (dynamo.request.trace.v1)
+    DynamoRequests,
+    /// Alibaba's traces of Bailian (Qwen)
+    Bailian,
+    /// The requests of an AIPerf run (profile_export.jsonl)
+    AiperfProfile,
+    /// WEKA's conversations of agents, one a line
+    Weka,
     /// CSV of Azure's LLM inference traces
     Azure,
     /// CSV of BurstGPT
@@ -141,8 +160,37 @@ impl From<Rows> for TraceFormat {
         match rows {
             Rows::Mooncake => Self::Mooncake,
             Rows::MooncakeDelta => Self::MooncakeDelta,
+            Rows::MooncakeAgentic => Self::MooncakeAgentic,
+            Rows::DynamoRequests => Self::DynamoRequests,
+            Rows::Bailian => Self::Bailian,
+            Rows::AiperfProfile => Self::AiperfProfile,
+            Rows::Weka => Self::Weka,
             Rows::Azure => Self::Azure,
             Rows::Burstgpt => Self::Burstgpt,
+        }
+    }
+}
+
+/// What a trace is written as
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum To {
+    /// JSON lines, with request_id and wait_for where requests wait for more than one
+    Mooncake,
+    /// JSON lines with chat_id and parent_chat_id, ids for 16 tokens each
+    Bailian,
+    /// CSV of Azure's LLM inference traces
+    Azure,
+    /// CSV of BurstGPT with sessions
+    Burstgpt,
+}
+
+impl From<To> for Target {
+    fn from(to: To) -> Self {
+        match to {
+            To::Mooncake => Self::Mooncake,
+            To::Bailian => Self::Bailian,
+            To::Azure => Self::Azure,
+            To::Burstgpt => Self::Burstgpt,
         }
     }
 }
@@ -193,7 +241,7 @@ impl From<Unit> for TimeUnit {
 pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), CliError> {
     match command {
         TraceCommand::Stats { source, format } => stats(&source.read(traces)?, format),
-        TraceCommand::Convert { source, out, speedup, scaling } => {
+        TraceCommand::Convert { source, out, to, anonymise, speedup, scaling } => {
             let scaling = Scaling {
                 prefix_len_multiplier: scaling.prefix_len_multiplier,
                 prefix_root_multiplier: scaling.prefix_root_multiplier,
@@ -202,8 +250,13 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
             };
             scaling.validate().map_err(option)?;
             let trace = source.read(traces)?.sped_up(speedup).map_err(option)?;
-            let trace = scaling.apply(trace).map_err(option)?;
-            write(&trace, &out)
+            let mut trace = scaling.apply(trace).map_err(option)?;
+            if anonymise {
+                trace = trace.anonymised();
+            }
+            let (file, lost) = to_file_as(&trace, &out, to.into()).map_err(option)?;
+            lost.iter().for_each(|lost| note(lost));
+            write(&trace, &file, &out)
         }
         TraceCommand::Synth { source, out, requests, seed } => {
             let trace = source.read(traces)?;
@@ -212,7 +265,8 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
                 requests.unwrap_or_else(|| trace.rows().len().try_into().unwrap_or(u32::MAX));
             let (sessions, popular) = (model.sessions(), model.popular_blocks());
             say(&format!("fitted {sessions} sessions and {popular} blocks that belong to none"));
-            write(&model.draw(requests, seed), &out)
+            let trace = model.draw(requests, seed);
+            write(&trace, &to_file(&trace, &out), &out)
         }
     }
 }
@@ -222,8 +276,8 @@ fn option(invalid: Invalid) -> Invalid {
     Invalid { key: format!("--{}", invalid.key.replace('_', "-")), ..invalid }
 }
 
-fn write(trace: &Trace, out: &Path) -> Result<(), CliError> {
-    write_file(out, &to_file(trace, out))?;
+fn write(trace: &Trace, file: &[u8], out: &Path) -> Result<(), CliError> {
+    write_file(out, file)?;
     let (requests, out) = (trace.rows().len(), out.display());
     print(&format!("{requests} requests written to {out}\n"))
 }

@@ -435,7 +435,7 @@ impl Resolver {
         let (router, policy) =
             router.resolve(&self.registry, &pools.ranks()).map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
-        workload.validate(pools.block_size()).map_err(invalid("workload"))?;
+        workload.validate().map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;
         measure.validate().map_err(invalid("measure"))?;
         if !workload.stages().is_empty() {

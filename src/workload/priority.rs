@@ -123,7 +123,7 @@ mod tests {
         let settings =
             workload("priority = { kind = 'empirical', values = [-1, 5], weights = [1, 3] }");
         let settings = settings.unwrap();
-        settings.validate(16).unwrap();
+        settings.validate().unwrap();
         let mut workload = settings.load(Path::new("."), None).unwrap().build(16, 1);
         let mut of = BTreeMap::new();
         for id in 0..6_000 {
@@ -156,7 +156,7 @@ mod tests {
         assert!(said("priority = 3000000000").contains("whole number of 32 bits"));
         assert!(said("priority = 'high'").contains("whole number of 32 bits"));
         let reversed = workload("priority = { kind = 'uniform', min = 2, max = 1 }").unwrap();
-        let refused = reversed.validate(16).unwrap_err().to_string();
+        let refused = reversed.validate().unwrap_err().to_string();
         assert!(refused.contains("priority.min"), "{refused}");
     }
 }

@@ -33,18 +33,17 @@ pub enum WorkloadSettings {
 }
 
 impl WorkloadSettings {
-    /// Refuses settings that no run can use, on engines with blocks of
-    /// `block_size` tokens.
+    /// Refuses settings that no run can use.
     ///
     /// # Errors
     /// The first unusable key, relative to the section.
-    pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), Invalid> {
         match self {
             Self::Conversations(settings) => settings.validate(),
             Self::Requests(settings) => settings.validate(),
             Self::PrefixRatio(settings) => settings.validate(),
             Self::InferencePerf(settings) => settings.validate(),
-            Self::Trace(settings) => settings.validate(block_size),
+            Self::Trace(settings) => settings.validate(),
         }
     }
 
@@ -210,7 +209,7 @@ impl WorkloadSource {
     /// tokens. A trace looks at the seed for `arrivals` only.
     ///
     /// # Panics
-    /// If the settings do not [`validate`](WorkloadSettings::validate) for `block_size`.
+    /// If the settings do not [`validate`](WorkloadSettings::validate).
     pub fn build(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
         let workload = self.build_near(block_size, seed);
         match self.client().and_then(|client| client.tokenizer.clone()) {
@@ -325,7 +324,7 @@ mod tests {
     #[test]
     fn doks_workload_has_the_published_means() {
         let settings = doks();
-        settings.validate(32).unwrap();
+        settings.validate().unwrap();
         assert_eq!(settings.concurrency(), Some(60));
         let mut workload = settings.load(Path::new("."), None).unwrap().build(32, 1);
         let (mut outputs, mut overheads, mut capped, count) = (0, 0.0, 0, 20_000);
@@ -394,7 +393,7 @@ mod tests {
         std::fs::write(traces.join("conversation_trace.jsonl"), fixture).unwrap();
         let settings: WorkloadSettings =
             toml::from_str("kind = 'trace'\ntrace = 'mooncake-conversation'\nspeedup = 3").unwrap();
-        settings.validate(16).unwrap();
+        settings.validate().unwrap();
         let mut workload = settings.load(&experiments, Some(Path::new("no"))).unwrap().build(16, 0);
         for _ in 0..5 {
             workload.take();

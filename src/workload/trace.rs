@@ -14,6 +14,7 @@
 //!
 //! Rows with one timestamp arrive in the order of the file.
 
+mod anonymise;
 mod build;
 mod bytes;
 mod columns;
@@ -22,6 +23,7 @@ mod error;
 mod file;
 mod formats;
 mod ids;
+mod json;
 mod locate;
 mod lookalike;
 mod mooncake;
@@ -51,13 +53,15 @@ pub use scaling::Scaling;
 pub use settings::TraceSettings;
 pub use stamp::TimeUnit;
 pub use stats::{Lengths, TraceStats};
-pub use write::to_file;
+pub use write::{Target, to_file, to_file_as};
 
 use super::private_run;
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
+use crate::rng::mix;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
+use hashbrown::HashTable;
 use names::Beginnings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,6 +85,17 @@ pub enum TraceFormat {
     /// is that of the turn before, its answer and this. AIPerf replays sessions so,
     /// and Dynamo's replay under the name `mooncake-delta`.
     MooncakeDelta,
+    /// JSON lines in which every request names those that it waits for, as sub-agents and
+    /// tools of agents make it: Dynamo calls it agentic Mooncake.
+    MooncakeAgentic,
+    /// Dynamo's request traces (`dynamo.request.trace.v1`).
+    DynamoRequests,
+    /// Alibaba's traces of Bailian (Qwen): chats as trees, ids for 16 tokens each.
+    Bailian,
+    /// The requests of an AIPerf run, `profile_export.jsonl`.
+    AiperfProfile,
+    /// Conversations of agents by WEKA, one a line, with sub-agents inside.
+    Weka,
     /// Azure's LLM inference traces: CSV with `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
     Azure,
     /// BurstGPT: CSV with `Timestamp` (s), `Request tokens`, `Response tokens` and
@@ -96,6 +111,8 @@ pub struct Trace {
     /// The ids of all rows, one row after another, as runs of consecutive ids.
     runs: Vec<BlockRun>,
     block_tokens: u32,
+    /// Rows of which the second waits for the answer to the first, in order.
+    edges: Vec<(u32, u32)>,
     /// Which ids begin with the tokens of a shorter block.
     beginnings: Beginnings,
     /// Whether all times are whole milliseconds, which speeding up keeps.
@@ -132,8 +149,8 @@ pub struct TraceRow {
     pub session: u32,
     /// Its turn in that session, from 0.
     pub turn: u32,
-    /// The row of the session's next turn, or [`NO_ROW`].
-    next_turn: u32,
+    /// Rows whose answers it waits for; those that wait for none start sessions.
+    waits: u32,
     /// The row whose text this one continues; itself if none.
     head: u32,
     /// The row whose ids name the blocks of its prompt and output: the next turn
@@ -145,16 +162,24 @@ pub struct TraceRow {
 
 impl PartialEq for Trace {
     fn eq(&self, other: &Self) -> bool {
-        let Self { rows, runs, block_tokens, beginnings, is_whole_ms, found: _ } = self;
+        let Self { rows, runs, block_tokens, edges, beginnings, is_whole_ms, found: _ } = self;
         *rows == other.rows
             && *runs == other.runs
             && *block_tokens == other.block_tokens
+            && *edges == other.edges
             && *beginnings == other.beginnings
             && *is_whole_ms == other.is_whole_ms
     }
 }
 
 const NO_ROW: u32 = u32::MAX;
+
+impl TraceRow {
+    /// True if it waits for no answer.
+    pub fn is_first(&self) -> bool {
+        self.waits == 0
+    }
+}
 
 impl Trace {
     /// What was found besides the rows.
@@ -167,6 +192,7 @@ impl Trace {
         Self {
             rows: Vec::new(),
             runs: Vec::new(),
+            edges: Vec::new(),
             beginnings: self.beginnings.clone(),
             found: self.found.clone(),
             ..*self
@@ -199,6 +225,17 @@ impl Trace {
             for run in self.runs(index) {
                 hash.update(run.first.0.to_le_bytes());
                 hash.update(run.len.to_le_bytes());
+            }
+        }
+        // Of sessions whose turns wait for the one before each, the rows have said it.
+        let is_plain = |&(before, row): &(u32, u32)| {
+            let (before, row) = (&self.rows[before as usize], &self.rows[row as usize]);
+            before.session == row.session && before.turn + 1 == row.turn
+        };
+        if !self.edges.iter().all(is_plain) {
+            for (before, row) in &self.edges {
+                hash.update(before.to_le_bytes());
+                hash.update(row.to_le_bytes());
             }
         }
         hash.finalize().into()
@@ -253,7 +290,57 @@ impl Trace {
 
     /// True if some row is a later turn of a session.
     pub fn has_sessions(&self) -> bool {
-        self.rows.iter().any(|row| row.turn > 0)
+        !self.edges.is_empty()
+    }
+
+    /// The rows that wait for the answer to row `row`.
+    fn followers(&self, row: u32) -> impl Iterator<Item = u32> + '_ {
+        let begin = self.edges.partition_point(|edge| edge.0 < row);
+        self.edges[begin..].iter().take_while(move |edge| edge.0 == row).map(|edge| edge.1)
+    }
+
+    /// True if sessions are more than turns that wait for the one before each.
+    pub fn has_branches(&self) -> bool {
+        self.edges.iter().any(|&(before, row)| {
+            let (before, row) = (&self.rows[before as usize], &self.rows[row as usize]);
+            row.waits > 1 || before.session != row.session || before.turn + 1 != row.turn
+        })
+    }
+
+    /// The same with blocks of `block_size` tokens, whatever its own have: a block is named
+    /// by the id that it ends in and how far into that, as ids stand for a block and
+    /// everything before it.
+    fn regrouped(&self, block_size: u32) -> Self {
+        let mut regrouped = self.emptied();
+        regrouped.block_tokens = block_size;
+        regrouped.edges.clone_from(&self.edges);
+        regrouped.beginnings = Beginnings::default();
+        let mut numbers: HashTable<((u64, u32), u64)> = HashTable::new();
+        let hash = |(id, tokens): (u64, u32)| mix(id ^ mix(u64::from(tokens)));
+        for (index, row) in self.rows.iter().enumerate() {
+            let first_run = regrouped.runs.len();
+            let ids: Vec<BlockId> = self.runs(index).iter().flat_map(|run| run.ids()).collect();
+            let named = ids.len() as u64 * u64::from(self.block_tokens);
+            let ends = (1..).map(|block| block * u64::from(block_size));
+            for end in ends.take_while(|end| *end <= named) {
+                let (at, rest) = (
+                    (end - 1) / u64::from(self.block_tokens),
+                    (end - 1) % u64::from(self.block_tokens),
+                );
+                let id = ids[usize::try_from(at).expect("an index")].0;
+                let tokens = u32::try_from(rest + 1).expect("at most a block");
+                let key = (self.beginnings.named_by(id, tokens), tokens);
+                let next = numbers.len() as u64;
+                let entry = numbers.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
+                let number = entry.or_insert((key, next)).get().1;
+                match regrouped.runs[first_run..].last_mut() {
+                    Some(run) if run.first.offset(run.len).0 == number => run.len += 1,
+                    _ => regrouped.runs.push(BlockRun { first: BlockId(number), len: 1 }),
+                }
+            }
+            regrouped.rows.push(TraceRow { first_run, ..*row });
+        }
+        regrouped
     }
 
     /// Every block of row `row`'s prompt, the partial last one included. Blocks

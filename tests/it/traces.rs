@@ -52,6 +52,67 @@ fn a_trace_is_converted_and_stays_the_same() {
     ");
 }
 
+/// A made-up file of the repository.
+fn fixture(name: &str) -> String {
+    format!("{}/traces/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn formats_are_converted_and_what_they_lack_is_said() {
+    let place = Scratch::new();
+    let convert = |file: &str, out: &str, more: &[&str]| {
+        let args = [&["trace", "convert", file, out], more].concat();
+        let output = place.sim(&args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+        let written = std::fs::read_to_string(place.path().join(out)).expect("written");
+        (written, text(&output.stderr).to_owned())
+    };
+    let small = fixture("mooncake-small.jsonl");
+    let (azure, lost) = convert(&small, "small.csv", &["--to", "azure"]);
+    assert!(azure.starts_with("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 00:00:00,"));
+    assert!(lost.contains("6 requests lose their block ids"), "{lost}");
+    let (bailian, lost) = convert(&small, "bailian.jsonl", &["--to", "bailian"]);
+    assert!(lost.is_empty(), "{lost}");
+    assert!(bailian.starts_with("{\"chat_id\": 0, \"parent_chat_id\": -1, \"timestamp\": 0"));
+    // Ids of 16 tokens share what those of 512 did.
+    let hits = |file: &str| {
+        let stats = said(&place, &["trace", "stats", file, "--format", "json"]);
+        let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+        stats["stats"]["prefix_tokens_mean"].as_f64().expect("a number")
+    };
+    assert!((hits("bailian.jsonl") - hits(&small)).abs() < 16.0);
+
+    let (agents, _) = convert(&fixture("weka.jsonl"), "agents.jsonl", &[]);
+    assert!(agents.contains("\"wait_for\": ["), "{agents}");
+    let refused = place.sim(&["trace", "convert", &fixture("weka.jsonl"), "x", "--to", "azure"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("--to = azure: must be mooncake"));
+
+    let (hidden, _) = convert(&small, "hidden.jsonl", &["--anonymise"]);
+    let (again, _) = convert(&small, "again.jsonl", &["--anonymise"]);
+    assert_eq!(hidden, again);
+    assert_eq!(hits("hidden.jsonl"), hits(&small), "it shares what it shared");
+}
+
+#[test]
+fn every_format_is_replayed() {
+    for (file, requests) in [
+        ("bailian.jsonl", 5),
+        ("dynamo-requests.jsonl", 3),
+        ("aiperf-profile.jsonl", 2),
+        ("weka.jsonl", 6),
+        ("mooncake-agentic.jsonl", 5),
+    ] {
+        let rows = std::fs::read_to_string(fixture(file)).expect("a fixture");
+        let (outcome, _) = replayed(&rows, "");
+        assert_eq!(outcome.requests[0].records.len(), requests, "{file}");
+    }
+    let rows = std::fs::read_to_string(fixture("blis.csv")).expect("a fixture");
+    let columns = "time_unit = 'us'\ncolumns = { time = 'arrival_time_us', prompt = 'input_tokens', \
+                   output = 'output_tokens', prefix = 'prefix_group', prefix_tokens = 'prefix_length' }";
+    replayed(&rows, columns);
+}
+
 #[test]
 fn a_look_alike_is_the_same_for_the_same_seed() {
     let place = Scratch::new();

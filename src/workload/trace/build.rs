@@ -5,7 +5,7 @@ use super::formats::Names;
 use super::ids::Naming;
 use super::names::{Beginnings, Prefix};
 use super::stamp::{Clock, Stamp, TimeUnit};
-use super::{Found, MOONCAKE_BLOCK_TOKENS, NO_ROW, Trace, TraceError, TraceFormat, TraceRow};
+use super::{Found, MOONCAKE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, TraceRow, row_number};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
 use crate::request::BlockRun;
@@ -103,6 +103,8 @@ pub(super) struct Given<'a> {
     /// A text that the prompt begins with, of rows without ids.
     pub(super) prefix: Option<Prefix>,
     pub(super) session: Option<&'a str>,
+    /// The rows whose answers it waits for; if not given, that of its session before it.
+    pub(super) waits_for: Option<&'a [u32]>,
 }
 
 /// What the prompt of a later turn is.
@@ -162,6 +164,7 @@ impl<'a> Build<'a> {
             trace: Trace {
                 rows: Vec::new(),
                 runs: Vec::new(),
+                edges: Vec::new(),
                 block_tokens: options.block_tokens,
                 beginnings: Beginnings::default(),
                 is_whole_ms: true,
@@ -188,6 +191,11 @@ impl<'a> Build<'a> {
         self.limit
     }
 
+    /// The file says how many tokens an id stands for.
+    pub(super) fn set_block_tokens(&mut self, tokens: u32) {
+        self.trace.block_tokens = tokens;
+    }
+
     /// Says what was assumed of the file, if anything was.
     pub(super) fn notices(&mut self, notice: Option<String>) {
         self.notices.extend(notice);
@@ -211,8 +219,15 @@ impl<'a> Build<'a> {
                 place.row("more than 100,000,000 requests: read a part of them, with limit")
             );
         };
-        let previous = given.session.and_then(|session| self.sessions.get(session)).copied();
-        let is_first = previous.is_none();
+        let known = given.session.and_then(|session| self.sessions.get(session)).copied();
+        let before = known.as_slice();
+        let waits_for = given.waits_for.unwrap_or(before);
+        let is_first = waits_for.is_empty();
+        let session_of = |row: u32| self.trace.rows[row as usize].session;
+        // Its text goes on from one of its own session, if there is one.
+        let of_session =
+            |row: &&u32| known.is_some_and(|known| session_of(**row) == session_of(known));
+        let previous = waits_for.iter().find(of_session).or(waits_for.first()).copied();
         let at = self.time(place, &given, is_first)?;
         let delay = self.delay(place, &given, is_first)?;
         self.check_lengths(place, &given)?;
@@ -229,18 +244,22 @@ impl<'a> Build<'a> {
             output_tokens: given.output_tokens,
             session: self.sessions_begun,
             turn: 0,
-            next_turn: NO_ROW,
+            waits: row_number(waits_for.len()),
             head: number,
             named_by: number,
             first_run,
         };
+        match known {
+            Some(known) => {
+                let before = &self.trace.rows[known as usize];
+                (row.session, row.turn) = (before.session, before.turn + 1);
+            }
+            None => self.sessions_begun += 1,
+        }
+        self.trace.edges.extend(waits_for.iter().map(|&before| (before, number)));
         if let Some(previous) = previous {
-            let before = &mut self.trace.rows[previous as usize];
-            (row.session, row.turn) = (before.session, before.turn + 1);
-            before.next_turn = number;
             self.later.push(Later { row: number, previous, line: place.line });
         } else {
-            self.sessions_begun += 1;
             self.earlier = at;
             if given.hash_ids.is_some() {
                 let ids = ids_of(&self.trace.runs[first_run..]);
@@ -348,6 +367,7 @@ impl<'a> Build<'a> {
         if self.trace.rows.is_empty() {
             return Err(TraceError::Empty { path: self.path.to_owned() });
         }
+        self.trace.edges.sort_unstable();
         self.trace.is_whole_ms = self.clock.is_whole_ms();
         let (turns, how) = self.turns();
         let path = self.path.display();
@@ -360,7 +380,8 @@ impl<'a> Build<'a> {
                 Turns::Increments => self.extend(turn)?,
                 _ => self.follow(turn)?,
             };
-            if !goes_on {
+            let session = |row: u32| self.trace.rows[row as usize].session;
+            if !goes_on && session(turn.row) == session(turn.previous) {
                 broken.insert(self.trace.rows[turn.row as usize].session);
             }
         }
@@ -457,7 +478,11 @@ impl<'a> Build<'a> {
             {
                 self.trace.beginnings.add(longer, shorter, partial);
             }
-            self.trace.rows[previous as usize].named_by = row;
+            let before = &mut self.trace.rows[previous as usize];
+            // Of several turns that go on from it the first has what it answered.
+            if before.named_by == previous {
+                before.named_by = row;
+            }
         }
         Ok(goes_on)
     }
@@ -470,7 +495,7 @@ impl<'a> Build<'a> {
             let end_old = self.trace.rows.get(index + 1).map_or(runs.len(), |next| next.first_run);
             let row = &mut self.trace.rows[index];
             row.first_run = self.trace.runs.len();
-            if row.turn == 0 {
+            if row.is_first() {
                 self.trace.runs.extend_from_slice(&runs[first_old..end_old]);
             }
             first_old = end_old;
@@ -631,7 +656,8 @@ fn contradiction(place: &RowPlace<'_>, now: Node, before: Node) -> TraceError {
         "hash_ids",
         format!("id {} with {} tokens {}", now.id, now.tokens, after(now.parent)),
         format!(
-            "as before, {} tokens {}: an id stands for a block and everything before it",
+            "as before, {} tokens {}: an id stands for a block and everything before it \
+             (ids = \"content\" if it does not)",
             before.tokens,
             after(before.parent)
         ),

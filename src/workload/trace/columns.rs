@@ -359,6 +359,7 @@ impl Log {
                 hash_ids: logged.ids.as_deref(),
                 prefix: logged.prefix,
                 session: logged.session.map(|session| self.sessions[session as usize].as_str()),
+                waits_for: None,
             };
             build.add(&place, given)?;
             if let (Some(session), Some(end)) =

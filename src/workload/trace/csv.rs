@@ -68,6 +68,7 @@ pub(super) fn parse(
             hash_ids: None,
             prefix: None,
             session: columns.session.map(|at| record[at].trim()).filter(|name| !name.is_empty()),
+            waits_for: None,
         };
         build.add(&place, given)?;
     }

@@ -5,7 +5,7 @@ use super::build::{Build, ReadOptions, Turns};
 use super::bytes::HEAD_BYTES;
 use super::formats::{AZURE, BURSTGPT, MOONCAKE, Names};
 use super::stamp::TimeUnit;
-use super::{Trace, TraceError, TraceFormat, columns, csv, formats, mooncake};
+use super::{Trace, TraceError, TraceFormat, columns, csv, formats, json, mooncake};
 use crate::catalogue;
 use crate::settings::Invalid;
 use flate2::bufread::MultiGzDecoder;
@@ -68,8 +68,11 @@ pub(super) fn parse(
     };
     let text = BufReader::with_capacity(HEAD_BYTES, head.chain(text));
     let build = |names, turns, unit| Build::new(path, names, options, (turns, unit));
-    let is_json = matches!(format, TraceFormat::Mooncake | TraceFormat::MooncakeDelta);
-    if let Some(unit) = options.time_unit.filter(|_| !is_json) {
+    let has_unit = matches!(
+        format,
+        TraceFormat::Mooncake | TraceFormat::MooncakeDelta | TraceFormat::MooncakeAgentic
+    );
+    if let Some(unit) = options.time_unit.filter(|_| !has_unit) {
         let allowed = "absent: the format of the file has its own";
         return Err(Invalid::new("time_unit", format!("\"{}\"", unit.symbol()), allowed).into());
     }
@@ -82,6 +85,14 @@ pub(super) fn parse(
         }
         TraceFormat::MooncakeDelta => {
             mooncake::parse(path, text, build(MOONCAKE, Turns::Increments, options.time_unit))
+        }
+        TraceFormat::MooncakeAgentic
+        | TraceFormat::DynamoRequests
+        | TraceFormat::Bailian
+        | TraceFormat::AiperfProfile
+        | TraceFormat::Weka => {
+            let build = build(MOONCAKE, Turns::Whole, Some(TimeUnit::Ns));
+            json::parse(path, text, format, options.time_unit, build)
         }
         TraceFormat::Azure => {
             csv::parse(path, text, format, build(AZURE, Turns::Whole, Some(TimeUnit::Ns)))

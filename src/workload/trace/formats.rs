@@ -28,7 +28,9 @@ pub(super) const BURSTGPT: Names<'static> =
 /// All formats, and how their rows look.
 const FORMATS: &str = "mooncake (JSON lines with timestamp, input_length, output_length and perhaps \
      hash_ids, session_id, delay), mooncake_delta (the same, later turns of a session as \
-     increments), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with \
+     increments), mooncake_agentic (the same, with request_id and wait_for), dynamo_requests \
+     (dynamo.request.trace.v1), bailian (chat_id, parent_chat_id), aiperf_profile \
+     (profile_export.jsonl), weka (a conversation of agents a line), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with \
      Timestamp, Request tokens, Response tokens and perhaps Session ID), or any other CSV or JSON \
      lines, if columns says which of them is what";
 
@@ -87,11 +89,9 @@ const OUTPUTS: [&str; 16] = [
 ];
 
 /// Files that people have, by keys that all their rows have.
-const OTHERS: [(&[&str], &str); 8] = [
-    (&["chat_id", "parent_chat_id"], "a trace of Alibaba's Bailian (Qwen)"),
-    (&["metadata", "metrics"], "the requests of an AIPerf run (profile_export.jsonl)"),
-    (&["event", "timestamp"], "Dynamo's request events"),
-    (&["requests", "hash_id_scope"], "a trace of conversations by WEKA"),
+const OTHERS: [(&[&str], &str); 6] = [
+    (&["data"], "the prompts of an AIPerf run as text (inputs.json)"),
+    (&["event", "timestamp"], "events of Dynamo other than requests"),
     (&["messages"], "conversations as text"),
     (&["conversations"], "conversations as text (ShareGPT)"),
     (&["prompt"], "prompts as text"),
@@ -117,10 +117,16 @@ pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
         return Err(unread(Some(kind), ""));
     }
     let text = head.trim_ascii_start();
+    if text.starts_with(b"{")
+        && let Some(format) = by_keys(&String::from_utf8_lossy(text))
+    {
+        return Ok(format);
+    }
     let line = text.split(|byte| *byte == b'\n').next().unwrap_or(text).trim_ascii_end();
     let is_whole = line.len() < text.len() || head.len() < HEAD_BYTES;
     match line {
         [] => Ok(TraceFormat::Mooncake),
+        [b'{'] => Err(unread(looks_like_document(text), "Rows are lines (jq -c . FILE).")),
         [b'{', ..] => match serde_json::from_slice::<Map<String, Value>>(line) {
             Ok(row) if is_whole => of_row(&row),
             // A long row, or a broken one, of which more is said when it is read.
@@ -128,6 +134,32 @@ pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
         },
         [b'[', ..] => Err(unread(looks_like_list(text), "Rows are lines, not one list.")),
         _ => of_columns(line),
+    }
+}
+
+/// Formats by what stands in all their rows, and in no others.
+const KEYS: [(&[&str], TraceFormat); 6] = [
+    (&["\"dynamo.request.trace.v1\""], TraceFormat::DynamoRequests),
+    (&["\"dynamo.agentic_mooncake\""], TraceFormat::MooncakeAgentic),
+    (&["\"request_id\"", "\"wait_for\""], TraceFormat::MooncakeAgentic),
+    (&["\"chat_id\"", "\"parent_chat_id\""], TraceFormat::Bailian),
+    (&["\"metadata\"", "\"metrics\"", "\"request_start_ns\""], TraceFormat::AiperfProfile),
+    (&["\"block_size\"", "\"requests\"", "\"hash_id_scope\""], TraceFormat::Weka),
+];
+
+/// The format whose keys the beginning of a file has.
+fn by_keys(head: &str) -> Option<TraceFormat> {
+    let has_all = |keys: &[&str]| keys.iter().all(|key| head.contains(key));
+    KEYS.iter().find(|(keys, _)| has_all(keys)).map(|(_, format)| *format)
+}
+
+/// What a JSON document over several lines looks like, if that is known.
+fn looks_like_document(text: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(text);
+    match (text.contains("\"payloads\""), text.contains("\"requests\"")) {
+        (true, _) => Some("the prompts of an AIPerf run as text (inputs.json)"),
+        (_, true) => Some("one conversation over several lines"),
+        _ => None,
     }
 }
 
@@ -210,8 +242,8 @@ fn needs(nearest: TraceFormat, missing: &[&str]) -> String {
     let (format, otherwise) = match nearest {
         TraceFormat::Mooncake => ("mooncake", "has no further fields"),
         TraceFormat::MooncakeDelta => ("mooncake_delta", "has no further fields"),
-        TraceFormat::Azure => ("azure", "has commas between values"),
         TraceFormat::Burstgpt => ("burstgpt", "has commas between values"),
+        _ => ("azure", "has commas between values"),
     };
     match missing {
         [] => format!("The nearest format is {format}, which {otherwise}."),

@@ -17,7 +17,7 @@
 //! of the trace cuts off are cut again. Where arrivals stand at common instants
 //! (Mooncake's traces tick every 3 s) they are put at the nearest of them.
 
-use super::{Found, NO_ROW, Trace, TraceRow, row_number};
+use super::{Found, Trace, TraceRow, row_number};
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::rng::{Use, mix, stream};
@@ -177,7 +177,7 @@ impl<'a> Lookalike<'a> {
             trace.rows.push(TraceRow {
                 at: at - first,
                 session: number,
-                next_turn: NO_ROW,
+                waits: 0,
                 head: number,
                 named_by: number,
                 first_run,

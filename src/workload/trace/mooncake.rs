@@ -47,6 +47,7 @@ pub(super) fn parse(
             hash_ids: row.hash_ids.as_deref(),
             prefix: None,
             session: row.session_id.as_deref(),
+            waits_for: None,
         };
         build.add(&place, given)?;
     }

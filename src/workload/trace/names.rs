@@ -55,6 +55,27 @@ impl Beginnings {
         }
     }
 
+    /// The same with other ids.
+    pub(super) fn renamed(&self, mut number: impl FnMut(u64) -> u64) -> Self {
+        let pairs = self.0.iter();
+        Self(
+            pairs
+                .map(|(&id, &(shorter, tokens))| (number(id), (number(shorter), tokens)))
+                .collect(),
+        )
+    }
+
+    /// The block that the first `tokens` tokens of `id` belong to.
+    pub(super) fn named_by(&self, id: u64, tokens: u32) -> u64 {
+        let mut id = id;
+        while let Some(&(shorter, length)) = self.0.get(&id)
+            && tokens <= length
+        {
+            id = shorter;
+        }
+        id
+    }
+
     /// The first `blocks` blocks of an engine in the text that `runs` name, where
     /// an id stands for so many tokens, and a block of the engine has so many.
     pub(super) fn engine_blocks(

@@ -1,6 +1,6 @@
 //! A trace as a workload.
 
-use super::{NO_ROW, Trace, row_number};
+use super::{Trace, row_number};
 use crate::id::{ConversationId, RequestId};
 use crate::request::Request;
 use crate::time::{SimDuration, SimTime};
@@ -20,10 +20,71 @@ pub struct TraceReplay {
     starts: Starts,
     /// The next first turn, if one is left.
     first: Option<u32>,
-    /// Later turns that can go as the turn before has ended.
+    /// Later turns that can go, as what they wait for has ended.
     due: BinaryHeap<Reverse<(SimTime, u32)>>,
+    /// Answers that every row still waits for; none of a trace without sessions.
+    left: Vec<u32>,
+    /// What starts at once, unless rows come as recorded.
+    plays: Plays,
     /// The row of every request taken.
     row_of: Vec<u32>,
+}
+
+/// Rows that wait for each other, with all that wait for them: what a client takes at a
+/// time. A play is called by its first row. Empty where rows come as recorded.
+#[derive(Clone, Debug, Default)]
+struct Plays {
+    /// The play of every row.
+    of: Vec<u32>,
+    /// By play: rows that have not ended.
+    left: Vec<u32>,
+    /// By play: whether its client has gone.
+    cut: Vec<bool>,
+    /// Rows besides the first that wait for nothing, by their plays.
+    others: Vec<(u32, u32)>,
+}
+
+impl Plays {
+    fn of_trace(trace: &Trace) -> Self {
+        let rows = row_number(trace.rows.len());
+        let mut of: Vec<u32> = (0..rows).collect();
+        // Rows are after those that they wait for: the smallest number is a first turn.
+        fn root(of: &mut [u32], row: u32) -> u32 {
+            let mut at = row;
+            while of[at as usize] != at {
+                of[at as usize] = of[of[at as usize] as usize];
+                at = of[at as usize];
+            }
+            at
+        }
+        for &(before, row) in &trace.edges {
+            let (one, other) = (root(&mut of, before), root(&mut of, row));
+            of[one.max(other) as usize] = one.min(other);
+        }
+        let mut left = vec![0; trace.rows.len()];
+        let mut others = Vec::new();
+        for row in 0..rows {
+            let play = root(&mut of, row);
+            of[row as usize] = play;
+            left[play as usize] += 1;
+            if play != row && trace.rows[row as usize].is_first() {
+                others.push((play, row));
+            }
+        }
+        others.sort_unstable();
+        Self { of, left, cut: vec![false; trace.rows.len()], others }
+    }
+
+    /// True if a play, or with rows as recorded a first turn, starts with `row`.
+    fn is_start(&self, row: u32) -> bool {
+        self.of.get(row as usize).is_none_or(|play| *play == row)
+    }
+
+    /// The rows besides `play` that start with it.
+    fn others(&self, play: u32) -> impl Iterator<Item = u32> + '_ {
+        let begin = self.others.partition_point(|other| other.0 < play);
+        self.others[begin..].iter().take_while(move |other| other.0 == play).map(|other| other.1)
+    }
 }
 
 /// When first turns come.
@@ -80,11 +141,17 @@ impl TraceReplay {
     /// tokens, with times and delays divided by `speedup`.
     ///
     /// # Panics
-    /// If `block_size` does not divide the trace's.
+    /// If `block_size` is 0.
     pub fn new(trace: Arc<Trace>, block_size: u32, speedup: f64) -> Self {
-        let tokens = trace.block_tokens;
-        assert!(tokens.is_multiple_of(block_size), "{block_size} does not divide {tokens}");
+        let trace = match trace.block_tokens.is_multiple_of(block_size) {
+            true => trace,
+            false => Arc::new(trace.regrouped(block_size)),
+        };
+        let has_sessions = trace.has_sessions();
+        let left = trace.rows.iter().map(|row| row.waits).filter(|_| has_sessions).collect();
         let mut replay = Self {
+            left,
+            plays: Plays::default(),
             trace,
             speedup,
             block_size,
@@ -102,6 +169,8 @@ impl TraceReplay {
     pub fn with_arrivals(mut self, mut arrivals: Arrivals) -> Self {
         let first = arrivals.next_time();
         self.starts = Starts::Process(arrivals, first);
+        self.plays = Plays::of_trace(&self.trace);
+        self.find_first(0);
         self
     }
 
@@ -112,6 +181,8 @@ impl TraceReplay {
         let mut clients = Clients { count, open: 0, free: BinaryHeap::new(), cut: 0 };
         clients.set_count(SimTime::ZERO, count);
         self.starts = Starts::Clients(clients);
+        self.plays = Plays::of_trace(&self.trace);
+        self.find_first(0);
         self
     }
 
@@ -122,7 +193,9 @@ impl TraceReplay {
     /// Makes the first turn at or after row `from` the next to start.
     fn find_first(&mut self, from: u32) {
         let rows = self.trace.rows[from as usize..].iter();
-        self.first = rows.zip(from..).find(|(row, _)| row.turn == 0).map(|(_, number)| number);
+        let mut starts = rows.zip(from..).filter(|(row, _)| row.is_first());
+        self.first =
+            starts.find(|(_, number)| self.plays.is_start(*number)).map(|(_, number)| number);
     }
 
     /// When the next session starts, and its row.
@@ -136,8 +209,14 @@ impl TraceReplay {
         Some((at, row))
     }
 
-    /// The session of row `row` starts.
-    fn start(&mut self, row: u32) {
+    /// What row `row` begins starts at `now`.
+    fn start(&mut self, now: SimTime, row: u32) {
+        let begin = self.trace.rows[row as usize].at;
+        for other in self.plays.others(row) {
+            let after =
+                self.trace.divided(self.trace.rows[other as usize].at - begin, self.speedup);
+            self.due.push(Reverse((now + after, other)));
+        }
         match &mut self.starts {
             Starts::AsRecorded => {}
             Starts::Process(arrivals, next) => *next = arrivals.next_time(),
@@ -165,7 +244,7 @@ impl Workload for TraceReplay {
     fn take(&mut self) -> Arrival {
         let ((at, number), is_first) = self.next().expect("a row is left");
         if is_first {
-            self.start(number);
+            self.start(at, number);
         } else {
             self.due.pop();
         }
@@ -186,24 +265,41 @@ impl Workload for TraceReplay {
 
     /// Every row is sent, also after a turn that was rejected.
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
-        let ended = self.trace.rows[self.row_of[request.index()] as usize];
-        if let Starts::Clients(clients) = &mut self.starts
-            && (ended.next_turn == NO_ROW || clients.cut > 0)
-        {
-            clients.cut = clients.cut.saturating_sub(1);
-            clients.end(if served { now } else { now + PAUSE_AFTER_REJECTION });
-            return;
+        let ended = self.row_of[request.index()];
+        if let Starts::Clients(clients) = &mut self.starts {
+            let play = self.plays.of[ended as usize];
+            let left = &mut self.plays.left[play as usize];
+            *left -= 1;
+            let is_over = *left == 0;
+            if self.plays.cut[play as usize] {
+                return;
+            }
+            if is_over || clients.cut > 0 {
+                clients.cut = clients.cut.saturating_sub(1);
+                clients.end(if served { now } else { now + PAUSE_AFTER_REJECTION });
+                self.plays.cut[play as usize] = true;
+                let of = &self.plays.of;
+                if !is_over {
+                    self.due.retain(|Reverse((_, row))| of[*row as usize] != play);
+                }
+                return;
+            }
         }
-        if ended.next_turn == NO_ROW {
-            return;
+        let trace = Arc::clone(&self.trace);
+        for follower in trace.followers(ended) {
+            let left = &mut self.left[follower as usize];
+            *left -= 1;
+            if *left > 0 {
+                continue;
+            }
+            let row = &trace.rows[follower as usize];
+            let after = now + trace.divided(row.delay, self.speedup);
+            let at = match self.starts {
+                Starts::AsRecorded => after.max(self.at(row.at)),
+                Starts::Process(..) | Starts::Clients(_) => after,
+            };
+            self.due.push(Reverse((at, follower)));
         }
-        let row = &self.trace.rows[ended.next_turn as usize];
-        let after = now + self.trace.divided(row.delay, self.speedup);
-        let at = match self.starts {
-            Starts::AsRecorded => after.max(self.at(row.at)),
-            Starts::Process(..) | Starts::Clients(_) => after,
-        };
-        self.due.push(Reverse((at, ended.next_turn)));
     }
 
     /// Those that are too many and cut take no further turn.

@@ -122,7 +122,7 @@ impl Scaling {
 /// The rows of `trace` with at most `max` prompt tokens.
 fn up_to(trace: &Trace, max: u32) -> Result<Trace, Invalid> {
     // Without its first turn a session is left out.
-    let firsts = trace.rows.iter().filter(|row| row.turn == 0);
+    let firsts = trace.rows.iter().filter(|row| row.is_first());
     let shortest = firsts.map(|row| row.input_tokens).min().unwrap_or(0);
     let allowed = format!("at least {shortest}, the shortest first prompt of the trace");
     Invalid::unless(shortest <= max, "max_isl", max, &allowed)?;

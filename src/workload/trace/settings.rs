@@ -56,7 +56,8 @@ pub struct TraceSettings {
     /// Only what comes before this time of the trace, before `speedup`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<SimDuration>,
-    /// Tokens that an id of the trace stands for; 512, Mooncake's, unless given.
+    /// Tokens that an id of the trace stands for, where its format does not say so; 512,
+    /// Mooncake's, unless given.
     #[serde(default = "mooncake_block", deserialize_with = "settings::count")]
     #[schemars(with = "Count")]
     pub trace_block_tokens: u32,
@@ -97,12 +98,11 @@ fn mooncake_block() -> u32 {
 }
 
 impl TraceSettings {
-    /// Refuses settings that no trace can be replayed with, on engines with
-    /// blocks of `block_size` tokens.
+    /// Refuses settings that no trace can be replayed with.
     ///
     /// # Errors
     /// The first unusable key.
-    pub fn validate(&self, block_size: u32) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), Invalid> {
         self.source()?;
         validate_speedup(self.speedup)?;
         if let Some(columns) = &self.columns {
@@ -128,13 +128,10 @@ impl TraceSettings {
         }
         let tokens = self.trace_block_tokens;
         Invalid::unless(
-            (1..=MAX_BLOCK_TOKENS).contains(&tokens) && tokens.is_multiple_of(block_size),
+            (1..=MAX_BLOCK_TOKENS).contains(&tokens),
             "trace_block_tokens",
             tokens,
-            &format!(
-                "from 1 to {MAX_BLOCK_TOKENS} and a multiple of the engine's block_size \
-                 = {block_size}; use an engine block size that divides it"
-            ),
+            &format!("from 1 to {MAX_BLOCK_TOKENS}"),
         )
     }
 
@@ -171,7 +168,7 @@ impl TraceSettings {
     /// The first unusable key.
     pub fn validate_for(&self, trace: &Trace) -> Result<(), Invalid> {
         if let Some(arrivals) = &self.arrivals {
-            let starts = trace.rows.iter().filter(|row| row.turn == 0).count();
+            let starts = trace.rows.iter().filter(|row| row.is_first()).count();
             let starts = u32::try_from(starts).unwrap_or(u32::MAX);
             arrivals.validate_count(starts).map_err(|invalid| invalid.within("arrivals"))?;
         }

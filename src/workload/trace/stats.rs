@@ -81,7 +81,7 @@ impl TraceStats {
         let last = rows.iter().map(|row| row.at).max().unwrap_or_default();
         let duration_s = (last - rows[0].at).as_secs();
         let count = rows.len() as u64;
-        let timed = rows.iter().filter(|row| row.turn == 0 || !row.at.is_zero()).count();
+        let timed = rows.iter().filter(|row| row.is_first() || !row.at.is_zero()).count();
         let mut references = 0;
         let mut repeats = 0;
         let mut ratios = 0.0;

@@ -9,46 +9,45 @@ impl Trace {
     /// first row for which it is not.
     pub(super) fn subset(&self, stays: impl Fn(&TraceRow) -> bool) -> Self {
         let mut kept = self.emptied();
-        // New numbers of rows that stay.
+        // New numbers of rows that stay, and of their sessions.
         let mut numbers = vec![NO_ROW; self.rows.len()];
-        let mut before_row = vec![NO_ROW; self.rows.len()];
+        let mut session_numbers = vec![NO_ROW; self.rows.len()];
         let mut sessions = 0;
+        let mut waits: Vec<(u32, u32)> =
+            self.edges.iter().map(|&(before, row)| (row, before)).collect();
+        waits.sort_unstable();
+        let mut waits = &waits[..];
         for (i, row) in self.rows.iter().enumerate() {
-            if row.next_turn != NO_ROW {
-                before_row[row.next_turn as usize] = row_number(i);
-            }
-            let before = (row.turn > 0).then(|| before_row[i] as usize);
-            let goes_on = before.is_none_or(|before| numbers[before] != NO_ROW);
+            let own = waits.partition_point(|&(waiting, _)| waiting == row_number(i));
+            let (before, rest) = waits.split_at(own);
+            waits = rest;
+            let goes_on = before.iter().all(|&(_, before)| numbers[before as usize] != NO_ROW);
             if !stays(row) || !goes_on {
                 continue;
             }
             let number = row_number(kept.rows.len());
             numbers[i] = number;
-            let mut new = TraceRow {
-                next_turn: NO_ROW,
+            let session = &mut session_numbers[row.session as usize];
+            if *session == NO_ROW {
+                *session = sessions;
+                sessions += 1;
+            }
+            kept.rows.push(TraceRow {
+                session: *session,
                 head: numbers[row.head as usize],
                 named_by: number,
                 first_run: kept.runs.len(),
                 ..*row
-            };
-            match before {
-                None => {
-                    new.session = sessions;
-                    sessions += 1;
-                }
-                Some(before) => {
-                    let named_by = self.rows[before].named_by;
-                    let before = &mut kept.rows[numbers[before] as usize];
-                    new.session = before.session;
-                    before.next_turn = number;
-                    if named_by as usize == i {
-                        before.named_by = number;
-                    }
+            });
+            kept.runs.extend_from_slice(self.runs(i));
+            for &(_, before) in before {
+                kept.edges.push((numbers[before as usize], number));
+                if self.rows[before as usize].named_by as usize == i {
+                    kept.rows[numbers[before as usize] as usize].named_by = number;
                 }
             }
-            kept.runs.extend_from_slice(self.runs(i));
-            kept.rows.push(new);
         }
+        kept.edges.sort_unstable();
         kept
     }
 
@@ -67,11 +66,12 @@ impl Trace {
             return Ok(self);
         }
         let from = start.unwrap_or_default();
-        let comes =
-            |row: &TraceRow| (row.turn > 0 || row.at >= from) && end.is_none_or(|end| row.at < end);
+        let comes = |row: &TraceRow| {
+            (!row.is_first() || row.at >= from) && end.is_none_or(|end| row.at < end)
+        };
         let mut trace = self.subset(comes);
         if trace.rows.is_empty() {
-            let firsts = self.rows.iter().filter(|row| row.turn == 0);
+            let firsts = self.rows.iter().filter(|row| row.is_first());
             let last = firsts.map(|row| row.at).max().unwrap_or_default().as_secs();
             let shown = |time: SimDuration| format!("\"{}s\"", time.as_secs());
             let (key, time) = start.map_or(("end", end), |start| ("start", Some(start)));

@@ -1,6 +1,7 @@
 mod columns;
 mod conventions;
 mod formats;
+mod graphs;
 mod tools;
 
 use super::*;
@@ -120,7 +121,7 @@ fn every_broken_row_is_named() {
 #[test]
 fn settings_that_cannot_be_used_are_refused() {
     let refused = |toml: &str| {
-        toml::from_str::<TraceSettings>(toml).unwrap().validate(64).unwrap_err().to_string()
+        toml::from_str::<TraceSettings>(toml).unwrap().validate().unwrap_err().to_string()
     };
     let mut seen = String::new();
     for toml in [
@@ -132,7 +133,7 @@ fn settings_that_cannot_be_used_are_refused() {
         "path = 'x.csv'\ncolumns = { time = '', prompt = 'b', output = 'c' }",
         "path = 'x.jsonl'\nspeedup = inf",
         "path = 'x.jsonl'\nlimit = 0",
-        "path = 'x.jsonl'\ntrace_block_tokens = 500",
+        "path = 'x.jsonl'\ntrace_block_tokens = 5000",
         "path = 'x.jsonl'\nstart = '20s'\nend = '20s'",
         "path = 'x.jsonl'\nconcurrency = 0",
         "path = 'x.jsonl'\nconcurrency = 3\narrivals = { kind = 'poisson', rate = 1 }",

@@ -1,0 +1,82 @@
+//! A trace without what could tell whose requests they were: when exactly they came, and
+//! what their blocks and sessions were called.
+
+use super::{Trace, TraceRow};
+use crate::id::BlockId;
+use crate::request::BlockRun;
+use crate::rng::{Use, mix, stream};
+use crate::time::SimDuration;
+use hashbrown::HashTable;
+use rand::RngExt;
+
+/// Within this time the moment of a request is drawn.
+const STEP_PS: u64 = 1_000_000_000_000;
+
+/// Makes a random stream of its own.
+const SERIES: u64 = u64::MAX;
+
+impl Trace {
+    /// The same requests in the same order, whose times are those of the trace to the
+    /// second only, with drawn milliseconds, and whose blocks are numbered as they come.
+    /// Sessions have numbers anyway. Lengths, and who waits for whom, stay.
+    ///
+    /// # Panics
+    /// If it has more ids than fit into memory.
+    pub fn anonymised(mut self) -> Self {
+        let drawn = |time: SimDuration, row: usize, which: u64| {
+            let mut draws = stream(0, Use::Lookalike, SERIES - which, row as u64);
+            let ms: u64 = draws.random_range(0..1_000);
+            SimDuration::from_ps(time.as_ps() / STEP_PS * STEP_PS) + SimDuration::from_millis(ms)
+        };
+        // First turns stay in their order, and the first of them at 0.
+        let firsts: Vec<usize> =
+            (0..self.rows.len()).filter(|&row| self.rows[row].is_first()).collect();
+        let mut times: Vec<SimDuration> =
+            firsts.iter().map(|&row| drawn(self.rows[row].at, row, 0)).collect();
+        times.sort_unstable();
+        let begin = times.first().copied().unwrap_or_default();
+        for (&row, &at) in firsts.iter().zip(&times) {
+            self.rows[row].at = at - begin;
+        }
+        for row in 0..self.rows.len() {
+            let TraceRow { at, delay, .. } = self.rows[row];
+            if !self.rows[row].is_first() {
+                if !at.is_zero() {
+                    self.rows[row].at = drawn(at, row, 0);
+                }
+                if !delay.is_zero() {
+                    self.rows[row].delay = drawn(delay, row, 1);
+                }
+            }
+        }
+        self.is_whole_ms = true;
+        self.renumbered()
+    }
+
+    /// The same with ids in order of their first use.
+    fn renumbered(mut self) -> Self {
+        let mut numbers: HashTable<(u64, u64)> = HashTable::new();
+        let mut number = |id: u64| {
+            let next = numbers.len() as u64;
+            let hash = |entry: &(u64, u64)| mix(entry.0);
+            numbers.entry(mix(id), |entry| entry.0 == id, hash).or_insert((id, next)).get().1
+        };
+        let old = std::mem::take(&mut self.runs);
+        let ends: Vec<usize> = self.rows.iter().skip(1).map(|row| row.first_run).collect();
+        for row in 0..self.rows.len() {
+            let from = self.rows[row].first_run;
+            let to = ends.get(row).copied().unwrap_or(old.len());
+            let first_run = self.runs.len();
+            for BlockId(id) in old[from..to].iter().flat_map(|run| run.ids()) {
+                let number = number(id);
+                match self.runs[first_run..].last_mut() {
+                    Some(run) if run.first.offset(run.len).0 == number => run.len += 1,
+                    _ => self.runs.push(BlockRun { first: BlockId(number), len: 1 }),
+                }
+            }
+            self.rows[row].first_run = first_run;
+        }
+        self.beginnings = self.beginnings.renamed(number);
+        self
+    }
+}
