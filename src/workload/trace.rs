@@ -17,8 +17,10 @@
 mod anonymise;
 mod build;
 mod bytes;
+mod column_names;
 mod columns;
 mod csv;
+mod dates;
 mod error;
 mod file;
 mod formats;
@@ -42,7 +44,7 @@ mod tests;
 mod write;
 
 pub use build::ReadOptions;
-pub use columns::{Columns, PrefixTokens};
+pub use column_names::{Columns, PrefixTokens};
 pub use error::TraceError;
 pub use ids::Naming;
 pub use lookalike::Lookalike;

@@ -1,6 +1,6 @@
 //! Puts rows of any format together, by the rules that all of them keep.
 
-use super::columns::Columns;
+use super::column_names::Columns;
 use super::formats::Names;
 use super::ids::Naming;
 use super::names::{Beginnings, Prefix};

@@ -5,7 +5,7 @@
 
 use super::build::{Build, Given, RowPlace};
 use super::bytes::Bounded;
-use super::columns::date;
+use super::dates::date;
 use super::formats::{Names, plain};
 use super::stamp::Stamp;
 use super::{Trace, TraceError, TraceFormat};

@@ -111,7 +111,7 @@ fn add_all(
     }
     if unknown > 0 {
         build.notices(Some(format!(
-            "{unknown} of its chats go on from one that is not in it: they begin anew"
+            "{unknown} of its chats go on from one that is not in it: each begins a chat"
         )));
     }
     let order = in_order(&records).map_err(|index| {

@@ -3,9 +3,9 @@
 use super::super::TraceError;
 use super::super::build::RowPlace;
 use super::super::bytes::{Bounded, read_line};
+use super::super::column_names::Columns;
 use super::super::formats::plain;
 use super::super::ids::hash_id;
-use super::Columns;
 use csv::{ReaderBuilder, StringRecord};
 use serde_json::{Map, Value};
 use std::cell::Cell;

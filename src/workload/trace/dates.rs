@@ -3,7 +3,7 @@
 use chrono::{DateTime, NaiveDateTime};
 
 /// Nanoseconds since 1970 of a date and time of day; in UTC where it names no zone.
-pub(in crate::workload::trace) fn date(text: &str) -> Option<u64> {
+pub(super) fn date(text: &str) -> Option<u64> {
     let zoned = ["%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%d/%b/%Y:%H:%M:%S%.f %z"];
     let plain = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"];
     let text = text.strip_suffix(" UTC").unwrap_or(text);
