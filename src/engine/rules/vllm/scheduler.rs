@@ -181,7 +181,9 @@ impl Scheduler for VllmScheduler {
 
     /// Steps in which nothing is entered, since all is put off, and nothing written down.
     fn quiet_until(&self, core: &Core, step: u64, end: u64) -> u64 {
-        if core.log.is_ordered() || self.groups.is_some() {
+        // Where every block taken displaces another, each step has something to write down.
+        let displaces = core.log.is_heard() && self.cache.empty_blocks() == 0;
+        if core.log.is_ordered() || self.groups.is_some() || displaces {
             return step;
         }
         let ahead = 1 - u64::from(self.late);
