@@ -60,22 +60,9 @@ impl Rest<'_> {
     /// A whole number below 10^18, written as JSON wants it.
     fn number(&mut self) -> Option<u64> {
         let (begin, mut value) = (self.0, 0u64);
-        loop {
-            let (digits, more) = match self.0.first_chunk() {
-                Some(eight) => leading_number(*eight),
-                None => match self.0 {
-                    [digit @ b'0'..=b'9', ..] => (1, u64::from(digit - b'0')),
-                    _ => (0, 0),
-                },
-            };
-            if digits == 0 {
-                break;
-            }
-            value = value.wrapping_mul(TENS[digits]).wrapping_add(more);
-            self.0 = &self.0[digits..];
-            if digits < 8 && self.0.len() >= 8 {
-                break;
-            }
+        while let [digit @ b'0'..=b'9', rest @ ..] = self.0 {
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.0 = rest;
         }
         let digits = begin.len() - self.0.len();
         (1..=18).contains(&digits).then_some(value).filter(|_| digits == 1 || begin[0] != b'0')
@@ -89,28 +76,6 @@ impl Rest<'_> {
         self.spaces();
         Some(())
     }
-}
-
-/// Powers of ten.
-const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-
-/// How many of eight bytes are digits, up to the first that is none, and the number that
-/// they write. All bytes at once: numbers make up most of a trace.
-fn leading_number(bytes: [u8; 8]) -> (usize, u64) {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    // The first byte is the lowest; of digits each is their value now.
-    let values = u64::from_le_bytes(bytes) ^ (EACH * 0x30);
-    let above_nine = (values & (EACH * 0x7f)) + EACH * (0x80 - 10);
-    let others = (above_nine | values) & (EACH * 0x80);
-    let digits = others.trailing_zeros() / 8;
-    if digits == 0 {
-        return (0, 0);
-    }
-    // Zeros come before them in place of what is no digit; then pairs, fours, and all.
-    let values = values << (64 - 8 * digits);
-    let pairs = (values * 10 + (values >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    (digits as usize, (fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Reads `text` into `row`: an object with the four fields in their usual order,
@@ -176,18 +141,6 @@ mod tests {
             if let Some(row) = scanned(&text) {
                 prop_assert_eq!(row, serde_json::from_str::<Line>(&text).unwrap());
             }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn numbers_are_read_eight_bytes_at_once(text in "[0-9]{0,20}[,\\]:/ a-z]{0,9}") {
-            let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-            let leads = digits == 1 || !text.starts_with('0');
-            let expected = text[..digits].parse::<u64>().ok().filter(|_| digits <= 18 && leads);
-            let mut rest = Rest(text.as_bytes());
-            prop_assert_eq!(rest.number(), expected);
-            prop_assert_eq!(rest.0, &text.as_bytes()[digits..]);
         }
     }
 
