@@ -91,7 +91,7 @@ impl Experiment {
     ) -> PyResult<Results> {
         let experiment = &*self.checked;
         let (stop, count) = (Stop::default(), Count::default());
-        let mut into = self.into_folder(columns)?;
+        let mut into = self.run_options(columns)?;
         (into.progress, into.stop) = (&count, Some(&stop));
         (into.requests, into.figures) = (requests, figures);
         // A class may be another one by the time that a run would go on.
@@ -126,7 +126,7 @@ impl Experiment {
     }
 
     /// How it is run into a folder, and saved there.
-    fn into_folder(&self, columns: bool) -> PyResult<RunInto<'static>> {
+    fn run_options(&self, columns: bool) -> PyResult<RunInto<'static>> {
         let mut into = RunInto::new(&self.file, self.options.overrides.clone());
         if columns {
             into = into.in_columns();
@@ -384,7 +384,7 @@ impl Experiment {
         // A class may be another one by the time that a run would go on.
         let begin = if self.has_python() { Gathering::begin } else { Gathering::resume };
         let gathering = begin(folder).or_raise()?;
-        let into = self.into_folder(columns)?;
+        let into = self.run_options(columns)?;
         let experiment = Arc::clone(&self.checked);
         Ok(Gathered::new(gathering, experiment, into, !self.has_python()))
     }
