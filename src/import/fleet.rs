@@ -486,7 +486,7 @@ impl Fleet {
                 match is_ranked && engine == Engine::Trtllm {
                     true => Said {
                         value: Value::Integer(1),
-                        by: By::Place(place, shown_of(dp.as_ref())),
+                        by: dp.clone().expect("there are ranks").by,
                     },
                     false => tp,
                 },
