@@ -5,7 +5,7 @@ use super::init;
 use super::talk::{note, print, warn};
 use kv_router_sim::catalogue::EXPERIMENT_FILE;
 use kv_router_sim::experiment::{Experiment, LoadOptions, write_file};
-use kv_router_sim::import::{self, ImportError, Imported, PatchError, Request, Source};
+use kv_router_sim::import::{self, ImportError, Imported, PatchError, PatchFile, Request, Source};
 use kv_router_sim::settings::Invalid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,12 +117,14 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         workers: request.workers,
         gpu: request.gpu.clone(),
     };
-    let mut files = vec![(PathBuf::from(EXPERIMENT_FILE), imported.experiment.clone())];
-    files.extend(imported.files.iter().map(|(name, text)| (PathBuf::from(name), text.clone())));
+    let mut files: Vec<(PathBuf, String)> =
+        imported.files.iter().map(|(name, text)| (PathBuf::from(name), text.clone())).collect();
     let list = toml::to_string(&kept).expect("text and numbers");
     files.push((Path::new(KEPT).join(LIST), list));
     let sources = request.files.iter();
     files.extend(sources.map(|file| (Path::new(KEPT).join(&file.name), file.text.clone())));
+    // Last: where there is an experiment, all that belongs to it is there.
+    files.push((PathBuf::from(EXPERIMENT_FILE), imported.experiment.clone()));
 
     check(&files)?;
     for (file, content) in files.iter().filter(|_| !args.force) {
@@ -241,6 +243,7 @@ pub(super) fn patch(args: &PatchArgs) -> Result<(), CliError> {
     }
     let patched = import::patch(&request, &changes, args.effect.as_deref())?;
     let out = args.out.clone().unwrap_or_else(|| args.folder.join("patch"));
+    holds_no_other(&out, &patched.files)?;
     let mut said = String::new();
     for file in &patched.files {
         let path = out.join(&file.name);
@@ -248,6 +251,28 @@ pub(super) fn patch(args: &PatchArgs) -> Result<(), CliError> {
         let _ = writeln!(said, "wrote {}: {}", path.display(), file.apply);
     }
     print(&said)
+}
+
+/// Refuses a folder that holds something else than this change: who applies all of it
+/// would apply an earlier one, too.
+fn holds_no_other(folder: &Path, files: &[PatchFile]) -> Result<(), CliError> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let mut names: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    names.sort();
+    for name in names {
+        let is_same = |file: &&PatchFile| {
+            let held = std::fs::read_to_string(folder.join(&name));
+            name.to_str() == Some(file.name.as_str()) && held.ok().as_ref() == Some(&file.text)
+        };
+        if !files.iter().any(|file| is_same(&file)) {
+            let allowed = format!(
+                "a folder without {}, which is not of this change; remove it, or choose another folder with --out",
+                Path::new(&name).display()
+            );
+            return Err(Invalid::new("--out", folder.display(), allowed).into());
+        }
+    }
+    Ok(())
 }
 
 /// What an experiment was imported from.

@@ -131,8 +131,8 @@ const TRTLLM: [Rule; 17] = [
     ),
 ];
 
-/// Keys of TensorRT-LLM's files that decide nothing that is simulated.
-const YAML_NO_SAY: [&str; 22] = [
+/// Keys of TensorRT-LLM's files that have no effect on the simulation.
+const YAML_NO_EFFECT: [&str; 22] = [
     "backend",
     "cache_transceiver_config",
     "dtype",
@@ -157,8 +157,8 @@ const YAML_NO_SAY: [&str; 22] = [
     "disable_gc",
 ];
 
-/// Flags that decide nothing that is simulated, and how such flags begin.
-const NO_SAY: [&str; 66] = [
+/// Flags that have no effect on the simulation, and how such flags begin.
+const NO_EFFECT: [&str; 66] = [
     "allow-credentials",
     "allowed-headers",
     "allowed-local-media-path",
@@ -227,7 +227,7 @@ const NO_SAY: [&str; 66] = [
     "uvicorn-log-level",
 ];
 
-const NO_SAY_BEGINNINGS: [&str; 3] = ["ssl-", "otlp-", "logging-"];
+const NO_EFFECT_BEGINNINGS: [&str; 3] = ["ssl-", "otlp-", "logging-"];
 
 /// Flags and keys whose effect is not modelled: why the real fleet may differ.
 const NOT_MODELLED: [(&str, &str); 30] = [
@@ -277,6 +277,9 @@ const OTHER_DEPLOYMENT: [(&str, &str, &str); 10] = [
     ("moe_cluster_parallel_size", "1", "this division of experts is not simulated"),
     ("config", "", "a file of further flags is not read: put them on the command"),
 ];
+
+/// Of a length that vLLM chooses.
+const FITTED: &str = "vLLM fits the length to its memory; here it is the network's longest context";
 
 /// What an engine is started with, found among its flags and files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -336,7 +339,9 @@ impl Engine {
             found.unused.push(Remark::new(&word.text, Why::Unknown));
         }
         for (at, flag) in arguments.flags.iter().enumerate() {
-            let later = arguments.flags[at + 1..].iter().any(|later| later.name == flag.name);
+            let subject = self.subject(&flag.name);
+            let later =
+                arguments.flags[at + 1..].iter().any(|later| self.subject(&later.name) == subject);
             if later {
                 found.unused.push(Remark::new(&flag.shown, Why::Overridden));
                 continue;
@@ -367,7 +372,12 @@ impl Engine {
                     Some(value) => value,
                     // The engine's own choice, as without the flag.
                     None => {
-                        found.unused.push(Remark::new(shown, Why::Default));
+                        let is_fitted = self == Self::Vllm && rule.key == "engine.max_model_len";
+                        let why = match is_fitted {
+                            true => Why::NotModelled(FITTED.to_owned()),
+                            false => Why::Default,
+                        };
+                        found.unused.push(Remark::new(shown, why));
                         return Ok(());
                     }
                 },
@@ -382,7 +392,7 @@ impl Engine {
             (_, "quantization") => found.quantization = Some((text.to_owned(), shown.clone())),
             (Self::Vllm, "dtype") => match text {
                 "auto" | "bfloat16" | "float16" | "half" => {
-                    found.unused.push(Remark::new(shown, Why::NoSay));
+                    found.unused.push(Remark::new(shown, Why::NoEffect));
                 }
                 _ => return Err(wrong("numbers of 32 bit are not simulated; take bfloat16")),
             },
@@ -398,7 +408,7 @@ impl Engine {
             }
             (Self::Vllm, "kv-transfer-config") => match host_of_connector(text) {
                 Some(bytes) => found.host_bytes = Some((bytes, shown.clone())),
-                None if is_hand_over(text) => found.unused.push(Remark::new(shown, Why::NoSay)),
+                None if is_hand_over(text) => found.unused.push(Remark::new(shown, Why::NoEffect)),
                 None => found.unused.push(remark(name, shown)),
             },
             (Self::Trtllm, "extra-engine-args" | "extra-llm-api-options" | "config") => {}
@@ -406,12 +416,20 @@ impl Engine {
             _ => {
                 let is_usual = refuse_other(name, text, shown)?;
                 found.unused.push(match is_usual {
-                    true => Remark::new(shown, Why::NoSay),
+                    true => Remark::new(shown, Why::NoEffect),
                     false => remark(name, shown),
                 });
             }
         }
         Ok(())
+    }
+
+    /// What a flag is about: flags of one subject set the same, and the last one wins.
+    fn subject(self, name: &str) -> &str {
+        match self.rule_of_flag(name) {
+            Some((rule, _)) => rule.key,
+            None => name.strip_prefix("no-").unwrap_or(name),
+        }
     }
 
     /// The rule of a flag, and whether it says no: `no-enable-prefix-caching`.
@@ -455,11 +473,12 @@ impl Engine {
                     }
                 }
                 path => {
-                    let is_no_say = refuse_other(top, &inline(value), &shown)?;
-                    let is_no_say =
-                        is_no_say || YAML_NO_SAY.contains(&path) || YAML_NO_SAY.contains(&top);
-                    found.unused_of_file.push(match is_no_say || NO_SAY.contains(&last) {
-                        true => Remark::new(&shown, Why::NoSay),
+                    let has_no_effect = refuse_other(top, &inline(value), &shown)?;
+                    let has_no_effect = has_no_effect
+                        || YAML_NO_EFFECT.contains(&path)
+                        || YAML_NO_EFFECT.contains(&top);
+                    found.unused_of_file.push(match has_no_effect || NO_EFFECT.contains(&last) {
+                        true => Remark::new(&shown, Why::NoEffect),
                         false => remark(top, &shown),
                     });
                 }
@@ -502,11 +521,11 @@ fn is_hand_over(config: &str) -> bool {
 
 /// Why a flag or key that nothing reads is not used.
 pub(super) fn remark(name: &str, shown: &str) -> Remark {
-    let no_say = NO_SAY.contains(&name)
-        || NO_SAY_BEGINNINGS.iter().any(|start| name.starts_with(start))
-        || name.strip_prefix("no-").is_some_and(|name| NO_SAY.contains(&name));
-    if no_say {
-        return Remark::new(shown, Why::NoSay);
+    let has_no_effect = NO_EFFECT.contains(&name)
+        || NO_EFFECT_BEGINNINGS.iter().any(|start| name.starts_with(start))
+        || name.strip_prefix("no-").is_some_and(|name| NO_EFFECT.contains(&name));
+    if has_no_effect {
+        return Remark::new(shown, Why::NoEffect);
     }
     match NOT_MODELLED.iter().find(|(known, _)| *known == name) {
         Some((_, why)) => Remark::new(shown, Why::NotModelled((*why).to_owned())),

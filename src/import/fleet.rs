@@ -153,6 +153,14 @@ impl Fleet {
                  dynamo.vllm, trtllm-serve and dynamo.trtllm",
             ));
         }
+        let is_line = |worker: &Worker| fleet.found.components[worker.component].form == Form::Line;
+        if let Some(count) = request.workers
+            && !fleet.workers.iter().any(is_line)
+        {
+            let why = Why::NotModelled("the manifests say how many there are".to_owned());
+            let remark = Remark::new(&format!("the number of workers asked for, {count}"), why);
+            fleet.unused.push((None, remark));
+        }
         fleet.roles()?;
         fleet.names();
         if fleet.found.picker.is_some() {
@@ -283,9 +291,13 @@ impl Fleet {
                 settings.push(("policy", Said { value: "round_robin".into(), by }));
             }
         }
-        let (value, by) = match version(&component.image) {
-            Some((0, _)) => ("0.9", By::Place(place, format!("image {}", component.image))),
-            Some(_) => ("1.6", By::Place(place, format!("image {}", component.image))),
+        let image = &component.image;
+        let near = |rules: &str| By::Assumed(format!("image {image}: the rules of {rules}"));
+        let (value, by) = match version(image) {
+            Some((0, 6..=9)) => ("0.9", By::Place(place, format!("image {image}"))),
+            Some((0, _)) => ("0.9", near("0.9")),
+            Some((1, 6)) => ("1.6", By::Place(place, format!("image {image}"))),
+            Some(_) => ("1.6", near("1.6")),
             None => {
                 ("1.6", By::Assumed("Dynamo's version is not said; the rules of 1.6".to_owned()))
             }
@@ -372,6 +384,9 @@ impl Fleet {
         let said_model =
             |value: &str| Said { value: value.into(), by: By::Place(place, model_shown.clone()) };
         let (gpu, gpu_by) = self.gpu(&component, place, request)?;
+        if let Some(asked) = request.gpu.as_ref().filter(|asked| **asked != gpu) {
+            unused.push(Remark::new(&format!("the GPU asked for, {asked}"), Why::Overridden));
+        }
         let tp = take("model.tp").unwrap_or_else(|| usual(1));
         let tp_count = integer(&tp.value);
         let dp = take("model.attention_dp");
@@ -392,7 +407,11 @@ impl Fleet {
             (None, Some(_)) => {
                 let file = &request.files[self.found.config.expect("its text is there")];
                 (
-                    Network { shape: "config.json".to_owned(), weights: String::new() },
+                    Network {
+                        shape: "config.json".to_owned(),
+                        weights: String::new(),
+                        context_tokens: None,
+                    },
                     file.folder.clone(),
                 )
             }
@@ -539,7 +558,7 @@ impl Fleet {
             ("engine.kv_memory_fraction", defaults.kv_memory_fraction.map(Value::Float)),
             ("engine.max_num_seqs", count(defaults.max_num_seqs)),
             ("engine.max_num_batched_tokens", count(defaults.max_num_batched_tokens)),
-            ("engine.max_model_len", count(Some(loaded.context_tokens))),
+            ("engine.max_model_len", count(network.context_tokens.or(Some(loaded.context_tokens)))),
             ("engine.chunked_prefill", Some(Value::Boolean(engine == Engine::Vllm))),
             ("engine.prefix_caching", Some(Value::Boolean(true))),
             ("engine.overlap", defaults.overlap.map(Value::Boolean)),
@@ -692,7 +711,13 @@ impl Fleet {
             return Ok((gpu.to_owned(), by));
         }
         if let Some(gpu) = &request.gpu {
-            return Ok((gpu.clone(), By::Assumed("as asked for: no manifest says it".to_owned())));
+            let why = match by_label {
+                None => "as asked for: no manifest says it".to_owned(),
+                Some((key, label)) => {
+                    format!("as asked for: {key}: {label} is no GPU that is known")
+                }
+            };
+            return Ok((gpu.clone(), By::Assumed(why)));
         }
         Err(ImportError::UnknownGpu {
             place: self.places[place].clone(),
@@ -772,7 +797,7 @@ impl Fleet {
         for worker in &mut self.workers {
             match worker.role {
                 Role::Prefill => {}
-                // Dynamo has everything decode that does not prefill.
+                // In Dynamo every worker that does not prefill decodes.
                 _ if prefills => (worker.role, decodes) = (Role::Decode, true),
                 _ => worker.role = Role::Both,
             }
@@ -897,22 +922,29 @@ fn variables_unused(component: &Component, read: &[String]) -> Vec<Remark> {
     };
     let names: Vec<&String> =
         component.variables.keys().filter(|name| !read.contains(name)).collect();
-    let used_in_words = |name: &&&String| {
-        let texts = component.written.command.iter().chain(&component.written.args);
-        let marks = [format!("$({name})"), format!("${{{name}"), format!("${name}")];
-        !texts.clone().any(|text| marks.iter().any(|mark| text.contains(mark.as_str())))
+    let is_in_words = |name: &str| {
+        let mut texts = component.written.command.iter().chain(&component.written.args);
+        texts.any(|text| has_variable(text, name))
     };
     let (ours, others): (Vec<&String>, Vec<&String>) =
-        names.into_iter().filter(|name| used_in_words(&name)).partition(known);
+        names.into_iter().filter(|name| !is_in_words(name)).partition(known);
     let mut remarks: Vec<Remark> = ours
         .into_iter()
         .map(|name| Remark::new(&format!("variable {name}"), Why::Unknown))
         .collect();
     if !others.is_empty() {
         let names: Vec<&str> = others.into_iter().map(String::as_str).collect();
-        remarks.push(Remark::new(&format!("variables {}", names.join(", ")), Why::NoSay));
+        remarks.push(Remark::new(&format!("variables {}", names.join(", ")), Why::NoEffect));
     }
     remarks
+}
+
+/// Whether a text names a variable: `$NAME`, `${NAME...}` or `$(NAME)`, and no longer name.
+fn has_variable(text: &str, name: &str) -> bool {
+    text.split('$').skip(1).any(|behind| {
+        let rest = behind.strip_prefix(['{', '(']).unwrap_or(behind).strip_prefix(name);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
+    })
 }
 
 /// Major and minor version in the tag of an image.
@@ -932,8 +964,10 @@ fn engine_of_vllm(image: &str, place: usize) -> Said {
         Some(of_dynamo) if image.contains("runtime") => {
             let next =
                 VLLM_OF_DYNAMO.iter().position(|(release, _)| *release > of_dynamo).unwrap_or(0);
-            let minor = next.checked_sub(1).map_or(11, |known| VLLM_OF_DYNAMO[known].1);
-            (minor, place(format!("image {image}: vLLM 0.{minor}")))
+            match next.checked_sub(1).map(|known| VLLM_OF_DYNAMO[known].1) {
+                Some(minor) => (minor, place(format!("image {image}: vLLM 0.{minor}"))),
+                None => (11, By::Assumed(format!("image {image}: no later than vLLM 0.11"))),
+            }
         }
         _ => (24, By::Assumed("vLLM's version is not said".to_owned())),
     };

@@ -121,6 +121,19 @@ impl Found {
             }
         }
         for at in 0..found.documents.len() {
+            let Document { file, value } = &found.documents[at];
+            for key in ["name", "namespace"] {
+                let name = value.get("metadata").and_then(|metadata| text(metadata, key));
+                let is_read = text(value, "kind").is_some_and(|kind| {
+                    kind == "DynamoGraphDeployment"
+                        || kind == "ConfigMap"
+                        || WORKLOADS.contains(&kind)
+                });
+                if let Some(name) = name.filter(|name| is_read && !is_name(name)) {
+                    let problem = format!("metadata.{key} = {name:?}: no name of Kubernetes");
+                    return Err(ImportError::file(&files[*file].name, &problem));
+                }
+            }
             found.containers(at)?;
         }
         Ok(found)
@@ -151,7 +164,12 @@ impl Found {
                 }
             }
         } else if kind.is_empty() {
-            if let Some((pointer, text)) = custom_config("", &value) {
+            let config =
+                custom_config("", &value).map_err(|problem| ImportError::file(name, &problem))?;
+            if let Some((pointer, text)) = config {
+                let others = beside(&value, &pointer).into_iter();
+                let remark = |path: String| Remark::new(&format!("value {path}"), Why::Unknown);
+                self.unused.extend(others.map(remark));
                 self.add_picker(name, Picker { document: at, pointer, text: text.to_owned() })?;
             } else if models::is_config(&value) {
                 self.config = Some(file);
@@ -236,13 +254,48 @@ impl Found {
         };
         let container = pod.pointer(&inside).unwrap_or(&null);
         let mut variables = BTreeMap::new();
-        for list in [global, value.get("envs"), container.get("env")].into_iter().flatten() {
-            for entry in list.as_array().into_iter().flatten() {
-                if let Some((name, value)) = self.variable(entry) {
-                    variables.insert(name, value);
-                }
+        let mut unread = Vec::new();
+        for entry in container.get("envFrom").and_then(Value::as_array).into_iter().flatten() {
+            let reference = entry.pointer("/configMapRef/name").and_then(Value::as_str);
+            let Some(map) = reference.and_then(|name| self.config_map(name)) else {
+                let of_what = |key: &str| entry.get(key).and_then(|of| text(of, "name"));
+                let source = of_what("configMapRef").or_else(|| of_what("secretRef"));
+                unread.push(Remark::new(
+                    &format!("{name}: envFrom {}", source.unwrap_or("of another kind")),
+                    Why::NotModelled(ELSEWHERE.to_owned()),
+                ));
+                continue;
+            };
+            let prefix = text(entry, "prefix").unwrap_or_default();
+            for (key, value) in entries(&self.documents[map].value, "data") {
+                let value = value.as_str().unwrap_or_default().to_owned();
+                variables.insert(format!("{prefix}{key}"), value);
             }
         }
+        if let Some(secret) = text(value, "envFromSecret") {
+            let why = Why::NotModelled(ELSEWHERE.to_owned());
+            unread.push(Remark::new(&format!("{name}: envFromSecret {secret}"), why));
+        }
+        for list in [global, value.get("envs"), container.get("env")].into_iter().flatten() {
+            for entry in list.as_array().into_iter().flatten() {
+                let Some(variable) = text(entry, "name") else { continue };
+                if let Some(value) = self.variable(entry) {
+                    variables.insert(variable.to_owned(), value);
+                    continue;
+                }
+                // It stands in place of one of the same name from before.
+                variables.remove(variable);
+                let is_of_pod = ["fieldRef", "resourceFieldRef"]
+                    .iter()
+                    .any(|key| entry.pointer(&format!("/valueFrom/{key}")).is_some());
+                let why = match is_of_pod {
+                    true => Why::NoEffect,
+                    false => Why::NotModelled(ELSEWHERE.to_owned()),
+                };
+                unread.push(Remark::new(&format!("{name}: variable {variable}"), why));
+            }
+        }
+        unread.extend(left_out(name, form, value, pod));
         let labels = value.pointer("/template/metadata/labels").unwrap_or(&null);
         let said =
             ["componentType", "subComponentType", "type"].iter().filter_map(|key| text(value, key));
@@ -276,22 +329,25 @@ impl Found {
             gpu_label: gpu_label(pod).or_else(|| gpu_label(value)),
             mounted: self.mounted(pod, container, value),
         };
+        self.unused.extend(unread);
         self.components.push(component);
     }
 
-    /// The name and the value of a variable, from a `ConfigMap` among the files if it says so.
-    fn variable(&self, entry: &Value) -> Option<(String, String)> {
-        let name = text(entry, "name")?.to_owned();
-        let value = match entry.get("value") {
-            Some(value) => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-            None => {
-                let reference = entry.pointer("/valueFrom/configMapKeyRef")?;
+    /// The value of a variable, from a `ConfigMap` among the files if it says so; empty
+    /// where it has none.
+    fn variable(&self, entry: &Value) -> Option<String> {
+        match (entry.get("value"), entry.get("valueFrom")) {
+            (Some(Value::Null) | None, None) => Some(String::new()),
+            (Some(Value::Null) | None, Some(from)) => {
+                let reference = from.get("configMapKeyRef")?;
                 let map = self.config_map(text(reference, "name")?)?;
                 let data = self.documents[map].value.get("data")?;
-                text(data, text(reference, "key")?)?.to_owned()
+                text(data, text(reference, "key")?).map(str::to_owned)
             }
-        };
-        Some((name, value))
+            (Some(value), _) => {
+                Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            }
+        }
     }
 
     fn config_map(&self, name: &str) -> Option<usize> {
@@ -339,6 +395,38 @@ impl Found {
         }
         files
     }
+}
+
+/// Of variables whose values are not among the files.
+const ELSEWHERE: &str = "what it holds is in none of the files; give its ConfigMap, too";
+
+/// Parts of a component that are not read: containers beside the main one, leaders of a
+/// group, and what changes the number of replicas.
+fn left_out(name: &str, form: Form, value: &Value, pod: &Value) -> Vec<Remark> {
+    let mut remarks = Vec::new();
+    let mut note = |what: &str, why: &str| {
+        let why = Why::NotModelled(why.to_owned());
+        remarks.push(Remark::new(&format!("{name}: {what}"), why));
+    };
+    let main = (form != Form::Services).then(|| main_container(pod));
+    for (list, main) in [("containers", main), ("initContainers", None)] {
+        let containers = pod.get(list).and_then(Value::as_array).into_iter().flatten();
+        for (at, container) in containers.enumerate().filter(|(at, _)| Some(*at) != main) {
+            let place = at.to_string();
+            let called = text(container, "name").unwrap_or(&place);
+            note(&format!("{list} {called}"), "a container beside the one that is read");
+        }
+    }
+    if value.pointer("/leaderWorkerTemplate/leaderTemplate").is_some() {
+        note("leaderTemplate", "of a group only the template of its workers is read");
+    }
+    for key in ["autoscaling", "scalingAdapter"] {
+        let is_off = |value: &Value| value.get("enabled") == Some(&Value::Bool(false));
+        if value.get(key).is_some_and(|value| !is_off(value)) {
+            note(key, "the number of replicas stays as it is written");
+        }
+    }
+    remarks
 }
 
 impl Component {
@@ -442,15 +530,70 @@ fn gpu_label(pod: &Value) -> Option<(String, String)> {
     selected.or_else(required)
 }
 
-/// The text of a configuration of llm-d's router in a Helm values file, and its place.
-fn custom_config<'a>(pointer: &str, values: &'a Value) -> Option<(String, &'a str)> {
-    let Value::Object(entries) = values else { return None };
+/// The text of a configuration of llm-d's router in a Helm values file, and its place: of
+/// several files the one that `pluginsConfigFile` names.
+///
+/// # Errors
+/// Files among which none is named.
+fn custom_config<'a>(
+    pointer: &str,
+    values: &'a Value,
+) -> Result<Option<(String, &'a str)>, String> {
+    let Value::Object(entries) = values else { return Ok(None) };
     if let Some(Value::Object(files)) = entries.get("pluginsCustomConfig") {
-        return files.iter().find_map(|(name, text)| {
-            Some((format!("{pointer}/pluginsCustomConfig/{}", escaped(name)), text.as_str()?))
-        });
+        let path = format!("{pointer}/pluginsCustomConfig");
+        let named = match (text(values, "pluginsConfigFile"), files.len()) {
+            (Some(name), _) => files.get_key_value(name),
+            (None, 0) => return Ok(None),
+            (None, 1) => files.iter().next(),
+            // What the chart takes where no file is named.
+            (None, _) => files.get_key_value("default-plugins.yaml"),
+        };
+        let Some((name, text)) = named.and_then(|(name, text)| Some((name, text.as_str()?))) else {
+            let names = files.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(format!(
+                "{}: pluginsConfigFile must name one of its files: {names}",
+                dotted(&path)
+            ));
+        };
+        return Ok(Some((format!("{path}/{}", escaped(name)), text)));
     }
-    entries
-        .iter()
-        .find_map(|(key, value)| custom_config(&format!("{pointer}/{}", escaped(key)), value))
+    for (key, value) in entries {
+        let found = custom_config(&format!("{pointer}/{}", escaped(key)), value)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// What stands in Helm values beside the configuration at a pointer and the keys that are
+/// read with it, as people write paths.
+fn beside(values: &Value, pointer: &str) -> Vec<String> {
+    let mut others = Vec::new();
+    let mut at = values;
+    let mut path = String::new();
+    for part in pointer.split('/').skip(1) {
+        let is_read = |key: &str| {
+            let of_picker = at.get("pluginsCustomConfig").is_some();
+            of_picker && ["replicas", "pluginsConfigFile"].contains(&key)
+        };
+        let Value::Object(entries) = at else { break };
+        for key in entries.keys().map(|key| escaped(key)) {
+            if key != part && !is_read(&key) {
+                others.push(dotted(&format!("{path}/{key}")));
+            }
+        }
+        path = format!("{path}/{part}");
+        at = values.pointer(&path).unwrap_or(&Value::Null);
+    }
+    others
+}
+
+/// A name as Kubernetes allows it, which also names a file.
+fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    name.len() <= 253
+        && name.chars().all(allowed)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }

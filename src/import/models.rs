@@ -45,11 +45,19 @@ const SAME: [&str; 15] = [
     "thinking", "tput", "turbo", "dynamic",
 ];
 
+/// Checkpoints with a longer context than the network of the catalogue: what the name
+/// begins with, the word that tells, and the context in tokens. Source: `config.json` of
+/// each on Hugging Face.
+const LONGER: [(&str, &str, u32); 3] =
+    [("qwen3-", "2507", 262_144), ("kimi-k2-", "0905", 262_144), ("kimi-k2-", "thinking", 262_144)];
+
 /// A network as a manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Network {
     pub(super) shape: String,
     pub(super) weights: String,
+    /// Its longest context, where it is not the shape's.
+    pub(super) context_tokens: Option<u32>,
 }
 
 /// The network of a checkpoint, by the name or the path that an engine is started with.
@@ -85,14 +93,32 @@ pub(super) fn network(model: &str) -> Option<Network> {
             _ => return None,
         };
     }
-    Some(Network { shape: (*shape).to_owned(), weights: weights.to_owned() })
+    let is_longer = |(start, mark, _): &&(&str, &str, u32)| {
+        name.starts_with(start) && name.split(['-', '_']).any(|word| word == *mark)
+    };
+    Some(Network {
+        shape: (*shape).to_owned(),
+        weights: weights.to_owned(),
+        context_tokens: LONGER.iter().find(is_longer).map(|(.., tokens)| *tokens),
+    })
 }
 
 /// Marks of GPUs in labels of nodes, in lower case, and the names of the catalogue; the
 /// first that is found counts. Sources: `nvidia.com/gpu.product` of NVIDIA's device plugin,
 /// `cloud.google.com/gke-accelerator`, types of machines of AWS and Azure.
-const GPUS: [(&str, &str); 28] = [
+const GPUS: [(&str, &str); 34] = [
+    // A part of a GPU, or a share of its time.
+    ("mig-", ""),
+    ("-shared", ""),
+    // Of other memory, and so of another bandwidth, than those called like them.
+    ("gh200", ""),
+    ("gb300", ""),
     ("gb200", "gb200"),
+    // Cards for a PCIe slot are slower than those of the catalogue.
+    ("pcie", ""),
+    ("nvl", ""),
+    // With H100 NVL.
+    ("nc40ads_h100", ""),
     ("b300", "b300"),
     ("b200", "b200"),
     ("h200", "h200"),
@@ -120,7 +146,6 @@ const GPUS: [(&str, &str); 28] = [
     ("a4-highgpu", "b200"),
     ("g2-standard", "l4"),
     ("nd_h200", "h200"),
-    ("nc40ads_h100", "h100"),
 ];
 
 /// Keys of labels that say which GPU a node has.
@@ -208,8 +233,10 @@ mod tests {
             ("/m/hub/models--openai--gpt-oss-120b/snapshots/b5c9", "gpt-oss-120b", "mxfp4"),
             ("/opt/models/Qwen3-235B-A22B-Instruct-2507/", "qwen3-235b-a22b", "bf16"),
         ] {
-            let expected = Network { shape: shape.to_owned(), weights: weights.to_owned() };
-            assert_eq!(network(model), Some(expected), "{model}");
+            let found = network(model).unwrap_or_else(|| panic!("{model}"));
+            assert_eq!((found.shape.as_str(), found.weights.as_str()), (shape, weights), "{model}");
+            let is_longer = ["0905", "2507"].iter().any(|mark| model.contains(mark));
+            assert_eq!(found.context_tokens, is_longer.then_some(262_144), "{model}");
             assert!(named(Kind::Shape, shape).is_ok(), "{shape}");
         }
         for model in [
@@ -241,6 +268,15 @@ mod tests {
             ("NVIDIA-L40S", Some("l40s")),
             ("NVIDIA-L40", None),
             ("Tesla-T4", None),
+            ("NVIDIA-GH200-480GB", None),
+            ("NVIDIA-GB300", None),
+            ("NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", None),
+            ("NVIDIA-H100-80GB-HBM3-SHARED", None),
+            ("NVIDIA-H100-PCIe", None),
+            ("NVIDIA-A100-80GB-PCIe", None),
+            ("NVIDIA-H100-NVL", None),
+            ("Standard_NC40ads_H100_v5", None),
+            ("Standard_ND_H200_v5", Some("h200")),
         ] {
             assert_eq!(gpu(label), expected, "{label}");
         }

@@ -525,9 +525,9 @@ impl<'a> Change<'a> {
         );
         let settings: BTreeMap<String, Value> = of_router.collect();
         let policy = settings.get("policy").cloned().unwrap_or_else(|| Value::from("none"));
-        let text = routers::picker_of(&settings)
-            .map_err(|why| inexpressible("router.policy", &policy, why))?;
         let picker = self.fleet.found.picker.as_ref().expect("there is one");
+        let text = routers::picker_of(&settings, &picker.text)
+            .map_err(|why| inexpressible("router.policy", &policy, why))?;
         match picker.pointer.is_empty() {
             true => self.documents[picker.document] = yaml::parse(&text).unwrap_or(Json::Null),
             false => {
@@ -594,7 +594,16 @@ impl<'a> Change<'a> {
         }
         for (at, document) in self.fleet.found.documents.iter().enumerate() {
             if document.value != self.documents[at] {
-                files.push(self.patch_file(at, said));
+                let mut file = self.patch_file(at, said);
+                // Two namespaces may have objects of one kind and name.
+                let written = file.name.clone();
+                let mut number = 2;
+                while files.iter().any(|other: &PatchFile| other.name == file.name) {
+                    file.name = format!("{number}-{written}");
+                    number += 1;
+                }
+                file.apply = file.apply.replace(&written, &file.name);
+                files.push(file);
             }
         }
         for (file, source) in self.request.files.iter_mut().enumerate() {
@@ -655,8 +664,17 @@ impl<'a> Change<'a> {
         }
         let file = format!("patch-{}-{name}.yaml", kind.to_lowercase());
         let merge = if is_custom { " --type merge" } else { "" };
-        let apply =
-            format!("kubectl patch {} {name}{merge} --patch-file {file}", kind.to_lowercase());
+        let namespace = after.pointer("/metadata/namespace").and_then(Json::as_str);
+        let space = namespace.map_or(String::new(), |namespace| format!(" -n {namespace}"));
+        // Pods read such a file once, when they start.
+        let restart = match kind {
+            "ConfigMap" => ", then kubectl rollout restart for each workload that reads it",
+            _ => "",
+        };
+        let apply = format!(
+            "kubectl patch {} {name}{space}{merge} --patch-file {file}{restart}",
+            kind.to_lowercase()
+        );
         PatchFile { name: file, text: format!("{said}{}", yaml::write(&value)), apply }
     }
 }

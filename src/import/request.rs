@@ -55,8 +55,8 @@ pub(super) struct Remark {
 /// Why something is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// It decides nothing that is simulated.
-    NoSay,
+    /// It has no effect on the simulation.
+    NoEffect,
     /// Its effect is not modelled, and why the real fleet may differ.
     NotModelled(String),
     /// It is not known.
@@ -86,7 +86,7 @@ impl Remark {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoSay => "decides nothing that is simulated",
+            Self::NoEffect => "has no effect on the simulation",
             Self::NotModelled(why) => why,
             Self::Unknown => "not known here: the real fleet may differ",
             Self::Default => "the engine's own choice, as without it",

@@ -148,8 +148,8 @@ pub(super) const MODES: [(&str, &str); 5] = [
     ("least-loaded", "least_loaded"),
 ];
 
-/// The front end's flags and variables that decide nothing here.
-const NO_SAY: [&str; 14] = [
+/// The front end's flags and variables that have no effect on the simulation.
+const NO_EFFECT: [&str; 14] = [
     "router-reset-states",
     "router-event-threads",
     "router-min-initial-workers",
@@ -243,6 +243,8 @@ impl Found {
             found.is_synced = Some(format!("{sync}={value}"));
             found.read.push(sync.to_owned());
         }
+        let alone = arguments.alone.iter().map(|word| Remark::new(&word.text, Why::Unknown));
+        found.unused.extend(alone);
         for flag in &arguments.flags {
             let name = flag.name.as_str();
             let (positive, is_no) = match name.strip_prefix("no-") {
@@ -276,20 +278,26 @@ impl Found {
                 let modes = MODES.map(|(mode, _)| mode).join(", ");
                 return Err(ImportError::refused(shown, &format!("simulated modes are {modes}")));
             };
-            self.settings.insert("policy", (Value::from(*policy), shown.to_owned()));
+            let before = self.settings.insert("policy", (Value::from(*policy), shown.to_owned()));
+            self.overridden(before);
             return Ok(());
         }
         let read = rule.kind.read(text).map_err(|problem| ImportError::value(shown, &problem))?;
-        match read {
-            Some(value) => {
-                self.settings.insert(rule.key, (value, shown.to_owned()));
-            }
+        let before = match read {
+            Some(value) => self.settings.insert(rule.key, (value, shown.to_owned())),
             None => {
-                self.settings.remove(rule.key);
                 self.unused.push(Remark::new(shown, Why::Default));
+                self.settings.remove(rule.key)
             }
-        }
+        };
+        self.overridden(before);
         Ok(())
+    }
+
+    /// Notes what said something else before.
+    fn overridden(&mut self, before: Option<(Value, String)>) {
+        let remark = |(_, shown): (Value, String)| Remark::new(&shown, Why::Overridden);
+        self.unused.extend(before.map(remark));
     }
 }
 
@@ -298,8 +306,8 @@ fn is_off(value: &str) -> bool {
 }
 
 fn unused(name: &str, shown: &str) -> Remark {
-    if NO_SAY.contains(&name) {
-        return Remark::new(shown, Why::NoSay);
+    if NO_EFFECT.contains(&name) {
+        return Remark::new(shown, Why::NoEffect);
     }
     super::engines::remark(name, shown)
 }
@@ -322,6 +330,8 @@ const PLAIN: [&str; 10] = [
 /// that have some: names of plug-ins are types, and there is one profile.
 pub(super) fn picker(text: &str) -> Option<BTreeMap<&'static str, Value>> {
     let file = yaml::parse(text).ok()?;
+    // Anything else at the top (a gate, a detector of saturation) makes another router of it.
+    file.as_object()?.keys().all(|key| TOP.contains(&key.as_str())).then_some(())?;
     let plugins = file.get("plugins")?.as_array()?;
     let mut parameters: BTreeMap<&str, &Json> = BTreeMap::new();
     let nothing = Json::Null;
@@ -396,6 +406,10 @@ pub(super) fn picker(text: &str) -> Option<BTreeMap<&'static str, Value>> {
     Some(settings)
 }
 
+/// Keys at the top of a configuration that parameters can stand for; `dataLayer` names the
+/// metrics that are read, and they are the ones that scorers need.
+const TOP: [&str; 5] = ["apiVersion", "kind", "plugins", "schedulingProfiles", "dataLayer"];
+
 const APPROXIMATE: &str = "approx-prefix-cache-producer";
 
 const SCORERS: [(&str, &str); 3] = [
@@ -412,11 +426,15 @@ fn number(value: f64) -> Value {
     if is_whole { Value::Integer(whole) } else { Value::Float(value) }
 }
 
-/// The configuration of llm-d's router for a policy with these parameters.
+/// The configuration of llm-d's router for a policy with these parameters; what else stands
+/// at the top of `before` stays.
 ///
 /// # Errors
 /// A key that no plug-in has, or a policy that it cannot be.
-pub(super) fn picker_of(settings: &BTreeMap<String, Value>) -> Result<String, String> {
+pub(super) fn picker_of(
+    settings: &BTreeMap<String, Value>,
+    before: &str,
+) -> Result<String, String> {
     let policy = settings.get("policy").and_then(Value::as_str).unwrap_or_default();
     let as_number = |key: &str, value: &Value| {
         let wrong = || format!("router.{key} = {value}: must be a number");
@@ -502,12 +520,13 @@ pub(super) fn picker_of(settings: &BTreeMap<String, Value>) -> Result<String, St
             ));
         }
     };
-    Ok(yaml::write(&json!({
-        "apiVersion": "llm-d.ai/v1alpha1",
-        "kind": "EndpointPickerConfig",
-        "plugins": plugins,
-        "schedulingProfiles": [{ "name": "default", "plugins": profile }],
-    })))
+    let mut file = match yaml::parse(before) {
+        Ok(file @ Json::Object(_)) => file,
+        _ => json!({ "apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig" }),
+    };
+    file["plugins"] = json!(plugins);
+    file["schedulingProfiles"] = json!([{ "name": "default", "plugins": profile }]);
+    Ok(yaml::write(&file))
 }
 
 #[cfg(test)]
@@ -546,7 +565,13 @@ mod tests {
         ];
         assert_eq!(settings, expected);
         assert!(found.is_synced.is_some());
-        assert_eq!(found.unused.len(), 3);
+        // The variable of the temperature among them.
+        let unused: Vec<&str> = found.unused.iter().map(|one| one.shown.as_str()).collect();
+        assert!(unused.contains(&"DYN_ROUTER_TEMPERATURE=0.5"), "{unused:?}");
+        assert_eq!(unused.len(), 4);
+        let found = read("x --router-temperature 1 --router-temperature 2", &[]).unwrap();
+        let unused: Vec<&str> = found.unused.iter().map(|one| one.shown.as_str()).collect();
+        assert_eq!(unused, ["x", "--router-temperature 1"]);
         for (line, variables) in [
             ("--router-mode direct", &[][..]),
             ("--router-policy-config p.yaml", &[]),
@@ -592,13 +617,19 @@ mod tests {
             let mut settings: BTreeMap<String, Value> =
                 parameters.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
             settings.insert("policy".to_owned(), policy.into());
-            let text = picker_of(&settings).unwrap();
+            let before =
+                "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\ndataLayer: {a: 1}";
+            let text = picker_of(&settings, before).unwrap();
+            assert!(text.contains("dataLayer"), "{text}");
+            for more in ["featureGates: [flowControl]", "saturationDetector: {a: 1}"] {
+                assert_eq!(picker(&format!("{text}\n{more}\n")), None, "{more}");
+            }
             let back = picker(&text).unwrap_or_else(|| panic!("not read: {text}"));
             let back: BTreeMap<String, Value> =
                 back.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
             assert_eq!(back, settings, "{text}");
         }
         let other = BTreeMap::from([("policy".to_owned(), Value::from("kv"))]);
-        assert!(picker_of(&other).unwrap_err().contains("inference_extension"));
+        assert!(picker_of(&other, "").unwrap_err().contains("inference_extension"));
     }
 }

@@ -455,7 +455,7 @@ proptest! {
 
     /// Whatever stands in a file, there is an answer or a refusal.
     #[test]
-    fn odd_files_do_no_harm(text in "[a-zA-Z0-9:{}\\[\\]\"'$\\\\&|;#\n -]{0,200}") {
+    fn odd_files_do_no_harm(text in "[a-zA-Z0-9:{}\\[\\]\"'$\\\\&|;#\n\r\t\u{b}\u{85}\u{a0}\u{2003}\u{3000} -]{0,200}") {
         let _ = import(&of_text("a.yaml", &text));
         let _ = import(&of_line(&text));
         let _ = import(&of_line(&format!("vllm serve Qwen/Qwen3-32B -tp 2 {text}")));
@@ -509,4 +509,113 @@ fn keys_that_nothing_expresses_are_refused_by_name() {
         let error = patch(request, &changes, None).expect_err(key).to_string();
         assert!(error.contains(said), "{key}: {error}");
     }
+}
+
+#[test]
+fn variables_of_config_maps_are_read_and_others_are_listed() {
+    let text = "
+kind: DynamoGraphDeployment
+metadata: {name: a, namespace: here}
+spec:
+  services:
+    Frontend:
+      componentType: frontend
+      extraPodSpec:
+        mainContainer:
+          image: nvcr.io/dynamo/vllm-runtime:1.2.0
+          envFrom:
+          - configMapRef: {name: router}
+          - {prefix: DYN_, configMapRef: {name: more}}
+          - secretRef: {name: hidden}
+          env:
+          - {name: DYN_ROUTER_TEMPERATURE, value: '0.5'}
+          - {name: DYN_ROUTER_TTL, valueFrom: {configMapKeyRef: {name: none, key: ttl}}}
+          - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    Worker:
+      replicas: 2
+      autoscaling: {enabled: true, maxReplicas: 9}
+      extraPodSpec:
+        initContainers: [{name: fetch}]
+        mainContainer:
+          image: nvcr.io/dynamo/vllm-runtime:1.2.0
+          command: [python3, -m, dynamo.vllm]
+          args: [--model, Qwen/Qwen3-32B, -tp, $(TP_SIZE)]
+          env: [{name: TP_SIZE, value: '2'}, {name: TP, value: '9'}]
+---
+kind: ConfigMap
+metadata: {name: router}
+data: {DYN_ROUTER_MODE: kv, DYN_ROUTER_TEMPERATURE: '0.9'}
+---
+kind: ConfigMap
+metadata: {name: more}
+data: {ROUTER_QUEUE_THRESHOLD: '3'}
+";
+    let request = Request { workers: Some(7), ..of_text("a.yaml", text) };
+    let found = settings(&request);
+    assert_eq!(found["router.policy"], Value::from("kv"));
+    assert_eq!(found["router.temperature"], Value::Float(0.5));
+    assert_eq!(found["router.queue_threshold"], Value::from(3));
+    assert_eq!(found["cluster.model.tp"], Value::from(2));
+    assert_eq!(found["cluster.workers"], Value::from(2));
+    let imported = import(&request).unwrap();
+    let unused = imported.unused.join("\n");
+    for wanted in [
+        "Frontend: envFrom hidden: what it holds is in none",
+        "Frontend: variable DYN_ROUTER_TTL: what it holds is in none",
+        "Frontend: variable POD_IP: has no effect",
+        "Worker: initContainers fetch",
+        "Worker: autoscaling",
+        "variables TP: has no effect",
+        "the number of workers asked for, 7",
+    ] {
+        assert!(unused.contains(wanted), "{wanted}: {unused}");
+    }
+    // Another release than the one whose rules are known.
+    assert!(imported.experiment.contains("semantics = \"1.6\" # assumed"));
+    let changes = BTreeMap::from([("cluster.workers".to_owned(), Value::from(4))]);
+    let patched = patch(&request, &changes, None).unwrap();
+    assert!(patched.files[0].apply.contains("dynamographdeployment a -n here --type merge"));
+    for (from, to) in [("name: a,", "name: ../a,"), ("namespace: here", "namespace: a/b")] {
+        let error = import(&of_text("a.yaml", &text.replace(from, to))).unwrap_err().to_string();
+        assert!(error.contains("no name of Kubernetes"), "{error}");
+    }
+}
+
+#[test]
+fn a_router_is_the_one_that_helm_values_name() {
+    let (files, gpu) = DEPLOYMENTS[5];
+    let mut wanted = request(files, gpu);
+    let values = &mut wanted.files[1].text;
+    let other = "pluginsCustomConfig:\n      another.yaml: 'kind: EndpointPickerConfig'\n";
+    *values = values.replace("pluginsCustomConfig:\n", other);
+    *values = values.replace("    replicas: 2\n", "    replicas: 2\n    image: {tag: v9}\n");
+    values.push_str("inferencePool: {modelServers: 1}\n");
+    let imported = import(&wanted).unwrap();
+    assert!(imported.files[0].1.contains("precise-prefix-cache-scorer"));
+    let unused = imported.unused.join("\n");
+    for listed in
+        ["router.epp.image", "inferencePool", "router.epp.pluginsCustomConfig.another.yaml"]
+    {
+        assert!(unused.contains(listed), "{listed}: {unused}");
+    }
+    wanted.files[1].text = wanted.files[1].text.replace("File: precise.yaml", "File: none.yaml");
+    let error = import(&wanted).unwrap_err().to_string();
+    assert!(error.contains("must name one of its files: another.yaml, precise.yaml"), "{error}");
+}
+
+#[test]
+fn lengths_and_repeated_flags_are_what_an_engine_makes_of_them() {
+    let line = "vllm serve Qwen/Qwen3-30B-A3B-Instruct-2507";
+    assert_eq!(settings(&of_line(line))["engine.max_model_len"], Value::from(262_144));
+    let line = "vllm serve Qwen/Qwen3-32B -tp 2 --max-model-len auto --enable-prefix-caching \
+                --no-enable-prefix-caching --novel 1 --no-novel";
+    let imported = import(&of_line(line)).unwrap();
+    let unused = imported.unused.join("\n");
+    assert!(unused.contains("--max-model-len auto: vLLM fits"), "{unused}");
+    assert!(unused.contains("--enable-prefix-caching: another value wins"), "{unused}");
+    assert!(unused.contains("--novel 1: another value wins"), "{unused}");
+    assert_eq!(settings(&of_line(line))["engine.prefix_caching"], Value::from(false));
+    // A space of Unicode is a part of its word, as for a shell.
+    let error = import(&of_line("vllm serve\u{a0}Qwen/Qwen3-32B")).unwrap_err().to_string();
+    assert!(error.contains("runs no engine"), "{error}");
 }

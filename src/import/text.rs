@@ -49,9 +49,7 @@ fn write(fleet: &Fleet, request: &Request) -> Imported {
         let place = place.map_or(String::new(), |place| format!("[{}] ", place + 1));
         unused.push(format!("{place}{}: {}", remark.shown, remark.why));
     }
-    text.push_str(
-        "# Imported. Behind each value stands what says so, by the number of its place:\n",
-    );
+    text.push_str("# Imported. Each value names its source, by the number of its place:\n");
     for (number, place) in (1..).zip(&fleet.places) {
         let _ = writeln!(text, "#   [{number}] {}", one_line(place));
     }

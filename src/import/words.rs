@@ -190,7 +190,7 @@ impl Shell<'_> {
                     at += 1;
                 }
                 b'#' => at = self.text[at..].find('\n').map_or(bytes.len(), |end| at + end),
-                byte if byte.is_ascii_whitespace() => at += 1,
+                byte if is_blank(char::from(byte)) => at += 1,
                 _ => {
                     let start = at;
                     let pieces;
@@ -243,7 +243,7 @@ impl Shell<'_> {
                         plain(MARK);
                     }
                 }
-                (None, c) if c.is_whitespace() || ";&|()".contains(c) => {
+                (None, c) if is_blank(c) || ";&|()".contains(c) => {
                     return (split(pieces, variables), at);
                 }
                 (_, c) => plain(c.encode_utf8(&mut [0; 4])),
@@ -287,8 +287,9 @@ impl Shell<'_> {
                 texts.last_mut().expect("never empty").push_str(&piece.text);
                 continue;
             }
-            for (at, part) in piece.text.split_whitespace().enumerate() {
-                if at > 0 || piece.text.starts_with(char::is_whitespace) {
+            let parts = piece.text.split(is_blank).filter(|part| !part.is_empty());
+            for (at, part) in parts.enumerate() {
+                if at > 0 || piece.text.starts_with(is_blank) {
                     texts.push(String::new());
                 }
                 texts.last_mut().expect("never empty").push_str(part);
@@ -321,6 +322,11 @@ impl Shell<'_> {
             all.push(words);
         }
     }
+}
+
+/// What separates words: a shell knows no other space, so one of Unicode belongs to its word.
+fn is_blank(c: char) -> bool {
+    c.is_ascii_whitespace()
 }
 
 /// Stands for a variable in a word that is being read.
@@ -380,6 +386,8 @@ mod tests {
             ),
             ("", vec![]),
             ("a \"b", vec![vec!["a", "b"]]),
+            // Only ASCII has spaces that separate.
+            ("a\u{a0}b \u{3000} c\u{b}d", vec![vec!["a\u{a0}b", "\u{3000}", "c\u{b}d"]]),
         ] {
             let texts = texts(&Written::line(script), &[("MANY", "x y"), ("MANY_", "2")]);
             assert_eq!(texts, expected, "{script}");

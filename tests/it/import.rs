@@ -88,6 +88,13 @@ fn a_manifest_becomes_an_answer_and_a_change_to_apply() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("engine.activation_gib = 5.0 says how things are"));
     assert!(here.join("change").is_dir());
+    // Twice the same is the same; another change does not stand beside it.
+    let output = sim(here, &["patch", "fleet", "--out", "change"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let other = ["patch", "fleet", "--set", "cluster.workers=9", "--out", "change"];
+    let output = sim(here, &other);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("not of this change"), "{}", text(&output.stderr));
 }
 
 #[test]
