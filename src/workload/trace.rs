@@ -105,6 +105,14 @@ pub enum TraceFormat {
     Burstgpt,
 }
 
+impl TraceFormat {
+    /// As settings write it.
+    fn name(self) -> String {
+        let name = serde_json::to_value(self).expect("a name of letters");
+        name.as_str().unwrap_or_default().to_owned()
+    }
+}
+
 /// A trace in memory: at least one row, in order of time, whose ids form a prefix
 /// tree. Traces are equal if they replay alike.
 #[derive(Clone, Debug)]

@@ -42,7 +42,9 @@ impl Trace {
             let TraceRow { at, delay, .. } = self.rows[row];
             if !self.rows[row].is_first() {
                 if !at.is_zero() {
-                    self.rows[row].at = drawn(at, row, 0);
+                    // Moved with the first turns, and not to 0, which is no time.
+                    let ps = drawn(at, row, 0).as_ps().saturating_sub(begin.as_ps());
+                    self.rows[row].at = SimDuration::from_ps(ps).max(SimDuration::from_millis(1));
                 }
                 if !delay.is_zero() {
                     self.rows[row].delay = drawn(delay, row, 1);

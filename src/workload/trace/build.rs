@@ -25,7 +25,7 @@ const FIRST_HASH: u64 = 1 << 51;
 
 /// Rows of a trace (assumed: twice the largest public one). Each is held in memory, some
 /// 100 bytes of it, and a small compressed file can have any number.
-const MOST_ROWS: u32 = 100_000_000;
+pub(super) const MOST_ROWS: u32 = 100_000_000;
 
 /// How a trace file is read.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +88,16 @@ impl RowPlace<'_> {
     pub(super) fn row(&self, problem: impl Into<String>) -> TraceError {
         TraceError::Row { path: self.path.to_owned(), line: self.line, problem: problem.into() }
     }
+}
+
+/// The number of the row at `place`, after `rows` others.
+///
+/// # Errors
+/// If there are too many.
+pub(super) fn row_count(place: &RowPlace<'_>, rows: usize) -> Result<u32, TraceError> {
+    let number = u32::try_from(rows).ok().filter(|&number| number < MOST_ROWS);
+    number
+        .ok_or_else(|| place.row("more than 100,000,000 requests: read a part of them, with limit"))
 }
 
 /// A row as it was read.
@@ -213,12 +223,7 @@ impl<'a> Build<'a> {
 
     /// Adds the row at `place`.
     pub(super) fn add(&mut self, place: &RowPlace<'_>, given: Given<'_>) -> Result<(), TraceError> {
-        let number = self.trace.rows.len();
-        let Some(number) = u32::try_from(number).ok().filter(|&number| number < MOST_ROWS) else {
-            return Err(
-                place.row("more than 100,000,000 requests: read a part of them, with limit")
-            );
-        };
+        let number = row_count(place, self.trace.rows.len())?;
         let known = given.session.and_then(|session| self.sessions.get(session)).copied();
         let before = known.as_slice();
         let waits_for = given.waits_for.unwrap_or(before);

@@ -6,7 +6,7 @@
 
 mod cells;
 
-use super::build::{Build, Given, RowPlace};
+use super::build::{Build, Given, RowPlace, row_count};
 use super::column_names::{Columns, PrefixTokens};
 use super::dates::date;
 use super::names::Prefix;
@@ -84,6 +84,13 @@ pub(super) fn parse(
     if log.requests.is_empty() {
         return Err(seen.nothing(path, columns, log.left_out));
     }
+    if let Some(problem) = seen.lacks() {
+        // A part of the file says nothing of the rest.
+        if log.requests.len() < limit {
+            return Err(TraceError::Format { path: path.to_owned(), problem });
+        }
+        build.notices(Some(format!("of the rows that were read, {problem}")));
+    }
     let (unit, notice) = log.unit(columns, unit)?;
     build.notices(notice);
     log.finish(path, columns, unit, build)
@@ -119,7 +126,12 @@ impl Log {
             return Err(place.field(&columns.time, text, allowed));
         }
         let end = columns.end.as_deref().map_or(Ok(None), moment)?;
-        let end = end.filter(|end| matches!(end, Moment::Date(_)) == is_date);
+        if end.is_some_and(|end| matches!(end, Moment::Date(_)) != is_date) {
+            let name = columns.end.as_deref().unwrap_or_default();
+            let kind = if is_date { "a date" } else { "a number" };
+            let allowed = format!("{kind}, as column \"{}\" has", columns.time);
+            return Err(place.field(name, cells.text(name).unwrap_or_default(), allowed));
+        }
         let session = columns.session.as_deref().and_then(|name| cells.text(name));
         let prefix = match (&columns.prefix, &columns.prefix_tokens) {
             (Some(name), Some(tokens)) => match cells.text(name) {
@@ -134,6 +146,7 @@ impl Log {
         };
         let session = session.map(|name| self.session(name));
         let line = place.line;
+        row_count(place, self.requests.len())?;
         self.requests.push(Logged {
             line,
             at,
@@ -209,7 +222,7 @@ impl Log {
         }
         (0..self.left_out).for_each(|_| build.leave_out());
         let first = timed[0].0;
-        let mut ended: Vec<Option<u64>> = vec![None; self.sessions.len()];
+        let mut last_ends: Vec<Option<u64>> = vec![None; self.sessions.len()];
         let mut overlapping = 0u64;
         for (at, logged) in &timed {
             let place = place(logged.line);
@@ -218,7 +231,7 @@ impl Log {
                 let seen = format!("{} s after the first", (at - first) / 1_000_000_000);
                 return Err(place.field(&columns.time, seen, "at most 100 days after the first"));
             }
-            let last = logged.session.and_then(|session| ended[session as usize]);
+            let last = logged.session.and_then(|session| last_ends[session as usize]);
             let delay = last.map(|last| Stamp::Whole(at.saturating_sub(last)));
             overlapping += u64::from(last.is_some_and(|last| *at < last));
             let given = Given {
@@ -234,10 +247,9 @@ impl Log {
                 waits_for: None,
             };
             build.add(&place, given)?;
-            if let (Some(session), Some(end)) =
-                (logged.session, logged.end.and_then(|end| end.ns(unit)))
-            {
-                ended[session as usize] = Some(end);
+            let end = ended(&place, columns, unit, *at, logged.end)?;
+            if let Some(session) = logged.session {
+                last_ends[session as usize] = end;
             }
         }
         if overlapping > 0 {
@@ -249,21 +261,44 @@ impl Log {
     }
 }
 
+/// When an answer had ended, in nanoseconds: not before `at`, when its request was sent.
+fn ended(
+    place: &RowPlace<'_>,
+    columns: &Columns,
+    unit: TimeUnit,
+    at: u64,
+    end: Option<Moment>,
+) -> Result<Option<u64>, TraceError> {
+    let Some(end) = end else { return Ok(None) };
+    let name = columns.end.as_deref().unwrap_or_default();
+    let Some(end) = end.ns(unit) else {
+        return Err(place.field(name, "too large", format!("smaller: it counts {}", unit.name())));
+    };
+    if end < at {
+        let allowed = format!(
+            "not before column \"{}\": it is a moment, not how long the answer took",
+            columns.time
+        );
+        let seen = format!("{} s before it", (at - end) as f64 / 1e9);
+        return Err(place.field(name, seen, allowed));
+    }
+    Ok(Some(end))
+}
+
 /// The sum of the columns that `names` joins by `+`; `None` if none has a value.
 fn sum(place: &RowPlace<'_>, names: &str, cells: &dyn Cells) -> Result<Option<u32>, TraceError> {
-    let mut sum = None;
+    let mut sum: Option<u64> = None;
     for name in names.split('+').map(str::trim) {
         let Some(text) = cells.text(name) else { continue };
         let value = tokens(&text).ok_or_else(|| {
             place.field(name, &text, format!("a whole number from 0 to {MAX_TOKENS}"))
         })?;
-        sum = Some(sum.unwrap_or(0) + value);
+        sum = Some(sum.unwrap_or(0) + u64::from(value));
     }
-    match sum {
-        Some(sum) if sum > MAX_TOKENS => {
-            Err(place.field(names, sum, format!("at most {MAX_TOKENS}")))
-        }
-        sum => Ok(sum),
+    let Some(sum) = sum else { return Ok(None) };
+    match u32::try_from(sum).ok().filter(|sum| *sum <= MAX_TOKENS) {
+        None => Err(place.field(names, sum, format!("at most {MAX_TOKENS}"))),
+        whole => Ok(whole),
     }
 }
 

@@ -52,8 +52,7 @@ pub(super) fn parse(
         columns.validate().map_err(|invalid| invalid.within("columns"))?;
         if let Some(format) = options.format {
             let allowed = "absent beside columns, which say how rows are written";
-            let format = format!("{format:?}").to_lowercase();
-            return Err(Invalid::new("format", format, allowed).into());
+            return Err(Invalid::new("format", format.name(), allowed).into());
         }
         let names =
             Names { timestamp: &columns.time, input: &columns.prompt, output: &columns.output };

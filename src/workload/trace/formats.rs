@@ -232,7 +232,7 @@ fn looks_like_list(text: &[u8]) -> Option<&'static str> {
     looks_like(rows.first()?)
 }
 
-/// A column's name without what people write differently: `SessionID`, `session_id`.
+/// A column's name in small letters without blanks and underscores: `SessionID`, `session_id`.
 pub(super) fn plain(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }

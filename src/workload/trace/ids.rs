@@ -18,22 +18,25 @@ pub enum Naming {
     Content,
 }
 
-/// The number of an id that is written so: itself if it is a whole number of at most 64
-/// bits, decimal or (of up to 16 digits) hexadecimal; else 64 bits of its SHA-256.
+/// Texts of hashes have this bit: no number that counts blocks has it.
+const HASHED: u64 = 1 << 63;
+
+/// The number of an id that is written so: itself if it is a plain decimal number of up to
+/// [`MOST_DECIMALS`] digits; else 63 bits of its SHA-256. One text cannot say whether `10`
+/// is hexadecimal, so no text is read so: different texts are different blocks.
 pub(super) fn hash_id(text: &str) -> u64 {
-    if let Ok(number) = text.parse::<u64>() {
-        return number;
-    }
-    if let Ok(number) = text.parse::<i64>() {
-        return number.cast_unsigned();
-    }
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    if let Ok(number) = u64::from_str_radix(digits, 16) {
+    let is_plain = text.len() <= MOST_DECIMALS
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text.len() == 1 || !text.starts_with('0'));
+    if is_plain && let Ok(number) = text.parse::<u64>() {
         return number;
     }
     let hash = Sha256::digest(text);
-    u64::from_le_bytes(hash[..8].try_into().expect("eight bytes"))
+    u64::from_le_bytes(hash[..8].try_into().expect("eight bytes")) | HASHED
 }
+
+/// Digits of numbers that stay below those that are read as hashes.
+const MOST_DECIMALS: usize = 15;
 
 /// A list of ids, numbers or texts; all of one kind in the same file, or the same number
 /// might be meant twice.
@@ -89,11 +92,12 @@ mod tests {
     use super::hash_id;
 
     #[test]
-    fn texts_are_numbers_where_they_can_be() {
-        assert_eq!(hash_id("18446744073709551615"), u64::MAX);
-        assert_eq!(hash_id("-1"), u64::MAX);
-        assert_eq!(hash_id("9f86d081884c7d65"), 0x9f86_d081_884c_7d65);
-        assert_eq!(hash_id("0xff"), 255);
+    fn different_texts_are_different_blocks() {
+        assert_eq!((hash_id("0"), hash_id("10")), (0, 10));
+        assert_eq!(hash_id("999999999999999"), 999_999_999_999_999);
+        let texts = ["a", "10", "0a", "010", "0x10", "16", "-1", "18446744073709551615", "+16"];
+        let ids: std::collections::BTreeSet<u64> = texts.iter().map(|text| hash_id(text)).collect();
+        assert_eq!(ids.len(), texts.len());
         let long = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
         assert_ne!(hash_id(long), hash_id(&long.replace("08", "09")));
         assert_eq!(hash_id(long), hash_id(long));

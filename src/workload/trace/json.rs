@@ -10,7 +10,7 @@
 mod graph;
 mod records;
 
-use super::build::{Build, Given, RowPlace};
+use super::build::{Build, Given, RowPlace, row_count};
 use super::bytes::read_line;
 use super::{Trace, TraceError, TraceFormat};
 use crate::settings::Invalid;
@@ -45,8 +45,10 @@ pub(super) fn parse(
         let row: Map<String, Value> = serde_json::from_slice(line)
             .map_err(|error| place.row(format!("not a JSON object: {error}")))?;
         reader.add(&place, &row)?;
+        row_count(&place, reader.records.len().saturating_sub(1))?;
     }
     reader.records.truncate(build.limit());
+    reader.notices.into_iter().for_each(|notice| build.notices(Some(notice)));
     (0..reader.left_out).for_each(|_| build.leave_out());
     if let Some(tokens) = reader.block_tokens {
         if !(1..=super::MAX_BLOCK_TOKENS).contains(&tokens) {
@@ -66,6 +68,7 @@ fn add_all(
 ) -> Result<Trace, TraceError> {
     let place = |line| RowPlace { path, line };
     let spans = Spans::of(&records);
+    let recorded: Vec<Option<u64>> = records.iter().map(|record| record.at_ns).collect();
     let mut unknown = 0u64;
     for (index, record) in records.iter_mut().enumerate() {
         let waits_for = match std::mem::take(&mut record.waits_for) {
@@ -114,7 +117,7 @@ fn add_all(
             "{unknown} of its chats go on from one that is not in it: each begins a chat"
         )));
     }
-    let order = in_order(&records).map_err(|index| {
+    let order = in_order(&records, &recorded).map_err(|index| {
         place(records[index].line).row("requests wait for each other in a circle")
     })?;
     let mut number_of = vec![0u32; records.len()];

@@ -108,7 +108,7 @@ impl TraceSettings {
         if let Some(columns) = &self.columns {
             columns.validate().map_err(|invalid| invalid.within("columns"))?;
             let allowed = "absent beside columns, which say how rows are written";
-            let format = self.format.map(|format| format!("{format:?}").to_lowercase());
+            let format = self.format.map(TraceFormat::name);
             Invalid::unless(format.is_none(), "format", format.unwrap_or_default(), allowed)?;
         }
         if let Some(limit) = self.limit {

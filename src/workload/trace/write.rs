@@ -1,6 +1,6 @@
 //! Writes a trace in the formats that can hold it.
 
-use super::Trace;
+use super::{Trace, TraceRow};
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::settings::Invalid;
@@ -187,7 +187,10 @@ fn bailian(trace: &Trace) -> String {
 
 fn azure(trace: &Trace) -> String {
     let mut text = "TIMESTAMP,ContextTokens,GeneratedTokens\n".to_owned();
-    for row in trace.rows() {
+    // Later turns may stand before first ones that come earlier.
+    let mut rows: Vec<&TraceRow> = trace.rows().iter().collect();
+    rows.sort_by_key(|row| row.at);
+    for row in rows {
         let ns = i64::try_from(row.at.as_ps() / 1_000).expect("within 100 days");
         let at = DateTime::from_timestamp_nanos(FIRST_DAY_S * 1_000_000_000 + ns);
         let at = at.naive_utc();

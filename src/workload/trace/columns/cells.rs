@@ -35,12 +35,23 @@ pub(super) trait Cells {
 /// What a log was seen to have, for messages.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Its columns, or the keys of the first row.
+    /// Its columns, or the keys of its rows, up to [`MOST_NAMES`].
     names: Vec<String>,
+    /// Columns that no row has.
+    missing: Vec<String>,
     rows: u64,
 }
 
+/// Keys of rows that messages show (assumed).
+const MOST_NAMES: usize = 40;
+
 impl Seen {
+    /// What is said of a column that no row has, which is a misspelt one.
+    pub(super) fn lacks(&self) -> Option<String> {
+        let name = self.missing.first()?;
+        Some(format!("no row has column \"{name}\": the columns are {}", self.names.join(", ")))
+    }
+
     /// Why `path` has no request.
     pub(super) fn nothing(&self, path: &Path, columns: &Columns, left_out: u64) -> TraceError {
         if self.rows == 0 {
@@ -123,7 +134,7 @@ fn of_csv(
             places.push((name.to_owned(), at));
         }
     }
-    let mut seen = Seen { names, rows: 0 };
+    let mut seen = Seen { names, ..Seen::default() };
     let mut record = StringRecord::new();
     loop {
         row_bytes.set(0);
@@ -138,7 +149,8 @@ fn of_csv(
     }
 }
 
-/// Where the column `name` is: to the letter, else by what people write differently.
+/// Where the column `name` is: to the letter, else without regard to capitals, blanks and
+/// underscores.
 fn place_of(names: &[String], name: &str) -> Result<usize, String> {
     if let Some(at) = names.iter().position(|known| known == name) {
         return Ok(at);
@@ -148,19 +160,30 @@ fn place_of(names: &[String], name: &str) -> Result<usize, String> {
     match like[..] {
         [at] => Ok(at),
         [] => Err(format!("column \"{name}\" is missing: the columns are {}", names.join(", "))),
-        [one, other, ..] => Err(format!(
-            "column \"{name}\" may be \"{}\" or \"{}\": write it as the file does",
-            names[one], names[other]
-        )),
+        [one, other, ..] => Err(unclear(name, &names[one], &names[other])),
     }
 }
 
+fn unclear(name: &str, one: &str, other: &str) -> String {
+    format!("column \"{name}\" may be \"{one}\" or \"{other}\": write it as the file does")
+}
+
 /// A row of JSON.
-struct JsonRow<'a>(&'a Map<String, Value>);
+struct JsonRow<'a> {
+    object: &'a Map<String, Value>,
+    /// Why a name could not be looked up.
+    unclear: &'a Cell<Option<String>>,
+}
 
 impl Cells for JsonRow<'_> {
     fn text(&self, name: &str) -> Option<String> {
-        text_of(find(self.0, name)?)
+        match find(self.object, name) {
+            Ok(value) => text_of(value?),
+            Err(problem) => {
+                self.unclear.set(Some(problem));
+                None
+            }
+        }
     }
 }
 
@@ -187,15 +210,18 @@ fn text_of(value: &Value) -> Option<String> {
 
 /// The value of `name`: a key, or keys joined by dots. A list of `key` and `value`, as
 /// OpenTelemetry has attributes, is as an object.
-fn find<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+///
+/// # Errors
+/// If several keys are alike, and none is the name.
+fn find<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Value>, String> {
     if let Some(value) = row.get(name) {
-        return Some(value);
+        return Ok(Some(value));
     }
     let dots = name.match_indices('.').map(|(at, _)| at).collect::<Vec<_>>();
     for at in dots.into_iter().rev() {
         let (key, rest) = (&name[..at], &name[at + 1..]);
         let found = match row.get(key) {
-            Some(Value::Object(inner)) => find(inner, rest),
+            Some(Value::Object(inner)) => find(inner, rest)?,
             Some(Value::Array(pairs)) => pairs.iter().find_map(|pair| {
                 let is_it = pair.get("key").and_then(Value::as_str) == Some(rest);
                 pair.get("value").filter(|_| is_it)
@@ -203,13 +229,13 @@ fn find<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
             _ => None,
         };
         if found.is_some() {
-            return found;
+            return Ok(found);
         }
     }
     let mut like = row.iter().filter(|(key, _)| plain(key) == plain(name));
     match (like.next(), like.next()) {
-        (Some((_, value)), None) => Some(value),
-        _ => None,
+        (Some((one, _)), Some((other, _))) => Err(unclear(name, one, other)),
+        (found, _) => Ok(found.map(|(_, value)| value)),
     }
 }
 
@@ -220,6 +246,10 @@ fn of_json(
     each: &mut Each<'_>,
 ) -> Result<Seen, TraceError> {
     let (mut bytes, mut seen) = (Vec::new(), Seen::default());
+    let named = columns.named().into_iter().filter(|(key, _)| *key != "rows");
+    let parts = named.flat_map(|(_, joined)| joined.split('+').map(str::trim));
+    seen.missing = parts.map(str::to_owned).collect();
+    let unclear = Cell::new(None);
     let mut place = RowPlace { path, line: 0 };
     loop {
         place.line += 1;
@@ -238,11 +268,19 @@ fn of_json(
             if !matches!(goes_on, Ok(true)) {
                 return;
             }
-            if seen.rows == 0 {
-                seen.names = row.keys().cloned().collect();
+            if !seen.missing.is_empty() || seen.rows == 0 {
+                for key in row.keys() {
+                    if seen.names.len() < MOST_NAMES && !seen.names.contains(key) {
+                        seen.names.push(key.clone());
+                    }
+                }
+                seen.missing.retain(|name| matches!(find(row, name), Ok(None)));
             }
             seen.rows += 1;
-            goes_on = each(&place, &JsonRow(row));
+            goes_on = each(&place, &JsonRow { object: row, unclear: &unclear });
+            if let Some(problem) = unclear.take() {
+                goes_on = Err(place.row(problem));
+            }
         });
         if !value.is_object() {
             return Err(place.row("not a JSON object"));

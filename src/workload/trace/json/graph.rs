@@ -2,7 +2,7 @@
 
 use super::records::Record;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// The requests of a file by name and by session.
 pub(super) struct Spans {
@@ -10,8 +10,8 @@ pub(super) struct Spans {
     twice: Option<(String, usize)>,
     /// By session: rows in order of sending.
     sessions: BTreeMap<String, Vec<usize>>,
-    /// By session: those that it called.
-    children: BTreeMap<String, Vec<String>>,
+    /// By session: when rows of those that it called had ended, in order.
+    children: BTreeMap<String, Vec<(u64, usize)>>,
     /// When each was sent and had ended, and where it belongs.
     times: Vec<Span>,
 }
@@ -50,20 +50,19 @@ impl Spans {
             if let Some(session) = &record.session {
                 spans.sessions.entry(session.clone()).or_default().push(index);
                 if let Some(parent) = &record.parent {
-                    let children = spans.children.entry(parent.clone()).or_default();
-                    if !children.contains(session) {
-                        children.push(session.clone());
-                    }
+                    let ends = spans.children.entry(parent.clone()).or_default();
+                    ends.push((spans.times[index].end_ns, index));
                 }
             }
         }
+        spans.children.values_mut().for_each(|ends| ends.sort_unstable());
         for rows in spans.sessions.values_mut() {
             rows.sort_by_key(|&row| (spans.times[row].at_ns, row));
         }
         spans
     }
 
-    /// The row that is called so.
+    /// The row with this name.
     pub(super) fn named(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }
@@ -97,10 +96,17 @@ impl Spans {
         if let (None, Some(parent)) = (own, &span.parent) {
             waits.extend(self.last_ended(parent, row));
         }
-        for child in self.children.get(session).into_iter().flatten() {
-            let last = self.last_ended(child, row);
-            let since = own.map_or(0, |own| self.times[own].end_ns);
-            waits.extend(last.filter(|&last| self.times[last].end_ns > since));
+        if let Some(ends) = self.children.get(session) {
+            let after = own.map_or(0, |own| {
+                let since = self.times[own].end_ns;
+                ends.partition_point(|(end_ns, _)| *end_ns <= since)
+            });
+            let ended = ends[after..].iter().take_while(|(end_ns, _)| *end_ns <= span.at_ns);
+            let is_before = |child: usize| (self.times[child].at_ns, child) < (span.at_ns, row);
+            let children = ended.map(|(_, child)| *child).filter(|&child| is_before(child));
+            let last: BTreeMap<Option<&str>, usize> =
+                children.map(|child| (self.times[child].session.as_deref(), child)).collect();
+            waits.extend(last.values());
         }
         waits.sort_unstable();
         waits.dedup();
@@ -109,12 +115,12 @@ impl Spans {
     }
 }
 
-/// The places of all records, each after those that it waits for; those that wait for none
-/// in order of time.
+/// The places of all records in order of the times at which they were sent, each after those
+/// that it waits for. One without a time in `recorded` comes its delay after the last of those.
 ///
 /// # Errors
 /// One that waits for itself, through others.
-pub(super) fn in_order(records: &[Record]) -> Result<Vec<usize>, usize> {
+pub(super) fn in_order(records: &[Record], recorded: &[Option<u64>]) -> Result<Vec<usize>, usize> {
     let mut left: Vec<usize> = records.iter().map(|record| record.rows().len()).collect();
     let mut followers: Vec<Vec<usize>> = vec![Vec::new(); records.len()];
     for (index, record) in records.iter().enumerate() {
@@ -122,18 +128,19 @@ pub(super) fn in_order(records: &[Record]) -> Result<Vec<usize>, usize> {
             followers[before].push(index);
         }
     }
-    let mut firsts: BinaryHeap<Reverse<(u64, usize)>> = (0..records.len())
+    let mut free: BinaryHeap<Reverse<(u64, usize)>> = (0..records.len())
         .filter(|&index| left[index] == 0)
-        .map(|index| Reverse((records[index].at_ns.unwrap_or(0), index)))
+        .map(|index| Reverse((recorded[index].unwrap_or(0), index)))
         .collect();
-    let mut freed = VecDeque::new();
     let mut order = Vec::with_capacity(records.len());
-    while let Some(index) = freed.pop_front().or_else(|| firsts.pop().map(|first| first.0.1)) {
+    while let Some(Reverse((at_ns, index))) = free.pop() {
         order.push(index);
         for &follower in &followers[index] {
             left[follower] -= 1;
             if left[follower] == 0 {
-                freed.push_back(follower);
+                // Those before it came in order of time, so this is the last of them.
+                let after = at_ns.saturating_add(records[follower].delay_ns);
+                free.push(Reverse((recorded[follower].unwrap_or(after).max(at_ns), follower)));
             }
         }
     }

@@ -7,6 +7,7 @@ use super::super::{TraceError, TraceFormat};
 use crate::rng::mix;
 use crate::workload::MAX_TOKENS;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 const NS_PER_MS: f64 = 1e6;
 const NS_PER_S: f64 = 1e9;
@@ -65,8 +66,12 @@ pub(super) struct Reader {
     pub(super) records: Vec<Record>,
     pub(super) left_out: u64,
     pub(super) block_tokens: Option<u32>,
+    /// What was assumed of the file, a sentence each.
+    pub(super) notices: Vec<String>,
     /// Whether sub-agents count their times from their own start, once it is known.
     is_relative: Option<bool>,
+    /// By the name of a chat of Bailian's: the first turn of all that it goes on from.
+    chats: BTreeMap<String, String>,
 }
 
 /// A line with its place.
@@ -174,7 +179,22 @@ impl Reader {
             TraceFormat::Bailian => Some(BAILIAN_BLOCK_TOKENS),
             _ => None,
         };
-        Self { format, unit, records: Vec::new(), left_out: 0, block_tokens, is_relative: None }
+        let at_once = "its conversations all begin at time 0: clients or a process of arrivals \
+                       spread them";
+        let notices = match format {
+            TraceFormat::Weka => vec![at_once.to_owned()],
+            _ => Vec::new(),
+        };
+        Self {
+            format,
+            unit,
+            records: Vec::new(),
+            left_out: 0,
+            block_tokens,
+            notices,
+            is_relative: None,
+            chats: BTreeMap::new(),
+        }
     }
 
     /// Adds the requests of a line.
@@ -229,10 +249,7 @@ impl Reader {
             return Err(row.place.row("field \"request_id\" is missing"));
         };
         let ns = self.unit_ns();
-        let any = |keys: [&str; 2]| -> Result<Option<u64>, TraceError> {
-            Ok(row.time(keys[0], ns)?.or(row.time(keys[1], ns)?))
-        };
-        let delay = any(["delay", "delay_ms"])?.unwrap_or(0);
+        let delay = row.time("delay", ns)?.or(row.time("delay_ms", NS_PER_MS)?).unwrap_or(0);
         let tool = row.time("tool_wait_ms", NS_PER_MS)?.unwrap_or(0);
         let names = match row.object.get("wait_for") {
             None | Some(Value::Null) => Vec::new(),
@@ -245,9 +262,13 @@ impl Reader {
             }
         };
         let at_ns = match names.is_empty() {
-            true => Some(any(["timestamp", "created_time"])?.unwrap_or(0)),
+            true => row.time("timestamp", ns)?.or(row.time("created_time", ns)?),
             false => None,
         };
+        if names.is_empty() && at_ns.is_none() {
+            let problem = "field \"timestamp\" is missing: the request waits for no other";
+            return Err(row.place.row(problem));
+        }
         let record = Record {
             line: row.place.line,
             name: Some(name),
@@ -351,11 +372,9 @@ impl Reader {
             return Err(row.place.row("field \"timestamp\" is missing"));
         };
         // A chat is called by its first turn.
-        let root = parent.as_ref().and_then(|parent| {
-            let known = self.records.iter().rev();
-            known.take(100_000).find(|record| record.name.as_ref() == Some(parent))
-        });
-        let session = root.and_then(|root| root.session.clone()).unwrap_or_else(|| name.clone());
+        let root = parent.as_ref().and_then(|parent| self.chats.get(parent));
+        let session = root.cloned().unwrap_or_else(|| name.clone());
+        self.chats.insert(name.clone(), session.clone());
         self.push(Record {
             line: row.place.line,
             name: Some(name),
@@ -491,6 +510,14 @@ impl Reader {
         let first = Row { object, ..agent }.time("t", NS_PER_S)?.unwrap_or(0);
         if t_ns > 0 {
             self.is_relative = Some(first < t_ns);
+            let from = match first < t_ns {
+                true => "their own start",
+                false => "that of the conversation",
+            };
+            self.notices.push(format!(
+                "its sub-agents count times from {from}, as the first of them (line {}) does",
+                agent.place.line
+            ));
         }
         Ok(first < t_ns)
     }

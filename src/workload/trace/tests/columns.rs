@@ -192,3 +192,84 @@ fn ids_of_64_bits_texts_and_contents() {
     let trace = file::parse(Path::new("t"), text.as_bytes(), &options).unwrap();
     assert_eq!((common(&trace, 0, 1), common(&trace, 0, 2)), (0, 64));
 }
+
+#[test]
+fn a_column_that_no_row_has_is_refused() {
+    let rows =
+        "{\"ts\": 1, \"in\": 2, \"out\": 3, \"user\": \"a\"}\n{\"ts\": 2, \"in\": 2, \"out\": 3}\n";
+    let unit = Some(TimeUnit::S);
+    let error = by("time=ts,prompt=in,output=out,session=user_id", unit, rows).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("no row has column \"user_id\": the columns are"), "{error}");
+    assert!(error.contains("user"), "{error}");
+    // One that some rows have is one.
+    by("time=ts,prompt=in,output=out,session=user", unit, rows).unwrap();
+    // Rows that were not read may have it.
+    let columns = "time=ts,prompt=in,output=out,session=user_id".parse().unwrap();
+    let options = ReadOptions {
+        columns: Some(columns),
+        time_unit: unit,
+        limit: Some(1),
+        ..ReadOptions::default()
+    };
+    let trace = file::parse(Path::new("log"), rows.as_bytes(), &options).unwrap();
+    assert!(trace.found().notices[0].contains("no row has column \"user_id\""));
+    let alike = "{\"ts\": 1, \"in\": 2, \"out\": 3, \"User\": \"a\", \"USER\": \"b\"}\n";
+    let error = by("time=ts,prompt=in,output=out,session=user", unit, alike).unwrap_err();
+    assert!(error.to_string().contains("write it as the file does"), "{error}");
+}
+
+#[test]
+fn ends_are_moments_after_times() {
+    let columns = "time=ts,prompt=in,output=out,end=e,session=s";
+    let log = |rows: &str| by(columns, Some(TimeUnit::S), &format!("ts,in,out,e,s\n{rows}"));
+    let error = log("10,1,1,2026-11-16 12:00:00,a\n").unwrap_err().to_string();
+    assert!(error.contains("a number, as column \"ts\" has"), "{error}");
+    let error = log("10,1,1,2.5,a\n").unwrap_err().to_string();
+    assert!(error.contains("not how long the answer took"), "{error}");
+    assert!(log("10,1,1,1e30,a\n").is_err());
+    // The second turn has no end: the third comes at its own time, not so long after the
+    // end of the first.
+    let trace = log("10,1,1,11,a\n20,1,1,,a\n30,1,1,31,a\n").unwrap();
+    let delays: Vec<f64> = trace.rows().iter().map(|row| row.delay.as_secs()).collect();
+    assert_eq!(delays, [0.0, 9.0, 0.0]);
+    assert_eq!(trace.rows()[2].at.as_secs(), 20.0);
+}
+
+#[test]
+fn sums_of_columns_are_bounded() {
+    let text = "ts,a,b,c,d,e,out\n1,1000000000,1000000000,1000000000,1000000000,1000000000,1\n";
+    let error = by("time=ts,prompt=a+b+c+d+e,output=out", Some(TimeUnit::S), text).unwrap_err();
+    assert!(error.to_string().contains("5000000000"), "{error}");
+}
+
+#[test]
+fn texts_of_ids_are_never_one_number() {
+    let row = |at: u32, id: &str| {
+        format!(
+            "{{\"timestamp\": {at}, \"input_length\": 512, \"output_length\": 2, \"hash_ids\": [\"{id}\"]}}\n"
+        )
+    };
+    let trace = parse(&(row(0, "a") + &row(1, "10") + &row(2, "a"))).unwrap();
+    assert_eq!((common(&trace, 0, 1), common(&trace, 0, 2)), (0, 32));
+}
+
+#[test]
+fn rows_are_counted_as_they_are_read() {
+    let place = build::RowPlace { path: Path::new("log"), line: 7 };
+    let most = build::MOST_ROWS;
+    assert_eq!(build::row_count(&place, most as usize - 1).unwrap(), most - 1);
+    let error = build::row_count(&place, most as usize).unwrap_err().to_string();
+    assert!(error.contains("read a part of them"), "{error}");
+}
+
+#[test]
+fn formats_are_called_as_settings_write_them() {
+    let options = ReadOptions {
+        format: Some(TraceFormat::MooncakeDelta),
+        columns: Some("time=ts,prompt=in,output=out".parse().unwrap()),
+        ..ReadOptions::default()
+    };
+    let error = file::parse(Path::new("log"), &b"ts,in,out\n"[..], &options).unwrap_err();
+    assert!(error.to_string().contains("mooncake_delta"), "{error}");
+}

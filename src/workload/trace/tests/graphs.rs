@@ -66,10 +66,10 @@ fn weka_joins_its_sub_agents() {
     // Two conversations; the first calls x and y and waits for both.
     let expected = [
         (0.0, 0, 0),
-        (0.0, 3, 0),
-        (3.0, 1, 0),
-        (3.5, 2, 0),
-        (6.0, 1, 1),
+        (0.0, 1, 0),
+        (3.0, 2, 0),
+        (3.5, 3, 0),
+        (6.0, 2, 1),
         // 1.5 s after y, which ended last.
         (9.5, 0, 1),
     ];
@@ -82,7 +82,7 @@ fn weka_joins_its_sub_agents() {
 #[test]
 fn agentic_rows_wait_for_all_that_they_name() {
     let trace = fixture("mooncake-agentic.jsonl");
-    let expected = [(0.0, 0, 0), (1.0, 3, 0), (2.5, 1, 0), (6.0, 2, 0), (8.25, 0, 1)];
+    let expected = [(0.0, 0, 0), (1.0, 2, 0), (2.5, 1, 0), (6.0, 3, 0), (8.25, 0, 1)];
     assert_eq!(times(&trace), expected);
     // The file that is written of it is the same trace.
     let options = ReadOptions { block_tokens: 64, ..ReadOptions::default() };
@@ -121,14 +121,14 @@ fn a_client_takes_all_that_belongs_together() {
         }
     };
     let clients = |count| TraceReplay::new(Arc::clone(&trace), 16, 1.0).with_clients(count);
-    let whole = [(0.0, 0), (2.5, 1), (6.0, 2), (8.25, 0), (10.25, 3)];
+    let whole = [(0.0, 0), (2.5, 1), (6.0, 3), (8.25, 0), (10.25, 2)];
     assert_eq!(run(clients(1), false), whole);
-    assert_eq!(run(clients(2), false)[1], (0.0, 3));
+    assert_eq!(run(clients(2), false)[1], (0.0, 2));
     assert_eq!(run(clients(1), true), whole[..2], "the client goes after the answer");
     let settings = toml::from_str("kind = 'constant'\nrate = 1").unwrap();
     let process = TraceReplay::new(Arc::clone(&trace), 16, 1.0);
     let seen = run(process.with_arrivals(Arrivals::new(settings, 1)), false);
-    assert_eq!(seen, [(1.0, 0), (2.0, 3), (3.5, 1), (7.0, 2), (9.25, 0)]);
+    assert_eq!(seen, [(1.0, 0), (2.0, 2), (3.5, 1), (7.0, 3), (9.25, 0)]);
 }
 
 #[test]
@@ -175,6 +175,82 @@ fn what_cannot_be_is_named() {
         }
     }
     insta::assert_snapshot!(seen);
+}
+
+#[test]
+fn rows_stand_in_order_of_time() {
+    let trace = fixture("bailian.jsonl");
+    assert!(trace.rows().is_sorted_by_key(|row| row.at), "chats are mixed as they came");
+    let (csv, lost) = to_file_as(&trace, Path::new("t.csv"), Target::Azure).unwrap();
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    let again = file::parse(Path::new("t"), &csv[..], &ReadOptions::default()).unwrap();
+    let lengths = |trace: &Trace| {
+        let of = |row: &TraceRow| (row.at, row.input_tokens, row.output_tokens);
+        trace.rows().iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(lengths(&again), lengths(&trace));
+    // A later turn of a session may stand above a first one that comes earlier.
+    let turn = |at: u32, session: &str| {
+        format!(
+            "{{\"timestamp\": {at}, \"session_id\": \"{session}\", \"input_length\": 5, \"output_length\": 1}}\n"
+        )
+    };
+    let mixed = parse(&(turn(0, "a") + &turn(900, "a") + &turn(300, "b"))).unwrap();
+    let (csv, _) = to_file_as(&mixed, Path::new("t.csv"), Target::Azure).unwrap();
+    file::parse(Path::new("t"), &csv[..], &ReadOptions::default()).unwrap();
+}
+
+#[test]
+fn a_chat_goes_on_however_late() {
+    let chat = |id: u32, parent: i64, at: u32| {
+        format!(
+            "{{\"chat_id\": {id}, \"parent_chat_id\": {parent}, \"timestamp\": {at}, \"input_length\": 1, \"output_length\": 1}}\n"
+        )
+    };
+    let mut text = chat(0, -1, 0);
+    (1..=100_001).for_each(|id| text += &chat(id, -1, id));
+    text += &chat(100_002, 0, 100_002);
+    let trace = parse(&text).unwrap();
+    let last = trace.rows().last().unwrap();
+    assert_eq!((last.session, last.turn), (0, 1));
+}
+
+#[test]
+fn agentic_delays_are_milliseconds_where_they_say_so() {
+    let text = "{\"request_id\": \"a\", \"timestamp\": 3, \"input_length\": 6, \"output_length\": 5, \"wait_for\": []}\n\
+                {\"request_id\": \"b\", \"delay_ms\": 250, \"input_length\": 6, \"output_length\": 5, \"wait_for\": [\"a\"]}\n";
+    let options = ReadOptions { time_unit: Some(TimeUnit::S), ..ReadOptions::default() };
+    let trace = file::parse(Path::new("t"), text.as_bytes(), &options).unwrap();
+    assert_eq!(trace.rows()[1].delay, SimDuration::from_millis(250));
+    let error = parse(&text.replace("\"timestamp\": 3, ", "")).unwrap_err().to_string();
+    assert!(error.contains("field \"timestamp\" is missing"), "{error}");
+}
+
+#[test]
+fn weka_says_what_was_assumed() {
+    let notices = fixture("weka.jsonl").found().notices.join("\n");
+    assert!(notices.contains("all begin at time 0"), "{notices}");
+    assert!(notices.contains("its sub-agents count times from their own start"), "{notices}");
+}
+
+#[test]
+fn anonymised_turns_move_with_their_sessions() {
+    let turn = |at: u32, more: &str| {
+        format!(
+            "{{\"timestamp\": {at}, \"session_id\": \"{more}\", \"input_length\": 5, \"output_length\": 1}}\n"
+        )
+    };
+    let mut text = String::new();
+    for session in 0..200 {
+        text += &turn(session, &session.to_string());
+    }
+    for session in 0..200 {
+        text += &turn(session + 1, &session.to_string());
+    }
+    let trace = parse(&text).unwrap().anonymised();
+    assert!(trace.rows().iter().all(|row| row.is_first() || !row.at.is_zero()));
+    // All within the second in which they came, which begins with the first of them.
+    assert!(trace.rows().iter().all(|row| row.at < SimDuration::from_millis(1_000)));
 }
 
 /// A graph of requests: times of their own, and which of those before each waits for.
