@@ -78,6 +78,8 @@ pub mod plot;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod queue;
 #[cfg_attr(not(internals), doc(hidden))]
+pub mod recommend;
+#[cfg_attr(not(internals), doc(hidden))]
 pub mod recorder;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod replay;

@@ -28,5 +28,5 @@ pub use comparison::Accuracy;
 pub use deployments::halves;
 pub use error::AccuracyError;
 pub use errors::Errors;
-pub use record::{MARGIN_POINTS, Record};
+pub use record::{MARGIN_POINTS, PublishedMean, Record};
 pub use settings::{AccuracySettings, Assumed, KvDtype, Names, Published};

@@ -21,6 +21,21 @@ struct Entry {
     mean_percent: f64,
 }
 
+/// The mean error of one metric of one series against what was published.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PublishedMean<'a> {
+    /// The experiment's name.
+    pub experiment: &'a str,
+    /// The series: a policy, with what tells it from others.
+    pub series: &'a str,
+    /// The metric's label, as `TTFT p95`.
+    pub metric: &'a str,
+    /// Published cells that count.
+    pub count: usize,
+    /// Mean absolute error: percent, or percentage points of ratios.
+    pub mean_percent: f64,
+}
+
 impl Record {
     /// Adds the mean absolute error of `errors`, if there are any.
     pub(super) fn add(&mut self, name: &str, errors: &Errors) {
@@ -68,6 +83,25 @@ impl Record {
         let runs: usize = found.iter().map(|entry| entry.count).sum();
         let sum: f64 = found.iter().map(|entry| entry.mean_percent * entry.count as f64).sum();
         (runs > 0).then(|| (sum / runs as f64, runs))
+    }
+
+    /// Every mean error against published results of a deployment, in order.
+    pub fn published(&self) -> impl Iterator<Item = PublishedMean<'_>> {
+        self.0.iter().filter_map(|entry| {
+            let (experiment, rest) =
+                entry.error_of.strip_prefix("published, ")?.split_once(", ")?;
+            // The name of a series may have commas, that of a metric has none.
+            let (series, metric) = rest.rsplit_once(", ")?;
+            let &Entry { count, mean_percent, .. } = entry;
+            Some(PublishedMean { experiment, series, metric, count, mean_percent })
+        })
+    }
+
+    /// Mean error in percent of the time per output token over all serving runs, and their
+    /// number.
+    pub fn of_all_runs(&self) -> Option<(f64, usize)> {
+        let all = self.0.iter().find(|entry| entry.error_of == "run, all runs, TPOT");
+        all.map(|entry| (entry.mean_percent, entry.count))
     }
 
     /// What is worse than `before` by more than [`MARGIN_POINTS`], or missing.

@@ -112,6 +112,7 @@ impl<'a> Replays<'a> {
         let settings = Settings {
             cluster: ClusterSettings::new(1),
             pools: Pools::one(1, &Arc::new(engine)),
+            models: vec![None],
             router: FrontEndSettings::default(),
             policy: RouterSettings::new("round_robin").chosen(),
             source: WorkloadSource::Requests(workload.clone()),

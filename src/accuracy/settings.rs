@@ -66,6 +66,18 @@ pub struct GainSettings {
     pub note: String,
 }
 
+impl GainSettings {
+    /// Whether the model was fitted to the results of this series, by the words of
+    /// `fitted`: `nothing`, `.. to the baseline` or `.. to both arms`.
+    pub fn is_fitted(&self, series: &str) -> bool {
+        match self.fitted.rsplit_once(" to ") {
+            Some((_, "the baseline")) => series == self.over,
+            Some(_) => true,
+            None => false,
+        }
+    }
+}
+
 fn five_percent() -> f64 {
     0.05
 }

@@ -5,12 +5,14 @@ use kv_router_sim::experiment::explain::ExplainError;
 use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
 use kv_router_sim::frontier::SearchError;
 use kv_router_sim::import::{ImportError, PatchError};
+use kv_router_sim::recommend::RecommendError;
 use kv_router_sim::report::judge::baseline::BaselineError;
 use kv_router_sim::report::view::published::PublishedError;
 use kv_router_sim::results::{AgainError, MergeError, ReadError, ReportError};
 use kv_router_sim::settings::{Invalid, SettingsError};
 use kv_router_sim::workload::trace::TraceError;
 use std::io;
+use std::path::PathBuf;
 
 /// Why a command gave no result.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +66,26 @@ pub(super) enum CliError {
     Settings(#[from] SettingsError),
     #[error("no temporary folder: {0}")]
     Temporary(io::Error),
+    #[error("{}: cannot be read: {reason}", file.display())]
+    Prices { file: PathBuf, reason: String },
+    #[error(
+        "{}: holds another recommendation; choose another folder with --out, or replace it with \
+         --force", folder.display()
+    )]
+    OtherRecommendation { folder: PathBuf },
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
+}
+
+impl From<RecommendError> for CliError {
+    fn from(error: RecommendError) -> Self {
+        match error {
+            RecommendError::Asked(error) => error.into(),
+            RecommendError::Experiment(error) => error.into(),
+            RecommendError::Run(error) => error.into(),
+            RecommendError::Accuracy(error) => error.into(),
+        }
+    }
 }
 
 impl From<SearchError> for CliError {

@@ -22,6 +22,7 @@ mod man;
 mod models;
 mod policies;
 mod progress;
+mod recommend;
 mod replay;
 mod report;
 mod run;
@@ -53,6 +54,7 @@ use live::LiveArgs;
 use man::ManArgs;
 use models::ModelsArgs;
 use policies::PoliciesArgs;
+use recommend::RecommendArgs;
 use replay::ReplayArgs;
 use report::{PlotArgs, ReportArgs};
 use run::RunArgs;
@@ -117,6 +119,7 @@ enum Command {
     Sweep(SweepArgs),
     Merge(MergeArgs),
     Frontier(FrontierArgs),
+    Recommend(RecommendArgs),
     Compare(CompareArgs),
     #[cfg(feature = "ui")]
     Ui(UiArgs),
@@ -171,6 +174,7 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Sweep(args) => sweep::run(args, traces).map(|()| true),
         Command::Merge(args) => shards::merge(args, traces).map(|()| true),
         Command::Frontier(args) => frontier::run(args, traces).map(|()| true),
+        Command::Recommend(args) => recommend::run(args, traces).map(|()| true),
         #[cfg(feature = "ui")]
         Command::Ui(args) => ui::run(args, traces, api_key()).map(|()| true),
         #[cfg(feature = "live")]

@@ -5,7 +5,7 @@ use super::error::CliError;
 use super::talk::print;
 use kv_router_sim::accuracy::{AccuracySettings, Record};
 use kv_router_sim::catalogue::{self, Kind};
-use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape};
+use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape, Worth};
 use kv_router_sim::report::render::save;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,20 +30,6 @@ pub(crate) struct ModelsArgs {
     /// Short for --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
-}
-
-/// What the step times of a model are worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Worth {
-    /// Its operators were measured, network, GPU, engine and number formats alike.
-    Measured,
-    /// By a formula that was fitted to measured operators of this engine on this GPU.
-    Composed,
-    /// By a formula that was fitted to another GPU or engine.
-    Borrowed,
-    /// Not measured: its file gives the times.
-    Assumed,
 }
 
 #[derive(Serialize)]
@@ -131,7 +117,7 @@ impl Catalogue {
             let error = model
                 .tpot_error_percent
                 .map_or(String::new(), |error| format!("{error:.1} % of {} runs", model.tpot_runs));
-            let worth = serde_json::json!(model.worth).as_str().unwrap_or_default().to_owned();
+            let worth = model.worth.to_string();
             let pool = model.kv_pool_tokens.to_string();
             [model.name.to_owned(), pool, worth, error, model.source.clone()]
         }));
@@ -177,14 +163,6 @@ fn listed(name: &'static str, record: &Record) -> Listed {
     let model = Model::load(&path).expect("shipped models can be read");
     let config = model.engine_config().expect("shipped models are whole");
     let hardware = model.hardware.as_ref();
-    let worth = match hardware {
-        None => Worth::Assumed,
-        Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
-        Some(hardware) if hardware.table.is_some() || hardware.operators.is_some() => {
-            Worth::Measured
-        }
-        Some(_) => Worth::Composed,
-    };
     let operators = || {
         let composed = hardware?.composed(config.rules.name().as_str(), &model.engine.operators)?;
         let borrowed = composed.ok()?.borrowed;
@@ -196,11 +174,11 @@ fn listed(name: &'static str, record: &Record) -> Listed {
     };
     let source = model.source.clone().or_else(operators);
     let source = source.or_else(|| hardware?.efficiency.source.clone());
-    let error = model.deployment.and_then(|deployment| record.of_runs(&deployment));
+    let error = model.deployment.as_ref().and_then(|deployment| record.of_runs(deployment));
     Listed {
         name,
+        worth: model.worth(),
         title: model.name,
-        worth,
         source: source.unwrap_or_default(),
         network: hardware.map(|hardware| hardware.shape.name.clone()),
         gpu: hardware.map(|hardware| hardware.gpu.name.clone()),

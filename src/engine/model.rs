@@ -56,6 +56,31 @@ pub struct Model {
     pub sha256: String,
 }
 
+/// What the step times of a model are worth, from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Worth {
+    /// Its operators were measured, network, GPU, engine and number formats alike.
+    Measured,
+    /// By a formula that was fitted to measured operators of this engine on this GPU.
+    Composed,
+    /// By a formula that was fitted to another GPU or engine.
+    Borrowed,
+    /// Not measured: its file gives the times.
+    Assumed,
+}
+
+impl fmt::Display for Worth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Measured => "measured",
+            Self::Composed => "composed",
+            Self::Borrowed => "borrowed",
+            Self::Assumed => "assumed",
+        })
+    }
+}
+
 /// Why a model file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -386,6 +411,18 @@ impl Model {
     /// As [`EngineSettings::resolve`].
     pub fn engine_config(&self) -> Result<EngineConfig, Invalid> {
         self.engine.resolve(self.hardware.as_ref())
+    }
+
+    /// What its step times are worth.
+    pub fn worth(&self) -> Worth {
+        match &self.hardware {
+            None => Worth::Assumed,
+            Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
+            Some(hardware) if hardware.table.is_some() || hardware.operators.is_some() => {
+                Worth::Measured
+            }
+            Some(_) => Worth::Composed,
+        }
     }
 
     /// What its engine does, as it was written, for keys of `[engine]` to be put over.

@@ -395,6 +395,9 @@ pub(super) fn show(params: &Params) -> String {
     pairs.join(", ")
 }
 
+/// What pools run, in their order; `None` where `[engine]` says everything.
+type Models = Vec<Option<Arc<Model>>>;
+
 /// Turns documents into settings, reading every file once.
 #[derive(Default)]
 struct Resolver {
@@ -421,7 +424,7 @@ impl Resolver {
         let invalid = |section| move |invalid| document.invalid(section, invalid);
         let cluster: ClusterSettings = document.section("cluster")?;
         cluster.validate().map_err(invalid("cluster"))?;
-        let mut pools = self.pools(document, &cluster)?;
+        let (mut pools, models) = self.pools(document, &cluster)?;
         let mut router: RouterSettings = document.section("router")?;
         self.read_config(document, &mut router)?;
         self.find_command(document, &mut router)?;
@@ -458,8 +461,18 @@ impl Resolver {
         }
         let source = self.source(document, &workload)?;
         let controls = Vec::new();
-        let settings =
-            Settings { cluster, pools, router, policy, workload, source, measure, slo, controls };
+        let settings = Settings {
+            cluster,
+            pools,
+            models,
+            router,
+            policy,
+            workload,
+            source,
+            measure,
+            slo,
+            controls,
+        };
         let all = controls::read(document)?;
         let chosen = controls::applicable(document, &all);
         let controls = controls::resolve(document, &all, &chosen, &settings)?;
@@ -476,7 +489,7 @@ impl Resolver {
         &mut self,
         document: &Document,
         cluster: &ClusterSettings,
-    ) -> Result<Pools, ExperimentError> {
+    ) -> Result<(Pools, Models), ExperimentError> {
         if cluster.pool.is_empty() && cluster.prefill.workers.is_none() {
             // They have no effect, but must make sense.
             for section in ["cluster.prefill.engine", "cluster.decode.engine"] {
@@ -486,26 +499,30 @@ impl Resolver {
         // What is wrong there is not a pool's.
         let _: EngineSettings = document.section("engine")?;
         let written = cluster.written();
-        let mut pools = Vec::new();
+        let (mut pools, mut models) = (Vec::new(), Vec::new());
         for pool in &written {
-            pools.push(self.pool(document, pool)?);
+            let (pool, model) = self.pool(document, pool)?;
+            pools.push(pool);
+            models.push(model);
         }
-        Pools::new(pools, cluster.network.link()).map_err(|(at, wrong)| {
-            match written[at].place.key(&wrong.key) {
-                Some(key) => document.invalid("cluster", Invalid { key, ..wrong }),
-                None => {
-                    let key = wrong.key.trim_start_matches("engine.").to_owned();
-                    document.invalid("engine", Invalid { key, ..wrong })
+        let pools =
+            Pools::new(pools, cluster.network.link()).map_err(|(at, wrong)| {
+                match written[at].place.key(&wrong.key) {
+                    Some(key) => document.invalid("cluster", Invalid { key, ..wrong }),
+                    None => {
+                        let key = wrong.key.trim_start_matches("engine.").to_owned();
+                        document.invalid("engine", Invalid { key, ..wrong })
+                    }
                 }
-            }
-        })
+            })?;
+        Ok((pools, models))
     }
 
     fn pool(
         &mut self,
         document: &Document,
         written: &Written<'_>,
-    ) -> Result<Pool, ExperimentError> {
+    ) -> Result<(Pool, Option<Arc<Model>>), ExperimentError> {
         let Written { name, role, workers, spare, model, engine, place } = *written;
         let model = match model {
             Some(choice) => {
@@ -525,7 +542,7 @@ impl Resolver {
             }
         };
         let engine = self.shared(worker(merged, model.as_deref())?);
-        Ok(Pool { name: name.to_owned(), role, workers, spare, engine })
+        Ok((Pool { name: name.to_owned(), role, workers, spare, engine }, model))
     }
 
     fn shared(&mut self, engine: EngineConfig) -> Arc<EngineConfig> {

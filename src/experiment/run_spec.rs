@@ -2,6 +2,7 @@
 
 use super::cluster::ClusterSettings;
 use super::measure::{MeasureSettings, SloSettings};
+use crate::engine::model::Model;
 use crate::engine::settings::EngineConfig;
 use crate::event::Medium;
 use crate::fleet::Pools;
@@ -14,6 +15,7 @@ use crate::simulation::Control;
 use crate::time::SimTime;
 use crate::workload::{WorkloadSettings, WorkloadSource};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Dotted keys with the values that a point has there.
 pub type Params = BTreeMap<String, serde_json::Value>;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// Its workers.
     pub pools: Pools,
+    /// What the pools run, in their order; `None` where `[engine]` says everything.
+    pub models: Vec<Option<Arc<Model>>>,
     /// The front ends before it.
     pub router: FrontEndSettings,
     /// Their policy, with its parameters.

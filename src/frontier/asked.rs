@@ -107,20 +107,14 @@ impl Asked {
     fn loads(&self, experiment: &Experiment) -> Result<LoadRange, Invalid> {
         let workload = &experiment.runs[0].settings.workload;
         let is_closed = workload.concurrency().is_some();
-        let default = match workload {
-            _ if is_closed => "workload.concurrency",
-            WorkloadSettings::Trace(trace) if trace.arrivals.is_none() => "workload.speedup",
-            WorkloadSettings::InferencePerf(_) if self.load.is_none() => {
-                let allowed = format!(
-                    "one without stages (\"requests\", with arrivals and prefix), or give {} \
-                     another key: stages have their rates already",
-                    self.named("load")
-                );
-                return Err(Invalid::new("workload.kind", "\"inference_perf\"", allowed));
-            }
-            _ => "workload.arrivals.rate",
+        let Some(key) = self.load.as_deref().or_else(|| load_key(workload)) else {
+            let allowed = format!(
+                "one without stages (\"requests\", with arrivals and prefix), or give {} another \
+                 key: stages have their rates already",
+                self.named("load")
+            );
+            return Err(Invalid::new("workload.kind", "\"inference_perf\"", allowed));
         };
-        let key = self.load.as_deref().unwrap_or(default);
         let Some(range) = &self.loads else {
             let swept = experiment.points.iter().filter_map(|point| point.get(key));
             let swept: Vec<f64> = swept.filter_map(|value| Some(number(value)?.0)).collect();
@@ -191,6 +185,16 @@ impl Asked {
             }));
         }
         Ok(questions)
+    }
+}
+
+/// The key of a workload's load; `None` of one in stages, which have rates of their own.
+pub fn load_key(workload: &WorkloadSettings) -> Option<&'static str> {
+    match workload {
+        _ if workload.concurrency().is_some() => Some("workload.concurrency"),
+        WorkloadSettings::Trace(trace) if trace.arrivals.is_none() => Some("workload.speedup"),
+        WorkloadSettings::InferencePerf(_) => None,
+        _ => Some("workload.arrivals.rate"),
     }
 }
 

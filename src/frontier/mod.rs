@@ -16,7 +16,7 @@ mod search;
 mod text;
 
 pub use crate::report::judge::state::State;
-pub use asked::{Asked, SearchError};
+pub use asked::{Asked, SearchError, load_key};
 pub use question::{MetricTarget, Question};
 
 use crate::experiment::results::Point;

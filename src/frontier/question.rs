@@ -55,6 +55,11 @@ impl MetricTarget {
         Self { metric: "slo_attainment".to_owned(), limit: attainment }
     }
 
+    /// Whether it speaks of requests that are not served.
+    pub fn is_about_unserved(&self) -> bool {
+        ABOUT_UNSERVED.contains(&self.metric.as_str())
+    }
+
     /// Reads `ttft_ms_p95=600ms`, `hit_ratio=80%`, `goodput=4.5` or `slo`, which is met
     /// by a share of `attainment` of the requests.
     ///
@@ -175,7 +180,7 @@ pub(super) fn margin(question: &Question, points: &BTreeMap<String, Point>) -> M
 /// True if requests were not served and no target speaks of that: the times of the
 /// rest say nothing about them.
 fn hides_unserved(targets: &[MetricTarget], point: &Point) -> bool {
-    let is_asked = targets.iter().any(|t| ABOUT_UNSERVED.contains(&t.metric.as_str()));
+    let is_asked = targets.iter().any(MetricTarget::is_about_unserved);
     !is_asked && State::of(point) >= State::Unserved
 }
 

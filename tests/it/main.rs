@@ -51,6 +51,7 @@ mod program;
 mod programs;
 mod queueing_theory;
 mod ranks;
+mod recommend;
 mod refusals;
 mod relabelling;
 mod reports;

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 13] = [
     &["experiment"],
     &["report", "exposition"],
     &["frontier", "plot", "accuracy", "live", "serve", "replay", "import"],
-    &["calibrate", "results"],
+    &["calibrate", "recommend", "results"],
     &["ui"],
     &["cli", "main"],
 ];

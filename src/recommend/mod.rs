@@ -1,0 +1,146 @@
+//! Which of the fleets and settings that may be chosen is the cheapest that meets its
+//! targets, how sure that is, and what the others would cost.
+//!
+//! Candidates are the combinations of what an experiment sweeps. A search ([`race`]) finds
+//! the cheapest whose targets hold with the confidence asked for, simulating a part of what
+//! a full grid would. An interval holds chance over seeds and the model's own error
+//! ([`trust`]). Costs are prices of a file ([`prices`]), or hours of GPUs.
+
+mod answer;
+mod bench;
+mod candidates;
+mod error;
+mod prices;
+mod race;
+mod reading;
+mod text;
+mod trust;
+
+pub use answer::{Alternative, Choice, MoreLoad, Neighbour, Recommendation, Simulations};
+pub use error::RecommendError;
+pub use prices::{Cost, Prices};
+pub use reading::{Reading, Verdict};
+pub use trust::ModelError;
+
+use crate::experiment::{Experiment, ExperimentError, RunOptions, SloSettings, check_measured};
+use crate::frontier::MetricTarget;
+use crate::settings::{Invalid, NOTHING};
+use answer::Answering;
+use bench::Simulated;
+use candidates::Candidates;
+use prices::Counted;
+use reading::Reader;
+use trust::Trust;
+
+/// What is asked about an experiment.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Targets to meet, like `ttft_ms_p95=600ms`, or `slo`; all of them. None: `slo`.
+    pub within: Vec<String>,
+    /// Prices; without them hours of GPUs are counted.
+    pub prices: Option<Prices>,
+    /// How sure an interval has to be, above 0.5 and below 1.
+    pub confidence: f64,
+    /// The share by which the load grows that the winner is tried with.
+    pub more_load: f64,
+    /// Compare the winner with its neighbours too, with all seeds.
+    pub explain: bool,
+    /// Simulate every candidate with every seed in place of the search.
+    pub full_grid: bool,
+    /// What stands before the names of these in messages: `--` where they are arguments.
+    pub prefix: &'static str,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self {
+            within: Vec::new(),
+            prices: None,
+            confidence: 0.95,
+            more_load: 0.2,
+            explain: false,
+            full_grid: false,
+            prefix: "",
+        }
+    }
+}
+
+impl Asked {
+    /// Finds the cheapest candidate of `experiment` that meets the targets. `again` loads
+    /// the experiment with one more override, which has a larger load.
+    ///
+    /// # Errors
+    /// What makes no sense, before anything runs; what cannot be loaded or simulated.
+    pub fn recommend(
+        &self,
+        experiment: &Experiment,
+        again: impl FnMut(String) -> Result<Experiment, ExperimentError>,
+        options: RunOptions<'_>,
+    ) -> Result<Recommendation, RecommendError> {
+        self.validate()?;
+        let targets = self.targets(experiment)?;
+        let counted = Counted::of(self.prices.clone(), experiment).map_err(|e| self.here(e))?;
+        let candidates = Candidates::of(experiment, &counted).map_err(|error| {
+            if error.key.starts_with("prices") { self.here(error) } else { error }
+        })?;
+        let trust = Trust::of(experiment)?;
+        let reader = || Reader {
+            targets: &targets,
+            trust: &trust,
+            confidence: self.confidence,
+            seeds: experiment.seeds.len(),
+        };
+        let mut bench = Simulated::new(experiment, &candidates, reader(), options);
+        let found = if self.full_grid {
+            race::grid(&candidates, &mut bench)?
+        } else {
+            race::race(&candidates, &mut bench)?
+        };
+        let &Self { confidence, more_load, explain, .. } = self;
+        let (counted, targets) = (&counted, &targets[..]);
+        let answer = Answering { counted, targets, confidence, more_load, explain };
+        answer.recommendation(found, bench, reader, again, options)
+    }
+
+    fn named(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// What the library says of a key that was asked for here.
+    fn here(&self, invalid: Invalid) -> Invalid {
+        Invalid { key: self.named(&invalid.key), ..invalid }
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        let is_sure = self.confidence > 0.5 && self.confidence < 1.0;
+        let key = self.named("confidence");
+        let allowed = "above 0.5 and below 1, like 0.95 or 95%";
+        Invalid::unless(is_sure, &key, self.confidence, allowed)?;
+        let is_share = self.more_load >= 0.0 && self.more_load <= 10.0;
+        let key = self.named("more-load");
+        Invalid::unless(is_share, &key, self.more_load, "from 0 to 10, like 0.2 or 20%")
+    }
+
+    /// The targets that are asked for, or that of `[slo]`.
+    fn targets(&self, experiment: &Experiment) -> Result<Vec<MetricTarget>, Invalid> {
+        let slo = experiment.runs[0].settings.slo;
+        let attainment = slo.map_or(SloSettings::ATTAINMENT, |slo| slo.attainment);
+        let key = self.named("within");
+        if self.within.is_empty() && slo.is_none() {
+            let allowed = "given, like ttft_ms_p95=600ms, or a section [slo] in the experiment";
+            return Err(Invalid::new(key, NOTHING, allowed));
+        }
+        let target = |text: &String| {
+            MetricTarget::parse(text, attainment).map_err(|invalid| self.here(invalid))
+        };
+        let mut targets: Vec<MetricTarget> =
+            self.within.iter().map(target).collect::<Result<_, _>>()?;
+        if targets.is_empty() {
+            targets.push(MetricTarget::slo(attainment));
+        }
+        for target in &targets {
+            check_measured(&key, &target.metric, experiment)?;
+        }
+        Ok(targets)
+    }
+}
