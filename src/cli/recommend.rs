@@ -86,7 +86,7 @@ pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), Cl
     let default = ResultFolder::default_path(&format!("{}-recommend", experiment.name));
     let folder = args.out.unwrap_or(default);
     let is_new = !folder.exists();
-    check_folder(&folder, &experiment, args.force)?;
+    check_folder(&folder, &experiment, &asked, args.force)?;
     let again = |at: String| {
         let overrides = overrides.iter().cloned().chain([at]).collect();
         Experiment::load(&args.experiment.file, &load_options(overrides, traces.clone()))
@@ -135,7 +135,12 @@ fn read_prices(file: &Path) -> Result<Prices, CliError> {
 
 /// Finds out before anything runs whether the results can be written, and that they do not
 /// replace those of something else.
-fn check_folder(folder: &Path, experiment: &Experiment, force: bool) -> Result<(), CliError> {
+fn check_folder(
+    folder: &Path,
+    experiment: &Experiment,
+    asked: &Asked,
+    force: bool,
+) -> Result<(), CliError> {
     for file in FILES {
         check_writable(&folder.join(file))?;
     }
@@ -144,8 +149,11 @@ fn check_folder(folder: &Path, experiment: &Experiment, force: bool) -> Result<(
     }
     let Ok(text) = std::fs::read_to_string(folder.join(FILES[0])) else { return Ok(()) };
     let found = serde_json::from_str::<serde_json::Value>(&text).ok();
-    let hash = found.and_then(|found| Some(found.get("config_hash")?.as_str()?.to_owned()));
-    if hash.as_deref() == Some(&experiment.config_hash) {
+    let is_same = found.is_some_and(|found| {
+        found["config_hash"] == *experiment.config_hash
+            && found["asked"] == serde_json::json!(asked)
+    });
+    if is_same {
         return Ok(());
     }
     Err(CliError::OtherRecommendation { folder: folder.to_owned() })

@@ -1,5 +1,6 @@
 //! A recommendation: the winner, what the others would cost, and what it rests on.
 
+use super::Asked;
 use super::bench::Simulated;
 use super::candidates::Candidates;
 use super::error::RecommendError;
@@ -32,6 +33,8 @@ pub struct Recommendation {
     pub version: String,
     /// SHA-256 over the experiment's resolved settings, hexadecimal.
     pub config_hash: String,
+    /// What was asked.
+    pub asked: Asked,
     /// All seeds there are; a candidate has the first of them.
     pub seeds: Vec<u64>,
     /// How sure intervals are.
@@ -143,6 +146,7 @@ pub struct Neighbour {
 
 /// What a recommendation is made of.
 pub(super) struct Answering<'a> {
+    pub(super) asked: &'a Asked,
     pub(super) counted: &'a Counted,
     pub(super) targets: &'a [MetricTarget],
     /// How sure intervals have to be.
@@ -185,6 +189,7 @@ impl Answering<'_> {
             experiment: experiment.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_hash: experiment.config_hash.clone(),
+            asked: self.asked.clone(),
             seeds: experiment.seeds.clone(),
             confidence: self.confidence,
             targets: self.targets.to_vec(),
@@ -209,7 +214,7 @@ impl Answering<'_> {
             more_load,
             neighbours,
             rests_on: self.rests_on(&bench, best),
-            not_tried: not_tried(&bench, best),
+            not_tried: self.not_tried(&bench, best, &found.dropped, load.is_some()),
         })
     }
 
@@ -371,7 +376,27 @@ impl Answering<'_> {
                 ),
             });
         }
+        lines.push(format!(
+            "the {} seeds that chose it are those that it was tested with: of candidates that are \
+             as good it is the luckiest, and with other seeds it may stand nearer to its limits",
+            bench.seeds()
+        ));
         lines.extend(self.counted.uncounted(bench.experiment));
+        lines
+    }
+
+    /// What was left out, and why.
+    fn not_tried(
+        &self,
+        bench: &Simulated<'_>,
+        best: usize,
+        dropped: &[usize],
+        has_load: bool,
+    ) -> Vec<String> {
+        let mut lines = not_simulated(bench, best, dropped);
+        if self.more_load > 0.0 && !has_load {
+            lines.push("a larger load: the load of this workload is not one number".to_owned());
+        }
         lines
     }
 }
@@ -524,22 +549,31 @@ const CHOICES: [(&str, &str); 6] = [
     ("engine.tiers", "memory tiers below the GPU's"),
 ];
 
-fn not_tried(bench: &Simulated<'_>, best: usize) -> Vec<String> {
+/// What was not simulated.
+fn not_simulated(bench: &Simulated<'_>, best: usize, dropped: &[usize]) -> Vec<String> {
     let candidates = bench.candidates;
     let mut lines = Vec::new();
     let of_ladder = |ladder: usize| {
         let rungs = &candidates.ladders[ladder].rungs;
         rungs.iter().filter(|at| bench.of(**at).is_some()).count()
     };
-    let (mut rungs, mut ladders, mut between) = (0, 0, 0);
+    let (mut rungs, mut ladders, mut between, mut behind) = (0, 0, 0, 0);
     for (ladder, row) in candidates.ladders.iter().enumerate() {
         match of_ladder(ladder) {
             0 => {
                 ladders += 1;
                 between += row.rungs.len();
             }
+            seen if dropped.contains(&ladder) => behind += row.rungs.len() - seen,
             seen => rungs += row.rungs.len() - seen,
         }
+    }
+    if behind > 0 {
+        lines.push(format!(
+            "{behind} candidates of {} settings that dropped out: at the cost where the targets \
+             hold they were in the worse half after one seed, and others of their kind were better",
+            dropped.len()
+        ));
     }
     if rungs > 0 {
         lines.push(format!(
@@ -550,7 +584,7 @@ fn not_tried(bench: &Simulated<'_>, best: usize) -> Vec<String> {
     if ladders > 0 {
         lines.push(format!(
             "{between} candidates of {ladders} settings between those that were looked at: around \
-             the best of each policy every value was, elsewhere some"
+             the best of each kind every value was, elsewhere some"
         ));
     }
     if candidates.twins > 0 {

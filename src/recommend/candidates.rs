@@ -40,9 +40,9 @@ pub(super) struct Ladder {
     pub(super) rungs: Vec<usize>,
     /// Places of its numbers on their axes; `None` where a number has no effect.
     places: Vec<Option<usize>>,
-    /// What else tells it from others.
-    kind: String,
-    /// The policy, with the words of what else is no number: of each the best is kept.
+    /// What is no number, the policy among it: a search keeps the best of each kind.
+    pub(super) kind: String,
+    /// The policy or variant: of each other one an alternative is named.
     pub(super) group: String,
 }
 
@@ -220,7 +220,27 @@ impl Candidates {
             Candidate { point: settings.clone(), run: 0, settings, cost, ladder: 0 }
         };
         let all = (0..values).flat_map(|value| (1..=fleets).map(move |n| candidate(value, n)));
-        let all: Vec<Candidate> = all.collect();
+        Self::arranged(all.collect())
+    }
+
+    /// Models whose workers cost so much, each with fleets of one worker and more.
+    pub(super) fn models(prices: &[f64], fleets: u32) -> Self {
+        let candidate = |(model, price): (usize, &f64), workers: u32| {
+            let settings = Params::from([
+                (POLICY.to_owned(), "kv".into()),
+                ("cluster.model".to_owned(), format!("model-{model}").into()),
+                ("cluster.workers".to_owned(), workers.into()),
+            ]);
+            let per_hour = price * f64::from(workers);
+            let cost = Cost { per_hour, workers, gpus: BTreeMap::new(), watts: None };
+            Candidate { point: settings.clone(), run: 0, settings, cost, ladder: 0 }
+        };
+        let models = prices.iter().enumerate();
+        let all = models.flat_map(|model| (1..=fleets).map(move |n| candidate(model, n)));
+        Self::arranged(all.collect())
+    }
+
+    fn arranged(all: Vec<Candidate>) -> Self {
         let (keys, twins) = (keys(&all), 0);
         let mut grid = Self { all, ladders: Vec::new(), keys, lengths: Vec::new(), twins };
         grid.arrange();

@@ -30,10 +30,11 @@ use bench::Simulated;
 use candidates::Candidates;
 use prices::Counted;
 use reading::Reader;
+use serde::Serialize;
 use trust::Trust;
 
 /// What is asked about an experiment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Asked {
     /// Targets to meet, like `ttft_ms_p95=600ms`, or `slo`; all of them. None: `slo`.
     pub within: Vec<String>,
@@ -44,10 +45,13 @@ pub struct Asked {
     /// The share by which the load grows that the winner is tried with.
     pub more_load: f64,
     /// Compare the winner with its neighbours too, with all seeds.
+    #[serde(skip)]
     pub explain: bool,
     /// Simulate every candidate with every seed in place of the search.
+    #[serde(skip)]
     pub full_grid: bool,
     /// What stands before the names of these in messages: `--` where they are arguments.
+    #[serde(skip)]
     pub prefix: &'static str,
 }
 
@@ -78,6 +82,9 @@ impl Asked {
         options: RunOptions<'_>,
     ) -> Result<Recommendation, RecommendError> {
         self.validate()?;
+        let seeds = experiment.seeds.len();
+        let allowed = "2 or more: one seed says nothing of chance";
+        Invalid::unless(seeds > 1, "measure.seeds", seeds, allowed)?;
         let targets = self.targets(experiment)?;
         let counted = Counted::of(self.prices.clone(), experiment).map_err(|e| self.here(e))?;
         let candidates = Candidates::of(experiment, &counted).map_err(|error| {
@@ -98,7 +105,7 @@ impl Asked {
         };
         let &Self { confidence, more_load, explain, .. } = self;
         let (counted, targets) = (&counted, &targets[..]);
-        let answer = Answering { counted, targets, confidence, more_load, explain };
+        let answer = Answering { asked: self, counted, targets, confidence, more_load, explain };
         answer.recommendation(found, bench, reader, again, options)
     }
 

@@ -35,7 +35,7 @@ const BYTES_IN_GIB: f64 = 1_073_741_824.0;
 const MOST: f64 = 1e6;
 
 /// Prices of an hour, and the power of GPUs, as a file gives them.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prices {
     /// What prices are in, as `USD`.

@@ -5,11 +5,11 @@
 //! cost more, and are assumed never to hurt. In turns:
 //!
 //! 1. *Screen*: every ladder that is looked at first is simulated with one seed at about
-//!    the middle cost; around the best, numbers with many values are refined, halving the
-//!    step.
+//!    the middle cost, or a higher one if no fleet keeps up there; around the best of each
+//!    kind, numbers with many values are refined, halving the step.
 //! 2. *Border*: bisection along the best ladder gives a first cost at which the targets
 //!    hold. All ladders meet there with one seed; the better half, and the best of each
-//!    group, go on, and whoever holds a rung lower moves the border.
+//!    kind, go on, and a ladder that holds a rung lower moves the border.
 //! 3. *Halving*: at the border seeds are doubled and the worse half drops out, until one is
 //!    left with all seeds (sequential halving, Karnin, Koren and Somekh 2013).
 //! 4. *Proof*: the winner must hold with all seeds. Its own next rung below must not, with all
@@ -67,6 +67,8 @@ pub(super) struct Found {
     pub(super) winner: Option<usize>,
     /// Without a winner the one that is nearest to the targets.
     pub(super) nearest: usize,
+    /// Ladders that dropped out after one seed at the border.
+    pub(super) dropped: Vec<usize>,
 }
 
 /// Searches.
@@ -76,17 +78,26 @@ pub(super) struct Found {
 pub(super) fn race<B: Bench>(candidates: &Candidates, bench: &mut B) -> Result<Found, B::Error> {
     let mut race = Race { candidates, bench, failed: BTreeSet::new() };
     let mut field = race.screen()?;
-    let border = race.border(&field)?;
-    let Some(mut cost) = border else {
-        // Not even the largest fleets: with all seeds, to be sure of the nearest.
-        let nearest = race.tops(&field)?;
-        return Ok(race.settle(nearest));
+    let mut cost = match race.border(&field)? {
+        Some(cost) => cost,
+        None => {
+            // Not even the largest fleets: with all seeds, to be sure of the nearest.
+            let nearest = race.tops(&field)?;
+            let found = race.settle(nearest);
+            if found.winner.is_none() {
+                return Ok(found);
+            }
+            // It holds after all; it need not be the cheapest that does.
+            candidates.cost(nearest)
+        }
     };
     race.meet(&mut field, cost)?;
+    let whole = field.clone();
     race.thin(&mut field);
     cost = race.descend(&field, cost)?;
     let last = race.play(&field, cost)?;
-    Ok(race.settle(last))
+    let dropped = whole.into_iter().filter(|ladder| !field.contains(ladder)).collect();
+    Ok(Found { dropped, ..race.settle(last) })
 }
 
 /// The cheapest rung of a ladder that meets the targets, by at most so many seeds where
@@ -143,23 +154,33 @@ impl<B: Bench> Race<'_, B> {
         let mut costs: Vec<f64> = candidates.all.iter().map(|c| c.cost.per_hour).collect();
         costs.sort_by(f64::total_cmp);
         costs.dedup();
-        let middle = costs[(costs.len() - 1) / 2];
-        let probe = |ladder: usize| {
-            candidates.within(ladder, middle).unwrap_or(candidates.ladders[ladder].rungs[0])
-        };
         let all = 0..candidates.ladders.len();
         let first: Vec<usize> = all.filter(|ladder| candidates.is_first(*ladder)).collect();
-        let mut probes: Vec<usize> = first.iter().map(|ladder| probe(*ladder)).collect();
-        self.measure(&probes, 1)?;
+        let probe = |ladder: usize, cost: f64| {
+            candidates.within(ladder, cost).unwrap_or(candidates.ladders[ladder].rungs[0])
+        };
+        let mut place = (costs.len() - 1) / 2;
+        let mut probes: Vec<usize>;
+        loop {
+            probes = first.iter().map(|ladder| probe(*ladder, costs[place])).collect();
+            self.measure(&probes, 1)?;
+            // Fleets that do not keep up cannot be told from each other.
+            let are_told = probes.iter().any(|at| self.beyond(*at).is_finite());
+            if are_told || place + 1 == costs.len() {
+                break;
+            }
+            place = (place + costs.len()) / 2;
+        }
+        let probe = |ladder: usize| probe(ladder, costs[place]);
         self.rank(&mut probes);
         let mut step = candidates.first_step() / 2;
         while step >= 1 {
-            // The best of each group is refined, so that no policy wins by a finer search.
-            let mut groups = BTreeSet::new();
+            // The best of each kind is refined, so that no policy wins by a finer search.
+            let mut kinds = BTreeSet::new();
             let mut near = Vec::new();
             for at in probes.clone() {
                 let ladder = candidates.all[at].ladder;
-                if groups.insert(candidates.ladders[ladder].group.as_str()) {
+                if kinds.insert(candidates.ladders[ladder].kind.as_str()) {
                     near.extend(candidates.near(ladder, step).into_iter().map(probe));
                 }
             }
@@ -182,9 +203,14 @@ impl<B: Bench> Race<'_, B> {
         self.bench.measure(&wanted)
     }
 
-    /// The cost from which on the best ladder meets the targets, or the next best that does.
+    /// The cost from which on a ladder meets the targets: the best of its kind that does, or
+    /// the next best of all.
     fn border(&mut self, field: &[usize]) -> Result<Option<f64>, B::Error> {
-        for ladder in self.leaders(field) {
+        let mut order = self.leaders(field);
+        let rest = field.iter().copied().filter(|ladder| !order.contains(ladder));
+        let rest: Vec<usize> = rest.collect();
+        order.extend(rest);
+        for ladder in order {
             if let Some(found) = self.bisect(ladder, f64::INFINITY, 2)? {
                 return Ok(Some(self.candidates.cost(found)));
             }
@@ -192,11 +218,11 @@ impl<B: Bench> Race<'_, B> {
         Ok(None)
     }
 
-    /// The best ladder of each group, the best first.
+    /// The best ladder of each kind, the best first.
     fn leaders(&self, field: &[usize]) -> Vec<usize> {
-        let mut groups = BTreeSet::new();
-        let group = |ladder: usize| self.candidates.ladders[ladder].group.as_str();
-        field.iter().copied().filter(|ladder| groups.insert(group(*ladder))).collect()
+        let mut kinds = BTreeSet::new();
+        let kind = |ladder: usize| self.candidates.ladders[ladder].kind.as_str();
+        field.iter().copied().filter(|ladder| kinds.insert(kind(*ladder))).collect()
     }
 
     /// The cheapest rung of a ladder, below `cost`, that meets the targets, if its most
@@ -242,7 +268,7 @@ impl<B: Bench> Race<'_, B> {
         Ok(())
     }
 
-    /// Keeps the better half of the field, and the best of each group.
+    /// Keeps the better half of the field, and the best of each kind.
     fn thin(&self, field: &mut Vec<usize>) {
         let leaders = self.leaders(field);
         let half = field.len().div_ceil(2);
@@ -260,9 +286,15 @@ impl<B: Bench> Race<'_, B> {
             self.measure(&at_cost, 1)?;
             self.rank(&mut at_cost);
             let mut lower = None;
-            // The best half by what they do at the border itself.
+            // The best half by what they do at the border itself, and the best of each kind.
+            let ladders: Vec<usize> =
+                at_cost.iter().map(|at| self.candidates.all[*at].ladder).collect();
+            let leaders = self.leaders(&ladders);
             let half = at_cost.len().div_ceil(2);
-            for at in at_cost.into_iter().take(half) {
+            for (place, at) in at_cost.into_iter().enumerate() {
+                if place >= half && !leaders.contains(&ladders[place]) {
+                    continue;
+                }
                 let is_hopeless =
                     self.bench.standing(at).is_none_or(|s| !s.meets() && !s.is_open());
                 if is_hopeless && self.candidates.cost(at) >= cost {
@@ -390,7 +422,7 @@ impl<B: Bench> Race<'_, B> {
     /// The winner if it meets the targets with all seeds.
     fn settle(&self, last: usize) -> Found {
         let meets = self.bench.standing(last).is_some_and(|standing| standing.meets());
-        Found { winner: meets.then_some(last), nearest: last }
+        Found { winner: meets.then_some(last), nearest: last, dropped: Vec::new() }
     }
 }
 
@@ -412,7 +444,7 @@ pub(super) fn grid<B: Bench>(candidates: &Candidates, bench: &mut B) -> Result<F
         .copied()
         .filter(meets)
         .min_by(|a, b| candidates.cost(*a).total_cmp(&candidates.cost(*b)));
-    Ok(Found { winner, nearest })
+    Ok(Found { winner, nearest, dropped: Vec::new() })
 }
 
 #[cfg(test)]
@@ -507,6 +539,84 @@ mod tests {
         }
         let (.., share) = both(17, 12, 3, 5.5, 0.0);
         assert!(share < 0.05, "of many candidates few are simulated: {share}");
+    }
+
+    /// What the search and the full grid find where candidates of a place in `candidates`
+    /// stand so, without noise.
+    fn told(candidates: &Candidates, stand: impl Fn(usize) -> f64) -> (Found, Found) {
+        let truth: Vec<f64> = (0..candidates.all.len()).map(stand).collect();
+        let drawn = || Drawn {
+            candidates: candidates.clone(),
+            truth: truth.clone(),
+            noise: 0.0,
+            seeds: 8,
+            had: BTreeMap::new(),
+            simulations: 0,
+        };
+        let Ok(found) = race(candidates, &mut drawn());
+        let Ok(all) = grid(candidates, &mut drawn());
+        (found, all)
+    }
+
+    #[test]
+    fn a_kind_that_is_second_at_first_may_be_the_cheapest() {
+        let candidates = Candidates::models(&[2.5, 2.4, 0.9], 12);
+        let workers = |at: usize| candidates.all[at].cost.workers;
+        // The last model barely holds, with two workers already.
+        let (found, all) = told(&candidates, |at| match at / 12 {
+            0 => {
+                if workers(at) >= 3 {
+                    -0.5
+                } else {
+                    0.5
+                }
+            }
+            1 => {
+                if workers(at) >= 3 {
+                    -0.4
+                } else {
+                    0.5
+                }
+            }
+            _ => {
+                if workers(at) >= 2 {
+                    -0.01
+                } else {
+                    0.5
+                }
+            }
+        });
+        assert_eq!(found.winner, all.winner.map(|_| 25));
+        assert_eq!(all.winner.map(|at| candidates.cost(at)), Some(1.8));
+    }
+
+    #[test]
+    fn where_the_leader_never_holds_another_is_the_cheapest_and_not_the_largest() {
+        let candidates = Candidates::models(&[2.5, 0.9], 8);
+        let workers = |at: usize| f64::from(candidates.all[at].cost.workers);
+        let (found, all) =
+            told(&candidates, |at| if at < 8 { 3.0 / workers(at) - 1.0 } else { 0.1 });
+        assert_eq!(found.winner, all.winner, "of another kind");
+        assert_eq!(found.winner, Some(2));
+        let candidates = Candidates::grid(2, 8);
+        let workers = |at: usize| f64::from(candidates.all[at].cost.workers);
+        let (found, all) =
+            told(&candidates, |at| if at < 8 { 0.1 } else { 6.5 / workers(at) - 1.0 });
+        assert_eq!(found.winner, all.winner, "of the same kind");
+        assert_eq!(found.winner, Some(14));
+    }
+
+    #[test]
+    fn where_middle_fleets_do_not_keep_up_larger_ones_tell_settings_apart() {
+        let candidates = Candidates::grid(9, 10);
+        let stand = |at: usize| {
+            let off = (at / 10) as f64 - 3.0;
+            let keeps_up = candidates.all[at].cost.workers >= 9;
+            if keeps_up { off * off / 100.0 - 0.5 } else { f64::INFINITY }
+        };
+        let (found, all) = told(&candidates, stand);
+        assert_eq!(found.winner, all.winner);
+        assert_eq!(found.winner, Some(38));
     }
 
     #[test]

@@ -21,6 +21,14 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 /// p95 of some hundred requests).
 const FIRST_SPREAD: f64 = 0.05;
 
+/// The growth of the backlog, as a share of the requests that came, from which on a fleet
+/// that most requests wait for does not keep up (assumed, as for a saturated one).
+const GROWTH: f64 = 0.1;
+
+/// The largest relative error that bounds are made of (assumed: what would be measured is at
+/// most twenty times what is predicted). At 1 there is no bound at all.
+const MOST_REACH: f64 = 0.95;
+
 /// A metric of a fleet.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Reading {
@@ -133,7 +141,8 @@ impl Reader<'_> {
             values.iter().flatten().map(|value| sign * (value - target.limit) / part).collect();
         let mean = crate::stats::mean(&per_seed)?;
         let value = sign * mean * part + target.limit;
-        let model = self.model(settings, &target.metric, value, curves).map(|by| by / part);
+        let model = self.model(settings, &target.metric, value, point, curves);
+        let model = model.map(|by| by / part);
         Some(Beyond { per_seed, mean, model })
     }
 
@@ -143,17 +152,29 @@ impl Reader<'_> {
         settings: &Settings,
         metric: &str,
         value: f64,
+        point: &Point,
         curves: Option<&LatencyCurves>,
     ) -> [f64; 2] {
         let reach = |metric: &str| {
             let error = self.trust.of_metric(settings, metric)?;
             Some(normal_quantile(self.confidence) * error.sd())
         };
+        // Of the rate of requests the share that counts is wrong by as much of itself.
+        let of_share = |by: f64| {
+            let share = point.metrics.get("slo_attainment").and_then(|metric| metric.mean);
+            share.filter(|share| *share > 0.0).map_or(value, |share| value * by / share)
+        };
         match metric {
             "slo_attainment" => attained(settings.slo, curves, &reach),
-            "goodput_per_s" => attained(settings.slo, curves, &reach).map(|by| by * value),
+            "goodput_per_s" => {
+                let [worse, better] = attained(settings.slo, curves, &reach).map(of_share);
+                [worse.min(value), better]
+            }
             "hit_ratio" => [reach(metric).unwrap_or(0.0); 2],
-            _ => [reach(metric).unwrap_or(0.0) * value.abs(); 2],
+            _ => {
+                let reach = reach(metric).unwrap_or(0.0);
+                around(reach, sign(metric)).map(|by| by * value.abs())
+            }
         }
     }
 
@@ -231,7 +252,27 @@ impl Reader<'_> {
 fn is_no_answer(targets: &[MetricTarget], point: &Point) -> bool {
     let state = State::of(point);
     let hidden = state >= State::Unserved && !targets.iter().any(MetricTarget::is_about_unserved);
-    hidden || state == State::Saturated || state == State::NothingServed
+    hidden
+        || state == State::Saturated
+        || state >= State::Overloaded && grows(point)
+        || state == State::NothingServed
+}
+
+/// Whether requests come faster than they are served. A state worse than saturated says
+/// nothing of that.
+fn grows(point: &Point) -> bool {
+    let growth = point.metrics.get("backlog_growth_ratio").and_then(|metric| metric.mean);
+    growth.is_some_and(|growth| growth >= GROWTH)
+}
+
+/// How much worse and how much better than its prediction a value may be, in parts of the
+/// prediction, if errors reach so far. They are shares of what is measured
+/// (prediction / measured - 1), so that a value lies between prediction / (1 + reach) and
+/// prediction / (1 - reach). `sign` is 1 where less is better.
+fn around(reach: f64, sign: f64) -> [f64; 2] {
+    let reach = reach.min(MOST_REACH);
+    let (more, less) = (reach / (1.0 - reach), reach / (1.0 + reach));
+    if sign > 0.0 { [more, less] } else { [less, more] }
 }
 
 /// How much smaller, and how much larger, the share that meets the limits may be if times
@@ -250,8 +291,9 @@ fn attained(
         };
         let limit = limit.as_millis();
         let at = |limit: f64| share_within(&curve.mean, limit);
-        by[0] += at(limit) - at(limit / (1.0 + reach));
-        by[1] += if reach < 1.0 { at(limit / (1.0 - reach)) } else { 1.0 } - at(limit);
+        // What is predicted lies between measured * (1 - reach) and measured * (1 + reach).
+        by[0] += at(limit) - at(limit * (1.0 - reach.min(MOST_REACH)));
+        by[1] += at(limit * (1.0 + reach)) - at(limit);
     }
     by
 }
@@ -288,6 +330,38 @@ mod tests {
         }
         assert_eq!(share_within(&curve, 2_000.0), 1.0);
         assert!(share_within(&curve, 5.0) < 0.01);
+    }
+
+    #[test]
+    fn errors_are_shares_of_what_is_measured() {
+        let [worse, better] = around(0.5, 1.0);
+        // 100 ms are predicted of 200 ms, and of 67 ms.
+        assert!((worse - 1.0).abs() < 1e-12 && (better - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(around(0.5, -1.0), [better, worse], "where more is better");
+        let [widest, _] = around(3.0, 1.0);
+        assert!((widest - 19.0).abs() < 1e-9, "{widest}");
+    }
+
+    fn point(metrics: &[(&str, f64)]) -> Point {
+        let mut builder = crate::report::example::Builder::new("one", 1);
+        let values: Vec<(&str, [Option<f64>; 1])> =
+            metrics.iter().map(|(name, value)| (*name, [Some(*value)])).collect();
+        let metrics: Vec<(&str, &[Option<f64>])> =
+            values.iter().map(|(name, values)| (*name, values.as_slice())).collect();
+        builder.load("kv", 60, &metrics);
+        builder.build().points.remove(0)
+    }
+
+    #[test]
+    fn a_backlog_that_grows_is_no_answer_however_long_requests_wait() {
+        let target = MetricTarget::parse("itl_ms_p95=40ms", 0.95).expect("a target");
+        let waits = |growth: f64| {
+            let waits = [("queue_ms_p50", 900.0), ("engine_ttft_ms_p50", 1_000.0)];
+            point(&[&waits[..], &[("backlog_growth_ratio", growth)]].concat())
+        };
+        assert_eq!(State::of(&waits(0.33)), State::Overloaded);
+        assert!(is_no_answer(std::slice::from_ref(&target), &waits(0.33)));
+        assert!(!is_no_answer(std::slice::from_ref(&target), &waits(0.01)), "a closed loop");
     }
 
     #[test]

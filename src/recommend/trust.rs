@@ -1,8 +1,9 @@
 //! How far the model may be off: the errors of `docs/accuracy.csv` by what the step times
 //! of a fleet are worth.
 //!
-//! What is nearest counts. A published deployment itself has errors of its own. Another
-//! fleet has those of the published deployments whose model is worth as much (measured,
+//! What is nearest counts. A published deployment itself has errors of its own, with the
+//! workers, policies, parameters and load of its file (between loads where each is a run of its
+//! own, not a stage); those to which nothing was fitted, if there are any. Another fleet has those of the published deployments whose model is worth as much (measured,
 //! composed), of the same policy where it was published, and only those to which nothing
 //! was fitted. The time per output token of a deployment that was run for real has the
 //! error over those runs. Where a class has nothing published, the largest error of the
@@ -15,8 +16,11 @@ use crate::accuracy::{AccuracyError, AccuracySettings, Record};
 use crate::catalogue::{self, Kind};
 use crate::engine::model::{Model, ModelChoice, Worth};
 use crate::experiment::{Experiment, LoadOptions, Settings};
+use crate::frontier::load_key;
 use crate::metrics::Metric;
+use crate::settings::number;
 use serde::Serialize;
+use serde_json::Value;
 use std::path::Path;
 
 /// A mean absolute error with what it was found on.
@@ -57,6 +61,57 @@ struct Line {
     count: usize,
     mean_percent: f64,
     is_fitted: bool,
+    deployment: Option<String>,
+}
+
+/// The published experiment that candidates are made of, as its file has it.
+#[derive(Clone, Debug)]
+struct Own {
+    name: String,
+    deployment: String,
+    runs: Vec<Settings>,
+}
+
+impl Own {
+    /// Whether a candidate is what was published, its load between those of the runs. Stages of
+    /// one run are not looked at: a load of them counts as another fleet's.
+    fn holds(&self, settings: &Settings) -> bool {
+        let policy = &settings.policy;
+        let Some((load, rest)) = load_and_rest(settings) else { return false };
+        let alike = self.runs.iter().filter(|run| {
+            run.pools == settings.pools
+                && run.cluster == settings.cluster
+                && run.router == settings.router
+                && run.policy.name() == policy.name()
+                && run.policy.parameters() == policy.parameters()
+        });
+        let loads: Vec<Option<f64>> = alike
+            .filter_map(load_and_rest)
+            .filter(|(_, other)| *other == rest)
+            .map(|(load, _)| load)
+            .collect();
+        match load {
+            None => loads.contains(&None),
+            Some(load) => {
+                let known = || loads.iter().flatten();
+                known().any(|known| *known <= load) && known().any(|known| *known >= load)
+            }
+        }
+    }
+}
+
+/// The load of a workload, where it is one number, and everything else of it.
+fn load_and_rest(settings: &Settings) -> Option<(Option<f64>, Value)> {
+    let mut rest = serde_json::to_value(&settings.workload).ok()?;
+    let load = load_key(&settings.workload).and_then(|key| {
+        let path = key.strip_prefix("workload.")?;
+        let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let pointer = if table.is_empty() { String::new() } else { format!("/{table}") };
+        let table = rest.pointer_mut(&pointer.replace('.', "/"))?.as_object_mut()?;
+        let (load, _) = table.remove(key).as_ref().and_then(number)?;
+        Some(load)
+    });
+    Some((load, rest))
 }
 
 /// The errors that are known.
@@ -64,8 +119,7 @@ struct Line {
 pub(super) struct Trust {
     record: Record,
     lines: Vec<Line>,
-    /// The published deployment that an experiment is, and its model.
-    own: Option<(String, String)>,
+    own: Option<Own>,
 }
 
 impl Trust {
@@ -90,12 +144,12 @@ impl Trust {
                 mean_percent: mean.mean_percent,
                 // Without a comparison of arms nothing was fitted to it.
                 is_fitted: published.gain.as_ref().is_some_and(|gain| gain.is_fitted(mean.series)),
+                deployment: model.deployment.clone(),
             }));
         }
-        let own = own(experiment).filter(|(name, _)| {
-            let is_shipped = catalogue::is_shipped(experiment.file());
-            is_shipped && lines.iter().any(|line| line.experiment == *name)
-        });
+        let is_shipped = catalogue::is_shipped(experiment.file());
+        let own = is_shipped.then(|| own(experiment)).flatten();
+        let own = own.filter(|own| lines.iter().any(|line| line.experiment == own.name));
         Ok(Self { record, lines, own })
     }
 
@@ -105,18 +159,13 @@ impl Trust {
         let policy = settings.policy.name();
         let deployments: Vec<&str> =
             settings.models.iter().flatten().filter_map(|m| m.deployment.as_deref()).collect();
-        if let Some((name, deployment)) = &self.own
+        if let Some(own) = &self.own
             && !deployments.is_empty()
-            && deployments.iter().all(|known| known == deployment)
+            && deployments.iter().all(|known| *known == own.deployment)
+            && own.holds(settings)
+            && let Some(error) = self.of_own(own, policy, &Metric::of(metric).label)
         {
-            let label = Metric::of(metric).label;
-            let own = |line: &&Line| {
-                line.experiment == *name && line.policy == policy && line.metric == label
-            };
-            let what = format!("{name} as published, {policy}");
-            if let Some(error) = pool(self.lines.iter().filter(own), &what) {
-                return Some(error);
-            }
+            return Some(error);
         }
         if family.0 == "ITL" {
             let runs = deployments.first().and_then(|deployment| {
@@ -130,6 +179,28 @@ impl Trust {
         }
         let worth = worth(settings);
         self.of_class(worth, policy, family).or_else(|| self.at_least(worth, policy, family))
+    }
+
+    /// The error of what was published of this very deployment. Other experiments of it may
+    /// have a model that was not fitted to these results.
+    fn of_own(&self, own: &Own, policy: &str, label: &str) -> Option<ModelError> {
+        let is_of = |line: &&Line| line.policy == policy && line.metric == label;
+        let by_name = |line: &&Line| is_of(line) && line.experiment == own.name;
+        let held_out = |line: &&Line| {
+            is_of(line) && !line.is_fitted && line.deployment.as_ref() == Some(&own.deployment)
+        };
+        let name = &own.name;
+        let lines = || self.lines.iter();
+        let as_published = format!("{name} as published, {policy}");
+        pool(lines().filter(by_name).filter(|line| !line.is_fitted), &as_published)
+            .or_else(|| {
+                let from = format!("{as_published}, by a model that was not fitted to it");
+                pool(lines().filter(held_out), &from)
+            })
+            .or_else(|| {
+                let from = format!("{as_published}, to which the model was fitted");
+                pool(lines().filter(by_name), &from)
+            })
     }
 
     /// The error over published deployments that are worth as much.
@@ -207,12 +278,13 @@ fn labels((start, part): Family, label: &str) -> bool {
     }
 }
 
-/// The experiment's name and the deployment that its file has, whatever was changed in it.
-fn own(experiment: &Experiment) -> Option<(String, String)> {
+/// What an experiment's file has, whatever was changed in it.
+fn own(experiment: &Experiment) -> Option<Own> {
     let plain = Experiment::load(experiment.file(), &LoadOptions::default()).ok()?;
     let models = &plain.runs.first()?.settings.models;
     let deployment = models.first()?.as_ref()?.deployment.clone()?;
-    Some((plain.name, deployment))
+    let runs = plain.runs.iter().map(|run| run.settings.clone()).collect();
+    Some(Own { name: plain.name, deployment, runs })
 }
 
 /// Files that extend each other (assumed: far fewer).
@@ -278,10 +350,32 @@ mod tests {
         );
         let class = error(&other, "ttft_ms_p95").expect("published");
         assert!(class.from.contains("published deployments"), "{class:?}");
-        assert!(class.mean_percent > found.mean_percent, "nothing was fitted to those");
         let least = load("doks-3xh200", &["router.policy=least_loaded"]);
         let least = error(&least, "ttft_ms_p95").expect("of the class");
         assert!(least.from.ends_with("all policies"), "{least:?}");
+    }
+
+    #[test]
+    fn only_what_was_published_has_its_own_errors() {
+        let from = |load_of: &str, overrides: &[&str]| {
+            let kv = ["router.policy=kv", load_of];
+            let experiment = load("doks-3xh200", &[&kv[..], overrides].concat());
+            error(&experiment, "ttft_ms_p95").expect("an error").from
+        };
+        let own = from("workload.concurrency=60", &[]);
+        assert!(own.starts_with("doks-3xh200 as published"), "{own}");
+        assert!(own.ends_with("not fitted to it"), "held out: {own}");
+        for changed in [
+            "cluster.workers=8",
+            "router.overlap_weight=3.7",
+            "engine.max_num_seqs=3",
+            "workload.starters=2",
+        ] {
+            let other = from("workload.concurrency=60", &[changed]);
+            assert!(!other.contains("as published"), "{changed}: {other}");
+        }
+        let other = from("workload.concurrency=500", &[]);
+        assert!(!other.contains("as published"), "beyond what was published: {other}");
     }
 
     #[test]

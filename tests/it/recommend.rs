@@ -224,11 +224,10 @@ fn a_search_finds_what_the_full_grid_finds() {
 }
 
 /// The law: the winner of the grid, or one that its interval does not tell from it, with
-/// about a tenth of the simulations.
+/// at most 15 % of the simulations on average; one problem may take more.
 #[test]
 #[ignore = "ten full grids"]
-#[expect(clippy::print_stderr, reason = "what it measures")]
-fn ten_problems_take_a_tenth_of_their_grids() {
+fn ten_problems_take_a_part_of_their_grids() {
     let results: Vec<(f64, bool)> = PROBLEMS.iter().map(check).collect();
     let mean = results.iter().map(|(share, _)| share).sum::<f64>() / results.len() as f64;
     let same = results.iter().filter(|(_, same)| *same).count();
@@ -300,6 +299,15 @@ fn a_recommendation_is_not_replaced_by_another_one() {
     let ask = |more: &[&str]| place.sim(&[&ASKED[..], more].concat());
     assert!(ask(&[]).status.success());
     assert!(ask(&[]).status.success(), "the same experiment again");
+    for other in [
+        ["--within", "ttft_ms_p95=2s"],
+        ["--prices", "prices.toml"],
+        ["--confidence", "90%"],
+        ["--more-load", "0"],
+    ] {
+        let output = ask(&other);
+        assert_eq!(output.status.code(), Some(2), "{other:?}: {}", text(&output.stderr));
+    }
     let other = ask(&["--set", "workload.concurrency=24"]);
     assert_eq!(other.status.code(), Some(2));
     let message = text(&other.stderr);
@@ -334,6 +342,7 @@ fn what_cannot_be_recommended_is_refused_by_name() {
             vec!["--prices", "H100", "L40S"],
         ),
         ([&over[..], &["--within", "failed=0"]].concat(), vec!["--within"]),
+        ([&over[..], &within, &["--seeds", "1"]].concat(), vec!["measure.seeds", "2 or more"]),
     ] {
         let output = place.sim(&[&["recommend", "fleet.toml"][..], &args].concat());
         let message = text(&output.stderr);
