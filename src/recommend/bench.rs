@@ -1,7 +1,7 @@
 //! Candidates simulated with as many seeds as they are worth, and what was seen.
 
 use super::candidates::{Candidates, chosen};
-use super::race::{Bench, Standing};
+use super::race::{Bench, Found, Standing};
 use super::reading::{Reader, Reading};
 use crate::experiment::results::{LatencyCurves, MetricValue, Point};
 use crate::experiment::{Experiment, Params, RunError, RunOptions, run};
@@ -16,6 +16,8 @@ pub(super) struct Simulated<'a> {
     options: RunOptions<'a>,
     seen: BTreeMap<usize, Seen>,
     standings: BTreeMap<usize, Standing>,
+    /// Candidates stand as if the model made no error.
+    is_exact: bool,
     /// Simulations so far.
     pub(super) simulations: usize,
 }
@@ -35,8 +37,31 @@ impl<'a> Simulated<'a> {
         reader: Reader<'a>,
         options: RunOptions<'a>,
     ) -> Self {
-        let (seen, standings) = (BTreeMap::new(), BTreeMap::new());
-        Self { experiment, candidates, reader, options, seen, standings, simulations: 0 }
+        let (seen, standings, is_exact) = (BTreeMap::new(), BTreeMap::new(), false);
+        Self { experiment, candidates, reader, options, seen, standings, is_exact, simulations: 0 }
+    }
+
+    /// Lets candidates stand as if the model made no error, or with its error again.
+    pub(super) fn set_exact(&mut self, is_exact: bool) {
+        self.is_exact = is_exact;
+        self.stand_anew();
+    }
+
+    /// What a search found, or what stands better among all that were simulated with all
+    /// seeds: the cheapest that meets the targets, else the nearest to them.
+    pub(super) fn best(&self, found: Found) -> Found {
+        let is_whole = |at: &usize| self.seen[at].seeds >= self.experiment.seeds.len();
+        let beyond = |at: usize| self.standings[&at].beyond;
+        let cost = |at: usize| self.candidates.cost(at);
+        let whole = || self.seen.keys().copied().filter(is_whole);
+        let meeting = whole().filter(|at| self.standings[at].meets());
+        let winner = meeting
+            .min_by(|a, b| cost(*a).total_cmp(&cost(*b)).then(beyond(*a).total_cmp(&beyond(*b))));
+        let by_bound = |a: &usize, b: &usize| {
+            beyond(*a).total_cmp(&beyond(*b)).then(cost(*a).total_cmp(&cost(*b)))
+        };
+        let nearest = winner.or_else(|| whole().min_by(by_bound)).unwrap_or(found.nearest);
+        Found { winner, nearest, ..found }
     }
 
     /// Everything that was simulated, in order of candidates.
@@ -74,13 +99,22 @@ impl<'a> Simulated<'a> {
 
     fn stand(&self, candidate: usize, seen: &Seen, spread: Option<f64>) -> Standing {
         let settings = &self.experiment.runs[self.candidates.all[candidate].run].settings;
-        let all = self.reader.beyond(settings, &seen.point, Some(&seen.curves));
+        let mut all = self.reader.beyond(settings, &seen.point, Some(&seen.curves));
+        if self.is_exact {
+            all.iter_mut().flatten().for_each(|beyond| beyond.model = [0.0; 2]);
+        }
         let expected = all.map(|all| {
             let expected = all.iter().map(|beyond| self.reader.expected(beyond, spread));
             expected.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f64::INFINITY, 0.0))
         });
         let (beyond, doubt) = expected.unwrap_or((f64::INFINITY, 0.0));
         Standing { seeds: seen.seeds, beyond, doubt }
+    }
+
+    fn stand_anew(&mut self) {
+        let spread = self.spread();
+        let stand = |(at, seen): (&usize, &Seen)| (*at, self.stand(*at, seen, spread));
+        self.standings = self.seen.iter().map(stand).collect();
     }
 
     /// Simulates candidates with the seeds from `from` to `to`.
@@ -132,9 +166,7 @@ impl Bench for Simulated<'_> {
             self.simulate(&group, from, to)?;
         }
         // What is known of the spread has changed for all.
-        let spread = self.spread();
-        let stand = |(at, seen): (&usize, &Seen)| (*at, self.stand(*at, seen, spread));
-        self.standings = self.seen.iter().map(stand).collect();
+        self.stand_anew();
         Ok(())
     }
 

@@ -101,7 +101,12 @@ impl Asked {
         let found = if self.full_grid {
             race::grid(&candidates, &mut bench)?
         } else {
-            race::race(&candidates, &mut bench)?
+            let found = race::race(&candidates, &mut bench)?;
+            // And what would do if the model were exact, which may be of another kind.
+            bench.set_exact(true);
+            race::race(&candidates, &mut bench)?;
+            bench.set_exact(false);
+            bench.best(found)
         };
         let &Self { confidence, more_load, explain, .. } = self;
         let (counted, targets) = (&counted, &targets[..]);
