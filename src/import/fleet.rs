@@ -3,6 +3,7 @@
 
 use super::arguments::{Arguments, behind};
 use super::engines::{self, Engine};
+use super::images;
 use super::manifests::{self, Component, Form};
 use super::models::{self, Network};
 use super::request::{ImportError, Remark, Request, Source, Why};
@@ -104,18 +105,6 @@ const OTHERS: [(&str, &str); 3] = [
     ("dynamo.sglang", "SGLang's rules are not simulated"),
     ("sglang.launch_server", "SGLang's rules are not simulated"),
     ("dynamo.mocker", "a mocker serves no model: give the manifest of a real engine"),
-];
-
-/// vLLM in releases of Dynamo. Source: Dynamo's pages on compatibility, 0.6 to 1.5.
-const VLLM_OF_DYNAMO: [((u32, u32), u32); 8] = [
-    ((0, 6), 11),
-    ((0, 8), 12),
-    ((0, 9), 14),
-    ((1, 1), 19),
-    ((1, 2), 20),
-    ((1, 3), 23),
-    ((1, 5), 28),
-    ((u32::MAX, 0), u32::MAX),
 ];
 
 impl Fleet {
@@ -293,7 +282,7 @@ impl Fleet {
         }
         let image = &component.image;
         let near = |rules: &str| By::Assumed(format!("image {image}: the rules of {rules}"));
-        let (value, by) = match version(image) {
+        let (value, by) = match images::version(image) {
             Some((0, 6..=9)) => ("0.9", By::Place(place, format!("image {image}"))),
             Some((0, _)) => ("0.9", near("0.9")),
             Some((1, 6)) => ("1.6", By::Place(place, format!("image {image}"))),
@@ -399,7 +388,11 @@ impl Fleet {
             _ => (tp_count, 1),
         };
         let family = match engine {
-            Engine::Vllm => engine_of_vllm(&component.image, place),
+            Engine::Vllm => {
+                let (file, why) = images::vllm_defaults(&component.image);
+                let by = why.map_or_else(By::Assumed, |why| By::Place(place, why));
+                Said { value: file.into(), by }
+            }
             Engine::Trtllm => assumed("trtllm".into(), "TensorRT-LLM 1.0 to 1.3"),
         };
         let network = match (models::network(&model), &self.config) {
@@ -945,39 +938,6 @@ fn has_variable(text: &str, name: &str) -> bool {
         let rest = behind.strip_prefix(['{', '(']).unwrap_or(behind).strip_prefix(name);
         rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
     })
-}
-
-/// Major and minor version in the tag of an image.
-fn version(image: &str) -> Option<(u32, u32)> {
-    let tag = image.rsplit('/').next()?.split_once(':')?.1;
-    let mut parts = tag.trim_start_matches('v').split(['.', '-', '_']);
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-/// The file of engine defaults for the vLLM in an image.
-fn engine_of_vllm(image: &str, place: usize) -> Said {
-    let place = |why: String| By::Place(place, why);
-    let (minor, by) = match version(image) {
-        Some((0, minor)) if image.contains("vllm-openai") => {
-            (minor, place(format!("image {image}")))
-        }
-        Some(of_dynamo) if image.contains("runtime") => {
-            let next =
-                VLLM_OF_DYNAMO.iter().position(|(release, _)| *release > of_dynamo).unwrap_or(0);
-            match next.checked_sub(1).map(|known| VLLM_OF_DYNAMO[known].1) {
-                Some(minor) => (minor, place(format!("image {image}: vLLM 0.{minor}"))),
-                None => (11, By::Assumed(format!("image {image}: no later than vLLM 0.11"))),
-            }
-        }
-        _ => (24, By::Assumed("vLLM's version is not said".to_owned())),
-    };
-    let file = match minor {
-        0..=13 => "vllm",
-        14..=16 => "vllm-0.16",
-        17..=24 => "vllm-0.24",
-        _ => "vllm-0.32",
-    };
-    Said { value: file.into(), by }
 }
 
 /// Host memory for KV; every GPU has a link of its own to it (assumed: PCIe 5.0 x16).

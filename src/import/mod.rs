@@ -11,6 +11,7 @@
 mod arguments;
 mod engines;
 mod fleet;
+mod images;
 mod manifests;
 mod models;
 mod patch;

@@ -1,6 +1,6 @@
 //! A recommendation: the winner, what the others would cost, and what it rests on.
 
-use super::Asked;
+use super::asked::Asked;
 use super::bench::Simulated;
 use super::candidates::Candidates;
 use super::error::RecommendError;

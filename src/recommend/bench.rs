@@ -44,7 +44,7 @@ impl<'a> Simulated<'a> {
     /// Lets candidates stand as if the model made no error, or with its error again.
     pub(super) fn set_exact(&mut self, is_exact: bool) {
         self.is_exact = is_exact;
-        self.stand_anew();
+        self.update_standings();
     }
 
     /// What a search found, or what stands better among all that were simulated with all
@@ -111,7 +111,7 @@ impl<'a> Simulated<'a> {
         Standing { seeds: seen.seeds, beyond, doubt }
     }
 
-    fn stand_anew(&mut self) {
+    fn update_standings(&mut self) {
         let spread = self.spread();
         let stand = |(at, seen): (&usize, &Seen)| (*at, self.stand(*at, seen, spread));
         self.standings = self.seen.iter().map(stand).collect();
@@ -166,7 +166,7 @@ impl Bench for Simulated<'_> {
             self.simulate(&group, from, to)?;
         }
         // What is known of the spread has changed for all.
-        self.stand_anew();
+        self.update_standings();
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! ([`trust`]). Costs are prices of a file ([`prices`]), or hours of GPUs.
 
 mod answer;
+mod asked;
 mod bench;
 mod candidates;
 mod error;
@@ -17,6 +18,7 @@ mod text;
 mod trust;
 
 pub use answer::{Alternative, Choice, MoreLoad, Neighbour, Recommendation, Simulations};
+pub use asked::Asked;
 pub use error::RecommendError;
 pub use prices::{Cost, Prices};
 pub use reading::{Reading, Verdict};
@@ -30,44 +32,7 @@ use bench::Simulated;
 use candidates::Candidates;
 use prices::Counted;
 use reading::Reader;
-use serde::Serialize;
 use trust::Trust;
-
-/// What is asked about an experiment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Asked {
-    /// Targets to meet, like `ttft_ms_p95=600ms`, or `slo`; all of them. None: `slo`.
-    pub within: Vec<String>,
-    /// Prices; without them hours of GPUs are counted.
-    pub prices: Option<Prices>,
-    /// How sure an interval has to be, above 0.5 and below 1.
-    pub confidence: f64,
-    /// The share by which the load grows that the winner is tried with.
-    pub more_load: f64,
-    /// Compare the winner with its neighbours too, with all seeds.
-    #[serde(skip)]
-    pub explain: bool,
-    /// Simulate every candidate with every seed in place of the search.
-    #[serde(skip)]
-    pub full_grid: bool,
-    /// What stands before the names of these in messages: `--` where they are arguments.
-    #[serde(skip)]
-    pub prefix: &'static str,
-}
-
-impl Default for Asked {
-    fn default() -> Self {
-        Self {
-            within: Vec::new(),
-            prices: None,
-            confidence: 0.95,
-            more_load: 0.2,
-            explain: false,
-            full_grid: false,
-            prefix: "",
-        }
-    }
-}
 
 impl Asked {
     /// Finds the cheapest candidate of `experiment` that meets the targets. `again` loads
