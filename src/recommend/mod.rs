@@ -1,10 +1,10 @@
 //! Which of the fleets and settings that may be chosen is the cheapest that meets its
 //! targets, how sure that is, and what the others would cost.
 //!
-//! Candidates are the combinations of what an experiment sweeps. A search ([`race`]) finds
+//! Candidates are the combinations of what an experiment sweeps. A search (`race`) finds
 //! the cheapest whose targets hold with the confidence asked for, simulating a part of what
 //! a full grid would. An interval holds chance over seeds and the model's own error
-//! ([`trust`]). Costs are prices of a file ([`prices`]), or hours of GPUs.
+//! (`trust`). Costs are prices of a file (`prices`), or hours of GPUs.
 
 mod answer;
 mod asked;
