@@ -20,7 +20,8 @@ const FILES: [&str; 2] = ["recommendation.json", "recommendation.md"];
 Examples:
   sim recommend doks-3xh200 --set workload.concurrency=120 --over cluster.workers=2..5:1 \\
       --within ttft_ms_p95=700ms
-  sim recommend my-fleet --set workload.concurrency=256 --over cluster.workers=1..8:1 --explain
+  sim init my-fleet && \\
+    sim recommend my-fleet --set workload.concurrency=256 --over cluster.workers=1..8:1 --explain
 
 Chooses among every combination of swept values: policies and their parameters, workers, models
 (GPUs, tensor and expert parallelism), prefill apart (cluster.prefill.workers), limits of the batch,
