@@ -6,6 +6,7 @@ use crate::engine::hardware::MAX_ATTENTION_DP;
 use crate::engine::rules::Limits;
 pub use crate::engine::rules::trtllm::StoreContext;
 pub use crate::engine::rules::{LayerGroups, Rules, RulesName, TrtllmOptions, VllmOptions};
+pub use crate::engine::shared_kv::SharedKv;
 use crate::engine::step_time::StepTime;
 pub use crate::engine::tiers::TierOptions;
 use crate::settings::Invalid;
@@ -69,6 +70,9 @@ pub struct EngineConfig {
     /// Bytes that one token of KV takes on all GPUs of a rank together; what moves
     /// KV needs it.
     pub kv_bytes_per_token: Option<f64>,
+    /// What reading KV costs that several sequences of a batch share; as much as any unless
+    /// given.
+    pub shared_kv: Option<SharedKv>,
     /// Ranks of a worker, with sequences and KV of their own (vLLM:
     /// `data_parallel_size`). Limits and pool are those of one of them.
     pub attention_dp: u32,
@@ -111,6 +115,8 @@ impl EngineConfig {
         bounded("max_num_seqs", self.max_num_seqs, MAX_NUM_SEQS)?;
         bounded("max_num_batched_tokens", self.max_num_batched_tokens, u32::MAX)?;
         bounded("max_model_len", self.max_model_len, u32::MAX)?;
+        let shared_kv = self.shared_kv.as_ref().map_or(Ok(()), SharedKv::validate);
+        shared_kv.map_err(|invalid| invalid.within("shared_kv"))?;
         bounded("attention_dp", self.attention_dp, MAX_ATTENTION_DP)?;
         Invalid::unless(
             self.max_num_batched_tokens >= self.max_num_seqs,

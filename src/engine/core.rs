@@ -28,7 +28,7 @@ impl Core {
     pub(super) fn new(config: Arc<EngineConfig>, wants_kv_events: bool) -> Self {
         Self {
             seqs: Seqs::default(),
-            decode: DecodeSet::new(config.block_size),
+            decode: DecodeSet::new(config.block_size, config.shared_kv),
             log: EventLog::new(wants_kv_events).with_tiers(lower_tiers(&config)),
             now: SimTime::ZERO,
             loads: BTreeSet::new(),
@@ -49,7 +49,7 @@ impl Core {
     /// next one runs at its normal pace.
     pub(super) fn lose_all(&mut self) {
         self.seqs = Seqs::default();
-        self.decode = DecodeSet::new(self.config.block_size);
+        self.decode = DecodeSet::new(self.config.block_size, self.config.shared_kv);
         self.log.lose_all(lower_tiers(&self.config));
         self.loads.clear();
         self.pace = Pace::NORMAL;

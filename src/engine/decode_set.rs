@@ -8,6 +8,7 @@
 //! so all of it lies in a few cache lines, and to count who needs a block reads no list.
 
 use super::seq::{SeqId, Seqs};
+use super::shared_kv::{SharedKv, SharedReads};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
@@ -21,6 +22,10 @@ pub(super) struct DecodeSet {
     len: u32,
     /// Sum over the sequences of the tokens they attend to in the next step.
     context: u64,
+    /// Reads of blocks that several of them hold, where some are saved, and how many tokens
+    /// are, as of the last sequence that came or went.
+    shared: Option<Box<SharedReads>>,
+    saved: u64,
     /// Last step and admission.
     ends: BinaryHeap<Reverse<(u64, u64, SeqId)>>,
     /// By residue of the step in which a block is needed, then in order of admission.
@@ -43,9 +48,11 @@ pub(super) struct Member {
 }
 
 impl DecodeSet {
-    pub(super) fn new(block_size: u32) -> Self {
+    pub(super) fn new(block_size: u32, shared: Option<SharedKv>) -> Self {
         Self {
             block_size,
+            shared: shared.map(|shared| Box::new(SharedReads::new(shared, block_size))),
+            saved: 0,
             step: 0,
             len: 0,
             context: 0,
@@ -65,8 +72,15 @@ impl DecodeSet {
         self.len
     }
 
-    pub(super) fn context(&self) -> u64 {
-        self.context
+    /// The tokens that they attend to in the next step, less those whose reads are saved.
+    pub(super) fn reads(&self) -> u64 {
+        self.context - self.saved
+    }
+
+    /// Counts what is saved, after a sequence has come or gone.
+    fn save(&mut self) {
+        let saved = self.shared.as_ref().map(|reads| reads.saved_tokens(self.len, self.context));
+        self.saved = saved.unwrap_or(0);
     }
 
     pub(super) fn step(&self) -> u64 {
@@ -98,6 +112,10 @@ impl DecodeSet {
         self.members.insert(at, Member { admission, id, defers: false });
         self.starts[residue + 1..].iter_mut().for_each(|start| *start += 1);
         self.mark(residue);
+        if let Some(shared) = &mut self.shared {
+            shared.join(&seqs[id]);
+            self.save();
+        }
     }
 
     /// Takes a sequence out before it ends, bringing its counts up to the next step.
@@ -119,6 +137,10 @@ impl DecodeSet {
         self.members.remove(self.place(residue, id));
         self.starts[residue + 1..].iter_mut().for_each(|start| *start -= 1);
         self.mark(residue);
+        if let Some(shared) = &mut self.shared {
+            shared.leave(&seqs[id]);
+            self.save();
+        }
     }
 
     /// Sets the bits of a residue whose members have changed.

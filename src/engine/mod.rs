@@ -64,6 +64,7 @@ mod scheduler;
 mod seq;
 pub mod settings;
 mod shape;
+mod shared_kv;
 mod step;
 pub mod step_time;
 pub mod table;

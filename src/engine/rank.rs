@@ -404,7 +404,7 @@ impl Rank {
             let gpu = self.core.mixed_time(&chunks);
             return RankTime { gpu, growth: SimDuration::ZERO, steps: 1 };
         }
-        let (decode_seqs, decode_context) = (self.core.decode.len(), self.core.decode.context());
+        let (decode_seqs, decode_context) = (self.core.decode.len(), self.core.decode.reads());
         let piece = self.core.decode_piece();
         let growth = SimDuration::from_ps(piece.per_token_ps * u64::from(decode_seqs));
         let mut steps = 1;

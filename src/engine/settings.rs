@@ -9,7 +9,7 @@
 use crate::engine::config::bounded;
 pub use crate::engine::config::{
     CudaGraph, EngineConfig, HostTime, MAX_BLOCK_SIZE, MAX_NUM_BLOCKS, MAX_NUM_SEQS, Rules,
-    RulesName, StoreContext, TierOptions, TrtllmOptions,
+    RulesName, SharedKv, StoreContext, TierOptions, TrtllmOptions,
 };
 use crate::engine::hardware::Hardware;
 use crate::engine::memory;
@@ -92,6 +92,8 @@ pub struct EngineSettings {
     /// Default with hardware: `{ kind = "roofline" }` where the formula describes it and is no
     /// worse than measured operators, else `{ kind = "operators" }`.
     pub step_time: Option<StepTimeSettings>,
+    /// What reading KV costs that several sequences of a batch share. Default: as much as any.
+    pub shared_kv: Option<SharedKv>,
     /// What steps that are composed of operators take beside them.
     pub operators: Beside,
     /// Host time of a step.
@@ -214,6 +216,7 @@ impl EngineSettings {
             cuda_graph: self.cuda_graph.resolve(rules, max_num_seqs)?,
             tiers: self.tiers(rules, block_bytes)?,
             kv_bytes_per_token,
+            shared_kv: self.shared_kv,
             attention_dp: self.ranks(hardware)?,
         };
         config.validate()?;

@@ -13,7 +13,7 @@ impl Core {
     pub(super) fn decode_piece(&self) -> AffinePiece {
         let (config, decode) = (&self.config, &self.decode);
         let padded_seqs = self.padded_seqs();
-        let piece = config.step_time.decode_piece(decode.len(), padded_seqs, decode.context());
+        let piece = config.step_time.decode_piece(decode.len(), padded_seqs, decode.reads());
         self.pace.piece(piece)
     }
 
@@ -26,7 +26,7 @@ impl Core {
     /// GPU time of a step with these pieces of prompts beside the sequences that decode,
     /// without what ranks do together.
     pub(super) fn mixed_time(&self, prefill: &[PrefillChunk]) -> SimDuration {
-        self.eager_time(prefill, self.decode.len(), self.decode.context())
+        self.eager_time(prefill, self.decode.len(), self.decode.reads())
     }
 
     fn eager_time(
@@ -55,7 +55,7 @@ impl Core {
             return SimDuration::ZERO;
         }
         let (prepare, launch) = self.config.host_time(decode.len(), false);
-        let gpu = self.decode_piece().at(decode.context()) + self.together(decode.len());
+        let gpu = self.decode_piece().at(decode.reads()) + self.together(decode.len());
         gpu.max(prepare + launch)
     }
 

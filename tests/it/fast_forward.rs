@@ -4,7 +4,7 @@ use super::rig::{
     Draw, any_draws, any_engine, arrivals, cases, private_blocks, under_vllm, vllm_config,
 };
 use kv_router_sim::engine::Gauges;
-use kv_router_sim::engine::config::{EngineConfig, TierOptions};
+use kv_router_sim::engine::config::{EngineConfig, SharedKv, TierOptions};
 use kv_router_sim::engine::step_time::{Linear, StepTime};
 use kv_router_sim::engine::tiers::{LoadRule, Offload, TierSpec};
 use kv_router_sim::event::{KvEvent, Medium, WorkerEvent, WorkerEventKind};
@@ -182,6 +182,19 @@ proptest! {
         config in any_engine(), draws in any_draws(), peek_every in 1usize..5,
     ) {
         hold(config, &draws, peek_every)?;
+    }
+
+    /// Reads of KV that sequences share are saved, as those come and go.
+    #[test]
+    fn saved_reads_are_the_same_step_by_step(
+        config in any_engine(),
+        sequences_at_once in 1u32..6,
+        found in 0.1f64..1.0,
+        draws in any_draws(),
+        peek_every in 1usize..5,
+    ) {
+        let shared_kv = Some(SharedKv { sequences_at_once, l2_speed: 1.75, found });
+        hold(EngineConfig { shared_kv, ..config }, &draws, peek_every)?;
     }
 
     /// Clients hang up before, while and after their requests are served.

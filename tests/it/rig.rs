@@ -44,6 +44,7 @@ pub(crate) fn vllm_config() -> EngineConfig {
         cuda_graph: CudaGraph { sizes: Vec::new(), padding: false, mixed: false },
         tiers: TierOptions::default(),
         kv_bytes_per_token: None,
+        shared_kv: None,
         attention_dp: 1,
     }
 }
