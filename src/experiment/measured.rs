@@ -41,6 +41,7 @@ fn meets(settings: &Settings, needs: Needs) -> bool {
                 || patience.retries > 0
                 || patience.on_refusal.as_ref().is_some_and(|refusal| refusal.retries > 0)
         }
+        Needs::Connections => settings.source.client().connections.is_some(),
         Needs::Planner => plan.planner.is_some(),
         Needs::Shadow => {
             let stem = catalogue::SHADOW_DECISIONS.stem;

@@ -8,7 +8,7 @@ use crate::recorder::{End, RequestRecord};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
-use crate::workload::{Arrival, Listed, Patience, Workload};
+use crate::workload::{Arrival, HeldBack, Listed, Patience, Workload};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Everything that came from a fleet, in order.
@@ -164,6 +164,10 @@ impl Workload for Taken<'_> {
 
     fn sent_again(&self) -> Option<u64> {
         self.workload.sent_again()
+    }
+
+    fn held_back(&self) -> Option<HeldBack> {
+        self.workload.held_back()
     }
 
     fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {

@@ -130,6 +130,10 @@ catalogue! {
         "Requests lost with their worker and not migrated.";
     RETRIES: "retries" ONE, "sent again" "requests" LOWER, Needs::Retries,
         "Requests that clients sent again.";
+    HELD_BACK: "held_back" ONE, "held back by clients" "requests" LOWER, Needs::Connections,
+        "Requests that waited in their client for one of its connections (`workload.client.connections`).";
+    HELD_BACK_TIME: "held_back_ms" MEAN, "wait in the client" "ms" LOWER, Needs::Connections,
+        "The mean wait of those.";
     ROWS_LEFT_OUT: "rows_left_out" ONE, "rows of the trace left out" "" LOWER, Needs::Trace,
         "Rows of the trace without an answer, and rows above `max_isl` with the rest of their session.";
     SESSIONS_BROKEN: "sessions_broken" ONE, "sessions of the trace broken" "" LOWER, Needs::Trace,

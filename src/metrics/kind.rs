@@ -71,6 +71,8 @@ pub enum Needs {
     Changes,
     /// Clients that send requests again: failed ones, or those that they gave up.
     Retries,
+    /// Clients with so many connections.
+    Connections,
     /// A planner that adds and removes workers.
     Planner,
     /// The policy that compares two implementations.
@@ -141,6 +143,7 @@ impl fmt::Display for Needs {
                 "workload.patience.retries, [workload.patience.on_refusal], or [[cluster.change]] or [cluster.planner] and \
                  cluster.failover.retries"
             }
+            Self::Connections => "workload.client.connections",
             Self::Planner => "[cluster.planner]",
             Self::Shadow => "router.policy = \"shadow\"",
             Self::Trace => "workload.kind = \"trace\"",

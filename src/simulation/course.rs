@@ -8,6 +8,7 @@ use crate::recorder::{Level, Metrics, Quantiles, Slo};
 use crate::router::front_end::FrontEnd;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
+use crate::workload::HeldBack;
 
 /// How a run is cut into measured levels.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub(super) struct Course {
     gaps: Histogram,
     /// Requests that clients had sent again when the window began.
     sent_again: Option<u64>,
+    /// What clients had held back then.
+    held_back: Option<HeldBack>,
     /// The metrics of the windows that ended.
     levels: Vec<Metrics>,
 }
@@ -120,6 +123,7 @@ impl<F: Fleet> Simulation<'_, F> {
             begun: 0,
             gaps: Histogram::new(),
             sent_again: None,
+            held_back: None,
             levels: Vec::new(),
         });
         // The workload began with it.
@@ -174,6 +178,7 @@ impl<F: Fleet> Simulation<'_, F> {
         let Some(course) = &mut self.course else { return };
         course.gaps = Histogram::new();
         course.sent_again = self.workload.sent_again();
+        course.held_back = self.workload.held_back();
         course.stage = Stage::Window(course.schedule.window.map(|window| self.now + window));
     }
 
@@ -222,6 +227,14 @@ impl<F: Fleet> Simulation<'_, F> {
         let before = self.course.as_ref().and_then(|course| course.sent_again);
         if let (Some(before), Some(after)) = (before, self.workload.sent_again()) {
             metrics.insert(catalogue::RETRIES.only(), Some((after - before) as f64));
+        }
+        let before = self.course.as_ref().and_then(|course| course.held_back);
+        if let (Some(before), Some(after)) = (before, self.workload.held_back()) {
+            let requests = (after.requests - before.requests) as f64;
+            let ms = (after.time - before.time).as_millis();
+            metrics.insert(catalogue::HELD_BACK.only(), Some(requests));
+            let mean = (requests > 0.0).then(|| ms / requests);
+            metrics.insert(catalogue::HELD_BACK_TIME.only(), mean);
         }
         let changes = self.changes.iter().flat_map(|changes| changes.notes());
         let notes = self.front_ends.iter().flat_map(FrontEnd::notes);

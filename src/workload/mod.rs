@@ -7,6 +7,7 @@
 pub mod arrivals;
 pub mod by_turn;
 mod clients;
+pub mod connections;
 pub mod conversations;
 pub mod distribution;
 pub mod inference_perf;
@@ -71,6 +72,12 @@ pub trait Workload {
         None
     }
 
+    /// What clients have held back so far, for want of connections; `None` where they have
+    /// as many as they need.
+    fn held_back(&self) -> Option<HeldBack> {
+        None
+    }
+
     /// Changes the number of concurrent conversations or clients from `now` on. Those
     /// that are too many go on to their last turn, or, if they are `cut`, to the answer
     /// that they wait for. False where there is no such number, as in an open loop.
@@ -113,6 +120,15 @@ impl Workload for Listed {
     }
 
     fn observe_end(&mut self, _: SimTime, _: RequestId, _: bool) {}
+}
+
+/// Requests that waited in their client, and for how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldBack {
+    /// How many.
+    pub requests: u64,
+    /// The sum of their waits.
+    pub time: SimDuration,
 }
 
 /// A request on its way into the router.

@@ -1,6 +1,7 @@
 //! The workloads that an experiment can ask for.
 
 use super::arrivals::{ArrivalSettings, Arrivals};
+use super::connections::Connected;
 use super::conversations::{Client, ConversationSettings, Conversations};
 use super::inference_perf::{InferencePerf, InferencePerfSettings, Stage};
 use super::prefix_ratio::PrefixRatioSettings;
@@ -130,6 +131,7 @@ impl WorkloadSettings {
                     speedup: settings.speedup,
                     arrivals: settings.arrivals,
                     concurrency: settings.concurrency,
+                    client: settings.client.clone(),
                     patience: settings.patience.clone(),
                     priority: settings.priority.clone(),
                 }
@@ -173,6 +175,8 @@ pub enum WorkloadSource {
         arrivals: Option<ArrivalSettings>,
         /// The clients that take them, if they come when clients are free.
         concurrency: Option<u32>,
+        /// The way of requests to the router.
+        client: Client,
         /// When clients hang up.
         patience: PatienceSettings,
         /// Which requests go first.
@@ -182,26 +186,28 @@ pub enum WorkloadSource {
 
 impl WorkloadSource {
     /// The same without the time that requests take from their clients to the
-    /// router, and what that is at `concurrency`, jitter apart.
+    /// router, and what that is at `concurrency`, jitter apart. Its connections stay.
     pub fn without_client(&self, concurrency: u32) -> (Self, SimDuration) {
         let mut source = self.clone();
         let client = match &mut source {
-            Self::Conversations(settings) => std::mem::take(&mut settings.client),
-            Self::Requests(settings) => std::mem::take(&mut settings.client),
-            Self::InferencePerf(settings) => std::mem::take(&mut settings.client),
-            Self::Trace { .. } => Client::default(),
+            Self::Conversations(settings) => &mut settings.client,
+            Self::Requests(settings) => &mut settings.client,
+            Self::InferencePerf(settings) => &mut settings.client,
+            Self::Trace { client, .. } => client,
         };
+        let connections = client.connections;
+        let client = std::mem::replace(client, Client { connections, ..Client::default() });
         let way = client.overhead + client.overhead_per_inflight * u64::from(concurrency);
         (source, way)
     }
 
-    /// The way of its requests to the router, where it has one.
-    fn client(&self) -> Option<&Client> {
+    /// The way of its requests to the router.
+    pub fn client(&self) -> &Client {
         match self {
-            Self::Conversations(settings) => Some(&settings.client),
-            Self::Requests(settings) => Some(&settings.client),
-            Self::InferencePerf(settings) => Some(&settings.client),
-            Self::Trace { .. } => None,
+            Self::Conversations(settings) => &settings.client,
+            Self::Requests(settings) => &settings.client,
+            Self::InferencePerf(settings) => &settings.client,
+            Self::Trace { client, .. } => client,
         }
     }
 
@@ -211,8 +217,15 @@ impl WorkloadSource {
     /// # Panics
     /// If the settings do not [`validate`](WorkloadSettings::validate).
     pub fn build(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
-        let workload = self.build_near(block_size, seed);
-        match self.client().and_then(|client| client.tokenizer.clone()) {
+        let mut workload = self.build_near(block_size, seed);
+        let client = self.client();
+        // The others have it in them.
+        let is_added = matches!(self, Self::Trace { .. }) && client.takes_time();
+        if client.connections.is_some() || is_added {
+            let way = is_added.then(|| (client.clone(), seed));
+            workload = Box::new(Connected::new(workload, client.connections, way));
+        }
+        match client.tokenizer.clone() {
             Some(tokenizer) => Box::new(Tokenized::new(workload, tokenizer, seed)),
             None => workload,
         }

@@ -7,7 +7,7 @@
 //! the last while say.
 
 use super::distribution::{Distribution, Quantity};
-use super::{Arrival, Workload};
+use super::{Arrival, HeldBack, Workload};
 use crate::event::Refusal;
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
@@ -243,6 +243,10 @@ impl Workload for Tokenized<'_> {
 
     fn sent_again(&self) -> Option<u64> {
         self.inner.sent_again()
+    }
+
+    fn held_back(&self) -> Option<HeldBack> {
+        self.inner.held_back()
     }
 
     fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {

@@ -34,6 +34,7 @@ fn experiments() -> Vec<Experiment> {
         vec!["workload.patience={ answer = \"2s\", retries = 1 }".to_owned()],
         vec!["router.admission={ max_inflight = 40 }".to_owned()],
         vec!["workload.patience.on_refusal={ retries = 1 }".to_owned()],
+        vec!["workload.client.connections={ limit = 10 }".to_owned()],
     ];
     if cfg!(feature = "dynamo") {
         overrides.push(vec!["router.policy=shadow".to_owned()]);

@@ -14,7 +14,7 @@ use crate::report::judge::terms::Terms;
 use crate::report::view::{Series, VARIANT, View};
 
 /// What happens to workers and requests and is counted, in this order, with its words.
-const COUNT_WORDS: [(&str, &str); 13] = [
+const COUNT_WORDS: [(&str, &str); 14] = [
     ("workers_added", "{} worker(s) added by the planner"),
     ("workers_removed", "{} removed"),
     ("rejected", "{} request(s) rejected"),
@@ -24,6 +24,7 @@ const COUNT_WORDS: [(&str, &str); 13] = [
     ("given_up", "{} request(s) given up by their clients"),
     ("failed", "{} request(s) failed"),
     ("retries", "{} sent again by their clients"),
+    ("held_back", "{} held back by the client's connections"),
     ("migrations", "{} moved to another worker"),
     ("recomputed_tokens", "{} token(s) computed again"),
     ("hit_recovery_s", "{} s until hits were back"),

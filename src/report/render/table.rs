@@ -19,7 +19,7 @@ use std::fmt::Write;
 const IF_MEASURED: [&str; 2] = ["slo_attainment", "goodput_per_s"];
 
 /// Shown where any point has more than none of it.
-const IF_IT_HAPPENED: [&str; 11] = [
+const IF_IT_HAPPENED: [&str; 13] = [
     "preemptions",
     "rejected",
     "error_ratio",
@@ -31,6 +31,8 @@ const IF_IT_HAPPENED: [&str; 11] = [
     "workers_removed",
     "cut_short",
     "given_up",
+    "held_back",
+    "held_back_ms_mean",
 ];
 
 /// Width in columns that tables are made for unless another is given.

@@ -4,6 +4,7 @@ use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::by_turn::ByTurn;
+use crate::workload::connections::ConnectionSettings;
 use crate::workload::distribution::{Distribution, Quantity, Tokens, validate_exponent};
 use crate::workload::tokenizer::TokenizerSettings;
 use crate::workload::{MAX_TOKENS, PatienceSettings, Priorities, validate_concurrency};
@@ -90,6 +91,9 @@ pub struct Client {
     /// What requests pass after that; nothing unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerSettings>,
+    /// Connections of the load generator; as many as it needs unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<ConnectionSettings>,
 }
 
 impl Client {
@@ -100,7 +104,20 @@ impl Client {
     pub fn validate(&self) -> Result<(), Invalid> {
         self.overhead_jitter.validate().map_err(|e| e.within("overhead_jitter"))?;
         let tokenizer = self.tokenizer.as_ref().map_or(Ok(()), TokenizerSettings::validate);
-        tokenizer.map_err(|e| e.within("tokenizer"))
+        tokenizer.map_err(|e| e.within("tokenizer"))?;
+        let connections = self.connections.as_ref().map_or(Ok(()), ConnectionSettings::validate);
+        connections.map_err(|e| e.within("connections"))
+    }
+
+    /// True if nothing was given.
+    pub(in crate::workload) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// True if requests are on their way for some time, tokenizing apart.
+    pub(in crate::workload) fn takes_time(&self) -> bool {
+        let Self { overhead, overhead_jitter, .. } = self;
+        !overhead.is_zero() || *overhead_jitter != Distribution::default()
     }
 
     /// Refuses what depends on the number of clients, where there is none; the key is

@@ -8,6 +8,7 @@ use super::{
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
+use crate::workload::conversations::Client;
 use crate::workload::{PatienceSettings, Priorities, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ pub struct TraceSettings {
     )]
     #[schemars(with = "Option<Count>")]
     pub concurrency: Option<u32>,
+    /// The way of a request from its client to the router; no time unless given.
+    #[serde(default, skip_serializing_if = "Client::is_default")]
+    pub client: Client,
     /// When clients hang up; never unless given.
     #[serde(default, skip_serializing_if = "PatienceSettings::is_default")]
     pub patience: PatienceSettings,
@@ -116,6 +120,8 @@ impl TraceSettings {
         }
         self.scaling.validate().map_err(|invalid| invalid.within("scaling"))?;
         validate_window(self.start, self.end)?;
+        self.client.validate().map_err(|invalid| invalid.within("client"))?;
+        self.client.validate_open_loop()?;
         self.patience.validate().map_err(|invalid| invalid.within("patience"))?;
         self.priority.validate()?;
         if let Some(arrivals) = &self.arrivals {
@@ -181,6 +187,7 @@ impl TraceSettings {
             speedup: 1.0,
             arrivals: None,
             concurrency: None,
+            client: Client::default(),
             patience: PatienceSettings::default(),
             priority: Priorities::default(),
             ..settings.clone()
