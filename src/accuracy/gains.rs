@@ -78,6 +78,7 @@ impl GainPage<'_> {
             "aim %",
             "within",
             "TTFT: leads right",
+            "knees within a level",
         ];
         let mut table = Table::new(head.map(str::to_owned));
         for PublishedGains { name, settings, gains, .. } in &self.0 {
@@ -95,6 +96,10 @@ impl GainPage<'_> {
                 format!("{aim:.0}"),
                 errors.mean().map_or("", |mean| if mean <= aim { "yes" } else { "no" }).to_owned(),
                 format!("{} of {wide}", wide - wrong.len()),
+                gains
+                    .knees_are_near()
+                    .map_or("", |near| if near { "yes" } else { "no" })
+                    .to_owned(),
             ]);
         }
         table
@@ -208,7 +213,7 @@ mod tests {
         let text = page.text("# Gains");
         for row in [
             // Mean and bias of the two errors; every lead right.
-            "| small       | kv      | rr   | nothing |     2 |    10.0 |  -10.0 |    15 |    yes |            2 of 2 |",
+            "| small       | kv      | rr   | nothing |     2 |    10.0 |  -10.0 |    15 |    yes |            2 of 2 | yes |",
             "| small       | concurrency |   20 / 20 |       20 / 20 |      none |",
             "| TTFT mean  |          10 |      2.00 |      2.00 |      |    +0.0 |    yes |",
             "| throughput |          20 |      2.00 |      1.60 |      |   -20.0 |    yes |",

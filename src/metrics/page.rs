@@ -22,6 +22,27 @@ Commands that take the name of a metric (`--metric`, `--best`, `--within`, `--y`
 that the experiment does not measure.
 ";
 
+/// What comes after the tables.
+const OTHER_NAMES: &str = "
+## Names elsewhere
+
+What load generators call the same, and where theirs is something else. AIPerf's and inference-perf's numbers are over a \
+whole run, or a stage with its last answers; these are over a window ([experiments.md](experiments.md#windows)), which of \
+inference-perf's load is the stage too.
+
+| here | AIPerf | inference-perf | where they differ |
+|---|---|---|---|
+| `ttft_ms` | `time_to_first_token` | `time_to_first_token` | a wait for a connection counts with AIPerf, not with inference-perf: `workload.client.connections` |
+| `itl_ms` | `inter_token_latency` | `time_per_output_token` | of a request; inference-perf divides by messages, of which one may have several tokens |
+| `inter_token_ms` | `inter_chunk_latency` | `inter_token_latency` | gaps of messages there; AIPerf's is a list for each request |
+| `e2e_ms` | `request_latency` | `request_latency` | |
+| `output_tokens_per_s` | `output_token_throughput` | `output_tokens_per_sec` | inference-perf counts the tokens of the text, encoded again: 94 % of 1,000 where answers run on after an end token |
+| `requests_per_s` | `request_throughput` | `requests_per_sec` | |
+| `goodput_per_s` | `goodput` | | |
+| `error_ratio` | `error_request_count` | `failures` | numbers of requests there |
+| | | `normalized_time_per_output_token` | `e2e_ms` over the tokens of the text; not measured here |
+";
+
 /// The whole page, as Markdown.
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
@@ -38,6 +59,7 @@ pub fn page() -> String {
     for kind in sometimes {
         let _ = writeln!(page, "| {} | {} | {} |", name(kind), kind.needs, kind.definition);
     }
+    page.push_str(OTHER_NAMES);
     page
 }
 

@@ -63,6 +63,8 @@ pub struct Gains {
     /// The first level with more than twice the time of the lowest one: of the policy and
     /// of its baseline.
     pub knees: [OnLadder; 2],
+    /// The levels with a published time to the first token of the baseline.
+    pub ladder: Vec<f64>,
 }
 
 /// Rates of work, which tell more from the knee on.
@@ -83,10 +85,10 @@ impl Gains {
             published: knee(published(comparison, series, knee_metric)),
             predicted: knee(predicted(&view.series[series], knee_metric)),
         });
-        let levels = published(comparison, over, knee_metric).count();
+        let ladder: Vec<f64> = published(comparison, over, knee_metric).map(|(x, _)| x).collect();
         let has_ladder = view.xs().len() > 1;
         // Of a publication of one level the predicted ladder says on which side it is.
-        let from = if levels > 1 { knees[1].published } else { knees[1].predicted };
+        let from = if ladder.len() > 1 { knees[1].published } else { knees[1].predicted };
         let times: Vec<&String> = ttft(metrics);
         let counts = |metric: &String, x: f64| {
             let is_past = from.is_some_and(|knee| x >= knee);
@@ -103,7 +105,18 @@ impl Gains {
                 }
             }
         }
-        Some(Self { rows, knees })
+        Some(Self { rows, knees, ladder })
+    }
+
+    /// Whether both knees are as published, or one level beside on the published ladder,
+    /// past whose end is one more place; `None` without a ladder.
+    pub fn knees_are_near(&self) -> Option<bool> {
+        let ladder = &self.ladder;
+        let place = |knee: Option<f64>| {
+            knee.map_or(ladder.len(), |knee| ladder.iter().take_while(|x| **x < knee).count())
+        };
+        let is_near = |knee: &OnLadder| place(knee.published).abs_diff(place(knee.predicted)) <= 1;
+        (ladder.len() > 1).then(|| self.knees.iter().all(is_near))
     }
 
     /// The rows of a metric.
@@ -271,6 +284,11 @@ mod tests {
         let [kv, rr] = gains.knees;
         assert_eq!((rr.published, rr.predicted), (Some(30.0), Some(20.0)));
         assert_eq!((kv.published, kv.predicted), (Some(30.0), Some(30.0)));
+        // One level apart: 30 for 20.
+        assert_eq!(gains.knees_are_near(), Some(true));
+        let far = OnLadder { published: Some(10.0), predicted: None };
+        let far = Gains { knees: [kv, far], ..gains.clone() };
+        assert_eq!(far.knees_are_near(), Some(false));
         let [published, predicted] = gains.crossings("ttft_ms_mean");
         assert_eq!((published, predicted), (vec![[20.0, 30.0]], vec![]));
         let (wide, wrong) = gains.signs(0.05);
