@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn everything_in_the_repository_is_shipped_as_it_is() {
         let mut expected = vec!["docs/accuracy.csv".to_owned()];
-        on_disk("experiments", &[".toml", ".csv"], &mut expected);
+        on_disk("experiments", &[".toml", ".csv", ".yaml"], &mut expected);
         // The kept prediction that `sim accuracy` takes in place of a run.
         expected.push("experiments/predictions/dynamo-ab-8xh200.json".to_owned());
         on_disk("models", &[".toml", ".csv", ".gz"], &mut expected);

@@ -8,6 +8,7 @@ use super::error::ExperimentError;
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::run_spec::{Params, RunSpec, Settings};
 use super::sweep::{self, SweptKey};
+use crate::catalogue;
 use crate::engine::model::{Model, ModelChoice};
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::fleet::{Pool, Pools};
@@ -575,7 +576,7 @@ impl Resolver {
         let text = match self.configs.get(&known) {
             Some(text) => text.clone(),
             None => {
-                let text = read_text(&folder.join(&*name), MOST_CONFIG_BYTES);
+                let text = read_text(&catalogue::join(folder, name.as_ref()), MOST_CONFIG_BYTES);
                 let written = toml::Value::String(name.clone());
                 text.map_err(|problem| document.value_error(KEY, &written, &problem))?
             }
@@ -720,7 +721,7 @@ fn worker(engine: Sheet, model: Option<&Model>) -> Result<EngineConfig, Experime
 /// A file of at most so many bytes.
 fn read_text(path: &Path, most_bytes: u64) -> Result<String, String> {
     let mut text = String::new();
-    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let file = catalogue::open(path).map_err(|error| format!("cannot be read: {error}"))?;
     let read = file.take(most_bytes + 1).read_to_string(&mut text);
     read.map_err(|error| format!("cannot be read: {error}"))?;
     if text.len() as u64 > most_bytes {

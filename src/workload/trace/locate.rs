@@ -21,14 +21,22 @@ impl PublicTrace {
         })
     }
 
-    /// Compares the file at `path` with the manifest's SHA-256.
+    /// Compares the file at `path` with the manifest's SHA-256; where that has none, with its
+    /// number of rows.
     ///
     /// # Errors
     /// If it cannot be read, or is another file.
     pub fn verify(&'static self, path: &Path) -> Result<(), TraceError> {
         let text = catalogue::read(path).map_err(|error| TraceError::read(path, &error))?;
-        let seen: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        if seen == self.sha256 {
+        let seen: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let is_right = match &self.sha256 {
+            Some(sha256) => seen == *sha256,
+            None => {
+                text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
+                    == self.rows as usize
+            }
+        };
+        if is_right {
             return Ok(());
         }
         Err(TraceError::Other { path: path.to_owned(), trace: self, seen })

@@ -14,8 +14,8 @@ pub struct PublicTrace {
     pub file: String,
     /// Requests in it.
     pub rows: u32,
-    /// SHA-256 of the file, hexadecimal.
-    pub sha256: String,
+    /// SHA-256 of the file, hexadecimal; absent where it is not known here.
+    pub sha256: Option<String>,
     /// Where to get it.
     pub upstream: String,
     /// The part of the upstream file that it is; all of it if absent.
@@ -60,7 +60,11 @@ impl PublicTrace {
             None => String::new(),
             Some(rows) => format!(" (rows: {rows})"),
         };
-        let Self { upstream, file, sha256, licence, .. } = self;
-        format!("download {upstream}{part} as {file}, SHA-256 {sha256}, licence {licence}")
+        let Self { upstream, file, licence, rows, .. } = self;
+        let known = match &self.sha256 {
+            Some(sha256) => format!("SHA-256 {sha256}"),
+            None => format!("{rows} rows"),
+        };
+        format!("download {upstream}{part} as {file}, {known}, licence {licence}")
     }
 }

@@ -225,25 +225,44 @@ fn unusable_scalings_are_named() {
     }
 }
 
-/// The look-alike that the project ships, if its original is on this machine.
-#[test]
-fn the_shipped_look_alike_is_near_its_original() {
-    let shipped = include_bytes!("../../../../traces/lookalike-conversation.jsonl.gz");
+/// A look-alike that the project ships, with so many references to blocks, and the first
+/// `rows` of its original, if that is on this machine.
+fn shipped_and_original(
+    shipped: &[u8],
+    references: u64,
+    original: &str,
+    rows: u32,
+) -> Option<(Trace, Trace)> {
     let path = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(path.path(), shipped).unwrap();
     let shipped = Trace::read(path.path(), &ReadOptions::default()).unwrap();
     let reuse = ReuseDistances::of(&shipped);
-    assert_eq!((shipped.rows().len(), reuse.references_blocks), (2_000, 55_731));
+    assert_eq!((shipped.rows().len(), reuse.references_blocks), (2_000, references));
     let Some(folder) = std::env::var_os("SIM_TRACES") else {
         eprintln!("skipped: SIM_TRACES does not name a folder with the public traces");
-        return;
+        return None;
     };
-    let public = PublicTrace::named("mooncake-conversation").unwrap();
+    let public = PublicTrace::named(original).unwrap();
     let path = public.find(&[PathBuf::from(folder)]).unwrap();
-    let options = ReadOptions { limit: Some(2_000), ..ReadOptions::default() };
+    let options = ReadOptions { limit: Some(rows), ..ReadOptions::default() };
     let original = Trace::read(&path, &options).unwrap();
     assert_eq!(Lookalike::fit(&original).unwrap().draw(2_000, 1), shipped);
+    Some((original, shipped))
+}
+
+#[test]
+fn the_look_alike_of_tools_and_agents_is_drawn_from_its_original() {
+    let shipped = include_bytes!("../../../../traces/lookalike-toolagent.jsonl.gz");
+    shipped_and_original(shipped, 41_029, "mooncake-arxiv-first1000", 1_000);
+}
+
+#[test]
+fn the_shipped_look_alike_is_near_its_original() {
+    let shipped = include_bytes!("../../../../traces/lookalike-conversation.jsonl.gz");
+    let both = shipped_and_original(shipped, 55_731, "mooncake-conversation", 2_000);
+    let Some((original, shipped)) = both else { return };
     let (a, b) = (TraceStats::of(&original), TraceStats::of(&shipped));
+    let reuse = ReuseDistances::of(&shipped);
     let near = |a: f64, b: f64, most: f64| assert!((b / a - 1.0).abs() < most, "{b} for {a}");
     near(a.requests_per_s.unwrap(), b.requests_per_s.unwrap(), 0.01);
     near(a.input_tokens.mean, b.input_tokens.mean, 0.03);
