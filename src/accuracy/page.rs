@@ -141,11 +141,14 @@ impl Page {
 
     /// A row per metric and series, a column per value on the axis.
     fn published(&mut self, published: &PublishedErrors) {
-        let PublishedErrors { experiment, seeds, is_kept, note, axis, xs, rows, .. } = published;
-        let how = match (is_kept, seeds) {
-            (true, _) => "as predicted before its results were looked at".to_owned(),
-            (false, 1) => "one seed".to_owned(),
-            (false, seeds) => format!("mean of {seeds} seeds"),
+        let PublishedErrors { experiment, seeds, kept_known, note, axis, xs, rows, .. } = published;
+        let how = match (kept_known, seeds) {
+            (Some(false), _) => "as predicted before its results were looked at".to_owned(),
+            (Some(true), _) => {
+                "a run that was kept, its trace not being at hand everywhere".to_owned()
+            }
+            (None, 1) => "one seed".to_owned(),
+            (None, seeds) => format!("mean of {seeds} seeds"),
         };
         self.say(&format!("### {experiment} ({how})\n\n{note}"));
         let levels = xs.iter().map(|x| format!("{axis} {x}").trim_start().to_owned());

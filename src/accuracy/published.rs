@@ -19,8 +19,8 @@ use std::path::PathBuf;
 pub(super) struct PublishedErrors {
     pub(super) experiment: String,
     pub(super) seeds: usize,
-    /// As predicted before, in place of a run.
-    pub(super) is_kept: bool,
+    /// Of a run that was kept: whether its results were known when it was made.
+    pub(super) kept_known: Option<bool>,
     /// What was fitted to those results and what was not.
     pub(super) note: String,
     /// The name of the axis, empty without one.
@@ -76,7 +76,7 @@ impl PublishedErrors {
         Ok(Self {
             experiment,
             seeds: summary.provenance.seeds.len(),
-            is_kept: of.prediction.is_some(),
+            kept_known: of.prediction.as_ref().map(|prediction| prediction.known),
             gains: gains.transpose()?,
             note: of.note.clone(),
             axis: view.axis.as_ref().map_or(String::new(), |axis| axis.name().to_owned()),
@@ -99,7 +99,7 @@ impl PublishedErrors {
 
 /// A prediction as it was kept, and what it is held against.
 fn kept(prediction: &Prediction) -> Result<(Summary, published::Published), AccuracyError> {
-    let Prediction { summary: path, published } = prediction;
+    let Prediction { summary: path, published, .. } = prediction;
     let read = |path: &PathBuf| {
         catalogue::read_text(path)
             .map_err(|source| AccuracyError::Io { path: path.clone(), source })

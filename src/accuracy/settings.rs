@@ -82,7 +82,7 @@ fn five_percent() -> f64 {
     0.05
 }
 
-/// A prediction that was kept as it was made, in place of a run: for traces that are not
+/// A prediction, or another run, that was kept as it was made, in place of a run: for traces that are not
 /// everywhere at hand.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +91,9 @@ pub struct Prediction {
     pub summary: PathBuf,
     /// The published results, CSV.
     pub published: PathBuf,
+    /// Whether they were known when it was made. False unless given.
+    #[serde(default)]
+    pub known: bool,
 }
 
 /// An experiment that is held against published results.
