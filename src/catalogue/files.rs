@@ -58,6 +58,7 @@ pub(super) static FILES: &[(&str, &[u8])] = shipped![
     "experiments/incidents/trimmed-prefixes.toml",
     "experiments/live/mid-1w.toml",
     "experiments/live/tiny-3w.toml",
+    "experiments/llmd-16xh100-2025-09.toml",
     "experiments/llmd-16xh100-2026-01-shared-kv.toml",
     "experiments/llmd-16xh100-2026-01.toml",
     "experiments/llmd-16xh100-affinity.toml",
