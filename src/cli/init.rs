@@ -45,7 +45,7 @@ pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
             })?;
             let text = text(&source);
             files.push((PathBuf::from(EXPERIMENT_FILE), renamed(&text, &name).into_bytes()));
-            files.extend(published(&text, &source));
+            files.extend(beside(&text, &source));
         }
     }
     for (file, content) in files.iter().filter(|_| !args.force) {
@@ -94,13 +94,19 @@ fn renamed(text: &str, name: &str) -> String {
     text.lines().map(rename).collect()
 }
 
-/// The published numbers that a shipped experiment is compared with.
-fn published(text: &str, source: &Path) -> Option<(PathBuf, Vec<u8>)> {
+/// The files that a shipped experiment names: the published numbers that it is compared with,
+/// and the configuration of its router.
+fn beside(text: &str, source: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let table: toml::Table = text.parse().expect("shipped experiments are TOML");
-    let file = PathBuf::from(table.get("published")?.get("file")?.as_str()?);
-    let shipped = catalogue::join(source.parent().unwrap_or(Path::new("")), &file);
-    let content = catalogue::read(&shipped).expect("shipped with its experiment");
-    Some((file, content.into_owned()))
+    let named = [("published", "file"), ("router", "config")]
+        .into_iter()
+        .filter_map(|(section, key)| Some(PathBuf::from(table.get(section)?.get(key)?.as_str()?)));
+    let with_content = |file: PathBuf| {
+        let shipped = catalogue::join(source.parent().unwrap_or(Path::new("")), &file);
+        let content = catalogue::read(&shipped).expect("shipped with its experiment");
+        (file, content.into_owned())
+    };
+    named.map(with_content).collect()
 }
 
 fn text(shipped: &Path) -> String {
@@ -125,5 +131,14 @@ mod tests {
             assert_eq!(new, Some("copy".into()), "{name}");
             assert_eq!(copy, table, "{name}");
         }
+    }
+
+    #[test]
+    fn a_copy_has_the_published_numbers_and_the_configuration_of_the_router() {
+        let source = catalogue::named(Kind::Experiment, "llmd-16xh100-precise").expect("a name");
+        let files = beside(&text(&source), &source);
+        let names: Vec<&str> = files.iter().filter_map(|(file, _)| file.to_str()).collect();
+        assert_eq!(names, ["published/llmd-16xh100-precise.csv", "llmd-precise.yaml"]);
+        assert!(files[1].1.starts_with(b"# llm-d's router by KV events"));
     }
 }
