@@ -10,6 +10,12 @@ junit=${JUNIT:-routing-check.xml}
 summary=${GITHUB_STEP_SUMMARY:-/dev/stdout}
 output=${GITHUB_OUTPUT:-/dev/null}
 
+printf 'junit=%s\n' "$junit" >>"$output"
+finish() {
+    printf 'passed=%s\n' "$([[ $1 -eq 0 ]] && echo true || echo false)" >>"$output"
+    exit "$1"
+}
+
 # The lines of $1 that say something.
 lines() {
     local line
@@ -24,18 +30,12 @@ mapfile -t experiments < <(lines "${EXPERIMENTS:-}")
 mapfile -t sets < <(lines "${SET:-}")
 if [[ ${#experiments[@]} -eq 0 ]]; then
     echo "routing check: experiments is empty: name one a line" >&2
-    exit 2
+    finish 2
 fi
 arguments=()
 for set in "${sets[@]}"; do arguments+=(--set "$set"); done
 [[ -z ${BASELINES:-} ]] || arguments+=(--baselines "$BASELINES")
 [[ -z ${JOBS:-} ]] || arguments+=(--jobs "$JOBS")
-
-printf 'junit=%s\n' "$junit" >>"$output"
-finish() {
-    printf 'passed=%s\n' "$([[ $1 -eq 0 ]] && echo true || echo false)" >>"$output"
-    exit "$1"
-}
 
 if [[ -n ${ROUTER:-} ]]; then
     # Words between spaces and line breaks; quotes mean nothing, and nothing in them is run.
