@@ -7,7 +7,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const question = JSON.parse(line);
   let answer;
   if (question.op === "hello") {
-    answer = { protocol: 1, name: "least_loaded.mjs" };
+    answer = { protocol: 2, name: "least_loaded.mjs" };
   } else {
     const absent = new Set(question.absent ?? []);
     let best = -1;

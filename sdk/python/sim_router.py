@@ -15,7 +15,7 @@ experiment make `sim` run it, one process for each simulation. The clock is the
 simulation's: the process is asked when a request comes, with all that was heard since the
 last one, and may take as long as it likes (`router.timeout`).
 
-This file needs the standard library only: copy it beside your router. It speaks protocol 1
+This file needs the standard library only: copy it beside your router. It speaks protocol 2
 (docs/router-protocol.md). The same lines and the same seed must give the same answers: take
 random numbers from `facts.rng()`, and do not iterate over sets of strings.
 
@@ -38,7 +38,7 @@ __all__ = [
     "Rng", "Router", "View", "Worker", "run", "serve",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Worker:
     """Sequences that run at once."""
     max_num_batched_tokens: int
     """Tokens computed in one step."""
+    engine: Optional[int] = None
+    """Where engines have several ranks, and each is a worker here: the engine. The ranks of
+    one come and go together."""
+    rank: Optional[int] = None
+    """And the number of the rank there."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,12 @@ class Router:
     def on_removed(self, at_ns: int, worker: int, blocks: range) -> None:
         """`worker` lost `blocks`, the last of them first."""
 
+    def on_stored_below(self, at_ns: int, worker: int, medium: str, blocks: range) -> None:
+        """`worker` has `blocks` in a tier below GPU memory: "host", "disk" or "remote"."""
+
+    def on_removed_below(self, at_ns: int, worker: int, medium: str, blocks: range) -> None:
+        """`worker` lost `blocks` from that tier."""
+
     # Membership, and other front ends.
 
     def on_left(self, worker: int) -> None:
@@ -235,8 +246,8 @@ class Router:
         """Another front end sent `request` to `worker`."""
 
     def on_other(self, event: Mapping[str, Any]) -> None:
-        """Any other event, as it came: tiers below GPU memory, layers kept apart, loads,
-        preemptions."""
+        """Any other event, as it came: layers kept apart, loads from lower tiers, KV that has
+        come from a worker that prefills, preemptions."""
 
 
 class Rng:
@@ -365,6 +376,14 @@ class _Conversation:
             elif name == "scheduled":
                 router.on_scheduled(
                     event["at_ns"], event["worker"], event["request"], event["cached_tokens"]
+                )
+            elif name == "stored_below":
+                router.on_stored_below(
+                    event["at_ns"], event["worker"], event["medium"], _run(event["blocks"])
+                )
+            elif name == "removed_below":
+                router.on_removed_below(
+                    event["at_ns"], event["worker"], event["medium"], _run(event["blocks"])
                 )
             elif name == "output_block":
                 router.on_output_block(

@@ -8,7 +8,7 @@ use crate::engine::config::EngineConfig;
 use crate::engine::rules::RulesName;
 use crate::id::{Target, WorkerId};
 use crate::router::whole::Wholes;
-use crate::router::{ClusterSpec, Role, Sides, WorkerLimits};
+use crate::router::{ClusterSpec, Rank, Role, Sides, WorkerLimits};
 use crate::settings::Invalid;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -262,7 +262,7 @@ impl Pools {
             Role::Decode { .. } => PoolRole::Decode,
         };
         let pools = self.pools.iter().filter(|pool| pool.role == wanted);
-        let limits = pools.flat_map(|pool| {
+        let limits = pools.clone().flat_map(|pool| {
             let (WorkerLimits { blocks, max_num_seqs, max_num_batched_tokens }, ranks) =
                 (pool.limits(), pool.ranks());
             let (limits, workers) = match by_rank {
@@ -278,7 +278,15 @@ impl Pools {
             };
             std::iter::repeat_n(limits, workers as usize)
         });
-        ClusterSpec { limits: limits.collect(), role, block_size: self.block_size() }
+        let engines = pools.clone().flat_map(|pool| {
+            std::iter::repeat_n(pool.ranks(), (pool.workers + pool.spare) as usize)
+        });
+        let ranks = (0..)
+            .zip(engines)
+            .flat_map(|(engine, ranks)| (0..ranks).map(move |rank| Rank { engine, rank }));
+        let have_ranks = by_rank && pools.clone().any(|pool| pool.ranks() > 1);
+        let ranks = if have_ranks { ranks.collect() } else { Arc::default() };
+        ClusterSpec { limits: limits.collect(), ranks, role, block_size: self.block_size() }
     }
 
     /// Makes room for workers that may start later, behind those of the only pool: up to

@@ -4,7 +4,7 @@ use super::log::{Line, LogError};
 use crate::event::{WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::{Content, Request, RouteRequest};
-use crate::router::external::wire::{Asked, Choice, Event, Heard, Hello, Moment, PROTOCOL, time};
+use crate::router::external::wire::{Asked, Choice, Event, Heard, Hello, Moment, READABLE, time};
 use crate::router::{
     ChosenPolicy, ClusterView, CostParts, Policy, Registry, Verdict, Wants, WorkerView, Workers,
 };
@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Costs that differ by less are equal, in blocks or whatever a policy counts.
 const EQUAL: f64 = 1e-9;
+
+/// No worker has more requests in flight (assumed: a thousand times what engines run at once).
+const MOST_INFLIGHT: u32 = 1_000_000;
 
 /// What a replay found.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,8 +130,9 @@ pub fn replay(
         Some((line, _)) => return Err(LogError::new(line, "must be a hello")),
         None => return Err(LogError::new(1, "is missing: a log begins with a hello")),
     };
-    if hello.protocol != PROTOCOL {
-        let problem = format!("protocol {}: must be {PROTOCOL}", hello.protocol);
+    if !READABLE.contains(&hello.protocol) {
+        let (first, last) = (READABLE.start(), READABLE.end());
+        let problem = format!("protocol {}: must be from {first} to {last}", hello.protocol);
         return Err(LogError::new(1, problem));
     }
     if hello.workers.is_empty() || hello.block_size == 0 {
@@ -180,6 +184,8 @@ struct Replay {
     begun: Option<SimTime>,
     now: SimTime,
     workers: Workers,
+    /// Workers that have left and not come back. Others that are absent are busy.
+    gone: BTreeSet<WorkerId>,
     /// Requests of the log that have not ended, and where they are.
     live: BTreeMap<RequestId, WorkerId>,
     /// Requests that are held.
@@ -226,6 +232,7 @@ impl Replay {
             begun: None,
             now: SimTime::ZERO,
             workers: Workers::new(vec![WorkerView::default(); workers]),
+            gone: BTreeSet::new(),
             live: BTreeMap::new(),
             held: BTreeMap::new(),
             came: BTreeSet::new(),
@@ -265,12 +272,23 @@ impl Replay {
         if lists.into_iter().flatten().any(|len| len != workers) {
             return Err(self.wrong(format!("inflight, reports: must have {workers} entries")));
         }
+        if let Some(inflight) = moment.inflight.iter().find(|inflight| **inflight > MOST_INFLIGHT) {
+            let allowed = format!("must be from 0 to {MOST_INFLIGHT}");
+            return Err(self.wrong(format!("inflight {inflight}: {allowed}")));
+        }
+        let absent: BTreeSet<u32> = moment.absent.iter().copied().collect();
+        for (at, worker) in (0..).map(|at| (at, WorkerId(at))).take(workers) {
+            let is_busy = absent.contains(&at) && !self.gone.contains(&worker);
+            if self.workers.leave_out(worker, is_busy) {
+                let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);
+                policies.for_each(|policy| policy.leave_out(worker, is_busy));
+            }
+        }
         let before = self.workers.views();
         let reported = |at: usize| match &moment.reports {
             Some(reports) => reports[at].map(|report| report.reported()),
             None => before[at].reported,
         };
-        let absent: BTreeSet<u32> = moment.absent.iter().copied().collect();
         let views = (0..).zip(&moment.inflight).map(|(at, inflight): (u32, &u32)| WorkerView {
             available: !absent.contains(&at),
             inflight: *inflight,
@@ -322,12 +340,14 @@ impl Replay {
             Heard::Left(worker) => {
                 self.check_worker(worker.0)?;
                 self.workers.set_available(worker, false);
+                self.gone.insert(worker);
                 let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);
                 policies.chain(&mut self.meter).for_each(|policy| policy.worker_left(worker));
             }
             Heard::Joined(worker) => {
                 self.check_worker(worker.0)?;
                 self.workers.set_available(worker, true);
+                self.gone.remove(&worker);
                 let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);
                 policies.chain(&mut self.meter).for_each(|policy| policy.worker_joined(worker));
             }

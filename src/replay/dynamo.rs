@@ -6,7 +6,7 @@
 //! and last tokens came. It has no cache events, so only policies that go by what was sent
 //! can be asked. A file is a record a line, bare or as the `event` of an envelope.
 
-use super::log::{Line, LogError};
+use super::log::{Line, LogError, next_line};
 use crate::id::{BlockId, WorkerId};
 use crate::request::BlockRun;
 use crate::router::external::wire::{
@@ -67,9 +67,13 @@ impl Trace {
     /// If the log has no such worker.
     pub fn worker(&self, worker: WorkerId) -> String {
         let (name, rank) = self.workers[worker.index()];
-        let have_ranks = self.workers.iter().any(|(_, rank)| *rank > 0);
-        if have_ranks { format!("{name} rank {rank}") } else { name.to_string() }
+        if have_ranks(&self.workers) { format!("{name} rank {rank}") } else { name.to_string() }
     }
+}
+
+/// Whether workers have several ranks.
+fn have_ranks(workers: &[(u64, u32)]) -> bool {
+    workers.iter().any(|(_, rank)| *rank > 0)
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,13 +151,10 @@ pub fn is_trace(head: &str) -> bool {
 ///
 /// # Errors
 /// The first record that makes no sense.
-pub fn read(text: impl BufRead) -> Result<Trace, LogError> {
+pub fn read(mut text: impl BufRead) -> Result<Trace, LogError> {
     let (mut requests, mut block_size) = (Vec::new(), None);
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.map_err(|error| LogError::new(number, error.to_string()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
+    let (mut number, mut line) = (0, Vec::new());
+    while next_line(&mut text, &mut number, &mut line)? {
         let wrong = |problem: String| LogError::new(number, problem);
         let Some(record) = record(&line).map_err(wrong)? else { continue };
         let Some(request) = record.request.filter(|_| record.event_type == "request_end") else {
@@ -205,8 +206,8 @@ pub fn read(text: impl BufRead) -> Result<Trace, LogError> {
     Ok(Trace { lines, cached, workers, requests })
 }
 
-fn record(line: &str) -> Result<Option<Record>, String> {
-    let envelope: Envelope = serde_json::from_str(line).map_err(|error| error.to_string())?;
+fn record(line: &[u8]) -> Result<Option<Record>, String> {
+    let envelope: Envelope = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let record = match envelope.event {
         Some(record) => record,
         // Marks of the writer.
@@ -265,10 +266,18 @@ fn lines(
 ) -> Result<Vec<(u64, Line)>, LogError> {
     let Some(earliest) = requests.first() else { return Ok(Vec::new()) };
     // The trace does not say what workers can do; no limit is ever reached.
-    let limits = Limits {
-        blocks: u32::MAX / 2,
-        max_num_seqs: u32::MAX / 2,
-        max_num_batched_tokens: u32::MAX / 2,
+    let have_ranks = have_ranks(workers);
+    let mut engines: Vec<u64> = workers.iter().map(|(name, _)| *name).collect();
+    engines.dedup();
+    let limits = |(name, rank): &(u64, u32)| {
+        let engine = engines.binary_search(name).ok().and_then(|at| u32::try_from(at).ok());
+        Limits {
+            blocks: u32::MAX / 2,
+            max_num_seqs: u32::MAX / 2,
+            max_num_batched_tokens: u32::MAX / 2,
+            engine: engine.filter(|_| have_ranks),
+            rank: have_ranks.then_some(*rank),
+        }
     };
     let hello = Line::Hello(Hello {
         protocol: PROTOCOL,
@@ -276,7 +285,7 @@ fn lines(
         block_size,
         role: RoleName::Both,
         may_prefill: true,
-        workers: vec![limits; workers.len()],
+        workers: workers.iter().map(limits).collect(),
         knowledge: Knowledge::default(),
         parameters: Map::new(),
     });

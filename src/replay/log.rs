@@ -62,28 +62,35 @@ impl<R: BufRead> Lines<R> {
 
     fn read(&mut self) -> Result<Option<Line>, LogError> {
         let mut bytes = Vec::new();
-        loop {
-            self.number += 1;
-            bytes.clear();
-            let mut limited = self.text.by_ref().take(MOST_LINE_BYTES);
-            let read = limited.read_until(b'\n', &mut bytes);
-            let read = read.map_err(|error| LogError::new(self.number, error.to_string()))?;
-            if read as u64 == MOST_LINE_BYTES {
-                let problem = format!("is longer than {MOST_LINE_BYTES} bytes");
-                return Err(LogError::new(self.number, problem));
-            }
-            if read == 0 {
-                return Ok(None);
-            }
-            if !bytes.iter().all(u8::is_ascii_whitespace) {
-                break;
-            }
+        if !next_line(&mut self.text, &mut self.number, &mut bytes)? {
+            return Ok(None);
         }
         let line = serde_json::from_slice(&bytes);
         let wrong = |error: serde_json::Error| {
             LogError::new(self.number, format!("is no line of a log of decisions: {error}"))
         };
         line.map(Some).map_err(wrong)
+    }
+}
+
+/// Reads the next line that is not blank into `bytes` and counts lines; false at the end.
+pub(super) fn next_line(
+    text: &mut impl BufRead,
+    number: &mut u64,
+    bytes: &mut Vec<u8>,
+) -> Result<bool, LogError> {
+    loop {
+        *number += 1;
+        bytes.clear();
+        let read = text.by_ref().take(MOST_LINE_BYTES).read_until(b'\n', bytes);
+        let read = read.map_err(|error| LogError::new(*number, error.to_string()))?;
+        if read as u64 == MOST_LINE_BYTES {
+            let problem = format!("is longer than {MOST_LINE_BYTES} bytes");
+            return Err(LogError::new(*number, problem));
+        }
+        if read == 0 || !bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(read > 0);
+        }
     }
 }
 

@@ -179,5 +179,5 @@ impl Policy for Recorded {
     }
 
     forward! { policy: report_period, wants_output_blocks, wants_truth, observe_truth, wake_at,
-    overlap_blocks, set_parameter, failure, notes, explain }
+    overlap_blocks, leave_out, set_parameter, failure, notes, explain }
 }

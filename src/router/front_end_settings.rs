@@ -18,7 +18,7 @@ pub struct FrontEndSettings {
     pub spread: Spread,
     /// What the policy chooses among, where workers have ranks: these, or whole workers,
     /// which spread requests over their ranks by a rule of their own. Default: `"ranks"` for
-    /// `kv`, `dynamo`, `dynamo_two_tier`, `shadow` and `oracle`, else `"workers"`.
+    /// `kv`, `dynamo`, `dynamo_two_tier`, `shadow`, `oracle` and `external`, else `"workers"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub targets: Option<Targets>,
     /// Time until a front end hears of the bookings, first tokens and ends of the

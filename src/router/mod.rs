@@ -103,5 +103,5 @@ pub use parameters::{
 };
 pub use policy::{CostParts, Policy, Release, Verdict};
 pub use registry::{ChosenPolicy, Registry};
-pub use spec::{ClusterSpec, Role, Sides, WorkerLimits};
+pub use spec::{ClusterSpec, Rank, Role, Sides, WorkerLimits};
 pub use view::{ClusterView, Reported, WorkerView, Workers};

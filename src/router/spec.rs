@@ -9,11 +9,23 @@ use std::sync::Arc;
 pub struct ClusterSpec {
     /// What each worker can do, of all that there can ever be, in order of id.
     pub limits: Arc<[WorkerLimits]>,
+    /// Which rank of which engine each is, in order of id; empty where each is an engine of
+    /// its own.
+    pub ranks: Arc<[Rank]>,
     /// What they do.
     pub role: Role,
     /// Tokens in a block of the router: prompts are hashed, and overlap is counted, in
     /// such blocks. All workers have it too.
     pub block_size: u32,
+}
+
+/// A worker that is one of an engine's data-parallel ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rank {
+    /// The engine: the ranks of one come and go together.
+    pub engine: u32,
+    /// Its number there, from 0.
+    pub rank: u32,
 }
 
 /// What the workers do that a policy routes to.
@@ -46,7 +58,7 @@ impl ClusterSpec {
     /// `workers` equal workers, which do all of a request.
     pub fn uniform(workers: u32, block_size: u32, limits: WorkerLimits) -> Self {
         let limits = std::iter::repeat_n(limits, workers as usize).collect();
-        Self { limits, role: Role::Both, block_size }
+        Self { limits, ranks: Arc::default(), role: Role::Both, block_size }
     }
 
     /// One worker of one block.
@@ -61,6 +73,20 @@ impl ClusterSpec {
     /// If they are more than ids.
     pub fn workers(&self) -> u32 {
         u32::try_from(self.limits.len()).expect("worker ids are u32")
+    }
+
+    /// The workers that are ranks of one engine with `worker`, itself among them.
+    pub(crate) fn ranks_with(&self, worker: WorkerId) -> impl Iterator<Item = WorkerId> + use<> {
+        let at = worker.index();
+        let places = match self.ranks.get(at) {
+            None => at..at + 1,
+            Some(own) => {
+                let first = at - own.rank as usize;
+                let ranks = self.ranks[first..].iter().take_while(|rank| rank.engine == own.engine);
+                first..first + ranks.count()
+            }
+        };
+        places.map(WorkerId::at)
     }
 
     /// What `worker` can do.

@@ -161,7 +161,7 @@ fn what_goes_wrong_is_said() {
     let hello = "import json, os, random, sys, time\n\
                  def ask():\n    line = sys.stdin.readline()\n    return json.loads(line) if line else sys.exit()\n\
                  def say(text):\n    print(text, flush=True)\n\
-                 ask(); say('{\"protocol\":1}'); count = 0\n\
+                 ask(); say('{\"protocol\":2}'); count = 0\n\
                  while True:\n    q = ask(); count += 1\n    ";
     let cases = [
         (
@@ -179,7 +179,13 @@ fn what_goes_wrong_is_said() {
         (
             "garbled",
             "say('worker 1')",
-            "its answer `worker 1` will not do: expected value at line 1 column 1",
+            "its answer `worker 1` will not do: it must be a JSON object",
+        ),
+        ("list", "say('[1]')", "its answer `[1]` will not do: it must be a JSON object"),
+        (
+            "fork",
+            "import subprocess; subprocess.Popen(['sleep', '100']); sys.exit(7)",
+            "for 2 s (router.timeout): it ended (exit status: 7), and something that it started",
         ),
         ("typo", "say('{\"workr\":1}')", "unknown field `workr`, expected one of `worker`, `hold`"),
         ("far", "say('{\"worker\":7}')", "will not do: worker 7: there are workers 0 to 1"),
@@ -250,6 +256,35 @@ fn a_command_is_checked_and_named() {
     assert!(socket.contains("none.sock cannot be connected to"), "{socket}");
 }
 
+/// A socket whose owner accepts nothing is not waited for without end.
+#[test]
+fn a_socket_that_accepts_nobody_is_found_out() {
+    if !has("python3") {
+        return;
+    }
+    let place = Scratch::new();
+    let full = "import socket, time\n\
+                s = socket.socket(socket.AF_UNIX); s.bind('new.sock'); s.listen(0)\n\
+                waiting = []\n\
+                for _ in range(3):\n    c = socket.socket(socket.AF_UNIX); c.setblocking(False)\n    \
+                waiting.append(c)\n    try: c.connect('new.sock')\n    except BlockingIOError: pass\n\
+                import os; os.rename('new.sock', 'full.sock'); time.sleep(1000)\n";
+    let mut owner = Command::new("python3");
+    let owner = owner.args(["-c", full]).current_dir(place.path());
+    let mut owner = owner.spawn().expect("python3 starts");
+    let is_there = (0..1_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        place.path().join("full.sock").exists()
+    });
+    let sets = ["router.policy=external", "router.socket=full.sock", "router.timeout=300ms"];
+    let args = ["run", "small.toml", "--no-figures", "--out", "none"];
+    let (code, _, stderr) = sim(&place, &args, &set(&sets));
+    let _ended = owner.kill();
+    let _status = owner.wait();
+    assert!(is_there && code == 2, "{stderr}");
+    assert!(stderr.contains("nothing has accepted for 0.3 s (router.timeout)"), "{stderr}");
+}
+
 /// No process outlives its simulation, not even one that does not listen.
 #[test]
 fn no_process_is_left() {
@@ -261,7 +296,7 @@ fn no_process_is_left() {
         "deaf.py",
         "import json, os, sys, time\n\
          open('pids', 'a').write(f'{os.getpid()}\\n')\n\
-         sys.stdin.readline(); print('{\"protocol\":1}', flush=True)\n\
+         sys.stdin.readline(); print('{\"protocol\":2}', flush=True)\n\
          for _ in range(3):\n    sys.stdin.readline(); print('{\"worker\":0}', flush=True)\n\
          time.sleep(1000)\n",
     );

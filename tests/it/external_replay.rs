@@ -89,6 +89,20 @@ fn every_policy_agrees_with_its_own_log() {
     }
 }
 
+/// Also while single workers are left out as they are busy.
+#[test]
+fn busy_workers_are_left_out_in_a_replay_too() {
+    let gate =
+        "admission = { busy_kv_share = 0.15, leave_out_busy = true, report_period = \"20ms\" }";
+    for name in ["kv", "round_robin", "dynamo_two_tier"] {
+        let log = log_of(&format!("policy = \"{name}\"\n{gate}"));
+        assert!(text(&log).contains("\"absent\":["), "{name}: nobody was busy");
+        let replayed = replayed(&log, &[chosen(name, "")]).expect("a log");
+        let compared = &replayed.policies[0];
+        assert_eq!((compared.first.as_ref(), compared.not_sent), (None, 0), "{name}");
+    }
+}
+
 #[test]
 fn other_policies_differ_and_say_where() {
     let log = log_of("policy = \"kv\"");
@@ -135,11 +149,15 @@ fn a_log_that_makes_no_sense_is_refused_by_line() {
             "line 3: is no line of a log of decisions: unknown variant",
         ),
         (with(3, lines[1]), "line 4: request 0 came before and has not ended"),
+        (
+            with(1, &lines[1].replace("\"inflight\":[0,", "\"inflight\":[4294967295,")),
+            "line 2: inflight 4294967295: must be from 0 to 1000000",
+        ),
         (with(40, lines[1]), "line 41: now_ns: must not be before that of the line before"),
         (with(1, &lines[1].replace("\"worker\":", "\"worker\":7")), "line 2: worker 7"),
         (
-            with(0, &lines[0].replace("\"protocol\":1", "\"protocol\":2")),
-            "line 1: protocol 2: must be 1",
+            with(0, &lines[0].replace("\"protocol\":2", "\"protocol\":3")),
+            "line 1: protocol 3: must be from 1 to 2",
         ),
         (
             with(0, &lines[0].replace("\"block_size\":16", "\"block_size\":32")),

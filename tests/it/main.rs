@@ -19,6 +19,7 @@ mod exposition;
 mod extends;
 mod external;
 mod external_action;
+mod external_fleets;
 mod external_laws;
 mod external_replay;
 mod fast_forward;

@@ -7,11 +7,13 @@
 use super::params::ExternalParams;
 use super::policy::{External, link, timeout};
 use super::shown;
-use crate::event::{KvEvent, RejectReason, WorkerEvent, WorkerEventKind};
+use crate::event::{KvEvent, Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{self, Stream, Use};
-use crate::router::{ClusterSpec, Policy, Role, Verdict, WorkerLimits, WorkerView, Workers};
+use crate::router::{
+    ClusterSpec, Policy, Rank, Reported, Role, Verdict, WorkerLimits, WorkerView, Workers,
+};
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
 use std::collections::BTreeMap;
@@ -40,13 +42,16 @@ pub struct Finding {
 
 /// Plays all laws against the program of `params`.
 pub fn check(params: &ExternalParams) -> Vec<Finding> {
-    let laws: [(&'static str, Law); 9] = [
+    let laws: [(&'static str, Law); 12] = [
         ("it introduces itself and sends a request to a worker that exists", first_answer),
         ("it sends nothing to a worker that has left, and uses one that joins", membership),
         ("it reads long batches of events", batches),
         ("it lives with events of blocks that it never heard of", unknown_blocks),
         ("it lives through a long history, and releases what it holds", history),
         ("it routes in front of workers that only prefill, or only decode", roles),
+        ("it routes to ranks of engines, which come and go together", ranks),
+        ("it reads every kind of event, of caches below GPU memory too, and reports", all_events),
+        ("it hears of requests that other front ends send", peers),
         ("two processes with one seed give the same answers", determinism),
         ("it does not answer a line that it cannot read", malformed),
         ("it ends when its input ends", end_of_input),
@@ -146,6 +151,110 @@ fn roles(params: &ExternalParams) -> Result<String, String> {
     Ok("100 requests each".to_owned())
 }
 
+fn ranks(params: &ExternalParams) -> Result<String, String> {
+    const OF_EACH: u32 = 4;
+    let of = |worker| Rank { engine: worker / OF_EACH, rank: worker % OF_EACH };
+    let ranks = (0..WORKERS).map(of).collect();
+    let mut played = Played::of(params, ClusterSpec { ranks, ..cluster(Role::Both) }, 11);
+    while played.requests < 60 {
+        played.step()?;
+    }
+    let second = OF_EACH..WORKERS;
+    second.clone().for_each(|rank| played.leave(WorkerId(rank)));
+    for _ in 0..20 {
+        played.route()?;
+        played.happen();
+    }
+    second.for_each(|rank| played.join(WorkerId(rank)));
+    while played.requests < 140 {
+        played.step()?;
+    }
+    Ok("two engines of four ranks each, of which one left and came back".to_owned())
+}
+
+/// One request has had all that a request can have, and caches all that caches can.
+fn all_events(params: &ExternalParams) -> Result<String, String> {
+    let mut played = Played::new(params, Role::Both, 12);
+    let run = |text: u64, len: u32| BlockRun { first: BlockId(text << 32), len };
+    let in_life = |tokens| {
+        [
+            WorkerEventKind::KvReceived { transfer: SimDuration::from_millis(3) },
+            WorkerEventKind::Loaded { tokens, time: SimDuration::from_millis(2) },
+            WorkerEventKind::Scheduled { cached_tokens: 32 },
+            WorkerEventKind::FirstToken,
+            WorkerEventKind::OutputBlock { output_tokens: 17 },
+            WorkerEventKind::Preempted,
+            WorkerEventKind::CacheHit { cached_tokens: 32 },
+        ]
+    };
+    let ends = [
+        WorkerEventKind::Finished { output_tokens: 20 },
+        WorkerEventKind::Prefilled,
+        WorkerEventKind::Aborted,
+        WorkerEventKind::Failed,
+        WorkerEventKind::Rejected(RejectReason::ContextLimit),
+        WorkerEventKind::Rejected(RejectReason::KvPool),
+        WorkerEventKind::Rejected(RejectReason::Server),
+    ];
+    for (at, end) in (0u64..).zip(ends) {
+        let now = played.now;
+        let reported = |worker: u32| Reported {
+            at: now,
+            running: worker,
+            waiting: worker % 3,
+            used_blocks: 100 * worker,
+        };
+        played.workers.report(&(0..WORKERS).map(reported).collect::<Vec<_>>());
+        played.route()?;
+        let Some((&id, stay)) = played.stays.iter().next() else { continue };
+        let worker = stay.worker;
+        for kind in in_life([16, 32, 48]).into_iter().chain([end]) {
+            played.now += SimDuration::from_millis(1);
+            played.hear(id, worker, kind);
+        }
+        let (parent, run) = (Some(BlockId((at << 32) + 2)), run(at, 3));
+        for event in [
+            KvEvent::Stored { parent: None, run },
+            KvEvent::StoredBelow { medium: Medium::Host, run },
+            KvEvent::StoredBelow { medium: Medium::Disk, run },
+            KvEvent::StoredBelow { medium: Medium::Remote, run },
+            KvEvent::StoredApart { group: 1, run },
+            KvEvent::Stored { parent, run: BlockRun { first: run.first.offset(3), len: 2 } },
+            KvEvent::Removed { run },
+            KvEvent::RemovedApart { group: 1, run },
+            KvEvent::RemovedBelow { medium: Medium::Host, run },
+            KvEvent::RemovedBelow { medium: Medium::Disk, run },
+            KvEvent::RemovedBelow { medium: Medium::Remote, run },
+        ] {
+            played.hear_kv(worker, &event);
+        }
+        played.release()?;
+    }
+    played.route()?;
+    Ok("seven lives, six kinds of changes of caches, reports of all workers".to_owned())
+}
+
+fn peers(params: &ExternalParams) -> Result<String, String> {
+    const FIRST: u32 = 1_000_000;
+    let mut played = Played::new(params, Role::Both, 13);
+    for number in 0..60 {
+        let (worker, id) = (WorkerId(number % WORKERS), RequestId(FIRST + number));
+        let (request, _) = played.request(id);
+        let overlap_blocks = number % 3;
+        played.router.observe_peer(&request.route_view(BLOCK_SIZE), worker, overlap_blocks);
+        played.route()?;
+        let heard = [WorkerEventKind::FirstToken, WorkerEventKind::Finished { output_tokens: 9 }];
+        for kind in heard {
+            // Of some the end is never heard.
+            if number % 5 > 0 {
+                played.router.observe(played.now, &WorkerEvent { worker, request: id, kind });
+            }
+        }
+        played.happen();
+    }
+    Ok("60 requests of others among its own".to_owned())
+}
+
 fn determinism(params: &ExternalParams) -> Result<String, String> {
     let twice = ExternalParams { check_determinism: true, ..params.clone() };
     for seed in [7, 8] {
@@ -192,6 +301,12 @@ struct Stay {
     has_token: bool,
 }
 
+/// The facts of the fleet that is played.
+fn cluster(role: Role) -> ClusterSpec {
+    let limits = WorkerLimits { blocks: 4_000, max_num_seqs: 64, max_num_batched_tokens: 8_192 };
+    ClusterSpec { role, ..ClusterSpec::uniform(WORKERS, BLOCK_SIZE, limits) }
+}
+
 /// A fleet that exists only for its router.
 struct Played {
     router: External,
@@ -208,13 +323,14 @@ struct Played {
 
 impl Played {
     fn new(params: &ExternalParams, role: Role, seed: u64) -> Self {
-        let limits =
-            WorkerLimits { blocks: 4_000, max_num_seqs: 64, max_num_batched_tokens: 8_192 };
-        let cluster = ClusterSpec { role, ..ClusterSpec::uniform(WORKERS, BLOCK_SIZE, limits) };
+        Self::of(params, cluster(role), seed)
+    }
+
+    fn of(params: &ExternalParams, cluster: ClusterSpec, seed: u64) -> Self {
         Self {
             router: External::new(params, &cluster, seed),
             workers: Workers::new(vec![WorkerView::default(); WORKERS as usize]),
-            role,
+            role: cluster.role,
             now: SimTime::ZERO,
             draws: rng::stream(seed, Use::Policy, 1, 0),
             requests: 0,
@@ -240,15 +356,20 @@ impl Played {
         self.release()
     }
 
-    fn route(&mut self) -> Result<Verdict, String> {
+    /// A request for the beginning of some text, and that beginning.
+    fn request(&mut self, id: RequestId) -> (Request, BlockRun) {
         let text = self.draws.random_range(0..TEXTS);
         let blocks = self.draws.random_range(1..=MOST_BLOCKS);
         let prompt = BlockRun { first: BlockId(text << 32), len: blocks };
         let tokens = blocks * BLOCK_SIZE + self.draws.random_range(0..BLOCK_SIZE);
+        let private = BlockId(1 << 63 | u64::from(id.0) << 31);
+        (Request::new(id, tokens, 1, Content::new([prompt], private)), prompt)
+    }
+
+    fn route(&mut self) -> Result<Verdict, String> {
         let id = RequestId(self.requests);
         self.requests += 1;
-        let private = BlockId(1 << 63 | u64::from(id.0) << 31);
-        let request = Request::new(id, tokens, 1, Content::new([prompt], private));
+        let (request, prompt) = self.request(id);
         let mut view = request.route_view(BLOCK_SIZE);
         view.prefilled = matches!(self.role, Role::Decode { .. });
         let verdict = self.router.route(self.now, &view, &self.workers.view());

@@ -17,7 +17,7 @@ impl Link {
         Err(ONLY_UNIX.to_owned())
     }
 
-    pub(super) fn connect(_: &Path) -> Result<Self, String> {
+    pub(super) fn connect(_: &Path, _: Duration) -> Result<Self, String> {
         Err(ONLY_UNIX.to_owned())
     }
 

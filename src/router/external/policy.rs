@@ -47,7 +47,13 @@ struct State {
     /// The earliest to come of those that it gave with releases. Only one: a router may
     /// give another one with every answer.
     wake: Option<SimTime>,
+    /// How often in a row it was asked at such a time, with nothing new, and released nothing.
+    fruitless_wakes: u32,
 }
+
+/// So many in a row, and a router will never release anything, while every one of them costs
+/// wall time (assumed: far above what a router that polls needs between two events).
+const MOST_FRUITLESS_WAKES: u32 = if cfg!(test) { 20 } else { 100_000 };
 
 impl External {
     /// A router for `cluster`; `seed` is all the randomness that it gets.
@@ -116,7 +122,11 @@ impl External {
                 format!("{name}, asked {about}: {problem}; asked was {line}{words}")
             };
             let text = link.ask(&line, most).map_err(|problem| failed(link, &problem))?;
-            let answer = serde_json::from_str(&text).map_err(|error| error.to_string());
+            // A list would do for serde.
+            let answer = match text.starts_with('{') || text.is_empty() {
+                true => serde_json::from_str(&text).map_err(|error| error.to_string()),
+                false => Err("it must be a JSON object".to_owned()),
+            };
             let answer = answer.and_then(|answer| check(&answer).map(|()| answer));
             let answer: T = answer.map_err(|problem| {
                 failed(link, &format!("its answer {} will not do: {problem}", shown(&text)))
@@ -142,6 +152,23 @@ impl External {
         let State { last, held, .. } = &self.state;
         let last = last.as_ref().filter(|(id, _)| *id == request.id).map(|(_, choice)| choice);
         last.or_else(|| held.get(&request.id))
+    }
+
+    /// It was asked for releases, to some end or not; `None` if it has been asked in vain too
+    /// often.
+    fn count_wake(&mut self, is_fruitful: bool) -> Option<()> {
+        let fruitless = if is_fruitful { 0 } else { self.state.fruitless_wakes + 1 };
+        self.state.fruitless_wakes = fruitless;
+        if fruitless < MOST_FRUITLESS_WAKES {
+            return Some(());
+        }
+        let (name, held) = (self.name(), self.state.held.len());
+        self.state.fail(format!(
+            "{name}: {held} requests are held; it was asked {fruitless} times in a row, at \
+             wake_ns, while nothing was heard, and released none: release them, or give a later \
+             wake_ns"
+        ));
+        None
     }
 
     /// What it is called in messages.
@@ -177,7 +204,7 @@ impl State {
 pub(super) fn link(params: &ExternalParams) -> Result<Link, String> {
     let folder = Path::new(&params.directory);
     match params.command.as_slice() {
-        [] => Link::connect(&folder.join(&params.socket)),
+        [] => Link::connect(&folder.join(&params.socket), timeout(params)),
         command => Link::run(command, folder),
     }
 }
@@ -331,6 +358,7 @@ impl Policy for External {
         let is_due =
             state.wake_at().is_some_and(|wake| wake <= now) || state.unwritten.has_events();
         if state.released.is_empty() && !state.held.is_empty() && is_due {
+            let is_new = state.unwritten.has_events();
             let question = Question::Release(state.unwritten.write(now, view));
             state.has_woken(now);
             let held = std::mem::take(&mut state.held);
@@ -338,6 +366,7 @@ impl Policy for External {
             let releases = self.exchange(&question, "for requests to release", check);
             self.state.held = held;
             let releases = releases?;
+            self.count_wake(is_new || !releases.released.is_empty())?;
             self.state.wake = self.state.wake.into_iter().chain(releases.wake_ns.map(time)).min();
             self.state.released.extend(releases.released.iter().map(|released| {
                 let to = released.worker.map(WorkerId).ok_or(RejectReason::Policy);

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// An answer is at most so long (assumed: the costs of 10,000 workers with their parts).
@@ -113,15 +113,24 @@ impl Link {
         Self::new(Some(child), write.into(), read.into(), Some(errors.into()))
     }
 
-    /// Connects to the socket at `path`.
+    /// Connects to the socket at `path`, which may take `most` of wall time: one that accepts
+    /// no connections any more keeps those that come waiting.
     ///
     /// # Errors
     /// What the operating system says.
-    pub(super) fn connect(path: &Path) -> Result<Self, String> {
-        let stream = UnixStream::connect(path)
-            .and_then(|stream| Ok((stream.try_clone()?, stream)))
-            .map_err(|error| format!("{} cannot be connected to: {error}", path.display()))?;
-        Self::new(None, stream.0.into(), stream.1.into(), None)
+    pub(super) fn connect(path: &Path, most: Duration) -> Result<Self, String> {
+        let failed =
+            |problem: String| format!("{} cannot be connected to: {problem}", path.display());
+        let (send, receive) = mpsc::channel();
+        let to = path.to_owned();
+        // Left behind if it waits for longer.
+        std::thread::spawn(move || send.send(UnixStream::connect(to)));
+        let connected = receive.recv_timeout(most).map_err(|_| {
+            failed(format!("nothing has accepted for {} s (router.timeout)", most.as_secs_f64()))
+        })?;
+        let pair = connected.and_then(|stream| Ok((stream.try_clone()?, stream)));
+        let (write, read) = pair.map_err(|error| failed(error.to_string()))?;
+        Self::new(None, write.into(), read.into(), None)
     }
 
     fn new(
@@ -168,14 +177,22 @@ impl Link {
             let until = *until.get_or_insert(now + most);
             let Some(rest) = until.checked_duration_since(now).filter(|rest| !rest.is_zero())
             else {
-                let did = if left.is_empty() { "answered" } else { "read" };
-                return Err(format!(
-                    "it has not {did} for {} s (router.timeout)",
-                    most.as_secs_f64()
-                ));
+                return Err(self.late(most, left.is_empty()));
             };
             self.wait(!left.is_empty(), rest)?;
             self.look()?;
+        }
+    }
+
+    /// What is wrong after `most` of wall time.
+    fn late(&mut self, most: Duration, has_read: bool) -> String {
+        let did = if has_read { "answered" } else { "read" };
+        let late = format!("it has not {did} for {} s (router.timeout)", most.as_secs_f64());
+        match self.has_ended().then(|| self.reap()).flatten() {
+            Some(status) => {
+                format!("{late}: it ended ({status}), and something that it started goes on")
+            }
+            None => late,
         }
     }
 
@@ -283,22 +300,23 @@ impl Link {
     /// pipe would keep it.
     fn ends(&mut self) -> bool {
         let until = now() + GRACE;
-        let id = self.child.as_ref().and_then(number).and_then(Pid::from_raw);
-        let Some(id) = id else { return true };
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let mut buffer = [0; 8 << 10];
         loop {
-            let ended = waitid(WaitId::Pid(id), options);
+            let has_ended = self.has_ended();
             self.look_at_errors();
             while self.read.read(&mut buffer).is_ok_and(|read| read > 0) && now() < until {}
-            match ended {
-                Ok(Some(_)) => return true,
-                Ok(None) | Err(Errno::INTR) if now() < until => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                _ => return false,
+            if has_ended || now() >= until {
+                return has_ended;
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether the process has ended; there is none behind a socket.
+    fn has_ended(&self) -> bool {
+        let id = self.child.as_ref().and_then(number).and_then(Pid::from_raw);
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        id.is_none_or(|id| matches!(waitid(WaitId::Pid(id), options), Ok(Some(_))))
     }
 
     /// Ends what still runs of the process and of those that it started.

@@ -15,7 +15,7 @@ const BLOCK_SIZE: u32 = 16;
 /// A router that answers with `lines`, one after the other.
 fn that_says(lines: &[&str]) -> External {
     let script = "for line; do read -r asked; echo \"$line\"; done; read -r asked";
-    let first = ["sh", "-c", script, "sh", "{\"protocol\":1}"];
+    let first = ["sh", "-c", script, "sh", "{\"protocol\":2}"];
     let command = first.iter().chain(lines).map(|&word| word.to_owned()).collect();
     let limits = WorkerLimits { blocks: 100, max_num_seqs: 8, max_num_batched_tokens: 2_048 };
     let params = ExternalParams { command, ..ExternalParams::default() };
@@ -80,6 +80,30 @@ fn a_wake_is_kept_until_it_comes() {
     let gone = Some((RequestId(1), Ok(WorkerId(1))));
     assert_eq!(router.release(at(40), &workers.view()), gone);
     assert_eq!((router.wake_at(), router.failure()), (None, None));
+}
+
+/// One that only puts off ends the simulation; one that hears something goes on.
+#[test]
+fn a_router_that_puts_off_for_ever_is_found_out() {
+    let wakes = (2..60).map(|us| format!("{{\"released\":[],\"wake_ns\":{}}}", us * 1_000));
+    let first = r#"{"hold":true,"wake_ns":1000}"#.to_owned();
+    let lines: Vec<String> = [first].into_iter().chain(wakes).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let mut router = that_says(&lines);
+    let workers = workers();
+    let request = request(0);
+    router.route(at(0), &request.route_view(BLOCK_SIZE), &workers.view());
+    let kind = WorkerEventKind::FirstToken;
+    for us in 1..=29 {
+        if us == 10 {
+            router
+                .observe(at(us), &WorkerEvent { worker: WorkerId(0), request: RequestId(9), kind });
+        }
+        assert_eq!((router.release(at(us), &workers.view()), router.failure()), (None, None));
+    }
+    assert_eq!(router.release(at(30), &workers.view()), None);
+    let failure = router.failure().expect("20 times in a row");
+    assert!(failure.contains("1 requests are held; it was asked 20 times in a row"), "{failure}");
 }
 
 #[test]

@@ -5,14 +5,18 @@
 use crate::event::{KvEvent, Medium, RejectReason, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
 use crate::request::{BlockRun, RouteRequest};
-use crate::router::{ClusterSpec, ClusterView, Reported, Role, WorkerLimits};
+use crate::router::{ClusterSpec, ClusterView, Rank, Reported, Role, WorkerLimits};
 use crate::time::{SimDuration, SimTime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The version of the lines. Another one is another protocol: both sides refuse it.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+
+/// The versions whose lines can be read: what a later one has more may be missing.
+pub const READABLE: std::ops::RangeInclusive<u32> = 1..=PROTOCOL;
 
 /// What a router is configured with: the first line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +63,12 @@ pub struct Limits {
     pub max_num_seqs: u32,
     /// Tokens computed in one step.
     pub max_num_batched_tokens: u32,
+    /// Where engines have several ranks, and each is a worker here: the engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<u32>,
+    /// And the number of the rank there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
 }
 
 /// Which events a router hears, besides first tokens, ends and membership.
@@ -82,16 +92,18 @@ impl Hello {
         knowledge: Knowledge,
         parameters: Map<String, Value>,
     ) -> Self {
-        let limits = |limits: &WorkerLimits| {
+        let limits = |(at, limits): (usize, &WorkerLimits)| {
             let WorkerLimits { blocks, max_num_seqs, max_num_batched_tokens } = *limits;
-            Limits { blocks, max_num_seqs, max_num_batched_tokens }
+            let rank = cluster.ranks.get(at);
+            let (engine, rank) = (rank.map(|rank| rank.engine), rank.map(|rank| rank.rank));
+            Limits { blocks, max_num_seqs, max_num_batched_tokens, engine, rank }
         };
         let (role, may_prefill) = match cluster.role {
             Role::Both => (RoleName::Both, true),
             Role::Prefill => (RoleName::Prefill, true),
             Role::Decode { may_prefill } => (RoleName::Decode, may_prefill),
         };
-        let workers = cluster.limits.iter().map(limits).collect();
+        let workers = cluster.limits.iter().enumerate().map(limits).collect();
         let block_size = cluster.block_size;
         Self {
             protocol: PROTOCOL,
@@ -108,7 +120,7 @@ impl Hello {
     /// The facts that it states.
     pub fn cluster(&self) -> ClusterSpec {
         let limits = |limits: &Limits| {
-            let Limits { blocks, max_num_seqs, max_num_batched_tokens } = *limits;
+            let Limits { blocks, max_num_seqs, max_num_batched_tokens, .. } = *limits;
             WorkerLimits { blocks, max_num_seqs, max_num_batched_tokens }
         };
         let role = match self.role {
@@ -116,8 +128,10 @@ impl Hello {
             RoleName::Prefill => Role::Prefill,
             RoleName::Decode => Role::Decode { may_prefill: self.may_prefill },
         };
+        let rank = |limits: &Limits| Some(Rank { engine: limits.engine?, rank: limits.rank? });
+        let ranks: Option<Arc<[Rank]>> = self.workers.iter().map(rank).collect();
         let limits = self.workers.iter().map(limits).collect();
-        ClusterSpec { limits, role, block_size: self.block_size }
+        ClusterSpec { limits, ranks: ranks.unwrap_or_default(), role, block_size: self.block_size }
     }
 }
 
