@@ -54,6 +54,17 @@ class Worker:
                 self.end_headers()
                 self.wfile.write(data)
 
+            def body(self):
+                """A gateway that need not look at a request passes it on in chunks."""
+                if self.headers.get("transfer-encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("content-length") or 0))
+                data = b""
+                while size := int(self.rfile.readline(), 16):
+                    data += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return data
+
             def do_GET(self):
                 if self.path.startswith("/v1/models"):
                     self.answer({"object": "list", "data": [{"id": "m", "object": "model"}]})
@@ -66,8 +77,7 @@ class Worker:
                     self.answer({"status": "ok", "model_id": "m", "model_path": "m", "served_model_name": "m"})
 
             def do_POST(self):
-                length = int(self.headers.get("content-length") or 0)
-                body = json.loads(self.rfile.read(length) or "{}")
+                body = json.loads(self.body() or "{}")
                 if "prompt" not in body:
                     self.answer({})
                     return
@@ -102,12 +112,12 @@ def free_port():
 
 
 class Gateway:
-    def __init__(self, command, workers, options):
+    def __init__(self, command, workers, policy, options):
         self.port = free_port()
         urls = [worker.url for worker in workers]
         self.process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(self.port), "--worker-urls", *urls,
-             "--policy", "cache_aware", "--prometheus-port", str(free_port()), *options],
+             "--policy", policy, "--prometheus-port", str(free_port()), *options],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
 
@@ -202,14 +212,14 @@ def report(running, waiting, used):
     }
 
 
-def play(command, options, history, settle):
+def play(command, policy, options, history, settle):
     arrivals = queue.Queue()
     workers = [Worker(index, arrivals) for index in range(history.workers)]
     if any(act[0] == "report" for act in history.acts):
         # From the start, or the gateway looks for loads elsewhere.
         for worker in workers:
             worker.load = report(0, 0, 0)
-    gateway = Gateway(command, workers, options)
+    gateway = Gateway(command, workers, policy, options)
     chosen, clients, where = [], {}, {}
     try:
         gateway.wait_ready(workers, arrivals)
@@ -281,6 +291,8 @@ def main():
     parser.add_argument("--histories", type=int, default=4)
     parser.add_argument("--sends", type=int, default=150)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--policy", default="cache_aware")
+    parser.add_argument("--workers", type=int, help="as many in every history (default: 2 to 5, drawn)")
     parser.add_argument("--reports", action="store_true", help="workers report their loads (smg)")
     parser.add_argument("--settle", type=float, default=0.01, help="seconds after an end")
     args = parser.parse_args()
@@ -295,8 +307,8 @@ def main():
                    "--disable-retries", "--disable-circuit-breaker"]
         if args.reports:
             options += ["--load-monitor-interval", str(POLL_SECONDS)]
-        history = History(draws, draws.randint(2, 5), args.sends, most, args.reports)
-        chosen = play([args.python, *COMMANDS[args.kind]], options, history, args.settle)
+        history = History(draws, args.workers or draws.randint(2, 5), args.sends, most, args.reports)
+        chosen = play([args.python, *COMMANDS[args.kind]], args.policy, options, history, args.settle)
         recorded.append({
             "cache_threshold": cache, "balance_abs_threshold": absolute, "balance_rel_threshold": relative,
             "workers": history.workers, "texts": history.texts, "acts": in_short(history.acts), "chosen": chosen,

@@ -12,6 +12,7 @@ mod epp_config;
 mod llmd_index;
 mod recent;
 mod sent;
+mod smg_waits;
 mod tree;
 mod weighed;
 
@@ -75,6 +76,7 @@ policies! {
     dynamo_two_tier,
     sglang_cache_aware,
     smg_cache_aware,
+    smg_power_of_two,
     inference_extension,
     llmd_token_load,
     llmd,

@@ -1,5 +1,5 @@
 //! Writes down what the two-tier cost function of dynamo-custom-policy-builtin 1.6.1 chooses
-//! in random states, as JSON.
+//! in random states, as JSON; with `--busy` among the workers that are not busy.
 
 use dynamo_kv_router::protocols::{RoutingConstraints, WorkerConfigLike, WorkerWithDpRank};
 use dynamo_kv_router::scheduling::{OverlapSignals, ScheduleMode};
@@ -7,7 +7,7 @@ use dynamo_kv_router::{
     SchedulingRequest, WorkerLoadProjection, WorkerSelectionInput, WorkerSelector,
 };
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 mod two_tier {
     #![allow(dead_code)]
@@ -19,7 +19,8 @@ mod two_tier {
         balance_abs_threshold: usize,
         balance_rel_threshold: f64,
     ) -> WorkerSelectionPolicy {
-        let parameters = Parameters { cache_threshold, balance_abs_threshold, balance_rel_threshold };
+        let parameters =
+            Parameters { cache_threshold, balance_abs_threshold, balance_rel_threshold };
         let picker = Box::new(TwoTierCostFnPicker { parameters });
         WorkerSelectionPolicy::new(KvRouterConfig::default(), "record", Vec::new(), picker)
     }
@@ -71,9 +72,10 @@ fn request(prompt_tokens: usize) -> SchedulingRequest {
 }
 
 fn main() {
-    let mut draws = fastrand::Rng::with_seed(1);
+    let are_busy = std::env::args().any(|argument| argument == "--busy");
+    let mut draws = fastrand::Rng::with_seed(if are_busy { 2 } else { 1 });
     let mut states = Vec::new();
-    for number in 0..3_000 {
+    for number in 0..if are_busy { 1_500 } else { 3_000 } {
         let (cache, absolute, relative) =
             [(0.5, 32, 1.1), (0.2, 4, 1.5), (0.8, 0, 1.0)][number % 3];
         let workers = draws.u64(2..7);
@@ -94,11 +96,21 @@ fn main() {
             loads.push(load);
         }
         let configs: HashMap<u64, Worker> = (0..workers).map(|id| (id, Worker)).collect();
-        let input =
-            WorkerSelectionInput::configured(&configs, &asked, asked.eligibility(), BLOCK_SIZE);
+        let mut busy: HashSet<u64> = HashSet::new();
+        if are_busy {
+            busy.extend((0..workers).filter(|_| draws.u32(0..3) == 0));
+            busy.remove(&draws.u64(0..workers));
+        }
+        let eligibility = asked.eligibility_with_overloaded(are_busy.then_some(&busy));
+        let input = WorkerSelectionInput::configured(&configs, &asked, eligibility, BLOCK_SIZE);
         let mut policy = two_tier::policy(cache, absolute, relative);
         let chosen = policy.select_worker(input).expect("a worker").worker.worker_id;
-        states.push(json!([number % 3, prompt_tokens, overlaps, loads, chosen]));
+        let mut state = json!([number % 3, prompt_tokens, overlaps, loads, chosen]);
+        if are_busy {
+            let busy: Vec<u64> = (0..workers).filter(|id| busy.contains(id)).collect();
+            state.as_array_mut().expect("a list").push(json!(busy));
+        }
+        states.push(state);
     }
     let out = json!({
         "original": "dynamo-custom-policy-builtin 1.6.1, two_tier_cost_fn",

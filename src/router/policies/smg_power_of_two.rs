@@ -1,0 +1,154 @@
+use super::Books;
+use super::smg_waits::{WaitParams, Waits};
+use crate::event::WorkerEvent;
+use crate::id::WorkerId;
+use crate::request::RouteRequest;
+use crate::rng::{self, Stream, Use};
+use crate::router::factory::{Origin, PolicyFactory, Registration};
+use crate::router::parameters::Parameters;
+use crate::router::select::{Ties, one_of};
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
+use crate::settings::Invalid;
+use crate::time::{SimDuration, SimTime};
+use rand::RngExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// See [`SmgPowerOfTwo`].
+pub fn policy() -> Arc<dyn PolicyFactory> {
+    let rule = "of two workers drawn the one with the shorter expected wait";
+    Registration::new("smg_power_of_two", rule, |params: &SmgPowerOfTwoParams, cluster, seed| {
+        SmgPowerOfTwo::new(*params, cluster, seed)
+    })
+    .follows(
+        Origin::new("SMG, the Shepherd Model Gateway", "policies/power_of_two.rs, least_load.rs")
+            .version("1.13.0", "2026-10-15")
+            .without(
+                "its other measures of load (requests, least_requests); reported throughput and \
+                 queued tokens",
+            ),
+    )
+    .shared()
+}
+
+/// Parameters of [`SmgPowerOfTwo`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SmgPowerOfTwoParams {
+    /// Of the expected wait.
+    #[serde(flatten)]
+    pub waits: WaitParams,
+}
+
+impl Parameters for SmgPowerOfTwoParams {
+    fn check(&self) -> Result<(), Invalid> {
+        self.waits.check()
+    }
+}
+
+/// SMG's power of two: of two different workers drawn uniformly the one with the shorter
+/// [expected wait](Waits), a draw if they are equal.
+///
+/// Workers that are overloaded are not drawn while any other is there; if all are, the
+/// fewest requests in flight decide. Decisions of its package with two workers, where the
+/// draw decides nothing, are recorded in `src/router/tests/golden`.
+#[derive(Debug)]
+pub struct SmgPowerOfTwo {
+    waits: Waits,
+    draws: Stream,
+}
+
+impl SmgPowerOfTwo {
+    /// A policy for `cluster`; `seed` decides all draws.
+    pub fn new(params: SmgPowerOfTwoParams, cluster: &ClusterSpec, seed: u64) -> Self {
+        let draws = rng::stream(seed, Use::Policy, 0, 0);
+        Self { waits: Waits::new(params.waits, cluster), draws }
+    }
+
+    /// Takes note of the last report.
+    pub(in crate::router) fn read_reports(&mut self, view: &ClusterView<'_>) {
+        self.waits.read_reports(view);
+    }
+
+    /// Two of the workers that may be drawn; one, if there is one.
+    fn drawn(&mut self, view: &ClusterView<'_>) -> (WorkerId, Option<WorkerId>) {
+        let free: Option<Vec<WorkerId>> = self.waits.are_any_overloaded().then(|| {
+            let there = view.available().map(|(at, _)| WorkerId::at(at));
+            there.filter(|worker| !self.waits.is_overloaded(*worker)).collect()
+        });
+        let workers = free.as_ref().map_or(view.available_count(), Vec::len);
+        let nth = |n: usize| free.as_ref().map_or_else(|| view.nth_available(n), |free| free[n]);
+        let first = self.draws.random_range(0..workers);
+        let second =
+            (workers > 1).then(|| nth((first + self.draws.random_range(1..workers)) % workers));
+        (nth(first), second)
+    }
+}
+
+impl Books for SmgPowerOfTwo {
+    fn book(&mut self, _: &RouteRequest<'_>, worker: WorkerId) {
+        // Where all are overloaded the policy is not asked.
+        let is_by_wait = !self.waits.are_all_overloaded();
+        self.waits.sent(worker, is_by_wait);
+    }
+}
+
+impl Policy for SmgPowerOfTwo {
+    fn route(&mut self, _: SimTime, request: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
+        self.read_reports(view);
+        let worker = if self.waits.are_all_overloaded() {
+            one_of(view.least_loaded(), &mut self.draws)
+        } else {
+            let (first, second) = self.drawn(view);
+            let mut shorter = Ties::default();
+            for worker in [first].into_iter().chain(second) {
+                shorter.offer(worker.index(), self.waits.of(worker), &mut self.draws);
+            }
+            shorter.chosen_if_any().map_or(first, WorkerId::at)
+        };
+        self.book(request, worker);
+        Verdict::send(worker)
+    }
+
+    fn report_period(&self) -> Option<SimDuration> {
+        Some(self.waits.report_period())
+    }
+
+    fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
+        if event.kind.ends_stay() {
+            self.waits.ended(event.worker);
+        }
+    }
+
+    fn observe_peer(&mut self, _: &RouteRequest<'_>, worker: WorkerId, _: u32) {
+        self.waits.sent(worker, true);
+    }
+
+    fn worker_left(&mut self, worker: WorkerId) {
+        self.waits.worker_left(worker);
+    }
+
+    fn worker_joined(&mut self, worker: WorkerId) {
+        self.waits.worker_joined(worker);
+    }
+
+    /// Of all workers the expected wait, with those that are overloaded behind the others;
+    /// only two are drawn and compared.
+    fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
+        let are_all_overloaded = self.waits.are_all_overloaded();
+        let waits = (0..view.workers.len()).map(|at| self.waits.of(WorkerId::at(at)));
+        let behind = waits.clone().fold(0.0, f64::max) + 1.0;
+        let cost = |(at, wait): (usize, f64)| {
+            let worker = WorkerId::at(at);
+            let inflight = f64::from(view.workers[at].inflight);
+            let cost = match (are_all_overloaded, self.waits.is_overloaded(worker)) {
+                (true, _) => inflight,
+                (false, true) => wait + behind,
+                (false, false) => wait,
+            };
+            CostParts { worker, cost, parts: vec![("inflight", inflight), ("expected_wait", wait)] }
+        };
+        waits.enumerate().map(cost).collect()
+    }
+}
