@@ -220,6 +220,7 @@ pub(super) fn policy_named(
     // Front ends go on as they are.
     let targets = if settings.by_rank() { Targets::Ranks } else { Targets::Workers };
     let router = FrontEndSettings { targets: Some(targets), ..router.clone() };
+    named.check_gate(router.admission.as_ref())?;
     named.check_in(&Surroundings {
         workers: named.targets_among(router.targets, &settings.pools.ranks())?,
         front_ends: router.replicas,
@@ -354,7 +355,7 @@ fn prepare<'a, F: Fleet>(
         .measure(schedule);
     if let Some(admission) = &settings.router.admission {
         let blocks = (0..pools.slots()).map(|id| pools.of(WorkerId(id)).limits().blocks);
-        simulation = simulation.admission(admission, blocks.collect());
+        simulation = simulation.admission(admission, (pools.ranks(), blocks.collect()));
     }
     let planned = settings.cluster.change.iter();
     let planned = planned

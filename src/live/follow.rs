@@ -106,5 +106,5 @@ impl Policy for Followed {
     forward! { policy: observe, wants_kv_events, observe_kv, observe_kv_published,
     hears_kv_on_demand, report_period, wants_output_blocks,
     wants_truth, observe_truth, overlap_blocks, observe_peer, worker_left, worker_joined,
-    set_parameter, failure, notes, explain }
+    leave_out, set_parameter, failure, notes, explain }
 }

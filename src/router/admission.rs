@@ -44,6 +44,10 @@ pub struct AdmissionSettings {
     /// workers: every one of either side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub busy_kv_share: Option<f64>,
+    /// Whether single busy workers are left out of the choice, too, and not only all of them
+    /// refused, as Dynamo 1.6 does in every mode. Of a side on which all are busy none is. Only
+    /// with the policies that are such modes, and with `external`. Default: false.
+    pub leave_out_busy: bool,
     /// How often workers report that. Default 100 ms (assumed; engines publish it after
     /// steps).
     pub report_period: SimDuration,
@@ -69,6 +73,7 @@ impl Default for AdmissionSettings {
             max_inflight_per_worker: None,
             max_inflight_tokens: None,
             busy_kv_share: None,
+            leave_out_busy: false,
             report_period: SimDuration::from_millis(100),
             max_waiting: 0,
             max_wait: None,
@@ -107,6 +112,9 @@ impl AdmissionSettings {
             let is_share = (0.0..=1.0).contains(&share);
             Invalid::unless(is_share, "busy_kv_share", shown(share), "a share from 0 to 1")?;
         }
+        let allowed = "left out without busy_kv_share, which says who is busy";
+        let is_known = !self.leave_out_busy || self.busy_kv_share.is_some();
+        Invalid::unless(is_known, "leave_out_busy", "true", allowed)?;
         let least = SimDuration::from_millis(1);
         let is_long = self.report_period >= least;
         Invalid::unless(is_long, "report_period", text(self.report_period), "at least \"1ms\"")?;
@@ -321,10 +329,24 @@ impl Gate {
     /// Takes what workers report at `now`: of each that can be chosen, by side, its KV
     /// blocks that requests hold and those that it has.
     pub fn report(&mut self, now: SimTime, sides: &[Vec<(u32, u32)>]) {
-        let Some(share) = self.settings.busy_kv_share else { return };
-        let is_busy = |&(used, all): &(u32, u32)| f64::from(used) > share * f64::from(all);
-        self.are_busy = sides.iter().any(|side| !side.is_empty() && side.iter().all(is_busy));
+        if self.settings.busy_kv_share.is_none() {
+            return;
+        }
+        self.are_busy = sides.iter().any(|side| self.are_all_busy(side));
         self.report_due = Some(now + self.settings.report_period);
+    }
+
+    /// Whether there are workers, and by what they report all of them are busy: of each, its
+    /// KV blocks that requests hold and those that it has.
+    pub fn are_all_busy(&self, workers: &[(u32, u32)]) -> bool {
+        let Some(share) = self.settings.busy_kv_share else { return false };
+        let is_busy = |&(used, all): &(u32, u32)| f64::from(used) > share * f64::from(all);
+        !workers.is_empty() && workers.iter().all(is_busy)
+    }
+
+    /// Whether single busy workers are left out of the choice.
+    pub fn leaves_out_busy(&self) -> bool {
+        self.settings.leave_out_busy
     }
 
     /// How it answers what it refuses.

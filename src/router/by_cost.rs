@@ -56,5 +56,5 @@ impl<S: CostParameters, D: Decider> Policy for ByCost<S, D> {
     forward! { queued: route, release, observe, wants_kv_events, observe_kv, observe_kv_published,
     hears_kv_on_demand, report_period,
     wants_output_blocks, wants_truth, observe_truth, wake_at, overlap_blocks, observe_peer,
-    worker_left, worker_joined, failure, notes, explain }
+    worker_left, worker_joined, leave_out, failure, notes, explain }
 }

@@ -227,6 +227,13 @@ impl Policy for Disaggregated {
         }
     }
 
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        match self.in_decode(worker) {
+            None => self.prefill.leave_out(worker, is_left_out),
+            Some(worker) => self.decode.leave_out(worker, is_left_out),
+        }
+    }
+
     fn wants_truth(&self) -> bool {
         self.prefill.wants_truth() || self.decode.wants_truth()
     }

@@ -81,6 +81,8 @@ pub struct About {
     /// Whether it chooses among ranks, where workers have several, unless
     /// `router.targets` says.
     pub targets_ranks: bool,
+    /// Whether single workers can be left out of its choice while they are busy.
+    pub can_leave_out: bool,
 }
 
 impl About {
@@ -94,6 +96,7 @@ impl About {
             metrics: Vec::new(),
             can_follow: false,
             targets_ranks: false,
+            can_leave_out: false,
         }
     }
 
@@ -255,6 +258,12 @@ impl<P: Parameters> Registration<P> {
     /// `router.targets` says.
     pub fn targets_ranks(mut self) -> Self {
         self.about.targets_ranks = true;
+        self
+    }
+
+    /// Says that single workers can be [left out](Policy::leave_out) while they are busy.
+    pub fn can_leave_out(mut self) -> Self {
+        self.about.can_leave_out = true;
         self
     }
 

@@ -111,6 +111,11 @@ macro_rules! forward_one {
             self.$inner.worker_joined(worker);
         }
     };
+    ($inner:ident leave_out) => {
+        fn leave_out(&mut self, worker: $crate::id::WorkerId, is_left_out: bool) {
+            self.$inner.leave_out(worker, is_left_out);
+        }
+    };
     ($inner:ident set_parameter) => {
         fn set_parameter(
             &mut self,

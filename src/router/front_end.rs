@@ -147,7 +147,11 @@ impl FrontEnd {
         // Membership is re-read; cache contents are not re-sent.
         self.workers.forget();
         for (worker, view) in (0..).map(WorkerId).zip(self.workers.views()) {
-            if !view.available {
+            if self.workers.is_present(worker) {
+                if !view.available {
+                    self.policy.leave_out(worker, true);
+                }
+            } else {
                 self.policy.worker_left(worker);
             }
         }
@@ -186,9 +190,25 @@ impl FrontEnd {
         if let Some(wholes) = &mut self.wholes {
             wholes.forget_worker(worker);
         }
-        if self.workers.views()[worker.index()].available {
+        if self.workers.is_present(worker) {
+            if self.workers.leave_out(worker, false) {
+                self.policy.leave_out(worker, false);
+            }
             self.workers.set_available(worker, false);
             self.policy.worker_left(worker);
+        }
+    }
+
+    /// Whether `worker` takes requests as far as this front end knows, busy or not.
+    pub fn is_present(&self, worker: WorkerId) -> bool {
+        self.workers.is_present(self.known_as(worker))
+    }
+
+    /// `worker` is busy from now on, and its policy does not choose it, or not any more.
+    pub fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        let worker = self.known_as(worker);
+        if self.workers.leave_out(worker, is_left_out) {
+            self.policy.leave_out(worker, is_left_out);
         }
     }
 
@@ -293,7 +313,7 @@ impl FrontEnd {
 
     /// Takes an event that is visible at `now`, at once.
     pub(crate) fn hear_kv_now(&mut self, worker: WorkerId, event: &KvEvent) {
-        if self.workers.views()[worker.index()].available {
+        if self.workers.is_present(worker) {
             self.policy.observe_kv(worker, event);
         }
     }
@@ -303,7 +323,7 @@ impl FrontEnd {
         let Self { feed, wholes, workers, policy, .. } = self;
         let mut hear = |published, worker: WorkerId, event: &KvEvent| {
             // One that drains still publishes.
-            if workers.views()[worker.index()].available {
+            if workers.is_present(worker) {
                 policy.observe_kv_published(published, worker, event);
             }
         };
@@ -320,7 +340,11 @@ impl FrontEnd {
     pub fn route(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
         self.deliver(now);
         if self.workers.none_available() {
-            return Verdict::Reject(RejectReason::NoWorker);
+            let is_any_busy = self.workers.leaves_any_out();
+            return Verdict::Reject(match is_any_busy {
+                true => RejectReason::Busy,
+                false => RejectReason::NoWorker,
+            });
         }
         let verdict = self.policy.route(now, request, &self.workers.view());
         let Verdict::Send(worker) = verdict else { return verdict };

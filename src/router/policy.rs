@@ -95,6 +95,12 @@ pub trait Policy {
     /// Hears that `worker` takes requests, with an empty cache.
     fn worker_joined(&mut self, _worker: WorkerId) {}
 
+    /// Hears that `worker` is not to be chosen for now, as it is busy, or may be again.
+    /// [`WorkerView::available`](super::WorkerView::available) says so, too, and what is known
+    /// of the worker stays. Only of policies that say that they
+    /// [can](super::Registration::can_leave_out).
+    fn leave_out(&mut self, _worker: WorkerId, _is_left_out: bool) {}
+
     /// True if the policy is to be shown the true state of workers. No router can
     /// have that: such a policy is a bound for others.
     fn wants_truth(&self) -> bool {

@@ -5,6 +5,7 @@
 //! keep the rest. So a key that any policy knows is accepted and takes effect on
 //! those that know it; a key that none knows is an error.
 
+use super::admission::AdmissionSettings;
 use super::factory::{About, PolicyFactory, Wants};
 use super::front_end_settings::{FrontEndSettings, Targets};
 use super::parameters::{Parameter, Surroundings};
@@ -296,6 +297,27 @@ impl ChosenPolicy {
     /// The first such key, relative to `[router]`.
     pub fn check_in(&self, surroundings: &Surroundings) -> Result<(), Invalid> {
         self.factory.check_in(&self.parameters, surroundings)
+    }
+
+    /// Refuses a gate that leaves out single busy workers in front of a policy that would go on
+    /// choosing them.
+    ///
+    /// # Errors
+    /// With the key relative to `[router]`.
+    pub(crate) fn check_gate(&self, admission: Option<&AdmissionSettings>) -> Result<(), Invalid> {
+        let is_asked = admission.is_some_and(|admission| admission.leave_out_busy);
+        if !is_asked || self.about().can_leave_out {
+            return Ok(());
+        }
+        let can = self.registry.abouts().filter(|about| about.can_leave_out);
+        let can: Vec<&str> = can.map(|about| about.name.as_str()).collect();
+        let allowed = format!(
+            "left out with router.policy = {:?}, which has no such gate: {} have. All behind one \
+             gate: leave_out_busy = false",
+            self.name(),
+            can.join(", ")
+        );
+        Err(Invalid::new("admission.leave_out_busy", "true", allowed))
     }
 
     /// A fresh policy for one front end; `seed` is all the randomness it gets.

@@ -59,6 +59,7 @@ impl RouterSettings {
         registry.find(&self.policy)?;
         self.front_ends.validate(ranks.iter().sum())?;
         let policy = registry.choose(&self.policy, &self.parameters)?;
+        policy.check_gate(self.front_ends.admission.as_ref())?;
         policy.check_in(&Surroundings {
             workers: policy.targets_among(self.front_ends.targets, ranks)?,
             front_ends: self.front_ends.replicas,

@@ -179,6 +179,11 @@ impl<Driver: Decider, Other: Decider> Policy for ShadowPolicy<Driver, Other> {
         self.other.worker_joined(worker);
     }
 
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        self.driver.leave_out(worker, is_left_out);
+        self.other.leave_out(worker, is_left_out);
+    }
+
     fn wants_output_blocks(&self) -> bool {
         self.driver.wants_output_blocks() || self.other.wants_output_blocks()
     }

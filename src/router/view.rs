@@ -1,6 +1,7 @@
 //! What one front end knows of the fleet: its workers, and who of those that can
 //! be chosen has how many requests in flight, answered without a look at all.
 
+use super::kv::WorkerSet;
 use super::spec::Sides;
 use crate::id::WorkerId;
 use crate::time::SimTime;
@@ -8,8 +9,8 @@ use crate::time::SimTime;
 /// What one front end knows of one worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WorkerView {
-    /// Whether it takes requests, as far as this front end knows. One that has
-    /// died unnoticed is still available.
+    /// Whether it takes requests, as far as this front end knows, and is not left out as
+    /// it is busy. One that has died unnoticed is still available.
     pub available: bool,
     /// Requests this front end sent there that have not ended. Exact.
     pub inflight: u32,
@@ -116,6 +117,8 @@ impl<'a> ClusterView<'a> {
 #[derive(Clone, Debug)]
 pub struct Workers {
     views: Vec<WorkerView>,
+    /// Those that are there and cannot be chosen for now.
+    left_out: WorkerSet,
     /// Of consecutive workers each, together of all.
     sides: Vec<ByLoad>,
 }
@@ -124,7 +127,7 @@ impl Workers {
     /// Workers on one side, as `views` says.
     pub fn new(views: Vec<WorkerView>) -> Self {
         let sides = vec![ByLoad::of(&views)];
-        Self { views, sides }
+        Self { views, left_out: WorkerSet::default(), sides }
     }
 
     /// Workers without requests.
@@ -145,6 +148,16 @@ impl Workers {
     /// One entry per worker, in order of id.
     pub fn views(&self) -> &[WorkerView] {
         &self.views
+    }
+
+    /// Whether `worker` is there, left out or not.
+    pub(super) fn is_present(&self, worker: WorkerId) -> bool {
+        self.views[worker.index()].available || self.left_out.contains(worker)
+    }
+
+    /// Whether some worker is there that cannot be chosen for now.
+    pub(super) fn leaves_any_out(&self) -> bool {
+        !self.left_out.is_empty()
     }
 
     /// Whether no worker can be chosen.
@@ -186,20 +199,48 @@ impl Workers {
     /// Whether `worker` can be chosen from now on; what it reported before counts
     /// no more. O(n) if that changes.
     pub fn set_available(&mut self, worker: WorkerId, available: bool) {
+        let was_left_out = self.left_out.remove(worker);
+        if self.make_available(worker, available) || was_left_out {
+            self.views[worker.index()].reported = None;
+        }
+    }
+
+    /// Whether `worker`, which is there, is left out from now on; true if that changes.
+    /// O(n) if it does.
+    pub(crate) fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) -> bool {
+        if !self.is_present(worker) || self.left_out.contains(worker) == is_left_out {
+            return false;
+        }
+        if is_left_out {
+            self.left_out.insert(worker);
+        } else {
+            self.left_out.remove(worker);
+        }
+        self.make_available(worker, !is_left_out)
+    }
+
+    /// True if that changes.
+    fn make_available(&mut self, worker: WorkerId, available: bool) -> bool {
         let view = &mut self.views[worker.index()];
         if std::mem::replace(&mut view.available, available) == available {
-            return;
+            return false;
         }
-        view.reported = None;
         let inflight = view.inflight;
         let (loads, at) = self.loads_of(worker);
-        if available { loads.joins(at, inflight) } else { loads.leaves(at, inflight) }
+        if available {
+            loads.joins(at, inflight)
+        } else {
+            loads.leaves(at, inflight)
+        }
+        true
     }
 
     /// Takes what all workers report, in order of id.
     pub(super) fn report(&mut self, reported: &[Reported]) {
-        for (worker, reported) in self.views.iter_mut().zip(reported) {
-            worker.reported = worker.available.then_some(*reported);
+        let left_out = &self.left_out;
+        for ((id, worker), reported) in (0..).map(WorkerId).zip(&mut self.views).zip(reported) {
+            let is_present = worker.available || left_out.contains(id);
+            worker.reported = is_present.then_some(*reported);
         }
     }
 

@@ -2,20 +2,25 @@
 
 use super::Simulation;
 use super::requests::LiveRequest;
-use crate::engine::Gauges;
 use crate::event::{Refusal, RejectReason};
 use crate::fleet::Fleet;
-use crate::id::RequestId;
+use crate::id::{RequestId, WorkerId};
 use crate::router::FrontEnd;
 use crate::router::admission::{Admission, AdmissionSettings, Gate};
 use crate::time::{SimDuration, SimTime};
+use std::ops::Range;
 
 impl<F: Fleet> Simulation<'_, F> {
-    /// Puts a gate in front of each front end, which knows so many KV blocks of each worker.
+    /// Puts a gate in front of each front end, which knows how many ranks each worker has, and
+    /// how many KV blocks each of these.
     #[cfg_attr(not(internals), doc(hidden))]
-    pub fn admission(mut self, settings: &AdmissionSettings, blocks: Vec<u32>) -> Self {
+    pub fn admission(
+        mut self,
+        settings: &AdmissionSettings,
+        (ranks, blocks): (Vec<u32>, Vec<u32>),
+    ) -> Self {
         self.gates = self.front_ends.iter().map(|_| Gate::new(settings.clone())).collect();
-        self.blocks = blocks;
+        (self.ranks, self.blocks) = (ranks, blocks);
         self
     }
 
@@ -85,7 +90,8 @@ impl<F: Fleet> Simulation<'_, F> {
         expiries.chain(reports).chain(self.let_in_at).min()
     }
 
-    /// Shows the gates whose turn it is what workers report.
+    /// Shows the gates whose turn it is what workers report; those that leave out single busy
+    /// workers have their front ends do so.
     pub(super) fn report_to_gates(&mut self, now: SimTime) {
         let is_due = |gate: &Gate| gate.report_due().is_some_and(|due| due <= now);
         if !self.gates.iter().any(is_due) {
@@ -93,18 +99,33 @@ impl<F: Fleet> Simulation<'_, F> {
         }
         let gauges = self.fleet.gauges(now);
         let first = self.sides.prefill_workers() as usize;
-        for (gate, front_end) in self.gates.iter_mut().zip(&self.front_ends) {
+        for (gate, front_end) in self.gates.iter_mut().zip(&mut self.front_ends) {
             if !is_due(gate) {
                 continue;
             }
-            let known = front_end.workers();
-            let seen = |at: usize, gauges: &Gauges| {
-                known[at].available.then(|| (gauges.used_blocks, self.blocks[at]))
+            let of = |places: Range<usize>| {
+                let there = places.filter(|&at| front_end.is_present(WorkerId::at(at)));
+                there.map(|at| (gauges[at].used_blocks, self.blocks[at])).collect::<Vec<_>>()
             };
-            let of = |places: std::ops::Range<usize>| {
-                places.filter_map(|at| seen(at, &gauges[at])).collect::<Vec<_>>()
-            };
-            gate.report(now, &[of(0..first), of(first..gauges.len())]);
+            let sides = [of(0..first), of(first..gauges.len())];
+            gate.report(now, &sides);
+            if !gate.leaves_out_busy() {
+                continue;
+            }
+            let are_sides_busy = sides.map(|side| gate.are_all_busy(&side));
+            // A worker is busy if all its ranks are.
+            let mut next = 0;
+            let busy: Vec<(Range<usize>, bool)> = (self.ranks.iter())
+                .map(|&ranks| {
+                    let places = next..next + ranks as usize;
+                    next = places.end;
+                    let is_side_busy = are_sides_busy[usize::from(places.start >= first)];
+                    (places.clone(), !is_side_busy && gate.are_all_busy(&of(places)))
+                })
+                .collect();
+            for (places, is_busy) in busy {
+                places.for_each(|at| front_end.leave_out(WorkerId::at(at), is_busy));
+            }
         }
     }
 

@@ -60,7 +60,8 @@ pub struct Simulation<'a, F = SimulatedFleet> {
     gates: Vec<Gate>,
     /// When they let in what waits.
     let_in_at: Option<SimTime>,
-    /// KV blocks of each worker, where gates look at those.
+    /// Where gates look at workers: how many ranks each has, and KV blocks of each of these.
+    ranks: Vec<u32>,
     blocks: Vec<u32>,
     requests: LiveRequests,
     recorder: Recorder,
@@ -159,6 +160,7 @@ impl<'a, F: Fleet> Simulation<'a, F> {
             front_ends,
             gates: Vec::new(),
             let_in_at: None,
+            ranks: Vec::new(),
             blocks: Vec::new(),
             requests: LiveRequests::default(),
             recorder,

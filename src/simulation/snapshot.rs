@@ -128,12 +128,12 @@ impl<F: Fleet> Simulation<'_, F> {
                 inflight[worker.index()] += 1;
             }
         }
-        let known = self.front_ends[0].workers();
+        let known = &self.front_ends[0];
         let recent = self.recorder.recent_by_worker(now, gauges.len());
         let worker = |(id, gauges): (u32, &crate::engine::Gauges)| {
             let at = WorkerId(id).index();
             WorkerSnapshot {
-                is_present: known[at].available,
+                is_present: known.is_present(WorkerId(id)),
                 running: gauges.running,
                 waiting: gauges.waiting,
                 used_blocks: gauges.used_blocks,

@@ -291,6 +291,53 @@ fn busy_workers_are_seen_by_their_reports() {
     assert_eq!(metric("rejected_busy"), 0.0);
 }
 
+/// In every mode of Dynamo, and in no other policy in silence.
+#[test]
+fn single_busy_workers_are_left_out() {
+    let gate = "busy_kv_share = 0.1, report_period = \"20ms\"";
+    let (all, single) = (
+        format!("router.admission={{ {gate} }}"),
+        format!("router.admission={{ {gate}, leave_out_busy = true }}"),
+    );
+    let mut modes = vec!["round_robin", "random", "least_loaded", "power_of_two", "kv"];
+    modes.push("dynamo_two_tier");
+    if cfg!(feature = "dynamo") {
+        modes.extend(["dynamo", "shadow"]);
+    }
+    for mode in modes {
+        let policy = format!("router.policy={mode}");
+        let (records, metric, digest) = ran(&crowded(&[&policy, &single]));
+        let (_, _, without) = ran(&crowded(&[&policy, &all]));
+        assert_ne!(digest, without, "{mode}");
+        assert!(metric("rejected_busy") > 0.0, "{mode}");
+        assert_eq!(metric("finished") + metric("rejected_busy"), records.len() as f64, "{mode}");
+    }
+    // All other policies say that they have no such gate.
+    let refused = try_crowded(&["router.policy=session_affinity", &single]);
+    let refused = refused.expect_err("no such gate").to_string();
+    assert!(refused.contains("router.admission.leave_out_busy = true: must be left out with"));
+    assert!(refused.contains("round_robin") && refused.contains("leave_out_busy = false"));
+    let control = "control=[{ at = \"1s\", what = \"policy\", policy = \"ttft_estimate\" }]";
+    let refused = try_crowded(&[&single, control]).expect_err("no such gate").to_string();
+    assert!(refused.contains("leave_out_busy"), "{refused}");
+}
+
+/// `kv` and the production router's own code take the same workers behind it.
+#[cfg(feature = "dynamo")]
+#[test]
+fn both_routers_leave_out_the_same() {
+    let gate = "router.admission={ busy_kv_share = 0.2, report_period = \"20ms\", \
+                leave_out_busy = true }";
+    let thresholds = ["router.active_decode_blocks_threshold=0.4", "router.queue_threshold=0.5"];
+    for more in [&[][..], &thresholds] {
+        let sets = [&["router.policy=shadow", gate], more].concat();
+        let (_, metric, _) = ran(&crowded(&sets));
+        assert!(metric("shadow_decisions") > 50.0);
+        let same = metric("shadow_agreed") + metric("shadow_tied");
+        assert_eq!((same, metric("shadow_costs_differ")), (metric("shadow_decisions"), 0.0));
+    }
+}
+
 #[test]
 fn limits_change_while_a_simulation_runs() {
     let control = "control=[{ at = \"300ms\", what = \"parameter\", \
@@ -318,6 +365,7 @@ fn what_makes_no_sense_is_refused() {
         "router.admission={ max_inflight = 0 }",
         "router.admission={ max_inflght = 3 }",
         "router.admission={ busy_kv_share = 85 }",
+        "router.admission={ leave_out_busy = true }",
         "router.admission={ report_period = \"0s\" }",
         "router.admission={ max_wait = \"1s\" }",
         "router.admission={ status = 500 }",
@@ -344,7 +392,7 @@ proptest! {
         retries in 0u32..4,
         queues: bool,
         crashes: bool,
-        busy: bool,
+        busy in 0u8..3,
         impatient: bool,
         replicas in 1u32..3,
         piece_ms in 1u64..90,
@@ -354,8 +402,11 @@ proptest! {
         if let Some(wait) = wait_ms.filter(|_| max_waiting > 0) {
             admission += &format!(", max_wait = \"{wait}ms\"");
         }
-        if busy {
-            admission += ", busy_kv_share = 0.3";
+        if busy > 0 {
+            admission += ", busy_kv_share = 0.3, report_period = \"30ms\"";
+        }
+        if busy > 1 && policy != "ttft_estimate" {
+            admission += ", leave_out_busy = true";
         }
         let policy = format!("router.policy={policy}");
         let admission = format!("router.admission={{ {admission} }}");

@@ -73,6 +73,8 @@ pub struct DynamoPolicy {
     cluster: ClusterSpec,
     /// The workers that take requests.
     workers: HashMap<u64, Worker>,
+    /// Those among them that are busy, by what workers report.
+    left_out: HashSet<u64>,
     tree: Option<RadixTree>,
     /// Its own index of lower tiers needs threads; ours is held to it by a test.
     lower: CachedBelow,
@@ -134,6 +136,7 @@ impl DynamoPolicy {
             params,
             cluster: cluster.clone(),
             workers: (0..u64::from(cluster.workers())).map(|id| (id, Worker)).collect(),
+            left_out: HashSet::new(),
             tree: params.needs_index().then(RadixTree::new),
             lower: CachedBelow::default(),
             guesses,
@@ -214,7 +217,7 @@ impl DynamoPolicy {
     }
 
     /// The overloaded workers, as the production front end finds them: by what
-    /// the scheduler has booked.
+    /// the scheduler has booked, and by what workers report.
     fn overloaded(&self, request: &SchedulingRequest) -> HashSet<u64> {
         let load = |id: u32| {
             let load = request.worker_loads[&rank(WorkerId(id))];
@@ -224,10 +227,19 @@ impl DynamoPolicy {
                 requests: 0,
             }
         };
-        let ids = self.available().map(|worker| worker.0);
         let overload = self.params.overload;
         let pool = |id: u32| self.cluster.of(WorkerId(id)).blocks;
-        ids.filter(|&id| overload.holds(&load(id), pool(id))).map(u64::from).collect()
+        // A worker of several ranks is overloaded if all of them are.
+        let holds = |rank: WorkerId| {
+            let is_there = self.workers.contains_key(&u64::from(rank.0));
+            is_there && overload.holds(&load(rank.0), pool(rank.0))
+        };
+        let is_overloaded = |worker: WorkerId| self.cluster.ranks_with(worker).all(holds);
+        self.available()
+            .filter(|worker| is_overloaded(*worker))
+            .map(|worker| u64::from(worker.0))
+            .chain(self.left_out.iter().copied())
+            .collect()
     }
 
     /// The workers that take requests, in order of id.
@@ -415,12 +427,17 @@ impl Decider for DynamoPolicy {
 
     fn choose(&mut self, asked: &Asked) -> Option<WorkerId> {
         let request = self.scheduling_request(asked, None);
-        let overloaded = self.params.overload.is_on().then(|| self.overloaded(&request));
+        let is_any = self.params.overload.is_on() || !self.left_out.is_empty();
+        let overloaded = is_any.then(|| self.overloaded(&request));
         self.select(&self.selector, &request, overloaded.as_ref())
     }
 
     fn costs(&self, asked: &Asked) -> Vec<f64> {
-        self.cost_parts(asked).iter().map(|parts| parts.cost).collect()
+        let is_left_out = |worker: WorkerId| self.left_out.contains(&u64::from(worker.0));
+        let cost = |parts: &CostParts| {
+            if is_left_out(parts.worker) { f64::INFINITY } else { parts.cost }
+        };
+        self.cost_parts(asked).iter().map(cost).collect()
     }
 
     fn book(&mut self, now: SimTime, asked: Asked, worker: WorkerId) {
@@ -515,6 +532,15 @@ impl Policy for DynamoPolicy {
         self.workers.insert(id, Worker);
         let joined = self.tracker.register_worker(WorkerDpRange::new(id, 0, 1));
         joined.unwrap_or_else(|error| panic!("{worker:?} cannot join: {error}"));
+    }
+
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        let id = u64::from(worker.0);
+        if is_left_out {
+            self.left_out.insert(id);
+        } else {
+            self.left_out.remove(&id);
+        }
     }
 
     fn wants_output_blocks(&self) -> bool {

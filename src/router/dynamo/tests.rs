@@ -10,7 +10,9 @@ use crate::router::shadow::ShadowPolicy;
 use crate::router::testing::golden::check_histories;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{LIMITS, Texts, any_texts, cluster, with_limits};
-use crate::router::{ClusterSpec, ClusterView, Policy, Verdict, WorkerLimits, WorkerView, Workers};
+use crate::router::{
+    ClusterSpec, ClusterView, Policy, Rank, Verdict, WorkerLimits, WorkerView, Workers,
+};
 use crate::time::{SimDuration, SimTime};
 use dynamo_kv_router::config::RouterQueuePolicy;
 use dynamo_kv_router::indexer::{LowerTierContinuation, LowerTierIndexer, SyncIndexer, WorkerTask};
@@ -27,6 +29,12 @@ const WORKERS: u32 = 4;
 
 fn fleet() -> ClusterSpec {
     with_limits(WORKERS, BLOCK_SIZE, WorkerLimits { blocks: 100, ..LIMITS })
+}
+
+/// Two workers of two ranks each.
+fn fleet_of_ranks() -> ClusterSpec {
+    let ranks = (0..WORKERS).map(|id| Rank { engine: id / 2, rank: id % 2 });
+    ClusterSpec { ranks: ranks.collect(), ..fleet() }
 }
 
 /// Every parameter that both have. Expected outputs are a power of two, so that
@@ -76,28 +84,55 @@ fn any_params() -> impl Strategy<Value = KvParams> {
     )
 }
 
-/// Plays `acts` to both, where at each of `turns` a worker leaves or comes back,
-/// and holds every decision of ours to theirs: the same
+/// At an act: a worker leaves or comes back, or is busy or not any more.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    at: usize,
+    worker: WorkerId,
+    is_of_busy: bool,
+}
+
+fn any_turns(busy_share: f64) -> impl Strategy<Value = Vec<Turn>> {
+    let turn = (0usize..120, 0..WORKERS, prop::bool::weighted(busy_share));
+    let turn = turn.prop_map(|(at, id, is_of_busy)| Turn { at, worker: WorkerId(id), is_of_busy });
+    prop::collection::vec(turn, 0..16)
+}
+
+/// Plays `acts` to both, with `turns`, and holds every decision of ours to theirs: the same
 /// costs to 1e-9; without temperature a worker that is among their cheapest; and
 /// none where they have none.
 fn hold(
     texts: &Texts,
-    (acts, turns): (&[Act], &[(usize, WorkerId)]),
+    (acts, turns): (&[Act], &[Turn]),
     params: KvParams,
     seed: u64,
 ) -> Result<(KvPolicy, DynamoPolicy), TestCaseError> {
-    let mut ours = KvPolicy::new(params, &fleet(), seed);
-    let mut theirs = DynamoPolicy::new(params, &fleet(), seed);
+    let fleet = if seed.is_multiple_of(2) { fleet() } else { fleet_of_ranks() };
+    let mut ours = KvPolicy::new(params, &fleet, seed);
+    let mut theirs = DynamoPolicy::new(params, &fleet, seed);
     let wants_kv_events = ours.wants_kv_events();
     prop_assert_eq!(wants_kv_events, theirs.wants_kv_events());
     let mut history = History::new(texts, WORKERS);
-    let mut absent = BTreeSet::new();
+    let (mut absent, mut busy) = (BTreeSet::new(), BTreeSet::new());
     for (at, act) in acts.iter().enumerate() {
-        for &(_, worker) in turns.iter().filter(|turn| turn.0 == at) {
-            if absent.remove(&worker) {
+        for &Turn { worker, is_of_busy, .. } in turns.iter().filter(|turn| turn.at == at) {
+            if is_of_busy {
+                let is_free = !busy.remove(&worker);
+                if !is_free
+                    || !absent.contains(&worker) && absent.len() + busy.len() + 1 < WORKERS as usize
+                {
+                    ours.leave_out(worker, is_free);
+                    theirs.leave_out(worker, is_free);
+                    if is_free {
+                        busy.insert(worker);
+                    }
+                }
+            } else if busy.contains(&worker) {
+                // Front ends say that it is not any more before they say that it has left.
+            } else if absent.remove(&worker) {
                 ours.worker_joined(worker);
                 theirs.worker_joined(worker);
-            } else if absent.len() + 1 < WORKERS as usize {
+            } else if absent.len() + busy.len() + 1 < WORKERS as usize {
                 absent.insert(worker);
                 ours.worker_left(worker);
                 theirs.worker_left(worker);
@@ -123,7 +158,8 @@ fn hold(
         let (mine, their) = (ours.choose(&asked), theirs.choose(&their_asked));
         prop_assert_eq!(mine.is_some(), their.is_some());
         let (Some(mine), Some(their)) = (mine, their) else { continue };
-        prop_assert!(!absent.contains(&mine) && !absent.contains(&their));
+        let may_be = |worker| !absent.contains(worker) && !busy.contains(worker);
+        prop_assert!(may_be(&mine) && may_be(&their));
         if params.temperature == 0.0 {
             prop_assert_eq!(their_costs[mine.index()], their_costs[their.index()]);
             if params.overload == Overload::default() {
@@ -153,9 +189,17 @@ proptest! {
     #[test]
     fn decisions_are_theirs_while_workers_come_and_go(
         texts in any_texts(), acts in any_acts(WORKERS, 120), params in any_params(), seed: u64,
-        turns in prop::collection::vec((0usize..120, 0..WORKERS), 0..12),
+        turns in any_turns(0.0),
     ) {
-        let turns: Vec<_> = turns.into_iter().map(|(at, id)| (at, WorkerId(id))).collect();
+        hold(&texts, (&acts, &turns), params, seed)?;
+    }
+
+    /// While single workers are left out as they are busy, too.
+    #[test]
+    fn decisions_are_theirs_while_workers_are_busy(
+        texts in any_texts(), acts in any_acts(WORKERS, 120), params in any_params(), seed: u64,
+        turns in any_turns(0.7),
+    ) {
         hold(&texts, (&acts, &turns), params, seed)?;
     }
 

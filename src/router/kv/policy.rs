@@ -38,8 +38,10 @@ pub struct KvPolicy {
     tracker: ActiveTracker,
     standing: Standing,
     marks: Option<Marks>,
-    /// Workers that must not be chosen.
+    /// Workers that are gone.
     absent: WorkerSet,
+    /// Workers that are busy, and not to be chosen.
+    left_out: WorkerSet,
     draws: Stream,
     nothing: Path,
     scratch: Scratch,
@@ -58,7 +60,9 @@ struct Standing {
     /// with a temperature.
     negated_load_costs: Option<Tournament<f64>>,
     prefill_tokens: Tournament<u64>,
-    /// Overloaded or absent.
+    /// Past a threshold. An engine of several ranks is overloaded if all of them are.
+    overloaded: Vec<bool>,
+    /// Overloaded, left out or absent.
     barred: Vec<bool>,
     barred_workers: usize,
 }
@@ -116,11 +120,13 @@ impl KvPolicy {
                 negated_load_costs: (params.temperature > 0.0 && workers >= MANY_WORKERS)
                     .then(|| Tournament::new(workers, 0.0, f64::INFINITY)),
                 prefill_tokens: Tournament::new(workers, 0, u64::MAX),
+                overloaded: vec![false; workers as usize],
                 barred: vec![false; workers as usize],
                 barred_workers: 0,
             },
             marks: (semantics == Semantics::V0_9).then(|| Marks::new(workers)),
             absent: WorkerSet::default(),
+            left_out: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
             nothing: Path::default(),
             scratch: Scratch::default(),
@@ -207,9 +213,23 @@ impl KvPolicy {
     fn note_load(&mut self, worker: WorkerId) {
         let at = worker.index();
         let load = &self.tracker.loads()[at];
-        let is_absent = self.absent.contains(worker);
         let is_overloaded = self.params.overload.holds(load, self.cluster.of(worker).blocks);
-        let may_be = !(is_absent || is_overloaded && self.steers());
+        let was_overloaded = std::mem::replace(&mut self.standing.overloaded[at], is_overloaded);
+        if was_overloaded == is_overloaded || self.cluster.ranks.is_empty() {
+            self.note_rank(worker);
+        } else {
+            self.cluster.ranks_with(worker).for_each(|rank| self.note_rank(rank));
+        }
+    }
+
+    fn note_rank(&mut self, worker: WorkerId) {
+        let at = worker.index();
+        let load = &self.tracker.loads()[at];
+        let is_absent = self.absent.contains(worker);
+        let mut ranks = self.cluster.ranks_with(worker);
+        let is_overloaded = ranks.all(|rank| self.standing.overloaded[rank.index()]);
+        let is_left_out = self.left_out.contains(worker);
+        let may_be = !(is_absent || is_left_out || is_overloaded && self.steers());
         let load_cost = if may_be {
             load_cost(&self.params, self.cluster.block_size, load)
         } else {
@@ -221,7 +241,7 @@ impl KvPolicy {
             negated.set(at, if may_be { -load_cost } else { f64::INFINITY });
         }
         standing.prefill_tokens.set(at, if is_absent { u64::MAX } else { load.prefill_tokens });
-        let is_barred = is_absent || is_overloaded;
+        let is_barred = is_absent || is_left_out || is_overloaded;
         let was_barred = std::mem::replace(&mut standing.barred[at], is_barred);
         standing.barred_workers += usize::from(is_barred);
         standing.barred_workers -= usize::from(was_barred);
@@ -390,7 +410,7 @@ impl Decider for KvPolicy {
     fn costs(&self, asked: &Asked) -> Vec<f64> {
         let mut costs = Vec::new();
         totals(&self.params, &self.ask(asked), self.candidates(asked), &mut costs);
-        for worker in self.absent.iter() {
+        for worker in self.absent.iter().chain(self.left_out.iter()) {
             costs[worker.index()] = f64::INFINITY;
         }
         costs
@@ -490,6 +510,15 @@ impl Policy for KvPolicy {
 
     fn worker_joined(&mut self, worker: WorkerId) {
         self.absent.remove(worker);
+        self.note_load(worker);
+    }
+
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        if is_left_out {
+            self.left_out.insert(worker);
+        } else {
+            self.left_out.remove(worker);
+        }
         self.note_load(worker);
     }
 

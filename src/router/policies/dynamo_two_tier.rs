@@ -4,7 +4,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
-use crate::router::kv::CachedPrefixes;
+use crate::router::kv::{CachedPrefixes, Overlaps};
 use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{of_lowest, one_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
@@ -31,6 +31,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         .without("main's adaptive parameters; what kv leaves out of Dynamo's router"),
     )
     .targets_ranks()
+    .can_leave_out()
     .shared()
 }
 
@@ -100,11 +101,28 @@ impl DynamoTwoTier {
         if are_imbalanced(view, balance_abs_threshold, balance_rel_threshold) {
             return None;
         }
-        let (blocks, holders) = self.cached.overlaps(request).most();
+        let overlaps = self.cached.overlaps(request);
+        let (blocks, holders) = match overlaps.most() {
+            (_, holders)
+                if holders.iter().any(|holder| !view.workers[holder.index()].available) =>
+            {
+                most_among(&overlaps, view)
+            }
+            most => most,
+        };
         let request_blocks = request.prompt_tokens.div_ceil(self.block_size);
         let decides = f64::from(blocks) / f64::from(request_blocks) > self.params.cache_threshold;
         decides.then_some(holders)
     }
+}
+
+/// The most that a worker holds which can be chosen, and those that hold so much.
+fn most_among(overlaps: &Overlaps, view: &ClusterView<'_>) -> (u32, Vec<WorkerId>) {
+    let there = view.available().map(|(at, _)| WorkerId::at(at));
+    let held: Vec<(WorkerId, u32)> = there.map(|worker| (worker, overlaps.of(worker))).collect();
+    let most = held.iter().map(|(_, blocks)| *blocks).max().unwrap_or(0);
+    let holders = held.into_iter().filter(|(_, blocks)| *blocks == most && most > 0);
+    (most, holders.map(|(worker, _)| worker).collect())
 }
 
 impl Books for DynamoTwoTier {

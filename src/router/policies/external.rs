@@ -9,5 +9,6 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         External::new(params, cluster, seed)
     })
     .targets_ranks()
+    .can_leave_out()
     .shared()
 }

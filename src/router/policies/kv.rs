@@ -27,6 +27,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     )
     .can_follow()
     .targets_ranks()
+    .can_leave_out()
     .shared()
 }
 

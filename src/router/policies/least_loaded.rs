@@ -19,6 +19,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
             )
             .version("1.6.1", "2026-11"),
         )
+        .can_leave_out()
         .shared()
 }
 

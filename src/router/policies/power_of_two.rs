@@ -19,6 +19,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
             )
             .version("IEEE TPDS 12 (10)", "2001"),
         )
+        .can_leave_out()
         .shared()
 }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 /// See [`Random`].
 pub fn policy() -> Arc<dyn PolicyFactory> {
     let rule = "a worker drawn uniformly for every request";
-    Registration::new("random", rule, |_: &NoParameters, _, seed| Random::new(seed)).shared()
+    Registration::new("random", rule, |_: &NoParameters, _, seed| Random::new(seed))
+        .can_leave_out()
+        .shared()
 }
 
 /// A worker drawn uniformly for every request.

@@ -1,4 +1,3 @@
-use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::NoParameters;
@@ -18,6 +17,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
             .version("1.6.1", "2026-11")
             .without("an own counter for each kind of request"),
         )
+        .can_leave_out()
         .shared()
 }
 
@@ -25,20 +25,17 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
 ///
 /// Dynamo's round robin: one counter per front end, taken modulo the number of
 /// workers, blind to load. Dynamo's order of workers is that of a hash map,
-/// fixed while the membership is; order of id stands for it. A worker that is not
-/// available is passed over.
+/// fixed while the membership is; order of id stands for it. Workers that are gone, or
+/// left out as they are busy, are not counted, so that turns shift when one comes or goes.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
-    next: usize,
+    turns: usize,
 }
 
 impl Policy for RoundRobin {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let workers = view.workers.len();
-        let mut turns = (self.next..self.next + workers).map(|turn| turn % workers);
-        let worker = turns.find(|&at| view.workers[at].available);
-        let worker = worker.expect("a worker is available");
-        self.next = worker + 1;
-        Verdict::send(WorkerId::at(worker))
+        let worker = view.nth_available(self.turns % view.available_count());
+        self.turns += 1;
+        Verdict::send(worker)
     }
 }

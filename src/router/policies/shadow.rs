@@ -36,6 +36,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     )
     .counts(&METRICS)
     .targets_ranks()
+    .can_leave_out()
     .shared()
 }
 

@@ -92,6 +92,9 @@ impl Policy for Ear {
     fn worker_joined(&mut self, worker: WorkerId) {
         self.note("worker_joined", worker.0);
     }
+    fn leave_out(&mut self, worker: WorkerId, _: bool) {
+        self.note("leave_out", worker.0);
+    }
     fn set_parameter(&mut self, _: &str, _: f64) -> Result<(), Invalid> {
         self.note("set_parameter", 0);
         Ok(())
@@ -151,7 +154,7 @@ fn heard(policy: &mut dyn Policy, ears: [&Ear; 2], workers: Workers, worker: u32
     let (now, at, view) = (SimTime::ZERO, WorkerId(worker), workers.view());
     let run = BlockRun { first: BlockId(1), len: 1 };
     let truth = vec![WorkerTruth::default(); view.workers.len()];
-    let calls: [(&str, Call<'_>); 20] = [
+    let calls: [(&str, Call<'_>); 21] = [
         ("route", &|policy| _ = policy.route(now, &request, &view)),
         ("observe", &|policy| policy.observe(now, &life(worker, 0, WorkerEventKind::FirstToken))),
         ("wants_kv_events", &|policy| assert!(policy.wants_kv_events())),
@@ -175,6 +178,7 @@ fn heard(policy: &mut dyn Policy, ears: [&Ear; 2], workers: Workers, worker: u32
         ("observe_peer", &|policy| policy.observe_peer(&request, at, 3)),
         ("worker_left", &|policy| policy.worker_left(at)),
         ("worker_joined", &|policy| policy.worker_joined(at)),
+        ("leave_out", &|policy| policy.leave_out(at, true)),
         ("set_parameter", &|policy| policy.set_parameter("temperature", 0.5).unwrap()),
         ("failure", &|policy| assert_eq!(policy.failure(), None)),
         ("notes", &|policy| _ = policy.notes()),

@@ -6,7 +6,7 @@ use crate::event::WorkerEventKind::FirstToken;
 use crate::id::WorkerId;
 use crate::router::decider::Decider;
 use crate::router::testing::{LIMITS, Texts, life, with_limits};
-use crate::router::{ClusterView, Policy, Verdict, WorkerLimits};
+use crate::router::{ClusterSpec, ClusterView, Policy, Rank, Verdict, WorkerLimits};
 use crate::time::SimTime;
 
 const AWAY: Verdict = Verdict::Reject(RejectReason::Policy);
@@ -93,4 +93,24 @@ fn in_0_9_all_or_none() {
     // 10 + 1 + 1 blocks there and 20 on the other.
     assert_eq!(rig.costs(16)[first.index()], 14.0);
     assert_eq!(rig.send(16), to(first.0));
+}
+
+/// A worker of two ranks is overloaded if both are: until then either may be chosen.
+#[test]
+fn a_worker_of_ranks_is_overloaded_if_all_are() {
+    let overload = Overload { active_prefill_tokens: Some(160), active_decode_blocks: None };
+    for semantics in [Semantics::V1_6, Semantics::V0_9] {
+        let mut rig = Rig::new(semantics, overload);
+        let ranks = [0, 1].map(|rank| Rank { engine: 0, rank });
+        let fleet = ClusterSpec { ranks: ranks.into(), ..with_limits(2, 16, LIMITS) };
+        let params = KvParams { overload, ..KvParams::with_weight(semantics, 1.0) };
+        rig.policy = KvPolicy::new(params, &fleet, 1);
+        let Verdict::Send(first) = rig.send(170) else { panic!("both are idle") };
+        assert_eq!(rig.send(320), to(1 - first.0));
+        assert_eq!(rig.send(16), AWAY);
+        rig.policy.observe(SimTime::ZERO, &life(1 - first.0, 1, FirstToken));
+        // The other one is past its threshold, and its worker is not overloaded any more.
+        let asked = rig.send(10);
+        assert_ne!(asked, AWAY, "{semantics:?}");
+    }
 }
