@@ -119,9 +119,14 @@ pub(super) fn lowest_cost(
     cost: impl Fn(WorkerId) -> f64,
 ) -> f64 {
     let mut lowest = f64::INFINITY;
+    // Who is as cheap as any can be needs no look at the others, which are many where a large
+    // fleet idles.
+    let Bounds { base, gain, scale, .. } = bounds;
+    let own = own_costs.least() * scale;
+    let floor = own + base - gain - ROUNDING * (own.abs() + base.abs() + gain);
     visit(own_costs, bounds, |at| {
         lowest = cost(WorkerId::at(at)).min(lowest);
-        lowest
+        if lowest <= floor { f64::MIN } else { lowest }
     });
     lowest
 }

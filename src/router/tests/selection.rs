@@ -3,7 +3,7 @@
 use crate::id::WorkerId;
 use crate::rng::{self, Use};
 use crate::router::sample::{sample, sample_few};
-use crate::router::select::{Bounds, Ties};
+use crate::router::select::{Bounds, Ties, lowest_cost};
 use crate::tournament::Tournament;
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -101,5 +101,24 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
             there.iter().filter(|at| !common.contains(at)).map(|&at| expected(at)).sum();
         assert!((rare - rarely).abs() <= 5.0 * rarely.sqrt() + 5.0, "{rare} for {rarely}");
         assert_eq!(counts.iter().sum::<f64>(), there.iter().map(|&at| counts[at]).sum::<f64>());
+    }
+}
+
+/// A look at one, where a thousand are as cheap as any can be; those that are special are
+/// looked at all the same.
+#[test]
+fn the_lowest_cost_of_a_fleet_that_idles_takes_few_looks() {
+    const WORKERS: u32 = 1_000;
+    let special = [WorkerId(700)];
+    let own_costs = Tournament::new(WORKERS, 0.0, f64::INFINITY);
+    let looks = Cell::new(0);
+    for (special, lowest, most_looks) in [(&special[..0], 0.0, 1), (&special, -3.0, 2)] {
+        looks.set(0);
+        let bounds = Bounds { special, base: 0.0, gain: 0.0, scale: 1.0 };
+        let found = lowest_cost(&own_costs, bounds, |worker| {
+            looks.set(looks.get() + 1);
+            if special.contains(&worker) { -3.0 } else { 0.0 }
+        });
+        assert_eq!((found, looks.get()), (lowest, most_looks));
     }
 }
