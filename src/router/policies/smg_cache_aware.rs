@@ -93,8 +93,8 @@ const LEAST_MARGIN: f64 = 4.0;
 /// The cache-aware policy of SMG, which sgl-router became, over HTTP.
 ///
 /// If enough of the prompt was sent somewhere before: of the workers that got the longest
-/// beginning, and are not far above the mean load, the one with the shortest [expected
-/// wait](Waits). If all of them are far above: of all workers that are not. Else: of all.
+/// beginning, and are not far above the mean load, the one with the shortest expected
+/// wait. If all of them are far above: of all workers that are not. Else: of all.
 /// Workers that are overloaded are left out while any other is there; if all are, the fewest
 /// requests in flight decide, and nothing is remembered of the request. Equals are drawn.
 /// Decisions of its package are recorded in `src/router/tests/golden`, with reports and

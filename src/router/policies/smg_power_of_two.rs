@@ -48,7 +48,7 @@ impl Parameters for SmgPowerOfTwoParams {
 }
 
 /// SMG's power of two: of two different workers drawn uniformly the one with the shorter
-/// [expected wait](Waits), a draw if they are equal.
+/// expected wait, a draw if they are equal.
 ///
 /// Workers that are overloaded are not drawn while any other is there; if all are, the
 /// fewest requests in flight decide. Decisions of its package with two workers, where the

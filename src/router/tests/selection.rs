@@ -112,7 +112,7 @@ fn the_lowest_cost_of_a_fleet_that_idles_takes_few_looks() {
     let special = [WorkerId(700)];
     let own_costs = Tournament::new(WORKERS, 0.0, f64::INFINITY);
     let looks = Cell::new(0);
-    for (special, lowest, most_looks) in [(&special[..0], 0.0, 1), (&special, -3.0, 2)] {
+    for (special, lowest, most_looks) in [(&special[..0], 0.0, 1), (&special[..], -3.0, 2)] {
         looks.set(0);
         let bounds = Bounds { special, base: 0.0, gain: 0.0, scale: 1.0 };
         let found = lowest_cost(&own_costs, bounds, |worker| {
