@@ -225,17 +225,15 @@ mod tests {
 
     /// Requests that are sent at these times in microseconds, each so long on its way.
     fn listed(requests: &[(u64, u64)]) -> Box<dyn Workload> {
-        let mut arrivals: Vec<Arrival> = (0..)
-            .zip(requests)
-            .map(|(number, &(sent, way))| {
-                let content = Content::new([], private_run(number));
-                let request = Request::new(RequestId(number), 10, 1, content);
-                let (at, patience) = (us(sent + way), Patience::default());
-                Arrival { at, sent: us(sent), request, patience }
-            })
-            .collect();
-        arrivals.sort_by_key(|arrival| arrival.at);
-        Box::new(arrivals.into_iter().collect::<Listed>())
+        let mut requests = requests.to_vec();
+        requests.sort_by_key(|(sent, way)| sent + way);
+        let arrival = |(number, (sent, way)): (u32, (u64, u64))| {
+            let content = Content::new([], private_run(number));
+            let request = Request::new(RequestId(number), 10, 1, content);
+            let (at, patience) = (us(sent + way), Patience::default());
+            Arrival { at, sent: us(sent), request, patience }
+        };
+        Box::new((0..).zip(requests).map(arrival).collect::<Listed>())
     }
 
     fn limited(limit: u32, wait_counts: bool) -> Option<ConnectionSettings> {
