@@ -10,6 +10,7 @@
 
 use super::data::ServingRun;
 use super::{AccuracyError, Assumed};
+use crate::engine::kernels::Kernels;
 use crate::engine::model::{Model, Parts};
 use crate::engine::operators::Beside;
 use crate::engine::step_time::{PrefillChunk, StepTime, StepWork};
@@ -41,7 +42,7 @@ impl<'a> Composer<'a> {
         if !self.steps.contains_key(&key) {
             let model = Model::compose(self.models, &run.parts)?;
             let hardware = model.hardware.expect("composed of hardware");
-            let composed = hardware.composed(&run.engine, &Beside::default());
+            let composed = hardware.composed(&run.engine, &Beside::default(), &Kernels::default());
             let composed = composed.and_then(Result::ok);
             let steps =
                 composed.map(|composed| StepTime::Table(Box::new(composed.times.step_time(0))));

@@ -6,6 +6,7 @@ use super::talk::print;
 use kv_router_sim::accuracy::{AccuracySettings, Record};
 use kv_router_sim::catalogue::{self, Kind};
 use kv_router_sim::engine::model::{Efficiency, Gpu, Model, Shape, Worth};
+use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::report::render::save;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -127,6 +128,7 @@ impl Catalogue {
             { kind = \"operators\" } takes those times; where the formula that was fitted to them describes\n          \
             the network, it is the default\n\
             composed: the formula, fitted to other deployments of this engine on this GPU\n\
+            scaled: as these, but of another version of the engine, times what its kernels are known to take of it\n\
             borrowed: the formula, fitted to another GPU or engine\n\
             assumed: times without a measurement behind them\n\
             KV pools in tokens: under vLLM, where layers with a window keep little, of sequences as long as allowed;\n          \
@@ -164,7 +166,8 @@ fn listed(name: &'static str, record: &Record) -> Listed {
     let config = model.engine_config().expect("shipped models are whole");
     let hardware = model.hardware.as_ref();
     let operators = || {
-        let composed = hardware?.composed(config.rules.name().as_str(), &model.engine.operators)?;
+        let EngineSettings { operators, kernels, .. } = &model.engine;
+        let composed = hardware?.composed(config.rules.name().as_str(), operators, kernels)?;
         let borrowed = composed.ok()?.borrowed;
         let mut source = "operators measured by NVIDIA AIConfigurator 0.12.0".to_owned();
         if !borrowed.is_empty() {

@@ -48,6 +48,12 @@ impl Curve {
         Self { ys: self.ys.into_iter().map(|y| y * factor).collect(), ..self }
     }
 
+    /// The same points with other values.
+    pub(crate) fn map(&self, value: impl Fn(f64, f64) -> f64) -> Self {
+        let ys = self.xs.iter().zip(&self.ys).map(|(&x, &y)| value(x, y)).collect();
+        Self { xs: self.xs.clone(), ys }
+    }
+
     /// The second derivative of the parabola through the last three points, at least 0.
     pub(crate) fn bend(&self) -> f64 {
         let [.., x1, x2, x3] = self.xs[..] else { return 0.0 };
@@ -76,10 +82,8 @@ impl Grid {
 
     /// The same grid with other values.
     pub(crate) fn map(&self, value: impl Fn(f64, f64, f64) -> f64) -> Self {
-        let rows = self.xs.iter().zip(&self.rows).map(|(&x, row)| {
-            let ys = row.xs.iter().zip(&row.ys).map(|(&y, &old)| value(x, y, old)).collect();
-            Curve { xs: row.xs.clone(), ys }
-        });
+        let rows = self.xs.iter().zip(&self.rows);
+        let rows = rows.map(|(&x, row)| row.map(|y, old| value(x, y, old)));
         Self { xs: self.xs.clone(), rows: rows.collect() }
     }
 

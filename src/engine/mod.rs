@@ -30,7 +30,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `work` `curves` `table` `dtype` `shape` `operator_file` `hardware` `config_json` `memory` `roofline` `operators` `step_time` | what a step has to compute, and how long that takes on which GPU |
+//! | `work` `curves` `table` `dtype` `shape` `operator_file` `hardware` `config_json` `memory` `elementwise` `kernels` `roofline` `operators` `step_time` | what a step has to compute, and how long that takes on which GPU |
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
@@ -44,9 +44,11 @@ mod core;
 mod curves;
 mod decode_set;
 mod dtype;
+mod elementwise;
 mod gauges;
 mod group_time;
 mod hardware;
+pub mod kernels;
 mod loads;
 pub mod memory;
 pub mod model;

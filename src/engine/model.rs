@@ -64,6 +64,8 @@ pub enum Worth {
     Measured,
     /// By a formula that was fitted to measured operators of this engine on this GPU.
     Composed,
+    /// By measurements of another version of the engine, and how its kernels compare.
+    Scaled,
     /// By a formula that was fitted to another GPU or engine.
     Borrowed,
     /// Not measured: its file gives the times.
@@ -75,6 +77,7 @@ impl fmt::Display for Worth {
         f.write_str(match self {
             Self::Measured => "measured",
             Self::Composed => "composed",
+            Self::Scaled => "scaled",
             Self::Borrowed => "borrowed",
             Self::Assumed => "assumed",
         })
@@ -418,6 +421,7 @@ impl Model {
         match &self.hardware {
             None => Worth::Assumed,
             Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
+            Some(hardware) if self.engine.kernels.scaled(hardware).is_some() => Worth::Scaled,
             Some(hardware) if hardware.table.is_some() || hardware.operators.is_some() => {
                 Worth::Measured
             }
@@ -554,7 +558,8 @@ impl ModelFile {
             let apart = rules.is_some_and(|rules| rules.defaults().keeps_layers_apart)
                 && engine.hybrid_kv_cache != Some(false);
             let windows = hardware.windows_notice().filter(|_| !apart);
-            hardware.notices(engine_name).into_iter().chain(windows).map(about).collect()
+            let notices = hardware.notices(engine_name, &engine.kernels);
+            notices.into_iter().chain(windows).map(about).collect()
         });
         Ok(Model { name, source, deployment, hardware, engine, notices, sheet, sha256 })
     }

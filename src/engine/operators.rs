@@ -4,9 +4,8 @@
 //!
 //! * `gemm`: projections, dense layers, routers, shared experts and routed ones, all at
 //!   the tokens of the step;
-//! * `elem`: 4 us a layer and 16 numbers moved per token and unit of width at 0.64 of the
-//!   bandwidth (norms, rotation, activation, top-k; no table has them, the constant fits
-//!   gpt-oss), and what [`Beside`] says;
+//! * `elem`: the element-wise kernels ([`elementwise`](super::elementwise)), which no table
+//!   has, and what [`Beside`] says;
 //! * `comm`: two all-reduces a layer, or one before experts where a worker has ranks;
 //! * where it has, `together`: the routed experts at the tokens of all ranks, and before and
 //!   behind them what brings the tokens together and takes them apart (an all-gather and a
@@ -18,6 +17,7 @@
 
 use crate::engine::curves::{Curve, Grid};
 use crate::engine::hardware::{Dtype, Experts, Hardware, Latent};
+use crate::engine::kernels::Kernels;
 use crate::engine::operator_file::{Key, Operators, Times};
 use crate::engine::table::{Components, MeasuredTimes};
 use crate::settings::Invalid;
@@ -25,12 +25,6 @@ use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Fixed time of a layer's element-wise kernels, microseconds.
-const ELEMENTWISE_US: f64 = 4.0;
-/// Share of the memory bandwidth that they reach.
-const ELEMENTWISE_RATIO: f64 = 0.64;
-/// Bytes that they move per token and unit of the hidden width.
-const ELEMENTWISE_BYTES: f64 = 16.0;
 /// Cached tokens at which prompts are tabulated.
 const CACHED_TOKENS: [f64; 6] = [0.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0];
 
@@ -56,21 +50,32 @@ pub struct Composed {
 }
 
 impl Hardware {
-    /// The step times of this hardware under an engine, composed of its operators; `None`
-    /// if it has none.
+    /// The step times of this hardware under an engine with these kernels, composed of its
+    /// operators; `None` if it has none.
     ///
     /// # Errors
     /// Names the first operator that was not measured.
-    pub fn composed(&self, engine: &str, beside: &Beside) -> Option<Result<Composed, Missing>> {
+    pub fn composed(
+        &self,
+        engine: &str,
+        beside: &Beside,
+        kernels: &Kernels,
+    ) -> Option<Result<Composed, Missing>> {
         let operators = self.operators.as_ref()?;
-        let mut composing = Composing { operators, hardware: self, engine, borrowed: Vec::new() };
+        let borrowed = Vec::new();
+        let mut composing = Composing { operators, hardware: self, engine, kernels, borrowed };
         let times = composing.times(beside);
         Some(times.map(|times| Composed { times, borrowed: composing.borrowed }))
     }
 
     /// What of its step times stands in for something else, or is left out.
-    pub fn notices(&self, engine: &str) -> Vec<String> {
+    pub fn notices(&self, engine: &str, kernels: &Kernels) -> Vec<String> {
         let mut notices = Vec::new();
+        if let Some(scaled) = kernels.scaled(self) {
+            notices.push(format!(
+                "step times are scaled from those of another version of {engine}: {scaled}"
+            ));
+        }
         if let Some(from) = &self.efficiency.borrowed_from {
             notices.push(format!(
                 "step times are borrowed: by the shares of the peaks that {from} reaches; {} \
@@ -78,7 +83,7 @@ impl Hardware {
                 self.gpu.name
             ));
         }
-        if let Some(Ok(composed)) = self.composed(engine, &Beside::default())
+        if let Some(Ok(composed)) = self.composed(engine, &Beside::default(), kernels)
             && !composed.borrowed.is_empty()
         {
             notices.push(format!(
@@ -128,22 +133,22 @@ struct Composing<'a> {
     operators: &'a Operators,
     hardware: &'a Hardware,
     engine: &'a str,
+    kernels: &'a Kernels,
     borrowed: Vec<String>,
 }
 
 impl Composing<'_> {
     fn times(&mut self, beside: &Beside) -> Result<MeasuredTimes, Missing> {
-        let Hardware { shape, gpu, tp, .. } = self.hardware;
-        let (layers, hidden) = (f64::from(shape.layers), f64::from(shape.hidden));
+        let Hardware { shape, tp, .. } = self.hardware;
         let tokens = self.operators.points("gemm");
         let gemm = self.products(tokens)?;
         let table = shape.logits_gemm(*tp);
         let logits = self.gemm(Dtype::Bf16, table.n, table.k)?.scaled(1e-3);
-        let moved_s =
-            ELEMENTWISE_BYTES * hidden / (ELEMENTWISE_RATIO * gpu.bandwidth_tb_per_s * 1e12);
-        let fixed_ms = layers * ELEMENTWISE_US * 1e-3 + self.beside_ms(beside);
-        let elem =
-            Curve::through(&[1.0, 16_384.0], |tokens| fixed_ms + layers * moved_s * 1e3 * tokens);
+        let elementwise = self.hardware.elementwise();
+        let fixed_ms = elementwise.step_s * 1e3 + self.beside_ms(beside);
+        let elem = Curve::through(&[1.0, 16_384.0], |tokens| {
+            fixed_ms + elementwise.token_s * 1e3 * tokens
+        });
         let comm = self.reduces(tokens, "graph")?;
         let comm_eager = self.reduces(tokens, "eager").ok();
         let (prompt, decode) = self.attention()?;
@@ -201,7 +206,8 @@ impl Composing<'_> {
     }
 
     fn gemm(&mut self, dtype: Dtype, n: f64, k: f64) -> Result<Curve, Missing> {
-        self.curve("gemm", dtype.as_str(), &format!("{n}x{k}"))
+        let measured = self.curve("gemm", dtype.as_str(), &format!("{n}x{k}"))?;
+        Ok(measured.map(|tokens, us| us * self.kernels.products(dtype, tokens)))
     }
 
     /// The routed experts of a layer, on the GPU with most of the work.
@@ -277,9 +283,10 @@ impl Composing<'_> {
             }
             None => None,
         };
+        let ratio = if shape.latent.is_some() { 1.0 } else { self.kernels.decode_attention };
         let decode = decodes.map(|seqs, context, us| {
             let window = with_window.as_ref().map_or(0.0, |(_, grid)| grid.at(seqs, context));
-            (full_layers * us + window_layers * window) * 1e-3
+            (full_layers * us + window_layers * window) * 1e-3 * ratio
         });
         let pair_us = new.bend();
         let prompt = Grid::of(&new.xs, &CACHED_TOKENS, |tokens, cached| {

@@ -24,14 +24,10 @@
 //! jump over steps.
 
 use crate::engine::hardware::{Dtype, Gemm, Hardware};
+use crate::engine::kernels::Kernels;
 use crate::engine::memory;
 use crate::engine::work::{AffinePiece, PrefillChunk, StepWork, TILE_ROWS};
 use crate::time::SimDuration;
-
-/// Fixed time of a layer's element-wise kernels, seconds. Fitted, as above.
-const ELEMENTWISE_S: f64 = 9e-6;
-/// Share of the memory bandwidth that they reach. Fitted, as above.
-const ELEMENTWISE_RATIO: f64 = 0.64;
 
 /// The formula with its constants multiplied out, in seconds.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +36,8 @@ pub struct Roofline {
     gemms: [Product; 4],
     logits: Product,
     pad_rows: f64,
+    kernels: Kernels,
+    weight_dtype: Dtype,
     /// Per step: everything that no token adds to.
     fixed_s: f64,
     /// Per token of the step: element-wise kernels and all-reduce.
@@ -47,8 +45,10 @@ pub struct Roofline {
     /// The part of all-reduce in those two.
     reduce_s: f64,
     reduce_token_s: f64,
-    /// All layers' attention kernels, per chunk or per decode batch.
+    /// All layers' attention kernels, per chunk.
     attention_s: f64,
+    /// The same per decode batch.
+    decode_attention_s: f64,
     /// Per pair of new token and context token.
     attention_pair_s: f64,
     attention_floor_tokens: f64,
@@ -103,17 +103,18 @@ impl Hardware {
 
     /// The compact step-time model of this hardware, for batches up to `max_num_seqs`.
     pub fn roofline(&self, max_num_seqs: u32) -> Roofline {
-        Roofline::new(self, max_num_seqs)
+        Roofline::new(self, &Kernels::default(), max_num_seqs)
     }
 }
 
 impl Roofline {
     /// Multiplies the constants out, and tabulates decode steps up to `max_num_seqs`.
+    /// `kernels`: those of an engine's version.
     ///
     /// # Panics
     /// If `hardware` was not validated: FP8 weights or `tp > 1` without their parameters,
     /// or something that [`Hardware::beside_formula`] names.
-    pub fn new(hardware: &Hardware, max_num_seqs: u32) -> Self {
+    pub fn new(hardware: &Hardware, kernels: &Kernels, max_num_seqs: u32) -> Self {
         let Hardware { gpu, shape, efficiency, tp, .. } = hardware;
         assert_eq!(hardware.beside_formula(), None, "validated: the formula describes it");
         let layers = f64::from(shape.layers);
@@ -136,7 +137,7 @@ impl Roofline {
         };
         let ranks = f64::from(*tp);
         let hidden = f64::from(shape.hidden);
-        let elementwise_bytes = (8.0 * hidden + 3.0 * f64::from(shape.ffn) / ranks) * 2.0;
+        let elementwise = hardware.elementwise();
         let (reduce_s, reduce_token_s) =
             match (efficiency.allreduce_us, efficiency.allreduce_gb_per_s) {
                 _ if *tp == 1 => (0.0, 0.0),
@@ -149,18 +150,22 @@ impl Roofline {
             (Dtype::Fp8, Some(ratio)) => ratio,
             _ => efficiency.kv_bandwidth_ratio,
         };
-        let context_s = memory::gpu_kv_bytes_per_token(hardware) / (bandwidth * kv_ratio);
+        let context_s = memory::gpu_kv_bytes_per_token(hardware) / (bandwidth * kv_ratio)
+            * kernels.decode_attention;
+        let attention_s = layers * efficiency.attention_us * 1e-6;
         let mut roofline = Self {
             layers,
             gemms: shape.layer_gemms(*tp).map(|gemm| product(gemm, hardware.weight_dtype, peak)),
             logits: product(shape.logits_gemm(*tp), Dtype::Bf16, bf16 * efficiency.bf16_ratio),
             pad_rows,
-            fixed_s: layers * ELEMENTWISE_S + reduces * reduce_s,
-            token_s: layers * elementwise_bytes / (ELEMENTWISE_RATIO * bandwidth)
-                + reduces * reduce_token_s,
+            kernels: *kernels,
+            weight_dtype: hardware.weight_dtype,
+            fixed_s: elementwise.step_s + reduces * reduce_s,
+            token_s: elementwise.token_s + reduces * reduce_token_s,
             reduce_s: reduces * reduce_s,
             reduce_token_s: reduces * reduce_token_s,
-            attention_s: layers * efficiency.attention_us * 1e-6,
+            attention_s,
+            decode_attention_s: attention_s * kernels.decode_attention,
             attention_pair_s: layers * 4.0 * query_width / (bf16 * efficiency.attention_ratio),
             attention_floor_tokens: efficiency.attention_floor_tokens,
             context_ps: SimDuration::from_secs_f64(context_s).as_ps(),
@@ -185,7 +190,7 @@ impl Roofline {
                 attention_s += self.prompt_attention_s(chunk);
             }
             if work.decode_seqs > 0 {
-                attention_s += self.attention_s;
+                attention_s += self.decode_attention_s;
             }
             SimDuration::from_secs_f64(self.dense_s(tokens, sampled) + attention_s).as_ps()
         };
@@ -209,7 +214,8 @@ impl Roofline {
             decode_attention_s: if work.decode_seqs == 0 {
                 0.0
             } else {
-                self.attention_s + self.context_ps as f64 * 1e-12 * work.decode_context as f64
+                self.decode_attention_s
+                    + self.context_ps as f64 * 1e-12 * work.decode_context as f64
             },
         }
     }
@@ -238,7 +244,7 @@ impl Roofline {
     }
 
     fn computed_decode_base_ps(&self, padded_seqs: u32) -> u64 {
-        let seconds = self.dense_s(padded_seqs, padded_seqs) + self.attention_s;
+        let seconds = self.dense_s(padded_seqs, padded_seqs) + self.decode_attention_s;
         SimDuration::from_secs_f64(seconds).as_ps()
     }
 
@@ -252,6 +258,7 @@ impl Roofline {
     fn gemm_s(&self, tokens: u32) -> f64 {
         let pads = tokens > TILE_ROWS && !tokens.is_multiple_of(TILE_ROWS);
         let rows = f64::from(tokens) + if pads { self.pad_rows } else { 0.0 };
-        self.layers * self.gemms.iter().map(|product| product.time_s(rows)).sum::<f64>()
+        let scaled = self.kernels.products(self.weight_dtype, f64::from(tokens));
+        self.layers * self.gemms.iter().map(|product| product.time_s(rows)).sum::<f64>() * scaled
     }
 }

@@ -12,8 +12,10 @@ pub use crate::engine::config::{
     RulesName, SharedKv, StoreContext, TierOptions, TrtllmOptions,
 };
 use crate::engine::hardware::Hardware;
+pub use crate::engine::kernels::Kernels;
 use crate::engine::memory;
 pub use crate::engine::operators::Beside;
+use crate::engine::roofline::Roofline;
 use crate::engine::rules::OwnSettings;
 use crate::engine::rules::vllm::VllmSettings;
 pub use crate::engine::rules::vllm::{Retention, SchedulingPolicy};
@@ -96,6 +98,8 @@ pub struct EngineSettings {
     pub shared_kv: Option<SharedKv>,
     /// What steps that are composed of operators take beside them.
     pub operators: Beside,
+    /// Kernels of the engine's version, by those that were measured.
+    pub kernels: Kernels,
     /// Host time of a step.
     pub host: HostTime,
     /// CUDA graphs.
@@ -307,7 +311,10 @@ impl EngineSettings {
         let operators = match hardware.beside_formula() {
             Some(_) => hardware.operators.is_some(),
             None if hardware.efficiency.prefers_operators => {
-                matches!(hardware.composed(rules.as_str(), &self.operators), Some(Ok(_)))
+                matches!(
+                    hardware.composed(rules.as_str(), &self.operators, &self.kernels),
+                    Some(Ok(_))
+                )
             }
             None => false,
         };
@@ -325,6 +332,7 @@ impl EngineSettings {
         let ratio = self.speedup_ratio.unwrap_or(1.0);
         let usable = ratio > 0.0 && ratio.is_finite();
         Invalid::unless(usable, "speedup_ratio", ratio, "above 0 and finite")?;
+        self.kernels.validate().map_err(|invalid| invalid.within("kernels"))?;
         let kind = match (self.step_time, hardware) {
             (Some(kind), _) => kind,
             (None, Some(hardware)) => self.usual_step_time(rules, hardware),
@@ -345,7 +353,7 @@ impl EngineSettings {
                     );
                     return Err(Invalid::new("step_time.kind", "\"roofline\"", &other));
                 }
-                StepTime::Roofline(hardware.roofline(max_num_seqs))
+                StepTime::Roofline(Roofline::new(hardware, &self.kernels, max_num_seqs))
             }
             StepTimeSettings::Table {} => {
                 let hardware = needed_for("table", hardware, without)?;
@@ -354,13 +362,14 @@ impl EngineSettings {
                     hardware.table.as_ref(),
                     "another kind: this model file names no hardware.table",
                 )?;
+                let measured = measured.scaled(&self.kernels, hardware.weight_dtype);
                 StepTime::Table(Box::new(measured.step_time(max_num_seqs)))
             }
             StepTimeSettings::Operators {} => {
                 let hardware = needed_for("operators", hardware, without)?;
                 let composed = needed_for(
                     "operators",
-                    hardware.composed(rules.as_str(), &self.operators),
+                    hardware.composed(rules.as_str(), &self.operators, &self.kernels),
                     "another kind: hardware.operators names none of this GPU",
                 )?;
                 let composed = composed.map_err(|missing| missing.invalid(&hardware.gpu.name))?;

@@ -26,6 +26,8 @@
 
 pub use crate::engine::curves::TableError;
 use crate::engine::curves::{Curve, Grid, Points};
+use crate::engine::hardware::Dtype;
+use crate::engine::kernels::Kernels;
 use crate::engine::work::{AffinePiece, PrefillChunk, StepWork, TILE_ROWS};
 use crate::time::SimDuration;
 
@@ -141,6 +143,17 @@ impl MeasuredTimes {
             gen_attn,
             together: None,
         })
+    }
+
+    /// The times of a version whose kernels are others, with weights in `dtype`.
+    pub(crate) fn scaled(&self, kernels: &Kernels, dtype: Dtype) -> Self {
+        let products = |curve: &Curve| curve.map(|x, ms| ms * kernels.products(dtype, x));
+        Self {
+            gemm: products(&self.gemm),
+            gemm_surcharge: self.gemm_surcharge.as_ref().map(products),
+            gen_attn: self.gen_attn.map(|_, _, ms| ms * kernels.decode_attention),
+            ..self.clone()
+        }
     }
 
     /// The step-time model of these times, tabulated for batches up to `max_num_seqs`.

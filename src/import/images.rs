@@ -35,8 +35,9 @@ pub(super) fn vllm_defaults(image: &str) -> (&'static str, Result<String, String
         _ => (24, Err("vLLM's version is not said".to_owned())),
     };
     let file = match minor {
-        0..=13 => "vllm",
-        14..=16 => "vllm-0.16",
+        0..=13 => "vllm-0.12",
+        14 => "vllm-0.14",
+        15..=16 => "vllm-0.16",
         17..=24 => "vllm-0.24",
         _ => "vllm-0.32",
     };

@@ -220,7 +220,7 @@ impl Trust {
 
     /// The largest error of the classes that are known, for one that is not.
     fn at_least(&self, worth: Worth, policy: &str, family: Family) -> Option<ModelError> {
-        let known = [Worth::Measured, Worth::Composed, Worth::Borrowed];
+        let known = [Worth::Measured, Worth::Composed, Worth::Scaled, Worth::Borrowed];
         let errors = known.iter().filter_map(|worth| self.of_class(*worth, policy, family));
         let worst = errors.max_by(|a, b| a.mean_percent.total_cmp(&b.mean_percent))?;
         let from = format!(

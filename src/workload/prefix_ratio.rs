@@ -14,6 +14,7 @@ use super::distribution::{Distribution, Quantity, Tokens};
 use super::requests::{RequestSettings, SharedPrefix};
 use super::{PatienceSettings, Priorities};
 use crate::settings::{self, Count, Invalid};
+use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +118,7 @@ impl PrefixRatioSettings {
         };
         RequestSettings {
             concurrency: self.concurrency,
+            start_spread: SimDuration::ZERO,
             arrivals: self.arrivals,
             count: Some(self.requests),
             prompt_tokens: around(input * (1.0 - self.prefix_ratio)),

@@ -8,7 +8,7 @@
 
 use super::arrivals::{ArrivalSettings, Arrivals};
 use super::conversations::{Client, is_zero};
-use super::distribution::{Distribution, Tokens, popular, validate_exponent};
+use super::distribution::{Distribution, Quantity, Tokens, popular, validate_exponent};
 use super::{
     Arrival, MAX_CONCURRENCY, MAX_TOKENS, PAUSE_AFTER_REJECTION, Patience, PatienceSettings,
     Priorities, Workload, private_run, validate_concurrency,
@@ -17,7 +17,7 @@ use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
-use crate::time::SimTime;
+use crate::time::{SimDuration, SimTime};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -31,8 +31,7 @@ const MAX_GROUPS: u32 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RequestSettings {
-    /// Clients of a closed loop, at first; all of them send at the start. Either
-    /// this or `arrivals`.
+    /// Clients of a closed loop, at first. Either this or `arrivals`.
     #[serde(
         default,
         deserialize_with = "settings::count_option",
@@ -40,6 +39,10 @@ pub struct RequestSettings {
     )]
     #[schemars(with = "Option<Count>")]
     pub concurrency: Option<u32>,
+    /// Clients of a closed loop send their first request at even distances over this time; all
+    /// at once unless given.
+    #[serde(default, skip_serializing_if = "are_at_once")]
+    pub start_spread: SimDuration,
     /// When requests of an open loop are sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<ArrivalSettings>,
@@ -68,6 +71,10 @@ pub struct RequestSettings {
     /// given. A whole number, or a distribution that each conversation draws from.
     #[serde(default, skip_serializing_if = "Priorities::are_zero")]
     pub priority: Priorities,
+}
+
+fn are_at_once(spread: &SimDuration) -> bool {
+    spread.is_zero()
 }
 
 /// Texts that prompts begin with, one for each group of requests.
@@ -120,6 +127,10 @@ impl RequestSettings {
 
     /// One of the two loops must be meant.
     fn validate_load(&self) -> Result<(), Invalid> {
+        let spread = self.start_spread;
+        let allowed = "absent beside arrivals";
+        let fits = self.arrivals.is_none() || spread.is_zero();
+        Invalid::unless(fits, "start_spread", spread.shown(), allowed)?;
         let arrivals = match (self.concurrency, &self.arrivals) {
             (Some(concurrency), None) => return validate_concurrency(concurrency),
             (None, Some(arrivals)) => arrivals,
@@ -186,7 +197,7 @@ impl Requests {
             sends: BinaryHeap::new(),
             taken: 0,
         };
-        requests.send(SimTime::ZERO);
+        requests.start(SimTime::ZERO);
         requests.send_due();
         requests
     }
@@ -201,6 +212,17 @@ impl Requests {
         // Without a shared block nothing tells the groups apart.
         let rest = prefix.tokens.0 % self.block_size;
         content.with_fork_tokens(if len > 0 { rest } else { 0 })
+    }
+
+    /// Every free client sends its first request, at even distances.
+    fn start(&mut self, now: SimTime) {
+        let free = self.concurrency.saturating_sub(self.open).max(1);
+        let apart = self.settings.start_spread / u64::from(free);
+        let mut at = now;
+        while self.open < self.concurrency && self.is_left() {
+            self.begin(at);
+            at += apart;
+        }
     }
 
     /// Every free client sends, as long as requests are left.
@@ -276,7 +298,7 @@ impl Workload for Requests {
         let is_closed = self.arrivals.is_none() && clients <= MAX_CONCURRENCY;
         if is_closed {
             self.concurrency = clients;
-            self.send(now);
+            self.start(now);
         }
         is_closed
     }
@@ -301,7 +323,6 @@ impl Workload for Requests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::SimDuration;
     use proptest::prelude::*;
 
     fn settings(toml: &str) -> RequestSettings {
@@ -375,6 +396,22 @@ mod tests {
         }
         assert!(seen.into_iter().all(|seen| seen));
         assert!(overtaken > 50, "{overtaken} requests were overtaken on the way");
+    }
+
+    /// Clients begin at even distances, and from then on send when they are answered.
+    #[test]
+    fn clients_begin_one_after_another() {
+        let spread = "concurrency = 4\nstart_spread = '4s'\nprompt_tokens = 9\noutput_tokens = 9";
+        let spread = spread.replace("= 9", "= { kind = 'constant', value = 9 }");
+        let mut loop_ = Requests::new(settings(&spread), 16, 3);
+        let at = |seconds: u64| SimTime::ZERO + SimDuration::from_secs(seconds);
+        assert_eq!((loop_.take().at, loop_.take().at), (at(0), at(1)));
+        loop_.observe_end(at(1), RequestId(0), true);
+        let next: Vec<SimTime> = (0..3).map(|_| loop_.take().at).collect();
+        assert_eq!(next, [at(1), at(2), at(3)]);
+        let open = spread.replace("concurrency = 4", "arrivals = { kind = 'poisson', rate = 1 }");
+        let error = settings(&open).validate().unwrap_err().to_string();
+        assert!(error.contains("start_spread = \"4s\": must be absent beside arrivals"), "{error}");
     }
 
     #[test]

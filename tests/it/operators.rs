@@ -1,6 +1,7 @@
 //! Steps composed of measured operators.
 
 use kv_router_sim::catalogue;
+use kv_router_sim::engine::kernels::Kernels;
 use kv_router_sim::engine::model::{Dtype, Hardware, Model};
 use kv_router_sim::engine::operator_file::Operators;
 use kv_router_sim::engine::operators::Beside;
@@ -59,7 +60,7 @@ fn work(prefill: &[PrefillChunk], seqs: u32, context: u64) -> StepWork<'_> {
 fn a_step_is_the_sum_of_its_operators() {
     let hardware = plain();
     let beside = Beside { step: SimDuration::from_micros(100), ..Beside::default() };
-    let composed = hardware.composed("vllm", &beside).unwrap().unwrap();
+    let composed = hardware.composed("vllm", &beside, &Kernels::default()).unwrap().unwrap();
     assert_eq!(composed.borrowed, ["experts of sglang"]);
     let steps = StepTime::Table(Box::new(composed.times.step_time(16)));
     // 24 layers, half of them with a window; H100: 3.35 TB/s.
@@ -94,7 +95,11 @@ fn what_was_not_measured_is_named() {
     let refused = |change: &dyn Fn(&mut Hardware)| {
         let mut hardware = plain();
         change(&mut hardware);
-        hardware.composed("vllm", &Beside::default()).unwrap().unwrap_err().to_string()
+        hardware
+            .composed("vllm", &Beside::default(), &Kernels::default())
+            .unwrap()
+            .unwrap_err()
+            .to_string()
     };
     let int4 = refused(&|hardware| hardware.weight_dtype = Dtype::Int4);
     assert_eq!(int4, "experts 2880x2880 4/32 tp2 ep1 in int4 under vllm");
@@ -103,7 +108,11 @@ fn what_was_not_measured_is_named() {
         refused(&|hardware| hardware.kv_dtype = Dtype::Fp8),
         "prompt 32/4x64 w0 in fp8 under vllm"
     );
-    assert!(Hardware { operators: None, ..plain() }.composed("vllm", &Beside::default()).is_none());
+    assert!(
+        Hardware { operators: None, ..plain() }
+            .composed("vllm", &Beside::default(), &Kernels::default())
+            .is_none()
+    );
 }
 
 #[test]
@@ -148,7 +157,10 @@ fn every_gpu_with_operators_serves_what_it_has_them_for() {
             let mut measured = |engine: &str| {
                 let mut is_measured = |tp: &u32| {
                     hardware.tp = *tp;
-                    hardware.composed(engine, &Beside::default()).unwrap().is_ok()
+                    hardware
+                        .composed(engine, &Beside::default(), &Kernels::default())
+                        .unwrap()
+                        .is_ok()
                 };
                 [1, 2, 4, 8].iter().filter(|tp| is_measured(tp)).count()
             };

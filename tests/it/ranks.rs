@@ -7,6 +7,7 @@ use super::program::CROWDED;
 use super::rig::{Draw, any_draws, any_engine, arrivals, cases, lone_request, vllm_config};
 use super::script::{Run, Script, play_pools_with, router};
 use kv_router_sim::engine::config::{AttentionDpConfig, EngineConfig, Rules, TrtllmOptions};
+use kv_router_sim::engine::kernels::Kernels;
 use kv_router_sim::engine::memory;
 use kv_router_sim::engine::model::{Model, ModelChoice};
 use kv_router_sim::engine::operators::Beside;
@@ -37,7 +38,8 @@ fn deepseek() -> StepTime {
     static TIMES: OnceLock<StepTime> = OnceLock::new();
     let load = || {
         let hardware = model(DEEPSEEK).hardware.unwrap();
-        let composed = hardware.composed("vllm", &Beside::default()).unwrap().unwrap();
+        let composed =
+            hardware.composed("vllm", &Beside::default(), &Kernels::default()).unwrap().unwrap();
         StepTime::Table(Box::new(composed.times.step_time(9)))
     };
     TIMES.get_or_init(load).clone()

@@ -316,3 +316,59 @@ fn table_error_against_measured_steps() {
     llama-3.1-8b-bf16-l40s-vllm: decode 0.3/6.8 prefill 0.0/0.0 mixed 0.8/6.4 all 0.4/6.8
     ");
 }
+
+/// Kernels of other versions: each ratio stretches its own part, in every kind of model.
+#[test]
+fn scaled_kernels_stretch_their_own_part_of_a_step() {
+    let prompt = [PrefillChunk { new_tokens: 4_096, cached_tokens: 0, last: true }];
+    let prompts = StepWork { prefill: &prompt, decode_seqs: 0, decode_context: 0, padded_seqs: 0 };
+    let decodes =
+        StepWork { prefill: &[], decode_seqs: 64, decode_context: 64_000, padded_seqs: 64 };
+    for (file, kinds) in [
+        ("qwen3-32b-fp8-h200-vllm", &["roofline", "table"][..]),
+        ("llama-3.1-70b-fp8-b200-trtllm", &["operators"]),
+        ("qwen3-32b-bf16-h200-tp2-vllm", &["roofline", "table"]),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("models/{file}.toml"));
+        let model = Model::load(&path).unwrap();
+        let is_fp8 = model.hardware.as_ref().unwrap().weight_dtype == Dtype::Fp8;
+        for kind in kinds {
+            let ms = |key: &str, ratio: f64, work: &StepWork<'_>| {
+                let text = format!("step_time.kind = {kind:?}\nkernels.{key} = {ratio:?}");
+                let own: EngineSettings = toml::from_str(&text).unwrap();
+                let engine = EngineSettings {
+                    step_time: own.step_time,
+                    kernels: own.kernels,
+                    ..model.engine.clone()
+                };
+                let config = engine.resolve(model.hardware.as_ref()).unwrap();
+                config.step_time.step(work).as_millis()
+            };
+            for (key, work, other, counts) in [
+                ("fp8_prompts", &prompts, &decodes, is_fp8),
+                ("fp8_decodes", &decodes, &prompts, is_fp8),
+                ("decode_attention", &decodes, &prompts, true),
+            ] {
+                let [once, twice, thrice] = [1.0, 2.0, 3.0].map(|ratio| ms(key, ratio, work));
+                let part = twice - once;
+                assert!((thrice - twice - part).abs() < 1e-5 * once, "{file} {kind} {key}");
+                assert_eq!(part > 0.05 * once, counts, "{file} {kind} {key}: {once} {twice}");
+                assert!(part < once, "{file} {kind} {key}: {once} {twice}");
+                assert_eq!(ms(key, 2.0, other), ms(key, 1.0, other), "{file} {kind} {key}");
+            }
+        }
+    }
+    let refused = EngineSettings {
+        kernels: toml::from_str("fp8_prompts = 0").unwrap(),
+        ..Model::load(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("models/llama-3.1-8b-bf16-h100-vllm.toml")
+                .as_path(),
+        )
+        .unwrap()
+        .engine
+    };
+    let hardware = hardware("llama-3.1-8b-bf16-h100-vllm");
+    let error = refused.resolve(Some(&hardware)).unwrap_err().to_string();
+    assert!(error.contains("kernels.fp8_prompts = 0: must be from 0.1 to 10"), "{error}");
+}

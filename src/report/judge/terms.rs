@@ -108,6 +108,7 @@ pub fn remarks(experiment: &Experiment) -> Vec<String> {
         let clients = run.settings.workload.concurrency()?;
         let spread = match &run.settings.workload {
             WorkloadSettings::Conversations(settings) => settings.start_spread,
+            WorkloadSettings::Requests(settings) => settings.start_spread,
             _ => SimDuration::ZERO,
         };
         (clients > 1 && measure.warmup.is_zero() && spread.is_zero()).then_some(clients)

@@ -1,11 +1,11 @@
 //! Published numbers to hold a simulation against.
 //!
 //! A CSV has one row per published point. Columns with a dot in their name are
-//! parameters (`workload.concurrency`, `router.policy`), the others metrics in
-//! the simulator's names and units. Lines that start with `#` say where the
+//! parameters (`workload.concurrency`, `router.policy`), and so is `variant`, a name in the
+//! experiment's sweep; the others are metrics in the simulator's names and units. Lines that start with `#` say where the
 //! numbers come from. An empty cell was not published.
 
-use super::{POLICY, number, plain, same};
+use super::{POLICY, VARIANT, number, plain, same};
 use crate::catalogue;
 use crate::experiment::{Experiment, ExperimentError};
 use crate::metrics::{CATALOGUE, check_name};
@@ -247,7 +247,7 @@ fn metric_names(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn is_param(column: &str) -> bool {
-    column.contains('.')
+    column.contains('.') || column == VARIANT
 }
 
 fn same_params(a: &BTreeMap<String, Value>, b: &BTreeMap<String, Value>) -> bool {
@@ -276,8 +276,9 @@ fn check_columns(
     line: u64,
 ) -> Result<(), PublishedError> {
     let fail = |message| Err(PublishedError::Column { file: file.into(), line, message });
-    if !columns.iter().any(|column| column == POLICY) {
-        return fail(format!("no column {POLICY}; published rows are told apart by policy"));
+    if !columns.iter().any(|column| [POLICY, VARIANT].contains(&column)) {
+        let told_apart = "published rows are told apart by policy or variant";
+        return fail(format!("no column {POLICY}; {told_apart}"));
     }
     for (i, column) in columns.iter().enumerate() {
         if columns.iter().take(i).any(|earlier| earlier == column) {
@@ -398,10 +399,10 @@ mod tests {
             table.csv:2: ttft_ms_p50 = "-1": must be a finite number of at least 0, or empty if it was not published
             table.csv:3: 3 cells, but the header names 2 columns
             table.csv:1: column = tftt_ms_p50: must be the name of a metric; the nearest one is `ttft_ms_p50`, or a parameter's dotted key
-            table.csv:1: no column router.policy; published rows are told apart by policy
+            table.csv:1: no column router.policy; published rows are told apart by policy or variant
             table.csv:1: column ttft_ms_p50 occurs twice
             table.csv:3: a row with a.b = 60.0, router.policy = kv came before; keep one of them
-            table.csv:1: no column router.policy; published rows are told apart by policy
+            table.csv:1: no column router.policy; published rows are told apart by policy or variant
             "#
         );
     }
