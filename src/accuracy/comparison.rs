@@ -6,6 +6,7 @@ use super::deployments::{Replay, RunErrors, halves, names};
 use super::errors::Errors;
 use super::further_runs::FurtherRuns;
 use super::gains::PublishedGains;
+use super::outliers::Outlier;
 use super::published::PublishedErrors;
 use super::record::Record;
 use super::runs::Replays;
@@ -26,6 +27,8 @@ pub struct Accuracy {
     pub(super) runs: Vec<Replay>,
     /// Their errors by deployment, and those of all together.
     pub(super) run_errors: Vec<RunErrors>,
+    /// Those whose replay is far off.
+    pub(super) outliers: Vec<Outlier>,
     /// Serving runs beyond those.
     pub(super) further: Option<FurtherRuns>,
     /// Serving runs of workers with ranks.
@@ -75,6 +78,7 @@ impl Accuracy {
             published,
             steps: step_errors(&steps),
             run_errors: run_errors(&runs),
+            outliers: Outlier::find(runs.iter().map(|run| (run, None)), &settings.explained),
             runs,
             further: further(&settings.further_runs, "all but Qwen3-235B under vLLM 0.12")?,
             ranks: further(&settings.rank_runs, "all with ranks but Qwen3-235B under vLLM 0.12")?,
@@ -85,6 +89,13 @@ impl Accuracy {
     pub fn gains(&self) -> Vec<(String, &[Gain])> {
         let gains = self.published.iter().filter_map(|published| published.gains.as_ref());
         gains.map(PublishedGains::named).collect()
+    }
+
+    /// The serving runs that are far from their replays without a known reason.
+    pub fn unexplained(&self) -> Vec<String> {
+        let further = self.further.iter().chain(&self.ranks).flat_map(|runs| &runs.outliers);
+        let unexplained = self.outliers.iter().chain(further).filter(|run| run.why.is_none());
+        unexplained.map(|outlier| outlier.run.to_string()).collect()
     }
 
     /// The errors by name, so that a later version can be held to them.
@@ -121,7 +132,7 @@ fn step_errors(steps: &Steps) -> Vec<StepErrors> {
 }
 
 fn run_errors(runs: &[Replay]) -> Vec<RunErrors> {
-    let counts = |ttft| ttft != Ttft::Suspect;
+    let counts = |ttft| ttft == Ttft::Good;
     let names = names(runs.iter().map(|replay| &replay.run));
     let mut errors: Vec<RunErrors> = names
         .iter()

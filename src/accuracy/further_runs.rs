@@ -4,13 +4,11 @@ use super::composed::Composer;
 use super::data::{ServingRun, Ttft, read_runs};
 use super::deployments::{Replay, RunErrors, halves, names};
 use super::errors::Errors;
+use super::outliers::Outlier;
 use super::record::Record;
 use super::runs::Replays;
 use super::{AccuracyError, AccuracySettings};
 use std::path::Path;
-
-/// Errors above this are listed one by one, percent.
-pub(super) const LISTED: f64 = 15.0;
 
 /// The runs, and their errors by deployment.
 #[derive(Clone, Debug)]
@@ -19,8 +17,8 @@ pub(super) struct FurtherRuns {
     pub(super) replayed: Vec<FurtherErrors>,
     /// The errors of composed steps in the runs of other engines, by deployment.
     pub(super) composed: Vec<(String, Errors)>,
-    /// Runs whose replay is more than [`LISTED`] off.
-    pub(super) outliers: Vec<FurtherRun>,
+    /// Runs whose replay is far off.
+    pub(super) outliers: Vec<Outlier>,
 }
 
 /// Errors over some of the runs that were replayed.
@@ -32,17 +30,10 @@ pub(super) struct FurtherErrors {
 
 /// A run that was replayed.
 #[derive(Clone, Debug)]
-pub(super) struct FurtherRun {
-    pub(super) replay: Replay,
+struct FurtherRun {
+    replay: Replay,
     /// By composed steps, nothing fitted.
-    pub(super) composed_ms: Option<f64>,
-}
-
-impl FurtherRun {
-    /// The error of a time per output token in this run, percent.
-    pub(super) fn error(&self, tpot_ms: f64) -> Option<f64> {
-        Errors::of([(tpot_ms, self.replay.run.tpot_ms)]).bias()
-    }
+    composed_ms: Option<f64>,
 }
 
 impl FurtherRuns {
@@ -76,7 +67,10 @@ impl FurtherRuns {
         Ok(Self {
             replayed: replayed(&runs, called),
             composed: composed(&others),
-            outliers: runs.into_iter().filter(is_far_off).collect(),
+            outliers: Outlier::find(
+                runs.iter().map(|run| (&run.replay, run.composed_ms)),
+                &settings.explained,
+            ),
         })
     }
 
@@ -89,10 +83,6 @@ impl FurtherRuns {
             record.add(&format!("composed, {deployment}"), errors);
         }
     }
-}
-
-fn is_far_off(run: &FurtherRun) -> bool {
-    run.error(run.replay.predicted.tpot_ms).is_some_and(|error| error.abs() > LISTED)
 }
 
 fn replayed(runs: &[FurtherRun], called: &str) -> Vec<FurtherErrors> {

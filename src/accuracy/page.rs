@@ -5,9 +5,10 @@ use super::comparison::{Accuracy, STEP_KINDS, StepErrors};
 use super::data::Ttft;
 use super::deployments::{Replay, RunErrors};
 use super::errors::Errors;
-use super::further_runs::{FurtherErrors, FurtherRun, FurtherRuns, LISTED};
+use super::further_runs::{FurtherErrors, FurtherRuns};
 use super::gains::GainPage;
 use super::markdown::{Table, shown, signed};
+use super::outliers::{LISTED, Outlier};
 use super::published::PublishedErrors;
 use crate::metrics;
 use std::fmt::Write;
@@ -92,15 +93,20 @@ impl Accuracy {
              the order of the source, so that both halves have light and heavy loads. Everything \
              else is predicted from steps, data sheets and assumptions that hold for an engine \
              (`models/engines/`, `experiments/accuracy.toml`). Not counted: times to the first \
-             token that the source's notes call contaminated. Those of runs with a version in \
-             their name depend on when requests arrived, which was not recorded.\n\n\
+             token that the source's notes call contaminated, and those of fixed lengths.\n\n\
+             Requests of fixed lengths that begin together would end together for ever, and their \
+             prompts share steps; those runs show that prompts mostly had a step to \
+             themselves. So there the clients begin one after another over the time of an answer, and \
+             that time is not counted. Times to the first token depend on how many do meet: with all clients at \
+             once they come out 10 to 30 % too long, with none 70 to 80 % too short, so they say nothing \
+             of the model.\n\n\
              Host times of TensorRT-LLM are not fitted: overlap hides them, and these runs do \
-             not determine them. Its runs of Qwen3-32B FP8 are too fast throughout: their \
-             prompts take a quarter longer than products with one scale per tensor would, the only \
-             ones in the tables; an older version with a scale per block is the likely reason.",
+             not determine them. Qwen3-32B FP8 has its weights in blocks, as its publisher \
+             has them and its prompts show ([step-time.md](step-time.md#operators)).",
             assumed.requests_per_client, assumed.shortest_ratio,
         ));
         page.runs(&self.run_errors);
+        page.outliers(&self.outliers);
         if let Some(further) = &self.further {
             page.say("## Further serving runs");
             page.say(FURTHER_RUNS);
@@ -244,12 +250,33 @@ impl Page {
             table.row(cells);
         }
         self.add(&table);
-        self.say(&format!("Runs more than {LISTED} % off, prompt / output tokens x concurrency:"));
-        let head =
-            ["run", "TPOT measured (ms)", "replayed", "error %", "composed %", "preemptions"];
+        self.outliers(&further.outliers);
+    }
+
+    /// Runs that are far off, one by one.
+    fn outliers(&mut self, outliers: &[Outlier]) {
+        if outliers.is_empty() {
+            return;
+        }
+        let of = outliers.len();
+        let unknown = outliers.iter().filter(|outlier| outlier.why.is_none()).count();
+        self.say(&format!(
+            "Runs more than {LISTED} % off, prompt / output tokens x concurrency; the reason is known of \
+             {} of {of}:",
+            of - unknown
+        ));
+        let head = [
+            "run",
+            "TPOT measured (ms)",
+            "replayed",
+            "error %",
+            "composed %",
+            "preemptions",
+            "why",
+        ];
         let mut table = Table::new(head.map(str::to_owned));
-        for outlier in &further.outliers {
-            let FurtherRun { replay: Replay { run, predicted, .. }, composed_ms } = outlier;
+        for outlier in outliers {
+            let Outlier { run, predicted, composed_ms, why } = outlier;
             table.row(vec![
                 run.to_string(),
                 format!("{:.1}", run.tpot_ms),
@@ -257,6 +284,7 @@ impl Page {
                 signed(outlier.error(predicted.tpot_ms)),
                 signed(composed_ms.and_then(|ms| outlier.error(ms))),
                 format!("{:.0}", predicted.preemptions),
+                why.as_deref().unwrap_or("not known").to_owned(),
             ]);
         }
         self.add(&table);
@@ -274,6 +302,7 @@ impl Page {
             table.row(cells);
         }
         self.add(&table);
+        self.outliers(&ranks.outliers);
     }
 
     /// Every serving run on a line.
@@ -300,8 +329,8 @@ impl Page {
                 format!("{:.0}", run.ttft_ms),
                 format!("{:.0}", predicted.ttft_ms),
                 match run.ttft {
-                    Ttft::Suspect => "not counted".to_owned(),
-                    Ttft::Good | Ttft::Waves => error(predicted.ttft_ms, run.ttft_ms),
+                    Ttft::Suspect | Ttft::Waves => "not counted".to_owned(),
+                    Ttft::Good => error(predicted.ttft_ms, run.ttft_ms),
                 },
                 format!("{:.0}", predicted.preemptions),
             ]);

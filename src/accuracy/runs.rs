@@ -8,6 +8,7 @@ use crate::experiment::{ClusterSettings, MeasureSettings, Settings, Watch, simul
 use crate::fleet::Pools;
 use crate::recorder::Metrics;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
+use crate::time::SimDuration;
 use crate::workload::conversations::Client;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::requests::RequestSettings;
@@ -109,6 +110,7 @@ impl<'a> Replays<'a> {
             .resolve(model.hardware.as_ref())
             .map_err(|invalid| AccuracyError::Engine { deployment: run.to_string(), invalid })?;
         let workload = self.workload(run);
+        let warmup = workload.start_spread;
         let settings = Settings {
             cluster: ClusterSettings::new(1),
             pools: Pools::one(1, &Arc::new(engine)),
@@ -117,7 +119,7 @@ impl<'a> Replays<'a> {
             policy: RouterSettings::new("round_robin").chosen(),
             source: WorkloadSource::Requests(workload.clone()),
             workload: WorkloadSettings::Requests(workload),
-            measure: MeasureSettings::until_the_end(),
+            measure: MeasureSettings { warmup, ..MeasureSettings::until_the_end() },
             slo: None,
             controls: Vec::new(),
         };
@@ -132,6 +134,18 @@ impl<'a> Replays<'a> {
             }
             _ => Err(AccuracyError::NothingServed { run: run.to_string() }),
         }
+    }
+
+    /// Requests of one length that begin together end together, and their successors' prompts
+    /// would share steps for ever. So the clients of such runs begin one after another, over the
+    /// time of an answer; real ones were shown to be apart by the time of an output token, which
+    /// grows with the inverse of their number as if each prompt had a step to itself.
+    fn start_spread(run: &ServingRun) -> SimDuration {
+        if run.jittered {
+            return SimDuration::ZERO;
+        }
+        let tokens = f64::from(run.output_tokens - 1);
+        SimDuration::from_secs_f64((run.ttft_ms + run.tpot_ms * tokens) * 1e-3)
     }
 
     fn workload(&self, run: &ServingRun) -> RequestSettings {
@@ -150,6 +164,7 @@ impl<'a> Replays<'a> {
         };
         RequestSettings {
             concurrency: Some(run.concurrency),
+            start_spread: Self::start_spread(run),
             arrivals: None,
             count: Some(run.concurrency.saturating_mul(self.assumed.requests_per_client)),
             prompt_tokens: lengths(run.prompt_tokens),

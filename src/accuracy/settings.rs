@@ -35,6 +35,27 @@ pub struct AccuracySettings {
     pub names: Names,
     /// What is not recorded of the serving runs.
     pub assumed: Assumed,
+    /// Why some of them are far from their replays.
+    #[serde(default)]
+    pub explained: Vec<Explained>,
+}
+
+/// Why some serving runs are far from their replays. Of several that hold of a run the first
+/// counts.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explained {
+    /// Parts of the names of these runs, as the page of accuracy has them.
+    pub runs: Vec<String>,
+    /// The reason.
+    pub why: String,
+}
+
+impl Explained {
+    /// Whether it is about the run of this name.
+    pub(super) fn holds_of(&self, name: &str) -> bool {
+        self.runs.iter().all(|part| name.contains(part.as_str()))
+    }
 }
 
 /// Where the page of gains is written.

@@ -54,7 +54,9 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
         }
         return print(&accuracy.page(&settings.assumed)).map(|()| true);
     };
-    let worse = accuracy.record().worse_than(&before);
+    let mut worse = accuracy.record().worse_than(&before);
+    let unexplained = accuracy.unexplained().into_iter();
+    worse.extend(unexplained.map(|run| format!("{run}: far off, and [[explained]] has no reason")));
     if worse.is_empty() {
         return print(&format!(
             "no error has grown by more than {MARGIN_POINTS} points over {}\n",
@@ -64,7 +66,7 @@ pub(super) fn accuracy(args: &AccuracyArgs) -> Result<bool, CliError> {
     }
     print(&worse.iter().map(|line| format!("{line}\n")).collect::<String>())?;
     talk::error(&format!(
-        "{} errors have grown by more than {MARGIN_POINTS} points over {}; if that is meant, \
+        "{} errors have grown by more than {MARGIN_POINTS} points over {}, or are not explained; if that is meant, \
          run sim accuracy --write and say why in CHANGELOG.md",
         worse.len(),
         settings.record.display()

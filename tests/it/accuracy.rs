@@ -54,8 +54,8 @@ fn composed_steps_are_as_far_from_runs_as_the_tables_are() {
         ("deepseek-r1.toml fp8_block h200 8 8 trtllm", 9.6, 9),
         ("kimi-k2.5.toml int4 h200 8 1 vllm", 3.0, 17),
         ("minimax-m2.5.toml fp8_block h100 4 4 vllm", 16.3, 18),
-        ("llama-3.1-70b.toml fp8 b200 8 1 trtllm", 5.0, 16),
-        ("llama-3.1-70b.toml fp8 b200 2 1 vllm", 4.4, 10),
+        ("llama-3.1-70b.toml fp8 b200 8 1 trtllm", 2.8, 16),
+        ("llama-3.1-70b.toml fp8 b200 2 1 vllm", 5.5, 10),
     ] {
         let errors = &errors[name];
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
@@ -124,6 +124,7 @@ fn no_error_has_grown() {
     };
     let measured: Vec<&String> = worse.iter().filter(|line| !elsewhere(line)).collect();
     assert_eq!(measured, Vec::<&String>::new());
+    assert_eq!(accuracy.unexplained(), Vec::<String>::new());
     // The tables have every step and every run.
     assert_eq!(RUNS.len(), 194);
     assert_eq!(read_steps(&SETTINGS.steps, &SETTINGS.names).unwrap().len(), 5_698);

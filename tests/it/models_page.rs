@@ -2,6 +2,7 @@
 
 use kv_router_sim::accuracy::{AccuracySettings, Record};
 use kv_router_sim::catalogue::{self, Kind};
+use kv_router_sim::engine::kernels::Kernels;
 use kv_router_sim::engine::memory;
 use kv_router_sim::engine::model::{Dtype, Efficiency, Gpu, Hardware, Model, Shape};
 use kv_router_sim::engine::operator_file::Operators;
@@ -82,7 +83,7 @@ impl Page {
             for ep in [1, tp] {
                 let ep_text = if ep == 1 { String::new() } else { format!(" ep {ep}") };
                 let network = catalogue_name(&shape.name);
-                for version in ["", "-0.16", "-0.24", "-1.3"] {
+                for version in ["", "-0.12", "-0.14", "-0.16", "-0.24", "-1.2", "-1.3"] {
                     let name =
                         format!("{network} {weights}, {gpu} tp {tp}{ep_text}, {engine}{version}");
                     errors.extend(self.record.of_runs(&name));
@@ -110,7 +111,9 @@ impl Page {
     }
 
     fn way(&self, hardware: &Hardware, engine: &str) -> Option<&'static str> {
-        if let Some(Ok(composed)) = hardware.composed(engine, &Beside::default()) {
+        if let Some(Ok(composed)) =
+            hardware.composed(engine, &Beside::default(), &Kernels::default())
+        {
             return Some(if composed.borrowed.is_empty() { "m" } else { "m*" });
         }
         let borrowed = hardware.efficiency.borrowed_from.is_some();
@@ -150,8 +153,9 @@ fn docs_models_says_what_the_catalogue_has() {
          * empty: refused, or too large for 8 GPUs.\n\n\
          Then the mean error of the time per output token over the real serving runs there are \
          ([accuracy.md](accuracy.md)). Versions: times are of vLLM 0.24.0 and TensorRT-LLM 1.3.0rc20 (A100: 0.14.0 and \
-         1.0.0). `vllm-0.16` and `vllm-0.32` differ from `vllm-0.24` in limits and scheduling, not in times; none is \
-         scaled to the kernels of another version. SGLang's rules are not simulated.\n\n",
+         1.0.0). `vllm-0.16` and `vllm-0.32` differ from `vllm-0.24` in limits and scheduling, not in times. \
+         *Scaled* to kernels of which only their ratio to the measured ones is known: `vllm-0.12` (2025) and `vllm-0.14` with \
+         weights in fp8, `trtllm-1.2` ([step-time.md](step-time.md#operators)). SGLang's rules are not simulated.\n\n",
     );
     for (engine, title) in [("vllm", "vLLM"), ("trtllm", "TensorRT-LLM")] {
         let gpus: Vec<&str> = catalogue::names(Kind::Gpu)
