@@ -99,12 +99,25 @@ pub fn number(value: &Value) -> Option<(f64, bool)> {
     }
 }
 
+/// A number as people would write it, with twelve digits: `0.1 + 2 * 0.1` is 0.3.
+pub(crate) fn twelve_digits(number: f64) -> f64 {
+    format!("{number:.11e}").parse().unwrap_or(number)
+}
+
 /// True for values that mean the same: `60` and `60.0`, `"1s"` and `"1000ms"`.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (number(a), number(b)) {
         (Some(a), Some(b)) => a == b,
         _ => a == b,
     }
+}
+
+/// Parses a share: `0.2` or `20%`; `None` of what is no number.
+pub fn parse_share(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let (number, whole) = text.strip_suffix('%').map_or((text, 1.0), |percent| (percent, 100.0));
+    let number = number.trim().parse::<f64>().ok().filter(|number| number.is_finite())?;
+    Some(number / whole)
 }
 
 /// What a duration looks like, for messages.

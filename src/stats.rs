@@ -97,7 +97,7 @@ impl Estimate {
     pub fn interval(&self, confidence: f64) -> Option<[f64; 2]> {
         assert!(confidence > 0.0 && confidence < 1.0, "confidence {confidence}");
         let (error, freedom) = self.error?;
-        let half = students_t(freedom).inverse_cdf((1.0 + confidence) / 2.0) * error;
+        let half = t_quantile(confidence, freedom) * error;
         Some([self.mean - half, self.mean + half])
     }
 
@@ -112,6 +112,11 @@ impl Estimate {
         let t = (self.mean / error).abs();
         Some(if t.is_finite() { 2.0 * students_t(freedom).sf(t) } else { 0.0 })
     }
+}
+
+/// How many standard errors on either side of a mean hold so much of Student's t.
+pub(crate) fn t_quantile(confidence: f64, freedom: f64) -> f64 {
+    students_t(freedom).inverse_cdf((1.0 + confidence) / 2.0)
 }
 
 fn students_t(freedom: f64) -> StudentsT {

@@ -3,7 +3,7 @@
 use super::error::CliError;
 use super::talk::print;
 use kv_router_sim::catalogue::{self, EXPERIMENT_FILE, Kind};
-use kv_router_sim::experiment::write_file;
+use kv_router_sim::experiment::write_files;
 use kv_router_sim::settings::Invalid;
 use std::path::{Path, PathBuf};
 
@@ -48,24 +48,34 @@ pub(super) fn run(args: &InitArgs) -> Result<(), CliError> {
             files.extend(beside(&text, &source));
         }
     }
-    for (file, content) in files.iter().filter(|_| !args.force) {
-        let path = args.folder.join(file);
-        if path.exists() && std::fs::read(&path).ok().as_ref() != Some(content) {
+    write(&args.folder, "DIR", &files, args.force)?;
+    let file = args.folder.join(EXPERIMENT_FILE);
+    // A folder is enough to run it, except for the working folder.
+    let shown = if args.folder == Path::new(".") { &file } else { &args.folder };
+    print(&format!("wrote {}; run it with: sim run {}\n", file.display(), shown.display()))
+}
+
+/// Writes files into a folder, which `key` names in messages; none if one would replace
+/// something else, unless by `force`.
+pub(super) fn write<T: AsRef<[u8]>>(
+    folder: &Path,
+    key: &str,
+    files: &[(PathBuf, T)],
+    force: bool,
+) -> Result<(), CliError> {
+    for (file, content) in files.iter().filter(|_| !force) {
+        let path = folder.join(file);
+        if path.exists() && std::fs::read(&path).ok().as_deref() != Some(content.as_ref()) {
             let allowed = format!(
                 "without a file {} of other content; choose another folder, or replace the file with \
                  --force",
                 file.display()
             );
-            return Err(Invalid::new("DIR", args.folder.display(), allowed).into());
+            return Err(Invalid::new(key, folder.display(), allowed).into());
         }
     }
-    for (file, content) in &files {
-        write_file(&args.folder.join(file), content)?;
-    }
-    let file = args.folder.join(EXPERIMENT_FILE);
-    // A folder is enough to run it, except for the working folder.
-    let shown = if args.folder == Path::new(".") { &file } else { &args.folder };
-    print(&format!("wrote {}; run it with: sim run {}\n", file.display(), shown.display()))
+    let files = files.iter().map(|(file, content)| (folder.join(file), content));
+    Ok(write_files(&files.collect::<Vec<_>>())?)
 }
 
 /// What the experiment of a folder is called.

@@ -1,6 +1,7 @@
 //! Files that appear whole or not at all, and what can be wrong with them.
 
-use std::io::{self, Write};
+use crate::catalogue;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// How the names of files begin and end that do not have their real name yet.
@@ -110,6 +111,50 @@ pub(super) fn folder_of(file: &Path) -> &Path {
 /// If it cannot be written; a former file is then still there.
 pub fn write_file(file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     write_file_with(file, |out| out.write_all(bytes))
+}
+
+/// Writes files that belong together, with the folders that they lie in: none gets its name
+/// before all are written.
+///
+/// # Errors
+/// If one cannot be written.
+pub fn write_files<T: AsRef<[u8]>>(files: &[(PathBuf, T)]) -> Result<(), StoreError> {
+    let failed = |file: &Path, error: io::Error| StoreError::Write {
+        file: file.into(),
+        reason: error.to_string(),
+    };
+    let write = |(file, bytes): &(PathBuf, T)| {
+        let write = || -> io::Result<tempfile::NamedTempFile> {
+            if file.is_dir() {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            std::fs::create_dir_all(folder_of(file))?;
+            let mut temporary = temporary(folder_of(file))?;
+            temporary.write_all(bytes.as_ref())?;
+            Ok(temporary)
+        };
+        write().map_err(|error| failed(file, error))
+    };
+    let written: Vec<_> = files.iter().map(write).collect::<Result<_, _>>()?;
+    for ((file, _), temporary) in files.iter().zip(written) {
+        temporary.persist(file).map_err(|error| failed(file, error.error))?;
+    }
+    Ok(())
+}
+
+/// Reads a text of at most so many bytes, shipped or on disk, and no more of a longer one.
+///
+/// # Errors
+/// What the operating system says; `FileTooLarge`, and `InvalidData` of what is not UTF-8.
+pub fn read_at_most(file: &Path, most_bytes: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    catalogue::open(file)?.take(most_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most_bytes {
+        let problem = format!("it is larger than {most_bytes} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+    String::from_utf8(bytes).map_err(not_text)
 }
 
 /// As [`write_file`], for what is too long to be held in memory.

@@ -5,6 +5,7 @@ use super::controls;
 use super::document::Document;
 use super::effects::Effects;
 use super::error::ExperimentError;
+use super::files::read_at_most;
 use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
 use super::run_spec::{Params, RunSpec, Settings};
 use super::sweep::{self, SweptKey};
@@ -576,9 +577,11 @@ impl Resolver {
         let text = match self.configs.get(&known) {
             Some(text) => text.clone(),
             None => {
-                let text = read_text(&catalogue::join(folder, name.as_ref()), MOST_CONFIG_BYTES);
+                let text = read_at_most(&catalogue::join(folder, name.as_ref()), MOST_CONFIG_BYTES);
                 let written = toml::Value::String(name.clone());
-                text.map_err(|problem| document.value_error(KEY, &written, &problem))?
+                text.map_err(|error| {
+                    document.value_error(KEY, &written, &format!("cannot be read: {error}"))
+                })?
             }
         };
         name.clone_from(&text);
@@ -707,6 +710,14 @@ impl Resolver {
     }
 }
 
+/// The model of an experiment's file, read without what else it needs, such as a trace;
+/// `None` where there is none that can be read.
+pub(crate) fn model_of(file: &Path) -> Option<Model> {
+    let document = Document::read(file).ok()?;
+    let choice: ModelChoice = document.get("cluster.model")?.clone().try_into().ok()?;
+    Model::choose(&choice, document.folder_of("cluster.model")).ok()
+}
+
 /// A worker's configuration: `engine` over what its model says.
 fn worker(engine: Sheet, model: Option<&Model>) -> Result<EngineConfig, ExperimentError> {
     let merged = match model {
@@ -716,18 +727,6 @@ fn worker(engine: Sheet, model: Option<&Model>) -> Result<EngineConfig, Experime
     let settings: EngineSettings = merged.read()?;
     let config = settings.resolve(model.and_then(|model| model.hardware.as_ref()));
     Ok(config.map_err(|invalid| merged.invalid(invalid))?)
-}
-
-/// A file of at most so many bytes.
-fn read_text(path: &Path, most_bytes: u64) -> Result<String, String> {
-    let mut text = String::new();
-    let file = catalogue::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let read = file.take(most_bytes + 1).read_to_string(&mut text);
-    read.map_err(|error| format!("cannot be read: {error}"))?;
-    if text.len() as u64 > most_bytes {
-        return Err(format!("is larger than {most_bytes} bytes"));
-    }
-    Ok(text)
 }
 
 /// What the files say that a command names: the same command with another program is

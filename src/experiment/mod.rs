@@ -37,10 +37,12 @@ pub use cluster::ClusterSettings;
 #[cfg(feature = "ui")]
 pub(crate) use controls::check as check_control;
 pub use error::ExperimentError;
-pub use files::{StoreError, check_writable, write_file, write_file_with};
+pub use files::{
+    StoreError, check_writable, read_at_most, write_file, write_file_with, write_files,
+};
 pub use journal::{Journal, JournalError};
 pub use load::{Experiment, LoadOptions};
-pub(crate) use load::{LEVEL_KEYS, hex};
+pub(crate) use load::{LEVEL_KEYS, hex, model_of};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
 #[cfg(feature = "live")]

@@ -1,6 +1,7 @@
 //! The saved result set: what `summary.json` holds, and all that tables,
 //! figures and reports are made from.
 
+use crate::stats::mean_ci95;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,6 +79,15 @@ pub struct MetricValue {
     /// Bounds of the 95 % confidence interval of the mean (Student's t over
     /// seeds); `null` with fewer than two values.
     pub ci95: Option<[f64; 2]>,
+}
+
+impl MetricValue {
+    /// Mean and interval over the seeds that have a value.
+    pub(crate) fn of(per_seed: Vec<Option<f64>>) -> Self {
+        let known: Vec<f64> = per_seed.iter().copied().flatten().collect();
+        let (mean, ci95) = mean_ci95(&known).map_or((None, None), |(mean, ci)| (Some(mean), ci));
+        Self { mean, per_seed, ci95 }
+    }
 }
 
 /// How the requests of one point are distributed over a latency.

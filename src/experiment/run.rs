@@ -549,9 +549,7 @@ fn aggregate(of_seeds: &[&Metrics], seeds: &[u64]) -> BTreeMap<String, MetricVal
             value
         };
         let per_seed: Vec<Option<f64>> = of_seeds.iter().zip(seeds).map(value).collect();
-        let known: Vec<f64> = per_seed.iter().copied().flatten().collect();
-        let (mean, ci95) = stats::mean_ci95(&known).map_or((None, None), |(m, ci)| (Some(m), ci));
-        (name.clone(), MetricValue { mean, per_seed, ci95 })
+        (name.clone(), MetricValue::of(per_seed))
     };
     names.into_iter().map(metric).collect()
 }

@@ -3,7 +3,7 @@
 use super::axis::VARIANT;
 use super::document::{Document, flatten, is_setting};
 use super::error::ExperimentError;
-use crate::settings::parse_duration;
+use crate::settings::{parse_duration, twelve_digits};
 use serde::Deserialize;
 use toml::Value;
 
@@ -261,9 +261,7 @@ fn range_values(range: &toml::Table) -> Result<Vec<Value>, String> {
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to MAX_POINTS")]
     let count = 1 + steps as usize;
-    // Twelve digits: 0.1 + 2 * 0.1 is 0.3 for people.
-    let round = |x: f64| format!("{x:.11e}").parse().unwrap_or(x);
-    let show = |x: f64| match round(x) {
+    let show = |x: f64| match twelve_digits(x) {
         x if is_duration => Value::String(format!("{x}ms")),
         #[expect(clippy::cast_possible_truncation, reason = "whole, and not above `to`")]
         x if is_whole => Value::Integer(x.round() as i64),

@@ -18,10 +18,11 @@ mod text;
 pub use crate::report::judge::state::State;
 pub use asked::{Asked, SearchError, load_key};
 pub use question::{MetricTarget, Question};
+pub(crate) use question::{hides_unserved, sign};
 
 use crate::experiment::results::Point;
 use crate::report::judge::state::compare;
-use crate::settings::Invalid;
+use crate::settings::{Invalid, twelve_digits};
 use question::margin;
 use search::{Edge, Found};
 use serde::Serialize;
@@ -79,9 +80,7 @@ impl LoadRange {
     }
 
     fn at(&self, place: usize) -> f64 {
-        // Twelve digits: 0.1 + 2 * 0.1 is 0.3 for people.
-        let value = self.from + place as f64 * self.step;
-        format!("{value:.11e}").parse().unwrap_or(value)
+        twelve_digits(self.from + place as f64 * self.step)
     }
 }
 

@@ -4,7 +4,7 @@ use super::search::Margin;
 use crate::experiment::results::Point;
 use crate::metrics::{Better, Metric, directed, full_name, short};
 use crate::report::judge::state::State;
-use crate::settings::{Invalid, parse_duration};
+use crate::settings::{Invalid, parse_duration, parse_share};
 use crate::stats::Estimate;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -55,6 +55,22 @@ impl MetricTarget {
         Self { metric: "slo_attainment".to_owned(), limit: attainment }
     }
 
+    /// What a metric beyond the limit is counted in: the limit, or what the metric itself is
+    /// counted in where that is 0.
+    pub(crate) fn part(&self) -> f64 {
+        if self.limit > 0.0 { self.limit } else { 1.0 }
+    }
+
+    /// How far a value is beyond the limit, in parts of it: 0 is at the limit, above is worse.
+    pub(crate) fn beyond(&self, value: f64) -> f64 {
+        sign(&self.metric) * (value - self.limit) / self.part()
+    }
+
+    /// The value that is so far [`beyond`](Self::beyond).
+    pub(crate) fn value_at(&self, beyond: f64) -> f64 {
+        sign(&self.metric) * beyond * self.part() + self.limit
+    }
+
     /// Whether it speaks of requests that are not served.
     pub fn is_about_unserved(&self) -> bool {
         ABOUT_UNSERVED.contains(&self.metric.as_str())
@@ -76,7 +92,7 @@ impl MetricTarget {
         let (metric, better) = directed("within", name)?;
         let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| n.is_finite());
         let limit = if metric.is_ratio() {
-            value.strip_suffix('%').map_or_else(|| number(value), |n| number(n).map(|n| n / 100.0))
+            parse_share(value)
         } else if metric.unit == "ms" {
             // A bare number could be seconds as well.
             parse_duration(value).ok().map(|d| d.as_millis())
@@ -179,7 +195,7 @@ pub(super) fn margin(question: &Question, points: &BTreeMap<String, Point>) -> M
 
 /// True if requests were not served and no target speaks of that: the times of the
 /// rest say nothing about them.
-fn hides_unserved(targets: &[MetricTarget], point: &Point) -> bool {
+pub(crate) fn hides_unserved(targets: &[MetricTarget], point: &Point) -> bool {
     let is_asked = targets.iter().any(MetricTarget::is_about_unserved);
     !is_asked && State::of(point) >= State::Unserved
 }
@@ -223,14 +239,12 @@ fn excess(target: &MetricTarget, point: &Point) -> Margin {
         .get(&target.metric)
         .map(|m| m.per_seed.iter().copied().flatten().collect())
         .unwrap_or_default();
-    let part = if target.limit > 0.0 { target.limit } else { 1.0 };
-    let beyond = |value: f64| sign(&target.metric) * (value - target.limit) / part;
-    let values: Vec<f64> = values.into_iter().map(beyond).collect();
+    let values: Vec<f64> = values.into_iter().map(|value| target.beyond(value)).collect();
     Estimate::of(&values).as_ref().map_or(Margin::HOPELESS, bounds)
 }
 
 /// 1 where less is better, -1 where more is.
-fn sign(metric: &str) -> f64 {
+pub(crate) fn sign(metric: &str) -> f64 {
     if Metric::of(metric).better == Some(Better::Higher) { -1.0 } else { 1.0 }
 }
 

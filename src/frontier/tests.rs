@@ -3,17 +3,13 @@
 use super::*;
 use crate::experiment::results::MetricValue;
 use crate::report::view::POLICY;
-use crate::stats::mean_ci95;
 use proptest::prelude::*;
 use serde_json::json;
 use std::convert::Infallible;
 
 /// A point with these metrics, one value per seed.
 fn point(policy: &str, metrics: &[(&str, Vec<f64>)]) -> Point {
-    let metric = |values: &Vec<f64>| {
-        let (mean, ci95) = mean_ci95(values).expect("seeds");
-        MetricValue { mean: Some(mean), per_seed: values.iter().copied().map(Some).collect(), ci95 }
-    };
+    let metric = |values: &Vec<f64>| MetricValue::of(values.iter().copied().map(Some).collect());
     Point {
         params: [(POLICY.to_owned(), json!(policy))].into(),
         metrics: metrics

@@ -5,7 +5,6 @@ use super::race::{Bench, Found, Standing};
 use super::reading::{Reader, Reading};
 use crate::experiment::results::{LatencyCurves, MetricValue, Point};
 use crate::experiment::{Experiment, Params, RunError, RunOptions, run};
-use crate::stats;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// See the [module](self).
@@ -184,18 +183,14 @@ impl Seen {
     fn add(&mut self, point: Point, curves: &LatencyCurves, seeds: usize) {
         let mut more = point.metrics;
         for (name, metric) in &mut self.point.metrics {
-            let added = more.remove(name).map_or_else(|| vec![None; seeds], |m| m.per_seed);
-            metric.per_seed.extend(added);
+            let mut per_seed = std::mem::take(&mut metric.per_seed);
+            per_seed.extend(more.remove(name).map_or_else(|| vec![None; seeds], |m| m.per_seed));
+            *metric = MetricValue::of(per_seed);
         }
         for (name, metric) in more {
             let mut per_seed = vec![None; self.seeds];
             per_seed.extend(metric.per_seed);
-            self.point.metrics.insert(name, MetricValue { mean: None, per_seed, ci95: None });
-        }
-        for metric in self.point.metrics.values_mut() {
-            let known: Vec<f64> = metric.per_seed.iter().copied().flatten().collect();
-            (metric.mean, metric.ci95) =
-                stats::mean_ci95(&known).map_or((None, None), |(mean, ci)| (Some(mean), ci));
+            self.point.metrics.insert(name, MetricValue::of(per_seed));
         }
         let (own, new) = (self.seeds as f64, seeds as f64);
         for (name, curve) in &mut self.curves {

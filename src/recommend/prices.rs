@@ -21,6 +21,7 @@ use crate::settings::{Invalid, NOTHING, Sheet};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 /// The unit of costs where hours of GPUs are counted.
 pub(super) const GPU_HOURS: &str = "GPU hours";
@@ -95,23 +96,26 @@ impl Prices {
 
     /// What `table` says of a GPU: by its name in the catalogue or on its data sheet.
     fn of_gpu(table: &BTreeMap<String, f64>, gpu: &Gpu) -> Option<f64> {
-        let names = [Some(gpu.name.as_str()), stem(gpu)];
-        names.into_iter().flatten().find_map(|name| {
-            table
-                .iter()
-                .find(|(known, _)| known.eq_ignore_ascii_case(name))
-                .map(|(_, price)| *price)
-        })
+        let of = |name: &str| {
+            let is_it = |(known, _): &(&String, &f64)| known.eq_ignore_ascii_case(name);
+            table.iter().find(is_it).map(|(_, price)| *price)
+        };
+        of(&gpu.name).or_else(|| of(catalogue_name(gpu)?))
     }
 }
 
 /// The name that the catalogue has for a GPU.
-fn stem(gpu: &Gpu) -> Option<&'static str> {
-    catalogue::names(Kind::Gpu).find(|name| {
-        let path = catalogue::named(Kind::Gpu, name).expect("its name was listed");
-        let text = catalogue::read_text(&path).unwrap_or_default();
-        toml::from_str::<Gpu>(&text).is_ok_and(|known| known.name == gpu.name)
-    })
+fn catalogue_name(gpu: &Gpu) -> Option<&'static str> {
+    /// By the name on the data sheet.
+    static NAMES: LazyLock<BTreeMap<String, &str>> = LazyLock::new(|| {
+        let named = |name: &'static str| {
+            let path = catalogue::named(Kind::Gpu, name).ok()?;
+            let gpu: Gpu = toml::from_str(&catalogue::read_text(&path).ok()?).ok()?;
+            Some((gpu.name, name))
+        };
+        catalogue::names(Kind::Gpu).filter_map(named).collect()
+    });
+    NAMES.get(&gpu.name).copied()
 }
 
 /// What a fleet takes, and what an hour of it costs.
@@ -253,7 +257,7 @@ fn gpu_of(model: Option<&Model>) -> Option<&Gpu> {
 
 fn priced(prices: &Prices, gpu: &Gpu) -> Result<f64, Invalid> {
     Prices::of_gpu(&prices.gpu_hour, gpu).ok_or_else(|| {
-        let name = stem(gpu).unwrap_or(&gpu.name);
+        let name = catalogue_name(gpu).unwrap_or(&gpu.name);
         let known: Vec<&str> = prices.gpu_hour.keys().map(String::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let allowed = format!("given: a candidate runs on {}; the prices have {known}", gpu.name);

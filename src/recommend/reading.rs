@@ -9,13 +9,13 @@
 use super::trust::{ModelError, Trust};
 use crate::experiment::results::{LatencyCurves, Point};
 use crate::experiment::{Settings, SloSettings};
-use crate::frontier::MetricTarget;
-use crate::metrics::{Better, Metric};
+use crate::frontier::{MetricTarget, hides_unserved, sign};
+use crate::metrics::Metric;
 use crate::recorder::SHARES;
 use crate::report::judge::state::State;
-use crate::stats::Estimate;
+use crate::stats::{self, Estimate};
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+use statrs::distribution::{ContinuousCDF, Normal};
 
 /// The relative error over seeds that is expected before any was seen twice (assumed: a
 /// p95 of some hundred requests).
@@ -73,8 +73,7 @@ impl Verdict {
 impl Reading {
     /// The interval against the limit.
     pub(super) fn verdict(&self) -> Verdict {
-        let beyond = |value: f64| sign(&self.metric) * (value - self.limit);
-        let [low, high] = self.interval.map(beyond);
+        let [low, high] = self.interval.map(|value| self.target().beyond(value));
         match (low.max(high) <= 0.0, low.min(high) > 0.0) {
             (true, _) => Verdict::Meets,
             (_, true) => Verdict::Misses,
@@ -85,13 +84,12 @@ impl Reading {
     /// Whether it meets the limit as if the model were exact: the interval over seeds.
     pub(super) fn meets_by_seeds(&self) -> bool {
         let bounds = self.by_seeds.unwrap_or([self.mean; 2]);
-        bounds.iter().all(|bound| sign(&self.metric) * (bound - self.limit) <= 0.0)
+        bounds.iter().all(|bound| self.target().beyond(*bound) <= 0.0)
     }
-}
 
-/// 1 where less is better, -1 where more is.
-fn sign(metric: &str) -> f64 {
-    if Metric::of(metric).better == Some(Better::Higher) { -1.0 } else { 1.0 }
+    fn target(&self) -> MetricTarget {
+        MetricTarget { metric: self.metric.clone(), limit: self.limit }
+    }
 }
 
 /// What readings are taken by.
@@ -135,14 +133,11 @@ impl Reader<'_> {
         curves: Option<&LatencyCurves>,
     ) -> Option<Beyond> {
         let values = &point.metrics.get(&target.metric)?.per_seed;
-        let part = if target.limit > 0.0 { target.limit } else { 1.0 };
-        let sign = sign(&target.metric);
         let per_seed: Vec<f64> =
-            values.iter().flatten().map(|value| sign * (value - target.limit) / part).collect();
-        let mean = crate::stats::mean(&per_seed)?;
-        let value = sign * mean * part + target.limit;
-        let model = self.model(settings, &target.metric, value, point, curves);
-        let model = model.map(|by| by / part);
+            values.iter().flatten().map(|value| target.beyond(*value)).collect();
+        let mean = stats::mean(&per_seed)?;
+        let model = self.model(settings, &target.metric, target.value_at(mean), point, curves);
+        let model = model.map(|by| by / target.part());
         Some(Beyond { per_seed, mean, model })
     }
 
@@ -199,9 +194,7 @@ impl Reader<'_> {
     ) -> Vec<Reading> {
         let reading = |target: &MetricTarget| {
             let found = self.of_target(settings, target, point, curves)?;
-            let part = if target.limit > 0.0 { target.limit } else { 1.0 };
-            let sign = sign(&target.metric);
-            let value = |beyond: f64| sign * beyond * part + target.limit;
+            let value = |beyond: f64| target.value_at(beyond);
             let chance = Estimate::of(&found.per_seed).and_then(|e| e.interval(self.confidence));
             let half = chance.map_or(0.0, |[low, high]| (high - low) / 2.0);
             let [worse, better] = found.model.map(|by| by.hypot(half));
@@ -233,8 +226,7 @@ impl Reader<'_> {
                 estimate.interval(self.confidence).map_or(0.0, |[low, high]| (high - low) / 2.0)
             }
             None if all > 1 => {
-                let t = StudentsT::new(0.0, 1.0, (all - 1) as f64).expect("freedom above 0");
-                let t = t.inverse_cdf((1.0 + self.confidence) / 2.0);
+                let t = stats::t_quantile(self.confidence, (all - 1) as f64);
                 t * spread.unwrap_or(FIRST_SPREAD) / (all as f64).sqrt()
             }
             None => 0.0,
@@ -251,8 +243,7 @@ impl Reader<'_> {
 /// and no target speaks of that, or the backlog grows for as long as it runs.
 fn is_no_answer(targets: &[MetricTarget], point: &Point) -> bool {
     let state = State::of(point);
-    let hidden = state >= State::Unserved && !targets.iter().any(MetricTarget::is_about_unserved);
-    hidden
+    hides_unserved(targets, point)
         || state == State::Saturated
         || state >= State::Overloaded && grows(point)
         || state == State::NothingServed

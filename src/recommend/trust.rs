@@ -13,9 +13,9 @@
 //! deviation of `e * sqrt(pi / 2)`.
 
 use crate::accuracy::{AccuracyError, AccuracySettings, Record};
-use crate::catalogue::{self, Kind};
-use crate::engine::model::{Model, ModelChoice, Worth};
-use crate::experiment::{Experiment, LoadOptions, Settings};
+use crate::catalogue;
+use crate::engine::model::{Model, Worth};
+use crate::experiment::{Experiment, LoadOptions, Settings, model_of};
 use crate::frontier::load_key;
 use crate::metrics::Metric;
 use crate::settings::number;
@@ -132,7 +132,7 @@ impl Trust {
         let record = Record::read(&settings.record)?;
         let mut lines = Vec::new();
         for published in &settings.experiments {
-            let Some(model) = model_of(&published.file, 0) else { continue };
+            let Some(model) = model_of(&published.file) else { continue };
             let name = published.file.file_stem().unwrap_or_default().to_string_lossy();
             let of_this = record.published().filter(|mean| mean.experiment == name);
             lines.extend(of_this.map(|mean| Line {
@@ -285,28 +285,6 @@ fn own(experiment: &Experiment) -> Option<Own> {
     let deployment = models.first()?.as_ref()?.deployment.clone()?;
     let runs = plain.runs.iter().map(|run| run.settings.clone()).collect();
     Some(Own { name: plain.name, deployment, runs })
-}
-
-/// Files that extend each other (assumed: far fewer).
-const MOST_EXTENDED: usize = 8;
-
-/// The model of a shipped experiment, read without what else it needs, such as a trace.
-fn model_of(file: &Path, depth: usize) -> Option<Model> {
-    let table: toml::Table = catalogue::read_text(file).ok()?.parse().ok()?;
-    let folder = file.parent().unwrap_or(Path::new(""));
-    match table.get("cluster").and_then(|cluster| cluster.get("model")) {
-        Some(choice) => {
-            let choice: ModelChoice = choice.clone().try_into().ok()?;
-            Model::choose(&choice, folder).ok()
-        }
-        None if depth < MOST_EXTENDED => {
-            let extends = table.get("extends")?;
-            let name = extends.as_str().or_else(|| extends.get("file")?.as_str())?;
-            let path = catalogue::find(Kind::Experiment, name, folder).ok()?;
-            model_of(&path, depth + 1)
-        }
-        None => None,
-    }
 }
 
 #[cfg(test)]

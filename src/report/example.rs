@@ -3,7 +3,6 @@
 use crate::experiment::results::{MetricValue, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::report::view::POLICY;
 use crate::report::view::published::{Published, PublishedSettings};
-use crate::stats::mean_ci95;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -33,7 +32,10 @@ impl Builder {
     pub(crate) fn point(&mut self, params: &[(&str, Value)], metrics: &[(&str, &[Option<f64>])]) {
         self.0.points.push(Point {
             params: params.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
-            metrics: metrics.iter().map(|(name, v)| ((*name).to_owned(), metric(v))).collect(),
+            metrics: metrics
+                .iter()
+                .map(|(name, v)| ((*name).to_owned(), MetricValue::of(v.to_vec())))
+                .collect(),
         });
     }
 
@@ -51,13 +53,6 @@ impl Builder {
     pub(crate) fn build(self) -> Summary {
         self.0
     }
-}
-
-/// Mean and interval from the values per seed.
-pub(crate) fn metric(per_seed: &[Option<f64>]) -> MetricValue {
-    let found: Vec<f64> = per_seed.iter().copied().flatten().collect();
-    let (mean, ci95) = mean_ci95(&found).map_or((None, None), |(mean, ci)| (Some(mean), ci));
-    MetricValue { mean, per_seed: per_seed.to_vec(), ci95 }
 }
 
 /// The settings of `experiments/doks-3xh200.toml`, section `[published]`.

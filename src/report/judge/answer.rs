@@ -326,7 +326,7 @@ pub(in crate::report) fn unequal_fleets(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::example;
+    use crate::experiment::results::MetricValue;
     use proptest::prelude::*;
 
     proptest! {
@@ -336,7 +336,7 @@ mod tests {
         ) {
             let metric = Metric::of("ttft_ms_p95");
             let side = |f: fn(&(f64, f64)) -> f64| {
-                example::metric(&pairs.iter().map(|p| Some(f(p))).collect::<Vec<_>>())
+                MetricValue::of(pairs.iter().map(|p| Some(f(p))).collect())
             };
             let (a, b) = (side(|p| p.0), side(|p| p.1));
             let ab = Difference::new(&metric, &a, &b).unwrap();

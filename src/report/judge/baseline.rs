@@ -6,7 +6,6 @@ use crate::catalogue;
 use crate::experiment::results::{MetricValue, Point, Provenance, SCHEMA_VERSION, Summary};
 use crate::metrics::check_name;
 use crate::settings::line_of;
-use crate::stats::mean_ci95;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -234,11 +233,8 @@ impl Baseline {
     /// As a result set, to be compared with others.
     pub fn summary(&self) -> Summary {
         let metric = |values: &Values| {
-            let per_seed: Vec<Option<f64>> =
-                values.per_seed.iter().map(|v| Some(*v).filter(|v| !v.is_nan())).collect();
-            let found: Vec<f64> = per_seed.iter().copied().flatten().collect();
-            let (mean, ci95) = mean_ci95(&found).map_or((None, None), |(m, ci)| (Some(m), ci));
-            MetricValue { mean, per_seed, ci95 }
+            let per_seed = values.per_seed.iter().map(|v| Some(*v).filter(|v| !v.is_nan()));
+            MetricValue::of(per_seed.collect())
         };
         let point = |point: &BaselinePoint| Point {
             params: point.params.clone(),

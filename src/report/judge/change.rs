@@ -244,6 +244,7 @@ pub(in crate::report) fn show(point: &Point) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::results::MetricValue;
     use crate::report::example::{self, Builder};
     use proptest::prelude::*;
 
@@ -279,8 +280,7 @@ mod tests {
 
     #[test]
     fn seeds_are_paired_by_number_wherever_they_stand() {
-        let metric =
-            |values: &[f64]| example::metric(&values.iter().map(|v| Some(*v)).collect::<Vec<_>>());
+        let metric = |values: &[f64]| MetricValue::of(values.iter().map(|v| Some(*v)).collect());
         let point = Point { params: BTreeMap::new(), metrics: BTreeMap::new() };
         let (a, b) = (metric(&[10.0, 20.0, 30.0]), metric(&[31.0, 21.0, 11.0]));
         let change = |seeds: &[u64]| {

@@ -3,6 +3,7 @@
 
 use crate::experiment::results::Point;
 use crate::experiment::{Experiment, SloSettings};
+use crate::report::view::VARIANT;
 use crate::report::view::details::{Details, WORTH};
 use crate::settings::{Invalid, parse_duration};
 use crate::time::SimDuration;
@@ -40,19 +41,11 @@ impl Terms {
             let limit = parse_duration(slo.get(key)?.as_str()?).ok()?;
             Some((key.to_owned(), limit))
         };
-        let sweep = details.settings["sweep"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let bundles = sweep.iter().filter(|axis| axis[0] == "variant");
-        let bundles = bundles.filter_map(|axis| axis[1].as_array()).flatten();
-        let variant = |bundle: &Value| {
-            let mut set = BTreeMap::new();
-            flatten("", bundle, &mut set);
-            Some((set.remove("name")?.as_str()?.to_owned(), set))
-        };
         Self {
             worth: details.worth,
             targets: ["ttft", "itl"].into_iter().filter_map(target).collect(),
             attainment: slo["attainment"].as_f64().unwrap_or(SloSettings::ATTAINMENT),
-            variants: bundles.filter_map(variant).collect(),
+            variants: variants(&details.settings),
             remarks: details.remarks.clone(),
         }
     }
@@ -122,6 +115,20 @@ pub fn remarks(experiment: &Experiment) -> Vec<String> {
     starts_at_once.max().map(remark).into_iter().collect()
 }
 
+/// What the variants of an experiment set, by name: dotted keys with their values. `settings`
+/// is all that was set, as [`Experiment::settings`] gives it.
+pub(crate) fn variants(settings: &Value) -> BTreeMap<String, BTreeMap<String, Value>> {
+    let sweep = settings["sweep"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let bundles = sweep.iter().filter(|axis| axis[0] == VARIANT);
+    let bundles = bundles.filter_map(|axis| axis[1].as_array()).flatten();
+    let variant = |bundle: &Value| {
+        let mut set = BTreeMap::new();
+        flatten("", bundle, &mut set);
+        Some((set.remove("name")?.as_str()?.to_owned(), set))
+    };
+    bundles.filter_map(variant).collect()
+}
+
 /// Tables as dotted keys; everything else is a value.
 fn flatten(prefix: &str, value: &Value, set: &mut BTreeMap<String, Value>) {
     match value {
@@ -134,5 +141,24 @@ fn flatten(prefix: &str, value: &Value, set: &mut BTreeMap<String, Value>) {
         value => {
             set.insert(prefix.to_owned(), value.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_are_what_they_set() {
+        let bundle = serde_json::json!({
+            "name": "a",
+            "router": { "policy": "kv", "feed": { "delay": "1ms" } },
+            "cluster.workers": 3,
+        });
+        let settings =
+            serde_json::json!({ "sweep": [["router.policy", ["kv"]], [VARIANT, [bundle]]] });
+        let all = variants(&settings);
+        let keys: Vec<&str> = all["a"].keys().map(String::as_str).collect();
+        assert_eq!(keys, ["cluster.workers", "router.feed.delay", "router.policy"]);
     }
 }
