@@ -32,6 +32,17 @@ pub(crate) fn documents(text: &str) -> Result<Vec<Value>, String> {
     Ok(documents)
 }
 
+/// A JSON pointer as people write such paths.
+pub(crate) fn dotted(pointer: &str) -> String {
+    let part = |part: &str| part.replace("~1", "/").replace("~0", "~");
+    pointer.split('/').skip(1).map(part).collect::<Vec<_>>().join(".")
+}
+
+/// A key as part of a JSON pointer.
+pub(crate) fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
 fn read(text: &str, most: usize) -> Result<Vec<Value>, String> {
     let mut documents = Vec::new();
     let mut open: Vec<Open> = Vec::new();

@@ -8,7 +8,8 @@
 
 use super::approximate_prefix::PrefixParams;
 use super::llmd_index::IndexConfig;
-use crate::settings::{parse_duration, yaml};
+use crate::settings::parse_duration;
+use crate::settings::yaml::{self, dotted, escaped};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -169,9 +170,9 @@ impl EppConfig {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let text = if text.trim().is_empty() { DEFAULT } else { text };
         let written = yaml::parse(text)?;
-        let written = match custom_config(&written) {
+        let written = match custom_config("", &written)? {
             None => written,
-            Some(inner) => yaml::parse(inner)?,
+            Some((_, inner)) => yaml::parse(inner)?,
         };
         let Value::Object(file) = written else {
             return Err("a file with a mapping that says kind: EndpointPickerConfig".to_owned());
@@ -192,15 +193,42 @@ impl EppConfig {
     }
 }
 
-/// The text of a configuration in a Helm values file.
-fn custom_config(values: &Value) -> Option<&str> {
-    match values {
-        Value::Object(entries) => match entries.get("pluginsCustomConfig") {
-            Some(Value::Object(files)) => files.values().find_map(Value::as_str),
-            _ => entries.values().find_map(custom_config),
-        },
-        _ => None,
+/// The text of a configuration of llm-d's router in a Helm values file, and its place: of
+/// several files the one that `pluginsConfigFile` names.
+///
+/// # Errors
+/// Files among which none is named.
+pub(crate) fn custom_config<'a>(
+    pointer: &str,
+    values: &'a Value,
+) -> Result<Option<(String, &'a str)>, String> {
+    let Value::Object(entries) = values else { return Ok(None) };
+    if let Some(Value::Object(files)) = entries.get("pluginsCustomConfig") {
+        let path = format!("{pointer}/pluginsCustomConfig");
+        let name = values.get("pluginsConfigFile").and_then(Value::as_str);
+        let named = match (name, files.len()) {
+            (Some(name), _) => files.get_key_value(name),
+            (None, 0) => return Ok(None),
+            (None, 1) => files.iter().next(),
+            // What the chart takes where no file is named.
+            (None, _) => files.get_key_value("default-plugins.yaml"),
+        };
+        let Some((name, text)) = named.and_then(|(name, text)| Some((name, text.as_str()?))) else {
+            let names = files.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(format!(
+                "{}: pluginsConfigFile must name one of its files: {names}",
+                dotted(&path)
+            ));
+        };
+        return Ok(Some((format!("{path}/{}", escaped(name)), text)));
     }
+    for (key, value) in entries {
+        let found = custom_config(&format!("{pointer}/{}", escaped(key)), value)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// The plug-ins of a file by name.
@@ -473,4 +501,26 @@ fn precise(plugin: &Plugin) -> Result<IndexConfig, String> {
     let ttl =
         parse_duration(ttl).map_err(|error| format!("{}: speculativeTTL: {error}", plugin.kind))?;
     Ok(IndexConfig::Precise(Some(ttl)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_files_the_named_one_counts() {
+        let files =
+            "pluginsCustomConfig: {a.yaml: 'kind: EndpointPickerConfig', b.yaml: 'kind: Other'}";
+        let error = EppConfig::parse(files).expect_err("which one?");
+        assert!(
+            error.contains("pluginsConfigFile must name one of its files: a.yaml, b.yaml"),
+            "{error}"
+        );
+        let named = |name: &str| EppConfig::parse(&format!("pluginsConfigFile: {name}\n{files}"));
+        let error = named("b.yaml").expect_err("the second");
+        assert!(error.contains("says kind: EndpointPickerConfig"), "{error}");
+        let first = named("a.yaml").map(|_| ());
+        assert_ne!(first, Err(error), "the first");
+        assert!(named("c.yaml").is_err());
+    }
 }

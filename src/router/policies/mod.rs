@@ -8,7 +8,7 @@
 //! follow modules that a macro declares; `.ci/run` names these files to it.)
 
 mod approximate_prefix;
-mod epp_config;
+pub(crate) mod epp_config;
 mod llmd_index;
 mod recent;
 mod sent;
