@@ -2,18 +2,16 @@
 //! and what says so.
 
 use super::arguments::{Arguments, behind};
-use super::engines::{self, Engine};
+use super::engines::Engine;
 use super::images;
 use super::manifests::{self, Component, Form};
-use super::models::{self, Network};
+use super::models;
 use super::request::{ImportError, Remark, Request, Source, Why};
 use super::routers;
 use super::words::Word;
-use crate::engine::model::Dtype;
-use crate::engine::model::PartsChoice;
+use super::worker::{CONFIG, Keys, Reading};
 use crate::settings::yaml;
 use serde_json::Value as Json;
-use std::path::Path;
 use toml::Value;
 
 /// What a worker does of a request.
@@ -61,9 +59,9 @@ pub(super) struct Worker {
     pub(super) workers: Said,
     /// Workers that one replica is: ranks of networks without experts.
     pub(super) per_replica: u32,
-    /// Keys below `model` and `engine`, in the order in which they are written.
-    pub(super) model: Vec<(&'static str, Said)>,
-    pub(super) settings: Vec<(&'static str, Said)>,
+    /// Keys below `model` and `engine`.
+    pub(super) model: Keys,
+    pub(super) settings: Keys,
     pub(super) arguments: Arguments,
     pub(super) options: Option<Options>,
     /// Started by `trtllm-serve`, whose flags have underscores.
@@ -80,7 +78,7 @@ pub(super) struct Router {
     /// The component that runs it, among those found.
     pub(super) component: Option<usize>,
     pub(super) is_picker: bool,
-    pub(super) settings: Vec<(&'static str, Said)>,
+    pub(super) settings: Keys,
     pub(super) arguments: Arguments,
     /// The text of a configuration that no parameters stand for.
     pub(super) config: Option<String>,
@@ -150,6 +148,7 @@ impl Fleet {
             let remark = Remark::new(&format!("the number of workers asked for, {count}"), why);
             fleet.unused.push((None, remark));
         }
+        fleet.list_untaken(request);
         fleet.roles()?;
         fleet.names();
         if fleet.found.picker.is_some() {
@@ -157,6 +156,29 @@ impl Fleet {
         }
         fleet.assume_router();
         Ok(fleet)
+    }
+
+    /// Lists files that no worker takes.
+    fn list_untaken(&mut self, request: &Request) {
+        let options = self.workers.iter().filter_map(|worker| worker.options.as_ref());
+        let mut documents = Vec::new();
+        for options in options {
+            match options {
+                Options::Document(document) => documents.push(*document),
+                Options::Mounted(document, key) => {
+                    self.found.taken.insert((*document, key.clone()));
+                }
+            }
+        }
+        let name = |file: usize| Remark::new(&request.files[file].name, Why::NotTaken);
+        let untaken = self.found.options.iter().filter(|at| !documents.contains(at));
+        let untaken = untaken.map(|at| name(self.found.documents[*at].file));
+        let reads_config = self.workers.iter().any(|worker| {
+            worker.get("model.shape").is_some_and(|shape| shape.value.as_str() == Some(CONFIG))
+        });
+        let config = self.found.config.filter(|_| !reads_config).map(name);
+        let remarks: Vec<Remark> = untaken.chain(config).chain(self.found.untaken()).collect();
+        self.unused.extend(remarks.into_iter().map(|remark| (None, remark)));
     }
 
     /// The number of a place, noted if it is new.
@@ -191,6 +213,8 @@ impl Fleet {
                 ));
             }
         }
+        let unread = beside(&commands);
+        self.unused.extend(unread.into_iter().map(|remark| (Some(place), remark)));
         let frontend = |words: &Vec<Word>| {
             let at = behind(words, "dynamo.frontend", &["dynamo.frontend"])?;
             Some((words[at..].to_vec(), words[at - 1].clone()))
@@ -265,7 +289,7 @@ impl Fleet {
         let arguments = Arguments::of(words);
         let read = routers::Found::dynamo(&arguments, &component.variables)?;
         let said = |value: Value, shown: String| Said { value, by: By::Place(place, shown) };
-        let mut settings: Vec<(&'static str, Said)> = Vec::new();
+        let mut settings = Keys::new();
         let mut by_key = read.settings;
         match by_key.remove("policy") {
             Some((value, shown)) => settings.push(("policy", said(value, shown))),
@@ -336,339 +360,27 @@ impl Fleet {
         arguments.last = arguments.last.or(Some(program));
         let (options, values) = self.options(engine, &arguments, &component, request)?;
         let mut found = engine.read(&arguments, values.as_ref())?;
-        let options_place = match &options {
-            None => place,
-            Some(Options::Document(document)) => {
-                let file = self.found.documents[*document].file;
-                self.place(&request.files[file].name, "")
-            }
-            Some(Options::Mounted(document, key)) => {
-                let file = self.found.documents[*document].file;
-                self.place(&request.files[file].name, &format!("data.{key}"))
-            }
-        };
-        let of_options = found.of_file.clone();
-        let place_for = |key: &str, shown: &str| {
-            let is_flag = shown.starts_with('-');
-            if of_options.contains(&key) && !is_flag { options_place } else { place }
-        };
+        let options_place = self.place_of_options(options.as_ref(), request).unwrap_or(place);
         let of_file = std::mem::take(&mut found.unused_of_file);
         self.unused.extend(of_file.into_iter().map(|remark| (Some(options_place), remark)));
         let mut unused = std::mem::take(&mut found.unused);
         unused.extend(variables_unused(&component, &[]));
-
-        let mut settings = std::mem::take(&mut found.settings);
-        let mut take = |key: &'static str| {
-            let (value, shown) = settings.remove(key)?;
-            Some(Said { value, by: By::Place(place_for(key, &shown), shown) })
+        let of_options = found.of_file.clone();
+        let mut reading = Reading {
+            engine,
+            component: &component,
+            request,
+            place,
+            place_name: &self.places[place],
+            options_place,
+            found,
+            unused,
         };
-        let assumed = |value: Value, why: &str| Said { value, by: By::Assumed(why.to_owned()) };
-        let usual =
-            |value: i64| assumed(Value::Integer(value), &format!("{}'s default", engine.name()));
-
-        // The network, the GPU and how many of them.
-        let Some((model, model_shown)) = found.model else {
-            return Err(ImportError::refused(&self.places[place], "names no model"));
-        };
-        let said_model =
-            |value: &str| Said { value: value.into(), by: By::Place(place, model_shown.clone()) };
-        let (gpu, gpu_by) = self.gpu(&component, place, request)?;
-        if let Some(asked) = request.gpu.as_ref().filter(|asked| **asked != gpu) {
-            unused.push(Remark::new(&format!("the GPU asked for, {asked}"), Why::Overridden));
-        }
-        let tp = take("model.tp").unwrap_or_else(|| usual(1));
-        let tp_count = integer(&tp.value);
-        let dp = take("model.attention_dp");
-        let expert_parallel = take("model.expert_parallel");
-        let ep = take("model.ep");
-        let kv = take("model.kv");
-        let (tp_ranks, ranks) = match (&dp, engine) {
-            (Some(Said { value: Value::Boolean(true), .. }), _) => (1, tp_count),
-            (Some(Said { value, .. }), Engine::Vllm) => (tp_count, integer(value)),
-            _ => (tp_count, 1),
-        };
-        let family = match engine {
-            Engine::Vllm => {
-                let (file, why) = images::vllm_defaults(&component.image);
-                let by = why.map_or_else(By::Assumed, |why| By::Place(place, why));
-                Said { value: file.into(), by }
-            }
-            Engine::Trtllm => assumed("trtllm".into(), "TensorRT-LLM 1.0 to 1.3"),
-        };
-        let network = match (models::network(&model), &self.config) {
-            (Some(network), _) => (network, std::path::PathBuf::new()),
-            (None, Some(_)) => {
-                let file = &request.files[self.found.config.expect("its text is there")];
-                (
-                    Network {
-                        shape: "config.json".to_owned(),
-                        weights: String::new(),
-                        context_tokens: None,
-                    },
-                    file.folder.clone(),
-                )
-            }
-            (None, None) => {
-                return Err(ImportError::UnknownModel { place: self.places[place].clone(), model });
-            }
-        };
-        let (network, folder) = network;
-        let folder: &Path = &folder;
-        let mut parts = PartsChoice {
-            shape: network.shape.clone(),
-            gpu: gpu.clone(),
-            tp: tp_ranks,
-            ep: 1,
-            attention_dp: 1,
-            engine: family.value.as_str().unwrap_or_default().to_owned(),
-            weights: Dtype::Bf16,
-            rest_weights: None,
-            kv: None,
-            efficiency: None,
-            operators: None,
-            assume_dense: false,
-        };
-        let wrong = |error: crate::engine::model::ModelError| ImportError::Model {
-            place: self.places[place].clone(),
-            error: Box::new(error),
-        };
-        let weights = if network.weights.is_empty() {
-            let format = models::format_of(&parts, folder).map_err(&wrong)?;
-            assumed(Value::String(format), "the first format that config.json allows")
-        } else {
-            said_model(&network.weights)
-        };
-        let weights = match &found.quantization {
-            None => weights,
-            Some((method, shown)) => match (method.as_str(), weights.value.as_str()) {
-                ("fp8", Some("bf16")) => {
-                    Said { value: "fp8".into(), by: By::Place(place, shown.clone()) }
-                }
-                ("fp8" | "modelopt", Some("fp8" | "fp8_block"))
-                | ("mxfp4", Some("mxfp4"))
-                | ("modelopt" | "modelopt_fp4", Some("nvfp4"))
-                | ("compressed-tensors", _) => weights,
-                (_, have) => {
-                    let have = have.unwrap_or_default();
-                    let why = format!("weights of {have} brought to that format are not simulated");
-                    return Err(ImportError::refused(shown, &why));
-                }
-            },
-        };
-        parts.weights = format(&weights.value);
-        parts.kv = kv.as_ref().map(|kv| format(&kv.value));
-        let loaded = models::load(&parts, folder).map_err(&wrong)?;
-
-        // Ranks of a network without experts are workers by themselves.
-        let is_ranked = ranks > 1 && loaded.has_experts;
-        if ranks > 1 && !loaded.has_experts && engine == Engine::Trtllm {
-            let shown = shown_of(dp.as_ref());
-            let why = "attention data parallelism of networks without experts is not simulated";
-            return Err(ImportError::refused(&shown, why));
-        }
-        let per_replica = if ranks > 1 && !is_ranked { ranks } else { 1 };
-        let gpus = tp_ranks.saturating_mul(ranks);
-        if let Some(given) = component.gpus {
-            let given = given.saturating_mul(component.nodes);
-            if gpus > given {
-                let shown = format!("{} GPUs", given);
-                let why = format!("the engine is started on {gpus}: give the worker that many");
-                return Err(ImportError::refused(
-                    &format!("{}: {shown}", self.places[place]),
-                    &why,
-                ));
-            }
-            if gpus < given {
-                let why = Why::NotModelled(format!("the engine uses {gpus} of them"));
-                unused.push(Remark::new(&format!("{given} GPUs"), why));
-            }
-        }
-        let family = match (engine, loaded.has_experts) {
-            (Engine::Trtllm, true) => {
-                assumed("trtllm-1.3".into(), "TensorRT-LLM 1.0 to 1.3 with experts")
-            }
-            _ => family,
-        };
-        parts.engine = family.value.as_str().unwrap_or_default().to_owned();
-        let mut model: Vec<(&'static str, Said)> = vec![
-            ("shape", said_model(&network.shape)),
-            ("gpu", Said { value: Value::String(gpu), by: gpu_by }),
-            (
-                "tp",
-                match is_ranked && engine == Engine::Trtllm {
-                    true => Said {
-                        value: Value::Integer(1),
-                        by: dp.clone().expect("there are ranks").by,
-                    },
-                    false => tp,
-                },
-            ),
-        ];
-        if is_ranked {
-            let said = dp.clone().expect("there are ranks");
-            model.push(("attention_dp", Said { value: Value::Integer(ranks.into()), by: said.by }));
-            parts.attention_dp = ranks;
-        }
-        let ep = match expert_parallel {
-            Some(Said { value: Value::Boolean(true), by }) => {
-                Some(Said { value: Value::Integer(gpus.into()), by })
-            }
-            _ => ep.filter(|ep| integer(&ep.value) > 1),
-        };
-        if let Some(ep) = ep {
-            if loaded.has_experts {
-                parts.ep = integer(&ep.value);
-                model.push(("ep", ep));
-            } else {
-                unused.push(Remark::new(
-                    &shown_of(Some(&ep)),
-                    Why::NotModelled("the network has no experts".to_owned()),
-                ));
-            }
-        }
-        model.push(("engine", family));
-        model.push(("weights", weights));
-        model.push((
-            "kv",
-            kv.unwrap_or_else(|| {
-                let why = match engine {
-                    Engine::Vllm => "vLLM keeps KV in the network's own format",
-                    Engine::Trtllm => "of the checkpoint; as the weights",
-                };
-                assumed(loaded.kv.into(), why)
-            }),
-        ));
-        let loaded = models::load(&parts, folder).map_err(&wrong)?;
-
-        // What the engine does.
-        let mut engine_settings: Vec<(&'static str, Said)> = Vec::new();
-        let defaults = &loaded.engine;
-        let version = parts.engine.clone();
-        let why = format!("default of {version}");
-        let count = |value: Option<u32>| value.map(|value| Value::Integer(value.into()));
-        let usual: [(&'static str, Option<Value>); 8] = [
-            ("engine.block_size", count(defaults.block_size)),
-            ("engine.kv_memory_fraction", defaults.kv_memory_fraction.map(Value::Float)),
-            ("engine.max_num_seqs", count(defaults.max_num_seqs)),
-            ("engine.max_num_batched_tokens", count(defaults.max_num_batched_tokens)),
-            ("engine.max_model_len", count(network.context_tokens.or(Some(loaded.context_tokens)))),
-            ("engine.chunked_prefill", Some(Value::Boolean(engine == Engine::Vllm))),
-            ("engine.prefix_caching", Some(Value::Boolean(true))),
-            ("engine.overlap", defaults.overlap.map(Value::Boolean)),
-        ];
-        for (key, value) in usual {
-            let said = take(key).or_else(|| {
-                let why = match key {
-                    "engine.max_model_len" => "the network's longest context",
-                    _ => why.as_str(),
-                };
-                Some(assumed(value?, why))
-            });
-            engine_settings.extend(said.map(|said| (key, said)));
-        }
-        let value_of = |key: &str| {
-            engine_settings.iter().find(|(known, _)| *known == key).map(|(_, said)| &said.value)
-        };
-        // A prompt is computed in one step there, so longer ones are refused.
-        let is_whole = value_of("engine.chunked_prefill") == Some(&Value::Boolean(false));
-        let step = value_of("engine.max_num_batched_tokens").map_or(u32::MAX, integer);
-        let len = engine_settings.iter_mut().find(|(key, _)| *key == "engine.max_model_len");
-        if let Some((_, len)) = len.filter(|_| engine == Engine::Trtllm && is_whole)
-            && integer(&len.value) > step
-        {
-            let why = "without chunked prefill a prompt must fit into one step";
-            if let By::Place(_, shown) = &len.by {
-                unused.push(Remark::new(shown, Why::NotModelled(why.to_owned())));
-            }
-            *len = assumed(Value::Integer(step.into()), why);
-        }
-        for rule in engine.rules() {
-            if let Some(said) = take(rule.key) {
-                engine_settings.push((rule.key, said));
-            }
-        }
-        let sizes_key = "engine.cuda_graph.sizes";
-        let list = |sizes: &[u32]| {
-            Value::Array(sizes.iter().map(|size| Value::Integer((*size).into())).collect())
-        };
-        match (&found.is_eager, &found.graph_sizes) {
-            (Some(shown), _) => {
-                engine_settings.push((
-                    sizes_key,
-                    Said { value: list(&[]), by: By::Place(place, shown.clone()) },
-                ));
-            }
-            (None, Some((sizes, shown))) => {
-                let place = if engine == Engine::Trtllm { options_place } else { place };
-                engine_settings.push((
-                    sizes_key,
-                    Said { value: list(sizes), by: By::Place(place, shown.clone()) },
-                ));
-            }
-            (None, None) if engine == Engine::Trtllm => {
-                let is_padded = engine_settings.iter().any(|(key, said)| {
-                    *key == "engine.cuda_graph.padding" && said.value == Value::Boolean(true)
-                });
-                let sizes = list(&engines::trtllm_sizes(0, is_padded));
-                engine_settings.push((sizes_key, assumed(sizes, "TensorRT-LLM's default")));
-            }
-            (None, None) => {}
-        }
-        if engine == Engine::Trtllm {
-            for (key, is_needed) in [
-                ("engine.cuda_graph.padding", true),
-                ("engine.trtllm.attention_dp_config.enable_balance", is_ranked),
-            ] {
-                if is_needed && engine_settings.iter().all(|(known, _)| *known != key) {
-                    engine_settings
-                        .push((key, assumed(Value::Boolean(false), "TensorRT-LLM's default")));
-                }
-            }
-        }
-        if let Some((bytes, shown)) = &found.host_bytes {
-            if loaded.has_window {
-                let why = "layers with a window have no memory below the GPU's here";
-                unused.push(Remark::new(shown, Why::NotModelled(why.to_owned())));
-            } else {
-                let is_of_all =
-                    shown.contains("kv-offloading-size") || shown.contains("cpu_bytes_to_use\"");
-                let gpus = if is_of_all { 1 } else { gpus };
-                engine_settings.push((
-                    "engine.tier",
-                    Said {
-                        value: host_tier(bytes.saturating_mul(u64::from(gpus)), tp_ranks),
-                        by: By::Place(place, format!("{shown}; the bandwidth is assumed")),
-                    },
-                ));
-            }
-        }
-
-        let replicas =
-            component.replicas.or(request.workers.filter(|_| component.form == Form::Line));
-        let replicas_said = match (replicas, component.form) {
-            (Some(count), Form::Line) => assumed(
-                Value::Integer(i64::from(count) * i64::from(per_replica)),
-                "as many as were asked for",
-            ),
-            (Some(count), _) => Said {
-                value: Value::Integer(i64::from(count) * i64::from(per_replica)),
-                by: By::Place(
-                    place,
-                    match per_replica {
-                        1 => format!("replicas: {count}"),
-                        ranks => format!(
-                            "replicas: {count}, each with {ranks} ranks that are workers by themselves"
-                        ),
-                    },
-                ),
-            },
-            (None, _) => {
-                assumed(Value::Integer(per_replica.into()), "the number of replicas is not said")
-            }
-        };
-        if replicas == Some(0) {
-            return Err(ImportError::refused(&self.places[place], "has no replicas; give it some"));
-        }
+        let config = self.found.config.map(|file| request.files[file].folder.as_path());
+        let model = reading.model(config, || self.gpu(&component, place, request))?;
+        let settings = reading.settings(&model);
+        let workers = reading.workers(model.per_replica)?;
+        let unused = reading.unused;
         let role = self.role(&component, &arguments);
         self.unused.extend(unused.into_iter().map(|remark| (Some(place), remark)));
         self.workers.push(Worker {
@@ -676,17 +388,27 @@ impl Fleet {
             name: component.name.clone(),
             engine,
             role,
-            workers: replicas_said,
-            per_replica,
-            model,
-            settings: engine_settings,
+            workers,
+            per_replica: model.per_replica,
+            model: model.keys,
+            settings,
             arguments,
             options,
             is_serve,
             of_options,
-            has_window: loaded.has_window,
+            has_window: model.loaded.has_window,
         });
         Ok(())
+    }
+
+    /// The place of options in a file.
+    fn place_of_options(&mut self, options: Option<&Options>, request: &Request) -> Option<usize> {
+        let (document, path) = match options? {
+            Options::Document(document) => (*document, String::new()),
+            Options::Mounted(document, key) => (*document, format!("data.{key}")),
+        };
+        let file = self.found.documents[document].file;
+        Some(self.place(&request.files[file].name, &path))
     }
 
     /// The GPU: as asked for, or by a label of nodes.
@@ -744,7 +466,7 @@ impl Fleet {
         {
             let text = self.found.documents[*document]
                 .value
-                .pointer(&format!("/data/{}", manifests::escaped(key)));
+                .pointer(&format!("/data/{}", yaml::escaped(key)));
             let text = text.and_then(Json::as_str).unwrap_or_default();
             let values = yaml::parse(text).map_err(|problem| ImportError::file(key, &problem))?;
             return Ok((Some(Options::Mounted(*document, key.clone())), Some(values)));
@@ -851,7 +573,7 @@ impl Fleet {
             ));
         }
         let file = self.found.documents[picker.document].file;
-        let place = self.place(&request.files[file].name, &manifests::dotted(&picker.pointer));
+        let place = self.place(&request.files[file].name, &yaml::dotted(&picker.pointer));
         let said =
             |value: Value, shown: &str| Said { value, by: By::Place(place, shown.to_owned()) };
         let mut settings = Vec::new();
@@ -875,7 +597,7 @@ impl Fleet {
             let values = &self.found.documents[picker.document].value;
             let count = values.pointer(&format!("{epp}/replicas")).and_then(Json::as_u64);
             if let Some(count) = count.filter(|count| (2..=1_000).contains(count)) {
-                let place = self.place(&request.files[file].name, &manifests::dotted(epp));
+                let place = self.place(&request.files[file].name, &yaml::dotted(epp));
                 let by = By::Place(place, format!("replicas: {count}"));
                 let value = Value::Integer(i64::try_from(count).unwrap_or(1));
                 settings.push(("replicas", Said { value, by }));
@@ -906,6 +628,53 @@ impl Fleet {
     }
 }
 
+/// Words of programs that are read.
+const PROGRAMS: [&str; 9] = [
+    "-m",
+    "dynamo.frontend",
+    "dynamo.trtllm",
+    "dynamo.vllm",
+    "exec",
+    "serve",
+    "trtllm-serve",
+    "vllm",
+    "vllm.entrypoints.openai.api_server",
+];
+
+/// Commands of a script that do nothing to a program that is started after them.
+const PLAIN: [&str; 8] = ["cd", "echo", "export", "set", "sleep", "source", "trap", "wait"];
+
+/// What stands in front of a program that is read, and the commands beside it.
+fn beside(commands: &[Vec<Word>]) -> Vec<Remark> {
+    let program = |word: &Word| {
+        let name = word.text.rsplit('/').next().unwrap_or_default();
+        let version = name.strip_prefix("python");
+        let is_python = |v: &str| v.chars().all(|c| c.is_ascii_digit() || c == '.');
+        PROGRAMS.contains(&name) || version.is_some_and(is_python)
+    };
+    let mut remarks = Vec::new();
+    let (mut plain, mut others) = (Vec::new(), Vec::new());
+    for words in commands {
+        match words.iter().position(program) {
+            Some(at) => {
+                let front: Vec<&str> = words[..at].iter().map(|word| word.text.as_str()).collect();
+                let shown = format!("{} in front of it", front.join(" "));
+                remarks.extend((at > 0).then(|| Remark::new(&shown, Why::Unknown)));
+            }
+            None => match words.first().map(|word| &word.text) {
+                Some(word) if PLAIN.contains(&word.as_str()) => plain.push(word.clone()),
+                Some(word) if !word.starts_with('-') => others.push(word.clone()),
+                _ => {}
+            },
+        }
+    }
+    if commands.len() > 1 {
+        remarks.extend(Remark::list("commands ", &plain, &Why::NoEffect));
+        remarks.extend(Remark::list("commands ", &others, &Why::Unknown));
+    }
+    remarks
+}
+
 /// Variables that nothing read: those of Dynamo and vLLM by name, the others by number.
 fn variables_unused(component: &Component, read: &[String]) -> Vec<Remark> {
     let known = |name: &&String| {
@@ -925,10 +694,8 @@ fn variables_unused(component: &Component, read: &[String]) -> Vec<Remark> {
         .into_iter()
         .map(|name| Remark::new(&format!("variable {name}"), Why::Unknown))
         .collect();
-    if !others.is_empty() {
-        let names: Vec<&str> = others.into_iter().map(String::as_str).collect();
-        remarks.push(Remark::new(&format!("variables {}", names.join(", ")), Why::NoEffect));
-    }
+    let others: Vec<String> = others.into_iter().cloned().collect();
+    remarks.extend(Remark::list("variables ", &others, &Why::NoEffect));
     remarks
 }
 
@@ -938,31 +705,6 @@ fn has_variable(text: &str, name: &str) -> bool {
         let rest = behind.strip_prefix(['{', '(']).unwrap_or(behind).strip_prefix(name);
         rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_'))
     })
-}
-
-/// Host memory for KV; every GPU has a link of its own to it (assumed: PCIe 5.0 x16).
-fn host_tier(bytes: u64, gpus: u32) -> Value {
-    let mut tier = toml::Table::new();
-    tier.insert("name".to_owned(), "host".into());
-    tier.insert("capacity".to_owned(), Value::String(format!("{}MiB", bytes >> 20)));
-    tier.insert("bandwidth".to_owned(), Value::String(format!("{}GB/s", gpus.saturating_mul(50))));
-    Value::Array(vec![Value::Table(tier)])
-}
-
-fn integer(value: &Value) -> u32 {
-    value.as_integer().and_then(|value| u32::try_from(value).ok()).unwrap_or(1)
-}
-
-fn format(value: &Value) -> Dtype {
-    let named = |format: &Dtype| value.as_str() == Some(format.as_str());
-    Dtype::ALL.into_iter().find(named).unwrap_or(Dtype::Bf16)
-}
-
-fn shown_of(said: Option<&Said>) -> String {
-    match said.map(|said| &said.by) {
-        Some(By::Place(_, shown) | By::Assumed(shown)) => shown.clone(),
-        None => String::new(),
-    }
 }
 
 impl Worker {

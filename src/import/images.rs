@@ -32,7 +32,8 @@ pub(super) fn vllm_defaults(image: &str) -> (&'static str, Result<String, String
                 None => (11, Err(format!("image {image}: no later than vLLM 0.11"))),
             }
         }
-        _ => (24, Err("vLLM's version is not said".to_owned())),
+        _ if image.is_empty() => (24, Err("vLLM's version is not said".to_owned())),
+        _ => (24, Err(format!("image {image} does not say vLLM's version"))),
     };
     let file = match minor {
         0..=13 => "vllm-0.12",

@@ -1,12 +1,14 @@
 //! What Kubernetes runs, by its manifests: the containers of each component, with their
 //! variables, the files that are mounted into them, and how many of them there are.
 
+use super::arguments::Arguments;
 use super::models;
 use super::request::{ImportError, Remark, Source, Why};
 use super::words::Written;
-use crate::settings::yaml;
+use crate::router::policies::epp_config::custom_config;
+use crate::settings::yaml::{self, dotted, escaped};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,8 +42,6 @@ pub(super) struct Component {
     pub(super) pointer: String,
     pub(super) container: String,
     pub(super) replicas: Option<u32>,
-    /// Key below `pointer` that says how many there are.
-    pub(super) replicas_key: &'static str,
     /// `worker`, `prefill`, `frontend`, as the manifest calls it; may be empty.
     pub(super) said: Vec<String>,
     pub(super) written: Written,
@@ -66,17 +66,31 @@ pub(super) struct Picker {
     pub(super) text: String,
 }
 
+impl Picker {
+    /// The name of its file in a `ConfigMap`.
+    fn name(&self) -> Option<String> {
+        let key = self.pointer.strip_prefix("/data/")?;
+        Some(key.replace("~1", "/").replace("~0", "~"))
+    }
+}
+
 /// All that was found in the files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Found {
     pub(super) documents: Vec<Document>,
     pub(super) components: Vec<Component>,
     pub(super) picker: Option<Picker>,
+    /// All that may be it.
+    pickers: Vec<Picker>,
     /// The place of the file that is a network's `config.json`.
     pub(super) config: Option<usize>,
     /// Documents that are options of TensorRT-LLM.
     pub(super) options: Vec<usize>,
     pub(super) unused: Vec<Remark>,
+    /// Entries of `ConfigMap`s that something takes.
+    pub(super) taken: BTreeSet<(usize, String)>,
+    /// By document, what is looked at in it: JSON pointers with `*` for any part.
+    looked_at: BTreeMap<usize, Vec<String>>,
 }
 
 /// Kinds that run containers.
@@ -136,7 +150,48 @@ impl Found {
             }
             found.containers(at)?;
         }
+        found.choose_picker(files)?;
+        found.list_unread();
         Ok(found)
+    }
+
+    /// Lists what no rule looks at in the documents that components stand in.
+    fn list_unread(&mut self) {
+        for (at, looked_at) in &self.looked_at {
+            let value = &self.documents[*at].value;
+            let mut pointers = Vec::new();
+            unread(value, "", looked_at, &mut pointers);
+            let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+            let start = format!("{name}: ");
+            let (none, unknown): (Vec<&String>, Vec<&String>) =
+                pointers.iter().partition(|pointer| has_no_effect(pointer));
+            let dotted = |all: Vec<&String>| -> Vec<String> {
+                all.into_iter().map(|pointer| dotted(pointer)).collect()
+            };
+            self.unused.extend(Remark::list(&start, &dotted(unknown), &Why::Unknown));
+            self.unused.extend(Remark::list(&start, &dotted(none), &Why::NoEffect));
+        }
+    }
+
+    /// Lists the entries of `ConfigMap`s that nothing takes.
+    pub(super) fn untaken(&self) -> Vec<Remark> {
+        let maps = self
+            .documents
+            .iter()
+            .enumerate()
+            .filter(|(_, document)| text(&document.value, "kind") == Some("ConfigMap"));
+        let of_map = maps.flat_map(|(at, document)| {
+            let name = document.value.pointer("/metadata/name").and_then(Value::as_str);
+            let keys =
+                entries(&document.value, "data").chain(entries(&document.value, "binaryData"));
+            let untaken: Vec<String> = keys
+                .filter(|(key, _)| !self.taken.contains(&(at, (*key).clone())))
+                .map(|(key, _)| format!("data.{key}"))
+                .collect();
+            let start = format!("ConfigMap {}: ", name.unwrap_or_default());
+            Remark::list(&start, &untaken, &Why::NotTaken)
+        });
+        of_map.collect()
     }
 
     /// Notes what a document is.
@@ -151,16 +206,15 @@ impl Found {
         let name = &files[file].name;
         let has = |key: &&str| value.get(*key).is_some();
         if kind == "EndpointPickerConfig" {
-            self.add_picker(
-                name,
-                Picker { document: at, pointer: String::new(), text: yaml::write(&value) },
-            )?;
+            let text = yaml::write(&value);
+            self.pickers.push(Picker { document: at, pointer: String::new(), text });
         } else if kind == "ConfigMap" {
+            self.look_at(at, "", &["kind", "apiVersion", "metadata/name", "data", "binaryData"]);
             for (key, text) in entries(&value, "data") {
                 let text = text.as_str().unwrap_or_default();
                 if text.contains("kind: EndpointPickerConfig") {
                     let pointer = format!("/data/{}", escaped(key));
-                    self.add_picker(name, Picker { document: at, pointer, text: text.to_owned() })?;
+                    self.pickers.push(Picker { document: at, pointer, text: text.to_owned() });
                 }
             }
         } else if kind.is_empty() {
@@ -170,7 +224,7 @@ impl Found {
                 let others = beside(&value, &pointer).into_iter();
                 let remark = |path: String| Remark::new(&format!("value {path}"), Why::Unknown);
                 self.unused.extend(others.map(remark));
-                self.add_picker(name, Picker { document: at, pointer, text: text.to_owned() })?;
+                self.pickers.push(Picker { document: at, pointer, text: text.to_owned() });
             } else if models::is_config(&value) {
                 self.config = Some(file);
             } else if OPTIONS.iter().any(has) {
@@ -188,11 +242,27 @@ impl Found {
         Ok(())
     }
 
-    fn add_picker(&mut self, file: &str, picker: Picker) -> Result<(), ImportError> {
-        match self.picker.replace(picker) {
-            None => Ok(()),
-            Some(_) => Err(ImportError::file(file, "has a second EndpointPickerConfig; give one")),
+    /// Of several configurations of llm-d's router the one that a command line names.
+    fn choose_picker(&mut self, files: &[Source]) -> Result<(), ImportError> {
+        let mut pickers = std::mem::take(&mut self.pickers);
+        if pickers.len() > 1 {
+            let named = self.components.iter().flat_map(Component::configurations);
+            let named: BTreeSet<String> = named.collect();
+            let is_named =
+                |picker: &Picker| picker.name().is_some_and(|name| named.contains(&name));
+            let second = self.documents[pickers[1].document].file;
+            pickers.retain(is_named);
+            if pickers.len() != 1 {
+                let problem = "has a second EndpointPickerConfig; give one, or with them the Deployment whose \
+                               --config-file names one of them";
+                return Err(ImportError::file(&files[second].name, problem));
+            }
         }
+        self.picker = pickers.pop();
+        if let Some(picker) = &self.picker {
+            self.taken.extend(picker.name().map(|name| (picker.document, name)));
+        }
+        Ok(())
     }
 
     /// Adds the components of a document.
@@ -203,6 +273,11 @@ impl Found {
         match kind {
             "DynamoGraphDeployment" => {
                 let global = value.pointer("/spec/envs").or_else(|| value.pointer("/spec/env"));
+                self.look_at(
+                    at,
+                    "/spec",
+                    &["envs/*/name", "envs/*/value*", "env/*/name", "env/*/value*"],
+                );
                 for (name, service) in
                     entries(value.get("spec").unwrap_or(&Value::Null), "services")
                 {
@@ -253,8 +328,25 @@ impl Found {
             _ => format!("/containers/{}", main_container(pod)),
         };
         let container = pod.pointer(&inside).unwrap_or(&null);
+        self.look_at(document, "", &["kind", "apiVersion", "metadata/name", "metadata/namespace"]);
+        self.look_at(document, pointer, &OF_COMPONENT);
+        self.look_at(document, &format!("{pointer}{pod_at}"), &OF_POD);
+        self.look_at(document, &format!("{pointer}{pod_at}{inside}"), &OF_CONTAINER);
         let mut variables = BTreeMap::new();
-        let mut unread = Vec::new();
+        let of_pod = format!("{pointer}{pod_at}");
+        let label = gpu_label(pod).map(|found| (found, of_pod.as_str()));
+        let label = label.or_else(|| Some((gpu_label(value)?, pointer)));
+        let label = label.map(|((label, paths), start)| {
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            self.look_at(document, start, &paths);
+            label
+        });
+        let main = (form != Form::Services).then(|| main_container(pod));
+        let beside = pod.get("containers").and_then(Value::as_array).map_or(0, Vec::len);
+        for at in (0..beside).filter(|at| Some(*at) != main) {
+            self.look_at(document, &of_pod, &[&format!("containers/{at}")]);
+        }
+        let (mut unread, mut taken) = (Vec::new(), Vec::new());
         for entry in container.get("envFrom").and_then(Value::as_array).into_iter().flatten() {
             let reference = entry.pointer("/configMapRef/name").and_then(Value::as_str);
             let Some(map) = reference.and_then(|name| self.config_map(name)) else {
@@ -270,6 +362,7 @@ impl Found {
             for (key, value) in entries(&self.documents[map].value, "data") {
                 let value = value.as_str().unwrap_or_default().to_owned();
                 variables.insert(format!("{prefix}{key}"), value);
+                taken.push((map, key.clone()));
             }
         }
         if let Some(secret) = text(value, "envFromSecret") {
@@ -279,8 +372,9 @@ impl Found {
         for list in [global, value.get("envs"), container.get("env")].into_iter().flatten() {
             for entry in list.as_array().into_iter().flatten() {
                 let Some(variable) = text(entry, "name") else { continue };
-                if let Some(value) = self.variable(entry) {
+                if let Some((value, from)) = self.variable(entry) {
                     variables.insert(variable.to_owned(), value);
+                    taken.extend(from);
                     continue;
                 }
                 // It stands in place of one of the same name from before.
@@ -300,13 +394,23 @@ impl Found {
         let said =
             ["componentType", "subComponentType", "type"].iter().filter_map(|key| text(value, key));
         let said = said.chain(text(labels, "llm-d.ai/role"));
-        let limits = [
-            value.pointer("/resources/limits/gpu"),
-            value.pointer("/resources/requests/gpu"),
-            container.pointer("/resources/limits/nvidia.com~1gpu"),
-            container.pointer("/resources/requests/nvidia.com~1gpu"),
-            container.pointer("/resources/limits/amd.com~1gpu"),
+        // What is requested counts where there is no limit.
+        let of_service = ["limits", "requests"].map(|kind| format!("resources/{kind}/gpu"));
+        let of_container = [
+            "limits/nvidia.com~1gpu",
+            "requests/nvidia.com~1gpu",
+            "limits/amd.com~1gpu",
+            "requests/amd.com~1gpu",
         ];
+        let of_service = of_service.iter().map(|path| (value, pointer.to_owned(), path.clone()));
+        let inner = format!("{of_pod}{inside}");
+        let of_container =
+            of_container.iter().map(|path| (container, inner.clone(), format!("resources/{path}")));
+        let gpus = of_service.chain(of_container).find_map(|(value, pointer, path)| {
+            let gpus = value.pointer(&format!("/{path}")).and_then(count)?;
+            self.look_at(document, &pointer, &[&path]);
+            Some(gpus)
+        });
         let group = value.pointer("/leaderWorkerTemplate/size").and_then(count);
         let nodes = value.pointer("/multinode/nodeCount").and_then(count).or(group);
         let component = Component {
@@ -316,7 +420,6 @@ impl Found {
             pointer: pointer.to_owned(),
             container: format!("{pointer}{pod_at}{inside}"),
             replicas: value.get("replicas").and_then(count),
-            replicas_key: "replicas",
             said: said.map(str::to_owned).collect(),
             written: Written {
                 command: strings(container, "command"),
@@ -324,28 +427,37 @@ impl Found {
             },
             variables,
             image: text(container, "image").unwrap_or_default().to_owned(),
-            gpus: limits.into_iter().flatten().find_map(count),
+            gpus,
             nodes: nodes.unwrap_or(1).max(1),
-            gpu_label: gpu_label(pod).or_else(|| gpu_label(value)),
+            gpu_label: label,
             mounted: self.mounted(pod, container, value),
         };
         self.unused.extend(unread);
+        self.taken.extend(taken);
         self.components.push(component);
     }
 
-    /// The value of a variable, from a `ConfigMap` among the files if it says so; empty
-    /// where it has none.
-    fn variable(&self, entry: &Value) -> Option<String> {
+    /// Notes that rules look at these, below a pointer.
+    fn look_at(&mut self, document: usize, pointer: &str, paths: &[&str]) {
+        let known = self.looked_at.entry(document).or_default();
+        known.extend(paths.iter().map(|path| format!("{pointer}/{path}")));
+    }
+
+    /// The value of a variable, from an entry of a `ConfigMap` among the files if it says so;
+    /// empty where it has none.
+    fn variable(&self, entry: &Value) -> Option<(String, Option<(usize, String)>)> {
         match (entry.get("value"), entry.get("valueFrom")) {
-            (Some(Value::Null) | None, None) => Some(String::new()),
+            (Some(Value::Null) | None, None) => Some((String::new(), None)),
             (Some(Value::Null) | None, Some(from)) => {
                 let reference = from.get("configMapKeyRef")?;
                 let map = self.config_map(text(reference, "name")?)?;
                 let data = self.documents[map].value.get("data")?;
-                text(data, text(reference, "key")?).map(str::to_owned)
+                let key = text(reference, "key")?;
+                Some((text(data, key)?.to_owned(), Some((map, key.to_owned()))))
             }
             (Some(value), _) => {
-                Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                Some((value, None))
             }
         }
     }
@@ -397,6 +509,136 @@ impl Found {
     }
 }
 
+/// What is looked at in a component, its pod and its container; what [`left_out`] lists is
+/// among it.
+const OF_COMPONENT: [&str; 17] = [
+    "name",
+    "type",
+    "componentType",
+    "subComponentType",
+    "replicas",
+    "envs/*/name",
+    "envs/*/value*",
+    "envFromSecret",
+    "multinode/nodeCount",
+    "autoscaling",
+    "scalingAdapter",
+    "template/metadata/labels/llm-d.ai~1role",
+    "leaderWorkerTemplate/size",
+    "leaderWorkerTemplate/leaderTemplate",
+    "volumeMounts/*/name",
+    "volumeMounts/*/mountPath",
+    "volumeMounts/*/mountPoint",
+];
+
+const OF_POD: [&str; 4] =
+    ["initContainers", "volumes/*/name", "volumes/*/configMap/name", "containers/*/name"];
+
+const OF_CONTAINER: [&str; 11] = [
+    "image",
+    "command",
+    "args",
+    "env/*/name",
+    "env/*/value*",
+    "envFrom/*/prefix",
+    "envFrom/*/configMapRef/name",
+    "envFrom/*/secretRef/name",
+    "volumeMounts/*/name",
+    "volumeMounts/*/mountPath",
+    "volumeMounts/*/subPath",
+];
+
+/// Keys below which nothing changes what is simulated: identity, health, security, memory and
+/// cores of the machine, where files come from.
+const NO_EFFECT: [&str; 50] = [
+    "annotations",
+    "backendFramework",
+    "cpu",
+    "custom",
+    "defaultMode",
+    "dnsPolicy",
+    "dynamoNamespace",
+    "emptyDir",
+    "ephemeral-storage",
+    "globalDynamoNamespace",
+    "hostIPC",
+    "hostNetwork",
+    "hostPath",
+    "imagePullPolicy",
+    "imagePullSecrets",
+    "labels",
+    "lifecycle",
+    "livenessProbe",
+    "matchLabels",
+    "memory",
+    "metadata",
+    "minReadySeconds",
+    "nodeSelector",
+    "optional",
+    "persistentVolumeClaim",
+    "podAntiAffinity",
+    "ports",
+    "priorityClassName",
+    "progressDeadlineSeconds",
+    "pvcs",
+    "readOnly",
+    "readinessProbe",
+    "requests",
+    "restartPolicy",
+    "revisionHistoryLimit",
+    "runtimeClassName",
+    "schedulerName",
+    "secret",
+    "securityContext",
+    "selector",
+    "serviceAccount",
+    "serviceAccountName",
+    "serviceName",
+    "sharedMemory",
+    "startupProbe",
+    "status",
+    "strategy",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "workingDir",
+];
+
+/// Whether nothing below a pointer changes what is simulated.
+fn has_no_effect(pointer: &str) -> bool {
+    let is_rdma = pointer.contains("/resources/") && pointer.contains("rdma");
+    is_rdma || pointer.split('/').any(|part| NO_EFFECT.contains(&part))
+}
+
+/// The pointers below `pointer`, where `value` stands, that nothing looks at: as short as
+/// they can be.
+fn unread(value: &Value, pointer: &str, looked_at: &[String], found: &mut Vec<String>) {
+    let parts = pointer.split('/').count();
+    let fits = |wanted: &str, part: &str| match wanted.strip_suffix('*') {
+        Some(start) => part.starts_with(start),
+        None => wanted == part,
+    };
+    let is_near = |path: &&String| path.split('/').zip(pointer.split('/')).all(|(a, b)| fits(a, b));
+    let mut near = looked_at.iter().filter(is_near).peekable();
+    if near.peek().is_none() {
+        found.push(pointer.to_owned());
+    } else if near.all(|path| path.split('/').count() > parts) {
+        let key = |key: &str| format!("{pointer}/{}", escaped(key));
+        match value {
+            Value::Object(entries) => {
+                entries
+                    .iter()
+                    .for_each(|(name, value)| unread(value, &key(name), looked_at, found));
+            }
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .for_each(|(at, value)| unread(value, &key(&at.to_string()), looked_at, found)),
+            Value::Null => {}
+            _ => found.push(pointer.to_owned()),
+        }
+    }
+}
+
 /// Of variables whose values are not among the files.
 const ELSEWHERE: &str = "what it holds is in none of the files; give its ConfigMap, too";
 
@@ -439,7 +681,6 @@ impl Component {
             pointer: String::new(),
             container: String::new(),
             replicas: None,
-            replicas_key: "replicas",
             said: Vec::new(),
             written: Written::line(text),
             variables: BTreeMap::new(),
@@ -451,21 +692,20 @@ impl Component {
         }
     }
 
+    /// Names of files of configuration that its command line names, as llm-d's router does.
+    fn configurations(&self) -> Vec<String> {
+        let commands = self.written.commands(&self.variables);
+        let flags = commands.iter().flat_map(|words| Arguments::of(words).flags);
+        let flags =
+            flags.filter(|flag| ["config-file", "configFile"].contains(&flag.name.as_str()));
+        let name = |path: String| path.rsplit('/').next().unwrap_or_default().to_owned();
+        flags.filter_map(|flag| flag.value.map(name)).collect()
+    }
+
     /// Where its container stands, for people.
     pub(super) fn path(&self) -> String {
         dotted(&self.container)
     }
-}
-
-/// A JSON pointer as people write such paths.
-pub(super) fn dotted(pointer: &str) -> String {
-    let part = |part: &str| part.replace("~1", "/").replace("~0", "~");
-    pointer.split('/').skip(1).map(part).collect::<Vec<_>>().join(".")
-}
-
-/// A key as part of a JSON pointer.
-pub(super) fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
@@ -507,64 +747,33 @@ fn main_container(pod: &Value) -> usize {
     find(&has_gpus).or_else(|| find(&is_main)).unwrap_or(0)
 }
 
-/// A label of nodes that says which GPU they have.
-fn gpu_label(pod: &Value) -> Option<(String, String)> {
+/// A label of nodes that says which GPU they have, by key and value, and the paths in the pod
+/// that say it.
+fn gpu_label(pod: &Value) -> Option<((String, String), Vec<String>)> {
     let selected = entries(pod, "nodeSelector")
         .find(|(key, _)| models::is_gpu_label(key))
-        .and_then(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
-    let terms =
-        "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
-    let terms = pod.pointer(terms).and_then(Value::as_array);
-    let required = || {
-        let expressions = terms?.iter().flat_map(|term| {
-            term.get("matchExpressions").and_then(Value::as_array).into_iter().flatten()
+        .and_then(|(key, value)| {
+            let path = format!("nodeSelector/{}", escaped(key));
+            Some(((key.clone(), value.as_str()?.to_owned()), vec![path]))
         });
-        let mut labels =
-            expressions.filter(|expression| text(expression, "operator") == Some("In"));
-        labels.find_map(|expression| {
+    const TERMS: &str =
+        "affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    let required = || {
+        let terms = pod.pointer(&format!("/{TERMS}"))?.as_array()?.iter().enumerate();
+        let mut expressions = terms.flat_map(|(term, value)| {
+            let all = value.get("matchExpressions").and_then(Value::as_array);
+            let all = all.into_iter().flatten().enumerate();
+            all.map(move |(at, one)| (format!("{TERMS}/{term}/matchExpressions/{at}"), one))
+        });
+        expressions.find_map(|(path, expression)| {
             let key = text(expression, "key").filter(|key| models::is_gpu_label(key))?;
+            text(expression, "operator").filter(|operator| *operator == "In")?;
             let value = expression.get("values")?.as_array()?.first()?.as_str()?;
-            Some((key.to_owned(), value.to_owned()))
+            let paths = ["key", "operator", "values/0"].map(|part| format!("{path}/{part}"));
+            Some(((key.to_owned(), value.to_owned()), paths.to_vec()))
         })
     };
     selected.or_else(required)
-}
-
-/// The text of a configuration of llm-d's router in a Helm values file, and its place: of
-/// several files the one that `pluginsConfigFile` names.
-///
-/// # Errors
-/// Files among which none is named.
-fn custom_config<'a>(
-    pointer: &str,
-    values: &'a Value,
-) -> Result<Option<(String, &'a str)>, String> {
-    let Value::Object(entries) = values else { return Ok(None) };
-    if let Some(Value::Object(files)) = entries.get("pluginsCustomConfig") {
-        let path = format!("{pointer}/pluginsCustomConfig");
-        let named = match (text(values, "pluginsConfigFile"), files.len()) {
-            (Some(name), _) => files.get_key_value(name),
-            (None, 0) => return Ok(None),
-            (None, 1) => files.iter().next(),
-            // What the chart takes where no file is named.
-            (None, _) => files.get_key_value("default-plugins.yaml"),
-        };
-        let Some((name, text)) = named.and_then(|(name, text)| Some((name, text.as_str()?))) else {
-            let names = files.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(format!(
-                "{}: pluginsConfigFile must name one of its files: {names}",
-                dotted(&path)
-            ));
-        };
-        return Ok(Some((format!("{path}/{}", escaped(name)), text)));
-    }
-    for (key, value) in entries {
-        let found = custom_config(&format!("{pointer}/{}", escaped(key)), value)?;
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
 }
 
 /// What stands in Helm values beside the configuration at a pointer and the keys that are

@@ -27,6 +27,8 @@ pub struct Request {
     pub command: Option<String>,
     /// How many workers run such a line; 1 where nothing is said.
     pub workers: Option<u32>,
+    /// The path of a log of requests, which is the load.
+    pub log: Option<String>,
     /// The GPU, where no manifest says which one: a name of the catalogue.
     pub gpu: Option<String>,
 }
@@ -69,19 +71,43 @@ pub(super) enum Why {
     Document,
     /// A component that runs no engine and no router.
     NoEngine,
+    /// A file that no component takes.
+    NotTaken,
 }
 
 impl Remark {
     pub(super) fn new(shown: &str, why: Why) -> Self {
         // One line, of a length that can be read.
         let line = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-        let shown = match line.char_indices().nth(100) {
+        let shown = match line.char_indices().nth(MOST_SHOWN) {
             Some((end, _)) => format!("{}...", &line[..end]),
             None => line,
         };
         Self { shown, why }
     }
+
+    /// Many things for one reason: each is named, in lines that can be read and begin with
+    /// `start`.
+    pub(super) fn list(start: &str, names: &[String], why: &Why) -> Vec<Self> {
+        let mut remarks: Vec<Self> = Vec::new();
+        let mut line = String::new();
+        for name in names {
+            if !line.is_empty() && start.len() + line.len() + name.len() > MOST_SHOWN - 2 {
+                remarks.push(Self { shown: format!("{start}{line}"), why: why.clone() });
+                line.clear();
+            }
+            let comma = if line.is_empty() { "" } else { ", " };
+            line = format!("{line}{comma}{name}");
+        }
+        if !line.is_empty() {
+            remarks.push(Self { shown: format!("{start}{line}"), why: why.clone() });
+        }
+        remarks
+    }
 }
+
+/// Characters of a remark that can be read.
+const MOST_SHOWN: usize = 100;
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,6 +119,7 @@ impl fmt::Display for Why {
             Self::Overridden => "another value wins over it",
             Self::Document => "a document that nothing simulated is read from",
             Self::NoEngine => "runs neither an engine nor a router",
+            Self::NotTaken => "no component that is read takes it",
         })
     }
 }

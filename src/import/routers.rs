@@ -430,23 +430,22 @@ fn number(value: f64) -> Value {
 /// at the top of `before` stays.
 ///
 /// # Errors
-/// A key that no plug-in has, or a policy that it cannot be.
+/// A key that no plug-in has, or a policy that it cannot be, and why.
 pub(super) fn picker_of(
     settings: &BTreeMap<String, Value>,
     before: &str,
-) -> Result<String, String> {
+) -> Result<String, (String, String)> {
     let policy = settings.get("policy").and_then(Value::as_str).unwrap_or_default();
-    let as_number = |key: &str, value: &Value| {
-        let wrong = || format!("router.{key} = {value}: must be a number");
-        match value {
-            Value::Integer(whole) => Ok(json!(whole)),
-            Value::Float(number) => Ok(json!(number)),
-            Value::String(text) => {
-                crate::settings::parse_count(text).map(|n| json!(n)).map_err(|_| wrong())
-            }
-            _ => Err(wrong()),
-        }
+    let wrong = |key: &str, why: &str| (key.to_owned(), why.to_owned());
+    let as_number = |key: &str, value: &Value| match value {
+        Value::Integer(whole) => Ok(json!(whole)),
+        Value::Float(number) => Ok(json!(number)),
+        Value::String(text) => crate::settings::parse_count(text)
+            .map(|n| json!(n))
+            .map_err(|_| wrong(key, "must be a number")),
+        _ => Err(wrong(key, "must be a number")),
     };
+    let unknown = |key: &str| wrong(key, "no plug-in of llm-d's router has it");
     let mut index = json!({});
     let mut filter = json!({});
     let mut scorer = json!({});
@@ -471,18 +470,18 @@ pub(super) fn picker_of(
             ("llmd_token_load", "queue_threshold_tokens") => (&mut scorer, "queueThresholdTokens"),
             ("llmd_token_load", "max_ttft_penalty") => {
                 let text = value.as_str().unwrap_or_default();
-                let time = crate::settings::parse_duration(text)?;
+                let time = crate::settings::parse_duration(text).map_err(|why| wrong(key, &why))?;
                 filter["maxTTFTPenaltyMs"] = json!(time.as_millis());
                 continue;
             }
             ("inference_extension", key) => {
                 let Some((_, kind)) = SCORERS.iter().find(|(known, _)| *known == key) else {
-                    return Err(format!("router.{key}: no plug-in of llm-d's router has it"));
+                    return Err(unknown(key));
                 };
                 weights.insert(*kind, as_number(key, value)?);
                 continue;
             }
-            (_, key) => return Err(format!("router.{key}: no plug-in of llm-d's router has it")),
+            (_, key) => return Err(unknown(key)),
         };
         table[name] = as_number(key, value)?;
     }
@@ -513,11 +512,10 @@ pub(super) fn picker_of(
                 json!({ "pluginRef": "token-load-scorer" }),
             ],
         ),
-        other => {
-            return Err(format!(
-                "router.policy = {other:?}: must be one that an EndpointPickerConfig can be: \
-                 inference_extension or llmd_token_load"
-            ));
+        _ => {
+            let why = "must be one that an EndpointPickerConfig can be: inference_extension or \
+                       llmd_token_load";
+            return Err(wrong("policy", why));
         }
     };
     let mut file = match yaml::parse(before) {
@@ -630,6 +628,6 @@ mod tests {
             assert_eq!(back, settings, "{text}");
         }
         let other = BTreeMap::from([("policy".to_owned(), Value::from("kv"))]);
-        assert!(picker_of(&other, "").unwrap_err().contains("inference_extension"));
+        assert!(picker_of(&other, "").unwrap_err().1.contains("inference_extension"));
     }
 }

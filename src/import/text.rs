@@ -33,6 +33,25 @@ itl = "50ms" # assumed
 "workload.concurrency" = @LOADS@ # assumed: 8, 32 and 64 for each worker
 "#;
 
+/// The load of a log.
+const LOG: &str = r#"# The load: a log, at its own times. workload.speedup makes it denser, and workload.columns
+# says what the columns of a table are.
+[workload]
+kind = "trace" # what a log is
+path = @PATH@ # what was asked for
+
+[measure]
+seeds = 3 # assumed
+
+# A request is good if it meets both.
+[slo]
+ttft = "1s" # assumed
+itl = "50ms" # assumed
+
+[sweep]
+"router.policy" = @POLICIES@ # what is deployed, and @OTHER@
+"#;
+
 /// The experiment that files and a command mean.
 ///
 /// # Errors
@@ -42,7 +61,7 @@ pub fn import(request: &Request) -> Result<Imported, ImportError> {
 }
 
 /// The experiment of a fleet.
-fn write(fleet: &Fleet, request: &Request) -> Imported {
+pub(super) fn write(fleet: &Fleet, request: &Request) -> Imported {
     let mut text = String::new();
     let mut unused: Vec<String> = Vec::new();
     for (place, remark) in &fleet.unused {
@@ -104,13 +123,13 @@ fn write(fleet: &Fleet, request: &Request) -> Imported {
         line(&mut text, key, said);
     }
     text.push('\n');
-    text.push_str(&load(fleet));
+    text.push_str(&load(fleet, request.log.as_deref()));
     let files = fleet.router.config.iter().map(|config| ("epp.yaml".to_owned(), config.clone()));
     let config = fleet.config.iter().cloned();
     Imported { experiment: text, files: files.chain(config).collect(), read: read(fleet), unused }
 }
 
-fn load(fleet: &Fleet) -> String {
+fn load(fleet: &Fleet, log: Option<&str>) -> String {
     let total: i64 =
         fleet.workers.iter().filter_map(|worker| worker.workers.value.as_integer()).sum();
     let loads: Vec<i64> = [8, 32, 64].map(|each| (total * each).clamp(1, 1_000_000)).to_vec();
@@ -124,7 +143,11 @@ fn load(fleet: &Fleet) -> String {
         "service" => (["service", "llmd_token_load"], "llm-d's router"),
         other => ([other, "kv"], "KV-aware routing"),
     };
-    LOAD.replace("@FIRST@", &loads[0].to_string())
+    let load = match log {
+        Some(path) => LOG.replace("@PATH@", &Value::from(path).to_string()),
+        None => LOAD.to_owned(),
+    };
+    load.replace("@FIRST@", &loads[0].to_string())
         .replace("@POLICIES@", &format!("{others:?}"))
         .replace("@OTHER@", other)
         .replace("@LOADS@", &format!("{loads:?}"))
