@@ -4,8 +4,9 @@ use super::error::CliError;
 use super::init;
 use super::talk::{note, print, warn};
 use kv_router_sim::catalogue::EXPERIMENT_FILE;
-use kv_router_sim::experiment::{Experiment, LoadOptions, write_file};
+use kv_router_sim::experiment::{Experiment, LoadOptions, read_at_most, write_files};
 use kv_router_sim::import::{self, ImportError, Imported, PatchError, PatchFile, Request, Source};
+use kv_router_sim::recommend::{RECOMMENDED, Recommendation};
 use kv_router_sim::settings::Invalid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   sim import --command 'vllm serve Qwen/Qwen3-32B -tp 2' --gpu h100 --workers 8 --out eight
+  sim import --command 'vllm serve Qwen/Qwen3-32B -tp 2' --gpu h100 --workers 8 \\
+      --log requests.jsonl --out replayed
 
 Reads a DynamoGraphDeployment, a Deployment or the like that runs vllm serve or trtllm-serve, the
 EndpointPickerConfig of llm-d's router (also inside of Helm values), TensorRT-LLM's options, a
@@ -35,6 +38,9 @@ pub(crate) struct ImportArgs {
     /// The GPU, where no manifest says which: a name of `sim models`
     #[arg(long, value_name = "NAME")]
     gpu: Option<String>,
+    /// A log of requests to simulate, in any format of `sim trace`; else the load is assumed
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// The folder for the experiment, which is named after it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -94,6 +100,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         files: Vec::new(),
         command: args.command.clone(),
         workers: args.workers,
+        log: args.log.as_deref().map(log).transpose()?,
         gpu: args.gpu.clone(),
     };
     for path in &args.files {
@@ -127,28 +134,23 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
     files.push((PathBuf::from(EXPERIMENT_FILE), imported.experiment.clone()));
 
     check(&files)?;
-    for (file, content) in files.iter().filter(|_| !args.force) {
-        let path = args.out.join(file);
-        if path.exists() && std::fs::read_to_string(&path).ok().as_ref() != Some(content) {
-            let allowed = format!(
-                "without a file {} of other content; choose another folder, or replace the file with --force",
-                file.display()
-            );
-            return Err(Invalid::new("--out", args.out.display(), allowed).into());
-        }
-    }
-    for (file, content) in &files {
-        write_file(&args.out.join(file), content.as_bytes())?;
-    }
-    print(&said(&imported, &args.out))
+    init::write(&args.out, "--out", &files, args.force)?;
+    print(&said(&imported, args))
+}
+
+/// The path of a log, from wherever the experiment is.
+fn log(file: &Path) -> Result<String, CliError> {
+    let wrong = |allowed: &str| Invalid::new("--log", file.display(), allowed);
+    let path = std::path::absolute(file).ok().filter(|path| path.is_file());
+    let path = path.ok_or_else(|| wrong("a file that is there"))?;
+    let path = path.to_str().ok_or_else(|| wrong("a path of UTF-8 text"))?;
+    Ok(path.to_owned())
 }
 
 /// Loads the experiment from a folder of its own: what cannot run is not written.
 fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
     let folder = tempfile::tempdir().map_err(CliError::Temporary)?;
-    for (file, content) in files {
-        write_file(&folder.path().join(file), content.as_bytes())?;
-    }
+    init::write(folder.path(), "", files, false)?;
     let loaded = Experiment::load(&folder.path().join(EXPERIMENT_FILE), &LoadOptions::default());
     loaded.map(|_| ()).map_err(|error| {
         // The folder is gone by then: what remains is the file's name.
@@ -157,7 +159,7 @@ fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
     })
 }
 
-fn said(imported: &Imported, folder: &Path) -> String {
+fn said(imported: &Imported, args: &ImportArgs) -> String {
     let mut text = String::new();
     for line in &imported.read {
         let _ = writeln!(text, "{line}");
@@ -172,12 +174,11 @@ fn said(imported: &Imported, folder: &Path) -> String {
     for line in &imported.unused {
         let _ = writeln!(text, "  {line}");
     }
-    let _ = writeln!(
-        text,
-        "the load is assumed: put yours into [workload]\nwrote {}; run it with: sim run {}",
-        folder.join(EXPERIMENT_FILE).display(),
-        folder.display()
-    );
+    if args.log.is_none() {
+        text.push_str("the load is assumed: put yours into [workload], or give a log with --log\n");
+    }
+    let (file, folder) = (args.out.join(EXPERIMENT_FILE), args.out.display());
+    let _ = writeln!(text, "wrote {}; run it with: sim run {folder}", file.display());
     text
 }
 
@@ -201,15 +202,10 @@ fn text(path: &Path) -> Result<String, CliError> {
         let allowed = format!("a file that can be read: {problem}");
         CliError::from(Invalid::new("FILE", path.display(), allowed))
     };
-    let length = std::fs::metadata(path).map_err(|error| unreadable(&error.to_string()))?;
-    if length.is_dir() {
+    if path.is_dir() {
         return Err(unreadable("it is a folder; name the files in it"));
     }
-    if length.len() > MOST_BYTES {
-        return Err(unreadable("it is longer than 4 MiB"));
-    }
-    let bytes = std::fs::read(path).map_err(|error| unreadable(&error.to_string()))?;
-    String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text"))
+    read_at_most(path, MOST_BYTES).map_err(|error| unreadable(&error.to_string()))
 }
 
 /// Writes what is changed as what is deployed.
@@ -222,35 +218,123 @@ pub(super) fn patch(args: &PatchArgs) -> Result<(), CliError> {
     options.overrides_called = "--set";
     Experiment::load(&file, &options)?;
 
-    let base = import::deployed(&import::import(&request)?.experiment)?;
-    let now = import::deployed(&text(&file)?)?;
+    let mut changes = written_changes(&request, &file)?;
+    changes.extend(args.changes.iter().map(|(key, value)| (key.clone(), read(value))));
+    let patched = import::patch(&request, &changes, args.effect.as_deref())?;
+    let out = args.out.clone().unwrap_or_else(|| args.folder.join("patch"));
+    holds_no_other(&out, &patched.files)?;
+    print(&write_patch(&out, &patched.files)?)
+}
+
+/// A value as it was typed: TOML, else text.
+fn read(value: &str) -> toml::Value {
+    value.parse().unwrap_or_else(|_| toml::Value::String(value.to_owned()))
+}
+
+/// An imported experiment whose recommendation is written as what is deployed.
+pub(super) struct Deployment {
+    request: Request,
+    /// What differs from what was imported without the recommendation.
+    changes: BTreeMap<String, toml::Value>,
+    out: PathBuf,
+}
+
+impl Deployment {
+    /// Of the experiment that was typed, with the keys that arguments set; `out` is where the
+    /// change goes.
+    pub(super) fn of(typed: &Path, overrides: &[String], out: PathBuf) -> Result<Self, CliError> {
+        let is_file = typed.file_name().is_some_and(|name| name == EXPERIMENT_FILE);
+        let folder = if is_file { typed.parent().unwrap_or(Path::new("")) } else { typed };
+        let request = kept(folder)?;
+        let mut changes = written_changes(&request, &folder.join(EXPERIMENT_FILE))?;
+        for (key, value) in overrides.iter().filter_map(|set| set.split_once('=')) {
+            let section = key.split('.').next().unwrap_or_default().trim();
+            if ["cluster", "engine", "router"].contains(&section) {
+                add_change(&mut changes, key.trim(), read(value.trim()));
+            }
+        }
+        Ok(Self { request, changes, out })
+    }
+
+    /// Takes away what an earlier recommendation wrote.
+    pub(super) fn clear(&self) -> Result<(), CliError> {
+        let Ok(entries) = std::fs::read_dir(&self.out) else { return Ok(()) };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let text = read_at_most(&path, MOST_BYTES).unwrap_or_default();
+            if text.lines().take(2).any(|line| line.starts_with(&format!("# {RECOMMENDED}"))) {
+                std::fs::remove_file(&path).map_err(|error| {
+                    let allowed = format!("a folder that can be written: {error}");
+                    Invalid::new("--out", self.out.display(), allowed)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a recommendation as what is deployed; gives what was written, and what that
+    /// leaves out.
+    pub(super) fn write(mut self, found: &Recommendation) -> Result<String, CliError> {
+        let Some(effect) = found.effect() else {
+            return Ok("nothing is recommended, so there is nothing to deploy\n".to_owned());
+        };
+        for (key, value) in &found.change {
+            if let Ok(value) = toml::Value::try_from(value) {
+                add_change(&mut self.changes, key, value);
+            }
+        }
+        let part = import::patch_part(&self.request, &self.changes, &effect)?;
+        let mut said = String::new();
+        for line in &part.not_expressed {
+            let _ = writeln!(said, "not expressed: {line}");
+        }
+        match part.patched {
+            Some(patched) => {
+                holds_no_other(&self.out, &patched.files)?;
+                said.insert_str(0, &write_patch(&self.out, &patched.files)?);
+            }
+            None if said.is_empty() => said.push_str("what is recommended is deployed already\n"),
+            None => {}
+        }
+        Ok(said)
+    }
+}
+
+/// Adds a change, unless it says how things are.
+fn add_change(changes: &mut BTreeMap<String, toml::Value>, key: &str, value: toml::Value) {
+    if import::is_fact(key) {
+        note(&format!("{key} = {value} says how things are, and is not deployed"));
+    } else {
+        changes.insert(key.to_owned(), value);
+    }
+}
+
+/// What the experiment in a file has other than it was imported.
+fn written_changes(
+    request: &Request,
+    file: &Path,
+) -> Result<BTreeMap<String, toml::Value>, CliError> {
+    let base = import::deployed(&import::import(request)?.experiment)?;
+    let now = import::deployed(&text(file)?)?;
     for key in base.keys().filter(|key| !now.contains_key(*key)) {
         let file = file.display();
         warn(&format!("{key} is in no line of {file} any more: what was imported stays"));
     }
-    let mut changes: BTreeMap<String, toml::Value> = BTreeMap::new();
+    let mut changes = BTreeMap::new();
     for (key, value) in now {
-        let is_new = base.get(&key).is_none_or(|before| !import::is_same(before, &value));
-        if is_new && import::is_fact(&key) {
-            note(&format!("{key} = {value} says how things are, and is not deployed"));
-        } else if is_new {
-            changes.insert(key, value);
+        if base.get(&key).is_none_or(|before| !import::is_same(before, &value)) {
+            add_change(&mut changes, &key, value);
         }
     }
-    for (key, value) in &args.changes {
-        let read = value.parse().unwrap_or_else(|_| toml::Value::String(value.clone()));
-        changes.insert(key.clone(), read);
-    }
-    let patched = import::patch(&request, &changes, args.effect.as_deref())?;
-    let out = args.out.clone().unwrap_or_else(|| args.folder.join("patch"));
-    holds_no_other(&out, &patched.files)?;
-    let mut said = String::new();
-    for file in &patched.files {
-        let path = out.join(&file.name);
-        write_file(&path, file.text.as_bytes())?;
-        let _ = writeln!(said, "wrote {}: {}", path.display(), file.apply);
-    }
-    print(&said)
+    Ok(changes)
+}
+
+/// Writes the files of a change; gives how each is applied.
+fn write_patch(out: &Path, files: &[PatchFile]) -> Result<String, CliError> {
+    let at = |file: &PatchFile| out.join(&file.name);
+    let written: Vec<_> = files.iter().map(|file| (at(file), &file.text)).collect();
+    write_files(&written)?;
+    let line = |file: &PatchFile| format!("wrote {}: {}\n", at(file).display(), file.apply);
+    Ok(files.iter().map(line).collect())
 }
 
 /// Refuses a folder that holds something else than this change: who applies all of it
@@ -293,7 +377,7 @@ fn kept(folder: &Path) -> Result<Request, CliError> {
         files.push(Source { name: name.clone(), folder: inside.clone(), text: text(&path)? });
     }
     let Kept { command, workers, gpu, .. } = kept;
-    Ok(Request { name: init::name(folder)?, files, command, workers, gpu })
+    Ok(Request { name: init::name(folder)?, files, command, workers, log: None, gpu })
 }
 
 impl From<PatchError> for CliError {

@@ -2,13 +2,15 @@
 
 use super::args::{ExperimentArgs, Format, JobsArgs};
 use super::error::CliError;
+use super::import::Deployment;
 use super::progress::Bar;
 use super::simulate::{load, load_options, overrides, with_progress};
 use super::talk::{print, say};
-use kv_router_sim::experiment::{Experiment, check_writable, write_file};
+use kv_router_sim::experiment::{Experiment, check_writable, read_at_most, write_files};
 use kv_router_sim::recommend::{Asked, Prices};
 use kv_router_sim::report::render::{save, table};
 use kv_router_sim::results::ResultFolder;
+use kv_router_sim::settings::parse_share;
 use std::path::{Path, PathBuf};
 
 /// What the folder gets.
@@ -54,6 +56,10 @@ pub(crate) struct RecommendArgs {
     /// Simulate every candidate with every seed, to check the search
     #[arg(long)]
     pub(crate) full_grid: bool,
+    /// Write what is recommended as a change of what sim import read, to deploy: into the folder
+    /// patch of the results
+    #[arg(long)]
+    pub(crate) patch: bool,
     /// Folder for the results [default: plots/NAME-recommend, by the experiment's name]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -80,12 +86,16 @@ pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), Cl
         confidence: args.confidence,
         more_load: args.more_load,
         explain: args.explain,
+        now: args.patch,
         full_grid: args.full_grid,
         prefix: "--",
     };
     let default = ResultFolder::default_path(&format!("{}-recommend", experiment.name));
     let folder = args.out.unwrap_or(default);
     let is_new = !folder.exists();
+    let deployment =
+        || Deployment::of(&args.experiment.file, &args.experiment.overrides, folder.join("patch"));
+    let deployment = args.patch.then(deployment).transpose()?;
     check_folder(&folder, &experiment, &asked, args.force)?;
     let again = |at: String| {
         let overrides = overrides.iter().cloned().chain([at]).collect();
@@ -101,35 +111,34 @@ pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), Cl
         }
     })?;
     let [json, markdown] = FILES.map(|file| folder.join(file));
-    write_file(&json, save::json(&found).as_bytes())?;
-    write_file(&markdown, found.markdown().as_bytes())?;
+    write_files(&[(json, save::json(&found)), (markdown, found.markdown())])?;
     say(&format!("saved in {}", folder.display()));
     match if args.json { Format::Json } else { args.format } {
-        Format::Json => print(&save::json(&found)),
-        Format::Text => print(&found.report(table::WIDTH)),
+        Format::Json => print(&save::json(&found))?,
+        Format::Text => print(&found.report(table::WIDTH))?,
+    }
+    let Some(deployment) = deployment else { return Ok(()) };
+    if args.force {
+        deployment.clear()?;
+    }
+    let deployed = deployment.write(&found)?;
+    match if args.json { Format::Json } else { args.format } {
+        Format::Json => Ok(say(deployed.trim_end())),
+        Format::Text => print(&format!("\nTo deploy it:\n{deployed}")),
     }
 }
 
 /// A share as it was typed: `0.2` or `20%`.
 fn share(text: &str) -> Result<f64, String> {
-    let (number, part) = match text.trim().strip_suffix('%') {
-        Some(percent) => (percent, 100.0),
-        None => (text.trim(), 1.0),
-    };
-    let share = number.trim().parse::<f64>().ok().filter(|number| number.is_finite());
-    share.map(|share| share / part).ok_or_else(|| "must be a share, like 0.2 or 20%".to_owned())
+    parse_share(text).ok_or_else(|| "must be a share, like 0.2 or 20%".to_owned())
 }
 
 /// A file of prices is at most so long (assumed: a hundred times the longest list of GPUs).
 const MOST_BYTES: u64 = 1 << 20;
 
 fn read_prices(file: &Path) -> Result<Prices, CliError> {
-    let unreadable = |reason: String| CliError::Prices { file: file.to_owned(), reason };
-    let size = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?.len();
-    if size > MOST_BYTES {
-        return Err(unreadable(format!("it is larger than {MOST_BYTES} bytes")));
-    }
-    let text = std::fs::read_to_string(file).map_err(|error| unreadable(error.to_string()))?;
+    let text = read_at_most(file, MOST_BYTES)
+        .map_err(|error| CliError::Prices { file: file.to_owned(), reason: error.to_string() })?;
     Ok(Prices::parse(file, &text)?)
 }
 

@@ -21,7 +21,10 @@ mod routers;
 mod tests;
 mod text;
 mod words;
+mod worker;
 
-pub use patch::{PatchError, PatchFile, Patched, deployed, is_fact, is_same, patch};
+pub use patch::{
+    PatchError, PatchFile, Patched, PatchedPart, deployed, is_fact, is_same, patch, patch_part,
+};
 pub use request::{ImportError, Imported, Request, Source};
 pub use text::import;

@@ -7,12 +7,13 @@
 use super::arguments::Arguments;
 use super::engines::{Engine, Kind};
 use super::fleet::{Fleet, Options, Worker};
-use super::manifests::{Component, Form, escaped};
+use super::manifests::{Component, Form};
 use super::request::{ImportError, Request};
 use super::routers;
-use super::text::import;
+use super::text::{self, import};
 use super::words::{Word, Written};
-use crate::settings::{SettingsError, Sheet, same, yaml};
+use crate::settings::yaml::{self, escaped};
+use crate::settings::{SettingsError, Sheet, same};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -145,10 +146,14 @@ pub fn patch(
     changes: &BTreeMap<String, Value>,
     effect: Option<&str>,
 ) -> Result<Patched, PatchError> {
-    let base = deployed(&import(request)?.experiment)?;
     let fleet = Fleet::read(request)?;
+    let base = deployed(&text::write(&fleet, request).experiment)?;
     let mut wanted = base.clone();
-    let changes: BTreeMap<&String, &Value> = changes
+    let mut flat = BTreeMap::new();
+    for (key, value) in changes {
+        flatten(key, value, &mut flat);
+    }
+    let changes: BTreeMap<&String, &Value> = flat
         .iter()
         .filter(|(key, value)| base.get(*key).is_none_or(|before| !is_same(before, value)))
         .collect();
@@ -176,7 +181,7 @@ pub fn patch(
         if new_policy {
             wanted.retain(|key, _| !key.starts_with("router.") || changes.contains_key(key));
         }
-        change.picker(&wanted)?;
+        change.picker(&wanted, &changes)?;
     }
     let mut said = String::new();
     for line in effect.unwrap_or_default().lines() {
@@ -201,6 +206,52 @@ pub fn patch(
         return Err(PatchError::Inexpressible { key, value, why });
     }
     Ok(patched)
+}
+
+/// The part of a change that can be deployed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PatchedPart {
+    /// That part; `None` if there is nothing to deploy.
+    pub patched: Option<Patched>,
+    /// What cannot be deployed, each with its value and why.
+    pub not_expressed: Vec<String>,
+}
+
+/// As [`patch`], of the keys that what was imported can express; the others are named in the
+/// comments.
+///
+/// # Errors
+/// What was imported cannot be imported any more, or not with these settings.
+pub fn patch_part(
+    request: &Request,
+    changes: &BTreeMap<String, Value>,
+    effect: &str,
+) -> Result<PatchedPart, PatchError> {
+    let mut changes = changes.clone();
+    let mut not_expressed: Vec<String> = Vec::new();
+    loop {
+        let mut said = effect.to_owned();
+        for line in &not_expressed {
+            let _ = writeln!(said, "not expressed here, and part of the prediction: {line}");
+        }
+        match patch(request, &changes, Some(&said)) {
+            Ok(patched) => return Ok(PatchedPart { patched: Some(patched), not_expressed }),
+            Err(PatchError::Nothing) => return Ok(PatchedPart { patched: None, not_expressed }),
+            Err(PatchError::Inexpressible { key, value, why }) => {
+                not_expressed.push(format!("{key} = {value}: {why}"));
+                let inside =
+                    |known: &String| *known == key || key.starts_with(&format!("{known}."));
+                let before = changes.len();
+                changes.retain(|known, _| !inside(known));
+                // What follows from the rest is another than the one that is wanted.
+                if changes.len() == before {
+                    changes.clear();
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Words that are changed and added, by component.
@@ -272,7 +323,7 @@ impl<'a> Change<'a> {
                     format!("each replica is {} of them: take a multiple", worker.per_replica);
                 return Err(inexpressible(key, value, why));
             }
-            return self.replicas(component, count / worker.per_replica, key, value);
+            return self.replicas(worker.component, count / worker.per_replica, key, value);
         }
         let what_it_is =
             ["model.shape", "model.gpu", "model.engine", "model.weights", "model", "role"];
@@ -338,18 +389,21 @@ impl<'a> Change<'a> {
 
     fn replicas(
         &mut self,
-        component: &Component,
+        at: usize,
         count: u32,
         key: &str,
         value: &Value,
     ) -> Result<(), PatchError> {
+        let component = &self.fleet.found.components[at];
         match component.document {
             None => {
                 self.request.workers = Some(count);
+                // The line stays as it is, and is written.
+                self.edits.entry(at).or_default();
                 Ok(())
             }
             Some(document) => {
-                let pointer = format!("{}/{}", component.pointer, component.replicas_key);
+                let pointer = format!("{}/replicas", component.pointer);
                 let set = set(&mut self.documents[document], &pointer, json!(count));
                 set.ok_or_else(|| inexpressible(key, value, "its document has no place for it"))
             }
@@ -459,7 +513,7 @@ impl<'a> Change<'a> {
                 .and_then(|count| u32::try_from(count).ok())
                 .filter(|count| *count > 0);
             let count = count.ok_or_else(|| inexpressible(key, value, "must be a count"))?;
-            return self.replicas(component, count, key, value);
+            return self.replicas(at, count, key, value);
         }
         let rule = routers::DYNAMO.iter().find(|rule| rule.key == inner).ok_or_else(|| {
             let why = match is_fact(key) {
@@ -519,15 +573,25 @@ impl<'a> Change<'a> {
     }
 
     /// A configuration of llm-d's router with the settings of `[router]` in `wanted`.
-    fn picker(&mut self, wanted: &BTreeMap<String, Value>) -> Result<(), PatchError> {
+    fn picker(
+        &mut self,
+        wanted: &BTreeMap<String, Value>,
+        changes: &BTreeMap<&String, &Value>,
+    ) -> Result<(), PatchError> {
         let of_router = wanted.iter().filter(|(key, _)| *key != "router.replicas").filter_map(
             |(key, value)| Some((key.strip_prefix("router.")?.to_owned(), value.clone())),
         );
         let settings: BTreeMap<String, Value> = of_router.collect();
-        let policy = settings.get("policy").cloned().unwrap_or_else(|| Value::from("none"));
         let picker = self.fleet.found.picker.as_ref().expect("there is one");
-        let text = routers::picker_of(&settings, &picker.text)
-            .map_err(|why| inexpressible("router.policy", &policy, why))?;
+        let text = routers::picker_of(&settings, &picker.text).map_err(|(key, why)| {
+            // What is not changed stands in the way of what is.
+            let is_it = |(known, _): &(&&String, &&Value)| **known == &format!("router.{key}");
+            let is_router = |(known, _): &(&&String, &&Value)| known.starts_with("router.");
+            let changed = changes.iter().find(is_it);
+            let changed = changed.or_else(|| changes.iter().find(is_router));
+            let (changed, value) = changed.expect("a change of the router");
+            inexpressible(changed, value, why)
+        })?;
         match picker.pointer.is_empty() {
             true => self.documents[picker.document] = yaml::parse(&text).unwrap_or(Json::Null),
             false => {
@@ -570,7 +634,10 @@ impl<'a> Change<'a> {
                             "command.sh".to_owned()
                         }
                     };
-                    let apply = "start the engines with it".to_owned();
+                    let apply = match self.request.workers.filter(|_| self.is_scaled()) {
+                        Some(count) => format!("start {count} of these"),
+                        None => "start the engines with it".to_owned(),
+                    };
                     let newline = if line.ends_with('\n') { "" } else { "\n" };
                     let text = match line.strip_prefix("#!").and_then(|line| line.split_once('\n'))
                     {
@@ -580,17 +647,6 @@ impl<'a> Change<'a> {
                     files.push(PatchFile { name, text, apply });
                 }
             }
-        }
-        let asked = self.request.workers;
-        if asked.is_some() && files.iter().all(|file| file.name != "command.sh") && self.is_scaled()
-        {
-            let line = self.request.command.clone().unwrap_or_default();
-            let apply = format!("start {} of these", asked.unwrap_or(1));
-            files.push(PatchFile {
-                name: "command.sh".to_owned(),
-                text: format!("{said}{line}\n"),
-                apply,
-            });
         }
         for (at, document) in self.fleet.found.documents.iter().enumerate() {
             if document.value != self.documents[at] {
@@ -624,9 +680,10 @@ impl<'a> Change<'a> {
         Ok(Patched { files, request: self.request })
     }
 
+    /// Whether there are more or fewer workers of a line.
     fn is_scaled(&self) -> bool {
         let was = self.fleet.workers.first().and_then(|worker| worker.workers.value.as_integer());
-        self.request.command.is_some() && was != self.request.workers.map(i64::from)
+        was != self.request.workers.map(i64::from)
     }
 
     fn patch_file(&self, at: usize, said: &str) -> PatchFile {

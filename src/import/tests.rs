@@ -10,7 +10,7 @@ use std::path::Path;
 use toml::Value;
 
 /// The files of a deployment in `examples/manifests/`, and its GPU where none says so.
-const DEPLOYMENTS: [(&[&str], Option<&str>); 7] = [
+const DEPLOYMENTS: [(&[&str], Option<&str>); 8] = [
     (&["dynamo-qwen3-32b-8xtp2.yaml"], Some("h200")),
     (&["dynamo-qwen3-32b-6p2d.yaml"], Some("h200")),
     (&["dynamo-llama-3.3-70b.yaml"], Some("h100")),
@@ -18,6 +18,7 @@ const DEPLOYMENTS: [(&[&str], Option<&str>); 7] = [
     (&["dynamo-qwen3-32b-fp8-trtllm.yaml"], Some("h200")),
     (&["llmd-qwen3-32b.yaml", "llmd-precise.values.yaml"], Some("h100")),
     (&["llmd-qwen3-32b.yaml", "llmd-baseline.values.yaml"], Some("h100")),
+    (&["dynamo-llama-3.1-70b-3xh200.yaml"], None),
 ];
 
 fn request(files: &[&str], gpu: Option<&str>) -> Request {
@@ -168,6 +169,77 @@ fn public_deployments_are_what_they_say() {
     );
 }
 
+/// The manifest that was written from the description of a published deployment means the
+/// fleet of the experiment of that deployment, but for what no manifest says.
+#[test]
+fn a_published_deployment_is_imported_as_its_experiment() {
+    let (files, gpu) = DEPLOYMENTS[7];
+    let found = settings(&request(files, gpu));
+    let model = [("shape", "llama-3.1-70b"), ("gpu", "h200"), ("weights", "fp8"), ("kv", "fp8")];
+    for (key, value) in model {
+        assert_eq!(found[&format!("cluster.model.{key}")], Value::from(value), "{key}");
+    }
+    let imported = load(&import(&request(files, gpu)).unwrap());
+    let options = LoadOptions::default().set("workload.concurrency=60");
+    let own = Experiment::load(Path::new("doks-3xh200"), &options).expect("shipped");
+    let of_kv = |experiment: &Experiment| {
+        let run = experiment.runs.iter().find(|run| run.settings.policy.name() == "kv");
+        run.expect("swept").settings.clone()
+    };
+    let (imported, own) = (of_kv(&imported), of_kv(&own));
+    let (a, b) = (&imported.pools.pools()[0], &own.pools.pools()[0]);
+    assert_eq!(a.workers, b.workers);
+    let (a, b) = (&a.engine, &b.engine);
+    assert_eq!(a.block_size, b.block_size);
+    assert_eq!(a.max_num_seqs, b.max_num_seqs);
+    assert_eq!(a.max_num_batched_tokens, b.max_num_batched_tokens);
+    assert_eq!((a.chunked_prefill, a.prefix_caching), (b.chunked_prefill, b.prefix_caching));
+    assert_eq!((a.overlap, a.kv_bytes_per_token), (b.overlap, b.kv_bytes_per_token));
+    assert_eq!(imported.policy.parameters(), own.policy.parameters());
+}
+
+/// Every scalar below a value, by its JSON pointer.
+fn leaves(value: &Json, pointer: &str, found: &mut Vec<String>) {
+    let key = |key: &str| format!("{pointer}/{}", yaml::escaped(key));
+    match value {
+        Json::Object(entries) => {
+            entries.iter().for_each(|(name, value)| leaves(value, &key(name), found));
+        }
+        Json::Array(items) => {
+            let items = items.iter().enumerate();
+            items.for_each(|(at, value)| leaves(value, &key(&at.to_string()), found));
+        }
+        _ => found.push(pointer.to_owned()),
+    }
+}
+
+/// A request with one document changed.
+fn with(request: &Request, at: usize, change: impl FnOnce(&mut Json)) -> Request {
+    let mut request = request.clone();
+    let mut place = 0;
+    let mut change = Some(change);
+    for file in &mut request.files {
+        let mut documents = yaml::documents(&file.text).unwrap();
+        for document in &mut documents {
+            if place == at {
+                change.take().expect("one place")(document);
+                let texts: Vec<String> = documents.iter().map(yaml::write).collect();
+                file.text = texts.join("---\n");
+                return request;
+            }
+            place += 1;
+        }
+    }
+    panic!("no document {at}");
+}
+
+fn documents(request: &Request) -> Vec<Json> {
+    request.files.iter().flat_map(|file| yaml::documents(&file.text).unwrap()).collect()
+}
+
+/// Words that are compared with those that say something.
+const ROLES: [&str; 4] = ["/type", "/componentType", "/subComponentType", "/llm-d.ai~1role"];
+
 #[test]
 fn what_is_not_used_is_listed() {
     let (files, gpu) = DEPLOYMENTS[3];
@@ -308,7 +380,7 @@ fn keys(at: usize) -> Vec<(&'static str, Vec<Value>)> {
             ],
         ]
         .concat(),
-        4 => [
+        4 | 7 => [
             dynamo,
             vec![
                 ("cluster.workers", counts(&[2, 5])),
@@ -317,11 +389,12 @@ fn keys(at: usize) -> Vec<(&'static str, Vec<Value>)> {
                 ("engine.max_num_batched_tokens", counts(&[8_192])),
                 ("engine.kv_memory_fraction", numbers(&[0.8, 0.9])),
                 ("engine.prefix_caching", switch()),
-                ("engine.chunked_prefill", switch()),
                 ("engine.overlap", switch()),
                 ("engine.block_size", counts(&[64])),
                 ("engine.trtllm.partial_reuse", switch()),
             ],
+            // Elsewhere longer prompts than a step would be refused.
+            if at == 4 { vec![("engine.chunked_prefill", switch())] } else { Vec::new() },
         ]
         .concat(),
         _ => [vllm, vec![("router.policy", texts(&["inference_extension", "llmd_token_load"]))]]
@@ -462,6 +535,133 @@ proptest! {
     }
 }
 
+/// Keys that no deployment can express, with a value.
+fn inexpressible() -> Vec<(&'static str, Value)> {
+    vec![
+        ("cluster.model.gpu", "b200".into()),
+        ("engine.cuda_graph.sizes", Value::Array(Vec::new())),
+        ("router.novel", 3.into()),
+        ("cluster.prefill.workers", 2.into()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever stands in a manifest is used, or listed as not used: to take it away or to
+    /// change it changes the experiment, in whose head the list is.
+    #[test]
+    fn every_leaf_of_a_manifest_is_used_or_listed(
+        at in 0..DEPLOYMENTS.len(),
+        leaf in any::<prop::sample::Index>(),
+    ) {
+        let (files, gpu) = DEPLOYMENTS[at];
+        let request = request(files, gpu);
+        let mut all = Vec::new();
+        for (at, document) in documents(&request).iter().enumerate() {
+            let mut found = Vec::new();
+            leaves(document, "", &mut found);
+            all.extend(found.into_iter().map(|leaf| (at, leaf)));
+        }
+        // What names and sorts a document, and what is held against known words.
+        all.retain(|(_, leaf)| {
+            let is_word = ROLES.iter().any(|role| leaf.ends_with(role));
+            !is_word && !leaf.ends_with("/name") && !["/kind", "/apiVersion"].contains(&&**leaf)
+        });
+        let (at, leaf) = &all[leaf.index(all.len())];
+        let without = with(&request, *at, |document| {
+            let (parent, key) = leaf.rsplit_once('/').unwrap();
+            let key = key.replace("~1", "/").replace("~0", "~");
+            match document.pointer_mut(parent).unwrap() {
+                Json::Object(entries) => drop(entries.remove(&key)),
+                Json::Array(items) => drop(items.remove(key.parse().unwrap())),
+                _ => unreachable!("it has leaves"),
+            }
+        });
+        let other = with(&request, *at, |document| {
+            let leaf = document.pointer_mut(leaf).unwrap();
+            *leaf = match &*leaf {
+                Json::Number(number) => json!(number.as_f64().unwrap() + 1.0),
+                Json::Bool(is_on) => json!(!is_on),
+                other => json!(format!("{}x", other.as_str().unwrap_or_default())),
+            };
+        });
+        let before = import(&request).unwrap();
+        let differs = |changed: &Request| {
+            import(changed).map_or(true, |after| {
+                after.experiment != before.experiment || after.files != before.files
+            })
+        };
+        prop_assert!(
+            differs(&without) || differs(&other),
+            "{files:?}, document {at}: {leaf} is dropped in silence"
+        );
+    }
+
+    /// What nothing looks at is listed by its path, wherever it stands.
+    #[test]
+    fn what_is_not_known_is_listed_wherever_it_stands(
+        at in 0..DEPLOYMENTS.len(),
+        place in any::<prop::sample::Index>(),
+    ) {
+        let (files, gpu) = DEPLOYMENTS[at];
+        let request = request(files, gpu);
+        let mut places = Vec::new();
+        for (at, document) in documents(&request).iter().enumerate() {
+            let mut all = Vec::new();
+            leaves(document, "", &mut all);
+            let parents = all.iter().filter_map(|leaf| Some(leaf.rsplit_once('/')?.0.to_owned()));
+            let is_table = |pointer: &String| document.pointer(pointer).unwrap().is_object();
+            places.extend(parents.filter(is_table).map(|parent| (at, parent)));
+        }
+        let (at, parent) = &places[place.index(places.len())];
+        let changed = with(&request, *at, |document| {
+            document.pointer_mut(parent).unwrap()["novelKey"] = json!("x");
+        });
+        if let Ok(imported) = import(&changed) {
+            // Variables of a `ConfigMap` and files of options are listed by name, others by path.
+            let unused = imported.unused.join("\n");
+            let is_label = parent.ends_with("Selector") || parent.ends_with("labels");
+            prop_assert!(unused.contains("novelKey") || is_label, "{files:?} {parent}: {unused}");
+        }
+    }
+
+    /// A recommendation is deployed as far as what was imported can express it, and the rest is
+    /// named: what is imported again is the recommended experiment, less that.
+    #[test]
+    fn what_can_be_expressed_comes_back_and_the_rest_is_named(
+        at in 0..DEPLOYMENTS.len(),
+        picks in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..3),
+        others in prop::sample::subsequence(inexpressible(), 0..3),
+    ) {
+        let (files, gpu) = DEPLOYMENTS[at];
+        let request = request(files, gpu);
+        let keys: Vec<_> =
+            keys(at).into_iter().filter(|(key, _)| !key.ends_with("model.tp")).collect();
+        let mut wanted: BTreeMap<String, Value> = BTreeMap::new();
+        for (key, value) in picks {
+            let (key, values) = &keys[key.index(keys.len())];
+            wanted.insert((*key).to_owned(), values[value.index(values.len())].clone());
+        }
+        for (key, value) in others {
+            wanted.entry(key.to_owned()).or_insert(value);
+        }
+        let part = patch_part(&request, &wanted, "better\n").unwrap();
+        let after = part.patched.as_ref().map_or_else(|| settings(&request), |patched| {
+            settings(&patched.request)
+        });
+        for (key, value) in &wanted {
+            let named = part.not_expressed.iter().any(|line| line.starts_with(&format!("{key} = ")));
+            let holds = after.get(key).is_some_and(|after| is_same(after, value));
+            prop_assert!(named != holds, "{key} = {value}: {:?}", part.not_expressed);
+        }
+        for line in &part.not_expressed {
+            let told = |file: &PatchFile| file.text.contains(line.split(':').next().unwrap());
+            prop_assert!(part.patched.iter().flat_map(|patched| &patched.files).all(told));
+        }
+    }
+}
+
 #[test]
 fn lines_of_a_shell_change_in_place() {
     let request = of_line(
@@ -478,6 +678,18 @@ fn lines_of_a_shell_change_in_place() {
     assert_eq!(patched.request.command.as_deref(), Some(expected));
     assert_eq!(patched.request.workers, Some(4));
     assert!(patched.files[0].text.contains("# engine.max_num_seqs: 64 -> 128\n"));
+    assert_eq!(patched.files[0].apply, "start 4 of these");
+    // A file whose line stays as it is says so, too.
+    let file = Source {
+        name: "serve.sh".into(),
+        text: "vllm serve Qwen/Qwen3-32B -tp 2".into(),
+        ..Source::default()
+    };
+    let request = Request { command: None, files: vec![file], ..request };
+    let more = BTreeMap::from([("cluster.workers".to_owned(), Value::from(3))]);
+    let patched = patch(&request, &more, None).unwrap();
+    assert_eq!((patched.files.len(), patched.files[0].apply.as_str()), (1, "start 3 of these"));
+    assert!(patched.files[0].text.ends_with("vllm serve Qwen/Qwen3-32B -tp 2\n"));
     // `trtllm-serve` has flags of its own.
     let request = of_line("trtllm-serve Qwen/Qwen3-32B --tp_size 2");
     let changes = BTreeMap::from([("engine.kv_memory_fraction".to_owned(), Value::Float(0.8))]);
@@ -601,6 +813,35 @@ fn a_router_is_the_one_that_helm_values_name() {
     wanted.files[1].text = wanted.files[1].text.replace("File: precise.yaml", "File: none.yaml");
     let error = import(&wanted).unwrap_err().to_string();
     assert!(error.contains("must name one of its files: another.yaml, precise.yaml"), "{error}");
+}
+
+#[test]
+fn of_several_configurations_of_a_router_the_command_line_names_one() {
+    let (files, gpu) = DEPLOYMENTS[5];
+    let mut wanted = request(&files[..1], gpu);
+    let values = request(files, gpu).files[1].text.clone();
+    let (_, text) = values.split_once("precise.yaml: |\n").unwrap();
+    let map = format!(
+        "kind: ConfigMap\nmetadata: {{name: epp}}\ndata:\n  other.yaml: 'kind: EndpointPickerConfig'\n  \
+         precise.yaml: |\n{text}"
+    );
+    let source = |name: &str, text: &str| Source {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        ..Source::default()
+    };
+    wanted.files.push(source("map.yaml", &map));
+    let error = import(&wanted).unwrap_err().to_string();
+    assert!(
+        error.contains("second EndpointPickerConfig") && error.contains("--config-file"),
+        "{error}"
+    );
+    let epp = "kind: Deployment\nmetadata: {name: epp}\nspec: {template: {spec: {containers: [{name: epp, \
+               args: [--config-file, /config/precise.yaml]}]}}}";
+    wanted.files.push(source("epp.yaml", epp));
+    let imported = import(&wanted).unwrap();
+    assert!(imported.files[0].1.contains("precise-prefix-cache-scorer"));
+    assert!(imported.unused.iter().any(|line| line.contains("ConfigMap epp: data.other.yaml")));
 }
 
 #[test]

@@ -11,18 +11,23 @@ use super::trust::{self, ModelError};
 use crate::experiment::{Experiment, ExperimentError, Params, RunOptions};
 use crate::frontier::{MetricTarget, load_key};
 use crate::report::judge::state::in_table;
+use crate::report::judge::terms::variants;
 use crate::report::view::VARIANT;
-use crate::settings::number;
+use crate::settings::{number, same, twelve_digits};
 use crate::stats::Estimate;
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Alternatives of the winner's own group that are looked at (assumed: more are not read).
 const MOST_ALIKE: usize = 3;
 
 /// Fleets of the winner's setting that are looked at for the frontier (assumed).
 const MOST_RUNGS: usize = 8;
+
+/// Seeds that every row of the tables has, if there are so many: with two, Student's t makes
+/// an interval of 12.7 standard errors, with three of 4.3.
+const SHOWN_SEEDS: usize = 3;
 
 /// What is to be chosen, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -67,6 +72,9 @@ pub struct Recommendation {
     pub more_load: Option<MoreLoad>,
     /// Why not the neighbours, if that was asked for.
     pub neighbours: Vec<Neighbour>,
+    /// The fleet as the experiment has it, if that was asked for, is one of the candidates,
+    /// and another one is recommended.
+    pub now: Option<Neighbour>,
     /// What the answer rests on.
     pub rests_on: Vec<String>,
     /// What was not tried, and why.
@@ -130,7 +138,7 @@ pub struct MoreLoad {
     pub instead: Option<Choice>,
 }
 
-/// The winner against a candidate that differs from it in one thing.
+/// The winner against another candidate.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Neighbour {
     /// The other.
@@ -149,12 +157,6 @@ pub(super) struct Answering<'a> {
     pub(super) asked: &'a Asked,
     pub(super) counted: &'a Counted,
     pub(super) targets: &'a [MetricTarget],
-    /// How sure intervals have to be.
-    pub(super) confidence: f64,
-    /// By what share a larger load is larger.
-    pub(super) more_load: f64,
-    /// Whether the neighbours are asked about.
-    pub(super) explain: bool,
 }
 
 impl Answering<'_> {
@@ -176,14 +178,23 @@ impl Answering<'_> {
         let best = winner.unwrap_or(found.nearest);
         let alternatives = self.alternatives(&mut bench, best)?;
         self.look_below(&mut bench, best)?;
-        let neighbours = if self.explain { self.neighbours(&mut bench, best)? } else { Vec::new() };
+        let neighbours = match self.asked.explain {
+            true => {
+                let near = near(&bench, best);
+                self.against(&mut bench, best, near)?
+            }
+            false => Vec::new(),
+        };
+        let now = own(experiment, candidates).filter(|own| self.asked.now && Some(*own) != winner);
+        let now = self.against(&mut bench, best, now.into_iter().collect())?.pop();
         let load = load_of(experiment);
         let (more_load, more) = match winner.zip(load.as_ref()) {
-            Some((winner, load)) if self.more_load > 0.0 => {
+            Some((winner, load)) if self.asked.more_load > 0.0 => {
                 self.more_load(winner, candidates, load, again, reader(), options)?
             }
             _ => (None, 0),
         };
+        let frontier = frontier(&mut bench)?;
         let choice = |at: usize| choice(&bench, at);
         Ok(Recommendation {
             experiment: experiment.name.clone(),
@@ -191,7 +202,7 @@ impl Answering<'_> {
             config_hash: experiment.config_hash.clone(),
             asked: self.asked.clone(),
             seeds: experiment.seeds.clone(),
-            confidence: self.confidence,
+            confidence: self.asked.confidence,
             targets: self.targets.to_vec(),
             load: load.clone(),
             unit: self.counted.unit().to_owned(),
@@ -209,10 +220,11 @@ impl Answering<'_> {
             change: winner.map(|at| change(experiment, candidates, at)).unwrap_or_default(),
             by_seeds: by_seeds(&bench, winner),
             nearest: winner.is_none().then(|| choice(found.nearest)),
-            frontier: frontier(&bench),
+            frontier: frontier.into_iter().map(choice).collect(),
             alternatives,
             more_load,
             neighbours,
+            now,
             rests_on: self.rests_on(&bench, best),
             not_tried: self.not_tried(&bench, best, &found.dropped, load.is_some()),
         })
@@ -252,10 +264,10 @@ impl Answering<'_> {
         }
         let mut alternatives = Vec::new();
         for ladder in ladders.into_iter().skip(1) {
-            let found = race::cheapest(candidates, bench, ladder, 2)?;
+            let found = race::cheapest(candidates, bench, ladder, SHOWN_SEEDS)?;
             let rungs = &candidates.ladders[ladder].rungs;
             let at = found.unwrap_or(rungs[rungs.len() - 1]);
-            bench.measure(&[(at, 2)])?;
+            bench.measure(&[(at, SHOWN_SEEDS)])?;
             alternatives.push((at, found.is_none()));
         }
         alternatives.sort_by(|a, b| {
@@ -281,29 +293,26 @@ impl Answering<'_> {
             }
         }
         let to = (from + MOST_RUNGS).min(rungs.len());
-        let wanted: Vec<(usize, usize)> = rungs[from..to].iter().map(|at| (*at, 2)).collect();
+        let wanted: Vec<(usize, usize)> =
+            rungs[from..to].iter().map(|at| (*at, SHOWN_SEEDS)).collect();
         Ok(bench.measure(&wanted)?)
     }
 
-    /// The winner against those that differ from it in one thing.
-    fn neighbours(
+    /// The winner against others, by all seeds.
+    fn against(
         &self,
         bench: &mut Simulated<'_>,
         best: usize,
+        others: Vec<usize>,
     ) -> Result<Vec<Neighbour>, RecommendError> {
-        let candidates = bench.candidates;
-        let ladder = candidates.all[best].ladder;
-        let rungs = &candidates.ladders[ladder].rungs;
-        let place = rungs.iter().position(|at| *at == best).expect("on its own ladder");
-        let sides = [place.checked_sub(1), Some(place + 1)];
-        let mut near: Vec<usize> =
-            sides.into_iter().flatten().filter_map(|place| rungs.get(place).copied()).collect();
-        let ladders = candidates.near(ladder, 1);
-        let cost = candidates.cost(best);
-        near.extend(ladders.into_iter().filter_map(|ladder| candidates.within(ladder, cost)));
+        if others.is_empty() {
+            return Ok(Vec::new());
+        }
         let all = bench.seeds();
-        let wanted: Vec<(usize, usize)> = near.iter().map(|at| (*at, all)).collect();
+        let wanted: Vec<(usize, usize)> =
+            others.iter().chain([&best]).map(|at| (*at, all)).collect();
         bench.measure(&wanted)?;
+        let cost = bench.candidates.cost(best);
         let metric = worst(bench, best);
         let per_seed = |at: usize| -> Vec<Option<f64>> {
             let of = bench.of(at).and_then(|seen| seen.point.metrics.get(&metric));
@@ -314,12 +323,13 @@ impl Answering<'_> {
             let other = per_seed(at);
             let pairs = other.iter().zip(&own).filter_map(|(a, b)| Some((*a)? - (*b)?));
             let pairs: Vec<f64> = pairs.collect();
-            let difference = Estimate::of(&pairs).map(|e| (e.mean, e.interval(self.confidence)));
+            let difference =
+                Estimate::of(&pairs).map(|e| (e.mean, e.interval(self.asked.confidence)));
             let choice = choice(bench, at);
             let extra_cost = choice.cost.per_hour - cost;
             Neighbour { choice, difference, metric: metric.clone(), extra_cost }
         };
-        Ok(near.into_iter().map(neighbour).collect())
+        Ok(others.into_iter().map(neighbour).collect())
     }
 
     /// The winner under a larger load, and how many simulations that took.
@@ -332,9 +342,9 @@ impl Answering<'_> {
         reader: Reader<'a>,
         options: RunOptions<'_>,
     ) -> Result<(Option<MoreLoad>, usize), RecommendError> {
-        let larger = load * (1.0 + self.more_load);
-        // Twelve digits: 1.2 * 5 is 6 for people; clients come whole.
-        let rounded: f64 = format!("{larger:.11e}").parse().unwrap_or(larger);
+        let larger = load * (1.0 + self.asked.more_load);
+        let rounded = twelve_digits(larger);
+        // Clients come whole.
         let load = if key == CONCURRENCY { rounded.ceil() } else { rounded };
         let experiment = again(format!("{key}={load}"))?;
         let mut bench = Simulated::new(&experiment, candidates, reader, options);
@@ -394,7 +404,7 @@ impl Answering<'_> {
         has_load: bool,
     ) -> Vec<String> {
         let mut lines = not_simulated(bench, best, dropped);
-        if self.more_load > 0.0 && !has_load {
+        if self.asked.more_load > 0.0 && !has_load {
             lines.push("a larger load: the load of this workload is not one number".to_owned());
         }
         lines
@@ -403,6 +413,37 @@ impl Answering<'_> {
 
 /// The key of a closed loop's load.
 const CONCURRENCY: &str = "workload.concurrency";
+
+/// Those that differ from a candidate in one thing: the next fleets of its setting, and the
+/// settings beside it at its cost.
+fn near(bench: &Simulated<'_>, best: usize) -> Vec<usize> {
+    let candidates = bench.candidates;
+    let ladder = candidates.all[best].ladder;
+    let rungs = &candidates.ladders[ladder].rungs;
+    let place = rungs.iter().position(|at| *at == best).expect("on its own ladder");
+    let sides = [place.checked_sub(1), Some(place + 1)];
+    let mut near: Vec<usize> =
+        sides.into_iter().flatten().filter_map(|place| rungs.get(place).copied()).collect();
+    let ladders = candidates.near(ladder, 1);
+    let cost = candidates.cost(best);
+    near.extend(ladders.into_iter().filter_map(|ladder| candidates.within(ladder, cost)));
+    near
+}
+
+/// The candidate that is what the experiment has beside its sweep.
+fn own(experiment: &Experiment, candidates: &Candidates) -> Option<usize> {
+    let settings = experiment.settings();
+    let given = |key: &str| {
+        key.split('.').try_fold(&settings["settings"], |at, part| match at {
+            Value::Array(pools) => pools.iter().find(|pool| pool["name"] == part),
+            at => at.get(part),
+        })
+    };
+    candidates.all.iter().position(|candidate| {
+        let mut settings = candidate.settings.iter();
+        settings.all(|(key, value)| given(key).is_some_and(|given| same(given, value)))
+    })
+}
 
 /// Key and value of the load that all candidates have, if it is one number.
 fn load_of(experiment: &Experiment) -> Option<(String, f64)> {
@@ -465,10 +506,10 @@ fn worst(bench: &Simulated<'_>, at: usize) -> String {
     worst.map_or_else(|| first.clone(), |(target, _)| target.metric.clone())
 }
 
-/// The cheapest with two seeds or more that would do if the model were exact; of equals the
+/// The cheapest with enough seeds that would do if the model were exact; of equals the
 /// one that is farthest from the limits.
 fn by_seeds(bench: &Simulated<'_>, winner: Option<usize>) -> Option<Choice> {
-    let enough = bench.seeds().min(2);
+    let enough = bench.seeds().min(SHOWN_SEEDS);
     let meets = |at: usize| {
         let readings = bench.readings(at);
         let is_an_answer = bench.standing(at).is_some_and(|s| s.beyond.is_finite());
@@ -484,59 +525,44 @@ fn by_seeds(bench: &Simulated<'_>, winner: Option<usize>) -> Option<Choice> {
     is_cheaper.then(|| choice(bench, cheapest))
 }
 
-/// The best of each cost, unless something cheaper is as good.
-fn frontier(bench: &Simulated<'_>) -> Vec<Choice> {
-    let mut all: Vec<usize> = bench
-        .seen()
-        .map(|(at, _)| at)
-        .filter(|at| bench.standing(*at).is_some_and(|s| s.beyond.is_finite()))
-        .collect();
+/// The best of each cost, unless something cheaper is as good, with enough seeds to be shown.
+fn frontier(bench: &mut Simulated<'_>) -> Result<Vec<usize>, RecommendError> {
+    loop {
+        let front = best_of_each_cost(bench);
+        let before = bench.simulations;
+        let wanted: Vec<(usize, usize)> = front.iter().map(|at| (*at, SHOWN_SEEDS)).collect();
+        bench.measure(&wanted)?;
+        // With more seeds others may be the best.
+        if bench.simulations == before {
+            return Ok(front);
+        }
+    }
+}
+
+fn best_of_each_cost(bench: &Simulated<'_>) -> Vec<usize> {
     let beyond = |at: usize| bench.standing(at).map_or(f64::INFINITY, |s| s.beyond);
+    let mut all: Vec<usize> =
+        bench.seen().map(|(at, _)| at).filter(|at| beyond(*at).is_finite()).collect();
     all.sort_by(|a, b| {
         let by_cost = bench.candidates.cost(*a).total_cmp(&bench.candidates.cost(*b));
         by_cost.then(beyond(*a).total_cmp(&beyond(*b))).then(a.cmp(b))
     });
     let mut best = f64::INFINITY;
-    let mut front = Vec::new();
-    for at in all {
-        if beyond(at) < best {
-            best = beyond(at);
-            front.push(choice(bench, at));
-        }
-    }
-    front
+    all.retain(|at| {
+        let is_better = beyond(*at) < best;
+        best = best.min(beyond(*at));
+        is_better
+    });
+    all
 }
 
 /// What to set: a variant is what it stands for.
 fn change(experiment: &Experiment, candidates: &Candidates, at: usize) -> Params {
     let mut change = candidates.all[at].settings.clone();
-    let Some(variant) = change.remove(VARIANT) else { return change };
-    let settings = experiment.settings();
-    let axes = settings["sweep"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let variants = axes.iter().filter(|axis| axis[0] == VARIANT);
-    let bundles = variants.filter_map(|axis| axis[1].as_array()).flatten();
-    for bundle in bundles.filter(|bundle| bundle["name"] == variant) {
-        let mut set = BTreeMap::new();
-        flatten("", bundle, &mut set);
-        set.remove("name");
-        change.extend(set);
-    }
+    let variant = change.remove(VARIANT);
+    let set = variant.and_then(|name| variants(&experiment.settings()).remove(name.as_str()?));
+    change.extend(set.unwrap_or_default());
     change
-}
-
-/// Tables as dotted keys; everything else is a value.
-fn flatten(prefix: &str, value: &Value, set: &mut Params) {
-    match value {
-        Value::Object(table) => {
-            for (key, value) in table {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&key, value, set);
-            }
-        }
-        value => {
-            set.insert(prefix.to_owned(), value.clone());
-        }
-    }
 }
 
 /// What a search could have changed besides, by the keys that say it.
@@ -607,22 +633,4 @@ fn not_simulated(bench: &Simulated<'_>, best: usize, dropped: &[usize]) -> Vec<S
         lines.push("smaller fleets: the best has the fewest workers that were swept".to_owned());
     }
     lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variants_are_set_by_what_they_stand_for() {
-        let mut set = Params::new();
-        let bundle = serde_json::json!({
-            "name": "a",
-            "router": { "policy": "kv", "feed": { "delay": "1ms" } },
-            "cluster.workers": 3,
-        });
-        flatten("", &bundle, &mut set);
-        let keys: Vec<&str> = set.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["cluster.workers", "name", "router.feed.delay", "router.policy"]);
-    }
 }

@@ -17,6 +17,9 @@ pub struct Asked {
     /// Compare the winner with its neighbours too, with all seeds.
     #[serde(skip)]
     pub explain: bool,
+    /// Compare the winner with the fleet as the experiment has it beside its sweep.
+    #[serde(skip)]
+    pub now: bool,
     /// Simulate every candidate with every seed in place of the search.
     #[serde(skip)]
     pub full_grid: bool,
@@ -33,6 +36,7 @@ impl Default for Asked {
             confidence: 0.95,
             more_load: 0.2,
             explain: false,
+            now: false,
             full_grid: false,
             prefix: "",
         }

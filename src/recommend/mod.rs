@@ -22,6 +22,7 @@ pub use asked::Asked;
 pub use error::RecommendError;
 pub use prices::{Cost, Prices};
 pub use reading::{Reading, Verdict};
+pub use text::RECOMMENDED;
 pub use trust::ModelError;
 
 use crate::experiment::{Experiment, ExperimentError, RunOptions, SloSettings, check_measured};
@@ -73,9 +74,7 @@ impl Asked {
             bench.set_exact(false);
             bench.best(found)
         };
-        let &Self { confidence, more_load, explain, .. } = self;
-        let (counted, targets) = (&counted, &targets[..]);
-        let answer = Answering { asked: self, counted, targets, confidence, more_load, explain };
+        let answer = Answering { asked: self, counted: &counted, targets: &targets };
         answer.recommendation(found, bench, reader, again, options)
     }
 

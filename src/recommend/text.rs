@@ -8,6 +8,9 @@ use crate::report::render::columns::{Column, markdown, table, wrap};
 use comfy_table::CellAlignment;
 use std::fmt::Write;
 
+/// How the [effect](Recommendation::effect) of a recommendation begins.
+pub const RECOMMENDED: &str = "Recommended by sim";
+
 /// A heading with its table.
 struct Titled {
     title: String,
@@ -78,6 +81,61 @@ impl Recommendation {
         self.change.iter().map(|(key, set)| format!("{key}={}", value(set))).collect()
     }
 
+    /// What the recommended change is predicted to do, and what that rests on, in lines of
+    /// about 100 columns; `None` if nothing is recommended.
+    pub fn effect(&self) -> Option<String> {
+        const WIDTH: usize = 98;
+        let winner = self.winner.as_ref()?;
+        let (key, load) = self.load.as_ref().map_or(("", 0.0), |(key, load)| (key, *load));
+        let load = match key.rsplit('.').next().unwrap_or(key) {
+            "" => String::new(),
+            key => format!(" at {key} {load}"),
+        };
+        let targets: Vec<String> = self.targets.iter().map(ToString::to_string).collect();
+        let mut lines = vec![
+            format!("{RECOMMENDED} {}{load}: {}", self.version, winner.name),
+            format!(
+                "predicted: {}, where {} is asked for; {}",
+                self.all_readings(winner),
+                targets.join(" and "),
+                self.bill(winner)
+            ),
+        ];
+        if let Some(now) = &self.now {
+            lines.push(format!(
+                "as it is: {}: {}; {}",
+                now.choice.name,
+                self.all_readings(&now.choice),
+                self.bill(&now.choice)
+            ));
+            lines.extend(self.less(now));
+        }
+        lines.extend(self.rests_on.iter().map(|line| format!("rests on: {line}")));
+        Some(lines.iter().map(|line| wrap(line, WIDTH)).collect())
+    }
+
+    /// By how much the winner differs from what there is.
+    fn less(&self, now: &Neighbour) -> Option<String> {
+        let metric = Metric::of(&now.metric);
+        let (mean, interval) = now.difference?;
+        let shown = |value: f64| signed(metric.shown(-value));
+        let interval = interval.map_or(String::new(), |[low, high]| {
+            format!(" ({} by chance: {} to {})", percent(self.confidence), shown(high), shown(low))
+        });
+        let cost = match self.unit.as_str() {
+            GPU_HOURS => "GPUs".to_owned(),
+            WORKER_HOURS => "workers".to_owned(),
+            currency => format!("{currency} an hour"),
+        };
+        Some(format!(
+            "the change: {} {} {}{interval}, paired by seed; {} {cost}",
+            metric.label,
+            shown(mean),
+            metric.unit,
+            signed(-now.extra_cost),
+        ))
+    }
+
     fn head(&self) -> String {
         let targets: Vec<String> = self.targets.iter().map(ToString::to_string).collect();
         let load = self.load.as_ref().map_or(String::new(), |(key, load)| {
@@ -129,6 +187,14 @@ impl Recommendation {
                 by_seeds.name,
                 self.bill(by_seeds),
                 readings(by_seeds, |reading| reading.by_seeds),
+            ));
+        }
+        if let Some(now) = &self.now {
+            all.push(format!(
+                "As it is, {}: {}; {}.",
+                now.choice.name,
+                self.all_readings(&now.choice),
+                self.bill(&now.choice)
             ));
         }
         if let Some(more) = &self.more_load {

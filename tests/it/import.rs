@@ -97,6 +97,83 @@ fn a_manifest_becomes_an_answer_and_a_change_to_apply() {
     assert!(text(&output.stderr).contains("not of this change"), "{}", text(&output.stderr));
 }
 
+/// Import, recommend, patch, import: the recommended experiment.
+#[test]
+fn a_recommendation_comes_back_as_what_is_deployed() {
+    let folder = TempDir::new().expect("a folder");
+    let here = folder.path();
+    let line = "vllm serve meta-llama/Llama-3.1-8B-Instruct --max-num-seqs 16\n";
+    fs::write(here.join("serve.sh"), line).expect("written");
+    good(here, &["import", "serve.sh", "--gpu", "h100", "--workers", "2", "--out", "fleet"]);
+    let recommend = |file: &'static str, more: &[&'static str]| -> Vec<&'static str> {
+        let asked = [
+            "recommend",
+            file,
+            "--seeds",
+            "2",
+            "--set",
+            "measure.warmup=1s",
+            "--set",
+            "measure.window=4s",
+            "--set",
+            "workload.concurrency=32",
+            "--over",
+            "cluster.workers=1..3:1",
+            "--over",
+            "engine.max_num_seqs=16,64",
+            "--over",
+            "router.policy=round_robin,kv",
+            "--within",
+            "ttft_ms_p50=5s",
+            "--more-load",
+            "0",
+            "--patch",
+            "--quiet",
+        ];
+        [&asked[..], more].concat()
+    };
+    let said = good(here, &recommend("fleet", &["--out", "answer"]));
+    let (_, deployed) = said.split_once("To deploy it:\n").expect("it says how");
+    assert!(deployed.contains("wrote answer/patch/serve.sh: start 1 of these"), "{said}");
+    assert!(said.contains("As it is, "), "{said}");
+    let json = fs::read_to_string(here.join("answer/recommendation.json")).expect("written");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let seqs = json["change"]["engine.max_num_seqs"].as_i64().expect("a number");
+    let policy = json["change"]["router.policy"].as_str().expect("a policy");
+
+    let patch = fs::read_to_string(here.join("answer/patch/serve.sh")).expect("written");
+    for part in [
+        "# Recommended by sim ",
+        "# predicted: TTFT p50",
+        "(95 %: ",
+        "# as it is: ",
+        "# rests on: ",
+    ] {
+        assert!(patch.contains(part), "{part}: {patch}");
+    }
+    // There is no router that could be told.
+    let has_policy = policy != "round_robin";
+    assert_eq!(
+        patch.contains("# not expressed here, and part of the prediction: router.policy"),
+        has_policy
+    );
+    assert_eq!(deployed.contains("not expressed: router.policy"), has_policy);
+    fs::create_dir(here.join("new")).expect("made");
+    fs::write(here.join("new/serve.sh"), &patch).expect("written");
+    good(here, &["import", "new/serve.sh", "--gpu", "h100", "--out", "again"]);
+    let again = fs::read_to_string(here.join("again/experiment.toml")).expect("written");
+    assert!(again.contains("\nworkers = 1 "), "{again}");
+    assert!(again.contains(&format!("\nmax_num_seqs = {seqs} ")), "{again}");
+
+    // The same once more is the same; another one takes the place of what was written.
+    good(here, &recommend("fleet", &["--out", "answer"]));
+    let other = ["--out", "answer", "--confidence", "90%"];
+    assert!(refusal(here, &recommend("fleet", &other)).contains("--force"));
+    good(here, &recommend("fleet", &[&other[..], &["--force"]].concat()));
+    let refused = refusal(here, &recommend("doks-3xh200", &[]));
+    assert!(refused.contains("a folder that sim import made"), "{refused}");
+}
+
 #[test]
 fn other_models_bring_their_config_from_beside_the_manifest() {
     let folder = TempDir::new().expect("a folder");

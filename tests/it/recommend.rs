@@ -223,16 +223,17 @@ fn a_search_finds_what_the_full_grid_finds() {
     assert!(share < 0.25, "{share}");
 }
 
-/// The law: the winner of the grid, or one that its interval does not tell from it, with
-/// at most 15 % of the simulations on average; one problem may take more.
+/// The law: the winner of the grid, or one that its interval does not tell from it, with at
+/// most a tenth of the simulations.
 #[test]
 #[ignore = "ten full grids"]
 fn ten_problems_take_a_part_of_their_grids() {
     let results: Vec<(f64, bool)> = PROBLEMS.iter().map(check).collect();
     let mean = results.iter().map(|(share, _)| share).sum::<f64>() / results.len() as f64;
+    let most = results.iter().map(|(share, _)| *share).fold(0.0, f64::max);
     let same = results.iter().filter(|(_, same)| *same).count();
     eprintln!("mean share {:.1} %, the very winner of {same} of 10", 100.0 * mean);
-    assert!(mean < 0.15, "{mean}");
+    assert!(most < 0.10, "{most}");
 }
 
 /// A folder with the fleet and prices.
