@@ -3,11 +3,15 @@
 use super::error::CliError;
 use super::init;
 use super::talk::{note, print, warn};
+use super::trace::Unit;
 use kv_router_sim::catalogue::EXPERIMENT_FILE;
 use kv_router_sim::experiment::{Experiment, LoadOptions, read_at_most, write_files};
-use kv_router_sim::import::{self, ImportError, Imported, PatchError, PatchFile, Request, Source};
+use kv_router_sim::import::{
+    self, ImportError, Imported, Log, PatchError, PatchFile, Request, Source,
+};
 use kv_router_sim::recommend::{RECOMMENDED, Recommendation};
 use kv_router_sim::settings::Invalid;
+use kv_router_sim::workload::trace::Columns;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -41,6 +45,12 @@ pub(crate) struct ImportArgs {
     /// A log of requests to simulate, in any format of `sim trace`; else the load is assumed
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Which columns of the log say what, as for `sim trace`: time=ts,prompt=in,output=out
+    #[arg(long, value_name = "KEY=COLUMN,...", requires = "log")]
+    columns: Option<Columns>,
+    /// Unit of the times of the log [default: recognised from the file]
+    #[arg(long, value_enum, value_name = "UNIT", requires = "log")]
+    time_unit: Option<Unit>,
     /// The folder for the experiment, which is named after it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -100,7 +110,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
         files: Vec::new(),
         command: args.command.clone(),
         workers: args.workers,
-        log: args.log.as_deref().map(log).transpose()?,
+        log: args.log.as_deref().map(|file| log(file, args)).transpose()?,
         gpu: args.gpu.clone(),
     };
     for path in &args.files {
@@ -138,13 +148,14 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
     print(&said(&imported, args))
 }
 
-/// The path of a log, from wherever the experiment is.
-fn log(file: &Path) -> Result<String, CliError> {
+/// A log, found from wherever the experiment is.
+fn log(file: &Path, args: &ImportArgs) -> Result<Log, CliError> {
     let wrong = |allowed: &str| Invalid::new("--log", file.display(), allowed);
     let path = std::path::absolute(file).ok().filter(|path| path.is_file());
     let path = path.ok_or_else(|| wrong("a file that is there"))?;
     let path = path.to_str().ok_or_else(|| wrong("a path of UTF-8 text"))?;
-    Ok(path.to_owned())
+    let (columns, time_unit) = (args.columns.clone(), args.time_unit.map(Into::into));
+    Ok(Log { path: path.to_owned(), columns, time_unit })
 }
 
 /// Loads the experiment from a folder of its own: what cannot run is not written.

@@ -26,5 +26,5 @@ mod worker;
 pub use patch::{
     PatchError, PatchFile, Patched, PatchedPart, deployed, is_fact, is_same, patch, patch_part,
 };
-pub use request::{ImportError, Imported, Request, Source};
+pub use request::{ImportError, Imported, Log, Request, Source};
 pub use text::import;

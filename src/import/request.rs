@@ -2,6 +2,7 @@
 
 use crate::catalogue::{self, Kind};
 use crate::engine::model::ModelError;
+use crate::workload::trace::{Columns, TimeUnit};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -16,6 +17,17 @@ pub struct Source {
     pub text: String,
 }
 
+/// A log of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Its path, from the folder of the experiment.
+    pub path: String,
+    /// Which columns say what, of one in no known format.
+    pub columns: Option<Columns>,
+    /// What its times count, where the file does not say so.
+    pub time_unit: Option<TimeUnit>,
+}
+
 /// What is imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -27,8 +39,8 @@ pub struct Request {
     pub command: Option<String>,
     /// How many workers run such a line; 1 where nothing is said.
     pub workers: Option<u32>,
-    /// The path of a log of requests, which is the load.
-    pub log: Option<String>,
+    /// A log of requests, which is the load.
+    pub log: Option<Log>,
     /// The GPU, where no manifest says which one: a name of the catalogue.
     pub gpu: Option<String>,
 }

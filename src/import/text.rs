@@ -1,7 +1,7 @@
 //! The text of an experiment: every line with what says so.
 
 use super::fleet::{By, Fleet, Role, Said, Worker};
-use super::request::{ImportError, Imported, Request};
+use super::request::{ImportError, Imported, Log, Request};
 use std::fmt::Write as _;
 use toml::Value;
 
@@ -34,12 +34,10 @@ itl = "50ms" # assumed
 "#;
 
 /// The load of a log.
-const LOG: &str = r#"# The load: a log, at its own times. workload.speedup makes it denser, and workload.columns
-# says what the columns of a table are.
+const LOG: &str = r#"# The load: a log, at its own times. workload.speedup makes it denser.
 [workload]
 kind = "trace" # what a log is
-path = @PATH@ # what was asked for
-
+@LOG@
 [measure]
 seeds = 3 # assumed
 
@@ -123,13 +121,13 @@ pub(super) fn write(fleet: &Fleet, request: &Request) -> Imported {
         line(&mut text, key, said);
     }
     text.push('\n');
-    text.push_str(&load(fleet, request.log.as_deref()));
+    text.push_str(&load(fleet, request.log.as_ref()));
     let files = fleet.router.config.iter().map(|config| ("epp.yaml".to_owned(), config.clone()));
     let config = fleet.config.iter().cloned();
     Imported { experiment: text, files: files.chain(config).collect(), read: read(fleet), unused }
 }
 
-fn load(fleet: &Fleet, log: Option<&str>) -> String {
+fn load(fleet: &Fleet, log: Option<&Log>) -> String {
     let total: i64 =
         fleet.workers.iter().filter_map(|worker| worker.workers.value.as_integer()).sum();
     let loads: Vec<i64> = [8, 32, 64].map(|each| (total * each).clamp(1, 1_000_000)).to_vec();
@@ -144,13 +142,24 @@ fn load(fleet: &Fleet, log: Option<&str>) -> String {
         other => ([other, "kv"], "KV-aware routing"),
     };
     let load = match log {
-        Some(path) => LOG.replace("@PATH@", &Value::from(path).to_string()),
+        Some(log) => LOG.replace("@LOG@", &lines_of(log)),
         None => LOAD.to_owned(),
     };
     load.replace("@FIRST@", &loads[0].to_string())
         .replace("@POLICIES@", &format!("{others:?}"))
         .replace("@OTHER@", other)
         .replace("@LOADS@", &format!("{loads:?}"))
+}
+
+/// A log, as it was asked for.
+fn lines_of(log: &Log) -> String {
+    let value = |written: Option<Value>, key: &str| {
+        written.map_or(String::new(), |value| format!("{key} = {value} # what was asked for\n"))
+    };
+    let columns = log.columns.as_ref().and_then(|columns| Value::try_from(columns).ok());
+    let unit = log.time_unit.and_then(|unit| Value::try_from(unit).ok());
+    let path = Some(Value::from(log.path.as_str()));
+    [value(path, "path"), value(columns, "columns"), value(unit, "time_unit")].concat()
 }
 
 fn model(text: &mut String, worker: &Worker) {

@@ -320,7 +320,10 @@ fn check(experiment: &Experiment) -> Result<(), Invalid> {
         let is_one = axis[1].as_array().is_some_and(|values| values.len() == 1);
         if GIVEN.contains(&section(key)) && !is_one {
             let values = axis[1].to_string();
-            let allowed = "one value: a recommendation is for one load and one service level";
+            let allowed = format!(
+                "one value, as a recommendation is for one load and one service level: set {key} \
+                 to it"
+            );
             return Err(Invalid::new(format!("sweep.{key}"), values, allowed));
         }
         if key != VARIANT {

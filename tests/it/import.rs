@@ -175,6 +175,28 @@ fn a_recommendation_comes_back_as_what_is_deployed() {
 }
 
 #[test]
+fn a_log_is_the_load_of_what_is_imported() {
+    let folder = TempDir::new().expect("a folder");
+    let here = folder.path();
+    fs::write(here.join("log.csv"), "ts,in,out\n0,100,10\n0.5,200,20\n1.5,300,5\n")
+        .expect("written");
+    let line = "vllm serve meta-llama/Llama-3.1-8B-Instruct";
+    let args = ["import", "--command", line, "--gpu", "h100", "--out", "fleet", "--log"];
+    let with = |more: &[&'static str]| [&args[..], more].concat();
+    assert!(refusal(here, &with(&["none.csv"])).contains("--log"));
+    let unknown = refusal(here, &with(&["log.csv"]));
+    assert!(unknown.contains("columns = {"), "{unknown}");
+    assert!(!here.join("fleet").exists());
+    let columns = ["log.csv", "--columns", "time=ts,prompt=in,output=out", "--time-unit", "s"];
+    let said = good(here, &with(&columns));
+    assert!(!said.contains("the load is assumed"), "{said}");
+    good(here, &["run", "fleet", "--no-figures", "--requests"]);
+    let requests = fs::read_to_string(here.join("plots/fleet/requests.csv")).expect("written");
+    let first = requests.lines().filter(|line| line.contains("round_robin")).count();
+    assert_eq!(first, 3 * 3, "three requests by three seeds: {requests}");
+}
+
+#[test]
 fn other_models_bring_their_config_from_beside_the_manifest() {
     let folder = TempDir::new().expect("a folder");
     let here = folder.path();
