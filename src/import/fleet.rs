@@ -628,14 +628,11 @@ impl Fleet {
     }
 }
 
-/// Words of programs that are read.
-const PROGRAMS: [&str; 9] = [
-    "-m",
+/// Programs that are read.
+const PROGRAMS: [&str; 6] = [
     "dynamo.frontend",
     "dynamo.trtllm",
     "dynamo.vllm",
-    "exec",
-    "serve",
     "trtllm-serve",
     "vllm",
     "vllm.entrypoints.openai.api_server",
@@ -646,20 +643,22 @@ const PLAIN: [&str; 8] = ["cd", "echo", "export", "set", "sleep", "source", "tra
 
 /// What stands in front of a program that is read, and the commands beside it.
 fn beside(commands: &[Vec<Word>]) -> Vec<Remark> {
-    let program = |word: &Word| {
-        let name = word.text.rsplit('/').next().unwrap_or_default();
+    let name = |word: &Word| word.text.rsplit('/').next().unwrap_or_default().to_owned();
+    // What starts a program, and says nothing else.
+    let is_starter = |name: &String| {
         let version = name.strip_prefix("python");
-        let is_python = |v: &str| v.chars().all(|c| c.is_ascii_digit() || c == '.');
-        PROGRAMS.contains(&name) || version.is_some_and(is_python)
+        let is_version = |v: &str| v.chars().all(|c| c.is_ascii_digit() || c == '.');
+        ["exec", "-m"].contains(&name.as_str()) || version.is_some_and(is_version)
     };
     let mut remarks = Vec::new();
     let (mut plain, mut others) = (Vec::new(), Vec::new());
     for words in commands {
-        match words.iter().position(program) {
+        match words.iter().position(|word| PROGRAMS.contains(&name(word).as_str())) {
             Some(at) => {
-                let front: Vec<&str> = words[..at].iter().map(|word| word.text.as_str()).collect();
+                let mut front: Vec<String> = words[..at].iter().map(name).collect();
+                front.retain(|word| !is_starter(word));
                 let shown = format!("{} in front of it", front.join(" "));
-                remarks.extend((at > 0).then(|| Remark::new(&shown, Why::Unknown)));
+                remarks.extend((!front.is_empty()).then(|| Remark::new(&shown, Why::Unknown)));
             }
             None => match words.first().map(|word| &word.text) {
                 Some(word) if PLAIN.contains(&word.as_str()) => plain.push(word.clone()),
