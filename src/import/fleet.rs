@@ -655,8 +655,8 @@ fn beside(commands: &[Vec<Word>]) -> Vec<Remark> {
     for words in commands {
         match words.iter().position(|word| PROGRAMS.contains(&name(word).as_str())) {
             Some(at) => {
-                let mut front: Vec<String> = words[..at].iter().map(name).collect();
-                front.retain(|word| !is_starter(word));
+                let front = words[..at].iter().filter(|word| !is_starter(&name(word)));
+                let front: Vec<&str> = front.map(|word| word.text.as_str()).collect();
                 let shown = format!("{} in front of it", front.join(" "));
                 remarks.extend((!front.is_empty()).then(|| Remark::new(&shown, Why::Unknown)));
             }
