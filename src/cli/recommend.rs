@@ -113,7 +113,8 @@ pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), Cl
     let [json, markdown] = FILES.map(|file| folder.join(file));
     write_files(&[(json, save::json(&found)), (markdown, found.markdown())])?;
     say(&format!("saved in {}", folder.display()));
-    match if args.json { Format::Json } else { args.format } {
+    let format = if args.json { Format::Json } else { args.format };
+    match format {
         Format::Json => print(&save::json(&found))?,
         Format::Text => print(&found.report(table::WIDTH))?,
     }
@@ -122,7 +123,7 @@ pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), Cl
         deployment.clear()?;
     }
     let deployed = deployment.write(&found)?;
-    match if args.json { Format::Json } else { args.format } {
+    match format {
         Format::Json => Ok(say(deployed.trim_end())),
         Format::Text => print(&format!("\nTo deploy it:\n{deployed}")),
     }
