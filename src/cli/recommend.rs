@@ -124,7 +124,10 @@ pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), Cl
     }
     let deployed = deployment.write(&found)?;
     match format {
-        Format::Json => Ok(say(deployed.trim_end())),
+        Format::Json => {
+            say(deployed.trim_end());
+            Ok(())
+        }
         Format::Text => print(&format!("\nTo deploy it:\n{deployed}")),
     }
 }
