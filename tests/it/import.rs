@@ -178,8 +178,11 @@ fn a_recommendation_comes_back_as_what_is_deployed() {
 fn a_log_is_the_load_of_what_is_imported() {
     let folder = TempDir::new().expect("a folder");
     let here = folder.path();
-    fs::write(here.join("log.csv"), "ts,in,out\n0,100,10\n0.5,200,20\n1.5,300,5\n")
-        .expect("written");
+    fs::write(
+        here.join("log.csv"),
+        "ts,prompt_tokens,completion_tokens\n0,100,10\n0.5,200,20\n1.5,300,5\n",
+    )
+    .expect("written");
     let line = "vllm serve meta-llama/Llama-3.1-8B-Instruct";
     let args = ["import", "--command", line, "--gpu", "h100", "--out", "fleet", "--log"];
     let with = |more: &[&'static str]| [&args[..], more].concat();
@@ -187,7 +190,13 @@ fn a_log_is_the_load_of_what_is_imported() {
     let unknown = refusal(here, &with(&["log.csv"]));
     assert!(unknown.contains("columns = {"), "{unknown}");
     assert!(!here.join("fleet").exists());
-    let columns = ["log.csv", "--columns", "time=ts,prompt=in,output=out", "--time-unit", "s"];
+    let columns = [
+        "log.csv",
+        "--columns",
+        "time=ts,prompt=prompt_tokens,output=completion_tokens",
+        "--time-unit",
+        "s",
+    ];
     let said = good(here, &with(&columns));
     assert!(!said.contains("the load is assumed"), "{said}");
     good(here, &["run", "fleet", "--no-figures", "--requests"]);
