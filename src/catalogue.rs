@@ -259,8 +259,9 @@ mod tests {
     fn everything_in_the_repository_is_shipped_as_it_is() {
         let mut expected = vec!["docs/accuracy.csv".to_owned()];
         on_disk("experiments", &[".toml", ".csv", ".yaml"], &mut expected);
-        // The kept prediction that `sim accuracy` takes in place of a run.
+        // What `sim accuracy` takes in place of runs.
         expected.push("experiments/predictions/dynamo-ab-8xh200.json".to_owned());
+        expected.push("experiments/kept/dynamo-ab-8xh200-2025.json".to_owned());
         on_disk("models", &[".toml", ".csv", ".gz"], &mut expected);
         on_disk("measured", &[".csv", ".gz"], &mut expected);
         on_disk("traces", &[".gz"], &mut expected);
