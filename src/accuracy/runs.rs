@@ -112,14 +112,14 @@ impl<'a> Replays<'a> {
         let workload = self.workload(run);
         let warmup = workload.start_spread;
         let settings = Settings {
-            cluster: ClusterSettings::new(1),
-            pools: Pools::one(1, &Arc::new(engine)),
-            models: vec![None],
-            router: FrontEndSettings::default(),
+            cluster: Arc::new(ClusterSettings::new(1)),
+            pools: Arc::new(Pools::one(1, &Arc::new(engine))),
+            models: [None].into(),
+            router: Arc::new(FrontEndSettings::default()),
             policy: RouterSettings::new("round_robin").chosen(),
-            source: WorkloadSource::Requests(workload.clone()),
-            workload: WorkloadSettings::Requests(workload),
-            measure: MeasureSettings { warmup, ..MeasureSettings::until_the_end() },
+            source: Arc::new(WorkloadSource::Requests(workload.clone())),
+            workload: Arc::new(WorkloadSettings::Requests(workload)),
+            measure: Arc::new(MeasureSettings { warmup, ..MeasureSettings::until_the_end() }),
             slo: None,
             controls: Vec::new(),
         };

@@ -127,7 +127,7 @@ pub(crate) fn check(control: &Control, settings: &Settings) -> Result<(), Invali
             Invalid::unless(fits, "concurrency", concurrency, &allowed)
         }
         Control::Rate { per_s } => {
-            let has_process = match &settings.source {
+            let has_process = match &*settings.source {
                 WorkloadSource::Requests(requests) => requests.arrivals.is_some(),
                 WorkloadSource::Trace { arrivals, .. } => arrivals.is_some(),
                 _ => false,

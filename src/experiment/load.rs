@@ -14,7 +14,7 @@ use crate::engine::model::{Model, ModelChoice};
 use crate::engine::settings::{EngineConfig, EngineSettings};
 use crate::fleet::{Pool, Pools};
 use crate::router::feed::FeedSettings;
-use crate::router::settings::RouterSettings;
+use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::router::{PolicyFactory, Registry};
 use crate::settings::{Invalid, NOTHING, Place, SettingsError, Sheet};
 use crate::time::{SimDuration, SimTime};
@@ -376,7 +376,7 @@ fn seen_by_policy(document: &Document, settings: &Settings) -> [u8; 32] {
         // They may bring another policy, and may be for some points only.
         return Sha256::digest(format!("{seen}{controls:?}")).into();
     }
-    let mut front_ends = router.clone();
+    let mut front_ends = FrontEndSettings::clone(router);
     if !policy.wants().kv_events {
         front_ends.feed = FeedSettings::default();
     }
@@ -398,7 +398,33 @@ pub(super) fn show(params: &Params) -> String {
 }
 
 /// What pools run, in their order; `None` where `[engine]` says everything.
-type Models = Vec<Option<Arc<Model>>>;
+type Models = Arc<[Option<Arc<Model>>]>;
+
+/// The latest values that differ: most points of a sweep have one of them, and hold it
+/// together.
+struct Latest<T>(Vec<Arc<T>>);
+
+/// So many, that finding one costs little (assumed).
+const KEPT: usize = 32;
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: PartialEq> Latest<T> {
+    /// The value, held together with those that equal it.
+    fn share(&mut self, value: T) -> Arc<T> {
+        if let Some(known) = self.0.iter().find(|known| ***known == value) {
+            return Arc::clone(known);
+        }
+        let value = Arc::new(value);
+        self.0.truncate(KEPT - 1);
+        self.0.insert(0, Arc::clone(&value));
+        value
+    }
+}
 
 /// Turns documents into settings, reading every file once.
 #[derive(Default)]
@@ -407,9 +433,13 @@ struct Resolver {
     registry: Registry,
     /// By the choice as written, and where its paths start.
     models: BTreeMap<(String, PathBuf), Arc<Model>>,
-    /// The latest engines that differ: most points of a sweep have one of them, and hold it
-    /// together.
-    engines: Vec<Arc<EngineConfig>>,
+    engines: Latest<EngineConfig>,
+    clusters: Latest<ClusterSettings>,
+    pools: Latest<Pools>,
+    front_ends: Latest<FrontEndSettings>,
+    measures: Latest<MeasureSettings>,
+    /// The latest workloads that differ.
+    workloads: Vec<(Arc<WorkloadSettings>, Arc<WorkloadSource>)>,
     /// Of the workloads that are read from files.
     sources: Vec<(WorkloadSettings, WorkloadSource)>,
     /// The configurations of policies that were read, by name.
@@ -461,27 +491,29 @@ impl Resolver {
         if let Some(slo) = &slo {
             slo.validate().map_err(invalid("slo"))?;
         }
-        let source = self.source(document, &workload)?;
-        let controls = Vec::new();
+        let (workload, source) = self.workload(document, workload)?;
         let settings = Settings {
-            cluster,
-            pools,
+            cluster: self.clusters.share(cluster),
+            pools: self.pools.share(pools),
             models,
-            router,
+            router: self.front_ends.share(router),
             policy,
             workload,
             source,
-            measure,
+            measure: self.measures.share(measure),
             slo,
-            controls,
+            controls: Vec::new(),
         };
         let all = controls::read(document)?;
         let chosen = controls::applicable(document, &all);
         let controls = controls::resolve(document, &all, &chosen, &settings)?;
         self.controlled.extend(chosen);
         let mut settings = Settings { controls, ..settings };
-        if settings.pools.pools().len() == 1 {
-            settings.pools.make_room(settings.plan().slots());
+        let slots = settings.plan().slots();
+        if settings.pools.pools().len() == 1 && settings.pools.slots() < slots {
+            let mut pools = Pools::clone(&settings.pools);
+            pools.make_room(slots);
+            settings.pools = self.pools.share(pools);
         }
         Ok(settings)
     }
@@ -517,7 +549,7 @@ impl Resolver {
                     }
                 }
             })?;
-        Ok((pools, models))
+        Ok((pools, models.into()))
     }
 
     fn pool(
@@ -543,20 +575,8 @@ impl Resolver {
                 document.part(&format!("cluster.{key}"), engine).over(common)
             }
         };
-        let engine = self.shared(worker(merged, model.as_deref())?);
+        let engine = self.engines.share(worker(merged, model.as_deref())?);
         Ok((Pool { name: name.to_owned(), role, workers, spare, engine }, model))
-    }
-
-    fn shared(&mut self, engine: EngineConfig) -> Arc<EngineConfig> {
-        // Few, so that finding one costs little (assumed).
-        const KEPT: usize = 8;
-        if let Some(known) = self.engines.iter().find(|known| ***known == engine) {
-            return Arc::clone(known);
-        }
-        let engine = Arc::new(engine);
-        self.engines.truncate(KEPT - 1);
-        self.engines.insert(0, Arc::clone(&engine));
-        engine
     }
 
     /// Puts what a policy's configuration file says in the place of its name.
@@ -649,6 +669,22 @@ impl Resolver {
         let model = Arc::new(model);
         self.models.insert(known, Arc::clone(&model));
         Ok(model)
+    }
+
+    /// The workload, with what it needs from files.
+    fn workload(
+        &mut self,
+        document: &Document,
+        workload: WorkloadSettings,
+    ) -> Result<(Arc<WorkloadSettings>, Arc<WorkloadSource>), ExperimentError> {
+        if let Some(known) = self.workloads.iter().find(|(known, _)| **known == workload) {
+            return Ok(known.clone());
+        }
+        let source = self.source(document, &workload)?;
+        let both = (Arc::new(workload), Arc::new(source));
+        self.workloads.truncate(KEPT - 1);
+        self.workloads.insert(0, both.clone());
+        Ok(both)
     }
 
     fn source(

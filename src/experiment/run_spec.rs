@@ -46,27 +46,28 @@ impl RunSpec {
     }
 }
 
-/// Everything one run needs, checked.
+/// Everything one run needs, checked. Runs of a sweep hold together what they have in
+/// common.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The fleet.
-    pub cluster: ClusterSettings,
+    pub cluster: Arc<ClusterSettings>,
     /// Its workers.
-    pub pools: Pools,
+    pub pools: Arc<Pools>,
     /// What the pools run, in their order; `None` where `[engine]` says everything.
-    pub models: Vec<Option<Arc<Model>>>,
+    pub models: Arc<[Option<Arc<Model>>]>,
     /// The front ends before it.
-    pub router: FrontEndSettings,
+    pub router: Arc<FrontEndSettings>,
     /// Their policy, with its parameters.
     pub policy: ChosenPolicy,
     /// The requests.
-    pub workload: WorkloadSettings,
+    pub workload: Arc<WorkloadSettings>,
     /// What is measured.
-    pub measure: MeasureSettings,
+    pub measure: Arc<MeasureSettings>,
     /// Targets, if any.
     pub slo: Option<SloSettings>,
     /// What `workload` needs from files, in memory.
-    pub source: WorkloadSource,
+    pub source: Arc<WorkloadSource>,
     /// What changes while it runs, in order of time; changes of `cluster` apart.
     pub controls: Vec<(SimTime, Control)>,
 }
@@ -117,7 +118,7 @@ impl Settings {
     /// Refuses fleets that change, hand KV over or have ranks, where workers stay as they are and each
     /// does all the work; `why` says that.
     pub(crate) fn check_plain(&self, why: &str) -> Result<(), Invalid> {
-        let ClusterSettings { prefill, change, planner, .. } = &self.cluster;
+        let ClusterSettings { prefill, change, planner, .. } = &*self.cluster;
         let (key, value) = match prefill.workers {
             Some(workers) => ("cluster.prefill.workers", workers.to_string()),
             None if self.pools.sides().are_two() => {

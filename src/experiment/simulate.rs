@@ -219,7 +219,7 @@ pub(super) fn policy_named(
     let named = settings.policy.other(name)?;
     // Front ends go on as they are.
     let targets = if settings.by_rank() { Targets::Ranks } else { Targets::Workers };
-    let router = FrontEndSettings { targets: Some(targets), ..router.clone() };
+    let router = FrontEndSettings { targets: Some(targets), ..FrontEndSettings::clone(router) };
     named.check_gate(router.admission.as_ref())?;
     named.check_in(&Surroundings {
         workers: named.targets_among(router.targets, &settings.pools.ranks())?,
@@ -227,7 +227,7 @@ pub(super) fn policy_named(
         may_skip_prefill: router.conditional_disaggregation.is_some(),
     })?;
     let front_end = u32::try_from(front_end).expect("as many as settings say");
-    let settings = Settings { policy: named, router, ..settings.clone() };
+    let settings = Settings { policy: named, router: Arc::new(router), ..settings.clone() };
     Ok(policy(&settings, seed_of(seed, Use::Policy, front_end)))
 }
 

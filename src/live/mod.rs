@@ -211,8 +211,8 @@ fn run_once(
 pub(crate) fn direct(settings: &Settings) -> Settings {
     let count_copies = settings.router.feed.count_copies;
     let feed = FeedSettings { count_copies, ..FeedSettings::instant() };
-    let router = FrontEndSettings { feed, ..settings.router.clone() };
-    Settings { router, ..settings.clone() }
+    let router = FrontEndSettings { feed, ..FrontEndSettings::clone(&settings.router) };
+    Settings { router: Arc::new(router), ..settings.clone() }
 }
 
 /// The servers, with empty caches.

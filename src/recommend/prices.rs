@@ -162,7 +162,7 @@ impl Counted {
         if let Some(prices) = prices {
             return Ok(Self::Prices(prices));
         }
-        let pools = experiment.runs.iter().flat_map(|run| &run.settings.models);
+        let pools = experiment.runs.iter().flat_map(|run| run.settings.models.iter());
         let mut kinds: Vec<&str> = pools
             .map(|model| gpu_of(model.as_deref()).map_or("workers", |gpu| gpu.name.as_str()))
             .collect();
@@ -196,7 +196,7 @@ impl Counted {
     /// If something of it has no price.
     pub(super) fn cost(&self, settings: &Settings) -> Result<Cost, Invalid> {
         let mut cost = Cost { per_hour: 0.0, workers: 0, gpus: BTreeMap::new(), watts: Some(0.0) };
-        for (pool, model) in settings.pools.pools().iter().zip(&settings.models) {
+        for (pool, model) in settings.pools.pools().iter().zip(settings.models.iter()) {
             let workers = f64::from(pool.workers);
             cost.workers += pool.workers;
             let hardware = model.as_deref().and_then(|model| model.hardware.as_ref());

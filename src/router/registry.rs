@@ -21,13 +21,13 @@ use toml::Table;
 /// The policies that can be named.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    factories: Vec<Arc<dyn PolicyFactory>>,
+    factories: Arc<[Arc<dyn PolicyFactory>]>,
 }
 
 impl Default for Registry {
     /// This crate's policies.
     fn default() -> Self {
-        Self { factories: policies::all().to_vec() }
+        Self { factories: policies::all().into() }
     }
 }
 
@@ -38,57 +38,20 @@ impl Registry {
     /// If `more` repeats a name, or has a parameter that means something else to
     /// every router or to another policy: one key has one meaning.
     pub fn with(more: &[Arc<dyn PolicyFactory>]) -> Result<Self, Invalid> {
-        let mut registry = Self { factories: Vec::new() };
+        let mut factories: Vec<Arc<dyn PolicyFactory>> = Vec::new();
         for factory in more {
-            registry.check_new(factory.about())?;
-            registry.factories.push(Arc::clone(factory));
+            check_new(factory.about(), &factories)?;
+            factories.push(Arc::clone(factory));
         }
         for factory in policies::all() {
-            if registry.get(factory.name()).is_none() {
+            if named(&factories, factory.name()).is_none() {
                 if !more.is_empty() {
-                    registry.check_new(factory.about())?;
+                    check_new(factory.about(), &factories)?;
                 }
-                registry.factories.push(Arc::clone(factory));
+                factories.push(Arc::clone(factory));
             }
         }
-        Ok(registry)
-    }
-
-    fn check_new(&self, about: &About) -> Result<(), Invalid> {
-        let name = format!("{:?}", about.name);
-        if self.get(&about.name).is_some() {
-            return Err(Invalid::new("policy", name, "given to one policy only: two were added"));
-        }
-        let common = common_keys();
-        for own in &about.parameters {
-            if common.contains_key(&own.name) {
-                let allowed = format!(
-                    "a policy whose parameters have names of their own; {} belongs to every router",
-                    own.name
-                );
-                return Err(Invalid::new("policy", name, allowed));
-            }
-            let same_name = |other: &Arc<dyn PolicyFactory>| {
-                let mut parameters = other.about().parameters.iter();
-                parameters.find(|parameter| parameter.name == own.name).cloned()
-            };
-            for other in &self.factories {
-                if let Some(theirs) = same_name(other)
-                    && shape(&theirs.schema) != shape(&own.schema)
-                {
-                    let allowed = format!(
-                        "a policy whose parameters mean what others mean by them: {} is {} here, \
-                         but {} to {:?}",
-                        own.name,
-                        own.allowed,
-                        theirs.allowed,
-                        other.name()
-                    );
-                    return Err(Invalid::new("policy", name, allowed));
-                }
-            }
-        }
-        Ok(())
+        Ok(Self { factories: factories.into() })
     }
 
     /// What each policy is, in the order in which messages list them.
@@ -97,7 +60,7 @@ impl Registry {
     }
 
     fn get(&self, name: &str) -> Option<&Arc<dyn PolicyFactory>> {
-        self.factories.iter().find(|factory| factory.name() == name)
+        named(&self.factories, name)
     }
 
     /// What makes the policy `name`.
@@ -121,17 +84,14 @@ impl Registry {
     /// do; a key that only other policies know has to be of its kind.
     pub fn choose(&self, name: &str, given: &Table) -> Result<ChosenPolicy, Invalid> {
         let factory = self.find(name)?;
-        let mut own = Table::new();
-        for (key, value) in given {
-            if factory.about().knows(key) {
-                own.insert(key.clone(), value.clone());
-                continue;
-            }
+        for (key, value) in given.iter().filter(|(key, _)| !factory.about().knows(key)) {
             let other = self.factories.iter().find(|other| other.about().knows(key));
             let Some(other) = other else { return Err(self.unknown(key, value)) };
             other.complete(&Table::from_iter([(key.clone(), value.clone())]))?;
         }
-        ChosenPolicy::new(Arc::clone(factory), &own, (self.clone(), given.clone()))
+        factory.check(&complete(&**factory, given)?)?;
+        let (factory, given) = (Arc::clone(factory), Arc::new(given.clone()));
+        Ok(ChosenPolicy { factory, registry: self.clone(), given })
     }
 
     /// The first of the `given` keys that no policy knows.
@@ -216,6 +176,57 @@ impl Registry {
     }
 }
 
+fn named<'a>(
+    factories: &'a [Arc<dyn PolicyFactory>],
+    name: &str,
+) -> Option<&'a Arc<dyn PolicyFactory>> {
+    factories.iter().find(|factory| factory.name() == name)
+}
+
+/// Refuses a policy that the `others` leave no room for.
+fn check_new(about: &About, others: &[Arc<dyn PolicyFactory>]) -> Result<(), Invalid> {
+    let name = format!("{:?}", about.name);
+    if named(others, &about.name).is_some() {
+        return Err(Invalid::new("policy", name, "given to one policy only: two were added"));
+    }
+    let common = common_keys();
+    for own in &about.parameters {
+        if common.contains_key(&own.name) {
+            let allowed = format!(
+                "a policy whose parameters have names of their own; {} belongs to every router",
+                own.name
+            );
+            return Err(Invalid::new("policy", name, allowed));
+        }
+        let same_name = |other: &Arc<dyn PolicyFactory>| {
+            let mut parameters = other.about().parameters.iter();
+            parameters.find(|parameter| parameter.name == own.name).cloned()
+        };
+        for other in others {
+            if let Some(theirs) = same_name(other)
+                && shape(&theirs.schema) != shape(&own.schema)
+            {
+                let allowed = format!(
+                    "a policy whose parameters mean what others mean by them: {} is {} here, \
+                     but {} to {:?}",
+                    own.name,
+                    own.allowed,
+                    theirs.allowed,
+                    other.name()
+                );
+                return Err(Invalid::new("policy", name, allowed));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All parameters of a policy, where these were `given`, which others may know.
+fn complete(factory: &dyn PolicyFactory, given: &Table) -> Result<Table, Invalid> {
+    let own = given.iter().filter(|(key, _)| factory.about().knows(key));
+    factory.complete(&own.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
 /// The keys of [`FrontEndSettings`], with their schemas.
 fn common_keys() -> Map<String, Json> {
     let mut schema = Json::from(schema_for!(FrontEndSettings));
@@ -238,25 +249,13 @@ fn shape(schema: &Json) -> Json {
 #[derive(Clone, Debug)]
 pub struct ChosenPolicy {
     factory: Arc<dyn PolicyFactory>,
-    parameters: Table,
-    /// What else could have been chosen, and all parameters that were given.
+    /// What else could have been chosen, and all parameters that were given: those that hold
+    /// follow from them, and a sweep keeps very many policies.
     registry: Registry,
-    given: Table,
+    given: Arc<Table>,
 }
 
 impl ChosenPolicy {
-    /// The policy of `factory`, one of `registry`, where these parameters were
-    /// `given`, of which it knows `own`.
-    fn new(
-        factory: Arc<dyn PolicyFactory>,
-        own: &Table,
-        (registry, given): (Registry, Table),
-    ) -> Result<Self, Invalid> {
-        let parameters = factory.complete(own)?;
-        factory.check(&parameters)?;
-        Ok(Self { factory, parameters, registry, given })
-    }
-
     /// The policy `name` in its place, where the same was given.
     ///
     /// # Errors
@@ -278,12 +277,12 @@ impl ChosenPolicy {
 
     /// The project and the version whose rule it follows with its parameters, if any.
     pub fn follows(&self) -> Option<String> {
-        self.about().origin.as_ref().map(|origin| origin.with(&self.parameters))
+        self.about().origin.as_ref().map(|origin| origin.with(&self.parameters()))
     }
 
     /// All parameters that hold a value.
-    pub fn parameters(&self) -> &Table {
-        &self.parameters
+    pub fn parameters(&self) -> Table {
+        complete(&*self.factory, &self.given).expect("they were checked when it was chosen")
     }
 
     /// All parameters that were given, those that only other policies know among them.
@@ -296,7 +295,7 @@ impl ChosenPolicy {
     /// # Errors
     /// The first such key, relative to `[router]`.
     pub fn check_in(&self, surroundings: &Surroundings) -> Result<(), Invalid> {
-        self.factory.check_in(&self.parameters, surroundings)
+        self.factory.check_in(&self.parameters(), surroundings)
     }
 
     /// Refuses a gate that leaves out single busy workers in front of a policy that would go on
@@ -322,7 +321,7 @@ impl ChosenPolicy {
 
     /// A fresh policy for one front end; `seed` is all the randomness it gets.
     pub fn build(&self, cluster: &ClusterSpec, seed: u64) -> Box<dyn Policy> {
-        self.factory.build(&self.parameters, cluster, seed)
+        self.factory.build(&self.parameters(), cluster, seed)
     }
 
     /// What it asks of those around it. A policy says that itself, so one is made
@@ -358,6 +357,6 @@ impl ChosenPolicy {
     /// Whether the publisher of KV events that goes with it counts copies of a
     /// block, unless `[router.feed]` says.
     pub fn counts_copies(&self) -> bool {
-        self.factory.counts_copies(&self.parameters)
+        self.factory.counts_copies(&self.parameters())
     }
 }

@@ -127,7 +127,7 @@ pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, Serv
         Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(start)?;
     // Clients hear of tokens one by one.
     let mut settings = settings.clone();
-    settings.pools.change_engines(|engine| engine.fast_forward = false);
+    Arc::make_mut(&mut settings.pools).change_engines(|engine| engine.fast_forward = false);
     let (ask, asks) = mpsc::channel();
     let listeners = runtime.block_on(listen(options, settings.pools.workers()))?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(|(address, _)| *address).collect();

@@ -253,6 +253,7 @@ fn changeable(run: &RunSpec, name: &str) -> Result<BTreeMap<String, Option<f64>>
     let policy = &run.settings.policy;
     let policy = if policy.name() == name { policy.clone() } else { policy.other(name)? };
     let keys = policy.about().parameters.iter().filter(|parameter| parameter.changeable);
-    let value = |key: &str| number(policy.parameters().get(key)?);
+    let values = policy.parameters();
+    let value = |key: &str| number(values.get(key)?);
     Ok(keys.map(|parameter| (parameter.name.clone(), value(&parameter.name))).collect())
 }

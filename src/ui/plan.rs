@@ -410,7 +410,7 @@ impl Plan {
 /// The load that a run begins with.
 pub(super) fn load_of(run: &RunSpec) -> f64 {
     let workload = &run.settings.workload;
-    let arrivals = match &run.settings.source {
+    let arrivals = match &*run.settings.source {
         WorkloadSource::Requests(requests) => requests.arrivals,
         WorkloadSource::Trace { arrivals, .. } => *arrivals,
         _ => None,

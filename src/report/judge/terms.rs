@@ -99,7 +99,7 @@ pub fn remarks(experiment: &Experiment) -> Vec<String> {
     let starts_at_once = experiment.runs.iter().filter_map(|run| {
         let measure = &run.settings.measure;
         let clients = run.settings.workload.concurrency()?;
-        let spread = match &run.settings.workload {
+        let spread = match &*run.settings.workload {
             WorkloadSettings::Conversations(settings) => settings.start_spread,
             WorkloadSettings::Requests(settings) => settings.start_spread,
             _ => SimDuration::ZERO,

@@ -89,7 +89,7 @@ fn every_restated_policy_names_a_version() {
 fn parameters_read_back() {
     for name in names() {
         let chosen = RouterSettings::new(name).chosen();
-        let again = Registry::default().choose(name, chosen.parameters()).unwrap();
+        let again = Registry::default().choose(name, &chosen.parameters()).unwrap();
         assert_eq!(chosen.parameters(), again.parameters(), "{name}");
         assert_eq!(chosen.wants(), again.wants(), "{name}");
     }
