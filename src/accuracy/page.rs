@@ -261,8 +261,8 @@ impl Page {
         let of = outliers.len();
         let unknown = outliers.iter().filter(|outlier| outlier.why.is_none()).count();
         self.say(&format!(
-            "Runs more than {LISTED} % off, prompt / output tokens x concurrency; the reason is known of \
-             {} of {of}:",
+            "Runs more than {LISTED} % off, prompt / output tokens x concurrency; what is known or \
+             supposed of {} of {of} is in the last column:",
             of - unknown
         ));
         let head = [
