@@ -1,12 +1,10 @@
 //! A trace without what could tell whose requests they were: when exactly they came, and
 //! what their blocks and sessions were called.
 
+use super::numbering::{Numbering, push};
 use super::{Trace, TraceRow};
-use crate::id::BlockId;
-use crate::request::BlockRun;
-use crate::rng::{Use, mix, stream};
+use crate::rng::{Use, stream};
 use crate::time::SimDuration;
-use hashbrown::HashTable;
 use rand::RngExt;
 
 /// Within this time the moment of a request is drawn.
@@ -57,28 +55,19 @@ impl Trace {
 
     /// The same with ids in order of their first use.
     fn renumbered(mut self) -> Self {
-        let mut numbers: HashTable<(u64, u64)> = HashTable::new();
-        let mut number = |id: u64| {
-            let next = numbers.len() as u64;
-            let hash = |entry: &(u64, u64)| mix(entry.0);
-            numbers.entry(mix(id), |entry| entry.0 == id, hash).or_insert((id, next)).get().1
-        };
+        let mut numbers = Numbering::default();
         let old = std::mem::take(&mut self.runs);
         let ends: Vec<usize> = self.rows.iter().skip(1).map(|row| row.first_run).collect();
         for row in 0..self.rows.len() {
             let from = self.rows[row].first_run;
             let to = ends.get(row).copied().unwrap_or(old.len());
             let first_run = self.runs.len();
-            for BlockId(id) in old[from..to].iter().flat_map(|run| run.ids()) {
-                let number = number(id);
-                match self.runs[first_run..].last_mut() {
-                    Some(run) if run.first.offset(run.len).0 == number => run.len += 1,
-                    _ => self.runs.push(BlockRun { first: BlockId(number), len: 1 }),
-                }
+            for id in old[from..to].iter().flat_map(|run| run.ids()) {
+                push(&mut self.runs, first_run, numbers.of((id.0, 0)), 1);
             }
             self.rows[row].first_run = first_run;
         }
-        self.beginnings = self.beginnings.renamed(number);
+        self.beginnings = self.beginnings.renamed(|id| numbers.of((id, 0)));
         self
     }
 }

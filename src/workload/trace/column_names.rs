@@ -1,5 +1,6 @@
 //! What an experiment says of the columns of a log.
 
+use super::TraceFormat;
 use crate::settings::{self, Invalid};
 use crate::workload::MAX_TOKENS;
 use schemars::JsonSchema;
@@ -75,6 +76,18 @@ impl Columns {
         }
         let both = self.ids.is_some() && self.prefix.is_some();
         Invalid::unless(!both, "prefix", "given", "absent beside ids, which say what is shared")
+    }
+
+    /// Refuses what [`validate`](Self::validate) does, and columns beside a format; keys are
+    /// those of the workload.
+    ///
+    /// # Errors
+    /// The first unusable key.
+    pub(super) fn validate_beside(&self, format: Option<TraceFormat>) -> Result<(), Invalid> {
+        self.validate().map_err(|invalid| invalid.within("columns"))?;
+        let allowed = "absent beside columns, which say how rows are written";
+        let format = format.map(TraceFormat::name);
+        Invalid::unless(format.is_none(), "format", format.unwrap_or_default(), allowed)
     }
 
     /// The keys that are given, with the names of their columns.

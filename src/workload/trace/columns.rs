@@ -220,7 +220,7 @@ impl Log {
             timed.sort_by_key(|(at, _)| *at);
             build.notices(Some("its rows are not in order of time: sorted".to_owned()));
         }
-        (0..self.left_out).for_each(|_| build.leave_out());
+        build.leave_out(self.left_out);
         let first = timed[0].0;
         let mut last_ends: Vec<Option<u64>> = vec![None; self.sessions.len()];
         let mut overlapping = 0u64;
@@ -241,6 +241,7 @@ impl Log {
                 delay,
                 input_tokens: logged.input_tokens,
                 output_tokens: logged.output_tokens,
+                max_tokens: None,
                 hash_ids: logged.ids.as_deref(),
                 prefix: logged.prefix,
                 session: logged.session.map(|session| self.sessions[session as usize].as_str()),

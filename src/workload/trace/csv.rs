@@ -3,14 +3,13 @@
 //! Columns are found by their names, in which capitals, blanks and underscores do
 //! not matter; others are passed over.
 
-use super::build::{Build, Given, RowPlace};
-use super::bytes::Bounded;
+use super::build::{Build, Given};
+use super::bytes::each_record;
 use super::dates::date;
 use super::formats::{Names, plain};
 use super::stamp::Stamp;
 use super::{Trace, TraceError, TraceFormat};
-use csv::{Reader, StringRecord};
-use std::cell::Cell;
+use csv::StringRecord;
 use std::io::Read;
 use std::path::Path;
 
@@ -27,20 +26,8 @@ pub(super) fn parse(
     mut build: Build<'_>,
 ) -> Result<Trace, TraceError> {
     let names = build.names();
-    let row_bytes = Cell::new(0);
-    let mut reader = Reader::from_reader(Bounded { text, row_bytes: &row_bytes });
-    let failed = |error: &csv::Error| failed(path, error);
-    let header = reader.headers().map_err(|error| failed(&error))?.clone();
-    let columns =
-        Columns::find(&header, names).map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
-    let mut record = StringRecord::new();
-    loop {
-        row_bytes.set(0);
-        if build.is_full() || !reader.read_record(&mut record).map_err(|error| failed(&error))? {
-            return build.finish();
-        }
-        let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
-        let place = RowPlace { path, line };
+    let find = |header: &StringRecord| Columns::find(header, names);
+    each_record(path, text, b',', find, |place, columns, record| {
         let tokens = |name: &str, at: usize| {
             let text = record[at].trim();
             let allowed = "a whole number from 0 to 4294967295";
@@ -48,8 +35,8 @@ pub(super) fn parse(
         };
         let output_tokens = tokens(names.output, columns.output)?;
         if format == TraceFormat::Burstgpt && output_tokens == 0 {
-            build.leave_out();
-            continue;
+            build.leave_out(1);
+            return Ok(true);
         }
         let written = record[columns.timestamp].trim();
         let stamp = match format {
@@ -65,27 +52,16 @@ pub(super) fn parse(
             delay: None,
             input_tokens: tokens(names.input, columns.input)?,
             output_tokens,
+            max_tokens: None,
             hash_ids: None,
             prefix: None,
             session: columns.session.map(|at| record[at].trim()).filter(|name| !name.is_empty()),
             waits_for: None,
         };
-        build.add(&place, given)?;
-    }
-}
-
-/// What the reader of CSV says, as an error of the row.
-pub(super) fn failed(path: &Path, error: &csv::Error) -> TraceError {
-    let line = error.position().map_or(1, |at| usize::try_from(at.line()).unwrap_or(0));
-    let place = RowPlace { path, line };
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            place.row(format!("{len} values in {expected_len} columns"))
-        }
-        csv::ErrorKind::Utf8 { .. } => place.row("not UTF-8 text"),
-        csv::ErrorKind::Io(error) => place.unread(error),
-        _ => place.row(error.to_string()),
-    }
+        build.add(place, given)?;
+        Ok(!build.is_full())
+    })?;
+    build.finish()
 }
 
 /// Places of the columns that are read.

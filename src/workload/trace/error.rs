@@ -2,6 +2,7 @@
 
 use super::PublicTrace;
 use crate::settings::Invalid;
+use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -87,5 +88,14 @@ fn folders(looked_in: &[String]) -> String {
 impl TraceError {
     pub(super) fn read(path: &Path, error: &io::Error) -> Self {
         Self::Read { path: path.to_owned(), reason: error.to_string() }
+    }
+}
+
+/// A value as messages show it.
+pub(super) fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text,
     }
 }

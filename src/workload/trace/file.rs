@@ -43,17 +43,16 @@ pub(super) fn parse(
     mut text: impl Read,
     options: &ReadOptions,
 ) -> Result<Trace, TraceError> {
+    if options.limit == Some(0) {
+        return Err(Invalid::new("limit", 0, "at least 1; leave it out for all rows").into());
+    }
     let mut head = Vec::new();
     let read = text.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head);
     read.map_err(|error| TraceError::read(path, &error))?;
     let begin = if head.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let head = &head[begin..];
     if let Some(columns) = &options.columns {
-        columns.validate().map_err(|invalid| invalid.within("columns"))?;
-        if let Some(format) = options.format {
-            let allowed = "absent beside columns, which say how rows are written";
-            return Err(Invalid::new("format", format.name(), allowed).into());
-        }
+        columns.validate_beside(options.format)?;
         let names =
             Names { timestamp: &columns.time, input: &columns.prompt, output: &columns.output };
         let build = Build::new(path, names, options, (Turns::Whole, Some(TimeUnit::Ns)));

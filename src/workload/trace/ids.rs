@@ -1,8 +1,10 @@
 //! Ids of blocks as files have them: whole numbers of 64 bits, or texts.
 
+use super::error::short;
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt;
 
@@ -38,8 +40,25 @@ pub(super) fn hash_id(text: &str) -> u64 {
 /// Digits of numbers that stay below those that are read as hashes.
 const MOST_DECIMALS: usize = 15;
 
-/// A list of ids, numbers or texts; all of one kind in the same file, or the same number
-/// might be meant twice.
+/// The ids that a value of a row lists; `None` if it is null.
+///
+/// # Errors
+/// What was seen, and what is allowed.
+pub(super) fn ids_of(value: &Value) -> Result<Option<Vec<u64>>, (String, &'static str)> {
+    optional_ids(value).map_err(|_| {
+        let Some(ids) = value.as_array() else { return (short(value), "a list of ids") };
+        let is_id = |id: &&Value| id.is_u64() || id.is_i64() || id.is_string();
+        match ids.iter().find(|id| !is_id(id)) {
+            Some(id) => (short(id), "whole numbers of 64 bits, or texts"),
+            None => (short(value), MIXED),
+        }
+    })
+}
+
+/// A number may be a text's hash, so a list has one of the two.
+const MIXED: &str = "a list of whole numbers or a list of texts, not both in one";
+
+/// A list of ids, numbers or texts.
 pub(super) fn optional_ids<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Vec<u64>>, D::Error> {
@@ -54,8 +73,13 @@ pub(super) fn optional_ids<'de, D: Deserializer<'de>>(
         }
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
             let mut ids = Vec::with_capacity(list.size_hint().unwrap_or(0));
-            while let Some(Id(id)) = list.next_element()? {
-                ids.push(id);
+            let mut texts = 0;
+            while let Some(Id { number, is_text }) = list.next_element()? {
+                ids.push(number);
+                texts += usize::from(is_text);
+            }
+            if texts > 0 && texts < ids.len() {
+                return Err(A::Error::custom(MIXED));
             }
             Ok(Some(ids))
         }
@@ -63,7 +87,10 @@ pub(super) fn optional_ids<'de, D: Deserializer<'de>>(
     deserializer.deserialize_any(Ids)
 }
 
-struct Id(u64);
+struct Id {
+    number: u64,
+    is_text: bool,
+}
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -74,13 +101,13 @@ impl<'de> Deserialize<'de> for Id {
                 f.write_str("a whole number of 64 bits, or a text")
             }
             fn visit_u64<E: Error>(self, id: u64) -> Result<Id, E> {
-                Ok(Id(id))
+                Ok(Id { number: id, is_text: false })
             }
             fn visit_i64<E: Error>(self, id: i64) -> Result<Id, E> {
-                Ok(Id(id.cast_unsigned()))
+                Ok(Id { number: id.cast_unsigned(), is_text: false })
             }
             fn visit_str<E: Error>(self, id: &str) -> Result<Id, E> {
-                Ok(Id(hash_id(id)))
+                Ok(Id { number: hash_id(id), is_text: true })
             }
         }
         deserializer.deserialize_any(OneId)

@@ -11,7 +11,7 @@ mod graph;
 mod records;
 
 use super::build::{Build, Given, RowPlace, row_count};
-use super::bytes::read_line;
+use super::bytes::each_line;
 use super::{Trace, TraceError, TraceFormat};
 use crate::settings::Invalid;
 use graph::{Spans, in_order};
@@ -25,31 +25,22 @@ use super::stamp::{Stamp, TimeUnit};
 /// Parses `text`, the content of `path`, of one of these formats.
 pub(super) fn parse(
     path: &Path,
-    mut text: impl BufRead,
+    text: impl BufRead,
     format: TraceFormat,
     unit: Option<TimeUnit>,
     mut build: Build<'_>,
 ) -> Result<Trace, TraceError> {
     let mut reader = Reader::new(format, unit.unwrap_or(TimeUnit::Ms));
-    let mut bytes = Vec::new();
-    let mut place = RowPlace { path, line: 0 };
-    while reader.records.len() < build.limit() {
-        place.line += 1;
-        if !read_line(&mut text, &mut bytes).map_err(|error| place.unread(&error))? {
-            break;
-        }
-        let line = bytes.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        let row: Map<String, Value> = serde_json::from_slice(line)
+    each_line(path, text, |place, line| {
+        let row: Map<String, Value> = serde_json::from_slice(line.trim_ascii())
             .map_err(|error| place.row(format!("not a JSON object: {error}")))?;
-        reader.add(&place, &row)?;
-        row_count(&place, reader.records.len().saturating_sub(1))?;
-    }
+        reader.add(place, &row)?;
+        row_count(place, reader.records.len().saturating_sub(1))?;
+        Ok(reader.records.len() < build.limit())
+    })?;
     reader.records.truncate(build.limit());
-    reader.notices.into_iter().for_each(|notice| build.notices(Some(notice)));
-    (0..reader.left_out).for_each(|_| build.leave_out());
+    build.notices(reader.notices);
+    build.leave_out(reader.left_out);
     if let Some(tokens) = reader.block_tokens {
         if !(1..=super::MAX_BLOCK_TOKENS).contains(&tokens) {
             let allowed = format!("from 1 to {}", super::MAX_BLOCK_TOKENS);
@@ -133,6 +124,7 @@ fn add_all(
                 .then_some(Stamp::Whole(record.delay_ns)),
             input_tokens: record.input_tokens,
             output_tokens: record.output_tokens,
+            max_tokens: None,
             hash_ids: record.ids.as_deref(),
             prefix: None,
             session: record.session.as_deref(),

@@ -4,7 +4,7 @@
 //! The model is a bootstrap over sessions (Efron 1979). A trace of Mooncake's
 //! format does not say which requests belong together, but its prefix tree does:
 //!
-//! * A block that more than [`BRANCHES`] different blocks follow is *popular*, and
+//! * A block that more than eight different blocks follow is *popular*, and
 //!   so is all that stands before it: system prompts and documents that many
 //!   users begin with. They are kept, as a tree, with new ids.
 //! * Rows that have the same first block after the popular ones are a *session*:
@@ -17,19 +17,14 @@
 //! of the trace cuts off are cut again. Where arrivals stand at common instants
 //! (Mooncake's traces tick every 3 s) they are put at the nearest of them.
 
+use super::numbering::{Numbering, push};
+use super::sessions::Grouped;
 use super::{Found, Trace, TraceRow, row_number};
 use crate::id::BlockId;
-use crate::request::BlockRun;
-use crate::rng::{Use, mix, stream};
+use crate::rng::{Use, stream};
 use crate::settings::Invalid;
 use crate::time::SimDuration;
-use hashbrown::HashTable;
 use rand::RngExt;
-use std::collections::BTreeMap;
-
-/// A block with more different successors belongs to no session (assumed: far more
-/// than a conversation branches, far fewer than the users of a system prompt).
-const BRANCHES: u32 = 8;
 
 const PS_PER_MS: u64 = 1_000_000_000;
 
@@ -37,10 +32,7 @@ const PS_PER_MS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct Lookalike<'a> {
     trace: &'a Trace,
-    /// Leading popular blocks of every row.
-    popular: Vec<u32>,
-    /// The rows of every session, in order.
-    sessions: Vec<Vec<u32>>,
+    grouped: Grouped,
     /// Different timestamps in order, if many rows share each.
     ticks: Option<Vec<SimDuration>>,
     duration: SimDuration,
@@ -58,33 +50,23 @@ impl<'a> Lookalike<'a> {
         let allowed = "prefixes of whole blocks: let trace_block_tokens divide prefix_tokens";
         let is_whole = trace.beginnings.is_empty();
         Invalid::unless(is_whole, "trace", "with prefixes that end inside a block", allowed)?;
-        let popular = popular(trace);
-        let mut sessions: Vec<Vec<u32>> = Vec::new();
-        let mut by_first_block: BTreeMap<BlockId, usize> = BTreeMap::new();
-        for (row, &popular) in popular.iter().enumerate() {
-            let session = match trace.blocks(row).nth(popular as usize) {
-                Some(block) => *by_first_block.entry(block).or_insert(sessions.len()),
-                None => sessions.len(),
-            };
-            sessions.resize(sessions.len().max(session + 1), Vec::new());
-            sessions[session].push(row_number(row));
-        }
         let rows = trace.rows();
         let mut ticks: Vec<SimDuration> = rows.iter().map(|row| row.at).collect();
         ticks.dedup();
         let duration = ticks[ticks.len() - 1];
         let ticks = Some(ticks).filter(|ticks| ticks.len() * 2 <= rows.len());
-        Ok(Self { trace, popular, sessions, ticks, duration })
+        Ok(Self { trace, grouped: Grouped::of(trace), ticks, duration })
     }
 
     /// Sessions that were found.
     pub fn sessions(&self) -> usize {
-        self.sessions.len()
+        self.grouped.sessions.len()
     }
 
     /// Blocks that belong to no session.
     pub fn popular_blocks(&self) -> usize {
         let blocks = self
+            .grouped
             .popular
             .iter()
             .enumerate()
@@ -122,7 +104,8 @@ impl<'a> Lookalike<'a> {
     /// The rows of copy `copy`, one session, and when they come.
     fn session(&self, seed: u64, copy: u64) -> impl Iterator<Item = (SimDuration, u32)> + '_ {
         let mut draws = stream(seed, Use::Lookalike, copy, 0);
-        let rows = &self.sessions[draws.random_range(0..self.sessions.len())];
+        let sessions = &self.grouped.sessions;
+        let rows = &sessions[draws.random_range(0..sessions.len())];
         let time = move |row: u32| self.trace.rows()[row as usize].at;
         let tick_ps = if self.trace.is_whole_ms { PS_PER_MS } else { 1 };
         let spread = self.duration.as_ps() / tick_ps / 20;
@@ -157,22 +140,15 @@ impl<'a> Lookalike<'a> {
         trace.found = Found::default();
         let first = drawn.first().map_or(SimDuration::ZERO, |drawn| drawn.at);
         // By old id and copy; what is popular is of every copy.
-        let mut ids: HashTable<((u64, u64), u64)> = HashTable::new();
-        let hash = |(id, copy): (u64, u64)| mix(id ^ mix(copy));
+        let mut ids = Numbering::default();
         for (number, &Drawn { at, copy, row }) in drawn.iter().enumerate() {
             let (index, number) = (row as usize, row_number(number));
             let first_run = trace.runs.len();
-            let popular = self.popular[index] as usize;
+            let popular = self.grouped.popular[index] as usize;
             let has_ids = !self.trace.runs(index).is_empty();
             for (depth, block) in self.trace.blocks(index).enumerate().filter(|_| has_ids) {
                 let key = (block.0, if depth < popular { u64::MAX } else { copy });
-                let next = ids.len() as u64;
-                let entry = ids.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
-                let id = entry.or_insert((key, next)).get().1;
-                match trace.runs[first_run..].last_mut() {
-                    Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
-                    _ => trace.runs.push(BlockRun { first: BlockId(id), len: 1 }),
-                }
+                push(&mut trace.runs, first_run, ids.of(key), 1);
             }
             trace.rows.push(TraceRow {
                 at: at - first,
@@ -194,52 +170,4 @@ struct Drawn {
     at: SimDuration,
     copy: u64,
     row: u32,
-}
-
-/// How many leading blocks of every row are popular.
-fn popular(trace: &Trace) -> Vec<u32> {
-    // Different blocks after a block, and whether it is popular.
-    struct Block {
-        id: u64,
-        successors: u32,
-        popular: bool,
-    }
-    let mut blocks: HashTable<Block> = HashTable::new();
-    let rows = 0..trace.rows().len();
-    for row in rows.clone() {
-        let mut before: Option<u64> = None;
-        for BlockId(id) in trace.blocks(row) {
-            let find = |block: &Block| block.id == id;
-            if blocks.find(mix(id), find).is_none() {
-                let new = Block { id, successors: 0, popular: false };
-                blocks.insert_unique(mix(id), new, |block| mix(block.id));
-                let before = before
-                    .and_then(|before| blocks.find_mut(mix(before), |block| block.id == before));
-                if let Some(before) = before {
-                    before.successors += 1;
-                }
-            }
-            before = Some(id);
-        }
-    }
-    // Blocks up to the last one that is so.
-    let leading = |blocks: &HashTable<Block>, row: usize, is_so: fn(&Block) -> bool| {
-        let found = (1..).zip(trace.blocks(row)).filter(|(_, BlockId(id))| {
-            blocks.find(mix(*id), |block| block.id == *id).is_some_and(is_so)
-        });
-        found.last().map_or(0, |(count, _)| count)
-    };
-    for row in rows.clone() {
-        let up_to = leading(&blocks, row, |block| block.successors > BRANCHES);
-        for BlockId(id) in trace.blocks(row).take(up_to) {
-            if let Some(block) = blocks.find_mut(mix(id), |block| block.id == id) {
-                block.popular = true;
-            }
-        }
-    }
-    rows.map(|row| {
-        let known = leading(&blocks, row, |block| block.popular);
-        u32::try_from(known).expect("fewer blocks than tokens")
-    })
-    .collect()
 }

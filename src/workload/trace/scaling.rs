@@ -15,8 +15,8 @@
 //!
 //! Ids change only where they must: leaving rows out keeps them.
 
+use super::numbering::{Numbering, push};
 use super::{Trace, TraceRow};
-use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::rng::{Use, mix, stream};
 use crate::settings::{self, Count, Invalid};
@@ -137,9 +137,8 @@ struct Renaming<'a> {
     trace: &'a Trace,
     /// How many rows have each id.
     uses: HashTable<(u64, u32)>,
-    /// The first new id of an old one in a copy of the prefixes.
-    first: HashTable<((u64, u32), u64)>,
-    next: u64,
+    /// New ids, by the old one and the copy of the prefixes.
+    numbers: Numbering,
 }
 
 impl<'a> Renaming<'a> {
@@ -153,7 +152,7 @@ impl<'a> Renaming<'a> {
                     1;
             }
         }
-        Self { scaling, trace, uses, first: HashTable::new(), next: 0 }
+        Self { scaling, trace, uses, numbers: Numbering::default() }
     }
 
     fn apply(mut self, key: &str) -> Result<Trace, Invalid> {
@@ -202,16 +201,14 @@ impl<'a> Renaming<'a> {
         let root = self.root(row);
         for (depth, &id) in (0..whole).zip(&ids) {
             let (from, to) = (self.depth(depth), self.depth(depth + 1));
-            let first = self.rename(id, root, to - from);
-            push(runs, of_row, first, to - from);
+            let first = self.numbers.first_of((id, root), to - from);
+            push(runs, of_row, first, blocks(to - from));
         }
         if let Some(id) = partial {
-            let first = self.rename(id, root, 1);
-            push(runs, of_row, first, 1);
+            push(runs, of_row, self.numbers.of((id, root)), 1);
         } else {
-            let blocks = rest.div_ceil(block_tokens);
-            push(runs, of_row, self.next, blocks);
-            self.next += blocks;
+            let own = rest.div_ceil(block_tokens);
+            push(runs, of_row, self.numbers.unnamed(own), blocks(own));
         }
         Some(tokens)
     }
@@ -221,9 +218,10 @@ impl<'a> Renaming<'a> {
     }
 
     /// The copy of the prefixes that a row has.
-    fn root(&self, row: usize) -> u32 {
+    fn root(&self, row: usize) -> u64 {
         stream(0, Use::TraceRoot, row as u64, 0)
             .random_range(0..self.scaling.prefix_root_multiplier)
+            .into()
     }
 
     /// Where the shared block at `depth` begins, in new blocks.
@@ -246,19 +244,6 @@ impl<'a> Renaming<'a> {
         let scaled = (tokens as f64 * self.scaling.prompt_len_multiplier).round() as u64;
         scaled.max(u64::from(tokens > 0))
     }
-
-    /// The first of the `count` new ids of `id` in copy `root`.
-    fn rename(&mut self, id: u64, root: u32, count: u64) -> u64 {
-        let key = (id, root);
-        let hash = |(id, root): (u64, u32)| mix(id ^ mix(u64::from(root)));
-        let next = self.next;
-        let entry = self.first.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
-        let first = entry.or_insert((key, next)).get().1;
-        if first == next {
-            self.next += count;
-        }
-        first
-    }
 }
 
 /// The length of a prompt, if it is within bounds.
@@ -266,12 +251,7 @@ fn bounded(tokens: u64) -> Option<u32> {
     u32::try_from(tokens).ok().filter(|&tokens| tokens <= MAX_TOKENS)
 }
 
-/// Adds `count` ids from `first` to the row whose runs begin at `of_row`.
-fn push(runs: &mut Vec<BlockRun>, of_row: usize, first: u64, count: u64) {
-    let len = u32::try_from(count).expect("fewer blocks than tokens, which are bounded");
-    match runs[of_row..].last_mut() {
-        _ if len == 0 => {}
-        Some(run) if run.first.offset(run.len).0 == first => run.len += len,
-        _ => runs.push(BlockRun { first: BlockId(first), len }),
-    }
+/// A number of blocks.
+fn blocks(count: u64) -> u32 {
+    u32::try_from(count).expect("fewer blocks than tokens, which are bounded")
 }

@@ -110,10 +110,7 @@ impl TraceSettings {
         self.source()?;
         validate_speedup(self.speedup)?;
         if let Some(columns) = &self.columns {
-            columns.validate().map_err(|invalid| invalid.within("columns"))?;
-            let allowed = "absent beside columns, which say how rows are written";
-            let format = self.format.map(TraceFormat::name);
-            Invalid::unless(format.is_none(), "format", format.unwrap_or_default(), allowed)?;
+            columns.validate_beside(self.format)?;
         }
         if let Some(limit) = self.limit {
             Invalid::unless(limit > 0, "limit", limit, "at least 1; leave it out for all rows")?;

@@ -30,7 +30,7 @@ impl TimeUnit {
     const ALL: [Self; 4] = [Self::S, Self::Ms, Self::Us, Self::Ns];
 
     /// Nanoseconds in one of them.
-    const fn ns(self) -> u64 {
+    pub(super) const fn ns(self) -> u64 {
         match self {
             Self::S => 1_000_000_000,
             Self::Ms => 1_000_000,

@@ -2,11 +2,11 @@
 
 use super::super::TraceError;
 use super::super::build::RowPlace;
-use super::super::bytes::{Bounded, read_line};
+use super::super::bytes::{each_line, each_record};
 use super::super::column_names::Columns;
 use super::super::formats::plain;
 use super::super::ids::hash_id;
-use csv::{ReaderBuilder, StringRecord};
+use csv::StringRecord;
 use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::io::BufRead;
@@ -119,34 +119,23 @@ fn of_csv(
     columns: &Columns,
     each: &mut Each<'_>,
 ) -> Result<Seen, TraceError> {
-    let row_bytes = Cell::new(0);
-    let mut reader = ReaderBuilder::new()
-        .delimiter(delimiter)
-        .from_reader(Bounded { text, row_bytes: &row_bytes });
-    let failed = |error: &csv::Error| super::super::csv::failed(path, error);
-    let header = reader.headers().map_err(|error| failed(&error))?.clone();
-    let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
-    let mut places = Vec::new();
-    for (_, joined) in columns.named() {
-        for name in joined.split('+').map(str::trim) {
-            let at = place_of(&names, name)
-                .map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
-            places.push((name.to_owned(), at));
+    let mut seen = Seen::default();
+    let find = |header: &StringRecord| {
+        let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
+        let mut places = Vec::new();
+        for (_, joined) in columns.named() {
+            for name in joined.split('+').map(str::trim) {
+                places.push((name.to_owned(), place_of(&names, name)?));
+            }
         }
-    }
-    let mut seen = Seen { names, ..Seen::default() };
-    let mut record = StringRecord::new();
-    loop {
-        row_bytes.set(0);
-        if !reader.read_record(&mut record).map_err(|error| failed(&error))? {
-            return Ok(seen);
-        }
+        seen.names = names;
+        Ok(places)
+    };
+    each_record(path, text, delimiter, find, |place, places: &Vec<_>, record| {
         seen.rows += 1;
-        let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
-        if !each(&RowPlace { path, line }, &CsvRow { record: &record, places: &places })? {
-            return Ok(seen);
-        }
-    }
+        each(place, &CsvRow { record, places })
+    })?;
+    Ok(seen)
 }
 
 /// Where the column `name` is: to the letter, else without regard to capitals, blanks and
@@ -241,26 +230,17 @@ fn find<'a>(row: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Value>
 
 fn of_json(
     path: &Path,
-    mut text: impl BufRead,
+    text: impl BufRead,
     columns: &Columns,
     each: &mut Each<'_>,
 ) -> Result<Seen, TraceError> {
-    let (mut bytes, mut seen) = (Vec::new(), Seen::default());
+    let mut seen = Seen::default();
     let named = columns.named().into_iter().filter(|(key, _)| *key != "rows");
     let parts = named.flat_map(|(_, joined)| joined.split('+').map(str::trim));
     seen.missing = parts.map(str::to_owned).collect();
     let unclear = Cell::new(None);
-    let mut place = RowPlace { path, line: 0 };
-    loop {
-        place.line += 1;
-        if !read_line(&mut text, &mut bytes).map_err(|error| place.unread(&error))? {
-            return Ok(seen);
-        }
-        let line = bytes.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        let value: Value = serde_json::from_slice(line)
+    each_line(path, text, |place, line| {
+        let value: Value = serde_json::from_slice(line.trim_ascii())
             .map_err(|error| place.row(format!("not a JSON object: {error}")))?;
         let mut goes_on = Ok(true);
         let path_in = columns.rows.as_deref().map(|rows| rows.split('.').collect::<Vec<_>>());
@@ -277,7 +257,7 @@ fn of_json(
                 seen.missing.retain(|name| matches!(find(row, name), Ok(None)));
             }
             seen.rows += 1;
-            goes_on = each(&place, &JsonRow { object: row, unclear: &unclear });
+            goes_on = each(place, &JsonRow { object: row, unclear: &unclear });
             if let Some(problem) = unclear.take() {
                 goes_on = Err(place.row(problem));
             }
@@ -285,10 +265,9 @@ fn of_json(
         if !value.is_object() {
             return Err(place.row("not a JSON object"));
         }
-        if !goes_on? {
-            return Ok(seen);
-        }
-    }
+        goes_on
+    })?;
+    Ok(seen)
 }
 
 /// Gives every object at the end of `path`, through lists, to `each`.

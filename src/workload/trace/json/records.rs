@@ -1,7 +1,8 @@
 //! The requests of a line of each format.
 
 use super::super::build::RowPlace;
-use super::super::ids::hash_id;
+use super::super::error::short;
+use super::super::ids::ids_of;
 use super::super::stamp::{Stamp, TimeUnit};
 use super::super::{TraceError, TraceFormat};
 use crate::rng::mix;
@@ -9,16 +10,13 @@ use crate::workload::MAX_TOKENS;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-const NS_PER_MS: f64 = 1e6;
-const NS_PER_S: f64 = 1e9;
-
 /// Tokens that an id of Bailian's traces stands for.
 const BAILIAN_BLOCK_TOKENS: u32 = 16;
 
 type Object = Map<String, Value>;
 
 /// A request as a file has it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Record {
     pub(super) line: usize,
     /// What others call it.
@@ -90,25 +88,17 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// A number that is not negative, in nanoseconds where 1 is `ns`.
-    fn time(self, key: &str, ns: f64) -> Result<Option<u64>, TraceError> {
+    /// A time that counts `unit` and is not negative, in nanoseconds.
+    fn time(self, key: &str, unit: TimeUnit) -> Result<Option<u64>, TraceError> {
         let value = match self.object.get(key) {
             None | Some(Value::Null) => return Ok(None),
             Some(value) => value,
         };
-        let unit = TimeUnit::Ns;
         let stamp = match (value.as_u64(), value.as_f64()) {
-            (Some(whole), _) if ns >= 1.0 => whole.checked_mul(whole_ns(ns)),
-            // Apart, so that dates keep what a float has of their fractions.
-            (_, Some(real)) if (0.0..1e19).contains(&real) => {
-                let whole = unit.to_ns(Stamp::Real(real.trunc()));
-                let part = unit.to_ns(Stamp::Real(real.fract() * ns));
-                let whole = whole.and_then(|whole| whole.checked_mul(whole_ns(ns)));
-                whole.zip(part).and_then(|(whole, part)| whole.checked_add(part))
-            }
-            _ => None,
+            (Some(whole), _) => Some(Stamp::Whole(whole)),
+            (None, real) => real.filter(|real| *real >= 0.0).map(Stamp::Real),
         };
-        stamp.map(Some).ok_or_else(|| {
+        stamp.and_then(|stamp| unit.to_ns(stamp)).map(Some).ok_or_else(|| {
             self.place.field(key, short(value), "a time that is not negative, within 500 years")
         })
     }
@@ -139,37 +129,9 @@ impl<'a> Row<'a> {
     }
 
     fn ids(self, key: &str) -> Result<Option<Vec<u64>>, TraceError> {
-        let ids = match self.object.get(key) {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::Array(ids)) if ids.is_empty() => return Ok(None),
-            Some(Value::Array(ids)) => ids,
-            Some(other) => return Err(self.place.field(key, short(other), "a list of ids")),
-        };
-        let number = |id: &Value| match id {
-            Value::Number(number) => {
-                number.as_u64().or_else(|| number.as_i64().map(i64::cast_unsigned))
-            }
-            Value::String(text) => Some(hash_id(text)),
-            _ => None,
-        };
-        let each = ids.iter().map(|id| {
-            let allowed = "whole numbers of 64 bits, or texts";
-            number(id).ok_or_else(|| self.place.field(key, short(id), allowed))
-        });
-        each.collect::<Result<Vec<u64>, TraceError>>().map(Some)
-    }
-}
-
-fn whole_ns(ns: f64) -> u64 {
-    TimeUnit::Ns.to_ns(Stamp::Real(ns)).unwrap_or(1)
-}
-
-/// A value as messages show it.
-fn short(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text,
+        let Some(value) = self.object.get(key) else { return Ok(None) };
+        let ids = ids_of(value).map_err(|(seen, allowed)| self.place.field(key, seen, allowed))?;
+        Ok(ids.filter(|ids| !ids.is_empty()))
     }
 }
 
@@ -248,9 +210,9 @@ impl Reader {
         let Some(name) = row.text("request_id") else {
             return Err(row.place.row("field \"request_id\" is missing"));
         };
-        let ns = self.unit_ns();
-        let delay = row.time("delay", ns)?.or(row.time("delay_ms", NS_PER_MS)?).unwrap_or(0);
-        let tool = row.time("tool_wait_ms", NS_PER_MS)?.unwrap_or(0);
+        let unit = self.unit;
+        let delay = row.time("delay", unit)?.or(row.time("delay_ms", TimeUnit::Ms)?).unwrap_or(0);
+        let tool = row.time("tool_wait_ms", TimeUnit::Ms)?.unwrap_or(0);
         let names = match row.object.get("wait_for") {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(names)) => names
@@ -262,7 +224,7 @@ impl Reader {
             }
         };
         let at_ns = match names.is_empty() {
-            true => row.time("timestamp", ns)?.or(row.time("created_time", ns)?),
+            true => row.time("timestamp", unit)?.or(row.time("created_time", unit)?),
             false => None,
         };
         if names.is_empty() && at_ns.is_none() {
@@ -273,15 +235,13 @@ impl Reader {
             line: row.place.line,
             name: Some(name),
             session: row.text("session_id"),
-            parent: None,
             at_ns,
-            end_ns: None,
             delay_ns: delay.saturating_add(tool),
             waits_for: WaitsFor::Named(names),
-            may_lack: false,
             input_tokens: row.tokens(&["input_length", "input_tokens"])?,
             output_tokens: row.tokens(&["output_length", "output_tokens"])?,
             ids: row.ids("hash_ids")?,
+            ..Record::default()
         };
         if record.input_tokens == 0 || record.output_tokens == 0 {
             let problem = "input_length and output_length must be at least 1: others wait for it";
@@ -289,15 +249,6 @@ impl Reader {
         }
         self.records.push(record);
         Ok(())
-    }
-
-    fn unit_ns(&self) -> f64 {
-        match self.unit {
-            TimeUnit::S => NS_PER_S,
-            TimeUnit::Ms => NS_PER_MS,
-            TimeUnit::Us => 1e3,
-            TimeUnit::Ns => 1.0,
-        }
     }
 
     fn dynamo(&mut self, row: Row<'_>) -> Result<(), TraceError> {
@@ -331,10 +282,10 @@ impl Reader {
             }
             None => None,
         };
-        let Some(at_ns) = request.time("request_received_ms", NS_PER_MS)? else {
+        let Some(at_ns) = request.time("request_received_ms", TimeUnit::Ms)? else {
             return Err(row.place.row("field \"request_received_ms\" is missing"));
         };
-        let lasting = request.time("total_time_ms", NS_PER_MS)?;
+        let lasting = request.time("total_time_ms", TimeUnit::Ms)?;
         let context = match row.object.get("agent_context") {
             Some(Value::Object(object)) => Some(Row { object, ..row }),
             _ => None,
@@ -353,12 +304,10 @@ impl Reader {
             parent: said(["parent_trajectory_id", "parent_session_id", "parent_program_id"]),
             at_ns: Some(at_ns),
             end_ns: Some(at_ns.saturating_add(lasting.unwrap_or(0))),
-            delay_ns: 0,
-            waits_for: WaitsFor::Ended,
-            may_lack: false,
             input_tokens,
             output_tokens,
             ids,
+            ..Record::default()
         });
         Ok(())
     }
@@ -368,7 +317,7 @@ impl Reader {
             return Err(row.place.row("field \"chat_id\" is missing"));
         };
         let parent = row.text("parent_chat_id").filter(|parent| parent != "-1");
-        let Some(at_ns) = row.time("timestamp", NS_PER_S)? else {
+        let Some(at_ns) = row.time("timestamp", TimeUnit::S)? else {
             return Err(row.place.row("field \"timestamp\" is missing"));
         };
         // A chat is called by its first turn.
@@ -379,15 +328,13 @@ impl Reader {
             line: row.place.line,
             name: Some(name),
             session: Some(session),
-            parent: None,
             at_ns: Some(at_ns),
-            end_ns: None,
-            delay_ns: 0,
             waits_for: WaitsFor::Named(parent.into_iter().collect()),
             may_lack: true,
             input_tokens: row.tokens(&["input_length"])?,
             output_tokens: row.tokens(&["output_length"])?,
             ids: row.ids("hash_ids")?,
+            ..Record::default()
         });
         Ok(())
     }
@@ -405,24 +352,19 @@ impl Reader {
             None => Ok(0),
             Some(_) => metrics.inner(key)?.tokens(&["value"]),
         };
-        let Some(at_ns) = metadata.time("request_start_ns", 1.0)? else {
+        let Some(at_ns) = metadata.time("request_start_ns", TimeUnit::Ns)? else {
             return Err(row.place.row("field \"request_start_ns\" is missing"));
         };
         // A conversation may be played several times; this names the play.
         let session = metadata.text("x_correlation_id").or(metadata.text("conversation_id"));
         self.push(Record {
             line: row.place.line,
-            name: None,
             session,
-            parent: None,
             at_ns: Some(at_ns),
-            end_ns: metadata.time("request_end_ns", 1.0)?,
-            delay_ns: 0,
-            waits_for: WaitsFor::Ended,
-            may_lack: false,
+            end_ns: metadata.time("request_end_ns", TimeUnit::Ns)?,
             input_tokens: tokens("input_sequence_length")?,
             output_tokens: tokens("output_sequence_length")?,
-            ids: None,
+            ..Record::default()
         });
         Ok(())
     }
@@ -461,7 +403,7 @@ impl Reader {
                 return Err(row.place.field("requests", short(request), "a list of objects"));
             };
             let request = Row { object, ..row };
-            let Some(t_ns) = request.time("t", NS_PER_S)? else {
+            let Some(t_ns) = request.time("t", TimeUnit::S)? else {
                 return Err(row.place.row("field \"t\" of a request is missing"));
             };
             let at_ns = begin_ns.saturating_add(t_ns);
@@ -474,24 +416,21 @@ impl Reader {
                 self.conversation(request, &child, Some(session), begin_ns, scope)?;
                 continue;
             }
-            let lasting = request.time("api_time", NS_PER_S)?.unwrap_or(0);
+            let lasting = request.time("api_time", TimeUnit::S)?.unwrap_or(0);
             let mut ids = request.ids("hash_ids")?;
             if let (Some(ids), Some(scope)) = (&mut ids, scope) {
                 ids.iter_mut().for_each(|id| *id = mix(*id ^ scope) | 1 << 63);
             }
             self.push(Record {
                 line: row.place.line,
-                name: None,
                 session: Some(session.to_owned()),
                 parent: parent.map(str::to_owned),
                 at_ns: Some(at_ns),
                 end_ns: Some(at_ns.saturating_add(lasting)),
-                delay_ns: 0,
-                waits_for: WaitsFor::Ended,
-                may_lack: false,
                 input_tokens: request.tokens(&["in"])?,
                 output_tokens: request.tokens(&["out"])?,
                 ids,
+                ..Record::default()
             });
         }
         Ok(())
@@ -507,7 +446,7 @@ impl Reader {
             return Ok(false);
         };
         let Some(Value::Object(object)) = requests.first() else { return Ok(false) };
-        let first = Row { object, ..agent }.time("t", NS_PER_S)?.unwrap_or(0);
+        let first = Row { object, ..agent }.time("t", TimeUnit::S)?.unwrap_or(0);
         if t_ns > 0 {
             self.is_relative = Some(first < t_ns);
             let from = match first < t_ns {
