@@ -411,8 +411,9 @@ impl Plan {
 pub(super) fn load_of(run: &RunSpec) -> f64 {
     let workload = &run.settings.workload;
     let arrivals = match &*run.settings.source {
-        WorkloadSource::Requests(requests) => requests.arrivals,
-        WorkloadSource::Trace { arrivals, .. } => *arrivals,
+        WorkloadSource::Requests(requests) => requests.arrivals.as_ref(),
+        WorkloadSource::Sessions(sessions) => Some(&sessions.arrivals),
+        WorkloadSource::Trace { arrivals, .. } => arrivals.as_ref(),
         _ => None,
     };
     let rate = arrivals.map_or(0.0, |arrivals| arrivals.rate());

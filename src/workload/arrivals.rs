@@ -1,5 +1,6 @@
 //! When requests of an open loop come, whatever became of the ones before.
 
+use super::curve::{Curve, CurveSettings};
 use crate::rng::{Use, stream};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
@@ -7,10 +8,11 @@ use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
-/// A stationary process of arrivals; `rate` is the mean number a second of all
-/// of them. The first request comes after the first gap.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+/// A process of arrivals; `rate` is the mean number a second of all of them, or where a
+/// curve is at 1. The first request comes after the first gap.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ArrivalSettings {
     /// All gaps are equal.
@@ -43,6 +45,25 @@ pub enum ArrivalSettings {
         /// Mean length of a phase without.
         off: SimDuration,
     },
+    /// A process whose rate is `rate` times a curve: ramps, stages, the hours of a day.
+    Varying {
+        /// Requests a second where the curve is at 1.
+        rate: f64,
+        /// The curve.
+        curve: CurveSettings,
+        /// Coefficient of variation of gaps, as of `Gamma`; 1, as of `Poisson`, unless given.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        cv: f64,
+    },
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_one(cv: &f64) -> bool {
+    *cv == 1.0
 }
 
 /// The slowest and the fastest arrivals, and the greatest coefficient of
@@ -60,16 +81,21 @@ impl ArrivalSettings {
     /// # Errors
     /// The first unusable key.
     pub fn validate(&self) -> Result<(), Invalid> {
-        let rate = self.rate();
+        let rate = self.base_rate();
         let (low, high) = RATES;
         let allowed = format!("requests per second from {low} to {high}");
         Invalid::unless((low..=high).contains(&rate), "rate", rate, &allowed)?;
-        match *self {
-            Self::Gamma { cv, .. } => {
-                let allowed = format!("a number above 0, at most {MAX_CV}");
-                Invalid::unless(cv > 0.0 && cv <= MAX_CV, "cv", cv, &allowed)
+        let validate_cv = |cv: f64| {
+            let allowed = format!("a number above 0, at most {MAX_CV}");
+            Invalid::unless(cv > 0.0 && cv <= MAX_CV, "cv", cv, &allowed)
+        };
+        match self {
+            Self::Gamma { cv, .. } => validate_cv(*cv),
+            Self::Varying { curve, cv, .. } => {
+                curve.validate().map_err(|invalid| invalid.within("curve"))?;
+                validate_cv(*cv)
             }
-            Self::OnOff { on, off, .. } => {
+            &Self::OnOff { on, off, .. } => {
                 let shown = |time: SimDuration| format!("\"{}s\"", time.as_secs());
                 Invalid::unless(!on.is_zero(), "on", shown(on), "more than 0")?;
                 Invalid::unless(!off.is_zero(), "off", shown(off), "more than 0")?;
@@ -94,13 +120,33 @@ impl ArrivalSettings {
         Invalid::unless(self.rate() >= slowest, "rate", self.rate(), &allowed)
     }
 
-    /// Mean requests a second.
+    /// Mean requests a second; after the last point of a curve that does not repeat.
     pub fn rate(&self) -> f64 {
+        match self {
+            Self::Varying { rate, curve, .. } => rate * curve.mean(),
+            _ => self.base_rate(),
+        }
+    }
+
+    /// The key `rate`.
+    fn base_rate(&self) -> f64 {
         match *self {
             Self::Constant { rate }
             | Self::Poisson { rate }
             | Self::Gamma { rate, .. }
-            | Self::OnOff { rate, .. } => rate,
+            | Self::OnOff { rate, .. }
+            | Self::Varying { rate, .. } => rate,
+        }
+    }
+
+    /// The process before time zero, backwards: at the rate of time zero.
+    pub(super) fn before_start(&self) -> Option<Self> {
+        match self {
+            Self::Varying { rate, curve, cv } => {
+                let rate = rate * curve.first();
+                (rate >= RATES.0).then_some(Self::Gamma { rate, cv: *cv })
+            }
+            _ => Some(self.clone()),
         }
     }
 }
@@ -116,8 +162,10 @@ pub struct Arrivals {
     /// still in phases without requests.
     at_s: f64,
     phases: Phases,
-    /// A moment by the clock of the process and by that of the run, and how much longer
-    /// a time after it is by the latter.
+    /// The curve that the rate follows.
+    curve: Option<Arc<Curve>>,
+    /// A moment by the clock of the process and by that of the curve, or of the run where
+    /// there is none, and how much longer a time after it is by the latter.
     origin: (SimTime, SimTime),
     stretch: f64,
     /// The last arrival.
@@ -125,20 +173,43 @@ pub struct Arrivals {
 }
 
 /// From `at` on, times of a process come closer or lie further apart.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RateChange {
     at: SimTime,
     stretch: f64,
+    curve: Option<Arc<Curve>>,
 }
 
 impl RateChange {
     /// When what would have been at `time` is.
-    pub(super) fn moved(self, time: SimTime) -> SimTime {
+    pub(super) fn moved(&self, time: SimTime) -> SimTime {
         if time <= self.at || time == SimTime::MAX {
             return time;
         }
-        self.at + SimDuration::from_secs_f64((time - self.at).as_secs() * self.stretch)
+        let (at, before) = (self.curve.area(self.at), self.curve.area(time));
+        let after = at + SimDuration::from_secs_f64((before - at).as_secs() * self.stretch);
+        self.curve.time(after)
     }
+}
+
+/// Times of the run by the clock of a curve, and back; the same without one.
+trait Clock {
+    fn area(&self, at: SimTime) -> SimTime;
+    fn time(&self, area: SimTime) -> SimTime;
+}
+
+impl Clock for Option<Arc<Curve>> {
+    fn area(&self, at: SimTime) -> SimTime {
+        self.as_ref().map_or(at, |curve| after_start(curve.area(at.as_secs())))
+    }
+
+    fn time(&self, area: SimTime) -> SimTime {
+        self.as_ref().map_or(area, |curve| after_start(curve.time(area.as_secs())))
+    }
+}
+
+fn after_start(at_s: f64) -> SimTime {
+    SimTime::ZERO + SimDuration::from_secs_f64(at_s)
 }
 
 impl Arrivals {
@@ -149,8 +220,21 @@ impl Arrivals {
     pub fn new(settings: ArrivalSettings, seed: u64) -> Self {
         settings.validate().expect("validated settings");
         let phases = Phases::new(&settings, seed);
-        let (origin, stretch) = ((SimTime::ZERO, SimTime::ZERO), 1.0);
-        Self { settings, seed, count: 0, at_s: 0.0, phases, origin, stretch, latest: SimTime::ZERO }
+        let curve = match &settings {
+            ArrivalSettings::Varying { curve, .. } => Some(Arc::new(Curve::new(curve))),
+            _ => None,
+        };
+        Self {
+            settings,
+            seed,
+            count: 0,
+            at_s: 0.0,
+            phases,
+            curve,
+            origin: (SimTime::ZERO, SimTime::ZERO),
+            stretch: 1.0,
+            latest: SimTime::ZERO,
+        }
     }
 
     /// The next arrival, not before the last one.
@@ -163,7 +247,7 @@ impl Arrivals {
         } else {
             to + SimDuration::from_secs_f64(own.since(from).as_secs() * self.stretch)
         };
-        self.latest = self.latest.max(time);
+        self.latest = self.latest.max(self.curve.time(time));
         self.latest
     }
 
@@ -175,10 +259,12 @@ impl Arrivals {
             return None;
         }
         let (from, to) = self.origin;
-        let own = SimDuration::from_secs_f64(now.since(to).as_secs() / self.stretch);
+        let area = self.curve.area(now);
+        let own = SimDuration::from_secs_f64(area.since(to).as_secs() / self.stretch);
         let stretch = self.settings.rate() / per_s;
-        let change = RateChange { at: now, stretch: stretch / self.stretch };
-        (self.origin, self.stretch) = ((from + own, now), stretch);
+        let curve = self.curve.clone();
+        let change = RateChange { at: now, stretch: stretch / self.stretch, curve };
+        (self.origin, self.stretch) = ((from + own, area), stretch);
         self.latest = change.moved(self.latest);
         Some(change)
     }
@@ -194,7 +280,7 @@ impl Arrivals {
             ArrivalSettings::Poisson { rate } => {
                 self.at_s += Exp::new(rate).expect(valid).sample(&mut draws);
             }
-            ArrivalSettings::Gamma { rate, cv } => {
+            ArrivalSettings::Gamma { rate, cv } | ArrivalSettings::Varying { rate, cv, .. } => {
                 let (shape, scale) = (1.0 / (cv * cv), cv * cv / rate);
                 self.at_s += Gamma::new(shape, scale).expect(valid).sample(&mut draws);
             }
@@ -352,6 +438,45 @@ mod tests {
         }
     }
 
+    /// The number of arrivals in each part of a curve is the area under it; a change of rate
+    /// scales what is left of it and leaves its shape where it is.
+    #[test]
+    fn a_varying_rate_follows_its_curve() {
+        let varying = settings(
+            "kind = 'varying'\nrate = 20\n[curve]\nperiod = '100s'\n\
+             points = [['0s', 0.0], ['40s', 2.0], ['60s', 0.5]]",
+        );
+        let seen = times(varying.clone(), 1, 40_000);
+        let count = |from: f64, to: f64| {
+            let of_period = seen.iter().map(|at| at % 100.0);
+            of_period.filter(|at| (from..to).contains(at)).count() as f64
+        };
+        // Areas 10, 30, 25 and 10 of 75.
+        let all = seen.len() as f64;
+        for (from, to, share) in
+            [(0.0, 20.0, 10.0), (20.0, 40.0, 30.0), (40.0, 60.0, 25.0), (60.0, 100.0, 10.0)]
+        {
+            let found = count(from, to) / all * 75.0;
+            assert!((found / share - 1.0).abs() < 0.05, "{found} of {share} up to {to} s");
+        }
+        assert!((varying.rate() - 15.0).abs() < 1e-12);
+        let mut process = Arrivals::new(varying, 1);
+        let mut next = process.next_time();
+        while next.as_secs() < 1_000.0 {
+            next = process.next_time();
+        }
+        let change = process.set_rate(SimTime::ZERO + SimDuration::from_secs(1_000), 150.0);
+        next = change.unwrap().moved(next);
+        let mut later = Vec::new();
+        while next.as_secs() < 2_000.0 {
+            later.push(next.as_secs());
+            next = process.next_time();
+        }
+        assert!((later.len() as f64 / 150_000.0 - 1.0).abs() < 0.02, "{}", later.len());
+        let early = later.iter().filter(|at| *at % 100.0 < 20.0).count() as f64;
+        assert!((early / later.len() as f64 * 75.0 / 10.0 - 1.0).abs() < 0.05);
+    }
+
     #[test]
     fn bursts_follow_theory() {
         // A Poisson process has as much variance as mean in every window; an
@@ -396,7 +521,7 @@ mod tests {
                 2 => ArrivalSettings::Gamma { rate, cv },
                 _ => ArrivalSettings::OnOff { rate, on, off },
             };
-            let seen = times(settings, seed, 50);
+            let seen = times(settings.clone(), seed, 50);
             prop_assert!(seen.is_sorted() && seen[0] >= 0.0);
             prop_assert_eq!(seen, times(settings, seed, 50));
         }

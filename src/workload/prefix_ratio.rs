@@ -119,7 +119,7 @@ impl PrefixRatioSettings {
         RequestSettings {
             concurrency: self.concurrency,
             start_spread: SimDuration::ZERO,
-            arrivals: self.arrivals,
+            arrivals: self.arrivals.clone(),
             count: Some(self.requests),
             prompt_tokens: around(input * (1.0 - self.prefix_ratio)),
             output_tokens: around(f64::from(self.output_tokens)),

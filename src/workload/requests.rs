@@ -181,7 +181,7 @@ impl Requests {
     pub fn new(settings: RequestSettings, block_size: u32, seed: u64) -> Self {
         settings.validate().expect("validated settings");
         let concurrency = settings.concurrency.unwrap_or(0);
-        let arrivals = settings.arrivals.map(|settings| {
+        let arrivals = settings.arrivals.clone().map(|settings| {
             let mut arrivals = Arrivals::new(settings, seed);
             let first = arrivals.next_time();
             (arrivals, first)
@@ -380,7 +380,7 @@ mod tests {
         let open = "count = 500\narrivals = { kind = 'poisson', rate = 1_000 }";
         let settings = settings(&JITTERED.replace("concurrency = 4", open));
         settings.validate().unwrap();
-        let mut process = Arrivals::new(settings.arrivals.unwrap(), 3);
+        let mut process = Arrivals::new(settings.arrivals.clone().unwrap(), 3);
         let times: Vec<SimTime> = (0..500).map(|_| process.next_time()).collect();
         let mut loop_ = Requests::new(settings, 16, 3);
         let (mut seen, mut before) = (vec![false; 500], SimTime::ZERO);
