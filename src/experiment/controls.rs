@@ -129,6 +129,7 @@ pub(crate) fn check(control: &Control, settings: &Settings) -> Result<(), Invali
         Control::Rate { per_s } => {
             let has_process = match &*settings.source {
                 WorkloadSource::Requests(requests) => requests.arrivals.is_some(),
+                WorkloadSource::Sessions(_) => true,
                 WorkloadSource::Trace { arrivals, .. } => arrivals.is_some(),
                 _ => false,
             };

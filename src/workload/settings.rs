@@ -6,8 +6,9 @@ use super::conversations::{Client, ConversationSettings, Conversations};
 use super::inference_perf::{InferencePerf, InferencePerfSettings, Stage};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};
+use super::sessions::{SessionSettings, Sessions};
 use super::tokenizer::Tokenized;
-use super::trace::{Trace, TraceError, TraceReplay, TraceSettings};
+use super::trace::{Regrouped, Trace, TraceError, TraceReplay, TraceSettings};
 use super::{Clients, PatienceSettings, Priorities, Retries, Workload};
 use crate::metrics::catalogue;
 use crate::settings::Invalid;
@@ -29,6 +30,8 @@ pub enum WorkloadSettings {
     PrefixRatio(PrefixRatioSettings),
     /// The load of inference-perf: stages of single requests that share texts.
     InferencePerf(InferencePerfSettings),
+    /// An open loop of sessions.
+    Sessions(SessionSettings),
     /// A replay of a recorded trace, in an open or closed loop.
     Trace(TraceSettings),
 }
@@ -44,6 +47,7 @@ impl WorkloadSettings {
             Self::Requests(settings) => settings.validate(),
             Self::PrefixRatio(settings) => settings.validate(),
             Self::InferencePerf(settings) => settings.validate(),
+            Self::Sessions(settings) => settings.validate(),
             Self::Trace(settings) => settings.validate(),
         }
     }
@@ -54,7 +58,7 @@ impl WorkloadSettings {
             Self::Conversations(settings) => Some(settings.concurrency),
             Self::Requests(settings) => settings.concurrency,
             Self::PrefixRatio(settings) => settings.concurrency,
-            Self::InferencePerf(_) => None,
+            Self::InferencePerf(_) | Self::Sessions(_) => None,
             Self::Trace(settings) => settings.concurrency,
         }
     }
@@ -63,9 +67,11 @@ impl WorkloadSettings {
     pub fn stages(&self) -> &[Stage] {
         match self {
             Self::InferencePerf(settings) => &settings.stages,
-            Self::Conversations(_) | Self::Requests(_) | Self::PrefixRatio(_) | Self::Trace(_) => {
-                &[]
-            }
+            Self::Conversations(_)
+            | Self::Requests(_)
+            | Self::PrefixRatio(_)
+            | Self::Sessions(_)
+            | Self::Trace(_) => &[],
         }
     }
 
@@ -74,6 +80,7 @@ impl WorkloadSettings {
         match self {
             Self::Conversations(_) => true,
             Self::Requests(settings) => settings.count.is_none(),
+            Self::Sessions(settings) => settings.count.is_none(),
             Self::PrefixRatio(_) | Self::InferencePerf(_) | Self::Trace(_) => false,
         }
     }
@@ -107,29 +114,32 @@ impl WorkloadSettings {
             Self::Requests(settings) => WorkloadSource::Requests(settings.clone()),
             Self::PrefixRatio(settings) => WorkloadSource::Requests(settings.requests()),
             Self::InferencePerf(settings) => WorkloadSource::InferencePerf(settings.clone()),
+            Self::Sessions(settings) => WorkloadSource::Sessions(settings.clone()),
             Self::Trace(settings) => {
                 let same = known.iter().find_map(|(known, source)| match (known, source) {
-                    (Self::Trace(known), WorkloadSource::Trace { trace, .. })
+                    (Self::Trace(known), WorkloadSource::Trace { trace, regrouped, .. })
                         if settings.reads_as(known) =>
                     {
-                        Some(Arc::clone(trace))
+                        Some((Arc::clone(trace), regrouped.clone()))
                     }
                     _ => None,
                 });
-                let trace = match same {
-                    Some(trace) => trace,
+                let (trace, regrouped) = match same {
+                    Some(same) => same,
                     None => {
                         let folders = trace_folder.map(Path::to_owned).into_iter();
                         let folders: Vec<PathBuf> =
                             folders.chain([experiment_folder.join("../traces")]).collect();
-                        Arc::new(settings.load(experiment_folder, &folders)?)
+                        let trace = settings.load(experiment_folder, &folders)?;
+                        (Arc::new(trace), Regrouped::default())
                     }
                 };
                 settings.validate_for(&trace)?;
                 WorkloadSource::Trace {
                     trace,
+                    regrouped,
                     speedup: settings.speedup,
-                    arrivals: settings.arrivals,
+                    arrivals: settings.arrivals.clone(),
                     concurrency: settings.concurrency,
                     client: settings.client.clone(),
                     patience: settings.patience.clone(),
@@ -146,6 +156,7 @@ impl WorkloadSettings {
             Self::Requests(settings) => &settings.patience,
             Self::PrefixRatio(settings) => &settings.patience,
             Self::InferencePerf(settings) => &settings.patience,
+            Self::Sessions(settings) => &settings.patience,
             Self::Trace(settings) => &settings.patience,
         }
     }
@@ -165,10 +176,14 @@ pub enum WorkloadSource {
     Requests(RequestSettings),
     /// See [`WorkloadSettings::InferencePerf`].
     InferencePerf(InferencePerfSettings),
+    /// See [`WorkloadSettings::Sessions`].
+    Sessions(SessionSettings),
     /// See [`WorkloadSettings::Trace`].
     Trace {
         /// The rows.
         trace: Arc<Trace>,
+        /// The same for engines with other blocks.
+        regrouped: Regrouped,
         /// Timestamps are divided by this.
         speedup: f64,
         /// What first turns come by, if not by their timestamps.
@@ -193,6 +208,7 @@ impl WorkloadSource {
             Self::Conversations(settings) => &mut settings.client,
             Self::Requests(settings) => &mut settings.client,
             Self::InferencePerf(settings) => &mut settings.client,
+            Self::Sessions(settings) => &mut settings.client,
             Self::Trace { client, .. } => client,
         };
         let connections = client.connections;
@@ -207,6 +223,7 @@ impl WorkloadSource {
             Self::Conversations(settings) => &settings.client,
             Self::Requests(settings) => &settings.client,
             Self::InferencePerf(settings) => &settings.client,
+            Self::Sessions(settings) => &settings.client,
             Self::Trace { client, .. } => client,
         }
     }
@@ -256,6 +273,7 @@ impl WorkloadSource {
             Self::Conversations(settings) => &settings.patience,
             Self::Requests(settings) => &settings.patience,
             Self::InferencePerf(settings) => &settings.patience,
+            Self::Sessions(settings) => &settings.patience,
             Self::Trace { patience, .. } => patience,
         }
     }
@@ -266,6 +284,7 @@ impl WorkloadSource {
             Self::Conversations(settings) => &settings.priority,
             Self::Requests(settings) => &settings.priority,
             Self::InferencePerf(settings) => &settings.priority,
+            Self::Sessions(settings) => &settings.priority,
             Self::Trace { priority, .. } => priority,
         }
     }
@@ -280,10 +299,14 @@ impl WorkloadSource {
             Self::InferencePerf(settings) => {
                 Box::new(InferencePerf::new(settings.clone(), block_size, seed))
             }
-            Self::Trace { trace, speedup, arrivals, concurrency, .. } => {
-                let replay = TraceReplay::new(Arc::clone(trace), block_size, *speedup);
+            Self::Sessions(settings) => Box::new(Sessions::new(settings.clone(), block_size, seed)),
+            Self::Trace { trace, regrouped, speedup, arrivals, concurrency, .. } => {
+                let trace = regrouped.of(trace, block_size);
+                let replay = TraceReplay::new(trace, block_size, *speedup);
                 Box::new(match (arrivals, concurrency) {
-                    (Some(settings), _) => replay.with_arrivals(Arrivals::new(*settings, seed)),
+                    (Some(settings), _) => {
+                        replay.with_arrivals(Arrivals::new(settings.clone(), seed))
+                    }
                     (None, Some(clients)) => replay.with_clients(*clients),
                     (None, None) => replay,
                 })
@@ -297,7 +320,10 @@ impl WorkloadSource {
     pub fn notices(&self) -> &[String] {
         match self {
             Self::Trace { trace, .. } => &trace.found().notices,
-            Self::Conversations(_) | Self::Requests(_) | Self::InferencePerf(_) => &[],
+            Self::Conversations(_)
+            | Self::Requests(_)
+            | Self::InferencePerf(_)
+            | Self::Sessions(_) => &[],
         }
     }
 
@@ -308,7 +334,10 @@ impl WorkloadSource {
                 (catalogue::ROWS_LEFT_OUT.stem, trace.found().rows_left_out),
                 (catalogue::SESSIONS_BROKEN.stem, trace.found().sessions_broken),
             ],
-            Self::Conversations(_) | Self::Requests(_) | Self::InferencePerf(_) => Vec::new(),
+            Self::Conversations(_)
+            | Self::Requests(_)
+            | Self::InferencePerf(_)
+            | Self::Sessions(_) => Vec::new(),
         }
     }
 
@@ -316,7 +345,10 @@ impl WorkloadSource {
     pub fn digest(&self) -> Option<[u8; 32]> {
         match self {
             Self::Trace { trace, .. } => Some(trace.digest()),
-            Self::Conversations(_) | Self::Requests(_) | Self::InferencePerf(_) => None,
+            Self::Conversations(_)
+            | Self::Requests(_)
+            | Self::InferencePerf(_)
+            | Self::Sessions(_) => None,
         }
     }
 }
@@ -389,10 +421,9 @@ mod tests {
         let error = |toml: &str| read(toml).unwrap_err().message().to_owned();
         assert!(read("kind = 'trace'\npath = 'x'").is_ok());
         assert!(error("kind = 'trace'\npath = 'x'\nspedup = 2").contains("`spedup`"));
-        assert!(
-            error("kind = 'traces'")
-                .contains("`conversations`, `requests`, `prefix_ratio`, `inference_perf`, `trace`")
-        );
+        assert!(error("kind = 'traces'").contains(
+            "`conversations`, `requests`, `prefix_ratio`, `inference_perf`, `sessions`, `trace`"
+        ));
         assert!(error("path = 'x'").contains("kind"));
     }
 
