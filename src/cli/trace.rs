@@ -1,4 +1,6 @@
-//! `sim trace`: what a trace holds, other forms of it, and look-alikes.
+//! `sim trace`: what a trace holds, other forms of it, look-alikes, and workloads fitted to it.
+
+mod fit;
 
 use super::args::Format;
 use super::error::CliError;
@@ -9,9 +11,9 @@ use kv_router_sim::report::render::save;
 use kv_router_sim::settings::{Invalid, parse_duration};
 use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::trace::{
-    Columns, Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, Naming, PublicTrace, ReadOptions,
-    ReuseDistances, Scaling, Target, TimeUnit, Trace, TraceError, TraceFormat, TraceStats, to_file,
-    to_file_as,
+    Columns, Fit, FitOptions, Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, Naming,
+    PublicTrace, ReadOptions, ReuseDistances, Scaling, Target, TimeUnit, Trace, TraceError,
+    TraceFormat, TraceStats, to_file, to_file_as,
 };
 use std::path::{Path, PathBuf};
 
@@ -79,6 +81,34 @@ Examples:
         /// Seed of the draws
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
+    },
+    /// Fit a workload of sessions to a log, for loads that were never seen
+    #[command(after_help = "\
+Examples:
+  sim trace fit lookalike-conversation --extends mooncake-conversation-8w --out my-load.toml
+  sim run my-load.toml --set workload.arrivals.rate=1.5
+  sim trace fit lookalike-conversation --hold-out
+
+The file is an experiment: what --extends names, with this load. Errors of the fit are printed,
+and stand in it.")]
+    Fit {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The experiment to write
+        #[arg(long, value_name = "FILE", required_unless_present = "hold_out")]
+        out: Option<PathBuf>,
+        /// The experiment whose fleet and router serve the load, a file or a name
+        #[arg(long, value_name = "EXPERIMENT", requires = "out")]
+        extends: Option<String>,
+        /// One rate of sessions all the time, also if that of the log changes
+        #[arg(long)]
+        steady: bool,
+        /// Fit to the first half of the log only, and compare with the second
+        #[arg(long)]
+        hold_out: bool,
+        /// Output format
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
 }
 
@@ -268,7 +298,41 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
             let trace = model.draw(requests, seed);
             write(&trace, &to_file(&trace, &out), &out)
         }
+        TraceCommand::Fit { source, out, extends, steady, hold_out, format } => {
+            let trace = source.read(traces)?;
+            let options = FitOptions { steady };
+            let (fit, margins) = match hold_out {
+                true => {
+                    let (seen, unseen) = halves(trace)?;
+                    let fit = Fit::of(&seen, options)?;
+                    let margins = fit.margins(&unseen);
+                    (fit, margins)
+                }
+                false => {
+                    let fit = Fit::of(&trace, options)?;
+                    let margins = fit.margins(&trace);
+                    (fit, margins)
+                }
+            };
+            say(&fit.summary());
+            if let Some(out) = &out {
+                let text = fit::experiment(&fit, &margins, &source.trace, extends.as_deref(), out)?;
+                write_file(out, text.as_bytes())?;
+                say(&format!("wrote {}", out.display()));
+            }
+            match format {
+                Format::Text => print(&fit::table(&margins, hold_out)),
+                Format::Json => print(&save::json(&margins)),
+            }
+        }
     }
+}
+
+/// A trace up to the middle of its time, and from there on.
+fn halves(trace: Trace) -> Result<(Trace, Trace), Invalid> {
+    let last = trace.rows().iter().map(|row| row.at).max().unwrap_or_default();
+    let middle = Some(last / 2);
+    Ok((trace.clone().within(None, middle)?, trace.within(middle, None)?))
 }
 
 /// A key of experiments as the option that it is here.

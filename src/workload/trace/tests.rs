@@ -1,5 +1,6 @@
 mod columns;
 mod conventions;
+mod fit;
 mod formats;
 mod graphs;
 mod tools;
