@@ -2,7 +2,7 @@
 
 use kv_router_sim::accuracy::AccuracyError;
 use kv_router_sim::experiment::explain::ExplainError;
-use kv_router_sim::experiment::{ExperimentError, RunError, StoreError};
+use kv_router_sim::experiment::{ExperimentError, RecordError, RunError, StoreError};
 use kv_router_sim::frontier::SearchError;
 use kv_router_sim::import::{ImportError, PatchError};
 use kv_router_sim::recommend::RecommendError;
@@ -75,6 +75,15 @@ pub(super) enum CliError {
     OtherRecommendation { folder: PathBuf },
     #[error("stdout cannot be written: {0}")]
     Stdout(io::Error),
+}
+
+impl From<RecordError> for CliError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Asked(error) => error.into(),
+            RecordError::Run(error) => error.into(),
+        }
+    }
 }
 
 impl From<RecommendError> for CliError {

@@ -3,10 +3,10 @@
 use super::args::{ExperimentArgs, JobsArgs, OutputArgs};
 use super::error::{CliError, argument};
 use super::simulate::{execute, load, overrides, print_columns};
-use super::talk::print;
+use super::talk::{note, print, say};
 use super::timeline::{self, RunTimelineArgs};
 use kv_router_sim::experiment::timeline::TimelineQuery;
-use kv_router_sim::experiment::{check_writable, write_file};
+use kv_router_sim::experiment::{check_writable, record, write_file};
 use kv_router_sim::exposition::metrics_over_time;
 use kv_router_sim::report::judge::published::Comparison;
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
@@ -43,6 +43,9 @@ pub(crate) struct RunArgs {
     /// run, first seed
     #[arg(long, value_name = "FILE")]
     pub(crate) metrics: Option<PathBuf>,
+    /// Write the requests of the only run, first seed, as a trace with the decisions
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
     /// The smallest difference that counts as a win or a loss, in percent (points for ratios) [default: 1%]
     #[arg(long, value_name = "PERCENT")]
     pub(crate) worth: Option<String>,
@@ -58,10 +61,22 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     options.jobs = args.jobs.count();
     (options.published, options.worth) = (published, worth);
     args.metrics.as_deref().map(check_writable).transpose()?;
+    args.record.as_deref().map(check_writable).transpose()?;
+    let recording = args.record.as_ref().map(|_| record(&experiment)).transpose()?;
     let folder = ResultFolder::default_path(&experiment.name);
     let (results, path, in_columns) = execute(&experiment, options, folder, args.output)?;
     if let Some(file) = &args.metrics {
         write_file(file, metrics_over_time(&experiment)?.as_bytes())?;
+    }
+    if let (Some(file), Some(recording)) = (&args.record, &recording) {
+        write_file(file, recording.rows.as_bytes())?;
+        recording.lost.iter().for_each(|lost| note(lost));
+        let (requests, tokens) = (recording.requests, recording.block_tokens);
+        let file = file.display();
+        say(&format!(
+            "{requests} requests written to {file}: it replays with kind = \"trace\", \
+             time_unit = \"ns\", trace_block_tokens = {tokens}"
+        ));
     }
     if args.timeline.timeline {
         let choice = TimelineQuery { window: args.timeline.window, ..TimelineQuery::default() };

@@ -23,6 +23,7 @@ mod journal;
 mod load;
 mod measure;
 mod measured;
+mod recording;
 pub mod results;
 mod run;
 mod run_spec;
@@ -45,6 +46,7 @@ pub use load::{Experiment, LoadOptions};
 pub(crate) use load::{LEVEL_KEYS, hex, model_of};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
+pub use recording::{RecordError, Recording, record};
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;
 pub use run::{

@@ -23,6 +23,7 @@ mod csv;
 mod dates;
 mod error;
 mod file;
+mod fit;
 mod formats;
 mod ids;
 mod json;
@@ -30,11 +31,14 @@ mod locate;
 mod lookalike;
 mod mooncake;
 mod names;
+mod numbering;
 mod public;
+mod recorded;
 mod replay;
 mod reuse;
 mod scaling;
 mod scan;
+mod sessions;
 mod settings;
 mod stamp;
 mod stats;
@@ -46,10 +50,11 @@ mod write;
 pub use build::ReadOptions;
 pub use column_names::{Columns, PrefixTokens};
 pub use error::TraceError;
+pub use fit::{Fit, FitOptions, Margin};
 pub use ids::Naming;
 pub use lookalike::Lookalike;
 pub use public::PublicTrace;
-pub use replay::TraceReplay;
+pub use replay::{Regrouped, TraceReplay};
 pub use reuse::{Capacity, ReuseDistances};
 pub use scaling::Scaling;
 pub use settings::TraceSettings;
@@ -60,11 +65,10 @@ pub use write::{Target, to_file, to_file_as};
 use super::private_run;
 use crate::id::BlockId;
 use crate::request::{BlockRun, Content};
-use crate::rng::mix;
 use crate::settings::Invalid;
 use crate::time::SimDuration;
-use hashbrown::HashTable;
 use names::Beginnings;
+use numbering::{Numbering, push};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -154,6 +158,8 @@ pub struct TraceRow {
     pub input_tokens: u32,
     /// Output length; at least 1.
     pub output_tokens: u32,
+    /// The most that was asked for; the output's length unless the file says so.
+    pub max_tokens: u32,
     /// Its session, numbered from 0 in order of first turns. A row without one
     /// has a session of its own.
     pub session: u32,
@@ -232,17 +238,16 @@ impl Trace {
             hash.update(row.input_tokens.to_le_bytes());
             hash.update(row.output_tokens.to_le_bytes());
             hash.update(row.named_by.to_le_bytes());
+            if row.max_tokens != row.output_tokens {
+                hash.update(row.max_tokens.to_le_bytes());
+            }
             for run in self.runs(index) {
                 hash.update(run.first.0.to_le_bytes());
                 hash.update(run.len.to_le_bytes());
             }
         }
         // Of sessions whose turns wait for the one before each, the rows have said it.
-        let is_plain = |&(before, row): &(u32, u32)| {
-            let (before, row) = (&self.rows[before as usize], &self.rows[row as usize]);
-            before.session == row.session && before.turn + 1 == row.turn
-        };
-        if !self.edges.iter().all(is_plain) {
+        if self.has_branches() {
             for (before, row) in &self.edges {
                 hash.update(before.to_le_bytes());
                 hash.update(row.to_le_bytes());
@@ -325,8 +330,7 @@ impl Trace {
         regrouped.block_tokens = block_size;
         regrouped.edges.clone_from(&self.edges);
         regrouped.beginnings = Beginnings::default();
-        let mut numbers: HashTable<((u64, u32), u64)> = HashTable::new();
-        let hash = |(id, tokens): (u64, u32)| mix(id ^ mix(u64::from(tokens)));
+        let mut numbers = Numbering::default();
         for (index, row) in self.rows.iter().enumerate() {
             let first_run = regrouped.runs.len();
             let ids: Vec<BlockId> = self.runs(index).iter().flat_map(|run| run.ids()).collect();
@@ -339,14 +343,8 @@ impl Trace {
                 );
                 let id = ids[usize::try_from(at).expect("an index")].0;
                 let tokens = u32::try_from(rest + 1).expect("at most a block");
-                let key = (self.beginnings.named_by(id, tokens), tokens);
-                let next = numbers.len() as u64;
-                let entry = numbers.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
-                let number = entry.or_insert((key, next)).get().1;
-                match regrouped.runs[first_run..].last_mut() {
-                    Some(run) if run.first.offset(run.len).0 == number => run.len += 1,
-                    _ => regrouped.runs.push(BlockRun { first: BlockId(number), len: 1 }),
-                }
+                let key = (self.beginnings.named_by(id, tokens), tokens.into());
+                push(&mut regrouped.runs, first_run, numbers.of(key), 1);
             }
             regrouped.rows.push(TraceRow { first_run, ..*row });
         }

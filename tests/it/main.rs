@@ -53,6 +53,7 @@ mod programs;
 mod queueing_theory;
 mod ranks;
 mod recommend;
+mod recording;
 mod refusals;
 mod relabelling;
 mod reports;

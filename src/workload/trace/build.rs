@@ -4,15 +4,14 @@ use super::column_names::Columns;
 use super::formats::Names;
 use super::ids::Naming;
 use super::names::{Beginnings, Prefix};
+use super::numbering::{Numbering, push};
 use super::stamp::{Clock, Stamp, TimeUnit};
 use super::{Found, MOONCAKE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, TraceRow, row_number};
 use crate::id::BlockId;
 use crate::kv::BlockTable;
 use crate::request::BlockRun;
-use crate::rng::mix;
 use crate::time::SimDuration;
 use crate::workload::MAX_TOKENS;
-use hashbrown::HashTable;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io;
@@ -109,6 +108,8 @@ pub(super) struct Given<'a> {
     pub(super) delay: Option<Stamp>,
     pub(super) input_tokens: u32,
     pub(super) output_tokens: u32,
+    /// The most that was asked for, if it is said.
+    pub(super) max_tokens: Option<u32>,
     pub(super) hash_ids: Option<&'a [u64]>,
     /// A text that the prompt begins with, of rows without ids.
     pub(super) prefix: Option<Prefix>,
@@ -206,9 +207,9 @@ impl<'a> Build<'a> {
         self.trace.block_tokens = tokens;
     }
 
-    /// Says what was assumed of the file, if anything was.
-    pub(super) fn notices(&mut self, notice: Option<String>) {
-        self.notices.extend(notice);
+    /// Says what was assumed of the file, a sentence each.
+    pub(super) fn notices(&mut self, notices: impl IntoIterator<Item = String>) {
+        self.notices.extend(notices);
     }
 
     /// True once there are as many rows as were asked for.
@@ -216,9 +217,9 @@ impl<'a> Build<'a> {
         self.trace.rows.len() >= self.limit
     }
 
-    /// Counts a row that is no request to be replayed.
-    pub(super) fn leave_out(&mut self) {
-        self.trace.found.rows_left_out += 1;
+    /// Counts rows that are no requests to be replayed.
+    pub(super) fn leave_out(&mut self, rows: u64) {
+        self.trace.found.rows_left_out += rows;
     }
 
     /// Adds the row at `place`.
@@ -247,6 +248,7 @@ impl<'a> Build<'a> {
             delay,
             input_tokens: given.input_tokens,
             output_tokens: given.output_tokens,
+            max_tokens: given.max_tokens.unwrap_or(given.output_tokens),
             session: self.sessions_begun,
             turn: 0,
             waits: row_number(waits_for.len()),
@@ -305,10 +307,7 @@ impl<'a> Build<'a> {
         for &id in ids {
             let id = self.numbers.of(id, before);
             before = Some(id);
-            match runs[first_run..].last_mut() {
-                Some(run) if run.first.offset(run.len).0 == id => run.len += 1,
-                _ => runs.push(BlockRun { first: BlockId(id), len: 1 }),
-            }
+            push(runs, first_run, id, 1);
         }
         Ok(())
     }
@@ -364,6 +363,12 @@ impl<'a> Build<'a> {
             let allowed = tokens + ", as every request generates; remove the row";
             return Err(place.field(self.names.output, given.output_tokens, allowed));
         }
+        if let Some(most) =
+            given.max_tokens.filter(|most| !(given.output_tokens..=MAX_TOKENS).contains(most))
+        {
+            let allowed = format!("from {}, the output, to {MAX_TOKENS}", given.output_tokens);
+            return Err(place.field("max_tokens", most, allowed));
+        }
         Ok(())
     }
 
@@ -376,7 +381,12 @@ impl<'a> Build<'a> {
         self.trace.is_whole_ms = self.clock.is_whole_ms();
         let (turns, how) = self.turns();
         let path = self.path.display();
+        let shorter = self.prefixes.shorter;
+        let shorter = (shorter > 0).then(|| {
+            format!("{shorter} of its prompts are shorter than prefix_tokens: they share their whole blocks")
+        });
         let notices = self.notices.iter().cloned().chain(self.clock.notice()).chain(how);
+        let notices = notices.chain(shorter);
         self.trace.found.notices = notices.map(|notice| format!("{path}: {notice}")).collect();
         let later = std::mem::take(&mut self.later);
         let mut broken = BTreeSet::new();
@@ -519,12 +529,12 @@ fn ids_of(runs: &[BlockRun]) -> impl Iterator<Item = u64> + Clone + '_ {
 struct Numbers {
     naming: Naming,
     /// By the number of the block before and the id.
-    known: HashTable<((u64, u64), u64)>,
+    known: Numbering,
 }
 
 impl Numbers {
     fn new(naming: Naming) -> Self {
-        Self { naming, known: HashTable::new() }
+        Self { naming, known: Numbering::default() }
     }
 
     /// The number of `id` after the block with number `before`.
@@ -536,11 +546,7 @@ impl Numbers {
             Naming::Content => before.map_or(0, |before| before + 1),
         };
         let first = if self.naming == Naming::Chained { FIRST_HASH } else { 0 };
-        let next = first + self.known.len() as u64;
-        let hash = |(before, id): (u64, u64)| mix(id ^ mix(before));
-        let key = (before, id);
-        let entry = self.known.entry(hash(key), |entry| entry.0 == key, |entry| hash(entry.0));
-        entry.or_insert((key, next)).get().1
+        first + self.known.of((id, before))
     }
 }
 
@@ -550,6 +556,8 @@ struct Prefixes {
     /// By text: the first of its ids, and its tokens.
     known: BTreeMap<u64, (u64, u32)>,
     next: u64,
+    /// Prompts that are shorter than their text.
+    shorter: u64,
 }
 
 impl Prefixes {
@@ -580,6 +588,7 @@ impl Prefixes {
             return Err(place.field("prefix_tokens", prefix.tokens, allowed));
         }
         let shared = tokens.min(input_tokens);
+        self.shorter += u64::from(input_tokens < tokens);
         let (whole, partial) = (shared / block_tokens, shared % block_tokens);
         if whole > 0 {
             trace.runs.push(BlockRun { first: BlockId(first), len: whole });

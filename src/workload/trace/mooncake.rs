@@ -1,10 +1,11 @@
 //! Reads traces in Mooncake's format, and says what is wrong with others.
 //!
 //! Besides the four fields of the format, rows may have `session_id` and `delay`,
-//! as AIPerf and Dynamo's replay read them; `hash_ids` may be absent.
+//! as AIPerf and Dynamo's replay read them, and `max_tokens`; `hash_ids` may be absent.
 
 use super::build::{Build, Given, RowPlace};
-use super::bytes::read_line;
+use super::bytes::each_line;
+use super::ids::ids_of;
 use super::scan::{Line, scan};
 use super::{Trace, TraceError, formats};
 use crate::workload::MAX_TOKENS;
@@ -12,31 +13,22 @@ use serde_json::{Map, Value};
 use std::io::BufRead;
 use std::path::Path;
 
-const FIELDS: [&str; 6] =
-    ["timestamp", "input_length", "output_length", "hash_ids", "session_id", "delay"];
-/// Written by tools of the field; they change nothing in a replay.
-const PASSED_OVER: [&str; 3] = ["request_id", "context_len", "unique_user_prompt_len"];
+const FIELDS: [&str; 7] =
+    ["timestamp", "input_length", "output_length", "hash_ids", "session_id", "delay", "max_tokens"];
+/// Written by tools of the field, and by `sim run --record`; they change nothing in a replay.
+const PASSED_OVER: [&str; 5] =
+    ["request_id", "context_len", "unique_user_prompt_len", "worker", "cached_tokens"];
 
 /// Parses `text`, the content of `path`. Lines of white space are skipped.
 pub(super) fn parse(
     path: &Path,
-    mut text: impl BufRead,
+    text: impl BufRead,
     mut build: Build<'_>,
 ) -> Result<Trace, TraceError> {
-    let (mut bytes, mut row) = (Vec::new(), Line::default());
-    let mut place = RowPlace { path, line: 0 };
-    while !build.is_full() {
-        place.line += 1;
-        if !read_line(&mut text, &mut bytes).map_err(|error| place.unread(&error))? {
-            break;
-        }
-        let line = bytes.trim_ascii();
-        if line.is_empty() {
-            continue;
-        }
-        if scan(line, &mut row).is_none() {
-            let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-            row = serde_json::from_slice(line).map_err(|error| diagnose(&place, line, &error))?;
+    let mut row = Line::default();
+    each_line(path, text, |place, line| {
+        if scan(line.trim_ascii(), &mut row).is_none() {
+            row = serde_json::from_slice(line).map_err(|error| diagnose(place, line, &error))?;
         }
         let given = Given {
             timestamp: row.timestamp,
@@ -44,13 +36,15 @@ pub(super) fn parse(
             delay: row.delay,
             input_tokens: row.input_length,
             output_tokens: row.output_length,
+            max_tokens: row.max_tokens,
             hash_ids: row.hash_ids.as_deref(),
             prefix: None,
             session: row.session_id.as_deref(),
             waits_for: None,
         };
-        build.add(&place, given)?;
-    }
+        build.add(place, given)?;
+        Ok(!build.is_full())
+    })?;
     build.finish()
 }
 
@@ -69,7 +63,10 @@ fn diagnose(place: &RowPlace<'_>, bytes: &[u8], error: &serde_json::Error) -> Tr
         };
         let (min, max) = (1, u64::from(MAX_TOKENS));
         let whole = format!("from {min} to {max}");
-        let is_whole = |value: &Value| value.as_u64().is_some_and(|n| (min..=max).contains(&n));
+        let is_whole = |value: &Value| {
+            let is_absent = value.is_null() && field == "max_tokens";
+            is_absent || value.as_u64().is_some_and(|n| (min..=max).contains(&n))
+        };
         match field {
             "timestamp" | "delay" => {
                 let is_time = |time: f64| (0.0..1e30).contains(&time);
@@ -83,12 +80,8 @@ fn diagnose(place: &RowPlace<'_>, bytes: &[u8], error: &serde_json::Error) -> Tr
                 }
             }
             "hash_ids" => {
-                let Some(ids) = value.as_array() else {
-                    return place.field(field, value, "a list of ids");
-                };
-                let is_id = |id: &Value| id.is_u64() || id.is_i64() || id.is_string();
-                if let Some(id) = ids.iter().find(|id| !is_id(id)) {
-                    return place.field(field, id, "whole numbers of 64 bits, or texts");
+                if let Err((seen, allowed)) = ids_of(value) {
+                    return place.field(field, seen, allowed);
                 }
             }
             _ => {

@@ -7,8 +7,8 @@ use crate::time::{SimDuration, SimTime};
 use crate::workload::arrivals::Arrivals;
 use crate::workload::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Patience, Workload};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Replays a [`Trace`]. Without sessions request `n` is row `n`; with them
 /// requests are numbered as they come.
@@ -28,6 +28,23 @@ pub struct TraceReplay {
     plays: Plays,
     /// The row of every request taken.
     row_of: Vec<u32>,
+}
+
+/// A trace with blocks of other sizes, each made once for all replays that share it.
+#[derive(Clone, Debug, Default)]
+pub struct Regrouped(Arc<Mutex<BTreeMap<u32, Arc<Trace>>>>);
+
+impl Regrouped {
+    /// `trace`, always the same one, such that each of its blocks is some of an engine with
+    /// blocks of `block_size` tokens.
+    pub(in crate::workload) fn of(&self, trace: &Arc<Trace>, block_size: u32) -> Arc<Trace> {
+        if trace.block_tokens.is_multiple_of(block_size) {
+            return Arc::clone(trace);
+        }
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let regrouped = made.entry(block_size);
+        Arc::clone(regrouped.or_insert_with(|| Arc::new(trace.regrouped(block_size))))
+    }
 }
 
 /// Rows that wait for each other, with all that wait for them: what a client takes at a
@@ -143,10 +160,7 @@ impl TraceReplay {
     /// # Panics
     /// If `block_size` is 0.
     pub fn new(trace: Arc<Trace>, block_size: u32, speedup: f64) -> Self {
-        let trace = match trace.block_tokens.is_multiple_of(block_size) {
-            true => trace,
-            false => Arc::new(trace.regrouped(block_size)),
-        };
+        let trace = Regrouped::default().of(&trace, block_size);
         let has_sessions = trace.has_sessions();
         let left = trace.rows.iter().map(|row| row.waits).filter(|_| has_sessions).collect();
         let mut replay = Self {
@@ -255,7 +269,7 @@ impl Workload for TraceReplay {
             turn: row.turn,
             prompt_tokens: row.input_tokens,
             output_tokens: row.output_tokens,
-            max_tokens: row.output_tokens,
+            max_tokens: row.max_tokens,
             priority: 0,
             content: self.trace.content(number, self.block_size),
         };

@@ -20,6 +20,12 @@ pub(super) struct Line {
     pub(super) session_id: Option<String>,
     #[serde(default, deserialize_with = "Stamp::optional")]
     pub(super) delay: Option<Stamp>,
+    #[serde(default)]
+    pub(super) max_tokens: Option<u32>,
+    #[serde(default, rename = "worker")]
+    _worker: IgnoredAny,
+    #[serde(default, rename = "cached_tokens")]
+    _cached_tokens: IgnoredAny,
     #[serde(default, rename = "request_id")]
     _request_id: IgnoredAny,
     #[serde(default, rename = "context_len")]
@@ -95,7 +101,7 @@ pub(super) fn scan(text: &[u8], row: &mut Line) -> Option<()> {
     rest.skip(b",")?;
     rest.field(b"hash_ids")?;
     rest.skip(b"[")?;
-    (row.session_id, row.delay) = (None, None);
+    (row.session_id, row.delay, row.max_tokens) = (None, None, None);
     let ids = row.hash_ids.get_or_insert_default();
     ids.clear();
     loop {
