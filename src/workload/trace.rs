@@ -32,6 +32,7 @@ mod lookalike;
 mod mooncake;
 mod names;
 mod numbering;
+mod place;
 mod public;
 mod recorded;
 mod replay;

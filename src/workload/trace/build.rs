@@ -5,6 +5,7 @@ use super::formats::Names;
 use super::ids::Naming;
 use super::names::{Beginnings, Prefix};
 use super::numbering::{Numbering, push};
+use super::place::RowPlace;
 use super::stamp::{Clock, Stamp, TimeUnit};
 use super::{Found, MOONCAKE_BLOCK_TOKENS, Trace, TraceError, TraceFormat, TraceRow, row_number};
 use crate::id::BlockId;
@@ -13,8 +14,6 @@ use crate::request::BlockRun;
 use crate::time::SimDuration;
 use crate::workload::MAX_TOKENS;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
-use std::io;
 use std::path::Path;
 
 /// Ids from here on are hashes: they are numbered in order of their first use. Twice this,
@@ -53,39 +52,6 @@ impl Default for ReadOptions {
             block_tokens: MOONCAKE_BLOCK_TOKENS,
             limit: None,
         }
-    }
-}
-
-/// Where the reader is, for errors.
-#[derive(Clone, Copy)]
-pub(super) struct RowPlace<'a> {
-    pub(super) path: &'a Path,
-    pub(super) line: usize,
-}
-
-impl RowPlace<'_> {
-    pub(super) fn field(
-        &self,
-        field: &str,
-        value: impl Display,
-        allowed: impl Into<String>,
-    ) -> TraceError {
-        TraceError::Field {
-            path: self.path.to_owned(),
-            line: self.line,
-            field: field.to_owned(),
-            value: value.to_string(),
-            allowed: allowed.into(),
-        }
-    }
-
-    /// The row could not be read.
-    pub(super) fn unread(&self, error: &io::Error) -> TraceError {
-        self.row(format!("cannot be read: {error}"))
-    }
-
-    pub(super) fn row(&self, problem: impl Into<String>) -> TraceError {
-        TraceError::Row { path: self.path.to_owned(), line: self.line, problem: problem.into() }
     }
 }
 

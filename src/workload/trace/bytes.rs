@@ -1,7 +1,7 @@
 //! The bytes of a trace file: how many are looked at, and rows of bounded length.
 
 use super::TraceError;
-use super::build::RowPlace;
+use super::place::RowPlace;
 use csv::{ReaderBuilder, StringRecord};
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};

@@ -6,10 +6,11 @@
 
 mod cells;
 
-use super::build::{Build, Given, RowPlace, row_count};
+use super::build::{Build, Given, row_count};
 use super::column_names::{Columns, PrefixTokens};
 use super::dates::date;
 use super::names::Prefix;
+use super::place::RowPlace;
 use super::stamp::{Stamp, TimeUnit};
 use super::{MAX_TIME, Trace, TraceError};
 use crate::settings::Invalid;

@@ -10,8 +10,9 @@
 mod graph;
 mod records;
 
-use super::build::{Build, Given, RowPlace, row_count};
+use super::build::{Build, Given, row_count};
 use super::bytes::each_line;
+use super::place::RowPlace;
 use super::{Trace, TraceError, TraceFormat};
 use crate::settings::Invalid;
 use graph::{Spans, in_order};

@@ -3,9 +3,10 @@
 //! Besides the four fields of the format, rows may have `session_id` and `delay`,
 //! as AIPerf and Dynamo's replay read them, and `max_tokens`; `hash_ids` may be absent.
 
-use super::build::{Build, Given, RowPlace};
+use super::build::{Build, Given};
 use super::bytes::each_line;
 use super::ids::ids_of;
+use super::place::RowPlace;
 use super::scan::{Line, scan};
 use super::{Trace, TraceError, formats};
 use crate::workload::MAX_TOKENS;

@@ -1,11 +1,11 @@
 //! Rows of CSV and of JSON lines behind one interface: the value of a column by name.
 
 use super::super::TraceError;
-use super::super::build::RowPlace;
 use super::super::bytes::{each_line, each_record};
 use super::super::column_names::Columns;
 use super::super::formats::plain;
 use super::super::ids::hash_id;
+use super::super::place::RowPlace;
 use csv::StringRecord;
 use serde_json::{Map, Value};
 use std::cell::Cell;

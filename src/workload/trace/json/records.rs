@@ -1,8 +1,8 @@
 //! The requests of a line of each format.
 
-use super::super::build::RowPlace;
 use super::super::error::short;
 use super::super::ids::ids_of;
+use super::super::place::RowPlace;
 use super::super::stamp::{Stamp, TimeUnit};
 use super::super::{TraceError, TraceFormat};
 use crate::rng::mix;
