@@ -80,7 +80,7 @@ pub(super) enum CliError {
 impl From<RecordError> for CliError {
     fn from(error: RecordError) -> Self {
         match error {
-            RecordError::Asked(error) => error.into(),
+            RecordError::Asked(error) => argument(error).into(),
             RecordError::Run(error) => error.into(),
         }
     }

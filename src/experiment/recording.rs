@@ -9,9 +9,8 @@ use crate::settings::{Invalid, plain};
 use crate::simulation::Happening;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::trace::Trace;
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Between two looks at whether a simulation is over.
 const STRETCH: SimDuration = SimDuration::from_secs(60);
@@ -45,15 +44,15 @@ struct Heard {
 pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
     let [run] = &experiment.runs[..] else {
         let count = format!("{} runs", experiment.runs.len());
-        let allowed = "given for one run: choose it with --set, like router.policy=kv";
-        return Err(Invalid::new("--record", count, allowed).into());
+        let allowed = "given for one run: choose one value of every swept key";
+        return Err(Invalid::new("record", count, allowed).into());
     };
     let seed = experiment.seeds[0];
-    let all: Rc<RefCell<Vec<Heard>>> = Rc::default();
-    let hearing = Rc::clone(&all);
+    let all: Arc<Mutex<Vec<Heard>>> = Arc::default();
+    let hearing = Arc::clone(&all);
     let mut simulation = run.simulation(seed);
     simulation.observe(move |_: SimTime, happening: &Happening<'_>| {
-        let mut all = hearing.borrow_mut();
+        let mut all = hearing.lock().unwrap_or_else(PoisonError::into_inner);
         match happening {
             Happening::Arrival(arrival) => all.push(Heard {
                 at: arrival.at,
@@ -90,9 +89,9 @@ pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
         until += STRETCH;
     }
     drop(simulation);
-    let all = all.take();
+    let all = std::mem::take(&mut *all.lock().unwrap_or_else(PoisonError::into_inner));
     if all.is_empty() {
-        return Err(Invalid::new("--record", "no request", "a run with requests").into());
+        return Err(Invalid::new("record", "no request", "a run with requests").into());
     }
     let block_tokens = run.block_size();
     let lost = lost(&all);

@@ -21,6 +21,7 @@
 mod margins;
 mod rates;
 mod turns;
+mod values;
 
 pub use margins::Margin;
 
@@ -29,14 +30,13 @@ use super::sessions::Grouped;
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
 use crate::workload::Workload;
-use crate::workload::distribution::{Distribution, Quantity, Tokens};
+use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::sessions::{Edits, PrefixTexts, SessionClass, SessionSettings, Sessions};
 use crate::workload::{PatienceSettings, Priorities};
 use std::collections::BTreeMap;
 use turns::{Seen, Step, Waits};
+use values::tokens;
 
-/// Values that stand for a distribution of a class, each the mean of as many of the seen.
-const VALUES: usize = 16;
 /// Where classes are parted: shares of sessions by the length of their first prompts. The
 /// longest prompts are few, and most of the load.
 const CLASSES: [f64; 5] = [0.25, 0.5, 0.75, 0.9, 0.97];
@@ -143,6 +143,15 @@ impl Fit {
         let per_draw = drawn as f64 / margins::SEEDS as f64;
         self.settings.arrivals = rates.at(per_s * requests as f64 / per_draw.max(1.0));
         self.settings.validate()
+    }
+
+    /// The workload beside `trace`, which need not be the one that it was fitted to.
+    pub fn margins(&self, trace: &Trace) -> Vec<Margin> {
+        let draw = |seed| {
+            let drawn = self.draw(seed);
+            Trace::of_requests(drawn.iter().map(|(sent, one)| (*sent, one)), trace.block_tokens)
+        };
+        margins::margins(trace, self.duration, draw)
     }
 
     /// The requests of the workload in a window as long as the trace, and when they are sent,
@@ -266,36 +275,4 @@ fn class(sessions: &[&Seen], all: &Waits, is_timed: bool) -> SessionClass {
 /// To four digits after the point, as people read it.
 fn rounded(share: f64) -> f64 {
     (share * 1e4).round() / 1e4
-}
-
-/// A distribution of lengths as a few values.
-fn tokens(values: Vec<u32>) -> Distribution<Tokens> {
-    let values = values.into_iter().map(|value| (f64::from(value), 1.0)).collect();
-    few(values, Tokens::from_f64)
-}
-
-/// A distribution of values, each with a weight, as [`VALUES`] that weigh the same: the means
-/// of such shares of the seen ones. The mean stays.
-fn few<T: Quantity>(mut seen: Vec<(f64, f64)>, of: impl Fn(f64) -> T) -> Distribution<T> {
-    seen.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let total: f64 = seen.iter().map(|(_, weight)| weight).sum();
-    let (Some(least), Some(most)) = (seen.first(), seen.last()) else {
-        return Distribution::default();
-    };
-    if least.0 == most.0 {
-        return Distribution::Constant { value: of(least.0) };
-    }
-    let share = total / VALUES as f64;
-    let (mut values, mut sum, mut room) = (Vec::with_capacity(VALUES), 0.0, share);
-    for (value, mut weight) in seen {
-        while weight >= room && values.len() + 1 < VALUES {
-            values.push(of((sum + value * room) / share));
-            weight -= room;
-            (sum, room) = (0.0, share);
-        }
-        sum += value * weight;
-        room -= weight;
-    }
-    values.push(of(sum / (share - room)));
-    Distribution::Empirical { values, weights: Vec::new() }
 }

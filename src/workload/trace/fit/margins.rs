@@ -1,8 +1,8 @@
 //! How near a fitted workload is to a trace.
 
 use super::super::{ReuseDistances, Trace};
-use super::Fit;
 use crate::stats;
+use crate::time::SimDuration;
 use serde::Serialize;
 
 /// Draws that a workload is seen by.
@@ -29,28 +29,28 @@ impl Margin {
     }
 }
 
-impl Fit {
-    /// The workload beside `trace`, which need not be the one that it was fitted to.
-    pub fn margins(&self, trace: &Trace) -> Vec<Margin> {
-        let sizes = cache_sizes(trace);
-        let of_trace = facts(trace, &sizes, self.duration.as_secs());
-        let mut sums = vec![0.0; of_trace.len()];
-        for seed in 1..=SEEDS {
-            let drawn = self.draw(seed);
-            let drawn = drawn.iter().map(|(sent, request)| (*sent, request));
-            let drawn = Trace::of_requests(drawn, trace.block_tokens);
-            let found = facts(&drawn, &sizes, self.duration.as_secs());
-            sums.iter_mut().zip(found).for_each(|(sum, (_, value, _))| *sum += value);
-        }
-        let rows = of_trace.into_iter().zip(sums);
-        rows.map(|((name, trace, is_share), sum)| Margin {
-            name,
-            trace,
-            workload: sum / SEEDS as f64,
-            is_share,
-        })
-        .collect()
+/// A workload of which `draw` gives draws as long as `duration`, beside `trace`.
+pub(super) fn margins(
+    trace: &Trace,
+    duration: SimDuration,
+    draw: impl Fn(u64) -> Trace,
+) -> Vec<Margin> {
+    let sizes = cache_sizes(trace);
+    let duration_s = duration.as_secs();
+    let of_trace = facts(trace, &sizes, duration_s);
+    let mut sums = vec![0.0; of_trace.len()];
+    for seed in 1..=SEEDS {
+        let found = facts(&draw(seed), &sizes, duration_s);
+        sums.iter_mut().zip(found).for_each(|(sum, (_, value, _))| *sum += value);
     }
+    let rows = of_trace.into_iter().zip(sums);
+    rows.map(|((name, trace, is_share), sum)| Margin {
+        name,
+        trace,
+        workload: sum / SEEDS as f64,
+        is_share,
+    })
+    .collect()
 }
 
 /// Three sizes of a cache: a small one, a larger one, and one that keeps a quarter of what

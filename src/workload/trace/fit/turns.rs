@@ -2,7 +2,7 @@
 
 use super::super::Trace;
 use super::super::sessions::Grouped;
-use super::few;
+use super::values::{VALUES, few};
 use crate::time::SimDuration;
 use crate::workload::distribution::{Distribution, Quantity};
 
@@ -141,7 +141,7 @@ impl Waits {
 
     /// These, or `all` of which there are more, where there are few.
     pub(super) fn or<'a>(&'a self, all: &'a Self) -> &'a Self {
-        if self.pauses.len() < super::VALUES { all } else { self }
+        if self.pauses.len() < VALUES { all } else { self }
     }
 
     pub(super) fn pauses(&self) -> Distribution<SimDuration> {
