@@ -21,6 +21,7 @@ use std::sync::Arc;
 /// The section `[workload]` of an experiment; `kind` names the variant.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one for each experiment")]
 pub enum WorkloadSettings {
     /// A closed loop of multi-turn conversations.
     Conversations(ConversationSettings),

@@ -256,7 +256,7 @@ fn texts_of_ids_are_never_one_number() {
 
 #[test]
 fn rows_are_counted_as_they_are_read() {
-    let place = build::RowPlace { path: Path::new("log"), line: 7 };
+    let place = place::RowPlace { path: Path::new("log"), line: 7 };
     let most = build::MOST_ROWS;
     assert_eq!(build::row_count(&place, most as usize - 1).unwrap(), most - 1);
     let error = build::row_count(&place, most as usize).unwrap_err().to_string();
