@@ -21,14 +21,14 @@ step, of the measured operators alone ([step-time.md](step-time.md#operators)): 
 nothing fitted. *Replayed*: as above, with the rules, limits and pool of the engine. Fitted to every \
 other run of each deployment: three numbers of vLLM's, none of TensorRT-LLM's \
 (`[operators]` in `models/engines/`). Step times are of vLLM 0.24.0 and TensorRT-LLM 1.3.0rc20; most runs are older.\n\n\
-Apart, since the operators do not hold what these runs spend: Qwen3-235B FP8 under vLLM 0.12.0 on H200, twice the \
-sum of its operators at any load, and the less the more GPUs share the experts: as slow experts would be, \
-as the same version's kernels with one scale are.\n\n\
+Listed apart, because the operators do not explain these runs: Qwen3-235B FP8 under vLLM 0.12.0 on H200 takes \
+twice the sum of its operators at any load, and less the more GPUs share the experts. Slow expert kernels would \
+look like this; that version's kernels with one scale are slow as well.\n\n\
 Further deployments more than 15 % off, and why: DeepSeek-R1 under TensorRT-LLM 1.1.0rc2 on eight B200 with experts divided \
 (2.5 to 3.5 ms a step more than the operators, at any load; on H200 1 to 2 ms: kernels or waiting of a release that had \
-just begun to support the GPU); runs without a version in their name (of older dumps of the source, whose runs of the same \
-deployment with a version are 2 to 7 % off); three runs of gpt-oss under TensorRT-LLM 1.3.0rc1 on H100, which contradict \
-each other (47.3 and 47.6 ms on four GPUs at 160 and 320 clients). Single runs: below.\n\n\
+just begun to support experts divided this way); runs without a version in their name (of older dumps of the \
+source, whose runs of the same deployment with a version are 2 to 7 % off); three runs of gpt-oss under TensorRT-LLM \
+1.3.0rc1 on H100, which contradict each other (47.3 and 47.6 ms on four GPUs at 160 and 320 clients). Single runs: below.\n\n\
 Times to the first token are short by 40 % for most: prompts ran eagerly, under older kernels, and clients count what \
 servers and networks add; nothing was fitted to them.";
 
@@ -151,7 +151,7 @@ impl Page {
         let how = match (kept_known, seeds) {
             (Some(false), _) => "as predicted before its results were looked at".to_owned(),
             (Some(true), _) => {
-                "a run that was kept, its trace not being at hand everywhere".to_owned()
+                "a stored run, because its trace does not come with every copy".to_owned()
             }
             (None, 1) => "one seed".to_owned(),
             (None, seeds) => format!("mean of {seeds} seeds"),

@@ -89,7 +89,8 @@ pub struct GainSettings {
 
 impl GainSettings {
     /// Whether the model was fitted to the results of this series, by the words of
-    /// `fitted`: `nothing`, `.. to the baseline` or `.. to both arms`.
+    /// `fitted`: `nothing`, `.. to the baseline` or `.. to both arms`. A choice, by which no
+    /// number was fitted, does not count.
     pub fn is_fitted(&self, series: &str) -> bool {
         match self.fitted.rsplit_once(" to ") {
             Some((_, "the baseline")) => series == self.over,
@@ -103,8 +104,8 @@ fn five_percent() -> f64 {
     0.05
 }
 
-/// A prediction, or another run, that was kept as it was made, in place of a run: for traces that are not
-/// everywhere at hand.
+/// A prediction, or another stored run, as it was made, in place of a run: for traces that do
+/// not come with every copy.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prediction {

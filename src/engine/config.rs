@@ -70,8 +70,7 @@ pub struct EngineConfig {
     /// Bytes that one token of KV takes on all GPUs of a rank together; what moves
     /// KV needs it.
     pub kv_bytes_per_token: Option<f64>,
-    /// What reading KV costs that several sequences of a batch share; as much as any unless
-    /// given.
+    /// Cost of reading KV that several sequences share. Default: the same as other KV.
     pub shared_kv: Option<SharedKv>,
     /// Ranks of a worker, with sequences and KV of their own (vLLM:
     /// `data_parallel_size`). Limits and pool are those of one of them.

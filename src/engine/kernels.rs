@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Tokens of a step up to which products are those of decodes, and from which on those of
-/// prompts; between them the ratio goes over evenly by the logarithm (assumed: an H200 is
-/// busy moving weights up to about 200 tokens in FP8).
+/// prompts; between them the ratio is interpolated linearly in the logarithm (assumed: an H200
+/// is busy moving weights up to about 200 tokens in FP8).
 const DECODE_TOKENS: f64 = 128.0;
 const PROMPT_TOKENS: f64 = 1_024.0;
 
@@ -33,7 +33,7 @@ impl Default for Kernels {
 }
 
 impl Kernels {
-    /// Refuses what no kernels are to others.
+    /// Refuses ratios that no two versions of a kernel have.
     ///
     /// # Errors
     /// The first unusable key.

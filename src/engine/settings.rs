@@ -94,7 +94,7 @@ pub struct EngineSettings {
     /// Default with hardware: `{ kind = "roofline" }` where the formula describes it and is no
     /// worse than measured operators, else `{ kind = "operators" }`.
     pub step_time: Option<StepTimeSettings>,
-    /// What reading KV costs that several sequences of a batch share. Default: as much as any.
+    /// Cost of reading KV that several sequences share. Default: the same as other KV.
     pub shared_kv: Option<SharedKv>,
     /// What steps that are composed of operators take beside them.
     pub operators: Beside,

@@ -34,8 +34,8 @@ pub struct SharedKv {
     #[serde(deserialize_with = "count")]
     #[schemars(with = "Count")]
     pub sequences_at_once: u32,
-    /// The rate of the L2 cache over that of the memory, above 1: 1.75 on an H100 (5.5 over
-    /// 3.14 TB/s), 1.2 on an H200.
+    /// The rate of the L2 cache over that of the memory, above 1: 1.75 on an H100 (assumed
+    /// 5.5 TB/s; memory: 3.35 TB/s x the fitted 0.9375 = 3.14), 1.2 on an H200.
     pub l2_speed: f64,
     /// The share of repeated reads that L2 still has, 0 to 1.
     pub found: f64,

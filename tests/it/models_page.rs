@@ -154,8 +154,8 @@ fn docs_models_says_what_the_catalogue_has() {
          Then the mean error of the time per output token over the real serving runs there are \
          ([accuracy.md](accuracy.md)). Versions: times are of vLLM 0.24.0 and TensorRT-LLM 1.3.0rc20 (A100: 0.14.0 and \
          1.0.0). `vllm-0.16` and `vllm-0.32` differ from `vllm-0.24` in limits and scheduling, not in times. \
-         *Scaled* to kernels of which only their ratio to the measured ones is known: `vllm-0.12` (2025) and `vllm-0.14` with \
-         weights in fp8, `trtllm-1.2` ([step-time.md](step-time.md#operators)). SGLang's rules are not simulated.\n\n",
+         Times are *scaled* where only the ratio of a version's kernels to the measured ones is known: `vllm-0.12` (2025) and \
+         `vllm-0.14` with weights in fp8, `trtllm-1.2` ([step-time.md](step-time.md#operators)). SGLang's rules are not simulated.\n\n",
     );
     for (engine, title) in [("vllm", "vLLM"), ("trtllm", "TensorRT-LLM")] {
         let gpus: Vec<&str> = catalogue::names(Kind::Gpu)

@@ -108,8 +108,8 @@ impl Gains {
         Some(Self { rows, knees, ladder })
     }
 
-    /// Whether both knees are as published, or one level beside on the published ladder,
-    /// past whose end is one more place; `None` without a ladder.
+    /// Whether both knees are as published, or within one level on the published ladder; "no
+    /// knee" counts as one level past its end. `None` without a ladder.
     pub fn knees_are_near(&self) -> Option<bool> {
         let ladder = &self.ladder;
         let place = |knee: Option<f64>| {
