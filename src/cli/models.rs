@@ -128,7 +128,7 @@ impl Catalogue {
             { kind = \"operators\" } takes those times; where the formula that was fitted to them describes\n          \
             the network, it is the default\n\
             composed: the formula, fitted to other deployments of this engine on this GPU\n\
-            scaled: as these, but of another version of the engine, times what its kernels are known to take of it\n\
+            scaled: measured on another version of the engine, scaled by the known ratio of its kernels\n\
             borrowed: the formula, fitted to another GPU or engine\n\
             assumed: times without a measurement behind them\n\
             KV pools in tokens: under vLLM, where layers with a window keep little, of sequences as long as allowed;\n          \

@@ -71,7 +71,7 @@ pub enum Needs {
     Changes,
     /// Clients that send requests again: failed ones, or those that they gave up.
     Retries,
-    /// Clients with so many connections.
+    /// Clients with a limited number of connections.
     Connections,
     /// A planner that adds and removes workers.
     Planner,

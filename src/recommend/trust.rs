@@ -77,13 +77,14 @@ impl Own {
     /// one run are not looked at: a load of them counts as another fleet's.
     fn holds(&self, settings: &Settings) -> bool {
         let policy = &settings.policy;
+        let parameters = policy.parameters();
         let Some((load, rest)) = load_and_rest(settings) else { return false };
         let alike = self.runs.iter().filter(|run| {
             run.pools == settings.pools
                 && run.cluster == settings.cluster
                 && run.router == settings.router
                 && run.policy.name() == policy.name()
-                && run.policy.parameters() == policy.parameters()
+                && run.policy.parameters() == parameters
         });
         let loads: Vec<Option<f64>> = alike
             .filter_map(load_and_rest)

@@ -197,7 +197,7 @@ struct Replay {
 
 impl Replay {
     fn new(hello: &Hello, policies: &[(String, ChosenPolicy)]) -> Result<Self, LogError> {
-        let cluster = hello.cluster();
+        let cluster = hello.cluster().map_err(|problem| LogError::new(1, problem))?;
         let knows = hello.knowledge;
         let mut asked = Vec::new();
         for (name, chosen) in policies {
@@ -279,10 +279,7 @@ impl Replay {
         let absent: BTreeSet<u32> = moment.absent.iter().copied().collect();
         for (at, worker) in (0..).map(|at| (at, WorkerId(at))).take(workers) {
             let is_busy = absent.contains(&at) && !self.gone.contains(&worker);
-            if self.workers.leave_out(worker, is_busy) {
-                let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);
-                policies.for_each(|policy| policy.leave_out(worker, is_busy));
-            }
+            self.leave_out(worker, is_busy);
         }
         let before = self.workers.views();
         let reported = |at: usize| match &moment.reports {
@@ -298,7 +295,7 @@ impl Replay {
         // Most logs say what follows from their events. Then the workers keep the order in
         // which they stand among those with as many requests: draws go by it.
         if views != self.workers.views() {
-            self.workers = Workers::new(views);
+            self.workers.replace(views);
         }
         // What a policy let go is no matter here: the log says what happened.
         let view = self.workers.view();
@@ -308,6 +305,14 @@ impl Replay {
             }
         }
         Ok(())
+    }
+
+    /// `worker` is busy from now on, or not any more.
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        if self.workers.leave_out(worker, is_left_out) {
+            let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);
+            policies.for_each(|policy| policy.leave_out(worker, is_left_out));
+        }
     }
 
     fn hear(&mut self, said: &Event) -> Result<(), LogError> {
@@ -339,6 +344,7 @@ impl Replay {
             }
             Heard::Left(worker) => {
                 self.check_worker(worker.0)?;
+                self.leave_out(worker, false);
                 self.workers.set_available(worker, false);
                 self.gone.insert(worker);
                 let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);
@@ -346,6 +352,7 @@ impl Replay {
             }
             Heard::Joined(worker) => {
                 self.check_worker(worker.0)?;
+                self.leave_out(worker, false);
                 self.workers.set_available(worker, true);
                 self.gone.remove(&worker);
                 let policies = self.asked.iter_mut().map(|asked| &mut asked.policy);

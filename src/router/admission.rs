@@ -326,22 +326,23 @@ impl Gate {
         self.report_due
     }
 
-    /// Takes what workers report at `now`: of each that can be chosen, by side, its KV
-    /// blocks that requests hold and those that it has.
-    pub fn report(&mut self, now: SimTime, sides: &[Vec<(u32, u32)>]) {
+    /// Takes what workers report at `now`: whether on some side [all are
+    /// busy](Self::are_all_busy).
+    pub fn report(&mut self, now: SimTime, is_any_side_busy: bool) {
         if self.settings.busy_kv_share.is_none() {
             return;
         }
-        self.are_busy = sides.iter().any(|side| self.are_all_busy(side));
+        self.are_busy = is_any_side_busy;
         self.report_due = Some(now + self.settings.report_period);
     }
 
     /// Whether there are workers, and by what they report all of them are busy: of each, its
     /// KV blocks that requests hold and those that it has.
-    pub fn are_all_busy(&self, workers: &[(u32, u32)]) -> bool {
+    pub fn are_all_busy(&self, workers: impl IntoIterator<Item = (u32, u32)>) -> bool {
         let Some(share) = self.settings.busy_kv_share else { return false };
-        let is_busy = |&(used, all): &(u32, u32)| f64::from(used) > share * f64::from(all);
-        !workers.is_empty() && workers.iter().all(is_busy)
+        let is_busy = |(used, all): (u32, u32)| f64::from(used) > share * f64::from(all);
+        let mut workers = workers.into_iter().peekable();
+        workers.peek().is_some() && workers.all(is_busy)
     }
 
     /// Whether single busy workers are left out of the choice.
@@ -411,7 +412,8 @@ mod tests {
             (vec![vec![(0, 100)], vec![(99, 100)]], true),
             (vec![vec![], vec![(1, 100)]], false),
         ] {
-            gate.report(at(0), &sides);
+            let is_busy = sides.iter().any(|side| gate.are_all_busy(side.iter().copied()));
+            gate.report(at(0), is_busy);
             let asked = gate.ask(at(0), RequestId(0), 1, 0);
             assert_eq!(asked == Admission::Refuse(RejectReason::Busy), busy, "{sides:?}");
         }

@@ -186,6 +186,15 @@ impl FrontEnd {
 
     /// Hears that `worker` is gone, or takes no more requests.
     pub fn worker_left(&mut self, worker: WorkerId) {
+        self.forget_worker(worker);
+        // Of a side on which all are busy none is left out.
+        for busy in self.workers.all_left_out_beside(self.known_as(worker)) {
+            self.workers.leave_out(busy, false);
+            self.policy.leave_out(busy, false);
+        }
+    }
+
+    fn forget_worker(&mut self, worker: WorkerId) {
         let worker = self.known_as(worker);
         if let Some(wholes) = &mut self.wholes {
             wholes.forget_worker(worker);
@@ -215,7 +224,7 @@ impl FrontEnd {
     /// Hears that `worker` takes requests, with an empty cache.
     pub fn worker_joined(&mut self, worker: WorkerId) {
         // It may have come back before the front end noticed that it was gone.
-        self.worker_left(worker);
+        self.forget_worker(worker);
         self.feed.join(worker);
         let worker = self.known_as(worker);
         self.workers.set_available(worker, true);
@@ -340,11 +349,7 @@ impl FrontEnd {
     pub fn route(&mut self, now: SimTime, request: &RouteRequest<'_>) -> Verdict {
         self.deliver(now);
         if self.workers.none_available() {
-            let is_any_busy = self.workers.leaves_any_out();
-            return Verdict::Reject(match is_any_busy {
-                true => RejectReason::Busy,
-                false => RejectReason::NoWorker,
-            });
+            return Verdict::Reject(RejectReason::NoWorker);
         }
         let verdict = self.policy.route(now, request, &self.workers.view());
         let Verdict::Send(worker) = verdict else { return verdict };

@@ -119,8 +119,7 @@ pub(super) fn lowest_cost(
     cost: impl Fn(WorkerId) -> f64,
 ) -> f64 {
     let mut lowest = f64::INFINITY;
-    // Who is as cheap as any can be needs no look at the others, which are many where a large
-    // fleet idles.
+    // Stop at the first worker that reaches the lower bound: many do where a large fleet idles.
     let Bounds { base, gain, scale, .. } = bounds;
     let own = own_costs.least() * scale;
     let floor = own + base - gain - ROUNDING * (own.abs() + base.abs() + gain);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 pub struct ClusterSpec {
     /// What each worker can do, of all that there can ever be, in order of id.
     pub limits: Arc<[WorkerLimits]>,
-    /// Which rank of which engine each is, in order of id; empty where each is an engine of
-    /// its own.
+    /// Which rank of which engine each is, in order of id, those of one engine side by side;
+    /// empty where each is an engine of its own.
     pub ranks: Arc<[Rank]>,
     /// What they do.
     pub role: Role,
@@ -81,9 +81,10 @@ impl ClusterSpec {
         let places = match self.ranks.get(at) {
             None => at..at + 1,
             Some(own) => {
-                let first = at - own.rank as usize;
-                let ranks = self.ranks[first..].iter().take_while(|rank| rank.engine == own.engine);
-                first..first + ranks.count()
+                let is_beside = |rank: &&Rank| rank.engine == own.engine;
+                let before = self.ranks[..at].iter().rev().take_while(is_beside).count();
+                let behind = self.ranks[at..].iter().take_while(is_beside).count();
+                at - before..at + behind
             }
         };
         places.map(WorkerId::at)

@@ -130,6 +130,12 @@ impl Workers {
         Self { views, left_out: WorkerSet::default(), sides }
     }
 
+    /// They are on one side, as `views` says, from now on; who is left out stays so.
+    pub(crate) fn replace(&mut self, views: Vec<WorkerView>) {
+        self.sides = vec![ByLoad::of(&views)];
+        self.views = views;
+    }
+
     /// Workers without requests.
     pub(super) fn of(sides: Sides) -> Self {
         let workers = Self::new(vec![WorkerView::default(); sides.workers() as usize]);
@@ -155,9 +161,17 @@ impl Workers {
         self.views[worker.index()].available || self.left_out.contains(worker)
     }
 
-    /// Whether some worker is there that cannot be chosen for now.
-    pub(super) fn leaves_any_out(&self) -> bool {
-        !self.left_out.is_empty()
+    /// All that are there on the side of `worker`, if none of them can be chosen for now.
+    pub(super) fn all_left_out_beside(&self, worker: WorkerId) -> Vec<WorkerId> {
+        let first = self.sides[0].places.len();
+        let (loads, places) = match worker.index() < first {
+            true => (&self.sides[0], 0..first),
+            false => (&self.sides[1], first..self.views.len()),
+        };
+        if !loads.available.is_empty() {
+            return Vec::new();
+        }
+        places.map(WorkerId::at).filter(|other| self.left_out.contains(*other)).collect()
     }
 
     /// Whether no worker can be chosen.

@@ -103,27 +103,23 @@ impl<F: Fleet> Simulation<'_, F> {
             if !is_due(gate) {
                 continue;
             }
-            let of = |places: Range<usize>| {
+            let are_all_busy = |gate: &Gate, front_end: &FrontEnd, places: Range<usize>| {
                 let there = places.filter(|&at| front_end.is_present(WorkerId::at(at)));
-                there.map(|at| (gauges[at].used_blocks, self.blocks[at])).collect::<Vec<_>>()
+                gate.are_all_busy(there.map(|at| (gauges[at].used_blocks, self.blocks[at])))
             };
-            let sides = [of(0..first), of(first..gauges.len())];
-            gate.report(now, &sides);
+            let are_sides_busy =
+                [0..first, first..gauges.len()].map(|side| are_all_busy(gate, front_end, side));
+            gate.report(now, are_sides_busy.contains(&true));
             if !gate.leaves_out_busy() {
                 continue;
             }
-            let are_sides_busy = sides.map(|side| gate.are_all_busy(&side));
             // A worker is busy if all its ranks are.
             let mut next = 0;
-            let busy: Vec<(Range<usize>, bool)> = (self.ranks.iter())
-                .map(|&ranks| {
-                    let places = next..next + ranks as usize;
-                    next = places.end;
-                    let is_side_busy = are_sides_busy[usize::from(places.start >= first)];
-                    (places.clone(), !is_side_busy && gate.are_all_busy(&of(places)))
-                })
-                .collect();
-            for (places, is_busy) in busy {
+            for &ranks in &self.ranks {
+                let places = next..next + ranks as usize;
+                next = places.end;
+                let is_side_busy = are_sides_busy[usize::from(places.start >= first)];
+                let is_busy = !is_side_busy && are_all_busy(gate, front_end, places.clone());
                 places.for_each(|at| front_end.leave_out(WorkerId::at(at), is_busy));
             }
         }

@@ -256,9 +256,9 @@ fn a_command_is_checked_and_named() {
     assert!(socket.contains("none.sock cannot be connected to"), "{socket}");
 }
 
-/// A socket whose owner accepts nothing is not waited for without end.
+/// A full queue would block for ever.
 #[test]
-fn a_socket_that_accepts_nobody_is_found_out() {
+fn a_socket_that_accepts_no_connection_times_out() {
     if !has("python3") {
         return;
     }

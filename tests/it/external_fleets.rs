@@ -107,7 +107,7 @@ fn tiers_below_gpu_memory_are_heard_of() {
     }
 }
 
-/// Nobody busy is sent anything while another one is not.
+/// No busy worker gets a request while another is free.
 #[test]
 fn busy_workers_are_absent() {
     if !has("python3") {

@@ -96,10 +96,97 @@ fn busy_workers_are_left_out_in_a_replay_too() {
         "admission = { busy_kv_share = 0.15, leave_out_busy = true, report_period = \"20ms\" }";
     for name in ["kv", "round_robin", "dynamo_two_tier"] {
         let log = log_of(&format!("policy = \"{name}\"\n{gate}"));
-        assert!(text(&log).contains("\"absent\":["), "{name}: nobody was busy");
+        assert!(text(&log).contains("\"absent\":["), "{name}: no worker was busy");
         let replayed = replayed(&log, &[chosen(name, "")]).expect("a log");
         let compared = &replayed.policies[0];
         assert_eq!((compared.first.as_ref(), compared.not_sent), (None, 0), "{name}");
+    }
+}
+
+/// A log of three workers: its first line, and lines that route a request each.
+fn written_by_hand(hello: &str, lines: &[(&str, &str, u32)]) -> Vec<u8> {
+    let mut log = format!("{hello}\n");
+    for (now, (events, more, worker)) in lines.iter().enumerate() {
+        let inflight = (0..3).map(|at| lines[..now].iter().filter(|line| line.2 == at).count());
+        let inflight: Vec<String> = inflight.map(|number| number.to_string()).collect();
+        log += &format!(
+            "{{\"op\":\"route\",\"now_ns\":{now},\"events\":[{events}],\"inflight\":[{}],{more}\
+             \"request\":{{\"id\":{now},\"session\":0,\"prompt_tokens\":5,\"blocks\":[]}},\
+             \"answer\":{{\"worker\":{worker}}}}}\n",
+            inflight.join(",")
+        );
+    }
+    log.into_bytes()
+}
+
+/// Also if reports come meanwhile, and if it leaves and joins.
+#[test]
+fn a_busy_worker_is_chosen_again_once_it_is_free() {
+    let log = log_of("policy = \"kv\"");
+    let hello = text(&log).lines().next().expect("a hello");
+    let reports = hello.replace("\"knowledge\":{", "\"knowledge\":{\"report_period_ns\":1,");
+    assert_ne!(hello, reports);
+    let absent = "\"absent\":[1],";
+    let report = |at: u32| {
+        let of_one = format!("{{\"at_ns\":{at},\"running\":0,\"waiting\":0,\"used_blocks\":0}}");
+        format!("\"reports\":[{of_one},{of_one},{of_one}],")
+    };
+    let (first, second) = (format!("{absent}{}", report(1)), format!("{absent}{}", report(4)));
+    let left = "{\"event\":\"left\",\"worker\":1}";
+    let joined = "{\"event\":\"joined\",\"worker\":1}";
+    let log = written_by_hand(
+        &reports,
+        &[
+            ("", absent, 0),
+            ("", &first, 2),
+            ("", "", 1),
+            ("", absent, 0),
+            ("", &second, 2),
+            ("", absent, 0),
+            (left, absent, 2),
+            (joined, "", 1),
+            ("", "", 1),
+        ],
+    );
+    for name in ["kv", "smg_power_of_two", "smg_cache_aware", "round_robin", "least_loaded"] {
+        let replayed = replayed(&log, &[chosen(name, "")]).expect("a log");
+        let compared = &replayed.policies[0];
+        assert_eq!((replayed.decisions, compared.not_sent), (9, 0), "{name}: {compared:?}");
+        // The others draw, or go round.
+        if ["kv", "smg_cache_aware", "least_loaded"].contains(&name) {
+            let of_one = compared.first.as_ref().filter(|first| first.taken.0 == 1);
+            assert_eq!(of_one, None, "{name}");
+        }
+    }
+    let kv = replayed(&log, &[chosen("kv", "")]).expect("a log");
+    assert_eq!(kv.policies[0].first, None);
+}
+
+#[test]
+fn ranks_of_one_engine_must_stand_side_by_side() {
+    let log = log_of("policy = \"kv\"");
+    let hello = text(&log).lines().next().expect("a hello");
+    let of = |ranks: [&str; 3]| {
+        let mut ranks = ranks.into_iter();
+        let mut parts = hello.split("\"max_num_batched_tokens\":");
+        let mut line = parts.next().expect("a beginning").to_owned();
+        for part in parts {
+            let (ranks, number) = (ranks.next().expect("three workers"), part);
+            line += &format!("{ranks}\"max_num_batched_tokens\":{number}");
+        }
+        written_by_hand(&line, &[("", "", 0), ("", "", 1)])
+    };
+    let [a1, b3, b0] =
+        ["\"engine\":0,\"rank\":1,", "\"engine\":7,\"rank\":3,", "\"engine\":7,\"rank\":0,"];
+    let kv = [chosen("kv", "")];
+    assert_eq!(replayed(&of([a1, b3, b0]), &kv).expect("a log").decisions, 2);
+    for (ranks, expected) in [
+        ([b0, a1, b3], "line 1: worker 2 is of engine 7, and worker 1 before it is not: "),
+        ([a1, "", b3], "line 1: worker 1: all workers have engine and rank, or none"),
+        ([a1, "\"engine\":7,", b3], "line 1: worker 1: all workers have engine and rank, or none"),
+    ] {
+        let problem = replayed(&of(ranks), &kv).expect_err("no log").to_string();
+        assert!(problem.starts_with(expected), "{problem}");
     }
 }
 

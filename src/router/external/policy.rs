@@ -27,6 +27,8 @@ use std::time::Duration;
 pub struct External {
     params: ExternalParams,
     hello: Hello,
+    /// As many [fruitless wakes](State::fruitless_wakes) end it.
+    pub(super) most_fruitless_wakes: u32,
     state: State,
 }
 
@@ -53,14 +55,15 @@ struct State {
 
 /// So many in a row, and a router will never release anything, while every one of them costs
 /// wall time (assumed: far above what a router that polls needs between two events).
-const MOST_FRUITLESS_WAKES: u32 = if cfg!(test) { 20 } else { 100_000 };
+const MOST_FRUITLESS_WAKES: u32 = 100_000;
 
 impl External {
     /// A router for `cluster`; `seed` is all the randomness that it gets.
     pub fn new(params: &ExternalParams, cluster: &ClusterSpec, seed: u64) -> Self {
         let parameters = params.handed_over();
         let hello = Hello::new(cluster, seed, params.knowledge(), parameters);
-        Self { params: params.clone(), hello, state: State::default() }
+        let most_fruitless_wakes = MOST_FRUITLESS_WAKES;
+        Self { params: params.clone(), hello, most_fruitless_wakes, state: State::default() }
     }
 
     /// The first line that the router reads.
@@ -122,8 +125,8 @@ impl External {
                 format!("{name}, asked {about}: {problem}; asked was {line}{words}")
             };
             let text = link.ask(&line, most).map_err(|problem| failed(link, &problem))?;
-            // A list would do for serde.
-            let answer = match text.starts_with('{') || text.is_empty() {
+            // serde would also accept a list.
+            let answer = match text.trim_start().starts_with('{') || text.is_empty() {
                 true => serde_json::from_str(&text).map_err(|error| error.to_string()),
                 false => Err("it must be a JSON object".to_owned()),
             };
@@ -154,12 +157,11 @@ impl External {
         last.or_else(|| held.get(&request.id))
     }
 
-    /// It was asked for releases, to some end or not; `None` if it has been asked in vain too
-    /// often.
+    /// Counts a request for releases; `None` after too many that released nothing.
     fn count_wake(&mut self, is_fruitful: bool) -> Option<()> {
         let fruitless = if is_fruitful { 0 } else { self.state.fruitless_wakes + 1 };
         self.state.fruitless_wakes = fruitless;
-        if fruitless < MOST_FRUITLESS_WAKES {
+        if fruitless < self.most_fruitless_wakes {
             return Some(());
         }
         let (name, held) = (self.name(), self.state.held.len());
@@ -310,6 +312,7 @@ impl Policy for External {
         request: &RouteRequest<'_>,
         view: &ClusterView<'_>,
     ) -> Verdict {
+        self.state.fruitless_wakes = 0;
         let moment = self.state.unwritten.write(now, view);
         let question = Question::Route(Route { moment, request: Asked::of(request) });
         let about = format!("about request {}", request.id);

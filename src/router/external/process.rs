@@ -113,8 +113,8 @@ impl Link {
         Self::new(Some(child), write.into(), read.into(), Some(errors.into()))
     }
 
-    /// Connects to the socket at `path`, which may take `most` of wall time: one that accepts
-    /// no connections any more keeps those that come waiting.
+    /// Connects to the socket at `path`, which may take `most` of wall time: a socket whose
+    /// queue is full blocks new connections.
     ///
     /// # Errors
     /// What the operating system says.

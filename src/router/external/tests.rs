@@ -90,6 +90,7 @@ fn a_router_that_puts_off_for_ever_is_found_out() {
     let lines: Vec<String> = [first].into_iter().chain(wakes).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let mut router = that_says(&lines);
+    router.most_fruitless_wakes = 20;
     let workers = workers();
     let request = request(0);
     router.route(at(0), &request.route_view(BLOCK_SIZE), &workers.view());
@@ -104,6 +105,49 @@ fn a_router_that_puts_off_for_ever_is_found_out() {
     assert_eq!(router.release(at(30), &workers.view()), None);
     let failure = router.failure().expect("20 times in a row");
     assert!(failure.contains("1 requests are held; it was asked 20 times in a row"), "{failure}");
+}
+
+#[test]
+fn an_answer_may_be_indented_and_must_be_an_object() {
+    let workers = workers();
+    let request = request(0);
+    for (line, failure) in [
+        ("  {\"worker\": 1}", None),
+        ("\t{\"worker\": 1} ", None),
+        ("[1]", Some("it must be a JSON object")),
+        ("  [1]", Some("it must be a JSON object")),
+    ] {
+        let mut router = that_says(&[line]);
+        let verdict = router.route(at(0), &request.route_view(BLOCK_SIZE), &workers.view());
+        match failure {
+            None => assert_eq!(verdict, Verdict::Send(WorkerId(1)), "{:?}", router.failure()),
+            Some(problem) => assert!(router.failure().expect(line).contains(problem)),
+        }
+    }
+}
+
+/// What it is asked about a request is something new.
+#[test]
+fn a_request_that_comes_begins_the_count_again() {
+    let release = "{\"released\":[],\"wake_ns\":".to_owned();
+    let hold = "{\"hold\":true}";
+    let first = "{\"hold\":true,\"wake_ns\":1000}";
+    let wakes: Vec<String> = (2..9).map(|us| format!("{release}{}}}", us * 1_000)).collect();
+    let mut lines: Vec<&str> = wakes.iter().map(String::as_str).collect();
+    lines.insert(2, hold);
+    lines.insert(0, first);
+    let mut router = that_says(&lines);
+    router.most_fruitless_wakes = 3;
+    let workers = workers();
+    router.route(at(0), &request(0).route_view(BLOCK_SIZE), &workers.view());
+    for us in 1..=4 {
+        if us == 3 {
+            router.route(at(2), &request(1).route_view(BLOCK_SIZE), &workers.view());
+        }
+        assert_eq!((router.release(at(us), &workers.view()), router.failure()), (None, None));
+    }
+    router.release(at(5), &workers.view());
+    assert!(router.failure().expect("3 times in a row").contains("asked 3 times in a row"));
 }
 
 #[test]

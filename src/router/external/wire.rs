@@ -9,7 +9,7 @@ use crate::router::{ClusterSpec, ClusterView, Rank, Reported, Role, WorkerLimits
 use crate::time::{SimDuration, SimTime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The version of the lines. Another one is another protocol: both sides refuse it.
@@ -118,7 +118,10 @@ impl Hello {
     }
 
     /// The facts that it states.
-    pub fn cluster(&self) -> ClusterSpec {
+    ///
+    /// # Errors
+    /// If the ranks of an engine do not stand side by side, or only some workers are ranks.
+    pub fn cluster(&self) -> Result<ClusterSpec, String> {
         let limits = |limits: &Limits| {
             let Limits { blocks, max_num_seqs, max_num_batched_tokens, .. } = *limits;
             WorkerLimits { blocks, max_num_seqs, max_num_batched_tokens }
@@ -129,10 +132,38 @@ impl Hello {
             RoleName::Decode => Role::Decode { may_prefill: self.may_prefill },
         };
         let rank = |limits: &Limits| Some(Rank { engine: limits.engine?, rank: limits.rank? });
-        let ranks: Option<Arc<[Rank]>> = self.workers.iter().map(rank).collect();
+        let has_any = |limits: &Limits| limits.engine.is_some() || limits.rank.is_some();
+        let ranks: Arc<[Rank]> = match self.workers.iter().any(has_any) {
+            false => Arc::default(),
+            true => {
+                let lacks = |at| format!("worker {at}: all workers have engine and rank, or none");
+                let ranks = (0u32..).zip(&self.workers);
+                ranks
+                    .map(|(at, limits)| rank(limits).ok_or_else(|| lacks(at)))
+                    .collect::<Result<_, _>>()?
+            }
+        };
+        check_side_by_side(&ranks)?;
         let limits = self.workers.iter().map(limits).collect();
-        ClusterSpec { limits, ranks: ranks.unwrap_or_default(), role, block_size: self.block_size }
+        Ok(ClusterSpec { limits, ranks, role, block_size: self.block_size })
     }
+}
+
+/// The ranks of an engine come and go together, and are looked for side by side.
+fn check_side_by_side(ranks: &[Rank]) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    let mut last = None;
+    for (at, Rank { engine, .. }) in ranks.iter().enumerate() {
+        if last != Some(engine) && !seen.insert(engine) {
+            return Err(format!(
+                "worker {at} is of engine {engine}, and worker {} before it is not: the ranks of \
+                 an engine must stand side by side",
+                at - 1
+            ));
+        }
+        last = Some(engine);
+    }
+    Ok(())
 }
 
 /// A line that asks a router.

@@ -156,8 +156,9 @@ impl SmgCacheAware {
         let mut holders = longest.workers;
         let most = self.most_requests(view);
         holders.retain(|holder| {
-            let inflight = f64::from(view.workers[holder.index()].inflight);
-            inflight <= most && !self.waits.is_overloaded(*holder)
+            let worker = &view.workers[holder.index()];
+            let is_below = f64::from(worker.inflight) <= most;
+            worker.available && is_below && !self.waits.is_overloaded(*holder)
         });
         // One of those that count for the mean is not above it.
         if holders.is_empty() { Among::Spill(most) } else { Among::Holders(holders) }
@@ -181,11 +182,10 @@ impl SmgCacheAware {
 impl Books for SmgCacheAware {
     fn book(&mut self, request: &RouteRequest<'_>, worker: WorkerId) {
         // Where all are overloaded the policy is not asked.
-        let is_by_wait = !self.waits.are_all_overloaded();
-        if is_by_wait {
+        if !self.waits.are_all_overloaded() {
             self.tree.insert(request, worker);
         }
-        self.waits.sent(worker, is_by_wait);
+        self.waits.sent(worker);
     }
 }
 
@@ -236,7 +236,7 @@ impl Policy for SmgCacheAware {
     }
 
     fn observe_peer(&mut self, _: &RouteRequest<'_>, worker: WorkerId, _: u32) {
-        self.waits.sent(worker, true);
+        self.waits.sent(worker);
     }
 
     fn set_parameter(&mut self, key: &str, value: f64) -> Result<(), Invalid> {
@@ -252,6 +252,11 @@ impl Policy for SmgCacheAware {
     fn worker_joined(&mut self, worker: WorkerId) {
         self.tree.worker_joined(worker);
         self.waits.worker_joined(worker);
+    }
+
+    /// In a replay of another policy's log.
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        self.waits.leave_out(worker, is_left_out);
     }
 
     /// The expected wait, as of the last decision, with workers that do not come into

@@ -72,25 +72,19 @@ impl SmgPowerOfTwo {
     }
 
     /// Two of the workers that may be drawn; one, if there is one.
-    fn drawn(&mut self, view: &ClusterView<'_>) -> (WorkerId, Option<WorkerId>) {
-        let free: Option<Vec<WorkerId>> = self.waits.are_any_overloaded().then(|| {
-            let there = view.available().map(|(at, _)| WorkerId::at(at));
-            there.filter(|worker| !self.waits.is_overloaded(*worker)).collect()
-        });
-        let workers = free.as_ref().map_or(view.available_count(), Vec::len);
-        let nth = |n: usize| free.as_ref().map_or_else(|| view.nth_available(n), |free| free[n]);
+    fn drawn(&mut self) -> (WorkerId, Option<WorkerId>) {
+        let free = self.waits.free();
+        let workers = free.len();
         let first = self.draws.random_range(0..workers);
         let second =
-            (workers > 1).then(|| nth((first + self.draws.random_range(1..workers)) % workers));
-        (nth(first), second)
+            (workers > 1).then(|| free[(first + self.draws.random_range(1..workers)) % workers]);
+        (free[first], second)
     }
 }
 
 impl Books for SmgPowerOfTwo {
     fn book(&mut self, _: &RouteRequest<'_>, worker: WorkerId) {
-        // Where all are overloaded the policy is not asked.
-        let is_by_wait = !self.waits.are_all_overloaded();
-        self.waits.sent(worker, is_by_wait);
+        self.waits.sent(worker);
     }
 }
 
@@ -100,7 +94,7 @@ impl Policy for SmgPowerOfTwo {
         let worker = if self.waits.are_all_overloaded() {
             one_of(view.least_loaded(), &mut self.draws)
         } else {
-            let (first, second) = self.drawn(view);
+            let (first, second) = self.drawn();
             let mut shorter = Ties::default();
             for worker in [first].into_iter().chain(second) {
                 shorter.offer(worker.index(), self.waits.of(worker), &mut self.draws);
@@ -122,7 +116,7 @@ impl Policy for SmgPowerOfTwo {
     }
 
     fn observe_peer(&mut self, _: &RouteRequest<'_>, worker: WorkerId, _: u32) {
-        self.waits.sent(worker, true);
+        self.waits.sent(worker);
     }
 
     fn worker_left(&mut self, worker: WorkerId) {
@@ -131,6 +125,11 @@ impl Policy for SmgPowerOfTwo {
 
     fn worker_joined(&mut self, worker: WorkerId) {
         self.waits.worker_joined(worker);
+    }
+
+    /// In a replay of another policy's log.
+    fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        self.waits.leave_out(worker, is_left_out);
     }
 
     /// Of all workers the expected wait, with those that are overloaded behind the others;

@@ -71,8 +71,12 @@ pub(super) struct Waits {
     params: WaitParams,
     cluster: ClusterSpec,
     loads: Vec<Load>,
+    /// Workers that cannot be chosen.
     absent: WorkerSet,
+    /// Those of the others that reported too much.
     overloaded: WorkerSet,
+    /// The rest, in order of id.
+    free: Vec<WorkerId>,
     /// Requests in flight on those.
     overloaded_inflight: u64,
     /// The expected wait of each worker; out of reach for those absent or overloaded.
@@ -97,6 +101,7 @@ impl Waits {
             loads: vec![Load::default(); cluster.workers() as usize],
             absent: WorkerSet::default(),
             overloaded: WorkerSet::default(),
+            free: (0..cluster.workers()).map(WorkerId).collect(),
             overloaded_inflight: 0,
             shortest: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             as_of: None,
@@ -126,18 +131,18 @@ impl Waits {
 
     /// Whether all workers that are there are overloaded.
     pub(super) fn are_all_overloaded(&self) -> bool {
-        self.overloaded.len() + self.absent.len() == self.loads.len()
+        self.free.is_empty()
     }
 
-    pub(super) fn are_any_overloaded(&self) -> bool {
-        !self.overloaded.is_empty()
+    /// The workers that are there and not overloaded, in order of id.
+    pub(super) fn free(&self) -> &[WorkerId] {
+        &self.free
     }
 
     /// The mean of requests in flight over the workers that are not overloaded.
     pub(super) fn mean_inflight(&self, view: &ClusterView<'_>) -> f64 {
-        let others = view.available_count() - self.overloaded.len();
         let inflight = view.total_inflight().saturating_sub(self.overloaded_inflight);
-        inflight as f64 / others.max(1) as f64
+        inflight as f64 / self.free.len().max(1) as f64
     }
 
     /// Takes note of the last report. All workers report at the same time; one that has not
@@ -167,8 +172,10 @@ impl Waits {
         }
     }
 
-    /// `worker` was sent a request, which counts beside its report if it was chosen by wait.
-    pub(super) fn sent(&mut self, worker: WorkerId, is_by_wait: bool) {
+    /// `worker` was sent a request, which counts beside its report if it was chosen by wait:
+    /// where all are overloaded the policy is not asked.
+    pub(super) fn sent(&mut self, worker: WorkerId) {
+        let is_by_wait = !self.are_all_overloaded();
         let load = &mut self.loads[worker.index()];
         load.inflight += 1;
         load.counted = load.counted.map(|counted| counted + u32::from(is_by_wait));
@@ -190,13 +197,32 @@ impl Waits {
     pub(super) fn worker_left(&mut self, worker: WorkerId) {
         self.mark(worker, false);
         self.loads[worker.index()] = Load::default();
-        self.absent.insert(worker);
-        self.note(worker);
+        self.set_absent(worker, true);
     }
 
     pub(super) fn worker_joined(&mut self, worker: WorkerId) {
-        self.absent.remove(worker);
         self.loads[worker.index()].counted = self.as_of.map(|_| 0);
+        self.set_absent(worker, false);
+    }
+
+    /// `worker` is there and cannot be chosen from now on, or can be again: not overloaded, until
+    /// it reports that.
+    pub(super) fn leave_out(&mut self, worker: WorkerId, is_left_out: bool) {
+        self.mark(worker, false);
+        if self.as_of.is_some() {
+            // What it reports while it is left out is not read.
+            self.loads[worker.index()].counted.get_or_insert(0);
+        }
+        self.set_absent(worker, is_left_out);
+    }
+
+    fn set_absent(&mut self, worker: WorkerId, is_absent: bool) {
+        if is_absent {
+            self.absent.insert(worker);
+        } else {
+            self.absent.remove(worker);
+        }
+        self.place(worker);
         self.note(worker);
     }
 
@@ -212,6 +238,17 @@ impl Waits {
                 self.overloaded.remove(worker);
                 self.overloaded_inflight -= inflight;
             }
+            _ => return,
+        }
+        self.place(worker);
+    }
+
+    /// To be called whenever `worker` comes into question or no more.
+    fn place(&mut self, worker: WorkerId) {
+        let is_free = !self.absent.contains(worker) && !self.overloaded.contains(worker);
+        match (self.free.binary_search(&worker), is_free) {
+            (Ok(at), false) => drop(self.free.remove(at)),
+            (Err(at), true) => self.free.insert(at, worker),
             _ => {}
         }
     }

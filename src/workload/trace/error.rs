@@ -67,13 +67,13 @@ pub enum TraceError {
         looked_in: Vec<String>,
     },
     /// A file is not the public trace that its name says.
-    #[error("{}: not trace {:?}, its SHA-256 is {seen}: {}", path.display(), trace.name, trace.how_to_get())]
+    #[error("{}: not trace {:?}, {seen}: {}", path.display(), trace.name, trace.how_to_get())]
     Other {
         /// The file.
         path: PathBuf,
         /// The trace expected.
         trace: &'static PublicTrace,
-        /// SHA-256 of the file.
+        /// Its SHA-256, or its number of rows where that of the trace is not known.
         seen: String,
     },
     /// A setting does not fit the trace.

@@ -28,12 +28,17 @@ impl PublicTrace {
     /// If it cannot be read, or is another file.
     pub fn verify(&'static self, path: &Path) -> Result<(), TraceError> {
         let text = catalogue::read(path).map_err(|error| TraceError::read(path, &error))?;
-        let seen: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
-        let is_right = match &self.sha256 {
-            Some(sha256) => seen == *sha256,
+        let (seen, is_right) = match &self.sha256 {
+            Some(sha256) => {
+                let digest = Sha256::digest(&text);
+                let seen: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                let is_right = seen == *sha256;
+                (format!("its SHA-256 is {seen}"), is_right)
+            }
             None => {
-                text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count()
-                    == self.rows as usize
+                let rows = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                let rows = rows.count();
+                (format!("it has {rows} rows, not {}", self.rows), rows == self.rows as usize)
             }
         };
         if is_right {

@@ -172,6 +172,12 @@ fn another_file_is_not_the_public_trace() {
     std::fs::write(folder.path().join(&trace.file), FIXTURE).unwrap();
     let path = trace.find(&[folder.path().to_owned()]).unwrap();
     assert!(matches!(trace.verify(&path), Err(TraceError::Other { .. })));
+    let without: &PublicTrace =
+        Box::leak(Box::new(PublicTrace { sha256: None, rows: 7, ..trace.clone() }));
+    let rows = FIXTURE.lines().count();
+    let message = without.verify(&path).unwrap_err().to_string();
+    let expected = format!("it has {rows} rows, not 7: download ");
+    assert!(message.contains(&expected), "{message}");
 }
 
 /// The published traces, if they are on this machine.
