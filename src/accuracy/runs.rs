@@ -9,7 +9,7 @@ use crate::fleet::Pools;
 use crate::recorder::Metrics;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::time::SimDuration;
-use crate::workload::conversations::Client;
+use crate::workload::client::Client;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::requests::RequestSettings;
 use crate::workload::{PatienceSettings, Priorities, WorkloadSettings, WorkloadSource};
@@ -144,7 +144,7 @@ impl<'a> Replays<'a> {
         if run.jittered {
             return SimDuration::ZERO;
         }
-        let tokens = f64::from(run.output_tokens - 1);
+        let tokens = f64::from(run.output_tokens.saturating_sub(1));
         SimDuration::from_secs_f64((run.ttft_ms + run.tpot_ms * tokens) * 1e-3)
     }
 

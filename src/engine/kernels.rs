@@ -3,7 +3,7 @@
 //! Operators were measured under one version of each engine. Of some others it is known how
 //! their kernels compare, not how long each takes: their step times are *scaled*.
 
-use crate::engine::hardware::{Dtype, Hardware};
+use crate::engine::dtype::Dtype;
 use crate::settings::Invalid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,23 +57,6 @@ impl Kernels {
         }
         let share = (tokens / DECODE_TOKENS).ln() / (PROMPT_TOKENS / DECODE_TOKENS).ln();
         self.fp8_decodes + (self.fp8_prompts - self.fp8_decodes) * share.clamp(0.0, 1.0)
-    }
-
-    /// What of the step times of `hardware` is scaled, in words; `None` if nothing is.
-    pub fn scaled(&self, hardware: &Hardware) -> Option<String> {
-        let fp8 = [hardware.weight_dtype, hardware.rest_dtype].contains(&Dtype::Fp8)
-            && (self.fp8_prompts, self.fp8_decodes) != (1.0, 1.0);
-        let attention = hardware.shape.latent.is_none() && self.decode_attention != 1.0;
-        let products = fp8.then(|| {
-            format!(
-                "products in FP8 by {} for prompts and {} for decodes",
-                self.fp8_prompts, self.fp8_decodes
-            )
-        });
-        let attention =
-            attention.then(|| format!("attention of decodes by {}", self.decode_attention));
-        let parts: Vec<String> = products.into_iter().chain(attention).collect();
-        (!parts.is_empty()).then(|| parts.join(", "))
     }
 }
 

@@ -421,7 +421,7 @@ impl Model {
         match &self.hardware {
             None => Worth::Assumed,
             Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
-            Some(hardware) if self.engine.kernels.scaled(hardware).is_some() => Worth::Scaled,
+            Some(hardware) if hardware.scaled(&self.engine.kernels).is_some() => Worth::Scaled,
             Some(hardware) if hardware.table.is_some() || hardware.operators.is_some() => {
                 Worth::Measured
             }

@@ -68,10 +68,32 @@ impl Hardware {
         Some(times.map(|times| Composed { times, borrowed: composing.borrowed }))
     }
 
+    /// What it uses of an engine's kernels: attention to a latent has its own.
+    pub(super) fn used(&self, kernels: &Kernels) -> Kernels {
+        match self.shape.latent {
+            Some(_) => Kernels { decode_attention: 1.0, ..*kernels },
+            None => *kernels,
+        }
+    }
+
+    /// What of its step times is scaled under these kernels, in words; `None` if nothing is.
+    pub(super) fn scaled(&self, kernels: &Kernels) -> Option<String> {
+        let Kernels { fp8_prompts, fp8_decodes, decode_attention } = self.used(kernels);
+        let fp8 = [self.weight_dtype, self.rest_dtype].contains(&Dtype::Fp8)
+            && (fp8_prompts, fp8_decodes) != (1.0, 1.0);
+        let products = fp8.then(|| {
+            format!("products in FP8 by {fp8_prompts} for prompts and {fp8_decodes} for decodes")
+        });
+        let attention = (decode_attention != 1.0)
+            .then(|| format!("attention of decodes by {decode_attention}"));
+        let parts: Vec<String> = products.into_iter().chain(attention).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+
     /// What of its step times stands in for something else, or is left out.
     pub fn notices(&self, engine: &str, kernels: &Kernels) -> Vec<String> {
         let mut notices = Vec::new();
-        if let Some(scaled) = kernels.scaled(self) {
+        if let Some(scaled) = self.scaled(kernels) {
             notices.push(format!(
                 "step times are scaled from those of another version of {engine}: {scaled}"
             ));
@@ -283,7 +305,7 @@ impl Composing<'_> {
             }
             None => None,
         };
-        let ratio = if shape.latent.is_some() { 1.0 } else { self.kernels.decode_attention };
+        let ratio = self.hardware.used(self.kernels).decode_attention;
         let decode = decodes.map(|seqs, context, us| {
             let window = with_window.as_ref().map_or(0.0, |(_, grid)| grid.at(seqs, context));
             (full_layers * us + window_layers * window) * 1e-3 * ratio

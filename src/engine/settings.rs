@@ -362,7 +362,8 @@ impl EngineSettings {
                     hardware.table.as_ref(),
                     "another kind: this model file names no hardware.table",
                 )?;
-                let measured = measured.scaled(&self.kernels, hardware.weight_dtype);
+                let kernels = hardware.used(&self.kernels);
+                let measured = measured.scaled(&kernels, hardware.weight_dtype);
                 StepTime::Table(Box::new(measured.step_time(max_num_seqs)))
             }
             StepTimeSettings::Operators {} => {

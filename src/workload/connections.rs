@@ -5,51 +5,14 @@
 //! What a load generator holds back never reaches the servers, so a fleet that is over its
 //! capacity looks better than it is: a run says how many requests waited, and how long.
 
-use super::conversations::Client;
+use super::client::{Client, ConnectionSettings};
 use super::{Arrival, HeldBack, Workload};
 use crate::event::Refusal;
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
-use crate::settings::{self, Count, Invalid};
 use crate::time::SimTime;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-
-/// Most connections (assumed: far above any load generator).
-const MAX_CONNECTIONS: u32 = 10_000_000;
-
-/// What an experiment says of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConnectionSettings {
-    /// Connections of all its processes; at least 1.
-    #[serde(deserialize_with = "settings::count")]
-    #[schemars(with = "Count")]
-    pub limit: u32,
-    /// Whether the wait for one is a part of what the client measures. True unless given, as
-    /// AIPerf and others have it whose HTTP client waits; false of those that wait before
-    /// they take the time, as inference-perf's processes do.
-    #[serde(default = "yes")]
-    pub wait_counts: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl ConnectionSettings {
-    /// Refuses numbers of connections that no load generator has.
-    ///
-    /// # Errors
-    /// The first unusable key.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        let allowed = format!("from 1 to {MAX_CONNECTIONS}");
-        let some = (1..=MAX_CONNECTIONS).contains(&self.limit);
-        Invalid::unless(some, "limit", self.limit, &allowed)
-    }
-}
 
 /// A workload whose requests wait for connections, first come, first served.
 ///
@@ -61,8 +24,8 @@ pub struct Connected<'a> {
     way: Option<(Client, u64)>,
     /// Free connections, by when they became so.
     free: BinaryHeap<Reverse<SimTime>>,
-    /// Connections that no request has had yet.
-    unused: u32,
+    /// Connections that no request has had yet; `None` if there are always enough.
+    unused: Option<u32>,
     /// On their way to the router: when they are there, and which they are.
     passing: BTreeMap<(SimTime, u32), Arrival>,
     pulled: u32,
@@ -85,7 +48,7 @@ impl<'a> Connected<'a> {
             wait_counts: settings.is_none_or(|settings| settings.wait_counts),
             way,
             free: BinaryHeap::new(),
-            unused: settings.map_or(u32::MAX, |settings| settings.limit),
+            unused: settings.map(|settings| settings.limit),
             passing: BTreeMap::new(),
             pulled: 0,
             taken: 0,
@@ -98,7 +61,7 @@ impl<'a> Connected<'a> {
 
     /// Sends whatever could be the next one at the router, while a connection is free.
     fn look_ahead(&mut self) {
-        while self.unused > 0 || !self.free.is_empty() {
+        while self.unused.is_none_or(|unused| unused > 0) || !self.free.is_empty() {
             let next = self.passing.first_key_value().map(|(&(at, _), _)| at);
             match self.inner.next_arrival() {
                 Some(at) if next.is_none_or(|next| at < next) => self.send(),
@@ -118,11 +81,13 @@ impl<'a> Connected<'a> {
             }
         };
         // The one that has been free for longest: it may have been so when this was to go.
-        let freed = if self.unused > 0 {
-            self.unused -= 1;
-            SimTime::ZERO
-        } else {
-            self.free.pop().expect("one is free").0
+        let freed = match &mut self.unused {
+            None => SimTime::ZERO,
+            Some(0) => self.free.pop().expect("one is free").0,
+            Some(unused) => {
+                *unused -= 1;
+                SimTime::ZERO
+            }
         };
         let begins = arrival.sent.max(freed);
         if begins > arrival.sent {
@@ -138,7 +103,9 @@ impl<'a> Connected<'a> {
     }
 
     fn end(&mut self, now: SimTime, request: RequestId) -> RequestId {
-        self.free.push(Reverse(now));
+        if self.unused.is_some() {
+            self.free.push(Reverse(now));
+        }
         self.open.remove(&request).expect("a request that ends was taken")
     }
 }
@@ -188,7 +155,7 @@ impl Workload for Connected<'_> {
     }
 
     fn held_back(&self) -> Option<HeldBack> {
-        Some(self.held_back)
+        self.unused.map(|_| self.held_back)
     }
 
     fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {

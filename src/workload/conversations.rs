@@ -17,7 +17,7 @@ mod settings;
 mod tests;
 
 pub(super) use settings::is_zero;
-pub use settings::{Client, ConversationSettings, Turns};
+pub use settings::{ConversationSettings, Turns};
 
 use super::distribution::popular;
 use super::{Arrival, MAX_CONCURRENCY, PAUSE_AFTER_REJECTION, Patience, Workload, private_run};

@@ -10,7 +10,7 @@
 //! Texts, lengths and times of sending are keyed by text, group and stage: they are the
 //! same whatever serves them.
 
-use super::conversations::Client;
+use super::client::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
 use super::{Arrival, MAX_TOKENS, Patience, PatienceSettings, Priorities, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};

@@ -6,6 +6,7 @@
 
 pub mod arrivals;
 pub mod by_turn;
+pub mod client;
 mod clients;
 pub mod connections;
 pub mod conversations;

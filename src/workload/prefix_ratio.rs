@@ -9,7 +9,7 @@
 //! text from the pool. It is a closed loop of single [`requests`](super::requests), unless `arrivals` are given.
 
 use super::arrivals::ArrivalSettings;
-use super::conversations::Client;
+use super::client::Client;
 use super::distribution::{Distribution, Quantity, Tokens};
 use super::requests::{RequestSettings, SharedPrefix};
 use super::{PatienceSettings, Priorities};

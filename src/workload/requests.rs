@@ -7,7 +7,8 @@
 //! they are the same whatever serves them.
 
 use super::arrivals::{ArrivalSettings, Arrivals};
-use super::conversations::{Client, is_zero};
+use super::client::Client;
+use super::conversations::is_zero;
 use super::distribution::{Distribution, Quantity, Tokens, popular, validate_exponent};
 use super::{
     Arrival, MAX_CONCURRENCY, MAX_TOKENS, PAUSE_AFTER_REJECTION, Patience, PatienceSettings,

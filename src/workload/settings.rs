@@ -1,8 +1,9 @@
 //! The workloads that an experiment can ask for.
 
 use super::arrivals::{ArrivalSettings, Arrivals};
+use super::client::Client;
 use super::connections::Connected;
-use super::conversations::{Client, ConversationSettings, Conversations};
+use super::conversations::{ConversationSettings, Conversations};
 use super::inference_perf::{InferencePerf, InferencePerfSettings, Stage};
 use super::prefix_ratio::PrefixRatioSettings;
 use super::requests::{RequestSettings, Requests};

@@ -3,7 +3,8 @@
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
-use crate::workload::conversations::{Client, is_zero};
+use crate::workload::client::Client;
+use crate::workload::conversations::is_zero;
 use crate::workload::distribution::{Distribution, Quantity, Tokens, validate_exponent};
 use crate::workload::{MAX_TOKENS, PatienceSettings, Priorities};
 use schemars::JsonSchema;

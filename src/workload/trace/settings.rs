@@ -8,7 +8,7 @@ use super::{
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
-use crate::workload::conversations::Client;
+use crate::workload::client::Client;
 use crate::workload::{PatienceSettings, Priorities, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
