@@ -273,11 +273,8 @@ impl Found {
         match kind {
             "DynamoGraphDeployment" => {
                 let global = value.pointer("/spec/envs").or_else(|| value.pointer("/spec/env"));
-                self.look_at(
-                    at,
-                    "/spec",
-                    &["envs/*/name", "envs/*/value*", "env/*/name", "env/*/value*"],
-                );
+                self.look_at(at, "/spec/envs/*", &OF_VARIABLE);
+                self.look_at(at, "/spec/env/*", &OF_VARIABLE);
                 for (name, service) in
                     entries(value.get("spec").unwrap_or(&Value::Null), "services")
                 {
@@ -330,6 +327,9 @@ impl Found {
         let container = pod.pointer(&inside).unwrap_or(&null);
         self.look_at(document, "", &["kind", "apiVersion", "metadata/name", "metadata/namespace"]);
         self.look_at(document, pointer, &OF_COMPONENT);
+        self.look_at(document, &format!("{pointer}/envs/*"), &OF_VARIABLE);
+        let variables = format!("{pointer}{pod_at}{inside}/env/*");
+        self.look_at(document, &variables, &OF_VARIABLE);
         self.look_at(document, &format!("{pointer}{pod_at}"), &OF_POD);
         self.look_at(document, &format!("{pointer}{pod_at}{inside}"), &OF_CONTAINER);
         let mut variables = BTreeMap::new();
@@ -511,14 +511,12 @@ impl Found {
 
 /// What is looked at in a component, its pod and its container; what [`left_out`] lists is
 /// among it.
-const OF_COMPONENT: [&str; 17] = [
+const OF_COMPONENT: [&str; 15] = [
     "name",
     "type",
     "componentType",
     "subComponentType",
     "replicas",
-    "envs/*/name",
-    "envs/*/value*",
     "envFromSecret",
     "multinode/nodeCount",
     "autoscaling",
@@ -531,15 +529,23 @@ const OF_COMPONENT: [&str; 17] = [
     "volumeMounts/*/mountPoint",
 ];
 
+const OF_VARIABLE: [&str; 7] = [
+    "name",
+    "value",
+    "valueFrom/configMapKeyRef/name",
+    "valueFrom/configMapKeyRef/key",
+    "valueFrom/fieldRef",
+    "valueFrom/resourceFieldRef",
+    "valueFrom/secretKeyRef",
+];
+
 const OF_POD: [&str; 4] =
     ["initContainers", "volumes/*/name", "volumes/*/configMap/name", "containers/*/name"];
 
-const OF_CONTAINER: [&str; 11] = [
+const OF_CONTAINER: [&str; 9] = [
     "image",
     "command",
     "args",
-    "env/*/name",
-    "env/*/value*",
     "envFrom/*/prefix",
     "envFrom/*/configMapRef/name",
     "envFrom/*/secretRef/name",
@@ -613,10 +619,7 @@ fn has_no_effect(pointer: &str) -> bool {
 /// they can be.
 fn unread(value: &Value, pointer: &str, looked_at: &[String], found: &mut Vec<String>) {
     let parts = pointer.split('/').count();
-    let fits = |wanted: &str, part: &str| match wanted.strip_suffix('*') {
-        Some(start) => part.starts_with(start),
-        None => wanted == part,
-    };
+    let fits = |wanted: &str, part: &str| wanted == "*" || wanted == part;
     let is_near = |path: &&String| path.split('/').zip(pointer.split('/')).all(|(a, b)| fits(a, b));
     let mut near = looked_at.iter().filter(is_near).peekable();
     if near.peek().is_none() {

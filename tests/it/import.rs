@@ -170,7 +170,9 @@ fn a_recommendation_comes_back_as_what_is_deployed() {
     let other = ["--out", "answer", "--confidence", "90%"];
     assert!(refusal(here, &recommend("fleet", &other)).contains("--force"));
     good(here, &recommend("fleet", &[&other[..], &["--force"]].concat()));
-    let refused = refusal(here, &recommend("doks-3xh200", &[]));
+    let one_load = ["--set", "workload.concurrency=60", "--within", "ttft_ms_p50=5s", "--patch"];
+    let refused =
+        refusal(here, &[&["recommend", "doks-3xh200", "--quiet"][..], &one_load].concat());
     assert!(refused.contains("a folder that sim import made"), "{refused}");
 }
 
