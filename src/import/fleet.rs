@@ -8,8 +8,9 @@ use super::manifests::{self, Component, Form};
 use super::models;
 use super::request::{ImportError, Remark, Request, Source, Why};
 use super::routers;
+use super::said::{By, Keys, Said};
 use super::words::Word;
-use super::worker::{CONFIG, Keys, Reading};
+use super::worker::{CONFIG, Reading};
 use crate::settings::yaml;
 use serde_json::Value as Json;
 use toml::Value;
@@ -20,22 +21,6 @@ pub(super) enum Role {
     Both,
     Prefill,
     Decode,
-}
-
-/// A value with what says so: a place among [`Fleet::places`], or an assumption.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Said {
-    pub(super) value: Value,
-    pub(super) by: By,
-}
-
-/// What says so.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum By {
-    /// As written, at a place.
-    Place(usize, String),
-    /// Nothing in the files: why this is taken.
-    Assumed(String),
 }
 
 /// Options of TensorRT-LLM in a file.

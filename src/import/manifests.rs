@@ -226,6 +226,9 @@ impl Found {
                 self.unused.extend(others.map(remark));
                 self.pickers.push(Picker { document: at, pointer, text: text.to_owned() });
             } else if models::is_config(&value) {
+                if self.config.is_some() {
+                    return Err(ImportError::file(name, "is a second config.json; give one"));
+                }
                 self.config = Some(file);
             } else if OPTIONS.iter().any(has) {
                 self.options.push(at);
@@ -254,7 +257,7 @@ impl Found {
             pickers.retain(is_named);
             if pickers.len() != 1 {
                 let problem = "has a second EndpointPickerConfig; give one, or with them the Deployment whose \
-                               --config-file names one of them";
+                               command names one of them";
                 return Err(ImportError::file(&files[second].name, problem));
             }
         }

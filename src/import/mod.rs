@@ -17,6 +17,7 @@ mod models;
 mod patch;
 mod request;
 mod routers;
+mod said;
 #[cfg(test)]
 mod tests;
 mod text;

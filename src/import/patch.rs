@@ -244,9 +244,10 @@ pub fn patch_part(
                     |known: &String| *known == key || key.starts_with(&format!("{known}."));
                 let before = changes.len();
                 changes.retain(|known, _| !inside(known));
-                // What follows from the rest is another than the one that is wanted.
+                // The rest alone would deploy something else.
                 if changes.len() == before {
-                    changes.clear();
+                    let line = |(key, value)| format!("{key} = {value}: not without the former");
+                    not_expressed.extend(std::mem::take(&mut changes).into_iter().map(line));
                 }
             }
             Err(error) => return Err(error),

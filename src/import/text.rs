@@ -1,7 +1,8 @@
 //! The text of an experiment: every line with what says so.
 
-use super::fleet::{By, Fleet, Role, Said, Worker};
+use super::fleet::{Fleet, Role, Worker};
 use super::request::{ImportError, Imported, Log, Request};
+use super::said::{By, Said};
 use std::fmt::Write as _;
 use toml::Value;
 

@@ -2,11 +2,11 @@
 //! many there are. Each value takes along what says so.
 
 use super::engines::{self, Engine, Found};
-use super::fleet::{By, Said};
 use super::images;
 use super::manifests::{Component, Form};
 use super::models::{self, Loaded, Network};
 use super::request::{ImportError, Remark, Request, Why};
+use super::said::{By, Keys, Said};
 use crate::engine::model::{Dtype, ModelError, PartsChoice};
 use std::path::{Path, PathBuf};
 use toml::Value;
@@ -28,9 +28,6 @@ pub(super) struct Reading<'a> {
     pub(super) found: Found,
     pub(super) unused: Vec<Remark>,
 }
-
-/// Keys with what says so, in the order in which they are written.
-pub(super) type Keys = Vec<(&'static str, Said)>;
 
 /// The model of a worker.
 pub(super) struct Modelled {

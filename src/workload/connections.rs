@@ -182,6 +182,7 @@ mod tests {
     use super::*;
     use crate::request::{Content, Request};
     use crate::time::SimDuration;
+    use crate::workload::client::MAX_CONNECTIONS;
     use crate::workload::requests::{RequestSettings, Requests};
     use crate::workload::{Listed, Patience, private_run};
     use proptest::prelude::*;

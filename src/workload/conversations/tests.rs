@@ -1,6 +1,7 @@
 use super::*;
 use crate::time::SimDuration;
 use crate::workload::by_turn::ByTurn;
+use crate::workload::client::Client;
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{PatienceSettings, Priorities};
 use proptest::prelude::*;
