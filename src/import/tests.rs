@@ -859,7 +859,8 @@ fn of_several_configurations_of_a_router_the_command_line_names_one() {
     wanted.files.push(source("map.yaml", &map));
     let error = import(&wanted).unwrap_err().to_string();
     assert!(
-        error.contains("second EndpointPickerConfig") && error.contains("command names one of them"),
+        error.contains("second EndpointPickerConfig")
+            && error.contains("command names one of them"),
         "{error}"
     );
     let epp = "kind: Deployment\nmetadata: {name: epp}\nspec: {template: {spec: {containers: [{name: epp, \

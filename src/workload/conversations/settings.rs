@@ -1,11 +1,10 @@
 //! What an experiment says of its conversations.
 
-use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
 use crate::workload::by_turn::ByTurn;
 use crate::workload::client::Client;
-use crate::workload::distribution::{Distribution, Quantity, Tokens, validate_exponent};
+use crate::workload::distribution::{Distribution, Tokens, validate_exponent};
 use crate::workload::{MAX_TOKENS, PatienceSettings, Priorities, validate_concurrency};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
