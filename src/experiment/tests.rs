@@ -193,7 +193,7 @@ fn bad_values() {
     demo.toml:19: router.feed.delay = 12: must be a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
     demo.toml:19: router.feed.delay = "12": "12" is not a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h"
     demo.toml:19: router.feed.delay = "-12ms": "-12ms" is not a duration with its unit, like "300s", "12ms", "50us", "2min" or "1h", and not negative
-    demo.toml:22: workload.kind = "conversation": must be one of "conversations", "requests", "prefix_ratio", "inference_perf", "trace"; did you mean "conversations"?
+    demo.toml:22: workload.kind = "conversation": must be one of "conversations", "requests", "prefix_ratio", "inference_perf", "sessions", "trace"; did you mean "conversations"?
     demo.toml:26: workload.turns.min = -3: must be a whole number from 0 to 4294967295
     demo.toml:26: workload.turns.min = 6: must be at least 1 and at most turns.max
     demo.toml:26: workload.turns = 5: must be a section with keys
