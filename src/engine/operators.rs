@@ -4,7 +4,7 @@
 //!
 //! * `gemm`: projections, dense layers, routers, shared experts and routed ones, all at
 //!   the tokens of the step;
-//! * `elem`: the element-wise kernels ([`elementwise`](super::elementwise)), which no table
+//! * `elem`: the element-wise kernels (`elementwise`), which no table
 //!   has, and what [`Beside`] says;
 //! * `comm`: two all-reduces a layer, or one before experts where a worker has ranks;
 //! * where it has, `together`: the routed experts at the tokens of all ranks, and before and
