@@ -22,7 +22,8 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   sim import --command 'vllm serve Qwen/Qwen3-32B -tp 2' --gpu h100 --workers 8 --out eight
-  sim import --command 'vllm serve Qwen/Qwen3-32B -tp 2' --gpu h100 --workers 8 \\
+  sim trace convert lookalike-conversation requests.jsonl && \\
+    sim import --command 'vllm serve Qwen/Qwen3-32B -tp 2' --gpu h100 --workers 8 \\
       --log requests.jsonl --out replayed
 
 Reads a DynamoGraphDeployment, a Deployment or the like that runs vllm serve or trtllm-serve, the
