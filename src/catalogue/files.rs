@@ -119,6 +119,7 @@ pub(super) static FILES: &[(&str, &[u8])] = shipped![
     "models/efficiencies/rtx-pro-6000-vllm.toml",
     "models/engines/trtllm-1.2.toml",
     "models/engines/trtllm-1.3.toml",
+    "models/engines/trtllm-1.4.toml",
     "models/engines/trtllm.toml",
     "models/engines/vllm-0.12.toml",
     "models/engines/vllm-0.14.toml",

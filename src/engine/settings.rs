@@ -17,6 +17,7 @@ use crate::engine::memory;
 pub use crate::engine::operators::Beside;
 use crate::engine::roofline::Roofline;
 use crate::engine::rules::OwnSettings;
+pub use crate::engine::rules::trtllm::{SchedulerConfig, TrtllmSettings};
 use crate::engine::rules::vllm::VllmSettings;
 pub use crate::engine::rules::vllm::{Retention, SchedulingPolicy};
 use crate::engine::step_time::{Linear, StepTime, faster};
@@ -105,7 +106,7 @@ pub struct EngineSettings {
     /// CUDA graphs.
     pub cuda_graph: CudaGraphSettings,
     /// What only TensorRT-LLM's rules look at.
-    pub trtllm: TrtllmOptions,
+    pub trtllm: TrtllmSettings,
     /// KV memory below the GPU's, fast to slow. Default: none.
     pub tier: Option<Vec<TierSettings>>,
     /// When blocks enter it. Default: `"computed"` for vLLM, `"evicted"` for

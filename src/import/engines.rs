@@ -86,7 +86,7 @@ const VLLM: [Rule; 18] = [
     flag("model.expert_parallel", &["enable-expert-parallel"], Kind::Switch),
 ];
 
-const TRTLLM: [Rule; 17] = [
+const TRTLLM: [Rule; 18] = [
     both("model.tp", &["tensor-parallel-size", "tp-size"], "tensor_parallel_size", Kind::Count),
     both("model.ep", &["expert-parallel-size", "ep-size"], "moe_expert_parallel_size", Kind::Count),
     both("model.attention_dp", &["enable-attention-dp"], "enable_attention_dp", Kind::Switch),
@@ -109,6 +109,12 @@ const TRTLLM: [Rule; 17] = [
     ),
     both("engine.prefix_caching", &[], "kv_cache_config.enable_block_reuse", Kind::Switch),
     both("engine.trtllm.partial_reuse", &[], "kv_cache_config.enable_partial_reuse", Kind::Switch),
+    both(
+        "engine.trtllm.scheduler_config.enable_prefix_aware_scheduling",
+        &[],
+        "scheduler_config.enable_prefix_aware_scheduling",
+        Kind::Switch,
+    ),
     both("engine.overlap", &[], "disable_overlap_scheduler", Kind::Off),
     both("engine.cuda_graph.padding", &[], "cuda_graph_config.enable_padding", Kind::Switch),
     both(

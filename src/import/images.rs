@@ -19,6 +19,12 @@ pub(super) fn version(image: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// Whether an image of TensorRT-LLM's own (`nvcr.io/nvidia/tensorrt-llm/release:1.4.0`) is of
+/// version 1.4 or later.
+pub(super) fn is_trtllm_1_4(image: &str) -> bool {
+    image.contains("tensorrt-llm") && version(image).is_some_and(|version| version >= (1, 4))
+}
+
 /// The file of engine defaults for the vLLM in an image, and what of the image says so, or
 /// (`Err`) what is assumed.
 pub(super) fn vllm_defaults(image: &str) -> (&'static str, Result<String, String>) {

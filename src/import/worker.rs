@@ -130,7 +130,9 @@ impl Reading<'_> {
         let gpus = tp_of_rank.saturating_mul(ranks);
         self.check_gpus(gpus)?;
         let family = match (self.engine, has_experts) {
-            (Engine::Trtllm, true) => Said { value: "trtllm-1.3".into(), ..family },
+            (Engine::Trtllm, true) if family.value.as_str() == Some("trtllm") => {
+                Said { value: "trtllm-1.3".into(), ..family }
+            }
             _ => family,
         };
         parts.engine = family.value.as_str().unwrap_or_default().to_owned();
@@ -203,6 +205,10 @@ impl Reading<'_> {
                 let (file, why) = images::vllm_defaults(&self.component.image);
                 let by = why.map_or_else(By::Assumed, |why| By::Place(self.place, why));
                 Said { value: file.into(), by }
+            }
+            Engine::Trtllm if images::is_trtllm_1_4(&self.component.image) => {
+                let why = format!("image {}", self.component.image);
+                Said { value: "trtllm-1.4".into(), by: By::Place(self.place, why) }
             }
             Engine::Trtllm => match self.component.image.as_str() {
                 "" => assumed("trtllm", "TensorRT-LLM 1.0 to 1.3"),

@@ -284,7 +284,7 @@ proptest! {
         prop_assert_eq!(merged.block_size, pick(0));
         prop_assert_eq!(merged.host.prepare, SimDuration::from_millis(pick(1).unwrap_or(0).into()));
         prop_assert_eq!(merged.cuda_graph.sizes, pick(2).map(|size| vec![size]));
-        prop_assert_eq!(merged.trtllm.partial_reuse, pick(3).is_none_or(|value| value == 7));
+        prop_assert_eq!(merged.trtllm.partial_reuse, pick(3).map(|value| value == 7));
         prop_assert_eq!(merged.rules, None);
     }
 

@@ -153,7 +153,8 @@ fn docs_models_says_what_the_catalogue_has() {
          * empty: refused, or too large for 8 GPUs.\n\n\
          Then the mean error of the time per output token over the real serving runs there are \
          ([accuracy.md](accuracy.md)). Versions: times are of vLLM 0.24.0 and TensorRT-LLM 1.3.0rc20 (A100: 0.14.0 and \
-         1.0.0). `vllm-0.16` and `vllm-0.32` differ from `vllm-0.24` in limits and scheduling, not in times. \
+         1.0.0). `vllm-0.16` and `vllm-0.32` differ from `vllm-0.24` in limits and scheduling, not in times, and so does `trtllm-1.4` \
+         from `trtllm-1.3`. \
          Times are *scaled* where only the ratio of a version's kernels to the measured ones is known: `vllm-0.12` (2025) and \
          `vllm-0.14` with weights in fp8, `trtllm-1.2` ([step-time.md](step-time.md#operators)). SGLang's rules are not simulated.\n\n",
     );

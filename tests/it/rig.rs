@@ -57,6 +57,7 @@ pub(crate) fn trtllm_config() -> EngineConfig {
         store_context: StoreContext::FirstChunk,
         count_cached_in_budget: true,
         reserve_net_of_reuse: false,
+        claims_first: false,
         attention_dp_config: AttentionDpConfig::default(),
     };
     EngineConfig { rules: Rules::Trtllm(options), overlap: true, ..vllm_config() }
@@ -125,7 +126,7 @@ pub(crate) fn of_one_pool(config: EngineConfig) -> EngineConfig {
 
 /// Every option of TensorRT-LLM's rules; the defaults half of the time.
 fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = any::<[bool; 6]>();
     let balance = (any::<bool>(), 0u32..9, 0u32..4).prop_map(
         |(enable_balance, timeout_iters, batching_wait_iters)| AttentionDpConfig {
             enable_balance,
@@ -133,8 +134,8 @@ fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
             batching_wait_iters,
         },
     );
-    let any = (flags, balance).prop_map(|(flags, attention_dp_config)| {
-        let (partial, delay, first_chunk, count_cached, net) = flags;
+    let mixed = (flags, balance).prop_map(|(flags, attention_dp_config)| {
+        let [partial, delay, first_chunk, count_cached, net, claims_first] = flags;
         TrtllmOptions {
             partial_reuse: partial,
             duplicate_delay: delay,
@@ -144,10 +145,12 @@ fn any_trtllm_options() -> impl Strategy<Value = TrtllmOptions> {
             },
             count_cached_in_budget: count_cached,
             reserve_net_of_reuse: net,
+            claims_first,
             attention_dp_config,
         }
     });
-    prop_oneof![Just(TrtllmOptions::default()), any]
+    let of_1_4 = any::<bool>().prop_map(TrtllmOptions::of_1_4);
+    prop_oneof![Just(TrtllmOptions::default()), of_1_4, mixed]
 }
 
 /// Engines of both rules, with every option, and with little room, so that every

@@ -303,6 +303,72 @@ fn t39_hits_do_not_widen_the_budget() {
     assert_eq!(prefills(EngineConfig { rules: Rules::Trtllm(options), ..config }), [1, 4]);
 }
 
+/// A first prompt takes more blocks than are unused, and the oldest cached ones are those that
+/// a second prompt of the same step counts on.
+#[test]
+fn t43_prompts_of_a_step_take_their_hits_before_other_blocks() {
+    let requests = [
+        (0, sharing(0, 96, 100, 1)),
+        (100, lone_request(1, 190, 1)),
+        (200, lone_request(2, 10, 50)),
+        (300, lone_request(3, 150, 1)),
+        (300, sharing(4, 96, 100, 1)),
+    ];
+    let seen = |options| {
+        let config = EngineConfig {
+            num_blocks: 21,
+            max_model_len: 336,
+            max_num_batched_tokens: 160,
+            rules: Rules::Trtllm(options),
+            ..trtllm_config()
+        };
+        let outcome = run(config, &requests);
+        let tokens = prefill_tokens(&outcome).into_iter().filter(|tokens| *tokens > 0);
+        (outcome.lives[4].cached_tokens, tokens.skip(4).collect::<Vec<u32>>())
+    };
+    assert_eq!(seen(TrtllmOptions::of_1_4(true)), (96, vec![150 + 4]));
+    // Without that the second hits nothing. It asked for 4 tokens and needs 100: the step has
+    // room for one block of it, and the other gives up a block's worth, too.
+    let alone = TrtllmOptions { claims_first: false, ..TrtllmOptions::of_1_4(true) };
+    assert_eq!(seen(alone), (0, vec![128 + 16, 22 + 84]));
+    // Whole prompts are counted: the second waits, and finds what is left of its blocks.
+    assert_eq!(seen(TrtllmOptions::default()).1[0], 150);
+}
+
+#[test]
+fn t43_off_waits_for_no_duplicate_and_counts_whole_prompts() {
+    let requests: Vec<_> = std::iter::once((0, lone_request(0, 100, 30)))
+        .chain((1..4).map(|id| (100, sharing(id, 96, 100, 1))))
+        .collect();
+    let prefills = |options| -> Vec<u32> {
+        let config = EngineConfig { rules: Rules::Trtllm(options), ..trtllm_config() };
+        let steps = run(config, &requests).steps;
+        steps[1..].iter().map(|step| step.prefill_seqs).filter(|seqs| *seqs > 0).collect()
+    };
+    assert_eq!(prefills(TrtllmOptions::of_1_4(false)), [3]);
+    // The second comes too early for the first one's blocks (T6).
+    assert_eq!(prefills(TrtllmOptions::of_1_4(true)), [1, 1, 1]);
+}
+
+#[test]
+fn t11_a_prompt_that_cannot_be_cut_stops_those_behind_it() {
+    let config = EngineConfig {
+        chunked_prefill: false,
+        max_num_batched_tokens: 160,
+        max_model_len: 160,
+        ..trtllm_config()
+    };
+    let requests = [
+        (0, lone_request(0, 16, 20)),
+        (30, lone_request(1, 100, 1)),
+        (30, lone_request(2, 90, 1)),
+        (30, lone_request(3, 20, 1)),
+    ];
+    let tokens = prefill_tokens(&run(config, &requests));
+    let tokens: Vec<u32> = tokens.into_iter().filter(|tokens| *tokens > 0).collect();
+    assert_eq!(tokens, [16, 100, 90 + 20]);
+}
+
 #[test]
 fn t15_blocks_are_offered_before_they_are_computed() {
     let config = |store_context| EngineConfig {

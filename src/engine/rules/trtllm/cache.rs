@@ -1,5 +1,4 @@
-//! TensorRT-LLM's block reuse tree (PyTorch backend around 1.3.0rc1; rules
-//! T12-T22 of docs/engine-rules.md).
+//! TensorRT-LLM's block reuse tree (rules T12-T22 and T43 of docs/engine-rules.md).
 
 use crate::id::BlockId;
 use crate::kv::{BlockCount, BlockTable, Cache, EventLog, FreeQueue, NONE, Slot};
@@ -147,6 +146,14 @@ impl TrtllmCache {
         blocks: &mut Vec<Slot>,
         log: &mut EventLog,
     ) -> u32 {
+        let tokens = self.claim(content, prompt_tokens, blocks);
+        self.fill(prompt_tokens, blocks, log);
+        tokens
+    }
+
+    /// Takes what the tree has of the first `prompt_tokens - 1` tokens into `blocks`, and
+    /// nothing else: no other block is displaced. Returns the prompt tokens that were hit.
+    pub fn claim(&mut self, content: &Content, prompt_tokens: u32, blocks: &mut Vec<Slot>) -> u32 {
         debug_assert!(blocks.is_empty());
         let reusable = prompt_tokens - 1;
         let mut last = NONE;
@@ -157,16 +164,23 @@ impl TrtllmCache {
             last = slot;
         }
         let index = u32::try_from(blocks.len()).expect("blocks of a prompt fit u32");
-        let mut tokens = index * self.block_size;
-        if self.partial_reuse {
-            let key_tokens = (reusable - tokens).min(self.block_size);
-            tokens += self.take_partial(content, index, last, key_tokens, blocks);
+        let tokens = index * self.block_size;
+        if !self.partial_reuse {
+            return tokens;
         }
+        let key_tokens = (reusable - tokens).min(self.block_size);
+        tokens + self.take_partial(content, index, last, key_tokens, blocks)
+    }
+
+    /// Allocates the blocks of a prompt that are not in `blocks` yet.
+    ///
+    /// # Panics
+    /// If too few blocks are free: the capacity pass comes first.
+    pub fn fill(&mut self, prompt_tokens: u32, blocks: &mut Vec<Slot>, log: &mut EventLog) {
         let needed = prompt_tokens.div_ceil(self.block_size) as usize;
         while blocks.len() < needed {
             blocks.push(self.allocate(log));
         }
-        tokens
     }
 
     /// Takes a block for new content; what it held and everything below leaves the tree.

@@ -31,7 +31,7 @@ pub(in crate::engine) struct TrtllmScheduler {
     /// Active requests whose prompt is not computed yet, in order of arrival.
     contexts: Vec<SeqId>,
     /// Scratch: contexts that may run in this step, with what they ask for.
-    asks: Vec<(SeqId, u32)>,
+    asks: Vec<Ask>,
     /// Scratch: keys of the duplicate rule.
     claimed: Vec<BlockId>,
 }
@@ -43,6 +43,18 @@ struct Own {
     blocks: Vec<Slot>,
     /// It was in a batch.
     started: bool,
+}
+
+/// What a context asks of a step, and after [`TrtllmScheduler::share_budget`] what it gets.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    id: SeqId,
+    /// Tokens of the budget.
+    tokens: u32,
+    /// They reach to the end of the prompt.
+    to_end: bool,
+    /// It has no blocks yet.
+    starts: bool,
 }
 
 impl Scheduler for TrtllmScheduler {
@@ -72,9 +84,14 @@ impl Scheduler for TrtllmScheduler {
     }
 
     fn form(&mut self, core: &mut Core, step: &mut FormedStep) {
+        if core.config.prefix_caching && self.options.claims_first {
+            self.claim_hits(core);
+        }
         for i in 0..self.asks.len() {
-            let (id, granted) = self.asks[i];
-            self.compute_chunk(core, step, id, granted);
+            self.compute_chunk(core, step, self.asks[i]);
+        }
+        if !self.options.count_cached_in_budget {
+            fit_budget(core, step);
         }
         let contexts = &mut self.contexts;
         contexts.retain(|&id| core.seqs[id].in_prefill());
@@ -278,7 +295,8 @@ impl TrtllmScheduler {
                 continue;
             }
             if !self.own[id].blocks.is_empty() {
-                self.asks.push((id, seq.prompt_tokens - seq.kv_tokens));
+                let tokens = seq.prompt_tokens - seq.kv_tokens;
+                self.asks.push(Ask { id, tokens, to_end: true, starts: false });
                 continue;
             }
             if blocked {
@@ -302,12 +320,12 @@ impl TrtllmScheduler {
                 continue;
             }
             free -= need;
-            let mut ask = seq.prompt_tokens;
+            let mut tokens = seq.prompt_tokens;
             if !self.options.count_cached_in_budget {
                 let present = self.cache.present_blocks(&seq.content, reusable);
-                ask -= present * core.config.block_size;
+                tokens -= present * core.config.block_size;
             }
-            self.asks.push((id, ask));
+            self.asks.push(Ask { id, tokens, to_end: true, starts: true });
         }
     }
 
@@ -324,34 +342,42 @@ impl TrtllmScheduler {
         let places = core.config.max_num_seqs.saturating_sub(decoding) as usize;
         self.asks.truncate(places);
         let budget = core.config.max_num_batched_tokens.saturating_sub(decoding);
-        let total: u64 = self.asks.iter().map(|&(_, ask)| u64::from(ask)).sum();
+        let total: u64 = self.asks.iter().map(|ask| u64::from(ask.tokens)).sum();
         if total <= u64::from(budget) {
             return;
         }
         let block_size = core.config.block_size;
         let mut left = budget;
-        for (_, ask) in &mut self.asks {
-            let mut granted = (*ask).min(left);
-            if granted < *ask {
-                granted =
-                    if core.config.chunked_prefill { granted / block_size * block_size } else { 0 };
+        for ask in &mut self.asks {
+            if ask.tokens > left {
+                // A prompt that cannot be cut stops those behind it as well.
+                left = if core.config.chunked_prefill { left } else { 0 };
+                ask.tokens = left / block_size * block_size;
+                ask.to_end = false;
             }
-            left -= granted;
-            *ask = granted;
+            left -= ask.tokens;
         }
-        self.asks.retain(|&(_, granted)| granted > 0);
+        self.asks.retain(|ask| ask.tokens > 0);
         // Last chunks are placed after the others.
-        self.asks.sort_by_key(|&(id, granted)| {
-            let seq = &core.seqs[id];
-            seq.kv_tokens + granted >= seq.prompt_tokens
-        });
+        self.asks.sort_by_key(|ask| ask.to_end);
     }
 
-    /// Runs `granted` tokens of a prompt; at its first chunk the prompt's hits
+    /// Prompts that start take their hits before any of them takes a block for something
+    /// else (T43).
+    fn claim_hits(&mut self, core: &mut Core) {
+        for ask in self.asks.iter().filter(|ask| ask.starts) {
+            let seq = &mut core.seqs[ask.id];
+            let blocks = &mut self.own[ask.id].blocks;
+            seq.kv_tokens = self.cache.claim(&seq.content, seq.prompt_tokens, blocks);
+        }
+    }
+
+    /// Runs what was granted of a prompt; at its first chunk the prompt's hits
     /// are looked up and all its blocks allocated (T12).
-    fn compute_chunk(&mut self, core: &mut Core, step: &mut FormedStep, id: SeqId, granted: u32) {
+    fn compute_chunk(&mut self, core: &mut Core, step: &mut FormedStep, ask: Ask) {
+        let Ask { id, tokens: granted, to_end, starts } = ask;
         let mut end = core.seqs[id].kv_tokens + granted;
-        if self.own[id].blocks.is_empty() && self.start(core, step, id) {
+        if starts && self.start(core, step, id) {
             // Loaded first.
             return;
         }
@@ -364,7 +390,7 @@ impl TrtllmScheduler {
             }
             // The granted size slides over the tokens that were hit.
             end = hit_tokens + granted;
-            if !core.config.chunked_prefill {
+            if to_end || !core.config.chunked_prefill {
                 // Blocks that it counted on may have been taken by a prompt before it.
                 end = seq.prompt_tokens;
             } else if end < seq.prompt_tokens {
@@ -404,7 +430,10 @@ impl TrtllmScheduler {
         let takes_time = load.as_ref().is_some_and(|load| core.begin_load(id, load));
         let Core { seqs, log, .. } = core;
         let (seq, blocks) = (&mut seqs[id], &mut self.own[id].blocks);
-        seq.kv_tokens = self.cache.add_sequence(&seq.content, seq.prompt_tokens, blocks, log);
+        if !self.options.claims_first {
+            seq.kv_tokens = self.cache.claim(&seq.content, seq.prompt_tokens, blocks);
+        }
+        self.cache.fill(seq.prompt_tokens, blocks, log);
         if let Some(load) = load {
             seq.kv_tokens = (cached_blocks + load.blocks) * block_size;
             if !takes_time {
@@ -423,6 +452,35 @@ impl TrtllmScheduler {
             let Core { seqs, log, .. } = core;
             let seq = &seqs[id];
             self.cache.store(&seq.content, &self.own[id].blocks, seq.kv_tokens, false, log);
+        }
+    }
+}
+
+/// Cuts prompts until the step fits its budget (T43): those that end in it first, the last
+/// one first. Each keeps a block at least, so that a step may still be too large.
+fn fit_budget(core: &mut Core, step: &mut FormedStep) {
+    let Core { config, seqs, decode, .. } = core;
+    let block_size = config.block_size;
+    let tokens: u32 = step.chunks.iter().map(|(_, chunk)| chunk.new_tokens).sum();
+    let mut excess = (tokens + decode.len()).saturating_sub(config.max_num_batched_tokens);
+    if excess == 0 || !config.chunked_prefill {
+        return;
+    }
+    for ends in [true, false] {
+        for (id, chunk) in step.chunks.iter_mut().rev().filter(|(_, chunk)| chunk.last == ends) {
+            if excess == 0 {
+                return;
+            }
+            let end = chunk.cached_tokens + chunk.new_tokens;
+            let least = chunk.cached_tokens / block_size * block_size + block_size;
+            let cut = (end.saturating_sub(excess) / block_size * block_size).max(least);
+            if cut >= end {
+                continue;
+            }
+            excess = excess.saturating_sub(end - cut);
+            chunk.new_tokens = cut - chunk.cached_tokens;
+            chunk.last = false;
+            seqs[*id].kv_tokens = cut;
         }
     }
 }
