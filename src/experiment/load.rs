@@ -467,8 +467,9 @@ impl Resolver {
         if pools.pools().len() == 1 {
             pools.make_room(cluster.slots());
         }
-        let (router, policy) =
-            router.resolve(&self.registry, &pools.ranks()).map_err(invalid("router"))?;
+        let (router, policy) = router
+            .resolve(&self.registry, &pools.ranks(), Some(pools.sides().are_two()))
+            .map_err(invalid("router"))?;
         let workload: WorkloadSettings = document.section("workload")?;
         workload.validate().map_err(invalid("workload"))?;
         let measure: MeasureSettings = document.section("measure")?;

@@ -224,6 +224,7 @@ pub(super) fn policy_named(
     named.check_in(&Surroundings {
         workers: named.targets_among(router.targets, &settings.pools.ranks())?,
         front_ends: router.replicas,
+        has_prefill_workers: Some(settings.pools.sides().are_two()),
         may_skip_prefill: router.conditional_disaggregation.is_some(),
     })?;
     let front_end = u32::try_from(front_end).expect("as many as settings say");

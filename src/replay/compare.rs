@@ -6,7 +6,8 @@ use crate::id::{BlockId, RequestId, WorkerId};
 use crate::request::{Content, Request, RouteRequest};
 use crate::router::external::wire::{Asked, Choice, Event, Heard, Hello, Moment, READABLE, time};
 use crate::router::{
-    ChosenPolicy, ClusterView, CostParts, Policy, Registry, Verdict, Wants, WorkerView, Workers,
+    ChosenPolicy, ClusterView, CostParts, Policy, Registry, Role, Surroundings, Verdict, Wants,
+    WorkerView, Workers,
 };
 use crate::time::SimTime;
 use std::collections::{BTreeMap, BTreeSet};
@@ -217,6 +218,14 @@ impl Replay {
             if let Some((_, what)) = lacks.into_iter().find(|(lacks, _)| *lacks) {
                 return Err(LogError::new(1, format!("{name} wants {what}")));
             }
+            let around = Surroundings {
+                workers: cluster.workers(),
+                front_ends: 1,
+                has_prefill_workers: Some(cluster.role != Role::Both),
+                may_skip_prefill: cluster.role == Role::Decode { may_prefill: true },
+            };
+            let fits = chosen.check_in(&around);
+            fits.map_err(|invalid| LogError::new(1, format!("{name}: {invalid}")))?;
             let policy = chosen.build(&cluster, hello.seed);
             let compared = Compared { policy: name.clone(), follows, ..Compared::default() };
             asked.push(Asking { policy, wants, compared, own: BTreeMap::new(), costs: Vec::new() });

@@ -63,6 +63,8 @@ pub struct Surroundings {
     pub workers: u32,
     /// Front ends, each with a policy of its own.
     pub front_ends: u32,
+    /// Whether prefill and decode have workers of their own; `None`: not known yet.
+    pub has_prefill_workers: Option<bool>,
     /// Whether short prompts may skip the prefill workers
     /// (`router.conditional_disaggregation`).
     pub may_skip_prefill: bool,

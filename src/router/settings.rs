@@ -45,9 +45,9 @@ impl RouterSettings {
         self
     }
 
-    /// Checks everything, in front of workers with so many ranks each, and gives what it
-    /// means: the front ends with what the policy decides about them filled in, and the
-    /// policy.
+    /// Checks everything, in front of workers with so many ranks each, some of which may only
+    /// prefill, and gives what it means: the front ends with what the policy decides about
+    /// them filled in, and the policy.
     ///
     /// # Errors
     /// The first setting that will not do; its key is relative to `[router]`.
@@ -55,6 +55,7 @@ impl RouterSettings {
         &self,
         registry: &Registry,
         ranks: &[u32],
+        has_prefill_workers: Option<bool>,
     ) -> Result<(FrontEndSettings, ChosenPolicy), Invalid> {
         registry.find(&self.policy)?;
         self.front_ends.validate(ranks.iter().sum())?;
@@ -63,6 +64,7 @@ impl RouterSettings {
         policy.check_in(&Surroundings {
             workers: policy.targets_among(self.front_ends.targets, ranks)?,
             front_ends: self.front_ends.replicas,
+            has_prefill_workers,
             may_skip_prefill: self.front_ends.conditional_disaggregation.is_some(),
         })?;
         let mut front_ends = self.front_ends.clone();
@@ -76,7 +78,7 @@ impl RouterSettings {
     /// The first setting that will not do; its key is relative to `[router]`.
     pub fn validate(&self) -> Result<(), Invalid> {
         let workers = self.front_ends.feed.worker_delays.len().try_into().unwrap_or(u32::MAX);
-        self.resolve(&Registry::default(), &vec![1; workers.max(1) as usize]).map(drop)
+        self.resolve(&Registry::default(), &vec![1; workers.max(1) as usize], None).map(drop)
     }
 
     /// The policy, to be called on valid settings that name one of this crate's.

@@ -4,10 +4,11 @@
 //! Read are the file itself and a Helm values file that has one below
 //! `pluginsCustomConfig`, as in llm-d's guides. What decides nothing here is passed over
 //! by name (where tokens, gauges and events come from); what is not modelled is refused by
-//! name.
+//! name. Prefill and decode apart are two profiles behind a `disagg-profile-handler`.
 
 use super::approximate_prefix::PrefixParams;
 use super::llmd_index::IndexConfig;
+use crate::router::Role;
 use crate::settings::parse_duration;
 use crate::settings::yaml::{self, dotted, escaped};
 use serde_json::{Map, Value};
@@ -20,9 +21,27 @@ pub(super) struct EppConfig {
     pub(super) indexes: Vec<IndexConfig>,
     /// Which of them says what is uncached of a request in flight.
     pub(super) load_index: usize,
+    profiles: Profiles,
+}
+
+/// Who picks for what part of a request.
+#[derive(Clone, Debug, PartialEq)]
+enum Profiles {
+    One(Profile),
+    Apart { prefill: Profile, decode: Profile },
+}
+
+/// How one endpoint is picked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Profile {
     pub(super) filters: Vec<Filter>,
     pub(super) scorers: Vec<(Scorer, f64)>,
     pub(super) picker: Picker,
+}
+
+impl Profile {
+    /// Any endpoint.
+    const EMPTY: Self = Self { filters: Vec::new(), scorers: Vec::new(), picker: Picker::MaxScore };
 }
 
 /// Leaves some endpoints out.
@@ -74,14 +93,19 @@ pub(super) enum Picker {
     WeightedRandom,
 }
 
-/// Plug-ins that say where data comes from, or how requests are read.
-const NO_SAY: [&str; 12] = [
+/// Plug-ins that say where data comes from, how requests are read, or which profile is whose.
+const NO_SAY: [&str; 17] = [
+    ALWAYS_DISAGG,
     "core-metrics-extractor",
-    "decode-filter",
+    DECODE_FILTER,
+    "disagg-headers-handler",
+    DISAGG_HANDLER,
     "endpoint-notification-source",
     INFLIGHT_LOAD,
     "metrics-data-source",
     "openai-parser",
+    PREFILL_FILTER,
+    "prefill-header-handler",
     "single-profile-handler",
     "token-producer",
     "tokenizer",
@@ -93,6 +117,13 @@ const NO_SAY: [&str; 12] = [
 const APPROXIMATE: &str = "approx-prefix-cache-producer";
 const PRECISE: &str = "precise-prefix-cache-producer";
 const INFLIGHT_LOAD: &str = "inflight-load-producer";
+const DISAGG_HANDLER: &str = "disagg-profile-handler";
+const ALWAYS_DISAGG: &str = "always-disagg-pd-decider";
+const PREFILL_FILTER: &str = "prefill-filter";
+const DECODE_FILTER: &str = "decode-filter";
+
+/// Feature gates without which the router routes alike.
+const NO_SAY_GATES: [&str; 2] = ["dataLayer", "prepareDataPlugins"];
 
 /// The file that says nothing: what the router does without one.
 const DEFAULT: &str = "
@@ -117,9 +148,10 @@ impl Plugin {
     fn only(&self, known: &[&str]) -> Result<(), String> {
         match self.parameters.keys().find(|key| !known.contains(&key.as_str())) {
             None => Ok(()),
-            Some(key) => {
-                Err(format!("{} has a parameter {key:?}, which is not modelled", self.kind))
-            }
+            Some(key) => Err(format!(
+                "{} has a parameter {key:?}, which is not modelled: leave it out",
+                self.kind
+            )),
         }
     }
 
@@ -183,13 +215,39 @@ impl EppConfig {
         let known =
             ["apiVersion", "kind", "plugins", "schedulingProfiles", "dataLayer", "featureGates"];
         if let Some(key) = file.keys().find(|key| !known.contains(&key.as_str())) {
-            return Err(format!("{key} is not modelled"));
+            let instead = match key.as_str() {
+                "flowControl" => ", [router.admission] bounds requests",
+                _ => "",
+            };
+            return Err(format!("{key} is not modelled: leave it out{instead}"));
         }
-        if file.get("featureGates").and_then(Value::as_array).is_some_and(|gates| !gates.is_empty())
-        {
-            return Err("featureGates are not modelled".to_owned());
+        let gates = file.get("featureGates").and_then(Value::as_array).into_iter().flatten();
+        for gate in gates {
+            if !NO_SAY_GATES.iter().any(|known| gate.as_str() == Some(known)) {
+                return Err(format!("the feature gate {gate} is not modelled: leave it out"));
+            }
         }
         Reader::new(plugins(&file)?)?.read(&file)
+    }
+
+    /// Whether prefill and decode have profiles of their own.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(self.profiles, Profiles::Apart { .. })
+    }
+
+    /// How a worker that does this is picked. Where each does everything two profiles are
+    /// one, which wants what both want: [`Self::is_apart`] is to be refused there.
+    pub(super) fn profile(&self, role: Role) -> Profile {
+        match (&self.profiles, role) {
+            (Profiles::One(profile), _)
+            | (Profiles::Apart { prefill: profile, .. }, Role::Prefill)
+            | (Profiles::Apart { decode: profile, .. }, Role::Decode { .. }) => profile.clone(),
+            (Profiles::Apart { prefill, decode }, Role::Both) => Profile {
+                filters: [&prefill.filters[..], &decode.filters].concat(),
+                scorers: [&prefill.scorers[..], &decode.scorers].concat(),
+                picker: prefill.picker,
+            },
+        }
     }
 }
 
@@ -281,7 +339,10 @@ impl Reader {
             return Ok(*place);
         }
         if name != APPROXIMATE {
-            return Err(format!("prefixMatchInfoProducerName {name:?} is no plug-in of the file"));
+            return Err(match self.plugins.get(&name) {
+                None => format!("prefixMatchInfoProducerName {name:?} is no plug-in of the file"),
+                Some(plugin) => not_modelled(&plugin.kind),
+            });
         }
         self.places.insert(name, self.indexes.len());
         self.indexes.push(IndexConfig::Approximate(PrefixParams::default()));
@@ -289,13 +350,8 @@ impl Reader {
     }
 
     fn read(mut self, file: &Map<String, Value>) -> Result<EppConfig, String> {
-        let profiles = file.get("schedulingProfiles").and_then(Value::as_array);
-        let profile: Vec<(String, Option<f64>)> = match profiles.map(Vec::as_slice) {
-            // All that can stand in a profile.
-            None | Some([]) => self.plugins.keys().map(|name| (name.clone(), None)).collect(),
-            Some([one]) => references(one)?,
-            Some(_) => return Err("several schedulingProfiles are not modelled".to_owned()),
-        };
+        let written = file.get("schedulingProfiles").and_then(Value::as_array);
+        let written = written.map_or(&[][..], Vec::as_slice);
         let load = self.plugins.values().find(|plugin| plugin.kind == INFLIGHT_LOAD);
         let mut load_index = None;
         if let Some(plugin) = load {
@@ -307,27 +363,135 @@ impl Reader {
             }
             load_index = plugin.text("prefixMatchInfoProducerName")?.map(str::to_owned);
         }
-        let mut config = EppConfig {
-            indexes: Vec::new(),
-            load_index: self.index(load_index)?,
-            filters: Vec::new(),
-            scorers: Vec::new(),
-            picker: Picker::MaxScore,
+        let load_index = self.index(load_index)?;
+        let stages = self.stages(written)?;
+        let profiles = match (written, stages) {
+            // All that can stand in a profile.
+            ([], _) => {
+                let all = self.plugins.keys().map(|name| (name.clone(), None)).collect::<Vec<_>>();
+                Profiles::One(self.profile(&all)?)
+            }
+            ([one], _) => {
+                Profiles::One(self.profile(&self.of_stage(one, DECODE_FILTER, false)?)?)
+            }
+            (_, Some([prefill, decode])) => {
+                let prefill = self.of_stage(prefill, PREFILL_FILTER, true)?;
+                let decode = self.of_stage(decode, DECODE_FILTER, true)?;
+                Profiles::Apart { prefill: self.profile(&prefill)?, decode: self.profile(&decode)? }
+            }
+            (several, None) => {
+                let names = several.iter().map(name_of).collect::<Vec<_>>().join(", ");
+                return Err(format!(
+                    "schedulingProfiles {names}: several are modelled behind a {DISAGG_HANDLER} \
+                     only, for prefill and decode apart"
+                ));
+            }
         };
-        for (name, weight) in &profile {
-            self.add(name, weight.unwrap_or(1.0), &mut config)?;
-        }
-        config.indexes = self.indexes.clone();
         // Some plug-ins act without standing in a profile: none is passed over unread.
-        let mut unused = config.clone();
-        let names: Vec<String> = self.plugins.keys().cloned().collect();
-        for name in names.iter().filter(|name| profile.iter().all(|(used, _)| used != *name)) {
-            self.add(name, 0.0, &mut unused)?;
+        let mut used = Vec::new();
+        for profile in written {
+            used.extend(references(profile)?.into_iter().map(|(name, _)| name));
         }
-        Ok(config)
+        let rest: Vec<String> = self.plugins.keys().cloned().collect();
+        for name in rest.iter().filter(|name| !used.contains(name)) {
+            self.add(name, 0.0, &mut Profile::EMPTY.clone())?;
+        }
+        Ok(EppConfig { indexes: self.indexes, load_index, profiles })
     }
 
-    fn add(&mut self, name: &str, weight: f64, config: &mut EppConfig) -> Result<(), String> {
+    /// Of a file with a handler of prefill and decode the profiles of both, in this order.
+    fn stages<'a>(&self, written: &'a [Value]) -> Result<Option<[&'a Value; 2]>, String> {
+        let handlers = self.plugins.values().filter(|plugin| plugin.kind == DISAGG_HANDLER);
+        let [handler] = handlers.collect::<Vec<_>>()[..] else { return Ok(None) };
+        // `deciderPluginName` is what earlier versions call it.
+        handler.only(&["profiles", "deciders", "deciderPluginName", "stageOrder"])?;
+        let within = |key: &str, known: &[&str]| -> Result<Map<String, Value>, String> {
+            let Some(Value::Object(parts)) = handler.parameters.get(key) else {
+                return Ok(Map::new());
+            };
+            match parts.keys().find(|part| !known.contains(&part.as_str())) {
+                None => Ok(parts.clone()),
+                Some(part) => {
+                    Err(format!("{DISAGG_HANDLER}: {key}.{part} is not modelled: leave it out"))
+                }
+            }
+        };
+        let profiles = within("profiles", &["prefill", "decode"])?;
+        let deciders = within("deciders", &["prefill"])?;
+        let is_first = handler.text("stageOrder")?.is_some_and(|order| {
+            let order = order.to_lowercase().replace(['-', '_'], "");
+            ["prefill", "prefillfirst"].contains(&order.as_str())
+        });
+        let decider = deciders.get("prefill").and_then(Value::as_str);
+        let decider = decider.or(handler.text("deciderPluginName")?);
+        let [_, _, ..] = written else { return Ok(None) };
+        match decider.map(|name| (name, self.plugins.get(name).map(|plugin| plugin.kind.as_str())))
+        {
+            Some((_, Some(ALWAYS_DISAGG))) => {}
+            None if is_first => {}
+            None => {
+                return Err(format!(
+                    "{DISAGG_HANDLER} without deciders.prefill sends nothing to workers that \
+                     prefill: name {ALWAYS_DISAGG}, or leave the profile out"
+                ));
+            }
+            Some((name, None)) => {
+                return Err(format!(
+                    "{DISAGG_HANDLER}: deciders.prefill {name:?} is no plug-in of the file"
+                ));
+            }
+            Some((_, Some(kind))) => {
+                return Err(format!(
+                    "{DISAGG_HANDLER}: the decider {kind:?} is not modelled: name \
+                     {ALWAYS_DISAGG}; router.conditional_disaggregation lets short prompts stay"
+                ));
+            }
+        }
+        let named = |stage: &str| {
+            let name = profiles.get(stage).and_then(Value::as_str).unwrap_or(stage);
+            let found = written.iter().find(|profile| name_of(profile) == name);
+            found.ok_or_else(|| format!("schedulingProfiles without {name:?}, the one for {stage}"))
+        };
+        let stages = [named("prefill")?, named("decode")?];
+        let is_other = |profile: &&Value| !stages.contains(profile);
+        match written.iter().find(is_other) {
+            None => Ok(Some(stages)),
+            Some(other) => {
+                Err(format!("schedulingProfiles: {} is not modelled: leave it out", name_of(other)))
+            }
+        }
+    }
+
+    /// The plug-ins of a profile whose workers `filter` picks out, and no other filter by role.
+    fn of_stage(
+        &self,
+        profile: &Value,
+        filter: &str,
+        is_needed: bool,
+    ) -> Result<Vec<(String, Option<f64>)>, String> {
+        let listed = references(profile)?;
+        let kind = |name: &str| self.plugins.get(name).map_or("", |plugin| plugin.kind.as_str());
+        let has = |filter: &str| listed.iter().any(|(name, _)| kind(name) == filter);
+        let other = if filter == PREFILL_FILTER { DECODE_FILTER } else { PREFILL_FILTER };
+        if has(other) || is_needed && !has(filter) {
+            let expected = if is_needed { "with" } else { "with at most" };
+            return Err(format!(
+                "the profile {} is modelled {expected} a {filter}, and without a {other}",
+                name_of(profile)
+            ));
+        }
+        Ok(listed)
+    }
+
+    fn profile(&mut self, listed: &[(String, Option<f64>)]) -> Result<Profile, String> {
+        let mut profile = Profile::EMPTY.clone();
+        for (name, weight) in listed {
+            self.add(name, weight.unwrap_or(1.0), &mut profile)?;
+        }
+        Ok(profile)
+    }
+
+    fn add(&mut self, name: &str, weight: f64, profile: &mut Profile) -> Result<(), String> {
         let plugin = self
             .plugins
             .get(name)
@@ -361,7 +525,7 @@ impl Reader {
                     ));
                 }
                 let index = self.index(named)?;
-                config.filters.push(Filter::Affinity {
+                profile.filters.push(Filter::Affinity {
                     index,
                     threshold,
                     exploration,
@@ -377,7 +541,7 @@ impl Reader {
                 if !one {
                     return Err(format!("{name}: maxNumOfEndpoints other than 1 is not modelled"));
                 }
-                config.picker = match plugin.kind.as_str() {
+                profile.picker = match plugin.kind.as_str() {
                     "random-picker" => Picker::Random,
                     "weighted-random-picker" => Picker::WeightedRandom,
                     _ => Picker::MaxScore,
@@ -430,11 +594,19 @@ impl Reader {
                 plugin.only(&[PRODUCER, LOAD])?;
                 Scorer::LMetric { index: self.index(named)? }
             }
-            other => return Err(format!("the plug-in {other:?} is not modelled")),
+            other => return Err(not_modelled(other)),
         };
-        config.scorers.push((scorer, weight));
+        profile.scorers.push((scorer, weight));
         Ok(())
     }
+}
+
+fn not_modelled(kind: &str) -> String {
+    format!("the plug-in {kind:?} is not modelled: leave it out")
+}
+
+fn name_of(profile: &Value) -> &str {
+    profile.get("name").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The plug-ins of a profile and their weights.

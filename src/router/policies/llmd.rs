@@ -1,5 +1,5 @@
 use super::Books;
-use super::epp_config::{EppConfig, Filter, Picker, Scorer};
+use super::epp_config::{EppConfig, Filter, Picker, Profile, Scorer};
 use super::llmd_index::{Held, IndexConfig, LlmdIndex};
 use crate::event::{KvEvent, WorkerEvent};
 use crate::id::WorkerId;
@@ -7,7 +7,7 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::kv::Bookings;
-use crate::router::parameters::{Parameters, check_report_period};
+use crate::router::parameters::{Parameters, Surroundings, check_report_period};
 use crate::router::select::Ties;
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict};
 use crate::settings::Invalid;
@@ -30,8 +30,10 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
         )
         .version("ebab687", "2026-11")
         .without(
-            "several profiles, flow control, predicted latencies, LoRA, sessions, weights of \
-             tiers; every plug-in that is not modelled is refused by name",
+            "profiles but one, or one for prefill and one for decode; the choice of a decode \
+             worker when the request comes, here when its prompt is computed; flow control, \
+             predicted latencies, LoRA, sessions, weights of tiers, the bound on holders of a \
+             block; every plug-in that is not modelled is refused by name",
         ),
     )
     .shared()
@@ -62,6 +64,17 @@ impl Parameters for LlmdParams {
         parsed.map_err(|problem| wrong(format!("one that can be read: {problem}")))?;
         check_report_period(self.report_period)
     }
+
+    fn check_in(&self, surroundings: &Surroundings) -> Result<(), Invalid> {
+        let is_apart = EppConfig::parse(&self.config).is_ok_and(|config| config.is_apart());
+        Invalid::unless(
+            !is_apart || surroundings.has_prefill_workers != Some(false),
+            "config",
+            "one with profiles for prefill and decode",
+            "one with a single profile: here every worker does both (or give prefill and decode \
+             workers of their own: [cluster.prefill])",
+        )
+    }
 }
 
 /// llm-d's router as its configuration puts it together.
@@ -72,7 +85,8 @@ impl Parameters for LlmdParams {
 /// configuration of llm-d's guides without that.
 #[derive(Debug)]
 pub struct Llmd {
-    config: EppConfig,
+    profile: Profile,
+    load_index: usize,
     report_period: SimDuration,
     cluster: ClusterSpec,
     indexes: Vec<LlmdIndex>,
@@ -110,7 +124,8 @@ impl Llmd {
         let index = |index: &IndexConfig| LlmdIndex::new(*index, cluster);
         Self {
             indexes: config.indexes.iter().map(index).collect(),
-            config,
+            profile: config.profile(cluster.role),
+            load_index: config.load_index,
             report_period: params.report_period,
             cluster: cluster.clone(),
             bookings: Bookings::new(cluster.workers()),
@@ -140,7 +155,7 @@ impl Llmd {
         mut draws: Option<&mut Stream>,
     ) -> Vec<usize> {
         let mut left: Vec<usize> = view.available().map(|(at, _)| at).collect();
-        for filter in &self.config.filters {
+        for filter in &self.profile.filters {
             let Filter::Affinity {
                 index,
                 threshold,
@@ -186,7 +201,7 @@ impl Llmd {
         left: &[usize],
     ) -> Vec<f64> {
         let mut sums = vec![0.0; left.len()];
-        for &(scorer, weight) in &self.config.scorers {
+        for &(scorer, weight) in &self.profile.scorers {
             let scores = self.score(scorer, request, matched, view, left);
             for (sum, score) in sums.iter_mut().zip(scores) {
                 *sum += weight * score.clamp(0.0, 1.0);
@@ -231,7 +246,7 @@ impl Llmd {
                 0.5 * (1.0 - f64::from(waiting).min(threshold) / threshold)
             }),
             Scorer::TokenLoad { threshold } => each(&|at| {
-                let own = matched[self.config.load_index].uncached_tokens(request, at) as f64;
+                let own = matched[self.load_index].uncached_tokens(request, at) as f64;
                 1.0 - (self.inflight_tokens(at) + own).min(threshold) / threshold
             }),
             Scorer::ActiveRequest { idle, most_busy } => {
@@ -276,7 +291,7 @@ impl Llmd {
     }
 
     fn pick(&self, scores: &[f64], draws: &mut Stream) -> usize {
-        match self.config.picker {
+        match self.profile.picker {
             Picker::Random => draws.random_range(0..scores.len()),
             Picker::WeightedRandom if scores.iter().any(|score| *score > 0.0) => {
                 let mut rest = draws.random::<f64>() * scores.iter().sum::<f64>();
@@ -298,9 +313,9 @@ impl Llmd {
     }
 
     fn book_matched(&mut self, request: &RouteRequest<'_>, worker: WorkerId, matched: &[Matched]) {
-        let uncached = matched[self.config.load_index].uncached_tokens(request, worker.index());
+        let uncached = matched[self.load_index].uncached_tokens(request, worker.index());
         self.bookings.book(request, worker, uncached);
-        let cold = self.config.scorers.iter().find_map(|(scorer, _)| match scorer {
+        let cold = self.profile.scorers.iter().find_map(|(scorer, _)| match scorer {
             Scorer::NoHitLru { index } => {
                 Some(matched[*index].blocks.iter().all(|held| *held == 0))
             }
@@ -352,7 +367,7 @@ impl Policy for Llmd {
                 Scorer::KvUtilization | Scorer::Queue | Scorer::Running | Scorer::LoadAware { .. }
             )
         };
-        self.config.scorers.iter().any(reads_gauges).then_some(self.report_period)
+        self.profile.scorers.iter().any(reads_gauges).then_some(self.report_period)
     }
 
     fn observe(&mut self, _: SimTime, event: &WorkerEvent) {
@@ -399,7 +414,7 @@ impl Policy for Llmd {
             let score = place.map(|place| scores[place]);
             let load = &self.bookings.loads()[at];
             let parts = vec![
-                ("held_share", matched[self.config.load_index].share(at)),
+                ("held_share", matched[self.load_index].share(at)),
                 ("inflight_tokens", load.prefill_tokens as f64),
                 ("requests", f64::from(load.requests)),
             ];

@@ -6,7 +6,10 @@ use crate::router::policies::llmd::{Llmd, LlmdParams};
 use crate::router::settings::RouterSettings;
 use crate::router::testing::history::{Act, BLOCK_SIZE, Heard, History, any_acts};
 use crate::router::testing::{Texts, any_texts, cluster};
-use crate::router::{ChosenPolicy, CostParts, Policy, Reported, Verdict, WorkerView, Workers};
+use crate::router::{
+    ChosenPolicy, ClusterSpec, CostParts, Policy, Registry, Reported, Role, Verdict, WorkerView,
+    Workers,
+};
 use crate::time::SimTime;
 use proptest::prelude::*;
 
@@ -156,6 +159,68 @@ fn what_is_not_modelled_is_refused_by_name() {
     ]
     .map(|text| RouterSettings::new("llmd").with("config", text).validate().expect_err("wrong"));
     insta::assert_snapshot!(wrong.map(|error| error.to_string()).join("\n"));
+}
+
+/// Files of public guides, restated: what is in their `plugins` and `schedulingProfiles`.
+/// With what is refused of them, if anything is.
+///
+/// Source: `guides/` of github.com/llm-d/llm-d and `deploy/config/` of
+/// github.com/llm-d/llm-d-router, each file at the commit that stands before it.
+const GUIDES: &str = include_str!("epp_guides.yaml");
+
+#[test]
+fn files_of_the_guides_are_read_or_refused_by_name() {
+    let guides = crate::settings::yaml::parse(GUIDES).expect("YAML");
+    let guides = guides.as_object().expect("files by name");
+    let mut seen = Vec::new();
+    for (place, guide) in guides {
+        let text = serde_json::to_string(guide).expect("JSON is YAML");
+        let chosen = RouterSettings::new("llmd").with("config", text).validate();
+        seen.push(match chosen {
+            Ok(()) => format!("{place}: read"),
+            Err(error) => format!("{place}: {error}"),
+        });
+    }
+    insta::assert_snapshot!(seen.join("\n"));
+}
+
+/// The guide for prefill and decode apart: each side goes by its own profile.
+#[test]
+fn prefill_and_decode_go_by_their_own_profiles() {
+    let guides = crate::settings::yaml::parse(GUIDES).expect("YAML");
+    let place = "guides/pd-disaggregation/router/pd-disaggregation.values.yaml@83bb7c1";
+    let config = serde_json::to_string(&guides[place]).unwrap();
+    let side = |role| {
+        let params = LlmdParams { config: config.clone(), ..LlmdParams::default() };
+        Llmd::new(&params, &ClusterSpec { role, ..cluster(2, BLOCK_SIZE) }, 1)
+    };
+    let mut texts = Texts::default();
+    let (text, other) = (texts.add(None), texts.add(None));
+    let workers = Workers::new(vec![WorkerView::default(); 2]);
+    let costs = |mut parts: Llmd| {
+        // Worker 0 holds the prompt and has one request, worker 1 has two short ones.
+        for (id, text, tokens, worker) in [(0, text, 256, 0), (1, other, 16, 1), (2, other, 16, 1)]
+        {
+            let request = texts.request(id, text, tokens, BLOCK_SIZE);
+            parts.book(&request.route_view(BLOCK_SIZE), WorkerId(worker));
+        }
+        let request = texts.request(9, text, 256, BLOCK_SIZE);
+        best(&parts.explain(&request.route_view(BLOCK_SIZE), &workers.view()))
+    };
+    // Prefill: the affinity filter leaves worker 0. Decode: the fewest requests.
+    assert_eq!(costs(side(Role::Prefill)), [WorkerId(0)]);
+    assert_eq!(costs(side(Role::Decode { may_prefill: false })), [WorkerId(0)]);
+    let decode = side(Role::Decode { may_prefill: false });
+    assert_eq!(decode.report_period(), None);
+    let around = |has_prefill_workers| {
+        RouterSettings::new("llmd")
+            .with("config", config.clone())
+            .resolve(&Registry::default(), &[1, 1], has_prefill_workers)
+            .map(drop)
+    };
+    assert_eq!(around(Some(true)), Ok(()));
+    let error = around(Some(false)).expect_err("no workers of their own").to_string();
+    assert!(error.contains("here every worker does both"), "{error}");
 }
 
 /// Of each scorer what it says, on two workers with different loads.
