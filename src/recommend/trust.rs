@@ -103,7 +103,7 @@ impl Own {
 
 /// The load of a workload, where it is one number, and everything else of it.
 fn load_and_rest(settings: &Settings) -> Option<(Option<f64>, Value)> {
-    let mut rest = serde_json::to_value(&settings.workload).ok()?;
+    let mut rest = serde_json::to_value(&*settings.workload).ok()?;
     let load = load_key(&settings.workload).and_then(|key| {
         let path = key.strip_prefix("workload.")?;
         let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
