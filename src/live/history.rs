@@ -1,14 +1,14 @@
 //! What the router of a live run heard, so that it can be replayed.
 
 use crate::engine::Gauges;
-use crate::event::{KvEvent, Refusal, RejectReason, WorkerEvent};
+use crate::event::{KvEvent, RejectReason, WorkerEvent};
 use crate::fleet::Fleet;
 use crate::id::{RequestId, WorkerId};
 use crate::recorder::{End, RequestRecord};
 use crate::request::Request;
 use crate::stats::Histogram;
 use crate::time::{SimDuration, SimTime};
-use crate::workload::{Arrival, HeldBack, Listed, Patience, Workload};
+use crate::workload::{Arrival, Listed, Patience, Workload};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Everything that came from a fleet, in order.
@@ -154,28 +154,12 @@ impl Workload for Taken<'_> {
         self.workload.observe_end(now, request, served);
     }
 
-    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
-        self.workload.observe_hang_up(now, request);
+    fn behind(&self) -> Option<&dyn Workload> {
+        Some(&*self.workload)
     }
 
-    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
-        self.workload.observe_refusal(now, request, refusal)
-    }
-
-    fn sent_again(&self) -> Option<u64> {
-        self.workload.sent_again()
-    }
-
-    fn held_back(&self) -> Option<HeldBack> {
-        self.workload.held_back()
-    }
-
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
-        self.workload.set_concurrency(now, conversations, cut)
-    }
-
-    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
-        self.workload.set_rate(now, per_s)
+    fn behind_mut(&mut self) -> Option<&mut dyn Workload> {
+        Some(&mut *self.workload)
     }
 }
 
@@ -229,5 +213,33 @@ impl Script {
     /// As a workload.
     pub(super) fn play(&self) -> Box<dyn Workload> {
         Box::new(self.requests.iter().map(|sent| sent.arrival.clone()).collect::<Listed>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::WorkloadSettings;
+    use std::path::Path;
+
+    #[test]
+    fn what_clients_hold_back_is_known_of_requests_that_are_kept() {
+        let settings: WorkloadSettings = toml::from_str(
+            "kind = 'requests'\nconcurrency = 2\ncount = 2\n\
+             prompt_tokens = { kind = 'constant', value = 9 }\n\
+             output_tokens = { kind = 'constant', value = 9 }\nclient.connections.limit = 1",
+        )
+        .unwrap();
+        let workload = settings.load(Path::new("."), None).unwrap().build(16, 1);
+        let mut arrivals = Vec::new();
+        let mut taken = Taken { workload, arrivals: &mut arrivals };
+        let first = taken.take();
+        assert_eq!(taken.next_arrival(), None);
+        let ended = first.at + SimDuration::from_secs(1);
+        taken.observe_failure(ended, first.request.id);
+        assert_eq!(taken.take().at, ended);
+        assert_eq!(taken.held_back().unwrap().requests, 1);
+        drop(taken);
+        assert_eq!(arrivals.len(), 2);
     }
 }

@@ -3,7 +3,6 @@
 use super::distribution::Distribution;
 use super::refusals::RefusalSettings;
 use super::{Arrival, Patience, Priorities, Workload};
-use crate::event::Refusal;
 use crate::id::RequestId;
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
@@ -152,31 +151,11 @@ impl Workload for Clients<'_> {
         self.inner.observe_end(now, request, served);
     }
 
-    fn observe_failure(&mut self, now: SimTime, request: RequestId) {
-        self.inner.observe_failure(now, request);
+    fn behind(&self) -> Option<&dyn Workload> {
+        Some(&*self.inner)
     }
 
-    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
-        self.inner.observe_hang_up(now, request);
-    }
-
-    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
-        self.inner.observe_refusal(now, request, refusal)
-    }
-
-    fn sent_again(&self) -> Option<u64> {
-        self.inner.sent_again()
-    }
-
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
-        self.inner.set_concurrency(now, conversations, cut)
-    }
-
-    fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
-        self.inner.begin_level(now, level)
-    }
-
-    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
-        self.inner.set_rate(now, per_s)
+    fn behind_mut(&mut self) -> Option<&mut dyn Workload> {
+        Some(&mut *self.inner)
     }
 }

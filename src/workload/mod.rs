@@ -38,6 +38,11 @@ use crate::time::{SimDuration, SimTime};
 use std::collections::VecDeque;
 
 /// A source of requests.
+///
+/// A workload that wraps another one gives it as [`behind`](Self::behind) and
+/// [`behind_mut`](Self::behind_mut). What it does not say itself is then said by the one
+/// behind it. A wrapper that renumbers requests or counts their ends has to hear of every
+/// end itself: of failures, hang-ups and refusals too.
 pub trait Workload {
     /// When the next request reaches the router; `None` if nothing is due until
     /// some request ends (or ever).
@@ -52,55 +57,81 @@ pub trait Workload {
     /// Hears that a request finished, or was rejected by its worker, at `now`.
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool);
 
+    /// The workload that this one wraps; `None` where it makes its requests itself.
+    fn behind(&self) -> Option<&dyn Workload> {
+        None
+    }
+
+    /// The same, to be changed.
+    fn behind_mut(&mut self) -> Option<&mut dyn Workload> {
+        None
+    }
+
     /// Hears that a request failed at `now`: it was lost with its worker, or no
     /// worker was there. As one that was not served, unless the client sends again.
     fn observe_failure(&mut self, now: SimTime, request: RequestId) {
-        self.observe_end(now, request, false);
+        match self.behind_mut() {
+            Some(behind) => behind.observe_failure(now, request),
+            None => self.observe_end(now, request, false),
+        }
     }
 
     /// Hears that the client of a request hung up at `now`. As one that was not served,
     /// unless the client sends again.
     fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
-        self.observe_end(now, request, false);
+        match self.behind_mut() {
+            Some(behind) => behind.observe_hang_up(now, request),
+            None => self.observe_end(now, request, false),
+        }
     }
 
     /// Hears that the router turned a request away at `now`, and how it answered. Gives
     /// whether its client will send it again. As one that was not served, unless it does.
-    fn observe_refusal(&mut self, now: SimTime, request: RequestId, _refusal: &Refusal) -> bool {
-        self.observe_end(now, request, false);
-        false
+    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
+        match self.behind_mut() {
+            Some(behind) => behind.observe_refusal(now, request, refusal),
+            None => {
+                self.observe_end(now, request, false);
+                false
+            }
+        }
     }
 
     /// Requests that clients have sent again; `None` if none ever does.
     fn sent_again(&self) -> Option<u64> {
-        None
+        self.behind()?.sent_again()
     }
 
     /// What clients have held back so far, for want of connections; `None` where they have
     /// as many as they need.
     fn held_back(&self) -> Option<HeldBack> {
-        None
+        self.behind()?.held_back()
     }
 
     /// Changes the number of concurrent conversations or clients from `now` on. Those
     /// that are too many go on to their last turn, or, if they are `cut`, to the answer
     /// that they wait for. False where there is no such number, as in an open loop.
-    fn set_concurrency(&mut self, _now: SimTime, _conversations: u32, _cut: bool) -> bool {
-        false
+    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
+        self.behind_mut().is_some_and(|behind| behind.set_concurrency(now, conversations, cut))
     }
 
     /// The next level of an experiment begins at `now`: with so many clients, or of a load
     /// in stages the one of this number, from 0. Gives when the level is measured from,
     /// warm-up apart.
     fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
-        self.set_concurrency(now, level, true);
-        now
+        match self.behind_mut() {
+            Some(behind) => behind.begin_level(now, level),
+            None => {
+                self.set_concurrency(now, level, true);
+                now
+            }
+        }
     }
 
     /// Changes the arrival rate, in requests a second, from `now` on. False where no
     /// process of arrivals decides, or none can have that rate.
-    fn set_rate(&mut self, _now: SimTime, _per_s: f64) -> bool {
-        false
+    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
+        self.behind_mut().is_some_and(|behind| behind.set_rate(now, per_s))
     }
 }
 

@@ -130,6 +130,14 @@ impl Workload for Retries<'_> {
         arrival
     }
 
+    fn behind(&self) -> Option<&dyn Workload> {
+        Some(&*self.inner)
+    }
+
+    fn behind_mut(&mut self) -> Option<&mut dyn Workload> {
+        Some(&mut *self.inner)
+    }
+
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
         let attempt = self.end(request);
         self.inner.observe_end(now, attempt.request.id, served);
@@ -175,18 +183,6 @@ impl Workload for Retries<'_> {
 
     fn sent_again(&self) -> Option<u64> {
         Some(self.sent_again + self.inner.sent_again().unwrap_or(0))
-    }
-
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
-        self.inner.set_concurrency(now, conversations, cut)
-    }
-
-    fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
-        self.inner.begin_level(now, level)
-    }
-
-    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
-        self.inner.set_rate(now, per_s)
     }
 }
 

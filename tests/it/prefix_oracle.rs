@@ -94,6 +94,14 @@ impl<W: Workload> Workload for Copying<W> {
     fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
         self.workload.observe_end(now, request, served);
     }
+
+    fn behind(&self) -> Option<&dyn Workload> {
+        Some(&self.workload)
+    }
+
+    fn behind_mut(&mut self) -> Option<&mut dyn Workload> {
+        Some(&mut self.workload)
+    }
 }
 
 proptest! {
