@@ -6,21 +6,20 @@
 //! capacity looks better than it is: a run says how many requests waited, and how long.
 
 use super::client::{Client, ConnectionSettings};
+use super::passing::{Passing, Station};
 use super::{Arrival, HeldBack, Workload};
-use crate::event::Refusal;
-use crate::id::RequestId;
 use crate::rng::{Use, stream};
 use crate::time::SimTime;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 /// A workload whose requests wait for connections, first come, first served.
-///
-/// Taking a request and hearing of an end cost O(log n) with n connections.
-pub struct Connected<'a> {
-    inner: Box<dyn Workload + 'a>,
+pub type Connected<'a> = Passing<'a, Connections>;
+
+/// The connections. What enters or leaves costs O(log n) with n of them.
+pub struct Connections {
     wait_counts: bool,
-    /// The way of a request, where `inner` does not have it already; and the seed of that.
+    /// The way of a request, where it does not have it already; and the seed of that.
     way: Option<(Client, u64)>,
     /// Free connections, by when they became so.
     free: BinaryHeap<Reverse<SimTime>>,
@@ -28,10 +27,6 @@ pub struct Connected<'a> {
     unused: Option<u32>,
     /// On their way to the router: when they are there, and which they are.
     passing: BTreeMap<(SimTime, u32), Arrival>,
-    pulled: u32,
-    taken: u32,
-    /// By the number that a request has here, the one that it has inside.
-    open: BTreeMap<RequestId, RequestId>,
     held_back: HeldBack,
 }
 
@@ -43,35 +38,24 @@ impl<'a> Connected<'a> {
         settings: Option<ConnectionSettings>,
         way: Option<(Client, u64)>,
     ) -> Self {
-        let mut connected = Self {
-            inner,
+        let connections = Connections {
             wait_counts: settings.is_none_or(|settings| settings.wait_counts),
             way,
             free: BinaryHeap::new(),
             unused: settings.map(|settings| settings.limit),
             passing: BTreeMap::new(),
-            pulled: 0,
-            taken: 0,
-            open: BTreeMap::new(),
             held_back: HeldBack::default(),
         };
-        connected.look_ahead();
-        connected
+        Self::through(inner, connections)
+    }
+}
+
+impl Station for Connections {
+    fn has_room(&self) -> bool {
+        self.unused.is_none_or(|unused| unused > 0) || !self.free.is_empty()
     }
 
-    /// Sends whatever could be the next one at the router, while a connection is free.
-    fn look_ahead(&mut self) {
-        while self.unused.is_none_or(|unused| unused > 0) || !self.free.is_empty() {
-            let next = self.passing.first_key_value().map(|(&(at, _), _)| at);
-            match self.inner.next_arrival() {
-                Some(at) if next.is_none_or(|next| at < next) => self.send(),
-                _ => return,
-            }
-        }
-    }
-
-    fn send(&mut self) {
-        let mut arrival = self.inner.take();
+    fn enter(&mut self, number: u32, mut arrival: Arrival) {
         let way = match &self.way {
             None => arrival.at - arrival.sent,
             Some((client, seed)) => {
@@ -98,93 +82,41 @@ impl<'a> Connected<'a> {
             arrival.sent = begins;
         }
         arrival.at = begins + way;
-        self.passing.insert((arrival.at, self.pulled), arrival);
-        self.pulled += 1;
+        self.passing.insert((arrival.at, number), arrival);
     }
 
-    fn end(&mut self, now: SimTime, request: RequestId) -> RequestId {
-        if self.unused.is_some() {
-            self.free.push(Reverse(now));
-        }
-        self.open.remove(&request).expect("a request that ends was taken")
-    }
-}
-
-impl Workload for Connected<'_> {
-    fn next_arrival(&self) -> Option<SimTime> {
+    fn next_through(&self) -> Option<SimTime> {
         self.passing.first_key_value().map(|(&(at, _), _)| at)
     }
 
-    fn take(&mut self) -> Arrival {
-        let (_, mut arrival) = self.passing.pop_first().expect("a request is due");
-        let id = RequestId(self.taken);
-        self.taken += 1;
-        self.open.insert(id, arrival.request.id);
-        arrival.request.id = id;
-        self.look_ahead();
-        arrival
+    fn leave(&mut self, _at: SimTime) -> Arrival {
+        self.passing.pop_first().expect("a request is due").1
     }
 
-    fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
-        let inner = self.end(now, request);
-        self.inner.observe_end(now, inner, served);
-        self.look_ahead();
-    }
-
-    fn observe_failure(&mut self, now: SimTime, request: RequestId) {
-        let inner = self.end(now, request);
-        self.inner.observe_failure(now, inner);
-        self.look_ahead();
-    }
-
-    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
-        let inner = self.end(now, request);
-        self.inner.observe_hang_up(now, inner);
-        self.look_ahead();
-    }
-
-    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
-        let inner = self.end(now, request);
-        let again = self.inner.observe_refusal(now, inner, refusal);
-        self.look_ahead();
-        again
-    }
-
-    fn sent_again(&self) -> Option<u64> {
-        self.inner.sent_again()
+    fn end(&mut self, now: SimTime, _output_tokens: Option<u32>) {
+        if self.unused.is_some() {
+            self.free.push(Reverse(now));
+        }
     }
 
     fn held_back(&self) -> Option<HeldBack> {
         self.unused.map(|_| self.held_back)
-    }
-
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
-        let follows = self.inner.set_concurrency(now, conversations, cut);
-        self.look_ahead();
-        follows
-    }
-
-    fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
-        let begin = self.inner.begin_level(now, level);
-        self.look_ahead();
-        begin
-    }
-
-    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
-        let follows = self.inner.set_rate(now, per_s);
-        self.look_ahead();
-        follows
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::RequestId;
     use crate::request::{Content, Request};
     use crate::time::SimDuration;
     use crate::workload::client::MAX_CONNECTIONS;
     use crate::workload::requests::{RequestSettings, Requests};
-    use crate::workload::{Listed, Patience, private_run};
+    use crate::workload::tokenizer::Tokenized;
+    use crate::workload::{
+        Clients, Listed, Patience, PatienceSettings, Priorities, RefusalSettings, Retries,
+        private_run,
+    };
     use proptest::prelude::*;
 
     fn us(us: u64) -> SimTime {
@@ -299,6 +231,29 @@ mod tests {
         assert_eq!(seen.len(), 40);
         assert_eq!(seen[39][2], us(1_400));
         assert_eq!(load.held_back().unwrap().requests, 37);
+    }
+
+    #[test]
+    fn what_is_held_back_is_known_behind_every_wrapper() {
+        let held = || -> Box<dyn Workload> {
+            Box::new(Connected::new(listed(&[(0, 0), (1, 0)]), limited(1, true), None))
+        };
+        let (patience, priorities) = (PatienceSettings::default(), Priorities::default());
+        let (refusals, pause) = (RefusalSettings::default(), SimDuration::from_secs(1));
+        let tokenizer = toml::from_str("processes = 1").unwrap();
+        let wrapped: [Box<dyn Workload>; 6] = [
+            held(),
+            Box::new(Clients::new(held(), patience, priorities, 1)),
+            Box::new(Retries::new(held(), 1, pause)),
+            Box::new(Retries::after_hang_ups(held(), 1, pause)),
+            Box::new(Retries::after_refusals(held(), refusals, 1)),
+            Box::new(Tokenized::new(held(), tokenizer, 1)),
+        ];
+        for (place, mut load) in wrapped.into_iter().enumerate() {
+            play(load.as_mut(), |_| 10);
+            let time = SimDuration::from_micros(9);
+            assert_eq!(load.held_back(), Some(HeldBack { requests: 1, time }), "wrapper {place}");
+        }
     }
 
     #[test]

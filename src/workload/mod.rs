@@ -13,6 +13,7 @@ pub mod conversations;
 mod curve;
 pub mod distribution;
 pub mod inference_perf;
+pub mod passing;
 pub mod prefix_ratio;
 mod priority;
 mod refusals;

@@ -7,9 +7,8 @@
 //! the last while say.
 
 use super::distribution::{Distribution, Quantity};
-use super::{Arrival, HeldBack, Workload};
-use crate::event::Refusal;
-use crate::id::RequestId;
+use super::passing::{Passing, Station};
+use super::{Arrival, Workload};
 use crate::rng::{Use, stream};
 use crate::settings::{self, Count, Invalid};
 use crate::time::{SimDuration, SimTime};
@@ -74,25 +73,19 @@ impl TokenizerSettings {
 }
 
 /// A workload whose requests pass such processes on their way to the router.
-///
-/// Taking a request and hearing of an end cost O(p log p + log n) with p processes and n
+pub type Tokenized<'a> = Passing<'a, Tokenizer>;
+
+/// The processes. What enters or leaves costs O(p log p + log n) with p processes and n
 /// requests that wait.
-pub struct Tokenized<'a> {
-    inner: Box<dyn Workload + 'a>,
+pub struct Tokenizer {
     settings: TokenizerSettings,
     seed: u64,
     /// Not begun, in order of arrival, each with its time in a process.
     waiting: BTreeMap<(SimTime, u32), (Arrival, SimDuration)>,
-    pulled: u32,
     /// Begun: when they are through, and which they are.
     passing: BTreeMap<(SimTime, u32), Arrival>,
     /// When each process is free.
     free: BinaryHeap<Reverse<SimTime>>,
-    /// The next one through, of those that wait or pass.
-    next: Option<SimTime>,
-    taken: u32,
-    /// By the number that it has here, the one that it has inside, and its output tokens.
-    open: BTreeMap<RequestId, (RequestId, u32)>,
     /// Ends of answers, and their tokens, of the last while; and the sum of these.
     ended: VecDeque<(SimTime, u32)>,
     ended_tokens: u64,
@@ -102,24 +95,20 @@ impl<'a> Tokenized<'a> {
     /// `inner` behind such processes.
     pub fn new(inner: Box<dyn Workload + 'a>, settings: TokenizerSettings, seed: u64) -> Self {
         let free = (0..settings.processes).map(|_| Reverse(SimTime::ZERO)).collect();
-        let mut tokenized = Self {
-            inner,
+        let processes = Tokenizer {
             settings,
             seed,
             waiting: BTreeMap::new(),
-            pulled: 0,
             passing: BTreeMap::new(),
             free,
-            next: None,
-            taken: 0,
-            open: BTreeMap::new(),
             ended: VecDeque::new(),
             ended_tokens: 0,
         };
-        tokenized.look_ahead();
-        tokenized
+        Self::through(inner, processes)
     }
+}
 
+impl Tokenizer {
     /// Begins what a process could begin up to `now`: nothing that comes later can be
     /// before it.
     fn begin_due(&mut self, now: SimTime) {
@@ -135,37 +124,29 @@ impl<'a> Tokenized<'a> {
         }
     }
 
-    /// Asks for every request that could be the next one through, and finds that.
-    fn look_ahead(&mut self) {
-        loop {
-            self.next = self.next_through();
-            match self.inner.next_arrival() {
-                Some(at) if self.next.is_none_or(|next| at < next) => self.pull(),
-                _ => return,
-            }
-        }
-    }
-
-    fn pull(&mut self) {
-        let arrival = self.inner.take();
-        let request = &arrival.request;
-        let key = (u64::from(request.conversation.0), u64::from(request.turn));
-        let mut draws = stream(self.seed, Use::Tokenizer, key.0, key.1);
-        let work = self.settings.per_request.sample(&mut draws)
-            + self.settings.per_prompt_token * u64::from(request.prompt_tokens);
-        let work = SimDuration::from_secs_f64(work.as_secs() / self.share());
-        self.waiting.insert((arrival.at, self.pulled), (arrival, work));
-        self.pulled += 1;
-    }
-
     /// What answers leave of the time of the processes.
     fn share(&self) -> f64 {
         let per_s = self.ended_tokens as f64 / OVER.as_secs();
         let busy = self.settings.per_output_token.as_secs() * per_s;
         (1.0 - busy / f64::from(self.settings.processes)).max(LEAST_SHARE)
     }
+}
 
-    /// When the next one is through, if nothing else comes.
+impl Station for Tokenizer {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn enter(&mut self, number: u32, arrival: Arrival) {
+        let request = &arrival.request;
+        let key = (u64::from(request.conversation.0), u64::from(request.turn));
+        let mut draws = stream(self.seed, Use::Tokenizer, key.0, key.1);
+        let work = self.settings.per_request.sample(&mut draws)
+            + self.settings.per_prompt_token * u64::from(request.prompt_tokens);
+        let work = SimDuration::from_secs_f64(work.as_secs() / self.share());
+        self.waiting.insert((arrival.at, number), (arrival, work));
+    }
+
     fn next_through(&self) -> Option<SimTime> {
         let mut next = self.passing.first_key_value().map(|(&(through, _), _)| through);
         let mut free = self.free.clone();
@@ -181,9 +162,13 @@ impl<'a> Tokenized<'a> {
         next
     }
 
-    fn end(&mut self, now: SimTime, request: RequestId, served: bool) -> RequestId {
-        let (inner, tokens) = self.open.remove(&request).expect("a request that ends was taken");
-        if served {
+    fn leave(&mut self, at: SimTime) -> Arrival {
+        self.begin_due(at);
+        self.passing.pop_first().expect("one is through").1
+    }
+
+    fn end(&mut self, now: SimTime, output_tokens: Option<u32>) {
+        if let Some(tokens) = output_tokens {
             self.ended.push_back((now, tokens));
             self.ended_tokens += u64::from(tokens);
         }
@@ -194,83 +179,13 @@ impl<'a> Tokenized<'a> {
             self.ended_tokens -= u64::from(tokens);
         }
         self.begin_due(now);
-        inner
-    }
-}
-
-impl Workload for Tokenized<'_> {
-    fn next_arrival(&self) -> Option<SimTime> {
-        self.next
-    }
-
-    fn take(&mut self) -> Arrival {
-        let at = self.next.expect("a request is due");
-        self.begin_due(at);
-        let (_, mut arrival) = self.passing.pop_first().expect("one is through");
-        let id = RequestId(self.taken);
-        self.taken += 1;
-        self.open.insert(id, (arrival.request.id, arrival.request.output_tokens));
-        arrival.at = at;
-        arrival.request.id = id;
-        self.look_ahead();
-        arrival
-    }
-
-    fn observe_end(&mut self, now: SimTime, request: RequestId, served: bool) {
-        let inner = self.end(now, request, served);
-        self.inner.observe_end(now, inner, served);
-        self.look_ahead();
-    }
-
-    fn observe_failure(&mut self, now: SimTime, request: RequestId) {
-        let inner = self.end(now, request, false);
-        self.inner.observe_failure(now, inner);
-        self.look_ahead();
-    }
-
-    fn observe_hang_up(&mut self, now: SimTime, request: RequestId) {
-        let inner = self.end(now, request, false);
-        self.inner.observe_hang_up(now, inner);
-        self.look_ahead();
-    }
-
-    fn observe_refusal(&mut self, now: SimTime, request: RequestId, refusal: &Refusal) -> bool {
-        let inner = self.end(now, request, false);
-        let again = self.inner.observe_refusal(now, inner, refusal);
-        self.look_ahead();
-        again
-    }
-
-    fn sent_again(&self) -> Option<u64> {
-        self.inner.sent_again()
-    }
-
-    fn held_back(&self) -> Option<HeldBack> {
-        self.inner.held_back()
-    }
-
-    fn set_concurrency(&mut self, now: SimTime, conversations: u32, cut: bool) -> bool {
-        let follows = self.inner.set_concurrency(now, conversations, cut);
-        self.look_ahead();
-        follows
-    }
-
-    fn begin_level(&mut self, now: SimTime, level: u32) -> SimTime {
-        let begin = self.inner.begin_level(now, level);
-        self.look_ahead();
-        begin
-    }
-
-    fn set_rate(&mut self, now: SimTime, per_s: f64) -> bool {
-        let follows = self.inner.set_rate(now, per_s);
-        self.look_ahead();
-        follows
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::RequestId;
     use crate::request::{Content, Request};
     use crate::stats;
     use crate::workload::Listed;
