@@ -7,13 +7,10 @@ use crate::id::WorkerId;
 use crate::request::Request;
 use crate::settings::{Invalid, plain};
 use crate::simulation::Happening;
-use crate::time::{SimDuration, SimTime};
+use crate::time::SimTime;
 use crate::workload::trace::Trace;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Between two looks at whether a simulation is over.
-const STRETCH: SimDuration = SimDuration::from_secs(60);
 
 /// What a simulation did, as a trace.
 #[derive(Clone, Debug)]
@@ -75,19 +72,12 @@ pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
             _ => {}
         }
     });
-    let mut until = SimTime::ZERO;
-    loop {
-        let progress = simulation.advance(until).map_err(|source| RunError::Simulation {
-            experiment: experiment.name.clone(),
-            point: params(experiment, run.points[0]),
-            seed,
-            source,
-        })?;
-        if progress.is_over {
-            break;
-        }
-        until += STRETCH;
-    }
+    simulation.advance(SimTime::MAX).map_err(|source| RunError::Simulation {
+        experiment: experiment.name.clone(),
+        point: params(experiment, run.points[0]),
+        seed,
+        source,
+    })?;
     drop(simulation);
     let all = std::mem::take(&mut *all.lock().unwrap_or_else(PoisonError::into_inner));
     if all.is_empty() {
