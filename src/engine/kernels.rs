@@ -55,8 +55,13 @@ impl Kernels {
         if dtype != Dtype::Fp8 {
             return 1.0;
         }
+        let rise = self.fp8_prompts - self.fp8_decodes;
+        // Of most versions: every step would take two logarithms for nothing.
+        if rise == 0.0 {
+            return self.fp8_decodes;
+        }
         let share = (tokens / DECODE_TOKENS).ln() / (PROMPT_TOKENS / DECODE_TOKENS).ln();
-        self.fp8_decodes + (self.fp8_prompts - self.fp8_decodes) * share.clamp(0.0, 1.0)
+        self.fp8_decodes + rise * share.clamp(0.0, 1.0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Random lengths and times, as experiment files write them.
 
+use super::MAX_TOKENS;
 use crate::rng::Stream;
 use crate::settings::{self, Count, Invalid};
 use crate::time::SimDuration;
@@ -363,6 +364,17 @@ impl<T: Quantity> Distribution<T> {
     }
 }
 
+impl Distribution<Tokens> {
+    /// Refuses what is no length of a prompt or an answer of at least `least` tokens; `key` is
+    /// that of the value.
+    pub(super) fn validate_length(&self, key: &str, least: Tokens) -> Result<(), Invalid> {
+        self.validate_at_least(least).map_err(|invalid| invalid.within(key))?;
+        let (_, longest) = self.bounds();
+        let allowed = format!("tokens up to {MAX_TOKENS}");
+        Invalid::unless(longest.0 <= MAX_TOKENS, key, longest, &allowed)
+    }
+}
+
 /// To two digits.
 fn rounded(value: f64) -> f64 {
     format!("{value:.1e}").parse().unwrap_or(value)
@@ -380,15 +392,23 @@ pub(super) fn validate_exponent(key: &str, exponent: f64) -> Result<(), Invalid>
 
 /// One of `values`; `weights` are as many or none.
 fn empirical<T: Quantity>(values: &[T], weights: &[u32], stream: &mut Stream) -> T {
-    if weights.is_empty() {
-        return values[stream.random_range(0..values.len())];
+    match weights {
+        [] => values[stream.random_range(0..values.len())],
+        weights => values[weighted(weights.iter().copied(), stream)],
     }
-    let total: u64 = weights.iter().copied().map(u64::from).sum();
+}
+
+/// A place of `weights`, in proportion to its weight.
+///
+/// # Panics
+/// If none is above 0.
+pub(super) fn weighted(weights: impl Iterator<Item = u32> + Clone, stream: &mut Stream) -> usize {
+    let total: u64 = weights.clone().map(u64::from).sum();
     let mut left = stream.random_range(0..total);
-    for (&value, &weight) in values.iter().zip(weights) {
+    for (place, weight) in weights.enumerate() {
         match left.checked_sub(u64::from(weight)) {
             Some(rest) => left = rest,
-            None => return value,
+            None => return place,
         }
     }
     unreachable!("{left} of {total} left")

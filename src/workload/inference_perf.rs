@@ -150,15 +150,12 @@ impl InferencePerfSettings {
         let system = &self.system_prompt_tokens;
         system.validate().map_err(|e| e.within("system_prompt_tokens"))?;
         self.question_tokens.validate_at_least(one).map_err(|e| e.within("question_tokens"))?;
-        self.output_tokens.validate_at_least(one).map_err(|e| e.within("output_tokens"))?;
+        self.output_tokens.validate_length("output_tokens", one)?;
         let longest = |tokens: &Distribution<Tokens>| u64::from(tokens.bounds().1.0);
         let prompt = longest(system) + longest(&self.question_tokens);
         let allowed = format!("with system_prompt_tokens at most {MAX_TOKENS}");
         let fits = prompt <= u64::from(MAX_TOKENS);
         Invalid::unless(fits, "question_tokens", longest(&self.question_tokens), &allowed)?;
-        let answer = longest(&self.output_tokens);
-        let allowed = format!("tokens up to {MAX_TOKENS}");
-        Invalid::unless(answer <= u64::from(MAX_TOKENS), "output_tokens", answer, &allowed)?;
         self.validate_stages()?;
         self.patience.validate().map_err(|e| e.within("patience"))?;
         self.priority.validate()?;

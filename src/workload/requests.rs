@@ -107,10 +107,7 @@ impl RequestSettings {
         for (key, tokens) in
             [("prompt_tokens", &self.prompt_tokens), ("output_tokens", &self.output_tokens)]
         {
-            tokens.validate_at_least(Tokens(1)).map_err(|invalid| invalid.within(key))?;
-            let longest = tokens.bounds().1.0;
-            let allowed = format!("tokens up to {MAX_TOKENS}");
-            Invalid::unless(longest <= MAX_TOKENS, key, longest, &allowed)?;
+            tokens.validate_length(key, Tokens(1))?;
         }
         if let Some(SharedPrefix { groups, tokens, exponent }) = self.prefix {
             validate_exponent("prefix.exponent", exponent)?;

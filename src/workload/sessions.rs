@@ -14,7 +14,7 @@ mod tests;
 pub use settings::{Edits, PrefixTexts, SessionClass, SessionSettings};
 
 use super::arrivals::Arrivals;
-use super::distribution::popular;
+use super::distribution::{popular, weighted};
 use super::{Arrival, Patience, Workload, private_run};
 use crate::id::{BlockId, ConversationId, RequestId};
 use crate::request::{BlockRun, Content, Request};
@@ -37,9 +37,10 @@ pub struct Sessions {
     /// Sessions begun by the process, and all, those before the start included.
     begun: u32,
     numbered: u32,
-    /// Sums of the weights up to each.
-    classes: Vec<u64>,
-    prefixes: Vec<u64>,
+    /// By entry of the texts, the number of its first one.
+    first_texts: Vec<u32>,
+    /// Block ids from the beginning of one text to that of the next.
+    stride: u64,
     /// By slot: sessions that are open, and slots that are free.
     open: Vec<Session>,
     free: Vec<u32>,
@@ -80,9 +81,16 @@ impl Sessions {
         settings.validate().expect("validated settings");
         let mut arrivals = Arrivals::new(settings.arrivals.clone(), seed);
         let next = arrivals.next_time();
+        let texts = settings.prefix.iter().scan(0, |texts, prefix| {
+            let first = *texts;
+            *texts += prefix.texts;
+            Some(first)
+        });
+        // The longest leaves room for every one, and runs of two texts do not meet.
+        let longest = settings.prefix.iter().map(|prefix| prefix.tokens.0).max().unwrap_or(0);
         let mut sessions = Self {
-            classes: sums(settings.class.iter().map(|class| class.weight)),
-            prefixes: sums(settings.prefix.iter().map(|prefix| prefix.weight)),
+            first_texts: texts.collect(),
+            stride: u64::from(longest / block_size + 2),
             settings,
             block_size,
             seed,
@@ -151,7 +159,7 @@ impl Sessions {
         let number = self.numbered;
         self.numbered = number.checked_add(1).expect("fewer than 2^32 sessions");
         let mut draws = stream(self.seed, Use::Conversation, number.into(), 0);
-        let class = one_of(&self.classes, &mut draws);
+        let class = weighted(self.settings.class.iter().map(|class| class.weight), &mut draws);
         let private = self.name_run();
         let (prefix_tokens, content) = self.prefix(private, &mut draws);
         let mut session = Session {
@@ -174,20 +182,17 @@ impl Sessions {
 
     /// The text that a session begins with: its tokens, and the blocks of all that follows.
     fn prefix(&self, private: BlockId, draws: &mut Stream) -> (u32, Content) {
-        if self.prefixes.is_empty() {
+        let prefixes = &self.settings.prefix;
+        if prefixes.is_empty() {
             return (0, Content::new([], private));
         }
-        let place = one_of(&self.prefixes, draws);
-        let prefix = &self.settings.prefix[place];
-        let earlier: u32 = self.settings.prefix[..place].iter().map(|prefix| prefix.texts).sum();
-        let text = earlier + popular(prefix.texts, prefix.exponent, draws);
+        let place = weighted(prefixes.iter().map(|prefix| prefix.weight), draws);
+        let prefix = &prefixes[place];
+        let text = self.first_texts[place] + popular(prefix.texts, prefix.exponent, draws);
         let (tokens, common) =
             (prefix.tokens.0, self.settings.common_tokens.0.min(prefix.tokens.0));
         let (all, common_blocks) = (tokens / self.block_size, common / self.block_size);
-        // The longest leaves room for every one, and runs of two texts do not meet.
-        let longest = self.settings.prefix.iter().map(|prefix| prefix.tokens.0).max();
-        let stride = u64::from(longest.unwrap_or(0) / self.block_size + 2);
-        let own = BlockId(u64::from(text + 1) * stride);
+        let own = BlockId(u64::from(text + 1) * self.stride);
         let runs = [(BlockId(0), common_blocks), (own, all - common_blocks)]
             .map(|(first, len)| BlockRun { first, len });
         // Without a block of its own nothing tells a text from another.
@@ -263,22 +268,6 @@ impl Sessions {
         };
         self.sends.push(Reverse(Send { at, session: number, slot }));
     }
-}
-
-/// Sums of `weights` up to each.
-fn sums(weights: impl Iterator<Item = u32>) -> Vec<u64> {
-    weights
-        .scan(0, |sum, weight| {
-            *sum += u64::from(weight);
-            Some(*sum)
-        })
-        .collect()
-}
-
-/// A place, in proportion to its weight.
-fn one_of(sums: &[u64], draws: &mut Stream) -> usize {
-    let drawn = draws.random_range(0..sums[sums.len() - 1]);
-    sums.partition_point(|sum| *sum <= drawn)
 }
 
 impl Workload for Sessions {

@@ -219,6 +219,10 @@ impl DynamoPolicy {
     /// The overloaded workers, as the production front end finds them: by what
     /// the scheduler has booked, and by what workers report.
     fn overloaded(&self, request: &SchedulingRequest) -> HashSet<u64> {
+        let overload = self.params.overload;
+        if !overload.is_on() {
+            return self.left_out.iter().copied().collect();
+        }
         let load = |id: u32| {
             let load = request.worker_loads[&rank(WorkerId(id))];
             WorkerLoad {
@@ -227,7 +231,6 @@ impl DynamoPolicy {
                 requests: 0,
             }
         };
-        let overload = self.params.overload;
         let pool = |id: u32| self.cluster.of(WorkerId(id)).blocks;
         // A worker of several ranks is overloaded if all of them are.
         let holds = |rank: WorkerId| {

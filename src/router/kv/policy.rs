@@ -226,8 +226,10 @@ impl KvPolicy {
         let at = worker.index();
         let load = &self.tracker.loads()[at];
         let is_absent = self.absent.contains(worker);
-        let mut ranks = self.cluster.ranks_with(worker);
-        let is_overloaded = ranks.all(|rank| self.standing.overloaded[rank.index()]);
+        let overloaded = &self.standing.overloaded;
+        // Its own comes first: to look for the other ranks of its engine takes longer.
+        let is_overloaded =
+            overloaded[at] && self.cluster.ranks_with(worker).all(|rank| overloaded[rank.index()]);
         let is_left_out = self.left_out.contains(worker);
         let may_be = !(is_absent || is_left_out || is_overloaded && self.steers());
         let load_cost = if may_be {

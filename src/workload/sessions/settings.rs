@@ -206,10 +206,7 @@ impl SessionClass {
             lengths.push(("edits.new_tokens", new_tokens, one));
         }
         for (key, tokens, least) in lengths {
-            tokens.validate_at_least(least).map_err(|invalid| invalid.within(key))?;
-            let longest = tokens.bounds().1;
-            let allowed = format!("tokens up to {MAX_TOKENS}");
-            Invalid::unless(longest.0 <= MAX_TOKENS, key, longest, &allowed)?;
+            tokens.validate_length(key, least)?;
         }
         self.gap.validate().map_err(|invalid| invalid.within("gap"))?;
         self.think_time.validate().map_err(|invalid| invalid.within("think_time"))?;
