@@ -18,7 +18,7 @@ mod text;
 pub use crate::report::judge::state::State;
 pub use asked::{Asked, SearchError, load_key};
 pub use question::{MetricTarget, Question};
-pub(crate) use question::{hides_unserved, sign};
+pub(crate) use question::{Scale, hides_unserved, sign};
 
 use crate::experiment::results::Point;
 use crate::report::judge::state::compare;

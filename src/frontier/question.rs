@@ -55,20 +55,9 @@ impl MetricTarget {
         Self { metric: "slo_attainment".to_owned(), limit: attainment }
     }
 
-    /// What a metric beyond the limit is counted in: the limit, or what the metric itself is
-    /// counted in where that is 0.
-    pub(crate) fn part(&self) -> f64 {
-        if self.limit > 0.0 { self.limit } else { 1.0 }
-    }
-
-    /// How far a value is beyond the limit, in parts of it: 0 is at the limit, above is worse.
-    pub(crate) fn beyond(&self, value: f64) -> f64 {
-        sign(&self.metric) * (value - self.limit) / self.part()
-    }
-
-    /// The value that is so far [`beyond`](Self::beyond).
-    pub(crate) fn value_at(&self, beyond: f64) -> f64 {
-        sign(&self.metric) * beyond * self.part() + self.limit
+    /// Its metric in parts of the limit.
+    pub(crate) fn scale(&self) -> Scale {
+        Scale::of(&self.metric, self.limit)
     }
 
     /// Whether it speaks of requests that are not served.
@@ -115,6 +104,32 @@ impl MetricTarget {
             Invalid::new(format!("within {name}"), value, allowed)
         })?;
         Ok(Self { metric: name.to_owned(), limit })
+    }
+}
+
+/// A metric in parts of a limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    sign: f64,
+    limit: f64,
+    /// The limit, or what the metric itself is counted in where that is 0.
+    pub(crate) part: f64,
+}
+
+impl Scale {
+    /// Of the metric of this name.
+    pub(crate) fn of(metric: &str, limit: f64) -> Self {
+        Self { sign: sign(metric), limit, part: if limit > 0.0 { limit } else { 1.0 } }
+    }
+
+    /// How far a value is beyond the limit: 0 is at the limit, above is worse.
+    pub(crate) fn beyond(self, value: f64) -> f64 {
+        self.sign * (value - self.limit) / self.part
+    }
+
+    /// The value that is so far [`beyond`](Self::beyond).
+    pub(crate) fn value_at(self, beyond: f64) -> f64 {
+        self.sign * beyond * self.part + self.limit
     }
 }
 
@@ -221,7 +236,8 @@ fn lead(metric: &str, candidate: &Point, baseline: &Point) -> Option<Margin> {
     let per_seed = |point: &Point| point.metrics.get(metric).map(|m| m.per_seed.clone());
     let (candidate, baseline) = (per_seed(candidate)?, per_seed(baseline)?);
     let pairs = candidate.iter().zip(&baseline).filter_map(|(c, b)| Some((*c)? - (*b)?));
-    let pairs: Vec<f64> = pairs.map(|d| sign(metric) * d).collect();
+    let sign = sign(metric);
+    let pairs: Vec<f64> = pairs.map(|d| sign * d).collect();
     let mut margin = bounds(&Estimate::of(&pairs)?);
     // To draw level is not to beat.
     for bound in [&mut margin.low, &mut margin.mean, &mut margin.high] {
@@ -234,12 +250,9 @@ fn lead(metric: &str, candidate: &Point, baseline: &Point) -> Option<Margin> {
 
 /// How far a metric is beyond its limit, in parts of the limit, or as it is beyond 0.
 fn excess(target: &MetricTarget, point: &Point) -> Margin {
-    let values: Vec<f64> = point
-        .metrics
-        .get(&target.metric)
-        .map(|m| m.per_seed.iter().copied().flatten().collect())
-        .unwrap_or_default();
-    let values: Vec<f64> = values.into_iter().map(|value| target.beyond(value)).collect();
+    let scale = target.scale();
+    let values = point.metrics.get(&target.metric).into_iter().flat_map(|m| &m.per_seed).flatten();
+    let values: Vec<f64> = values.map(|value| scale.beyond(*value)).collect();
     Estimate::of(&values).as_ref().map_or(Margin::HOPELESS, bounds)
 }
 

@@ -185,7 +185,8 @@ impl Answering<'_> {
             }
             false => Vec::new(),
         };
-        let now = own(experiment, candidates).filter(|own| self.asked.now && *own != best);
+        let now = self.asked.now.then(|| own(experiment, candidates)).flatten();
+        let now = now.filter(|own| *own != best);
         let now = self.against(&mut bench, best, now.into_iter().collect())?.pop();
         let load = load_of(experiment);
         let (more_load, more) = match winner.zip(load.as_ref()) {

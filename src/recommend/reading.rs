@@ -9,7 +9,7 @@
 use super::trust::{ModelError, Trust};
 use crate::experiment::results::{LatencyCurves, Point};
 use crate::experiment::{Settings, SloSettings};
-use crate::frontier::{MetricTarget, hides_unserved, sign};
+use crate::frontier::{MetricTarget, Scale, hides_unserved, sign};
 use crate::metrics::Metric;
 use crate::recorder::SHARES;
 use crate::report::judge::state::State;
@@ -73,7 +73,8 @@ impl Verdict {
 impl Reading {
     /// The interval against the limit.
     pub(super) fn verdict(&self) -> Verdict {
-        let [low, high] = self.interval.map(|value| self.target().beyond(value));
+        let scale = Scale::of(&self.metric, self.limit);
+        let [low, high] = self.interval.map(|value| scale.beyond(value));
         match (low.max(high) <= 0.0, low.min(high) > 0.0) {
             (true, _) => Verdict::Meets,
             (_, true) => Verdict::Misses,
@@ -84,11 +85,8 @@ impl Reading {
     /// Whether it meets the limit as if the model were exact: the interval over seeds.
     pub(super) fn meets_by_seeds(&self) -> bool {
         let bounds = self.by_seeds.unwrap_or([self.mean; 2]);
-        bounds.iter().all(|bound| self.target().beyond(*bound) <= 0.0)
-    }
-
-    fn target(&self) -> MetricTarget {
-        MetricTarget { metric: self.metric.clone(), limit: self.limit }
+        let scale = Scale::of(&self.metric, self.limit);
+        bounds.iter().all(|bound| scale.beyond(*bound) <= 0.0)
     }
 }
 
@@ -133,11 +131,12 @@ impl Reader<'_> {
         curves: Option<&LatencyCurves>,
     ) -> Option<Beyond> {
         let values = &point.metrics.get(&target.metric)?.per_seed;
+        let scale = target.scale();
         let per_seed: Vec<f64> =
-            values.iter().flatten().map(|value| target.beyond(*value)).collect();
+            values.iter().flatten().map(|value| scale.beyond(*value)).collect();
         let mean = stats::mean(&per_seed)?;
-        let model = self.model(settings, &target.metric, target.value_at(mean), point, curves);
-        let model = model.map(|by| by / target.part());
+        let model = self.model(settings, &target.metric, scale.value_at(mean), point, curves);
+        let model = model.map(|by| by / scale.part);
         Some(Beyond { per_seed, mean, model })
     }
 
@@ -194,7 +193,8 @@ impl Reader<'_> {
     ) -> Vec<Reading> {
         let reading = |target: &MetricTarget| {
             let found = self.of_target(settings, target, point, curves)?;
-            let value = |beyond: f64| target.value_at(beyond);
+            let scale = target.scale();
+            let value = |beyond: f64| scale.value_at(beyond);
             let chance = Estimate::of(&found.per_seed).and_then(|e| e.interval(self.confidence));
             let half = chance.map_or(0.0, |[low, high]| (high - low) / 2.0);
             let [worse, better] = found.model.map(|by| by.hypot(half));
