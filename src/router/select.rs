@@ -13,6 +13,16 @@ pub(super) fn one_of(workers: &[WorkerId], draws: &mut Stream) -> WorkerId {
     workers[draws.random_range(0..workers.len())]
 }
 
+/// Two different places of `count`, each pair as likely; one, if there is only one.
+///
+/// # Panics
+/// If there are none.
+pub(super) fn two_of(count: usize, draws: &mut Stream) -> (usize, Option<usize>) {
+    let first = draws.random_range(0..count);
+    let second = (count > 1).then(|| (first + draws.random_range(1..count)) % count);
+    (first, second)
+}
+
 /// Those of `workers` with the lowest key, in their order.
 pub(super) fn of_lowest<Key: PartialOrd>(
     workers: impl IntoIterator<Item = WorkerId>,

@@ -3,9 +3,9 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::NoParameters;
+use crate::router::select::two_of;
 use crate::router::{ClusterView, CostParts, Policy, Verdict};
 use crate::time::SimTime;
-use rand::RngExt;
 use std::sync::Arc;
 
 /// See [`PowerOfTwo`].
@@ -42,13 +42,11 @@ impl PowerOfTwo {
 
 impl Policy for PowerOfTwo {
     fn route(&mut self, _: SimTime, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Verdict {
-        let workers = view.available_count();
-        let drawn = self.draws.random_range(0..workers);
-        let first = view.nth_available(drawn);
-        if workers == 1 {
+        let (first, second) = two_of(view.available_count(), &mut self.draws);
+        let first = view.nth_available(first);
+        let Some(second) = second.map(|at| view.nth_available(at)) else {
             return Verdict::send(first);
-        }
-        let second = view.nth_available((drawn + self.draws.random_range(1..workers)) % workers);
+        };
         let inflight = |worker: WorkerId| view.workers[worker.index()].inflight;
         Verdict::send(if inflight(second) < inflight(first) { second } else { first })
     }

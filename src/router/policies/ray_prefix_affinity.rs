@@ -5,11 +5,10 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::{Parameters, change, check_range};
-use crate::router::select::{of_lowest, one_of};
+use crate::router::select::{of_lowest, one_of, two_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::settings::{Count, Invalid, count_option};
 use crate::time::SimTime;
-use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -107,14 +106,8 @@ impl RayPrefixAffinity {
 
     /// Two different workers, if there are two.
     fn pair(&mut self, view: &ClusterView<'_>) -> Vec<WorkerId> {
-        let workers = view.available_count();
-        let first = self.draws.random_range(0..workers);
-        let mut pair = vec![view.nth_available(first)];
-        if workers > 1 {
-            let second = (first + self.draws.random_range(1..workers)) % workers;
-            pair.push(view.nth_available(second));
-        }
-        pair
+        let (first, second) = two_of(view.available_count(), &mut self.draws);
+        [first].into_iter().chain(second).map(|at| view.nth_available(at)).collect()
     }
 }
 

@@ -6,11 +6,10 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::Parameters;
-use crate::router::select::{Ties, one_of};
+use crate::router::select::{Ties, one_of, two_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
-use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -74,11 +73,8 @@ impl SmgPowerOfTwo {
     /// Two of the workers that may be drawn; one, if there is one.
     fn drawn(&mut self) -> (WorkerId, Option<WorkerId>) {
         let free = self.waits.free();
-        let workers = free.len();
-        let first = self.draws.random_range(0..workers);
-        let second =
-            (workers > 1).then(|| free[(first + self.draws.random_range(1..workers)) % workers]);
-        (free[first], second)
+        let (first, second) = two_of(free.len(), &mut self.draws);
+        (free[first], second.map(|at| free[at]))
     }
 }
 
