@@ -9,10 +9,7 @@ pub struct Errors(Vec<f64>);
 impl Errors {
     /// Of what was predicted against what was measured.
     pub fn of(pairs: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        pairs
-            .into_iter()
-            .map(|(predicted, measured)| (predicted / measured - 1.0) * 100.0)
-            .collect()
+        pairs.into_iter().map(|(predicted, measured)| percent(predicted, measured)).collect()
     }
 
     /// Number of predictions.
@@ -41,6 +38,11 @@ impl Errors {
         stats::sort(&mut absolute);
         absolute
     }
+}
+
+/// The error of one prediction, in percent of what was measured.
+pub(super) fn percent(predicted: f64, measured: f64) -> f64 {
+    (predicted / measured - 1.0) * 100.0
 }
 
 impl FromIterator<f64> for Errors {

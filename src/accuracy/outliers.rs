@@ -2,7 +2,7 @@
 
 use super::data::ServingRun;
 use super::deployments::Replay;
-use super::errors::Errors;
+use super::errors::percent;
 use super::runs::Predicted;
 use super::settings::Explained;
 
@@ -33,14 +33,12 @@ impl Outlier {
             let why = why.map(|reason| reason.why.clone());
             Self { run: run.clone(), predicted: *predicted, composed_ms, why }
         };
-        runs.map(outlier)
-            .filter(|run| run.error(run.predicted.tpot_ms).is_some_and(|e| e.abs() > LISTED))
-            .collect()
+        runs.map(outlier).filter(|run| run.error(run.predicted.tpot_ms).abs() > LISTED).collect()
     }
 
     /// The error of a time per output token in this run, percent.
-    pub(super) fn error(&self, tpot_ms: f64) -> Option<f64> {
-        Errors::of([(tpot_ms, self.run.tpot_ms)]).bias()
+    pub(super) fn error(&self, tpot_ms: f64) -> f64 {
+        percent(tpot_ms, self.run.tpot_ms)
     }
 }
 

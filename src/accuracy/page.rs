@@ -4,7 +4,7 @@ use super::Assumed;
 use super::comparison::{Accuracy, STEP_KINDS, StepErrors};
 use super::data::Ttft;
 use super::deployments::{Replay, RunErrors};
-use super::errors::Errors;
+use super::errors::{Errors, percent};
 use super::further_runs::{FurtherErrors, FurtherRuns};
 use super::gains::GainPage;
 use super::markdown::{Table, shown, signed};
@@ -281,8 +281,8 @@ impl Page {
                 run.to_string(),
                 format!("{:.1}", run.tpot_ms),
                 format!("{:.1}", predicted.tpot_ms),
-                signed(outlier.error(predicted.tpot_ms)),
-                signed(composed_ms.and_then(|ms| outlier.error(ms))),
+                signed(Some(outlier.error(predicted.tpot_ms))),
+                signed(composed_ms.map(|ms| outlier.error(ms))),
                 format!("{:.0}", predicted.preemptions),
                 why.as_deref().unwrap_or("not known").to_owned(),
             ]);
@@ -319,8 +319,7 @@ impl Page {
         ];
         let mut table = Table::new(head.map(str::to_owned));
         for Replay { run, predicted, .. } in runs {
-            let error =
-                |predicted: f64, measured: f64| signed(Errors::of([(predicted, measured)]).bias());
+            let error = |predicted: f64, measured: f64| signed(Some(percent(predicted, measured)));
             table.row(vec![
                 run.to_string(),
                 format!("{:.1}", run.tpot_ms),

@@ -2,6 +2,7 @@
 
 use super::AccuracyError;
 use super::data::{PARTS, Step};
+use super::errors::percent;
 use crate::engine::model::{Efficiency, Hardware, Model, Parts};
 use crate::engine::roofline::{Roofline, StepParts};
 use std::collections::BTreeMap;
@@ -45,9 +46,8 @@ impl Steps {
     /// As [`errors`](Self::errors), if all deployments reached `efficiency`.
     pub fn errors_with(&self, efficiency: Option<&Efficiency>) -> Vec<f64> {
         let formulas = self.formulas(efficiency);
-        let error = |step: &Step| {
-            (formulas[&step.parts].step(&step.work()).as_millis() / step.ms - 1.0) * 100.0
-        };
+        let error =
+            |step: &Step| percent(formulas[&step.parts].step(&step.work()).as_millis(), step.ms);
         self.rows.iter().map(error).collect()
     }
 
