@@ -119,27 +119,14 @@ pub fn write_file(file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 /// # Errors
 /// If one cannot be written.
 pub fn write_files<T: AsRef<[u8]>>(files: &[(PathBuf, T)]) -> Result<(), StoreError> {
-    let failed = |file: &Path, error: io::Error| StoreError::Write {
-        file: file.into(),
-        reason: error.to_string(),
-    };
     let write = |(file, bytes): &(PathBuf, T)| {
-        let write = || -> io::Result<tempfile::NamedTempFile> {
-            if file.is_dir() {
-                return Err(io::ErrorKind::IsADirectory.into());
-            }
-            std::fs::create_dir_all(folder_of(file))?;
-            let mut temporary = temporary(folder_of(file))?;
-            temporary.write_all(bytes.as_ref())?;
-            Ok(temporary)
-        };
-        write().map_err(|error| failed(file, error))
+        if file.is_dir() {
+            return Err(unwritten(file, io::ErrorKind::IsADirectory.into()));
+        }
+        written(file, |out| out.write_all(bytes.as_ref()))
     };
     let written: Vec<_> = files.iter().map(write).collect::<Result<_, _>>()?;
-    for ((file, _), temporary) in files.iter().zip(written) {
-        temporary.persist(file).map_err(|error| failed(file, error.error))?;
-    }
-    Ok(())
+    files.iter().zip(written).try_for_each(|((file, _), temporary)| named(file, temporary))
 }
 
 /// Reads a text of at most so many bytes, shipped or on disk, and no more of a longer one.
@@ -165,15 +152,28 @@ pub fn write_file_with(
     file: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), StoreError> {
+    named(file, written(file, write)?)
+}
+
+/// What `file` is to hold, beside it.
+fn written(
+    file: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<tempfile::NamedTempFile, StoreError> {
     let folder = folder_of(file);
-    let written = || -> io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut temporary = temporary(folder)?;
-        write(&mut temporary)?;
-        temporary.persist(file)?;
-        Ok(())
-    };
-    written().map_err(|error| StoreError::Write { file: file.into(), reason: error.to_string() })
+    std::fs::create_dir_all(folder)
+        .and_then(|()| temporary(folder))
+        .and_then(|mut temporary| write(&mut temporary).map(|()| temporary))
+        .map_err(|error| unwritten(file, error))
+}
+
+/// Gives what was written its name.
+fn named(file: &Path, temporary: tempfile::NamedTempFile) -> Result<(), StoreError> {
+    temporary.persist(file).map(drop).map_err(|error| unwritten(file, error.error))
+}
+
+fn unwritten(file: &Path, error: io::Error) -> StoreError {
+    StoreError::Write { file: file.into(), reason: error.to_string() }
 }
 
 pub(super) fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
