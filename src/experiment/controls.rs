@@ -9,7 +9,6 @@ use crate::router::admission::{limit_of, no_gate};
 use crate::settings::{Invalid, same};
 use crate::simulation::{Control, ControlSettings};
 use crate::time::{SimDuration, SimTime};
-use crate::workload::WorkloadSource;
 use std::collections::BTreeSet;
 
 /// More clients than this none can have: see `workload.concurrency`.
@@ -127,12 +126,7 @@ pub(crate) fn check(control: &Control, settings: &Settings) -> Result<(), Invali
             Invalid::unless(fits, "concurrency", concurrency, &allowed)
         }
         Control::Rate { per_s } => {
-            let has_process = match &*settings.source {
-                WorkloadSource::Requests(requests) => requests.arrivals.is_some(),
-                WorkloadSource::Sessions(_) => true,
-                WorkloadSource::Trace { arrivals, .. } => arrivals.is_some(),
-                _ => false,
-            };
+            let has_process = settings.source.arrivals().is_some();
             let allowed = "another one: this workload does not come by a process of arrivals";
             Invalid::unless(has_process, "what", "\"rate\"", allowed)?;
             let (low, high) = (RATES.start(), RATES.end());

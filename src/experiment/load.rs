@@ -438,10 +438,9 @@ struct Resolver {
     pools: Latest<Pools>,
     front_ends: Latest<FrontEndSettings>,
     measures: Latest<MeasureSettings>,
-    /// The latest workloads that differ.
+    /// The workloads that differ: all that are read from files, in order of reading, and the
+    /// latest of the others, of which a sweep may make very many.
     workloads: Vec<(Arc<WorkloadSettings>, Arc<WorkloadSource>)>,
-    /// Of the workloads that are read from files.
-    sources: Vec<(WorkloadSettings, WorkloadSource)>,
     /// The configurations of policies that were read, by name.
     configs: BTreeMap<(String, PathBuf), String>,
     /// The commands that simulations run, by what they are and where they run, with the
@@ -678,42 +677,31 @@ impl Resolver {
         document: &Document,
         workload: WorkloadSettings,
     ) -> Result<(Arc<WorkloadSettings>, Arc<WorkloadSource>), ExperimentError> {
-        if let Some(known) = self.workloads.iter().find(|(known, _)| **known == workload) {
+        if let Some(known) = self.workloads.iter().rev().find(|(known, _)| **known == workload) {
             return Ok(known.clone());
-        }
-        let source = self.source(document, &workload)?;
-        let both = (Arc::new(workload), Arc::new(source));
-        self.workloads.truncate(KEPT - 1);
-        self.workloads.insert(0, both.clone());
-        Ok(both)
-    }
-
-    fn source(
-        &mut self,
-        document: &Document,
-        workload: &WorkloadSettings,
-    ) -> Result<WorkloadSource, ExperimentError> {
-        if let Some((_, source)) = self.sources.iter().find(|(known, _)| known == workload) {
-            return Ok(source.clone());
         }
         let folder = document.folder_of("workload.path");
         let traces = self.traces.as_deref();
-        let source = workload.load_or_reuse(folder, traces, &self.sources).map_err(|error| {
+        let source = workload.load_or_reuse(folder, traces, &self.workloads).map_err(|error| {
             let problem = error.to_string().replace('\n', ", ");
             ExperimentError::Workload { place: document.place("workload"), problem }
         })?;
-        // A sweep may make very many that read no files.
-        if workload.is_read() {
-            self.sources.push((workload.clone(), source.clone()));
+        let mut others = (0..self.workloads.len()).filter(|&at| !self.workloads[at].0.is_read());
+        if let Some(oldest) = others.next()
+            && others.count() + 1 == KEPT
+        {
+            self.workloads.remove(oldest);
         }
-        Ok(source)
+        let both = (Arc::new(workload), Arc::new(source));
+        self.workloads.push(both.clone());
+        Ok(both)
     }
 
     /// What was assumed of files, each once, in order of reading: models, then traces.
     fn notices(&self) -> Vec<String> {
         let mut notices: Vec<String> = Vec::new();
         let of_models = self.models.values().flat_map(|model| &model.notices);
-        let of_sources = self.sources.iter().flat_map(|(_, source)| source.notices());
+        let of_sources = self.workloads.iter().flat_map(|(_, source)| source.notices());
         let run = |(command, folder): &(Vec<String>, PathBuf)| {
             let (command, folder) = (command.join(" "), folder.display());
             format!("router.command: this experiment runs `{command}` in {folder}")
@@ -740,7 +728,7 @@ impl Resolver {
         for ((command, _), digest) in &self.commands {
             hash.update(format!("\n{}\n{digest}", command.join("\n")));
         }
-        for digest in self.sources.iter().filter_map(|(_, source)| source.digest()) {
+        for digest in self.workloads.iter().filter_map(|(_, source)| source.digest()) {
             hash.update(digest);
         }
         hex(&hash.finalize())

@@ -8,7 +8,6 @@ use crate::experiment::{Experiment, LoadOptions, RunSpec};
 use crate::settings::{Invalid, parse_duration, plain, same};
 use crate::simulation::{Control, ControlSettings};
 use crate::time::{SimDuration, SimTime};
-use crate::workload::WorkloadSource;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -410,13 +409,7 @@ impl Plan {
 /// The load that a run begins with.
 pub(super) fn load_of(run: &RunSpec) -> f64 {
     let workload = &run.settings.workload;
-    let arrivals = match &*run.settings.source {
-        WorkloadSource::Requests(requests) => requests.arrivals.as_ref(),
-        WorkloadSource::Sessions(sessions) => Some(&sessions.arrivals),
-        WorkloadSource::Trace { arrivals, .. } => arrivals.as_ref(),
-        _ => None,
-    };
-    let rate = arrivals.map_or(0.0, |arrivals| arrivals.rate());
+    let rate = run.settings.source.arrivals().map_or(0.0, |arrivals| arrivals.rate());
     workload.concurrency().map_or(rate, f64::from)
 }
 

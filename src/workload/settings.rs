@@ -109,7 +109,7 @@ impl WorkloadSettings {
         &self,
         experiment_folder: &Path,
         trace_folder: Option<&Path>,
-        known: &[(Self, WorkloadSource)],
+        known: &[(Arc<Self>, Arc<WorkloadSource>)],
     ) -> Result<WorkloadSource, TraceError> {
         Ok(match self {
             Self::Conversations(settings) => WorkloadSource::Conversations(settings.clone()),
@@ -118,7 +118,7 @@ impl WorkloadSettings {
             Self::InferencePerf(settings) => WorkloadSource::InferencePerf(settings.clone()),
             Self::Sessions(settings) => WorkloadSource::Sessions(settings.clone()),
             Self::Trace(settings) => {
-                let same = known.iter().find_map(|(known, source)| match (known, source) {
+                let same = known.iter().find_map(|(known, source)| match (&**known, &**source) {
                     (Self::Trace(known), WorkloadSource::Trace { trace, regrouped, .. })
                         if settings.reads_as(known) =>
                     {
@@ -221,13 +221,7 @@ impl WorkloadSource {
 
     /// The way of its requests to the router.
     pub fn client(&self) -> &Client {
-        match self {
-            Self::Conversations(settings) => &settings.client,
-            Self::Requests(settings) => &settings.client,
-            Self::InferencePerf(settings) => &settings.client,
-            Self::Sessions(settings) => &settings.client,
-            Self::Trace { client, .. } => client,
-        }
+        self.clients().0
     }
 
     /// The workload from its start, for engines with blocks of `block_size`
@@ -252,9 +246,8 @@ impl WorkloadSource {
 
     /// The workload as if nothing lay between its clients and the router but their way.
     fn build_near(&self, block_size: u32, seed: u64) -> Box<dyn Workload> {
-        let workload = self.build_patient(block_size, seed);
-        let (patience, priority) = (self.patience(), self.priority());
-        let mut workload = workload;
+        let mut workload = self.build_patient(block_size, seed);
+        let (_, patience, priority) = self.clients();
         if !patience.is_endless() || !priority.are_zero() {
             workload = Box::new(Clients::new(workload, patience.clone(), priority.clone(), seed));
         }
@@ -271,23 +264,38 @@ impl WorkloadSource {
 
     /// When clients hang up.
     pub fn patience(&self) -> &PatienceSettings {
+        self.clients().1
+    }
+
+    /// The way of requests to the router, when clients hang up, and which requests go first.
+    fn clients(&self) -> (&Client, &PatienceSettings, &Priorities) {
         match self {
-            Self::Conversations(settings) => &settings.patience,
-            Self::Requests(settings) => &settings.patience,
-            Self::InferencePerf(settings) => &settings.patience,
-            Self::Sessions(settings) => &settings.patience,
-            Self::Trace { patience, .. } => patience,
+            Self::Conversations(s) => (&s.client, &s.patience, &s.priority),
+            Self::Requests(s) => (&s.client, &s.patience, &s.priority),
+            Self::InferencePerf(s) => (&s.client, &s.patience, &s.priority),
+            Self::Sessions(s) => (&s.client, &s.patience, &s.priority),
+            Self::Trace { client, patience, priority, .. } => (client, patience, priority),
         }
     }
 
-    /// Which requests go first.
-    fn priority(&self) -> &Priorities {
+    /// The process by which first requests come, where there is one.
+    pub(crate) fn arrivals(&self) -> Option<&ArrivalSettings> {
         match self {
-            Self::Conversations(settings) => &settings.priority,
-            Self::Requests(settings) => &settings.priority,
-            Self::InferencePerf(settings) => &settings.priority,
-            Self::Sessions(settings) => &settings.priority,
-            Self::Trace { priority, .. } => priority,
+            Self::Requests(settings) => settings.arrivals.as_ref(),
+            Self::Sessions(settings) => Some(&settings.arrivals),
+            Self::Trace { arrivals, .. } => arrivals.as_ref(),
+            Self::Conversations(_) | Self::InferencePerf(_) => None,
+        }
+    }
+
+    /// What was read from a file.
+    fn trace(&self) -> Option<&Trace> {
+        match self {
+            Self::Trace { trace, .. } => Some(trace),
+            Self::Conversations(_)
+            | Self::Requests(_)
+            | Self::InferencePerf(_)
+            | Self::Sessions(_) => None,
         }
     }
 
@@ -320,38 +328,21 @@ impl WorkloadSource {
 impl WorkloadSource {
     /// What was assumed of the files that were read, a sentence each.
     pub fn notices(&self) -> &[String] {
-        match self {
-            Self::Trace { trace, .. } => &trace.found().notices,
-            Self::Conversations(_)
-            | Self::Requests(_)
-            | Self::InferencePerf(_)
-            | Self::Sessions(_) => &[],
-        }
+        self.trace().map_or(&[], |trace| &trace.found().notices)
     }
 
     /// Metrics of what was left out when files were read; none if nothing was read.
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
-        match self {
-            Self::Trace { trace, .. } => vec![
-                (catalogue::ROWS_LEFT_OUT.stem, trace.found().rows_left_out),
-                (catalogue::SESSIONS_BROKEN.stem, trace.found().sessions_broken),
-            ],
-            Self::Conversations(_)
-            | Self::Requests(_)
-            | Self::InferencePerf(_)
-            | Self::Sessions(_) => Vec::new(),
-        }
+        let Some(found) = self.trace().map(Trace::found) else { return Vec::new() };
+        vec![
+            (catalogue::ROWS_LEFT_OUT.stem, found.rows_left_out),
+            (catalogue::SESSIONS_BROKEN.stem, found.sessions_broken),
+        ]
     }
 
     /// SHA-256 over what was read from files; `None` if nothing was.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        match self {
-            Self::Trace { trace, .. } => Some(trace.digest()),
-            Self::Conversations(_)
-            | Self::Requests(_)
-            | Self::InferencePerf(_)
-            | Self::Sessions(_) => None,
-        }
+        self.trace().map(Trace::digest)
     }
 }
 
