@@ -34,13 +34,17 @@ pub(crate) fn documents(text: &str) -> Result<Vec<Value>, String> {
 
 /// A JSON pointer as people write such paths.
 pub(crate) fn dotted(pointer: &str) -> String {
-    let part = |part: &str| part.replace("~1", "/").replace("~0", "~");
-    pointer.split('/').skip(1).map(part).collect::<Vec<_>>().join(".")
+    pointer.split('/').skip(1).map(unescaped).collect::<Vec<_>>().join(".")
 }
 
 /// A key as part of a JSON pointer.
 pub(crate) fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
+}
+
+/// The key that is a part of a JSON pointer.
+pub(crate) fn unescaped(part: &str) -> String {
+    part.replace("~1", "/").replace("~0", "~")
 }
 
 fn read(text: &str, most: usize) -> Result<Vec<Value>, String> {
