@@ -178,9 +178,9 @@ fn said(imported: &Imported, args: &ImportArgs) -> String {
     }
     match imported.unused.len() {
         0 => text.push_str("everything given is used\n"),
-        1 => text.push_str("given and not used:\n"),
+        1 => text.push_str("given but not used:\n"),
         count => {
-            let _ = writeln!(text, "given and not used, {count}:");
+            let _ = writeln!(text, "given but not used, {count}:");
         }
     }
     for line in &imported.unused {

@@ -240,52 +240,52 @@ const NOT_MODELLED: [(&str, &str); 30] = [
     ("speculative-config", "drafted tokens are not modelled: real answers come faster"),
     ("speculative_config", "drafted tokens are not modelled: real answers come faster"),
     ("num-speculative-tokens", "drafted tokens are not modelled: real answers come faster"),
-    ("compilation-config", "step times are those of the engine's usual compilation"),
-    ("optimization-level", "step times are those of the engine's usual compilation"),
-    ("hf-overrides", "of the network only the longest context can change: max-model-len has it"),
-    ("rope-scaling", "of the network only the longest context can change: max-model-len has it"),
-    ("moe-backend", "step times are those of the kernels that were measured"),
-    ("attention-backend", "step times are those of the kernels that were measured"),
-    ("all2all-backend", "step times are those of the exchange that was measured"),
-    ("moe_config", "step times are those of the kernels that were measured"),
-    ("attn_backend", "step times are those of the kernels that were measured"),
-    ("allreduce_strategy", "step times are those of the exchange that was measured"),
-    ("enable-flashinfer-autotune", "step times are those of the kernels that were measured"),
-    ("enable-eplb", "experts are taken as evenly loaded"),
-    ("eplb-config", "experts are taken as evenly loaded"),
-    ("enable-dbo", "steps are not divided into micro-batches"),
+    ("compilation-config", "step times assume the engine's default compilation"),
+    ("optimization-level", "step times assume the engine's default compilation"),
+    ("hf-overrides", "only the context length can be overridden: set max-model-len"),
+    ("rope-scaling", "only the context length can be overridden: set max-model-len"),
+    ("moe-backend", "step times are those of the measured kernels"),
+    ("attention-backend", "step times are those of the measured kernels"),
+    ("all2all-backend", "step times are those of the measured collectives"),
+    ("moe_config", "step times are those of the measured kernels"),
+    ("attn_backend", "step times are those of the measured kernels"),
+    ("allreduce_strategy", "step times are those of the measured collectives"),
+    ("enable-flashinfer-autotune", "step times are those of the measured kernels"),
+    ("enable-eplb", "experts are assumed to be evenly loaded"),
+    ("eplb-config", "experts are assumed to be evenly loaded"),
+    ("enable-dbo", "steps are not split into micro-batches"),
     ("enable-lora", "adapters are not modelled"),
     ("lora_config", "adapters are not modelled"),
     ("limit-mm-per-prompt", "prompts are text"),
     ("mm-processor-kwargs", "prompts are text"),
-    ("kv-transfer-config", "connectors of KV are not read"),
-    ("connector-config", "connectors of KV are not read"),
-    ("kv_connector_config", "connectors of KV are not read"),
-    ("disable-sliding-window", "layers with a window keep it"),
-    ("stream-interval", "answers leave token by token"),
+    ("kv-transfer-config", "KV connectors are not read"),
+    ("connector-config", "KV connectors are not read"),
+    ("kv_connector_config", "KV connectors are not read"),
+    ("disable-sliding-window", "sliding-window layers keep their window"),
+    ("stream-interval", "answers are streamed token by token"),
     ("data-parallel-external-lb", "the engine spreads requests over its ranks"),
     ("data-parallel-hybrid-lb", "the engine spreads requests over its ranks"),
     ("custom-encoder", "prompts are text"),
-    ("num-scheduler-steps", "each step is scheduled by itself"),
+    ("num-scheduler-steps", "each step is scheduled on its own"),
 ];
 
 /// Flags and keys that make another deployment of what they are given with, unless they
 /// have the value that stands beside them: refused.
 const OTHER_DEPLOYMENT: [(&str, &str, &str); 10] = [
-    ("pipeline-parallel-size", "1", "layers divided among GPUs in stages are not simulated"),
-    ("pp-size", "1", "layers divided among GPUs in stages are not simulated"),
-    ("pipeline_parallel_size", "1", "layers divided among GPUs in stages are not simulated"),
-    ("decode-context-parallel-size", "1", "contexts divided among GPUs are not simulated"),
-    ("prefill-context-parallel-size", "1", "contexts divided among GPUs are not simulated"),
-    ("context_parallel_size", "1", "contexts divided among GPUs are not simulated"),
-    ("cp-size", "1", "contexts divided among GPUs are not simulated"),
-    ("cpu-offload-gb", "0", "weights in host memory are not simulated"),
-    ("moe_cluster_parallel_size", "1", "this division of experts is not simulated"),
-    ("config", "", "a file of further flags is not read: put them on the command"),
+    ("pipeline-parallel-size", "1", "pipeline parallelism is not simulated"),
+    ("pp-size", "1", "pipeline parallelism is not simulated"),
+    ("pipeline_parallel_size", "1", "pipeline parallelism is not simulated"),
+    ("decode-context-parallel-size", "1", "context parallelism is not simulated"),
+    ("prefill-context-parallel-size", "1", "context parallelism is not simulated"),
+    ("context_parallel_size", "1", "context parallelism is not simulated"),
+    ("cp-size", "1", "context parallelism is not simulated"),
+    ("cpu-offload-gb", "0", "weights offloaded to host memory are not simulated"),
+    ("moe_cluster_parallel_size", "1", "this way of splitting experts is not simulated"),
+    ("config", "", "a file of further flags is not read: put them on the command line"),
 ];
 
 /// Of a length that vLLM chooses.
-const FITTED: &str = "vLLM fits the length to its memory; here it is the network's longest context";
+const FITTED: &str = "vLLM fits the context length to its memory; here it is the network's maximum";
 
 /// What an engine is started with, found among its flags and files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -400,12 +400,12 @@ impl Engine {
                 "auto" | "bfloat16" | "float16" | "half" => {
                     found.unused.push(Remark::new(shown, Why::NoEffect));
                 }
-                _ => return Err(wrong("numbers of 32 bit are not simulated; take bfloat16")),
+                _ => return Err(wrong("32-bit numbers are not simulated; use bfloat16")),
             },
             (Self::Vllm, "enforce-eager") => found.is_eager = Some(shown.clone()),
             (Self::Vllm, "no-enforce-eager") => found.is_eager = None,
             (Self::Vllm, "max-cudagraph-capture-size") => {
-                let most = text.parse().map_err(|_| wrong("must be a count"))?;
+                let most = text.parse().map_err(|_| wrong("must be a whole number"))?;
                 found.graph_sizes = Some((vllm_sizes(most), shown.clone()));
             }
             (Self::Vllm, "kv-offloading-size") => {
@@ -599,12 +599,14 @@ impl Kind {
                 }
                 _ => Err("must be a number of seconds".to_owned()),
             },
-            Self::Format => match text {
-                "fp8" | "fp8_e4m3" => Ok(Some("fp8".into())),
-                "bfloat16" | "bf16" | "float16" => Ok(Some("bf16".into())),
-                _ => Err("must be auto, bfloat16 or fp8, the formats of KV that are simulated"
-                    .to_owned()),
-            },
+            Self::Format => {
+                match text {
+                    "fp8" | "fp8_e4m3" => Ok(Some("fp8".into())),
+                    "bfloat16" | "bf16" | "float16" => Ok(Some("bf16".into())),
+                    _ => Err("must be auto, bfloat16 or fp8, the KV formats that are simulated"
+                        .to_owned()),
+                }
+            }
         }
     }
 
@@ -634,7 +636,7 @@ impl Kind {
         let turned = self.turned(value.clone());
         match self {
             Self::Blocks => {
-                let blocks: u32 = text.parse().map_err(|_| "must be a count".to_owned())?;
+                let blocks: u32 = text.parse().map_err(|_| "must be a whole number".to_owned())?;
                 Ok(blocks.saturating_add(1).to_string())
             }
             Self::Switch | Self::Off => match turned {
@@ -684,7 +686,7 @@ fn graph_sizes(file: &Json) -> Result<Option<(Vec<u32>, String)>, ImportError> {
         let sizes: Option<Vec<u32>> =
             listed.as_array().and_then(|sizes| sizes.iter().map(size).collect());
         let mut sizes =
-            sizes.ok_or_else(|| ImportError::value(&shown, "must be a list of counts"))?;
+            sizes.ok_or_else(|| ImportError::value(&shown, "must be a list of whole numbers"))?;
         sizes.sort_unstable();
         sizes.dedup();
         return Ok(Some((sizes, shown)));
@@ -695,7 +697,8 @@ fn graph_sizes(file: &Json) -> Result<Option<(Vec<u32>, String)>, ImportError> {
     let shown = shown(".max_batch_size", most);
     let count = most.as_u64().and_then(|most| u32::try_from(most).ok());
     let count = count.filter(|most| *most <= 65_536);
-    let most = count.ok_or_else(|| ImportError::value(&shown, "must be a count up to 65536"))?;
+    let most =
+        count.ok_or_else(|| ImportError::value(&shown, "must be a whole number up to 65536"))?;
     let padded = config.get("enable_padding").and_then(Json::as_bool).unwrap_or(false);
     Ok(Some((trtllm_sizes(most, padded), shown)))
 }
@@ -768,7 +771,7 @@ mod tests {
         assert_eq!(unused[1].0, "--port 80");
         assert!(unused[2].1.contains("drafted tokens"));
         assert_eq!(unused[3].0, "--max-num-seqs 1");
-        assert!(unused[4].1.contains("not known"));
+        assert!(unused[4].1.contains("unknown"));
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Fleet {
             let names = if names.is_empty() { vec!["the command"] } else { names };
             return Err(ImportError::file(
                 &names.join(", "),
-                "runs no engine that is simulated: looked for vllm serve, vllm.entrypoints.openai.api_server, \
+                "runs no engine that can be simulated: looked for vllm serve, vllm.entrypoints.openai.api_server, \
                  dynamo.vllm, trtllm-serve and dynamo.trtllm",
             ));
         }
@@ -130,7 +130,7 @@ impl Fleet {
             && !fleet.workers.iter().any(is_line)
         {
             let why = Why::NotModelled("the manifests say how many there are".to_owned());
-            let remark = Remark::new(&format!("the number of workers asked for, {count}"), why);
+            let remark = Remark::new(&format!("the requested number of workers, {count}"), why);
             fleet.unused.push((None, remark));
         }
         fleet.list_untaken(request);
@@ -267,7 +267,7 @@ impl Fleet {
         if self.router.component.is_some() {
             return Err(ImportError::refused(
                 &self.places[place],
-                "a second front end; give the manifests of one",
+                "a second front end; give the manifests of only one",
             ));
         }
         let component = self.found.components[at].clone();
@@ -279,13 +279,11 @@ impl Fleet {
         match by_key.remove("policy") {
             Some((value, shown)) => settings.push(("policy", said(value, shown))),
             None if component.said.iter().any(|said| said == "epp") => {
-                let by =
-                    By::Assumed("an endpoint picker of Dynamo routes by its cost of KV".to_owned());
+                let by = By::Assumed("Dynamo's endpoint picker routes by KV cost".to_owned());
                 settings.push(("policy", Said { value: "kv".into(), by }));
             }
             None => {
-                let by =
-                    By::Assumed("the mode of Dynamo's front end where none is given".to_owned());
+                let by = By::Assumed("the default mode of Dynamo's front end".to_owned());
                 settings.push(("policy", Said { value: "round_robin".into(), by }));
             }
         }
@@ -297,7 +295,7 @@ impl Fleet {
             Some((1, 6)) => ("1.6", By::Place(place, format!("image {image}"))),
             Some(_) => ("1.6", near("1.6")),
             None => {
-                ("1.6", By::Assumed("Dynamo's version is not said; the rules of 1.6".to_owned()))
+                ("1.6", By::Assumed("Dynamo's version is unknown; the rules of 1.6".to_owned()))
             }
         };
         settings.push(("semantics", Said { value: value.into(), by }));
@@ -312,7 +310,9 @@ impl Fleet {
                 said(Value::Integer(count.into()), format!("replicas: {count}")),
             ));
             if let Some(shown) = &read.is_synced {
-                let by = By::Assumed(format!("how late front ends hear of each other ({shown})"));
+                let by = By::Assumed(format!(
+                    "delay until front ends learn of each other's requests ({shown})"
+                ));
                 settings.push(("sync_delay", Said { value: "5ms".into(), by }));
             }
         }
@@ -320,7 +320,7 @@ impl Fleet {
         if let Some((_, shown)) = read.block_size {
             unused.push(Remark::new(
                 &shown,
-                Why::NotModelled("the engine's block size is the router's".to_owned()),
+                Why::NotModelled("the router uses the engine's block size".to_owned()),
             ));
         }
         unused.extend(variables_unused(&component, &read.read));
@@ -412,9 +412,9 @@ impl Fleet {
         }
         if let Some(gpu) = &request.gpu {
             let why = match by_label {
-                None => "as asked for: no manifest says it".to_owned(),
+                None => "as requested: no manifest says it".to_owned(),
                 Some((key, label)) => {
-                    format!("as asked for: {key}: {label} is no GPU that is known")
+                    format!("as requested: {key}: {label} is not a known GPU")
                 }
             };
             return Ok((gpu.clone(), By::Assumed(why)));
@@ -437,7 +437,7 @@ impl Fleet {
             return Ok((None, None));
         }
         if let Some(flag) = arguments.get(&["override-engine-args"]) {
-            let why = "options beside a file are not read: put them into the file";
+            let why = "options in addition to a file are not read: put them into the file";
             return Err(ImportError::refused(&flag.shown, why));
         }
         let Some(flag) = arguments.get(&["extra-engine-args", "extra-llm-api-options", "config"])
@@ -464,10 +464,7 @@ impl Fleet {
             Some(at) => {
                 Ok((Some(Options::Document(*at)), Some(self.found.documents[*at].value.clone())))
             }
-            None => Err(ImportError::refused(
-                &flag.shown,
-                "this file is not among those given: give it too",
-            )),
+            None => Err(ImportError::refused(&flag.shown, "this file was not given: give it too")),
         }
     }
 
@@ -505,21 +502,21 @@ impl Fleet {
         if prefills && !decodes {
             return Err(ImportError::refused(
                 &self.workers[0].name,
-                "workers that prefill without any that decode; give the manifests of both",
+                "prefill workers without decode workers; give the manifests of both",
             ));
         }
         let trtllm = self.workers.iter().find(|worker| worker.engine == Engine::Trtllm);
         if prefills && let Some(worker) = trtllm {
             return Err(ImportError::refused(
                 &worker.name,
-                "prefill and decode apart are simulated under vLLM's rules only: how TensorRT-LLM reserves blocks \
-                 for KV that comes from another worker was not read from its source",
+                "disaggregated prefill is simulated under vLLM's rules only: how TensorRT-LLM reserves blocks \
+                 for KV from another worker was not read from its source",
             ));
         }
         for worker in self.workers.iter_mut().filter(|_| prefills) {
             let key = "engine.hybrid_kv_cache";
             if worker.has_window && worker.settings.iter().all(|(known, _)| *known != key) {
-                let by = By::Assumed("groups of layers are not handed over here".to_owned());
+                let by = By::Assumed("KV is transferred as one group of layers here".to_owned());
                 worker.settings.push((key, Said { value: Value::Boolean(false), by }));
             }
         }
@@ -554,7 +551,7 @@ impl Fleet {
             let name = &self.found.components[other].name;
             return Err(ImportError::refused(
                 name,
-                "a front end beside an EndpointPickerConfig; give one router",
+                "a front end in addition to an EndpointPickerConfig; give only one router",
             ));
         }
         let file = self.found.documents[picker.document].file;
@@ -605,7 +602,7 @@ impl Fleet {
             true => ("round_robin", "no router is given"),
             false => (
                 "service",
-                "no router is given: a Kubernetes Service, which draws a worker for each connection",
+                "no router is given: a Kubernetes Service, which picks a random worker for each connection",
             ),
         };
         let by = By::Assumed(why.to_owned());

@@ -35,10 +35,10 @@ pub(super) fn vllm_defaults(image: &str) -> (&'static str, Result<String, String
                 VLLM_OF_DYNAMO.iter().position(|(release, _)| *release > of_dynamo).unwrap_or(0);
             match next.checked_sub(1).map(|known| VLLM_OF_DYNAMO[known].1) {
                 Some(minor) => (minor, Ok(format!("image {image}: vLLM 0.{minor}"))),
-                None => (11, Err(format!("image {image}: no later than vLLM 0.11"))),
+                None => (11, Err(format!("image {image}: vLLM 0.11 or earlier"))),
             }
         }
-        _ if image.is_empty() => (24, Err("vLLM's version is not said".to_owned())),
+        _ if image.is_empty() => (24, Err("vLLM's version is unknown".to_owned())),
         _ => (24, Err(format!("image {image} does not say vLLM's version"))),
     };
     let file = match minor {

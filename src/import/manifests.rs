@@ -6,7 +6,7 @@ use super::models;
 use super::request::{ImportError, Remark, Source, Why};
 use super::words::Written;
 use crate::router::policies::epp_config::custom_config;
-use crate::settings::yaml::{self, dotted, escaped};
+use crate::settings::yaml::{self, dotted, escaped, unescaped};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,8 +69,7 @@ pub(super) struct Picker {
 impl Picker {
     /// The name of its file in a `ConfigMap`.
     fn name(&self) -> Option<String> {
-        let key = self.pointer.strip_prefix("/data/")?;
-        Some(key.replace("~1", "/").replace("~0", "~"))
+        self.pointer.strip_prefix("/data/").map(unescaped)
     }
 }
 
@@ -144,7 +143,7 @@ impl Found {
                         || WORKLOADS.contains(&kind)
                 });
                 if let Some(name) = name.filter(|name| is_read && !is_name(name)) {
-                    let problem = format!("metadata.{key} = {name:?}: no name of Kubernetes");
+                    let problem = format!("metadata.{key} = {name:?}: not a valid Kubernetes name");
                     return Err(ImportError::file(&files[*file].name, &problem));
                 }
             }
@@ -227,7 +226,7 @@ impl Found {
                 self.pickers.push(Picker { document: at, pointer, text: text.to_owned() });
             } else if models::is_config(&value) {
                 if self.config.is_some() {
-                    return Err(ImportError::file(name, "is a second config.json; give one"));
+                    return Err(ImportError::file(name, "is a second config.json; give only one"));
                 }
                 self.config = Some(file);
             } else if OPTIONS.iter().any(has) {
@@ -235,9 +234,9 @@ impl Found {
             } else {
                 return Err(ImportError::file(
                     name,
-                    "is none of what can be read: a DynamoGraphDeployment, a Deployment or the like, an \
+                    "is nothing that can be read: must be a DynamoGraphDeployment, a Deployment or the like, an \
                      EndpointPickerConfig or Helm values with one, options of TensorRT-LLM, a network's config.json, \
-                     or a line of a shell in a file that ends in .sh",
+                     or a shell command in a file that ends in .sh",
                 ));
             }
         }
@@ -256,7 +255,7 @@ impl Found {
             let second = self.documents[pickers[1].document].file;
             pickers.retain(is_named);
             if pickers.len() != 1 {
-                let problem = "has a second EndpointPickerConfig; give one, or with them the Deployment whose \
+                let problem = "has a second EndpointPickerConfig; give only one, or also the Deployment whose \
                                command names one of them";
                 return Err(ImportError::file(&files[second].name, problem));
             }
@@ -356,7 +355,7 @@ impl Found {
                 let of_what = |key: &str| entry.get(key).and_then(|of| text(of, "name"));
                 let source = of_what("configMapRef").or_else(|| of_what("secretRef"));
                 unread.push(Remark::new(
-                    &format!("{name}: envFrom {}", source.unwrap_or("of another kind")),
+                    &format!("{name}: envFrom {}", source.unwrap_or("of an unknown kind")),
                     Why::NotModelled(ELSEWHERE.to_owned()),
                 ));
                 continue;
@@ -646,7 +645,7 @@ fn unread(value: &Value, pointer: &str, looked_at: &[String], found: &mut Vec<St
 }
 
 /// Of variables whose values are not among the files.
-const ELSEWHERE: &str = "what it holds is in none of the files; give its ConfigMap, too";
+const ELSEWHERE: &str = "its contents are in none of the files; give its ConfigMap too";
 
 /// Parts of a component that are not read: containers beside the main one, leaders of a
 /// group, and what changes the number of replicas.
@@ -662,16 +661,19 @@ fn left_out(name: &str, form: Form, value: &Value, pod: &Value) -> Vec<Remark> {
         for (at, container) in containers.enumerate().filter(|(at, _)| Some(*at) != main) {
             let place = at.to_string();
             let called = text(container, "name").unwrap_or(&place);
-            note(&format!("{list} {called}"), "a container beside the one that is read");
+            note(
+                &format!("{list} {called}"),
+                "only one container of the pod is read, and this is another",
+            );
         }
     }
     if value.pointer("/leaderWorkerTemplate/leaderTemplate").is_some() {
-        note("leaderTemplate", "of a group only the template of its workers is read");
+        note("leaderTemplate", "only the worker template of a group is read");
     }
     for key in ["autoscaling", "scalingAdapter"] {
         let is_off = |value: &Value| value.get("enabled") == Some(&Value::Bool(false));
         if value.get(key).is_some_and(|value| !is_off(value)) {
-            note(key, "the number of replicas stays as it is written");
+            note(key, "the number of replicas stays as written");
         }
     }
     remarks

@@ -3,7 +3,7 @@
 //! Manifests of Kubernetes (`DynamoGraphDeployment`s, `Deployment`s with
 //! `vllm serve` or `trtllm-serve`, configurations of llm-d's router), files of options and
 //! lines of a shell become the text of an experiment ([`import`]). Every value in it says
-//! which file and path gave it, or that it is assumed; what is given and not used is listed.
+//! which file and path gave it, or that it is assumed; what is given but not used is listed.
 //! What is changed in the experiment becomes a change of what was imported ([`patch()`]).
 //!
 //! Nothing here reads or writes files but the parts of models, to know that they fit.

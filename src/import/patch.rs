@@ -12,7 +12,7 @@ use super::request::{ImportError, Request};
 use super::routers;
 use super::text::{self, import};
 use super::words::{Word, Written};
-use crate::settings::yaml::{self, escaped};
+use crate::settings::yaml::{self, escaped, unescaped};
 use crate::settings::{SettingsError, Sheet, same};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -168,7 +168,7 @@ pub fn patch(
     for (key, value) in &changes {
         match key.strip_prefix("router.") {
             Some("replicas") if fleet.router.is_picker => {
-                let why = "the number of endpoint pickers is the chart's: change its values, and import them again";
+                let why = "the chart sets the number of endpoint pickers: change its values and import them again";
                 return Err(inexpressible(key, value, why));
             }
             Some(_) if fleet.router.is_picker => of_picker = true,
@@ -202,7 +202,8 @@ pub fn patch(
         let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
         let (key, value) = (key.clone(), shown(wanted.get(key)));
         let now = shown(again.get(&key));
-        let why = format!("after the change it would be {now}: change what goes with it, too");
+        let why =
+            format!("after the change it would be {now}: change the settings it depends on too");
         return Err(PatchError::Inexpressible { key, value, why });
     }
     Ok(patched)
@@ -233,7 +234,7 @@ pub fn patch_part(
     loop {
         let mut said = effect.to_owned();
         for line in &not_expressed {
-            let _ = writeln!(said, "not expressed here, and part of the prediction: {line}");
+            let _ = writeln!(said, "not expressed here, but part of the prediction: {line}");
         }
         match patch(request, &changes, Some(&said)) {
             Ok(patched) => return Ok(PatchedPart { patched: Some(patched), not_expressed }),
@@ -246,7 +247,8 @@ pub fn patch_part(
                 changes.retain(|known, _| !inside(known));
                 // The rest alone would deploy something else.
                 if changes.len() == before {
-                    let line = |(key, value)| format!("{key} = {value}: not without the former");
+                    let line =
+                        |(key, value)| format!("{key} = {value}: left out with the previous key");
                     not_expressed.extend(std::mem::take(&mut changes).into_iter().map(line));
                 }
             }
@@ -294,7 +296,7 @@ impl<'a> Change<'a> {
         let pools = || {
             let names: Vec<&str> = workers.iter().map(|worker| worker.name.as_str()).collect();
             format!(
-                "there are several pools: name one, cluster.pool.NAME with NAME of {}",
+                "there are several pools: set cluster.pool.NAME, where NAME is one of {}",
                 names.join(", ")
             )
         };
@@ -318,10 +320,13 @@ impl<'a> Change<'a> {
                 .as_integer()
                 .and_then(|count| u32::try_from(count).ok())
                 .filter(|count| *count > 0);
-            let count = count.ok_or_else(|| inexpressible(key, value, "must be a count"))?;
+            let count = count
+                .ok_or_else(|| inexpressible(key, value, "must be a whole number of at least 1"))?;
             if !count.is_multiple_of(worker.per_replica) {
-                let why =
-                    format!("each replica is {} of them: take a multiple", worker.per_replica);
+                let why = format!(
+                    "each replica is {} of them: use a multiple of that",
+                    worker.per_replica
+                );
                 return Err(inexpressible(key, value, why));
             }
             return self.replicas(worker.component, count / worker.per_replica, key, value);
@@ -329,13 +334,13 @@ impl<'a> Change<'a> {
         let what_it_is =
             ["model.shape", "model.gpu", "model.engine", "model.weights", "model", "role"];
         if what_it_is.contains(&inner) {
-            let why = "what the workers are, not a setting of theirs: change the manifest, and import it again";
+            let why = "this is what the workers are, not one of their settings: change the manifest and import it again";
             return Err(inexpressible(key, value, why));
         }
         let rule = worker.engine.rule(inner).ok_or_else(|| {
             let why = match is_fact(key) {
-                true => "how things are, not a setting that is deployed".to_owned(),
-                false => format!("{} has no flag for it that is known here", worker.engine.name()),
+                true => "a property of the fleet, not a setting that can be deployed".to_owned(),
+                false => format!("no flag of {} is known for it", worker.engine.name()),
             };
             inexpressible(key, value, why)
         })?;
@@ -343,7 +348,7 @@ impl<'a> Change<'a> {
             && worker.get("model.attention_dp").is_some()
             && ["model.tp", "model.attention_dp"].contains(&inner);
         if is_switched || rule.kind == Kind::Switch && inner == "model.attention_dp" {
-            let why = "ranks and the GPUs of each are one number there: change the manifest, and import it again";
+            let why = "there, ranks and the GPUs of each rank are one number: change the manifest and import it again";
             return Err(inexpressible(key, value, why));
         }
         let text = rule.kind.write(value).map_err(|why| inexpressible(key, value, why))?;
@@ -364,8 +369,7 @@ impl<'a> Change<'a> {
                 self.option(options, rule.yaml, parsed);
             }
             _ if !has_flag => {
-                let why =
-                    "only a file of options can say it: give the engine one, and import it too";
+                let why = "only an options file can set it: give the engine one and import it too";
                 return Err(inexpressible(key, value, why));
             }
             _ => {
@@ -504,7 +508,7 @@ impl<'a> Change<'a> {
     fn router(&mut self, key: &str, inner: &str, value: &Value) -> Result<(), PatchError> {
         let router = &self.fleet.router;
         let Some(at) = router.component else {
-            let why = "no router was imported: give its manifest, too";
+            let why = "no router was imported: give its manifest too";
             return Err(inexpressible(key, value, why));
         };
         let component = &self.fleet.found.components[at];
@@ -513,13 +517,14 @@ impl<'a> Change<'a> {
                 .as_integer()
                 .and_then(|count| u32::try_from(count).ok())
                 .filter(|count| *count > 0);
-            let count = count.ok_or_else(|| inexpressible(key, value, "must be a count"))?;
+            let count = count
+                .ok_or_else(|| inexpressible(key, value, "must be a whole number of at least 1"))?;
             return self.replicas(at, count, key, value);
         }
         let rule = routers::DYNAMO.iter().find(|rule| rule.key == inner).ok_or_else(|| {
             let why = match is_fact(key) {
-                true => "how things are, not a setting that is deployed",
-                false => "Dynamo's front end has no flag for it that is known here",
+                true => "a property of the fleet, not a setting that can be deployed",
+                false => "no flag of Dynamo's front end is known for it",
             };
             inexpressible(key, value, why)
         })?;
@@ -695,8 +700,8 @@ impl<'a> Change<'a> {
         let Some(kind) = text("kind").filter(|kind| *kind != "EndpointPickerConfig") else {
             let is_whole = text("kind").is_some() || self.fleet.found.options.contains(&at);
             let (value, apply) = match is_whole {
-                true => (after.clone(), format!("take it in place of {file}")),
-                false => (difference(before, after), format!("give it to helm after {file}")),
+                true => (after.clone(), format!("use it in place of {file}")),
+                false => (difference(before, after), format!("pass it to helm after {file}")),
             };
             let name = file.rsplit('/').next().unwrap_or_default().to_owned();
             return PatchFile { name, text: format!("{said}{}", yaml::write(&value)), apply };
@@ -771,7 +776,7 @@ fn set(root: &mut Json, pointer: &str, value: Json) -> Option<()> {
     let mut at = root;
     let mut parts = pointer.split('/').skip(1).peekable();
     while let Some(part) = parts.next() {
-        let part = part.replace("~1", "/").replace("~0", "~");
+        let part = unescaped(part);
         if at.is_null() {
             *at = json!({});
         }

@@ -126,12 +126,12 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Self::NoEffect => "has no effect on the simulation",
             Self::NotModelled(why) => why,
-            Self::Unknown => "not known here: the real fleet may differ",
-            Self::Default => "the engine's own choice, as without it",
-            Self::Overridden => "another value wins over it",
-            Self::Document => "a document that nothing simulated is read from",
+            Self::Unknown => "unknown here: the real fleet may differ",
+            Self::Default => "the same as the engine's default",
+            Self::Overridden => "overridden by another value",
+            Self::Document => "nothing in this document is simulated",
             Self::NoEngine => "runs neither an engine nor a router",
-            Self::NotTaken => "no component that is read takes it",
+            Self::NotTaken => "not used by any component that is read",
         })
     }
 }
@@ -166,8 +166,8 @@ pub enum ImportError {
     },
     /// A network that the catalogue does not have.
     #[error(
-        "{place}: the network of {model:?} is not known: {}; give its config.json with the manifests",
-        there_are(Kind::Shape)
+        "{place}: the network of {model:?} is not known ({}); give its config.json with the manifests",
+        known(Kind::Shape)
     )]
     UnknownModel {
         /// The container.
@@ -176,7 +176,7 @@ pub enum ImportError {
         model: String,
     },
     /// No manifest says which GPU, or one that the catalogue does not have.
-    #[error("{place}: {}: {}", label.as_deref().map_or("does not say which GPU it runs on".to_owned(), |label| format!("{label} is no GPU that is known")), there_are(Kind::Gpu))]
+    #[error("{place}: {} ({})", label.as_deref().map_or("does not say which GPU it runs on".to_owned(), |label| format!("{label} is not a known GPU")), known(Kind::Gpu))]
     UnknownGpu {
         /// The container.
         place: String,
@@ -193,8 +193,8 @@ pub enum ImportError {
     },
 }
 
-fn there_are(kind: Kind) -> String {
-    format!("there are {}", catalogue::names(kind).collect::<Vec<_>>().join(", "))
+fn known(kind: Kind) -> String {
+    format!("known: {}", catalogue::names(kind).collect::<Vec<_>>().join(", "))
 }
 
 impl ImportError {

@@ -171,25 +171,25 @@ const REFUSED: [(&str, &str, &str); 7] = [
     (
         "router-policy-config",
         "DYN_ROUTER_POLICY_CONFIG",
-        "a file of policies is not read; name its settings by flags",
+        "a policy file is not read; give its settings as flags",
     ),
     ("router-prefill-policy", "DYN_ROUTER_PREFILL_POLICY", "only the built-in policy is simulated"),
     ("router-decode-policy", "DYN_ROUTER_DECODE_POLICY", "only the built-in policy is simulated"),
     (
         "router-conditional-disagg",
         "DYN_ROUTER_CONDITIONAL_DISAGG",
-        "leave it out, and set router.conditional_disaggregation in the experiment",
+        "leave it out and set router.conditional_disaggregation in the experiment",
     ),
-    ("load-aware", "DYN_ROUTER_LOAD_AWARE", "give the settings that it stands for"),
+    ("load-aware", "DYN_ROUTER_LOAD_AWARE", "give the individual settings that it implies"),
     (
         "router-predicted-ttl-secs",
         "DYN_ROUTER_PREDICTED_TTL_SECS",
-        "caches that are guessed beside KV events are not simulated",
+        "predicting cache contents in addition to KV events is not simulated",
     ),
     (
         "shared-cache-multiplier",
         "DYN_SHARED_CACHE_MULTIPLIER",
-        "memory that workers share is not simulated",
+        "a cache that workers share is not simulated",
     ),
 ];
 
@@ -445,7 +445,7 @@ pub(super) fn picker_of(
             .map_err(|_| wrong(key, "must be a number")),
         _ => Err(wrong(key, "must be a number")),
     };
-    let unknown = |key: &str| wrong(key, "no plug-in of llm-d's router has it");
+    let unknown = |key: &str| wrong(key, "no plug-in of llm-d's router has this setting");
     let mut index = json!({});
     let mut filter = json!({});
     let mut scorer = json!({});
@@ -513,7 +513,7 @@ pub(super) fn picker_of(
             ],
         ),
         _ => {
-            let why = "must be one that an EndpointPickerConfig can be: inference_extension or \
+            let why = "must be a policy that an EndpointPickerConfig can express: inference_extension or \
                        llmd_token_load";
             return Err(wrong("policy", why));
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::experiment::{Experiment, LoadOptions};
-use crate::settings::yaml;
+use crate::settings::yaml::{self, unescaped};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -79,7 +79,7 @@ fn public_deployments_load_and_every_line_says_where_it_comes_from() {
         load(&imported);
         for line in imported.experiment.lines() {
             let is_value = !line.starts_with(['#', '[']) && line.contains(" = ");
-            let said = ["# [", "# assumed", "# swept", "# what ", "# the ", "# by its "];
+            let said = ["# [", "# assumed", "# swept", "# what ", "# the ", "# from its "];
             assert!(
                 !is_value || said.iter().any(|said| line.contains(said)),
                 "{files:?}: nothing says so: {line}"
@@ -273,14 +273,14 @@ fn what_is_not_used_is_listed() {
 #[test]
 fn what_cannot_be_simulated_is_refused_by_name() {
     for (line, said) in [
-        ("vllm serve Qwen/Qwen3-0.6B", "\"Qwen/Qwen3-0.6B\" is not known: there are"),
-        ("vllm serve Qwen/Qwen3-32B -tp 2 -pp 2", "-pp 2: layers divided"),
+        ("vllm serve Qwen/Qwen3-0.6B", "\"Qwen/Qwen3-0.6B\" is not known (known: "),
+        ("vllm serve Qwen/Qwen3-32B -tp 2 -pp 2", "-pp 2: pipeline parallelism"),
         ("vllm serve", "names no model"),
         ("python3 -m sglang.launch_server --model-path x", "SGLang"),
         ("echo hello", "runs no engine"),
         ("vllm serve a; vllm serve b", "several engines"),
         ("vllm serve Qwen/Qwen3-32B --quantization awq", "--quantization awq"),
-        ("trtllm-serve Qwen/Qwen3-32B --extra_llm_api_options o.yaml", "o.yaml: this file is not"),
+        ("trtllm-serve Qwen/Qwen3-32B --extra_llm_api_options o.yaml", "o.yaml: this file was not"),
     ] {
         let error = import(&of_line(line)).expect_err(line).to_string();
         assert!(error.contains(said), "{line}: {error}");
@@ -582,7 +582,7 @@ proptest! {
         let (at, leaf) = &all[leaf.index(all.len())];
         let without = with(&request, *at, |document| {
             let (parent, key) = leaf.rsplit_once('/').unwrap();
-            let key = key.replace("~1", "/").replace("~0", "~");
+            let key = unescaped(key);
             match document.pointer_mut(parent).unwrap() {
                 Json::Object(entries) => drop(entries.remove(&key)),
                 Json::Array(items) => drop(items.remove(key.parse().unwrap())),
@@ -733,15 +733,15 @@ fn keys_that_nothing_expresses_are_refused_by_name() {
     let line = of_line("vllm serve Qwen/Qwen3-32B -tp 2");
     for (request, key, value, said) in [
         (&dynamo, "cluster.model.gpu", Value::from("h100"), "what the workers are"),
-        (&dynamo, "router.feed.delay", "5ms".into(), "how things are"),
+        (&dynamo, "router.feed.delay", "5ms".into(), "a property of the fleet"),
         (&dynamo, "router.policy", "dynamo_two_tier".into(), "can be kv, round_robin"),
-        (&dynamo, "engine.activation_gib", 5.into(), "how things are"),
-        (&dynamo, "engine.cuda_graph.sizes", Value::Array(Vec::new()), "has no flag"),
+        (&dynamo, "engine.activation_gib", 5.into(), "a property of the fleet"),
+        (&dynamo, "engine.cuda_graph.sizes", Value::Array(Vec::new()), "no flag of"),
         (&dynamo, "cluster.pool.a.workers", 5.into(), "no such pool"),
         (&dynamo, "engine.max_num_seqs", "many".into(), "many"),
         (&llmd, "router.policy", "kv".into(), "inference_extension"),
         (&line, "router.policy", "kv".into(), "no router was imported"),
-        (&line, "engine.trtllm.partial_reuse", false.into(), "has no flag"),
+        (&line, "engine.trtllm.partial_reuse", false.into(), "no flag of"),
     ] {
         let changes = BTreeMap::from([(key.to_owned(), value)]);
         let error = patch(request, &changes, None).expect_err(key).to_string();
@@ -798,13 +798,13 @@ data: {ROUTER_QUEUE_THRESHOLD: '3'}
     let imported = import(&request).unwrap();
     let unused = imported.unused.join("\n");
     for wanted in [
-        "Frontend: envFrom hidden: what it holds is in none",
-        "Frontend: variable DYN_ROUTER_TTL: what it holds is in none",
+        "Frontend: envFrom hidden: its contents are in none",
+        "Frontend: variable DYN_ROUTER_TTL: its contents are in none",
         "Frontend: variable POD_IP: has no effect",
         "Worker: initContainers fetch",
         "Worker: autoscaling",
         "variables TP: has no effect",
-        "the number of workers asked for, 7",
+        "the requested number of workers, 7",
     ] {
         assert!(unused.contains(wanted), "{wanted}: {unused}");
     }
@@ -815,7 +815,7 @@ data: {ROUTER_QUEUE_THRESHOLD: '3'}
     assert!(patched.files[0].apply.contains("dynamographdeployment a -n here --type merge"));
     for (from, to) in [("name: a,", "name: ../a,"), ("namespace: here", "namespace: a/b")] {
         let error = import(&of_text("a.yaml", &text.replace(from, to))).unwrap_err().to_string();
-        assert!(error.contains("no name of Kubernetes"), "{error}");
+        assert!(error.contains("not a valid Kubernetes name"), "{error}");
     }
 }
 
@@ -880,8 +880,8 @@ fn lengths_and_repeated_flags_are_what_an_engine_makes_of_them() {
     let imported = import(&of_line(line)).unwrap();
     let unused = imported.unused.join("\n");
     assert!(unused.contains("--max-model-len auto: vLLM fits"), "{unused}");
-    assert!(unused.contains("--enable-prefix-caching: another value wins"), "{unused}");
-    assert!(unused.contains("--novel 1: another value wins"), "{unused}");
+    assert!(unused.contains("--enable-prefix-caching: overridden by"), "{unused}");
+    assert!(unused.contains("--novel 1: overridden by"), "{unused}");
     assert_eq!(settings(&of_line(line))["engine.prefix_caching"], Value::from(false));
     // A space of Unicode is a part of its word, as for a shell.
     let error = import(&of_line("vllm serve\u{a0}Qwen/Qwen3-32B")).unwrap_err().to_string();

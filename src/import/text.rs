@@ -7,12 +7,12 @@ use std::fmt::Write as _;
 use toml::Value;
 
 /// The load that stands in an imported experiment until there is a better one.
-const LOAD: &str = r#"# The load. No manifest says it: put yours here. A recorded one: kind = "trace",
-# path = "trace.jsonl".
+const LOAD: &str = r#"# The load. No manifest describes it: put yours here. For a recorded one, set
+# kind = "trace" and path = "trace.jsonl".
 [workload]
 kind = "conversations" # assumed
 concurrency = @FIRST@ # swept below
-starters = 20 # assumed: texts that conversations begin with, system prompts for example
+starters = 20 # assumed: texts that conversations begin with, such as system prompts
 starter_tokens = { kind = "uniform", min = 1_000, max = 3_000 } # assumed
 turns = { min = 2, max = 6 } # assumed
 question_tokens = { kind = "lognormal", mean = 150, sd = 150, min = 10, max = 1_000 } # assumed
@@ -30,14 +30,14 @@ ttft = "1s" # assumed
 itl = "50ms" # assumed
 
 [sweep]
-"router.policy" = @POLICIES@ # what is deployed, and @OTHER@
-"workload.concurrency" = @LOADS@ # assumed: 8, 32 and 64 for each worker
+"router.policy" = @POLICIES@ # the deployed policy and @OTHER@
+"workload.concurrency" = @LOADS@ # assumed: 8, 32 and 64 per worker
 "#;
 
 /// The load of a log.
 const LOG: &str = r#"# The load: a log, at its own times. workload.speedup makes it denser.
 [workload]
-kind = "trace" # what a log is
+kind = "trace" # a log
 @LOG@
 [measure]
 seeds = 3 # assumed
@@ -48,7 +48,7 @@ ttft = "1s" # assumed
 itl = "50ms" # assumed
 
 [sweep]
-"router.policy" = @POLICIES@ # what is deployed, and @OTHER@
+"router.policy" = @POLICIES@ # the deployed policy and @OTHER@
 "#;
 
 /// The experiment that files and a command mean.
@@ -67,19 +67,19 @@ pub(super) fn write(fleet: &Fleet, request: &Request) -> Imported {
         let place = place.map_or(String::new(), |place| format!("[{}] ", place + 1));
         unused.push(format!("{place}{}: {}", remark.shown, remark.why));
     }
-    text.push_str("# Imported. Each value names its source, by the number of its place:\n");
+    text.push_str("# Imported. The number in brackets behind each value names its source:\n");
     for (number, place) in (1..).zip(&fleet.places) {
         let _ = writeln!(text, "#   [{number}] {}", one_line(place));
     }
-    text.push_str("# or \"assumed\", where no file says it.\n#\n");
+    text.push_str("# A value that no file gives is \"assumed\".\n#\n");
     match unused.is_empty() {
         true => text.push_str("# Everything given is used.\n"),
-        false => text.push_str("# Given and not used:\n"),
+        false => text.push_str("# Given but not used:\n"),
     }
     for line in &unused {
         let _ = writeln!(text, "#   {}", one_line(line));
     }
-    let _ = writeln!(text, "\nname = {} # the folder's", Value::String(request.name.clone()));
+    let _ = writeln!(text, "\nname = {} # the folder's name", Value::String(request.name.clone()));
     let _ =
         writeln!(text, "description = {} # what was imported\n", Value::String(described(fleet)));
 
@@ -95,13 +95,13 @@ pub(super) fn write(fleet: &Fleet, request: &Request) -> Imported {
         workers => {
             for worker in workers {
                 text.push_str("[[cluster.pool]]\n");
-                let _ = writeln!(text, "name = \"{}\" # the component's", worker.name);
+                let _ = writeln!(text, "name = \"{}\" # the component's name", worker.name);
                 let role = match worker.role {
                     Role::Both => "both",
                     Role::Prefill => "prefill",
                     Role::Decode => "decode",
                 };
-                let _ = writeln!(text, "role = \"{role}\" # by its flags and its kind");
+                let _ = writeln!(text, "role = \"{role}\" # from its flags and kind");
                 line(&mut text, "workers", &worker.workers);
                 text.push_str("\n[cluster.pool.model]\n");
                 model(&mut text, worker);
@@ -111,7 +111,7 @@ pub(super) fn write(fleet: &Fleet, request: &Request) -> Imported {
             }
             if workers.iter().any(|worker| worker.role == Role::Prefill) {
                 text.push_str(
-                    "[cluster.network]\ngbit_per_s = 400 # assumed: one port of each worker\n\
+                    "[cluster.network]\ngbit_per_s = 400 # assumed: one port per worker\n\
                      latency = \"1ms\" # assumed\n",
                 );
             }
@@ -155,7 +155,7 @@ fn load(fleet: &Fleet, log: Option<&Log>) -> String {
 /// A log, as it was asked for.
 fn lines_of(log: &Log) -> String {
     let value = |written: Option<Value>, key: &str| {
-        written.map_or(String::new(), |value| format!("{key} = {value} # what was asked for\n"))
+        written.map_or(String::new(), |value| format!("{key} = {value} # as requested\n"))
     };
     let columns = log.columns.as_ref().and_then(|columns| Value::try_from(columns).ok());
     let unit = log.time_unit.and_then(|unit| Value::try_from(unit).ok());
@@ -204,13 +204,13 @@ fn pool(worker: &Worker) -> String {
     let gpus: u32 = get("tp").parse().unwrap_or(1) * get("attention_dp").parse().unwrap_or(1);
     let role = match worker.role {
         Role::Both => "",
-        Role::Prefill => " that prefill",
-        Role::Decode => " that decode",
+        Role::Prefill => "prefill ",
+        Role::Decode => "decode ",
     };
     let count = &worker.workers.value;
     let workers = if *count == Value::Integer(1) { "worker" } else { "workers" };
     format!(
-        "{count} {workers}{role}, {gpus} {} each: {} {}, {}",
+        "{count} {role}{workers}, {gpus} {} each: {} {}, {}",
         get("gpu"),
         get("shape"),
         get("weights"),

@@ -94,7 +94,7 @@ impl Reading<'_> {
         };
         let (gpu, gpu_by) = gpu()?;
         if let Some(asked) = self.request.gpu.as_ref().filter(|asked| **asked != gpu) {
-            self.unused.push(Remark::new(&format!("the GPU asked for, {asked}"), Why::Overridden));
+            self.unused.push(Remark::new(&format!("the requested GPU, {asked}"), Why::Overridden));
         }
         let Division { tp, dp, tp_of_rank, ranks } = self.division();
         let expert_parallel = self.take("model.expert_parallel");
@@ -166,7 +166,7 @@ impl Reading<'_> {
         let kv = kv.unwrap_or_else(|| {
             let why = match self.engine {
                 Engine::Vllm => "vLLM keeps KV in the network's own format",
-                Engine::Trtllm => "of the checkpoint; as the weights",
+                Engine::Trtllm => "set by the checkpoint; taken to be that of the weights",
             };
             assumed(kv_of_network, why)
         });
@@ -258,7 +258,7 @@ impl Reading<'_> {
             | ("compressed-tensors", _) => Ok(weights),
             (_, have) => {
                 let have = have.unwrap_or_default();
-                let why = format!("weights of {have} brought to that format are not simulated");
+                let why = format!("converting {have} weights to that format is not simulated");
                 Err(ImportError::refused(shown, &why))
             }
         }
@@ -269,7 +269,7 @@ impl Reading<'_> {
         let Some(of_node) = self.component.gpus else { return Ok(()) };
         let given = of_node.saturating_mul(self.component.nodes);
         if used > given {
-            let why = format!("the engine is started on {used}: give the worker that many");
+            let why = format!("the engine is started on {used}: give the worker as many");
             return Err(self.refused(&format!("{given} GPUs"), &why));
         }
         if used < given {
@@ -373,7 +373,7 @@ impl Reading<'_> {
     fn host_tier(&mut self, model: &Modelled) -> Option<(&'static str, Said)> {
         let (bytes, shown) = self.found.host_bytes.take()?;
         if model.loaded.has_window {
-            self.note(&shown, "layers with a window have no memory below the GPU's here");
+            self.note(&shown, "sliding-window layers have no tier below GPU memory here");
             return None;
         }
         let is_of_all =
@@ -391,19 +391,19 @@ impl Reading<'_> {
         let all = |count: u32| Value::Integer(i64::from(count) * i64::from(per_replica));
         match (replicas, form) {
             (Some(0), _) => {
-                Err(ImportError::refused(self.place_name, "has no replicas; give it some"))
+                Err(ImportError::refused(self.place_name, "has 0 replicas; set at least 1"))
             }
-            (Some(count), Form::Line) => Ok(assumed(all(count), "as many as were asked for")),
+            (Some(count), Form::Line) => Ok(assumed(all(count), "as requested")),
             (Some(count), _) => {
                 let shown = match per_replica {
                     1 => format!("replicas: {count}"),
                     ranks => format!(
-                        "replicas: {count}, each with {ranks} ranks that are workers by themselves"
+                        "replicas: {count}, each with {ranks} ranks, every one a worker of its own"
                     ),
                 };
                 Ok(self.said(all(count), shown))
             }
-            (None, _) => Ok(assumed(all(1), "the number of replicas is not said")),
+            (None, _) => Ok(assumed(all(1), "the number of replicas is not given")),
         }
     }
 }

@@ -95,7 +95,7 @@ impl Recommendation {
         let mut lines = vec![
             format!("{RECOMMENDED} {}{load}: {}", self.version, winner.name),
             format!(
-                "predicted: {}, where {} is asked for; {}",
+                "predicted: {}, with a target of {}; {}",
                 self.all_readings(winner),
                 targets.join(" and "),
                 self.bill(winner)
@@ -103,7 +103,7 @@ impl Recommendation {
         ];
         if let Some(now) = &self.now {
             lines.push(format!(
-                "as it is: {}: {}; {}",
+                "as it is now: {}: {}; {}",
                 now.choice.name,
                 self.all_readings(&now.choice),
                 self.bill(&now.choice)
@@ -120,19 +120,22 @@ impl Recommendation {
         let (mean, interval) = now.difference?;
         let shown = |value: f64| signed(metric.shown(-value));
         let interval = interval.map_or(String::new(), |[low, high]| {
-            format!(" ({} by chance: {} to {})", percent(self.confidence), shown(high), shown(low))
+            format!(" ({} over seeds: {} to {})", percent(self.confidence), shown(high), shown(low))
         });
         let cost = match self.unit.as_str() {
             GPU_HOURS => "GPUs".to_owned(),
             WORKER_HOURS => "workers".to_owned(),
             currency => format!("{currency} an hour"),
         };
+        let cost = match now.extra_cost {
+            0.0 => "at the same cost".to_owned(),
+            extra => format!("{} {cost}", signed(-extra)),
+        };
         Some(format!(
-            "the change: {} {} {}{interval}, paired by seed; {} {cost}",
+            "the change: {} {} {}{interval}, paired by seed; {cost}",
             metric.label,
             shown(mean),
             metric.unit,
-            signed(-now.extra_cost),
         ))
     }
 
@@ -142,7 +145,7 @@ impl Recommendation {
             format!(" at {} {load}", key.rsplit('.').next().unwrap_or(key))
         });
         format!(
-            "{}: the cheapest of {} with {}{load}; sim {}",
+            "{}: the cheapest of {} candidates with {}{load}; sim {}",
             self.experiment,
             self.candidates,
             targets.join(" and "),
@@ -176,22 +179,25 @@ impl Recommendation {
                     )
                 });
                 all.push(format!(
-                    "None of {} candidates meets the targets with {sure} confidence.{nearest}",
+                    "None of the {} candidates meets the targets with {sure} confidence.{nearest}",
                     self.candidates
                 ));
             }
         }
         if let Some(by_seeds) = &self.by_seeds {
             all.push(format!(
-                "If the model were exact, {} would do, {}: {} by chance over seeds alone.",
+                "If the model were exact, {} would do, {}: {}, by the spread over seeds alone.",
                 by_seeds.name,
                 self.bill(by_seeds),
-                readings(by_seeds, |reading| reading.by_seeds),
+                readings(by_seeds, |reading| {
+                    let between = |[low, high]: [String; 2]| format!("between {low} and {high}");
+                    reading.by_seeds.map(|bounds| between(shown(reading, bounds)))
+                }),
             ));
         }
         if let Some(now) = &self.now {
             all.push(format!(
-                "As it is, {}: {}; {}.",
+                "As it is now, {}: {}; {}.",
                 now.choice.name,
                 self.all_readings(&now.choice),
                 self.bill(&now.choice)
@@ -209,7 +215,7 @@ impl Recommendation {
                     format!(" Then {} is needed, {}.", instead.name, self.bill(instead))
                 }
                 (None, _) => {
-                    " No fleet of this setting that was swept is large enough then.".into()
+                    " No fleet in the sweep is large enough with these settings then.".into()
                 }
             };
             all.push(format!(
@@ -226,7 +232,7 @@ impl Recommendation {
         let per_million = choice.per_million_tokens?;
         let power = match choice.tokens_per_watt_hour {
             Some(tokens) => format!("{} tokens per watt-hour", short(tokens)),
-            None => "tokens per watt-hour are not known: no power is given for its GPUs".to_owned(),
+            None => "tokens per watt-hour are unknown: no power is given for its GPUs".to_owned(),
         };
         let gpus: u32 = choice.cost.gpus.values().sum();
         let hours = choice.output_tokens_per_s.filter(|_| gpus > 0 && !self.counts_hours());
@@ -240,16 +246,19 @@ impl Recommendation {
         if choice.readings.is_empty() {
             return format!("nothing was served ({})", choice.state);
         }
-        let sure = percent(self.confidence);
-        let text = readings(choice, |reading| Some(reading.interval));
-        text.replacen("(between ", &format!("({sure}: "), 1).replace("(between ", "(")
+        let mut sure = format!("{}: ", percent(self.confidence));
+        readings(choice, |reading| {
+            let [low, high] = shown(reading, reading.interval);
+            // Of several the first says how sure they are.
+            Some(format!("{}{low} to {high}", std::mem::take(&mut sure)))
+        })
     }
 
     fn tables(&self) -> Vec<Titled> {
         let mut tables = Vec::new();
         if self.frontier.len() > 1 {
             let rows: Vec<&Choice> = self.frontier.iter().collect();
-            let title = "What more money buys: the best of each cost that was looked at".to_owned();
+            let title = "What more money buys: the best candidate tried at each cost".to_owned();
             tables.push(Titled { title, columns: self.columns(&rows) });
         }
         if !self.alternatives.is_empty() {
@@ -262,7 +271,9 @@ impl Recommendation {
             let mut notes = Column::new(vec![String::new()], words.collect());
             notes.alignment = CellAlignment::Left;
             columns.push(notes);
-            let title = "Alternatives: the cheapest fleet that does with other settings".to_owned();
+            let title =
+                "Alternatives: the cheapest fleet that meets the targets with other settings"
+                    .to_owned();
             tables.push(Titled { title, columns });
         }
         if !self.neighbours.is_empty() {
@@ -291,7 +302,7 @@ impl Recommendation {
         let costs = self.neighbours.iter().map(|n| signed(n.extra_cost));
         columns
             .push(Column::new(vec!["extra cost".to_owned(), self.unit.clone()], costs.collect()));
-        let title = "Why not the neighbours: one step away, by all seeds".to_owned();
+        let title = "Why not the neighbours: one step away, over all seeds".to_owned();
         Titled { title, columns }
     }
 
@@ -341,7 +352,7 @@ impl Recommendation {
         let share = 100.0 * search as f64 / grid.max(1) as f64;
         format!(
             "{search} simulations to find it, {} % of the {grid} of a full grid (up to {} seeds each), \
-             and {rest} for the rest.",
+             and {rest} for the rest of this report.",
             short(share),
             self.seeds.len()
         )
@@ -375,23 +386,26 @@ fn percent(share: f64) -> String {
 
 /// A metric with the bounds that are asked for.
 fn value(reading: &Reading, bounds: Option<[f64; 2]>) -> String {
-    let metric = Metric::of(&reading.metric);
-    let shown = |value: f64| short(metric.shown(value));
-    match bounds {
-        Some([low, high]) => format!("{} ({} to {})", shown(reading.mean), shown(low), shown(high)),
-        None => shown(reading.mean),
+    let [mean] = shown(reading, [reading.mean]);
+    match bounds.map(|bounds| shown(reading, bounds)) {
+        Some([low, high]) => format!("{mean} ({low} to {high})"),
+        None => mean,
     }
 }
 
-/// All metrics of a choice in words.
-fn readings(choice: &Choice, bounds: impl Fn(&Reading) -> Option<[f64; 2]>) -> String {
+/// Values of a metric as they are shown, without its unit.
+fn shown<const N: usize>(reading: &Reading, values: [f64; N]) -> [String; N] {
+    let metric = Metric::of(&reading.metric);
+    values.map(|value| short(metric.shown(value)))
+}
+
+/// All metrics of a choice in words, each with its `bounds`.
+fn readings(choice: &Choice, mut bounds: impl FnMut(&Reading) -> Option<String>) -> String {
     let one = |reading: &Reading| {
         let metric = Metric::of(&reading.metric);
-        let shown = |value: f64| short(metric.shown(value));
-        let bounds = bounds(reading).map_or(String::new(), |[low, high]| {
-            format!(" (between {} to {})", shown(low), shown(high))
-        });
-        let value = format!("{} {}", shown(reading.mean), metric.unit);
+        let bounds = bounds(reading).map_or(String::new(), |bounds| format!(" ({bounds})"));
+        let [mean] = shown(reading, [reading.mean]);
+        let value = format!("{mean} {}", metric.unit);
         format!("{} {}{bounds}", metric.label, value.trim_end())
     };
     choice.readings.iter().map(one).collect::<Vec<_>>().join(", ")

@@ -135,7 +135,7 @@ fn a_recommendation_comes_back_as_what_is_deployed() {
     let said = good(here, &recommend("fleet", &["--out", "answer"]));
     let (_, deployed) = said.split_once("To deploy it:\n").expect("it says how");
     assert!(deployed.contains("wrote answer/patch/serve.sh: start 1 of these"), "{said}");
-    assert!(said.contains("As it is, "), "{said}");
+    assert!(said.contains("As it is now, "), "{said}");
     let json = fs::read_to_string(here.join("answer/recommendation.json")).expect("written");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     let seqs = json["change"]["engine.max_num_seqs"].as_i64().expect("a number");
@@ -146,7 +146,7 @@ fn a_recommendation_comes_back_as_what_is_deployed() {
         "# Recommended by sim ",
         "# predicted: TTFT p50",
         "(95 %: ",
-        "# as it is: ",
+        "# as it is now: ",
         "# rests on: ",
     ] {
         assert!(patch.contains(part), "{part}: {patch}");
@@ -154,7 +154,7 @@ fn a_recommendation_comes_back_as_what_is_deployed() {
     // There is no router that could be told.
     let has_policy = policy != "round_robin";
     assert_eq!(
-        patch.contains("# not expressed here, and part of the prediction: router.policy"),
+        patch.contains("# not expressed here, but part of the prediction: router.policy"),
         has_policy
     );
     assert_eq!(deployed.contains("not expressed: router.policy"), has_policy);
@@ -215,7 +215,7 @@ fn other_models_bring_their_config_from_beside_the_manifest() {
         .expect("written");
     let args = ["import", "serve.sh", "--gpu", "l40s", "--out", "fleet"];
     let said = refusal(here, &args);
-    assert!(said.contains("\"Qwen/Qwen3-0.6B\" is not known: there are deepseek-r1"), "{said}");
+    assert!(said.contains("\"Qwen/Qwen3-0.6B\" is not known (known: deepseek-r1"), "{said}");
     assert!(!here.join("fleet").exists());
     let config = r#"{"model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28,
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
@@ -238,7 +238,7 @@ fn mistakes_are_named_in_one_line_and_nothing_is_written() {
     fs::write(here.join("binary.yaml"), [0xff, 0xfe]).expect("written");
     let too_small = "vllm serve meta-llama/Llama-3.1-70B-Instruct";
     for (args, said) in [
-        (&["import", file, "--out", "x"][..], "does not say which GPU it runs on: there are a100"),
+        (&["import", file, "--out", "x"][..], "does not say which GPU it runs on (known: a100"),
         (&["import", file, "--gpu", "tpu", "--out", "x"], "tpu"),
         (&["import", "none.yaml", "--out", "x"], "none.yaml"),
         (&["import", "wrong.yaml", "--out", "x"], "wrong.yaml: not valid YAML"),
