@@ -256,7 +256,7 @@ fn mistakes_are_named_in_one_line_and_nothing_is_written() {
     let other = refusal(here, &["import", file, "--gpu", "h100", "--out", "x"]);
     assert!(other.contains("--force"), "{other}");
     for (set, said) in [
-        ("router.feed.delay=9ms", "how things are"),
+        ("router.feed.delay=9ms", "a property of the fleet"),
         ("engine.max_num_seq=9", "max_num_seqs"),
         ("cluster.workers=8", "nothing is changed"),
     ] {
