@@ -94,7 +94,8 @@ const LEAST_MARGIN: f64 = 4.0;
 ///
 /// If enough of the prompt was sent somewhere before: of the workers that got the longest
 /// beginning, and are not far above the mean load, the one with the shortest expected
-/// wait. If all of them are far above: of all workers that are not. Else: of all.
+/// wait. If all of them are far above: of all workers that are not. Else, also where none of
+/// them comes into question: of all.
 /// Workers that are overloaded are left out while any other is there; if all are, the fewest
 /// requests in flight decide, and nothing is remembered of the request. Equals are drawn.
 /// Decisions of its package are recorded in `src/router/tests/golden`, with reports and
@@ -154,12 +155,14 @@ impl SmgCacheAware {
             return Among::All;
         }
         let mut holders = longest.workers;
-        let most = self.most_requests(view);
         holders.retain(|holder| {
-            let worker = &view.workers[holder.index()];
-            let is_below = f64::from(worker.inflight) <= most;
-            worker.available && is_below && !self.waits.is_overloaded(*holder)
+            view.workers[holder.index()].available && !self.waits.is_overloaded(*holder)
         });
+        if holders.is_empty() {
+            return Among::All;
+        }
+        let most = self.most_requests(view);
+        holders.retain(|holder| f64::from(view.workers[holder.index()].inflight) <= most);
         // One of those that count for the mean is not above it.
         if holders.is_empty() { Among::Spill(most) } else { Among::Holders(holders) }
     }

@@ -6,7 +6,7 @@ use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
 use crate::router::parameters::Parameters;
-use crate::router::select::{Ties, one_of, two_of};
+use crate::router::select::{Bounds, Ties, lowest, one_of, two_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
 use crate::settings::Invalid;
 use crate::time::{SimDuration, SimTime};
@@ -16,25 +16,37 @@ use std::sync::Arc;
 
 /// See [`SmgPowerOfTwo`].
 pub fn policy() -> Arc<dyn PolicyFactory> {
-    let rule = "of two workers drawn the one with the shorter expected wait";
+    let rule = "of two workers drawn the one with the shorter expected wait, or the fewer requests";
     Registration::new("smg_power_of_two", rule, |params: &SmgPowerOfTwoParams, cluster, seed| {
         SmgPowerOfTwo::new(*params, cluster, seed)
     })
     .follows(
         Origin::new("SMG, the Shepherd Model Gateway", "policies/power_of_two.rs, least_load.rs")
             .version("1.13.0", "2026-10-15")
-            .without(
-                "its other measures of load (requests, least_requests); reported throughput and \
-                 queued tokens",
-            ),
+            .without("reported throughput and queued tokens"),
     )
     .shared()
+}
+
+/// By what a worker is less loaded than another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadMetric {
+    /// The expected wait, of two workers drawn.
+    #[default]
+    ExpectedWait,
+    /// Requests in flight, of two workers drawn; the expected wait where they are equal.
+    Requests,
+    /// The same of all workers: nothing is drawn but equals.
+    LeastRequests,
 }
 
 /// Parameters of [`SmgPowerOfTwo`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SmgPowerOfTwoParams {
+    /// By what the less loaded worker is found (`--power-of-two-load-metric`).
+    pub power_of_two_load_metric: LoadMetric,
     /// Of the expected wait.
     #[serde(flatten)]
     pub waits: WaitParams,
@@ -46,14 +58,15 @@ impl Parameters for SmgPowerOfTwoParams {
     }
 }
 
-/// SMG's power of two: of two different workers drawn uniformly the one with the shorter
-/// expected wait, a draw if they are equal.
+/// SMG's power of two: of two different workers drawn uniformly the less loaded one, by the
+/// expected wait or another [`LoadMetric`], a draw if they are equal.
 ///
 /// Workers that are overloaded are not drawn while any other is there; if all are, the
 /// fewest requests in flight decide. Decisions of its package with two workers, where the
 /// draw decides nothing, are recorded in `src/router/tests/golden`.
 #[derive(Debug)]
 pub struct SmgPowerOfTwo {
+    metric: LoadMetric,
     waits: Waits,
     draws: Stream,
 }
@@ -62,7 +75,12 @@ impl SmgPowerOfTwo {
     /// A policy for `cluster`; `seed` decides all draws.
     pub fn new(params: SmgPowerOfTwoParams, cluster: &ClusterSpec, seed: u64) -> Self {
         let draws = rng::stream(seed, Use::Policy, 0, 0);
-        Self { waits: Waits::new(params.waits, cluster), draws }
+        let metric = params.power_of_two_load_metric;
+        let mut waits = Waits::new(params.waits, cluster);
+        if metric != LoadMetric::ExpectedWait {
+            waits.go_by_requests();
+        }
+        Self { metric, waits, draws }
     }
 
     /// Takes note of the last report.
@@ -89,11 +107,21 @@ impl Policy for SmgPowerOfTwo {
         self.read_reports(view);
         let worker = if self.waits.are_all_overloaded() {
             one_of(view.least_loaded(), &mut self.draws)
+        } else if self.metric == LoadMetric::LeastRequests {
+            let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+            let mut draws = self.draws.clone();
+            let waits = &self.waits;
+            let least = lowest(waits.shortest(), bounds, &mut draws, |worker| {
+                (waits.shortest().key(worker.index()), 0)
+            });
+            self.draws = draws;
+            WorkerId::at(least.expect("a worker is free"))
         } else {
             let (first, second) = self.drawn();
             let mut shorter = Ties::default();
             for worker in [first].into_iter().chain(second) {
-                shorter.offer(worker.index(), self.waits.of(worker), &mut self.draws);
+                let load = self.waits.shortest().key(worker.index());
+                shorter.offer(worker.index(), load, &mut self.draws);
             }
             shorter.chosen_if_any().map_or(first, WorkerId::at)
         };
@@ -128,22 +156,23 @@ impl Policy for SmgPowerOfTwo {
         self.waits.leave_out(worker, is_left_out);
     }
 
-    /// Of all workers the expected wait, with those that are overloaded behind the others;
-    /// only two are drawn and compared.
+    /// Of all workers the load, with those that are overloaded behind the others; only two are
+    /// drawn and compared.
     fn explain(&self, _: &RouteRequest<'_>, view: &ClusterView<'_>) -> Vec<CostParts> {
         let are_all_overloaded = self.waits.are_all_overloaded();
-        let waits = (0..view.workers.len()).map(|at| self.waits.of(WorkerId::at(at)));
-        let behind = waits.clone().fold(0.0, f64::max) + 1.0;
-        let cost = |(at, wait): (usize, f64)| {
+        let loads = (0..view.workers.len()).map(|at| self.waits.load_of(WorkerId::at(at)));
+        let behind = loads.clone().fold(0.0, f64::max) + 1.0;
+        let cost = |(at, load): (usize, f64)| {
             let worker = WorkerId::at(at);
+            let wait = self.waits.of(worker);
             let inflight = f64::from(view.workers[at].inflight);
             let cost = match (are_all_overloaded, self.waits.is_overloaded(worker)) {
                 (true, _) => inflight,
-                (false, true) => wait + behind,
-                (false, false) => wait,
+                (false, true) => load + behind,
+                (false, false) => load,
             };
             CostParts { worker, cost, parts: vec![("inflight", inflight), ("expected_wait", wait)] }
         };
-        waits.enumerate().map(cost).collect()
+        loads.enumerate().map(cost).collect()
     }
 }

@@ -57,6 +57,10 @@ impl WaitParams {
     }
 }
 
+/// No worker makes a request wait so many seconds: a power of two, so that waits beside
+/// requests in flight keep a billionth of a second.
+const MOST_WAIT_S: f64 = 1_048_576.0;
+
 /// The most of KV memory in use that counts (`ExpectedWait::new`).
 const MOST_USAGE: f64 = 0.999;
 
@@ -69,6 +73,8 @@ const MOST_USAGE: f64 = 0.999;
 #[derive(Debug)]
 pub(super) struct Waits {
     params: WaitParams,
+    /// [`Self::shortest`] is by requests in flight first.
+    by_requests: bool,
     cluster: ClusterSpec,
     loads: Vec<Load>,
     /// Workers that cannot be chosen.
@@ -79,7 +85,7 @@ pub(super) struct Waits {
     free: Vec<WorkerId>,
     /// Requests in flight on those.
     overloaded_inflight: u64,
-    /// The expected wait of each worker; out of reach for those absent or overloaded.
+    /// The load of each worker; out of reach for those absent or overloaded.
     shortest: Tournament<f64>,
     as_of: Option<SimTime>,
 }
@@ -97,6 +103,7 @@ impl Waits {
     pub(super) fn new(params: WaitParams, cluster: &ClusterSpec) -> Self {
         Self {
             params,
+            by_requests: false,
             cluster: cluster.clone(),
             loads: vec![Load::default(); cluster.workers() as usize],
             absent: WorkerSet::default(),
@@ -112,7 +119,23 @@ impl Waits {
         self.params.report_period
     }
 
-    /// By expected wait, those absent or overloaded out of reach.
+    /// From now on the fewest requests in flight come first, and the expected wait decides
+    /// among equals.
+    pub(super) fn go_by_requests(&mut self) {
+        self.by_requests = true;
+    }
+
+    /// The load of `worker`: its expected wait, or its requests in flight and then its wait.
+    pub(super) fn load_of(&self, worker: WorkerId) -> f64 {
+        let wait = self.of(worker);
+        if !self.by_requests {
+            return wait;
+        }
+        let inflight = f64::from(self.loads[worker.index()].inflight);
+        inflight * MOST_WAIT_S + wait.min(MOST_WAIT_S - 1.0)
+    }
+
+    /// By load, those absent or overloaded out of reach.
     pub(super) fn shortest(&self) -> &Tournament<f64> {
         &self.shortest
     }
@@ -256,7 +279,7 @@ impl Waits {
     /// To be called whenever `worker` comes or goes, or what is known of it has changed.
     fn note(&mut self, worker: WorkerId) {
         let is_out = self.absent.contains(worker) || self.overloaded.contains(worker);
-        let wait = if is_out { f64::INFINITY } else { self.of(worker) };
-        self.shortest.set(worker.index(), wait);
+        let load = if is_out { f64::INFINITY } else { self.load_of(worker) };
+        self.shortest.set(worker.index(), load);
     }
 }

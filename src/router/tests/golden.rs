@@ -12,7 +12,7 @@ use crate::router::policies::sglang_cache_aware::{
     CacheAwareParams, SglangCacheAware, SglangVersion,
 };
 use crate::router::policies::smg_cache_aware::{SmgCacheAware, SmgParams};
-use crate::router::policies::smg_power_of_two::{SmgPowerOfTwo, SmgPowerOfTwoParams};
+use crate::router::policies::smg_power_of_two::{LoadMetric, SmgPowerOfTwo, SmgPowerOfTwoParams};
 use crate::router::settings::RouterSettings;
 use crate::router::testing::{FINISHED, LIMITS, Texts, cluster, life, with_limits};
 use crate::router::{
@@ -190,8 +190,7 @@ fn smg_1_13_0_with_reports() {
     };
     let (compared, differing) = compare_with_reports(recording, make, SmgCacheAware::read_reports);
     assert_eq!(compared, Compared { decisions: 600, tied: 8 });
-    // Unexplained: that many of 600.
-    assert_eq!(differing.len(), 2, "{differing:#?}");
+    assert_eq!(differing, [""; 0]);
 }
 
 /// Of two workers, so that both are drawn.
@@ -206,6 +205,36 @@ fn smg_1_13_0_power_of_two() {
     let (compared, differing) = compare_with_reports(recording, make, SmgPowerOfTwo::read_reports);
     assert_eq!(differing, [""; 0]);
     assert_eq!(compared, Compared { decisions: 600, tied: 7 });
+}
+
+/// By requests in flight, and by the expected wait where these are equal.
+#[test]
+fn smg_power_of_two_by_requests() {
+    let chosen = |power_of_two_load_metric| {
+        let params = SmgPowerOfTwoParams { power_of_two_load_metric, ..Default::default() };
+        let cluster = with_limits(3, BLOCK_SIZE, WorkerLimits { blocks: 1_000, ..LIMITS });
+        let mut policy = SmgPowerOfTwo::new(params, &cluster, 1);
+        let mut texts = Texts::default();
+        let text = texts.add(None);
+        let mut workers = Workers::new(vec![WorkerView::default(); 3]);
+        workers.report(&reports("0,0,10;9,0,700;9,0,600", SimTime::ZERO));
+        policy.read_reports(&workers.view());
+        for (id, worker) in [(0, 0), (1, 0), (2, 1), (3, 2)] {
+            let request = texts.request(id, text, 100, BLOCK_SIZE);
+            policy.book(&request.route_view(BLOCK_SIZE), WorkerId(worker));
+            workers.sent(WorkerId(worker));
+        }
+        let request = texts.request(9, text, 100, BLOCK_SIZE);
+        let costs = policy.explain(&request.route_view(BLOCK_SIZE), &workers.view());
+        let best = costs.iter().min_by(|a, b| a.cost.total_cmp(&b.cost)).unwrap().worker;
+        match policy.route(SimTime::ZERO, &request.route_view(BLOCK_SIZE), &workers.view()) {
+            Verdict::Send(worker) => (best, worker),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(chosen(LoadMetric::ExpectedWait).0, WorkerId(0));
+    assert_eq!(chosen(LoadMetric::Requests).0, WorkerId(2));
+    assert_eq!(chosen(LoadMetric::LeastRequests), (WorkerId(2), WorkerId(2)));
 }
 
 #[test]
