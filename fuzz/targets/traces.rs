@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
-    let format = match first % 10 {
+    let format = match first % 13 {
         1 => Some(TraceFormat::Mooncake),
         2 => Some(TraceFormat::MooncakeDelta),
         3 => Some(TraceFormat::Azure),
@@ -16,6 +16,9 @@ fuzz_target!(|bytes: &[u8]| {
         7 => Some(TraceFormat::Bailian),
         8 => Some(TraceFormat::AiperfProfile),
         9 => Some(TraceFormat::Weka),
+        10 => Some(TraceFormat::AiperfInputs),
+        11 => Some(TraceFormat::Sharegpt),
+        12 => Some(TraceFormat::VllmMultiTurn),
         _ => None,
     };
     let file = tempfile::NamedTempFile::new().expect("a file");

@@ -125,6 +125,9 @@ pub(crate) struct SourceArgs {
     /// with the keys time, prompt, output, session, end, ids, prefix, prefix_tokens, rows
     #[arg(long, value_name = "KEY=COLUMN,...", conflicts_with = "rows")]
     columns: Option<Columns>,
+    /// What makes tokens of the texts of a file that holds texts: a tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
     /// What block ids name
     #[arg(long, value_enum, value_name = "WHAT", default_value = "chained")]
     ids: Ids,
@@ -179,6 +182,14 @@ pub(crate) enum Rows {
     AiperfProfile,
     /// WEKA's conversations of agents, one a line
     Weka,
+    /// The requests of an AIPerf run as they were sent (inputs.json)
+    AiperfInputs,
+    /// Sessions of turns as text for AIPerf, one a line
+    AiperfMultiTurn,
+    /// Conversations as text, of from and value
+    Sharegpt,
+    /// Conversations as text, of role and content
+    VllmMultiTurn,
     /// CSV of Azure's LLM inference traces
     Azure,
     /// CSV of BurstGPT
@@ -195,6 +206,10 @@ impl From<Rows> for TraceFormat {
             Rows::Bailian => Self::Bailian,
             Rows::AiperfProfile => Self::AiperfProfile,
             Rows::Weka => Self::Weka,
+            Rows::AiperfInputs => Self::AiperfInputs,
+            Rows::AiperfMultiTurn => Self::AiperfMultiTurn,
+            Rows::Sharegpt => Self::Sharegpt,
+            Rows::VllmMultiTurn => Self::VllmMultiTurn,
             Rows::Azure => Self::Azure,
             Rows::Burstgpt => Self::Burstgpt,
         }
@@ -352,6 +367,7 @@ impl SourceArgs {
         let options = ReadOptions {
             format: self.rows.map(Into::into),
             columns: self.columns.clone(),
+            tokenizer: self.tokenizer.clone(),
             naming: self.ids.into(),
             time_unit: self.time_unit.map(Into::into),
             block_tokens: self.block_tokens,

@@ -46,6 +46,7 @@ mod stats;
 mod subset;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod write;
 
 pub use build::ReadOptions;
@@ -103,6 +104,14 @@ pub enum TraceFormat {
     AiperfProfile,
     /// Conversations of agents by WEKA, one a line, with sub-agents inside.
     Weka,
+    /// The requests of an AIPerf run as they were sent, `inputs.json`: texts or token ids.
+    AiperfInputs,
+    /// Sessions of turns as text for AIPerf; a later turn has only what is new.
+    AiperfMultiTurn,
+    /// ShareGPT: conversations as text, of `from` and `value`.
+    Sharegpt,
+    /// Conversations as text, of `role` and `content`: those of vLLM's multi-turn benchmark.
+    VllmMultiTurn,
     /// Azure's LLM inference traces: CSV with `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
     Azure,
     /// BurstGPT: CSV with `Timestamp` (s), `Request tokens`, `Response tokens` and

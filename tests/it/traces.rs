@@ -52,6 +52,32 @@ fn a_trace_is_converted_and_stays_the_same() {
     ");
 }
 
+#[test]
+fn texts_need_a_tokenizer() {
+    let place = Scratch::new();
+    let (file, tokenizer) = (fixture("sharegpt.json"), fixture("tokenizer.json"));
+    let refused = place.sim(&["trace", "stats", &file]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said_of = text(&refused.stderr);
+    assert!(said_of.contains("tokenizer = nothing: must be the tokenizer.json"), "{said_of}");
+    assert_eq!(said_of.lines().count(), 1, "{said_of}");
+    if cfg!(feature = "texts") {
+        let stats = said(&place, &["trace", "stats", &file, "--tokenizer", &tokenizer]);
+        assert!(stats.contains("tokens of a block     16\n"), "{stats}");
+        let convert = ["trace", "convert", &file, "out.jsonl", "--tokenizer", &tokenizer];
+        assert_eq!(said(&place, &convert), "4 requests written to out.jsonl\n");
+        let rows = std::fs::read_to_string(file).expect("a fixture");
+        let (outcome, notices) =
+            replayed(&rows, &format!("tokenizer = '{tokenizer}'\nconcurrency = 2"));
+        assert_eq!(outcome.requests[0].records.len(), 4);
+        assert!(notices.iter().any(|notice| notice.contains("chat template")), "{notices:?}");
+    } else {
+        let refused = place.sim(&["trace", "stats", &file, "--tokenizer", &tokenizer]);
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains("build it with the feature texts"));
+    }
+}
+
 /// A made-up file of the repository.
 fn fixture(name: &str) -> String {
     format!("{}/traces/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))

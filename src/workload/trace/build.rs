@@ -14,7 +14,7 @@ use crate::request::BlockRun;
 use crate::time::SimDuration;
 use crate::workload::MAX_TOKENS;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Ids from here on are hashes: they are numbered in order of their first use. Twice this,
 /// times the most engine blocks per id, [`MAX_BLOCK_TOKENS`](super::MAX_BLOCK_TOKENS),
@@ -25,6 +25,10 @@ const FIRST_HASH: u64 = 1 << 51;
 /// 100 bytes of it, and a small compressed file can have any number.
 pub(super) const MOST_ROWS: u32 = 100_000_000;
 
+/// What is said of conversations without times.
+pub(super) const AT_ONCE: &str = "its conversations all begin at time 0: clients or a process of \
+                                  arrivals spread them";
+
 /// How a trace file is read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadOptions {
@@ -34,6 +38,8 @@ pub struct ReadOptions {
     pub time_unit: Option<TimeUnit>,
     /// Which columns say what, of a file that has none of the formats.
     pub columns: Option<Columns>,
+    /// What makes tokens of its texts, where it holds texts: a `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
     /// What its ids name.
     pub naming: Naming,
     /// Tokens that an id stands for.
@@ -48,6 +54,7 @@ impl Default for ReadOptions {
             format: None,
             time_unit: None,
             columns: None,
+            tokenizer: None,
             naming: Naming::Chained,
             block_tokens: MOONCAKE_BLOCK_TOKENS,
             limit: None,

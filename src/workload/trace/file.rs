@@ -4,8 +4,9 @@
 use super::build::{Build, ReadOptions, Turns};
 use super::bytes::HEAD_BYTES;
 use super::formats::{AZURE, BURSTGPT, MOONCAKE, Names};
+use super::ids::Naming;
 use super::stamp::TimeUnit;
-use super::{Trace, TraceError, TraceFormat, columns, csv, formats, json, mooncake};
+use super::{Trace, TraceError, TraceFormat, columns, csv, formats, json, mooncake, texts};
 use crate::catalogue;
 use crate::settings::Invalid;
 use flate2::bufread::MultiGzDecoder;
@@ -51,7 +52,24 @@ pub(super) fn parse(
     read.map_err(|error| TraceError::read(path, &error))?;
     let begin = if head.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let head = &head[begin..];
+    let is_text = |format| {
+        matches!(
+            format,
+            TraceFormat::AiperfInputs
+                | TraceFormat::AiperfMultiTurn
+                | TraceFormat::Sharegpt
+                | TraceFormat::VllmMultiTurn
+        )
+    };
+    let without_tokenizer = || match &options.tokenizer {
+        None => Ok(()),
+        Some(tokenizer) => {
+            let allowed = "absent: the file holds no texts";
+            Err(Invalid::new("tokenizer", tokenizer.display(), allowed))
+        }
+    };
     if let Some(columns) = &options.columns {
+        without_tokenizer()?;
         columns.validate_beside(options.format)?;
         let names =
             Names { timestamp: &columns.time, input: &columns.prompt, output: &columns.output };
@@ -64,6 +82,9 @@ pub(super) fn parse(
         None => formats::of_text(head)
             .map_err(|problem| TraceError::Format { path: path.to_owned(), problem })?,
     };
+    if !is_text(format) {
+        without_tokenizer()?;
+    }
     let text = BufReader::with_capacity(HEAD_BYTES, head.chain(text));
     let build = |names, turns, unit| Build::new(path, names, options, (turns, unit));
     let has_unit = matches!(
@@ -91,6 +112,20 @@ pub(super) fn parse(
         | TraceFormat::Weka => {
             let build = build(MOONCAKE, Turns::Whole, Some(TimeUnit::Ns));
             json::parse(path, text, format, options.time_unit, build)
+        }
+        TraceFormat::AiperfInputs
+        | TraceFormat::AiperfMultiTurn
+        | TraceFormat::Sharegpt
+        | TraceFormat::VllmMultiTurn => {
+            let tokenizer = options.tokenizer.as_deref().map(texts::Tokenizer::read).transpose()?;
+            let turns = match format {
+                TraceFormat::AiperfMultiTurn => Turns::Increments,
+                _ => Turns::Whole,
+            };
+            // Blocks are known by their own tokens.
+            let options = ReadOptions { naming: Naming::Content, ..options.clone() };
+            let build = Build::new(path, MOONCAKE, &options, (turns, Some(TimeUnit::Ms)));
+            texts::parse(path, text, format, tokenizer.unwrap_or_default(), build)
         }
         TraceFormat::Azure => {
             csv::parse(path, text, format, build(AZURE, Turns::Whole, Some(TimeUnit::Ns)))

@@ -30,7 +30,9 @@ const FORMATS: &str = "mooncake (JSON lines with timestamp, input_length, output
      hash_ids, session_id, delay), mooncake_delta (the same, later turns of a session as \
      increments), mooncake_agentic (the same, with request_id and wait_for), dynamo_requests \
      (dynamo.request.trace.v1), bailian (chat_id, parent_chat_id), aiperf_profile \
-     (profile_export.jsonl), weka (a conversation of agents a line), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with \
+     (profile_export.jsonl), aiperf_inputs (inputs.json), aiperf_multi_turn (session_id and turns \
+     with text), sharegpt (conversations with from and value), vllm_multi_turn (messages with \
+     role and content), weka (a conversation of agents a line), azure (CSV with TIMESTAMP, ContextTokens, GeneratedTokens), burstgpt (CSV with \
      Timestamp, Request tokens, Response tokens and perhaps Session ID), or any other CSV or JSON \
      lines, if columns says which of them is what";
 
@@ -89,11 +91,10 @@ const OUTPUTS: [&str; 16] = [
 ];
 
 /// Files that people have, by keys that all their rows have.
-const OTHERS: [(&[&str], &str); 6] = [
-    (&["data"], "the prompts of an AIPerf run as text (inputs.json)"),
+const OTHERS: [(&[&str], &str); 5] = [
     (&["event", "timestamp"], "events of Dynamo other than requests"),
-    (&["messages"], "conversations as text"),
-    (&["conversations"], "conversations as text (ShareGPT)"),
+    (&["filetype", "num_conversations"], "what vLLM's benchmark generates conversations by"),
+    (&["messages"], "requests with messages as text"),
     (&["prompt"], "prompts as text"),
     (&["session_id", "text_input"], "prompts as text, for AIPerf"),
 ];
@@ -126,26 +127,49 @@ pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
     let is_whole = line.len() < text.len() || head.len() < HEAD_BYTES;
     match line {
         [] => Ok(TraceFormat::Mooncake),
-        [b'{'] => Err(unread(looks_like_document(text), "Rows are lines (jq -c . FILE).")),
+        [b'{'] => match of_texts(&String::from_utf8_lossy(text)) {
+            // One conversation, over several lines.
+            Some(format) => Ok(format),
+            None => Err(unread(looks_like_document(text), "Rows are lines (jq -c . FILE).")),
+        },
         [b'{', ..] => match serde_json::from_slice::<Map<String, Value>>(line) {
             Ok(row) if is_whole => of_row(&row),
             // A long row, or a broken one, of which more is said when it is read.
-            _ => Ok(TraceFormat::Mooncake),
+            _ => Ok(of_texts(&String::from_utf8_lossy(line)).unwrap_or(TraceFormat::Mooncake)),
         },
-        [b'[', ..] => Err(unread(looks_like_list(text), "Rows are lines, not one list.")),
+        [b'[', ..] => match of_texts(&String::from_utf8_lossy(text)) {
+            Some(format) => Ok(format),
+            None => Err(unread(looks_like_list(text), "Rows are lines, not one list.")),
+        },
         _ => of_columns(line),
     }
 }
 
 /// Formats by what stands in all their rows, and in no others.
-const KEYS: [(&[&str], TraceFormat); 6] = [
+const KEYS: [(&[&str], TraceFormat); 8] = [
     (&["\"dynamo.request.trace.v1\""], TraceFormat::DynamoRequests),
     (&["\"dynamo.agentic_mooncake\""], TraceFormat::MooncakeAgentic),
     (&["\"request_id\"", "\"wait_for\""], TraceFormat::MooncakeAgentic),
     (&["\"chat_id\"", "\"parent_chat_id\""], TraceFormat::Bailian),
     (&["\"metadata\"", "\"metrics\"", "\"request_start_ns\""], TraceFormat::AiperfProfile),
     (&["\"block_size\"", "\"requests\"", "\"hash_id_scope\""], TraceFormat::Weka),
+    (&["\"data\"", "\"session_id\"", "\"payloads\""], TraceFormat::AiperfInputs),
+    (&["\"turns\"", "\"text\""], TraceFormat::AiperfMultiTurn),
 ];
+
+/// Formats of conversations by the keys of all of them.
+const TEXTS: [(&[&str], TraceFormat); 2] = [
+    (&["\"conversations\"", "\"from\"", "\"value\""], TraceFormat::Sharegpt),
+    (&["\"messages\"", "\"role\"", "\"content\""], TraceFormat::VllmMultiTurn),
+];
+
+/// The format of conversations as text, in a list or not, whose keys the beginning of a
+/// file has. Logs of requests have texts too, beside what counts their tokens.
+fn of_texts(head: &str) -> Option<TraceFormat> {
+    let has_all = |keys: &[&str]| keys.iter().all(|key| head.contains(key));
+    let found = TEXTS.iter().find(|(keys, _)| has_all(keys)).map(|(_, format)| *format);
+    found.filter(|_| !head.contains("_tokens\":"))
+}
 
 /// The format whose keys the beginning of a file has.
 fn by_keys(head: &str) -> Option<TraceFormat> {
@@ -156,17 +180,16 @@ fn by_keys(head: &str) -> Option<TraceFormat> {
 /// What a JSON document over several lines looks like, if that is known.
 fn looks_like_document(text: &[u8]) -> Option<&'static str> {
     let text = String::from_utf8_lossy(text);
-    match (text.contains("\"payloads\""), text.contains("\"requests\"")) {
-        (true, _) => Some("the prompts of an AIPerf run as text (inputs.json)"),
-        (_, true) => Some("one conversation over several lines"),
-        _ => None,
-    }
+    text.contains("\"requests\"").then_some("one conversation over several lines")
 }
 
 fn of_row(row: &Map<String, Value>) -> Result<TraceFormat, String> {
     let Names { input, output, .. } = MOONCAKE;
     let missing: Vec<&str> =
         [input, output].into_iter().filter(|key| !row.contains_key(*key)).collect();
+    if let Some(format) = of_texts(&Value::Object(row.clone()).to_string()) {
+        return Ok(format);
+    }
     match looks_like(row) {
         None if missing.is_empty() => Ok(TraceFormat::Mooncake),
         other => {

@@ -31,6 +31,10 @@ pub struct TraceSettings {
     /// `path`, in place of `format`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
+    /// What makes tokens of its texts, where it holds texts: a `tokenizer.json`, relative
+    /// to the experiment file. By the feature `texts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
     /// What its ids name: blocks with all before them, unless given.
     #[serde(default, skip_serializing_if = "is_chained")]
     pub ids: Naming,
@@ -155,6 +159,7 @@ impl TraceSettings {
         let options = ReadOptions {
             format: self.format,
             columns: self.columns.clone(),
+            tokenizer: self.tokenizer.as_ref().map(|file| experiment_folder.join(file)),
             naming: self.ids,
             time_unit: self.time_unit,
             block_tokens: self.trace_block_tokens,

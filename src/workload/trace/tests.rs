@@ -3,6 +3,7 @@ mod conventions;
 mod fit;
 mod formats;
 mod graphs;
+mod texts;
 mod tools;
 
 use super::*;

@@ -1,5 +1,6 @@
 //! The requests of a line of each format.
 
+use super::super::build::AT_ONCE;
 use super::super::error::short;
 use super::super::ids::ids_of;
 use super::super::place::RowPlace;
@@ -141,10 +142,8 @@ impl Reader {
             TraceFormat::Bailian => Some(BAILIAN_BLOCK_TOKENS),
             _ => None,
         };
-        let at_once = "its conversations all begin at time 0: clients or a process of arrivals \
-                       spread them";
         let notices = match format {
-            TraceFormat::Weka => vec![at_once.to_owned()],
+            TraceFormat::Weka => vec![AT_ONCE.to_owned()],
             _ => Vec::new(),
         };
         Self {

@@ -155,7 +155,7 @@ fn files_of_other_kinds_are_refused_with_the_formats() {
     let mut seen = String::new();
     for text in [
         r#"{"metadata":{"session_num":0},"metrics":{},"error":null}"#,
-        r#"[{"id":"c1","messages":[{"role":"user","content":"abc"}]}]"#,
+        r#"[{"id":"c1","prompt":"abc"}]"#,
         r#"{"timestamp": 0, "isl": 512, "output_length": 5}"#,
         "arrival,prompt_tokens,Response tokens\n1,2,3",
         "TIMESTAMP;ContextTokens;GeneratedTokens\n",

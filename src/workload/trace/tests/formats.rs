@@ -202,7 +202,7 @@ fn broken_sessions_are_named() {
         t.jsonl:2: delay = 9000000000: must be at most 100 days, in milliseconds
         t.jsonl:2: session_id = ["a"]: must be text or a whole number
         t.jsonl:2: field "input_length" is missing
-        t.jsonl:2: looks like conversations as text, which sim does not read.
+        t.jsonl:2: looks like requests with messages as text, which sim does not read.
         t:2: input_length = 900000000: must be so short that the whole prompt has at most 1000000000
         "#);
 }
