@@ -320,7 +320,7 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
                 true => {
                     let (seen, unseen) = halves(trace)?;
                     let fit = Fit::of(&seen, options)?;
-                    let margins = fit.margins(&unseen);
+                    let margins = fit.margins_beside(&unseen, &seen);
                     (fit, margins)
                 }
                 false => {
@@ -336,7 +336,7 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
                 say(&format!("wrote {}", out.display()));
             }
             match format {
-                Format::Text => print(&fit::table(&margins, hold_out)),
+                Format::Text => print(&fit::table(&margins)),
                 Format::Json => print(&save::json(&margins)),
             }
         }

@@ -139,11 +139,13 @@ impl ArrivalSettings {
         }
     }
 
-    /// The process before time zero, backwards: at the rate of time zero.
+    /// The process before time zero, backwards: at the mean rate where a curve repeats, else
+    /// at the rate of time zero.
     pub(super) fn before_start(&self) -> Option<Self> {
         match self {
             Self::Varying { rate, curve, cv } => {
-                let rate = rate * curve.first();
+                let at_start = if curve.period.is_some() { curve.mean() } else { curve.first() };
+                let rate = rate * at_start;
                 (rate >= RATES.0).then_some(Self::Gamma { rate, cv: *cv })
             }
             _ => Some(self.clone()),

@@ -3,9 +3,11 @@
 //!
 //! A session is of a *class* and begins with one of a few texts. A turn either goes on from
 //! the prompt before it and its answer, or is an *edit*, which keeps a beginning of that
-//! prompt. A turn that is not served ends its session.
+//! prompt. Several turns may go on from one: the session branches, and each branch goes on
+//! by itself. A turn that is not served ends its branch.
 //!
-//! All draws are keyed by session and turn: policies are compared on the same sessions.
+//! All draws are keyed by session, branch and turn: policies are compared on the same
+//! sessions.
 
 mod settings;
 #[cfg(test)]
@@ -23,6 +25,9 @@ use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+/// Most turns that go on from one (assumed: more than any agent calls at once).
+const MOST_BRANCHES: u64 = 1_000;
 
 /// The open loop of [`SessionSettings`]. Taking a request and hearing of its end cost
 /// O(log n) in the number of sessions that wait to send.
@@ -56,13 +61,17 @@ pub struct Sessions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Send {
     at: SimTime,
-    session: u32,
+    branch: u64,
     slot: u32,
 }
 
+/// A branch of a session, of which most have one.
 #[derive(Clone, Debug)]
 struct Session {
     number: u32,
+    /// What draws are keyed by: the session's number, and of further branches a hash of
+    /// where they began.
+    branch: u64,
     class: usize,
     turn: u32,
     /// When its present turn was sent.
@@ -119,17 +128,15 @@ impl Sessions {
             if before > begun {
                 return;
             }
-            let mut session = self.draw();
-            // Its time until the start.
-            let mut left = before.since(SimTime::ZERO);
-            while self.advance(&mut session) {
-                let (gap, think_time) = self.waits(&session);
-                let wait = gap.max(think_time);
-                match left.as_ps().checked_sub(wait.as_ps()) {
-                    Some(rest) => left = SimDuration::from_ps(rest),
-                    None => {
-                        self.send(session, SimTime::ZERO + (wait - left));
-                        break;
+            // Branches that are not yet at the start, and their time until then.
+            let mut early = vec![(self.draw(), before.since(SimTime::ZERO))];
+            while let Some((session, left)) = early.pop() {
+                for next in self.followers(&session) {
+                    let (gap, think_time) = self.waits(&next);
+                    let wait = gap.max(think_time);
+                    match left.as_ps().checked_sub(wait.as_ps()) {
+                        Some(rest) => early.push((next, SimDuration::from_ps(rest))),
+                        None => self.send(next, SimTime::ZERO + (wait - left)),
                     }
                 }
             }
@@ -151,7 +158,7 @@ impl Sessions {
     }
 
     fn draws(&self, session: &Session, usage: Use) -> Stream {
-        stream(self.seed, usage, session.number.into(), session.turn.into())
+        stream(self.seed, usage, session.branch, session.turn.into())
     }
 
     /// The next session, about to send its first turn.
@@ -164,6 +171,7 @@ impl Sessions {
         let (prefix_tokens, content) = self.prefix(private, &mut draws);
         let mut session = Session {
             number,
+            branch: number.into(),
             class,
             turn: 0,
             sent: SimTime::ZERO,
@@ -210,16 +218,35 @@ impl Sessions {
         private_run(self.runs - 1)
     }
 
-    /// Makes the next turn of a session its present one; false if it has none.
-    fn advance(&mut self, session: &mut Session) -> bool {
+    /// The turns that go on from the present one of a session, the first in its place.
+    fn followers(&mut self, session: &Session) -> Vec<Session> {
         let class = &self.settings.class[session.class];
         let share = class.goes_on.get(session.turn as usize).or(class.goes_on.last());
-        session.turn += 1;
-        let mut draws = self.draws(session, Use::Conversation);
-        if !draws.random_bool(share.copied().unwrap_or(0.0)) {
-            return false;
+        let (share, branches) = (share.copied().unwrap_or(0.0), class.branches);
+        let turn = session.turn + 1;
+        let mut draws = stream(self.seed, Use::Conversation, session.branch, turn.into());
+        if !draws.random_bool(share) {
+            return Vec::new();
         }
-        let mut lengths = self.draws(session, Use::Turn);
+        let first = self.follower(session, session.branch, &mut draws);
+        let mut followers: Vec<Session> = first.into_iter().collect();
+        for number in 1..MOST_BRANCHES {
+            if branches == 0.0 || !draws.random_bool(branches) {
+                break;
+            }
+            let branch = mix(session.branch ^ mix(u64::from(turn) << 32 | number));
+            let mut draws = stream(self.seed, Use::Conversation, branch, turn.into());
+            followers.extend(self.follower(session, branch, &mut draws));
+        }
+        followers
+    }
+
+    /// The turn after the present one of a session on a branch; none if its prompt would be
+    /// too long.
+    fn follower(&mut self, session: &Session, branch: u64, draws: &mut Stream) -> Option<Session> {
+        let mut next = Session { branch, turn: session.turn + 1, ..session.clone() };
+        let class = &self.settings.class[session.class];
+        let mut lengths = self.draws(&next, Use::Turn);
         // How much of what was there stays, if not all, and what comes after it.
         let (kept, new) = match class.edits.as_ref().filter(|edits| draws.random_bool(edits.share))
         {
@@ -230,14 +257,15 @@ impl Sessions {
             None => (None, class.question_tokens.sample(&mut lengths).0),
         };
         let before = session.prompt_tokens.saturating_add(session.output_tokens);
-        let prompt_tokens = kept.unwrap_or(before).saturating_add(new);
-        session.prompt_tokens = prompt_tokens;
-        session.output_tokens = class.output_tokens.sample(&mut lengths).0;
+        next.prompt_tokens = kept.unwrap_or(before).saturating_add(new);
+        next.output_tokens = class.output_tokens.sample(&mut lengths).0;
+        // Another branch has the answer too, and blocks of its own after that.
+        let kept = kept.or((branch != session.branch).then_some(before));
         if let Some(kept) = kept {
             let private = self.name_run();
-            session.content = Content::new(session.content.runs(kept / self.block_size), private);
+            next.content = Content::new(session.content.runs(kept / self.block_size), private);
         }
-        prompt_tokens <= self.settings.max_prompt_tokens.0
+        (next.prompt_tokens <= self.settings.max_prompt_tokens.0).then_some(next)
     }
 
     /// How long after the sending of the turn before, and after its answer, the present
@@ -255,7 +283,7 @@ impl Sessions {
             tick => SimTime::from_ps(sent.since(SimTime::ZERO).as_ps().next_multiple_of(tick)),
         };
         let way = self.settings.client.way(0, &mut self.draws(&session, Use::ClientOverhead));
-        let (at, number) = (session.sent + way, session.number);
+        let (at, branch) = (session.sent + way, session.branch);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.open[slot as usize] = session;
@@ -266,7 +294,7 @@ impl Sessions {
                 u32::try_from(self.open.len() - 1).expect("fewer than 2^32 sessions")
             }
         };
-        self.sends.push(Reverse(Send { at, session: number, slot }));
+        self.sends.push(Reverse(Send { at, branch, slot }));
     }
 }
 
@@ -301,11 +329,11 @@ impl Workload for Sessions {
         if !served {
             return;
         }
-        let mut session = self.open[slot as usize].clone();
-        if self.advance(&mut session) {
-            let (gap, think_time) = self.waits(&session);
-            let next = (now + think_time).max(session.sent + gap);
-            self.send(session, next);
+        let session = self.open[slot as usize].clone();
+        for next in self.followers(&session) {
+            let (gap, think_time) = self.waits(&next);
+            let at = (now + think_time).max(session.sent + gap);
+            self.send(next, at);
         }
     }
 

@@ -9,17 +9,20 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 /// What a fit is worth, a fact a line.
-pub(super) fn table(margins: &[Margin], is_held_out: bool) -> String {
-    let log = if is_held_out { "second half" } else { "log" };
-    let mut text = format!("{:<28}{log:>12}{:>12}{:>12}\n", "", "fitted", "error");
+pub(super) fn table(margins: &[Margin]) -> String {
+    let is_held_out = margins.iter().any(|margin| margin.fitted_to.is_some());
+    let (log, first) = if is_held_out { ("second half", "first half") } else { ("log", "") };
+    let width = if is_held_out { 12 } else { 0 };
+    let mut text = format!("{:<28}{log:>12}{first:>width$}{:>12}{:>12}\n", "", "fitted", "error");
     for margin in margins {
         let digits = if margin.is_share || margin.trace < 100.0 { 3 } else { 0 };
         let error = 100.0 * margin.error();
         let unit = if margin.is_share { "pt" } else { "% " };
         let (name, trace, workload) = (&margin.name, margin.trace, margin.workload);
+        let first = margin.fitted_to.map_or(String::new(), |value| format!("{value:.digits$}"));
         let _ = writeln!(
             text,
-            "{name:<28}{trace:>12.digits$}{workload:>12.digits$}{error:>+9.1} {unit}"
+            "{name:<28}{trace:>12.digits$}{first:>width$}{workload:>12.digits$}{error:>+9.1} {unit}"
         );
     }
     text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
@@ -40,7 +43,7 @@ pub(super) fn experiment(
     let name = out.file_stem().map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_default();
     let mut text = format!("# The load of {log}, fitted: {}.\n#\n", fit.summary());
-    for line in table(margins, false).lines() {
+    for line in table(margins).lines() {
         let _ = writeln!(text, "# {line}");
     }
     let _ = writeln!(text, "name = {}", toml::Value::String(name));

@@ -94,6 +94,11 @@ pub struct SessionClass {
     /// the last one also after all that follow. None ever does unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub goes_on: Vec<f64>,
+    /// Of turns that go on from another one, the share after which one more does: a
+    /// question asked again, an agent that calls others. 0, sessions are chains, unless
+    /// given. Each branch pauses and goes on by itself.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub branches: f64,
     /// Time from the sending of a turn to that of the next one, which comes after the
     /// answer in any case.
     #[serde(default)]
@@ -222,6 +227,10 @@ impl SessionClass {
             let some = (0.0..=1.0).contains(share) && !(is_last && *share == 1.0);
             Invalid::unless(some, &format!("goes_on[{place}]"), share, allowed)?;
         }
-        Ok(())
+        // Each turn is followed by goes_on / (1 - branches) others on average.
+        let last = self.goes_on.last().copied().unwrap_or(0.0);
+        let allowed = format!("from 0 and below {:.4}, as sessions end", 1.0 - last);
+        let some = (0.0..1.0 - last).contains(&self.branches);
+        Invalid::unless(some, "branches", self.branches, &allowed)
     }
 }

@@ -119,6 +119,76 @@ proptest! {
     }
 }
 
+const BRANCHED: &str = "arrivals = { kind = 'poisson', rate = 2 }
+    [[class]]
+    weight = 1
+    first_tokens = { kind = 'uniform', min = 40, max = 90 }
+    output_tokens = { kind = 'uniform', min = 5, max = 50 }
+    goes_on = [0.5]
+    branches = 0.4
+    gap = { kind = 'uniform', min = '1s', max = '20s' }
+    question_tokens = { kind = 'uniform', min = 40, max = 90 }";
+
+/// A turn goes on from another one of its session: from all that this had, prompt and
+/// answer, and from nothing that came on other branches.
+#[test]
+fn branches_share_what_was_before_them() {
+    let settings = settings(BRANCHED);
+    let all = played(&settings, 5, 4_000, SimDuration::from_secs(2));
+    let mut by_session: BTreeMap<ConversationId, Vec<&Arrival>> = BTreeMap::new();
+    for arrival in &all {
+        by_session.entry(arrival.request.conversation).or_default().push(arrival);
+    }
+    let (mut later, mut branched) = (0, 0);
+    for session in by_session.values() {
+        // Every later turn has a turn before it that it goes on from.
+        for (place, arrival) in session.iter().enumerate().skip(1) {
+            later += 1;
+            let own = text(arrival);
+            let has_all_of = |before: &&Arrival| {
+                let known = before.request.prompt_tokens + before.request.output_tokens;
+                let blocks = known / BLOCK;
+                before.request.turn + 1 == arrival.request.turn
+                    && before.at + SimDuration::from_secs(2) <= arrival.sent
+                    && before
+                        .request
+                        .content
+                        .blocks(blocks)
+                        .eq(own.iter().copied().take(blocks as usize))
+            };
+            assert!(session[..place].iter().copied().any(|before| has_all_of(&before)));
+        }
+        let mut turns: Vec<u32> = session.iter().map(|arrival| arrival.request.turn).collect();
+        turns.sort_unstable();
+        branched += u32::from(turns.windows(2).any(|pair| pair[0] == pair[1]));
+        // No two of one depth have the same whole prompt.
+        for (place, one) in session.iter().enumerate() {
+            for other in &session[place + 1..] {
+                let is_alike = one.request.turn == other.request.turn;
+                assert!(!is_alike || text(one) != text(other));
+            }
+        }
+    }
+    assert!(branched > 200, "{branched}");
+    // A turn is followed by 0.5 / (1 - 0.4) others on average: a session has six in all. Some
+    // have not ended yet.
+    let per_session = 1.0 + f64::from(later) / by_session.len() as f64;
+    assert!((4.5..6.5).contains(&per_session), "{per_session}");
+    // The same requests, whatever serves them.
+    let lengths = |answer| -> BTreeMap<u32, Vec<(u32, u32, u32)>> {
+        let mut found: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        for Arrival { request, .. } in played(&settings, 5, 4_000, answer) {
+            let shown = (request.turn, request.prompt_tokens, request.output_tokens);
+            found.entry(request.conversation.0).or_default().push(shown);
+        }
+        found.values_mut().for_each(|turns| turns.sort_unstable());
+        found
+    };
+    let (fast, slow) = (lengths(SimDuration::ZERO), lengths(SimDuration::from_secs(3)));
+    let early = (0..100).filter(|session| fast[session] == slow[session]).count();
+    assert!(early > 95, "{early}");
+}
+
 /// Sessions that were open at the start are as many as later on: the number of requests a
 /// second is the same from the beginning.
 #[test]
@@ -186,6 +256,7 @@ fn unusable_settings_are_named() {
         ("min = 5,", "min = 0,", "class[0].output_tokens.min"),
         ("[0.8, 0.7]", "[0.8, 1.0]", "class[0].goes_on[1]"),
         ("[0.8, 0.7]", "[1.8, 0.7]", "class[0].goes_on[0]"),
+        ("[0.8, 0.7]", "[0.8, 0.7]\n    branches = 0.31", "class[0].branches"),
         ("share = 0.3", "share = 1.3", "class[0].edits.share"),
         ("common_tokens", "count = 0\ncommon_tokens", "count"),
         ("common_tokens", "max_prompt_tokens = 0\ncommon_tokens", "max_prompt_tokens"),

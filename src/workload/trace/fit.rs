@@ -8,7 +8,9 @@
 //! * *Classes* of them by the length of their first prompt after the shared text. Lengths,
 //!   pauses and the probability to go on are taken class by class, as they depend on each
 //!   other: long prompts have other answers and more turns.
-//! * *Turns* that go on, and edits, which keep a part of the prompt before.
+//! * *Turns* that go on, and edits, which keep a part of the prompt before. Where rows say
+//!   what they go on from, sessions *branch*: chats that were asked again, sub-agents of
+//!   agents. Of several that a request waits for it is the last of its own conversation.
 //! * *Rates* of sessions over time.
 //!
 //! A trace is a window of a service that ran before and after it. Sessions that were open
@@ -42,7 +44,8 @@ use values::tokens;
 const CLASSES: [f64; 5] = [0.25, 0.5, 0.75, 0.9, 0.97];
 /// A class has so many sessions at least.
 const LEAST_SESSIONS: usize = 20;
-/// Texts that are listed one by one; the rest are one entry.
+/// Texts that are listed one by one, the most often used first; the next as many are one
+/// entry, the next twice as many another.
 const MOST_TEXTS: usize = 32;
 /// Sessions that a fit needs.
 const LEAST_FITTED: usize = 20;
@@ -65,6 +68,8 @@ pub struct Fit {
     pub sessions: usize,
     /// See `sessions`.
     pub sessions_early: usize,
+    /// Requests that wait for several answers, of which the workload's wait for one.
+    joins: usize,
     /// Tokens of a block of the trace.
     block_tokens: u32,
 }
@@ -73,11 +78,8 @@ impl Fit {
     /// Fits to `trace`.
     ///
     /// # Errors
-    /// If requests of the trace wait for more than the turn before, if they come all at
-    /// once, or if they are too few.
+    /// If requests of the trace come all at once, or if they are too few.
     pub fn of(trace: &Trace, options: FitOptions) -> Result<Self, Invalid> {
-        let allowed = "one whose requests wait for the turn before only: replay this one itself";
-        Invalid::unless(!trace.has_branches(), "trace", "with sub-agents or branches", allowed)?;
         let last = trace.rows.iter().map(|row| row.at).max().unwrap_or_default();
         let allowed = "requests that come over some time";
         Invalid::unless(!last.is_zero(), "trace", "all at once", allowed)?;
@@ -110,7 +112,8 @@ impl Fit {
         };
         let (sessions, sessions_early) = (used.len(), seen.len() - used.len());
         let block_tokens = trace.block_tokens;
-        let mut fit = Self { settings, duration, sessions, sessions_early, block_tokens };
+        let joins = trace.rows.iter().filter(|row| row.waits > 1).count();
+        let mut fit = Self { settings, duration, sessions, sessions_early, joins, block_tokens };
         if is_timed {
             fit.match_requests(trace.rows.len(), per_s, &rates)?;
         }
@@ -126,6 +129,13 @@ impl Fit {
             self.sessions,
             class.len()
         );
+        if class.iter().any(|class| class.branches > 0.0) {
+            text += "; they branch";
+        }
+        if self.joins > 0 {
+            let joins = self.joins;
+            text += &format!("; {joins} requests wait for several answers, those fitted for one");
+        }
         if self.sessions_early > 0 {
             text += &format!("; {} early ones may have begun before the log", self.sessions_early);
         }
@@ -145,13 +155,24 @@ impl Fit {
         self.settings.validate()
     }
 
-    /// The workload beside `trace`, which need not be the one that it was fitted to.
+    /// The workload beside the trace that it was fitted to.
     pub fn margins(&self, trace: &Trace) -> Vec<Margin> {
-        let draw = |seed| {
-            let drawn = self.draw(seed);
-            Trace::of_requests(drawn.iter().map(|(sent, one)| (*sent, one)), trace.block_tokens)
-        };
-        margins::margins(trace, self.duration, draw)
+        self.margins_of(trace, None)
+    }
+
+    /// The workload beside `trace`, which it was not fitted to, and `fitted_to`, which it was.
+    pub fn margins_beside(&self, trace: &Trace, fitted_to: &Trace) -> Vec<Margin> {
+        self.margins_of(trace, Some(fitted_to))
+    }
+
+    fn margins_of(&self, trace: &Trace, fitted_to: Option<&Trace>) -> Vec<Margin> {
+        margins::margins(trace, fitted_to, self.duration, |seed| self.drawn(seed))
+    }
+
+    /// The workload in a window as long as the trace, as a trace.
+    pub(super) fn drawn(&self, seed: u64) -> Trace {
+        let drawn = self.draw(seed);
+        Trace::of_requests(drawn.iter().map(|(sent, one)| (*sent, one)), self.block_tokens)
     }
 
     /// The requests of the workload in a window as long as the trace, and when they are sent,
@@ -198,15 +219,18 @@ fn prefixes(trace: &Trace, grouped: &Grouped, used: &[&Seen]) -> (Tokens, Vec<Pr
         .take(MOST_TEXTS)
         .map(|&(count, blocks)| entry(tokens(blocks), count))
         .collect();
-    if let Some(rest) = texts.get(MOST_TEXTS..).filter(|rest| !rest.is_empty()) {
-        let weight = rest.iter().map(|(count, _)| count).sum();
+    let mut rest = texts.get(MOST_TEXTS..).unwrap_or_default();
+    let mut most = MOST_TEXTS;
+    while !rest.is_empty() {
+        let (group, rarer) = rest.split_at(most.min(rest.len()));
+        (rest, most) = (rarer, most * 2);
+        let weight = group.iter().map(|(count, _)| count).sum();
         let blocks: u64 =
-            rest.iter().map(|&(count, blocks)| u64::from(count) * blocks as u64).sum();
+            group.iter().map(|&(count, blocks)| u64::from(count) * blocks as u64).sum();
         let mean =
             usize::try_from(blocks / u64::from(weight)).expect("a mean of numbers of blocks");
-        let exponent = rates::zipf_exponent(rest.iter().map(|(count, _)| *count));
-        let count = u32::try_from(rest.len()).expect("fewer texts than rows");
-        prefix.push(PrefixTexts { texts: count, exponent, ..entry(tokens(mean.max(1)), weight) });
+        let count = u32::try_from(group.len()).expect("fewer texts than rows");
+        prefix.push(PrefixTexts { texts: count, ..entry(tokens(mean.max(1)), weight) });
     }
     if none > 0 {
         prefix.push(entry(Tokens(0), none));
@@ -253,6 +277,8 @@ fn class(sessions: &[&Seen], all: &Waits, is_timed: bool) -> SessionClass {
         new_tokens: tokens(new),
     });
     let pauses = waits.or(all).pauses();
+    let goes_on: Vec<f64> = waits.goes_on(all).into_iter().map(rounded).collect();
+    let branches = waits.branches(all, goes_on.last().copied().unwrap_or(0.0));
     let (gap, think_time) = match is_timed {
         true => (pauses, Distribution::default()),
         false => (Distribution::default(), pauses),
@@ -261,7 +287,9 @@ fn class(sessions: &[&Seen], all: &Waits, is_timed: bool) -> SessionClass {
         weight: u32::try_from(sessions.len()).expect("fewer sessions than rows"),
         first_tokens: tokens(sessions.iter().map(|seen| seen.own_tokens).collect()),
         output_tokens: tokens(turns().map(|turn| turn.output_tokens).collect()),
-        goes_on: waits.goes_on(all).into_iter().map(rounded).collect(),
+        // Rounded down: sessions end.
+        branches: (branches * 1e4).floor() / 1e4,
+        goes_on,
         gap,
         think_time,
         question_tokens: match questions.is_empty() {

@@ -15,6 +15,10 @@ pub struct Margin {
     pub name: String,
     /// Of the trace.
     pub trace: f64,
+    /// Of the trace that the workload was fitted to, where that is another: what a replay
+    /// of it would say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fitted_to: Option<f64>,
     /// Of the workload: the mean of five draws as long as the trace.
     pub workload: f64,
     /// Whether both are shares, whose difference counts and not their ratio.
@@ -29,24 +33,28 @@ impl Margin {
     }
 }
 
-/// A workload of which `draw` gives draws as long as `duration`, beside `trace`.
+/// A workload of which `draw` gives draws as long as `duration`, beside `trace`, and the
+/// trace that it was fitted to, where that is another.
 pub(super) fn margins(
     trace: &Trace,
+    fitted_to: Option<&Trace>,
     duration: SimDuration,
     draw: impl Fn(u64) -> Trace,
 ) -> Vec<Margin> {
     let sizes = cache_sizes(trace);
     let duration_s = duration.as_secs();
     let of_trace = facts(trace, &sizes, duration_s);
+    let of_fitted_to = fitted_to.map(|trace| facts(trace, &sizes, duration_s));
     let mut sums = vec![0.0; of_trace.len()];
     for seed in 1..=SEEDS {
         let found = facts(&draw(seed), &sizes, duration_s);
         sums.iter_mut().zip(found).for_each(|(sum, (_, value, _))| *sum += value);
     }
-    let rows = of_trace.into_iter().zip(sums);
-    rows.map(|((name, trace, is_share), sum)| Margin {
+    let rows = of_trace.into_iter().zip(sums).enumerate();
+    rows.map(|(place, ((name, trace, is_share), sum))| Margin {
         name,
         trace,
+        fitted_to: of_fitted_to.as_ref().map(|facts| facts[place].1),
         workload: sum / SEEDS as f64,
         is_share,
     })

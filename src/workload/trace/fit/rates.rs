@@ -4,11 +4,16 @@ use super::super::Trace;
 use super::super::sessions::Grouped;
 use crate::time::SimDuration;
 use crate::workload::arrivals::ArrivalSettings;
+use crate::workload::curve::Curve;
 use crate::workload::{Between, CurveSettings};
 
-/// Requests that a part of the trace has at least, on average, and the most parts.
-const LEAST_REQUESTS: usize = 200;
-const MOST_PARTS: usize = 48;
+/// Requests and ticks that the shortest part of the trace has at least, on average, and the
+/// most parts: what is faster is left to the gaps.
+const LEAST_REQUESTS: usize = 8;
+const LEAST_TICKS: u64 = 8;
+const MOST_PARTS: usize = 512;
+/// Standard deviations that a variance must be above chance to be taken for more.
+const SURE: f64 = 3.0;
 const DAY: SimDuration = SimDuration::from_secs(86_400);
 /// Hours of a day are taken from traces of at least two.
 const DAYS: SimDuration = SimDuration::from_secs(2 * 86_400);
@@ -31,13 +36,20 @@ impl Rates {
         grouped: &Grouped,
         is_steady: bool,
     ) -> Self {
-        let times: Vec<f64> = trace.rows.iter().map(|row| row.at.as_secs()).collect();
-        let curve = (!is_steady).then(|| curve(&times, duration)).flatten();
-        let starts = grouped.sessions.iter().filter_map(|rows| rows.first());
-        let starts = starts.map(|&row| trace.rows[row as usize].at.as_secs());
         let tick = tick(trace);
-        let starts: Vec<f64> = starts.collect();
-        let cv = burstiness(&starts, duration.as_secs(), tick.as_secs());
+        // What comes at a tick is counted in its middle.
+        let at_s = |row: usize| trace.rows[row].at.as_secs() + tick.as_secs() / 2.0;
+        let mut times: Vec<f64> = (0..trace.rows.len()).map(at_s).collect();
+        times.sort_unstable_by(f64::total_cmp);
+        let starts = grouped.sessions.iter().filter_map(|rows| rows.first());
+        let starts: Vec<f64> = starts.map(|&row| at_s(row as usize)).collect();
+        let of_chance = if starts.len() == times.len() { 1.0 } else { 2.0 };
+        let curve = (!is_steady).then(|| curve(&times, duration, tick, of_chance)).flatten();
+        // By the clock that runs as fast as the curve is high.
+        let clock = curve.as_ref().map(Curve::new);
+        let own = |at: f64| clock.as_ref().map_or(at, |clock| clock.area(at));
+        let starts: Vec<f64> = starts.into_iter().map(own).collect();
+        let cv = burstiness(&starts, own(duration.as_secs()), tick.as_secs());
         Self { curve, cv, tick }
     }
 
@@ -66,31 +78,71 @@ fn counts(times: &[f64], part_s: f64, parts: usize) -> Vec<f64> {
 
 /// The rate over the trace, with a mean of 1; none if it is the same all the time, as far as
 /// chance allows. Of several days it is that of the hours of a day.
-fn curve(times: &[f64], duration: SimDuration) -> Option<CurveSettings> {
-    let (seen, period, parts) = if duration >= DAYS {
-        let of_day = |at: &f64| at % DAY.as_secs();
-        (times.iter().map(of_day).collect(), DAY, 24)
+fn curve(
+    times: &[f64],
+    duration: SimDuration,
+    tick: SimDuration,
+    of_chance: f64,
+) -> Option<CurveSettings> {
+    let (rates, period) = if duration >= DAYS {
+        (hours(times)?, DAY)
     } else {
-        let parts = (times.len() / LEAST_REQUESTS).min(MOST_PARTS);
-        (times.to_vec(), duration, parts)
+        let ticks = match tick.as_ps() {
+            0 => usize::MAX,
+            tick => usize::try_from(duration.as_ps() / tick / LEAST_TICKS).unwrap_or(usize::MAX),
+        };
+        let most = (times.len() / LEAST_REQUESTS).min(ticks).min(MOST_PARTS);
+        (halved(times, duration.as_secs(), most.checked_ilog2()?, of_chance)?, duration)
     };
-    if parts < 2 {
-        return None;
-    }
-    let part = period / parts as u64;
-    let counts = counts(&seen, part.as_secs(), parts);
-    let mean = seen.len() as f64 / parts as f64;
-    // Requests of sessions come together: twice as much variance is taken for chance, and
-    // three of its standard deviations more.
-    let chi_square: f64 = counts.iter().map(|count| (count - mean).powi(2) / mean).sum();
-    let free = (parts - 1) as f64;
-    if chi_square < 2.0 * (free + 3.0 * (2.0 * free).sqrt()) {
-        return None;
-    }
-    let rounded = |count: f64| (count / mean * 1e3).round() / 1e3;
-    let points = counts.iter().zip(0..).map(|(count, place)| (part * place, rounded(*count)));
-    let points = points.collect();
+    let part = period / rates.len() as u64;
+    let rounded = |rate: &f64| (rate * 1e3).round() / 1e3;
+    let points = rates.iter().map(rounded).zip(0..).map(|(rate, place)| (part * place, rate));
+    let mut points: Vec<(SimDuration, f64)> = points.collect();
+    points.dedup_by_key(|point| point.1);
     Some(CurveSettings { points, between: Between::Steps, period: Some(period) })
+}
+
+/// The rate by hours of the day, if it changes.
+fn hours(times: &[f64]) -> Option<Vec<f64>> {
+    let seen: Vec<f64> = times.iter().map(|at| at % DAY.as_secs()).collect();
+    let counts = counts(&seen, DAY.as_secs() / 24.0, 24);
+    let mean = seen.len() as f64 / 24.0;
+    // Requests of sessions come together: twice as much variance is taken for chance.
+    let chi_square: f64 = counts.iter().map(|count| (count - mean).powi(2) / mean).sum();
+    let changes = chi_square >= 2.0 * (23.0 + SURE * (2.0 * 23.0_f64).sqrt());
+    changes.then(|| counts.iter().map(|count| count / mean).collect())
+}
+
+/// The rate in equal parts of the time, by halving it up to `levels` times: how the requests
+/// of a part are divided between its halves, drawn to an equal division by the share of the
+/// variance on that level that chance has, which is `of_chance` times that of a Poisson
+/// process (Haar wavelets of a rate, Kolaczyk 1999). So bursts of every length stay, and
+/// chance does not become one. None if there is nothing but chance.
+fn halved(times: &[f64], duration_s: f64, levels: u32, of_chance: f64) -> Option<Vec<f64>> {
+    let parts = 1usize << levels;
+    let finest = counts(times, duration_s / parts as f64, parts);
+    let mut rates = vec![1.0];
+    let mut found = None;
+    for level in 0..levels {
+        let half = parts >> (level + 1);
+        let halves: Vec<(f64, f64)> = finest
+            .chunks(2 * half)
+            .map(|part| (part[..half].iter().sum::<f64>(), part[half..].iter().sum::<f64>()))
+            .collect();
+        let variance: f64 = halves.iter().map(|(left, right)| (left - right).powi(2)).sum();
+        let chance = of_chance * times.len() as f64;
+        let is_more = variance > chance * (1.0 + SURE * (2.0 / halves.len() as f64).sqrt());
+        let share = if is_more { 1.0 - chance / variance } else { 0.0 };
+        let divided = rates.iter().zip(&halves).flat_map(|(rate, (left, right))| {
+            let apart = share * (left - right) / (left + right).max(1.0);
+            [rate * (1.0 + apart), rate * (1.0 - apart)]
+        });
+        rates = divided.collect();
+        if is_more {
+            found = Some(rates.clone());
+        }
+    }
+    found
 }
 
 /// The coefficient of variation of gaps whose bursts are those of `starts`: the root of the
@@ -103,9 +155,7 @@ fn burstiness(starts: &[f64], duration_s: f64, tick_s: f64) -> f64 {
     if windows < 20 {
         return 1.0;
     }
-    // What comes at a tick is counted in its middle.
-    let starts: Vec<f64> = starts.iter().map(|at| at + tick_s / 2.0).collect();
-    let counts = counts(&starts, window_s, windows);
+    let counts = counts(starts, window_s, windows);
     let apart = counts.windows(2).map(|pair| (pair[0] - pair[1]).powi(2) / 2.0);
     let variance = apart.sum::<f64>() / (windows - 1) as f64;
     let mean = starts.len() as f64 / windows as f64;
@@ -125,17 +175,4 @@ fn tick(trace: &Trace) -> SimDuration {
     let mut apart: Vec<SimDuration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     apart.sort_unstable();
     apart[apart.len() / 2]
-}
-
-/// Zipf's exponent of texts that were used so often, the most often used first: the slope of
-/// the logarithms.
-pub(super) fn zipf_exponent(uses: impl Iterator<Item = u32>) -> f64 {
-    let points: Vec<(f64, f64)> =
-        uses.zip(1..).map(|(uses, rank)| (f64::from(rank).ln(), f64::from(uses).ln())).collect();
-    let count = points.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
-    let (x, y) = (mean(|point| point.0), mean(|point| point.1));
-    let across: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
-    let along: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
-    if along == 0.0 { 0.0 } else { (-across / along * 100.0).round().clamp(0.0, 1_000.0) / 100.0 }
 }

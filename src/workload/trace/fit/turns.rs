@@ -29,11 +29,14 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) output_tokens: u32,
-    /// How its prompt follows from the one before; none of the first turn.
+    /// How its prompt follows from the one that it goes on from; none of the first turn.
     pub(super) step: Option<Step>,
-    /// Until the next turn, or as long as it was seen that none came.
-    wait_s: f64,
-    is_last: bool,
+    /// How many turns there are before it on its branch.
+    depth: usize,
+    /// Until each turn that goes on from it, in order.
+    waits_s: Vec<f64>,
+    /// How long it was seen whether one does.
+    watched_s: f64,
 }
 
 /// How a prompt follows from the one before it.
@@ -50,33 +53,44 @@ impl Seen {
         duration: SimDuration,
         is_timed: bool,
     ) -> Vec<Self> {
-        let wait_s = |row: u32, next: Option<u32>| {
-            let at = trace.rows[row as usize].at;
-            match next {
-                Some(next) if is_timed => (trace.rows[next as usize].at.max(at) - at).as_secs(),
-                Some(next) => trace.rows[next as usize].delay.as_secs(),
-                None if is_timed => (duration - at).as_secs(),
-                None => f64::INFINITY,
+        let wait_s = |before: u32, row: u32| {
+            let (before, row) = (&trace.rows[before as usize], &trace.rows[row as usize]);
+            match is_timed {
+                true => (row.at.max(before.at) - before.at).as_secs(),
+                false => row.delay.as_secs(),
             }
+        };
+        let watched_s = |row: u32| match is_timed {
+            true => (duration - trace.rows[row as usize].at).as_secs(),
+            false => f64::INFINITY,
         };
         let all = grouped.sessions.iter().filter(|rows| !rows.is_empty());
         all.map(|rows| {
             let first = &trace.rows[rows[0] as usize];
             let popular = grouped.popular[rows[0] as usize] * trace.block_tokens;
-            let turns = (0..rows.len()).map(|turn| {
-                let (row, next) = (rows[turn], rows.get(turn + 1).copied());
-                Turn {
-                    output_tokens: trace.rows[row as usize].output_tokens,
-                    step: (turn > 0).then(|| step(trace, rows[turn - 1], row)),
-                    wait_s: wait_s(row, next),
-                    is_last: next.is_none(),
+            let mut turns: Vec<Turn> = Vec::with_capacity(rows.len());
+            for (place, &row) in rows.iter().enumerate() {
+                let before = (place > 0).then(|| grouped.before(rows, place));
+                let (mut depth, mut of_step) = (0, None);
+                if let Some(before) = before {
+                    depth = turns[before].depth + 1;
+                    of_step = Some(step(trace, rows[before], row));
+                    turns[before].waits_s.push(wait_s(rows[before], row));
                 }
-            });
+                turns.push(Turn {
+                    output_tokens: trace.rows[row as usize].output_tokens,
+                    step: of_step,
+                    depth,
+                    waits_s: Vec::new(),
+                    watched_s: watched_s(row),
+                });
+            }
+            turns.iter_mut().for_each(|turn| turn.waits_s.sort_unstable_by(f64::total_cmp));
             Self {
                 first: rows[0],
                 begin: first.at,
                 own_tokens: first.input_tokens.saturating_sub(popular).max(1),
-                turns: turns.collect(),
+                turns,
             }
         })
         .collect()
@@ -100,7 +114,7 @@ fn step(trace: &Trace, before: u32, row: u32) -> Step {
 
 fn seen_waits(seen: &[Seen]) -> impl Iterator<Item = f64> + '_ {
     let turns = seen.iter().flat_map(|seen| &seen.turns);
-    turns.filter(|turn| !turn.is_last).map(|turn| turn.wait_s)
+    turns.flat_map(|turn| turn.waits_s.iter().copied())
 }
 
 /// Sessions that begin in this time of a trace may have begun before it: nine of ten pauses
@@ -123,6 +137,9 @@ pub(super) struct Waits {
     /// By turn, from 0, the last for all that follow: how long it was waited, and whether the
     /// next turn came.
     turns: [Vec<(f64, bool)>; OWN_TURNS],
+    /// Turns that go on from another one, and those of them that are not the first.
+    next: usize,
+    further: usize,
     /// The pauses of those that go on, each with its probability.
     pauses: Vec<(f64, f64)>,
 }
@@ -130,18 +147,33 @@ pub(super) struct Waits {
 impl Waits {
     pub(super) fn of<'a>(sessions: impl Iterator<Item = &'a Seen>) -> Self {
         let mut turns: [Vec<(f64, bool)>; OWN_TURNS] = Default::default();
-        for seen in sessions {
-            for (number, turn) in seen.turns.iter().enumerate() {
-                turns[number.min(OWN_TURNS - 1)].push((turn.wait_s, !turn.is_last));
-            }
+        let mut further: Vec<(f64, bool)> = Vec::new();
+        for turn in sessions.flat_map(|seen| &seen.turns) {
+            let first = match turn.waits_s.first() {
+                Some(first) => (*first, true),
+                None => (turn.watched_s, false),
+            };
+            turns[turn.depth.min(OWN_TURNS - 1)].push(first);
+            further.extend(turn.waits_s.iter().skip(1).map(|wait_s| (*wait_s, true)));
         }
-        let all = turns.iter().flatten().copied().collect();
-        Self { turns, pauses: survival(all) }
+        let gone_on = turns.iter().flatten().filter(|(_, goes_on)| *goes_on).count();
+        let (next, of_further) = (gone_on + further.len(), further.len());
+        let all = turns.iter().flatten().copied().chain(further).collect();
+        Self { turns, next, further: of_further, pauses: survival(all) }
     }
 
     /// These, or `all` of which there are more, where there are few.
     pub(super) fn or<'a>(&'a self, all: &'a Self) -> &'a Self {
         if self.pauses.len() < VALUES { all } else { self }
+    }
+
+    /// The share of those turns that go on from another one after which one more does; where
+    /// few were seen, that of `all`. With it a session goes on `last` times at the end.
+    pub(super) fn branches(&self, all: &Self, last: f64) -> f64 {
+        let of = if self.next < LEAST_TURNS { all } else { self };
+        let share = of.further as f64 / of.next.max(1) as f64;
+        // Each turn has last / (1 - share) others on average: sessions end.
+        share.min(1.0 - last / MOST_LIKELY).max(0.0)
     }
 
     pub(super) fn pauses(&self) -> Distribution<SimDuration> {
