@@ -24,6 +24,10 @@ pub(super) struct LoggedCosts {
     /// Draws nearly uniformly among the allowed workers.
     selector: DefaultWorkerSelector,
     log: Dispatch,
+    /// Hears nothing. As long as there is one listener alone, `tracing` asks whoever
+    /// listens on the thread where a line of the crate is first reached, which is no one
+    /// where the policy itself reaches it, and remembers that. Of two it asks both.
+    _second: Dispatch,
     last: Arc<LastCost>,
 }
 
@@ -34,6 +38,7 @@ impl LoggedCosts {
         Self {
             selector: DefaultWorkerSelector::new_seeded(Some(config), POOL, 0),
             log: Dispatch::new(Listener(Arc::clone(&last))),
+            _second: Dispatch::new(Listener(Arc::default())),
             last,
         }
     }
