@@ -39,7 +39,7 @@ pub use cluster::ClusterSettings;
 pub(crate) use controls::check as check_control;
 pub use error::ExperimentError;
 pub use files::{
-    StoreError, check_writable, read_at_most, write_file, write_file_with, write_files,
+    StoreError, check_writable, is_stream, read_at_most, write_file, write_file_with, write_files,
 };
 pub use journal::{Journal, JournalError};
 pub use load::{Experiment, LoadOptions};
