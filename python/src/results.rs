@@ -591,7 +591,8 @@ pub(crate) fn compare(
     before.in_memory("compare")?;
     after.in_memory("compare")?;
     let sides = [(before.summary(), names.0.as_str()), (after.summary(), names.1.as_str())];
-    let compared = render::compared::Compared::new(sides[0], sides[1], &metrics, &ignore);
+    let compared = render::compared::Compared::new(sides[0], sides[1], &metrics, &ignore)
+        .map_err(|unclear| plain(&unclear.to_string()))?;
     if compared.is_empty() {
         return Err(plain(
             "nothing to compare: no point and metric is in both results; ignore=[KEY] pairs \

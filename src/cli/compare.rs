@@ -1,6 +1,6 @@
 //! `sim compare`.
 
-use super::error::CliError;
+use super::error::{CliError, argument};
 use super::talk::print;
 use clap::ValueEnum;
 use kv_router_sim::metrics::{MAIN, check_name};
@@ -57,7 +57,8 @@ pub(super) fn run(args: CompareArgs) -> Result<(), CliError> {
         asked => asked.iter().map(String::as_str).collect(),
     };
     let names = [&args.before, &args.after].map(|folder| folder.display().to_string());
-    let compared = Compared::new((&before, &names[0]), (&after, &names[1]), &metrics, &args.ignore);
+    let compared = Compared::new((&before, &names[0]), (&after, &names[1]), &metrics, &args.ignore)
+        .map_err(argument)?;
     if compared.is_empty() {
         let allowed = format!(
             "results of points and metrics that {} has too; --ignore KEY pairs points that differ \

@@ -8,6 +8,7 @@
 use crate::experiment::results::{self, Point, Summary};
 use crate::metrics::{Better, Metric, rank, short, signed};
 use crate::report::view::{POLICY, plain, same};
+use crate::settings::Invalid;
 use crate::stats::Estimate;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -156,25 +157,20 @@ impl Change {
 }
 
 impl ChangedResults {
-    /// Pairs the points of two result sets by their parameters; those named in
-    /// `ignored` need not agree.
-    pub fn new(before: &Summary, after: &Summary, ignored: &[String]) -> Self {
+    /// Pairs the points of two result sets by their parameters: those that agree in all
+    /// first, then those that agree in all but the `ignored` ones.
+    ///
+    /// # Errors
+    /// If a point could be paired with any of several.
+    pub fn new(before: &Summary, after: &Summary, ignored: &[String]) -> Result<Self, Invalid> {
         let mut all = Vec::new();
         let mut unmatched = Vec::new();
-        let mut used = vec![false; after.points.len()];
-        let is_partner = |a: &Point, b: &Point| {
-            let keys = a.params.keys().chain(b.params.keys());
-            keys.filter(|key| !ignored.contains(key)).all(|key| {
-                matches!((a.params.get(key), b.params.get(key)), (Some(a), Some(b)) if same(a, b))
-            })
-        };
-        for point in &before.points {
-            let free = |place: &usize| !used[*place] && is_partner(point, &after.points[*place]);
-            let Some(place) = (0..after.points.len()).find(free) else {
+        let partners = partners(&before.points, &after.points, ignored)?;
+        for (point, partner) in before.points.iter().zip(&partners) {
+            let Some(place) = *partner else {
                 unmatched.push((0, show(point)));
                 continue;
             };
-            used[place] = true;
             let partner = &after.points[place];
             let mut shown = point.clone();
             shown.params.retain(|key, _| !ignored.contains(key));
@@ -189,9 +185,9 @@ impl ChangedResults {
                 )
             }));
         }
-        let left = after.points.iter().zip(used).filter(|(_, used)| !used);
-        unmatched.extend(left.map(|(point, _)| (1, show(point))));
-        Self { all, unmatched }
+        let left = (0..after.points.len()).filter(|place| !partners.contains(&Some(*place)));
+        unmatched.extend(left.map(|place| (1, show(&after.points[place]))));
+        Ok(Self { all, unmatched })
     }
 
     /// Only these metrics.
@@ -220,6 +216,60 @@ impl ChangedResults {
         let passes = |(rank, change): &(usize, &Change)| p(change) <= level / (tests - rank) as f64;
         self.all.iter().enumerate().take_while(passes).count()
     }
+}
+
+/// For every point of the first side the place of its partner on the second.
+fn partners(
+    before: &[Point],
+    after: &[Point],
+    ignored: &[String],
+) -> Result<Vec<Option<usize>>, Invalid> {
+    let agree = |a: &Point, b: &Point, ignored: &[String]| {
+        let keys = a.params.keys().chain(b.params.keys());
+        keys.filter(|key| !ignored.contains(key)).all(|key| {
+            matches!((a.params.get(key), b.params.get(key)), (Some(a), Some(b)) if same(a, b))
+        })
+    };
+    let mut found = vec![None; before.len()];
+    let mut free = vec![true; after.len()];
+    for (point, partner) in before.iter().zip(&mut found) {
+        *partner = (0..after.len()).find(|&at| free[at] && agree(point, &after[at], &[]));
+        partner.iter().for_each(|&at| free[at] = false);
+    }
+    if ignored.is_empty() {
+        return Ok(found);
+    }
+    let single: Vec<usize> = (0..before.len()).filter(|&at| found[at].is_none()).collect();
+    let unclear = |point: &Point, others: &[&Point]| {
+        let others: Vec<String> = others.iter().map(|other| format!("({})", show(other))).collect();
+        let allowed = format!(
+            "keys without which every point has one partner: ({}) may be compared with {}; leave \
+             out all but one",
+            show(point),
+            others.join(" or ")
+        );
+        Invalid::new("ignore", ignored.join(" "), allowed)
+    };
+    let mut taken_by: Vec<Option<usize>> = vec![None; after.len()];
+    for at in single {
+        let like =
+            (0..after.len()).filter(|&to| free[to] && agree(&before[at], &after[to], ignored));
+        let like: Vec<usize> = like.collect();
+        match like[..] {
+            [] => {}
+            [to] => {
+                if let Some(other) = taken_by[to].replace(at) {
+                    return Err(unclear(&after[to], &[&before[other], &before[at]]));
+                }
+                found[at] = Some(to);
+            }
+            _ => {
+                let others: Vec<&Point> = like.iter().map(|&to| &after[to]).collect();
+                return Err(unclear(&before[at], &others));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The lower bound of a difference in percent, taken on a logarithmic scale: nothing
@@ -251,7 +301,7 @@ mod tests {
     #[test]
     fn the_same_results_have_not_changed() {
         let summary = example::doks();
-        let mut changes = ChangedResults::new(&summary, &summary, &[]);
+        let mut changes = ChangedResults::new(&summary, &summary, &[]).unwrap();
         assert_eq!(changes.all.len(), 14 * 9);
         assert!(changes.unmatched.is_empty());
         assert_eq!(changes.significant_first(0.05), 0);
@@ -266,16 +316,44 @@ mod tests {
         let mut other = Builder::new("other", 2);
         other.load("round_robin", 60, &[("ttft_ms_p50", &[Some(2.0), Some(3.0)])]);
         let (one, other) = (one.build(), other.build());
-        let changes = ChangedResults::new(&one, &other, &[]);
+        let changes = ChangedResults::new(&one, &other, &[]).unwrap();
         assert!(changes.all.is_empty());
         assert_eq!(changes.unmatched.len(), 3);
-        let changes = ChangedResults::new(&one, &other, &["router.policy".to_owned()]);
+        let changes = ChangedResults::new(&one, &other, &["router.policy".to_owned()]).unwrap();
         assert_eq!(changes.all.len(), 1);
         assert_eq!(changes.all[0].relative, Some(1.0 / 1.5 * 100.0));
         assert_eq!(
             changes.unmatched,
             [(0, "router.policy = kv, workload.concurrency = 80".to_owned())]
         );
+    }
+
+    #[test]
+    fn equal_points_are_partners_before_those_that_differ_in_an_ignored_key() {
+        let of = |loads: &[u32]| {
+            let mut built = Builder::new("loads", 2);
+            for &load in loads {
+                let seen = Some(f64::from(load));
+                built.load("kv", load, &[("ttft_ms_p50", &[seen, seen])]);
+            }
+            built.build()
+        };
+        let ignored = ["workload.concurrency".to_owned()];
+        let compared =
+            |before: &[u32], after: &[u32]| ChangedResults::new(&of(before), &of(after), &ignored);
+        let changes = compared(&[64, 512], &[512]).unwrap();
+        assert_eq!((changes.all.len(), changes.all[0].before), (1, 512.0));
+        let left = (0, "router.policy = kv, workload.concurrency = 64".to_owned());
+        assert_eq!(changes.unmatched, [left]);
+        assert_eq!(compared(&[64], &[128]).unwrap().all.len(), 1);
+        // As good as each other: nothing says which.
+        for (before, after) in [(&[64][..], &[128, 512][..]), (&[128, 512], &[64])] {
+            let wrong = compared(before, after).unwrap_err().to_string();
+            let named = "(router.policy = kv, workload.concurrency = 128) or (router.policy = kv, \
+                         workload.concurrency = 512)";
+            assert!(wrong.starts_with("ignore = workload.concurrency: "), "{wrong}");
+            assert!(wrong.contains(named), "{wrong}");
+        }
     }
 
     #[test]
@@ -312,9 +390,9 @@ mod tests {
         /// Looking from the other side turns every change around.
         #[test]
         fn changes_turn_around(a in example::any_summary(), b in example::any_summary()) {
-            let there = ChangedResults::new(&a, &a, &[]);
+            let there = ChangedResults::new(&a, &a, &[]).unwrap();
             prop_assert!(there.all.iter().all(|c| c.direction() == Direction::None || !c.difference.mean.is_finite()));
-            let (there, back) = (ChangedResults::new(&a, &b, &[]), ChangedResults::new(&b, &a, &[]));
+            let (there, back) = (ChangedResults::new(&a, &b, &[]).unwrap(), ChangedResults::new(&b, &a, &[]).unwrap());
             for change in &there.all {
                 let turned = back.all.iter().find(|other| {
                     other.metric == change.metric && other.params.len() == change.params.len()

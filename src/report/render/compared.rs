@@ -4,6 +4,7 @@ use super::columns::{Column, markdown, table, wrap};
 use crate::experiment::results::Summary;
 use crate::metrics::Metric;
 use crate::report::judge::change::{Change, ChangedResults, Direction};
+use crate::settings::Invalid;
 use comfy_table::CellAlignment;
 use serde::Serialize;
 use std::fmt::Write;
@@ -51,18 +52,21 @@ struct JsonPoint<'a> {
 impl Compared {
     /// Compares `after` with `before`, both with what they are called. Only
     /// `metrics`, unless that is empty; points need not agree in `ignored` keys.
+    ///
+    /// # Errors
+    /// If `ignored` leaves several points that one could be compared with.
     pub fn new(
         (before, before_name): (&Summary, &str),
         (after, after_name): (&Summary, &str),
         metrics: &[&str],
         ignored: &[String],
-    ) -> Self {
-        let mut changes = ChangedResults::new(before, after, ignored);
+    ) -> Result<Self, Invalid> {
+        let mut changes = ChangedResults::new(before, after, ignored)?;
         if !metrics.is_empty() {
             changes = changes.of_metrics(metrics);
         }
         let significant = changes.significant_first(LEVEL);
-        Self { names: [before_name.to_owned(), after_name.to_owned()], changes, significant }
+        Ok(Self { names: [before_name.to_owned(), after_name.to_owned()], changes, significant })
     }
 
     /// True if no point of one side has a partner on the other.
