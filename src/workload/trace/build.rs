@@ -29,6 +29,10 @@ pub(super) const MOST_ROWS: u32 = 100_000_000;
 pub(super) const AT_ONCE: &str = "its conversations all begin at time 0: clients or a process of \
                                   arrivals spread them";
 
+/// Requests a second of a log whose times are probably not milliseconds (assumed: what a
+/// hundred large GPUs serve).
+const MOST_RATE: f64 = 200.0;
+
 /// How a trace file is read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadOptions {
@@ -359,7 +363,7 @@ impl<'a> Build<'a> {
             format!("{shorter} of its prompts are shorter than prefix_tokens: they share their whole blocks")
         });
         let notices = self.notices.iter().cloned().chain(self.clock.notice()).chain(how);
-        let notices = notices.chain(shorter);
+        let notices = notices.chain(shorter).chain(self.same_rows()).chain(self.short_times());
         self.trace.found.notices = notices.map(|notice| format!("{path}: {notice}")).collect();
         let later = std::mem::take(&mut self.later);
         let mut broken = BTreeSet::new();
@@ -378,6 +382,62 @@ impl<'a> Build<'a> {
             self.forget_later_ids();
         }
         Ok(self.trace)
+    }
+
+    /// What is said of rows that a log may have twice by mistake. Without sessions and ids,
+    /// and times in whole seconds, equal rows mean nothing.
+    fn same_rows(&self) -> Option<String> {
+        let (rows, has_sessions) = (&self.trace.rows, !self.sessions.is_empty());
+        let is_timed = |row: &TraceRow| row.is_first() || !row.at.is_zero();
+        let tells = |row: &TraceRow| {
+            let whole_s = row.at.as_ps().is_multiple_of(SimDuration::from_secs(1).as_ps());
+            has_sessions || !self.trace.runs.is_empty() || !whole_s
+        };
+        let key = |at: usize| {
+            let row = &rows[at];
+            (if has_sessions { row.session } else { 0 }, row.input_tokens, row.output_tokens)
+        };
+        let mut same = 0u64;
+        let mut first = 0;
+        while first < rows.len() {
+            let at = rows[first].at;
+            let more = rows[first..].iter().take_while(|row| row.at == at).count();
+            if more > 1 && tells(&rows[first]) {
+                let mut group: Vec<usize> =
+                    (first..first + more).filter(|&place| is_timed(&rows[place])).collect();
+                group.sort_by_key(|&place| key(place));
+                let is_same = |pair: &&[usize]| {
+                    key(pair[0]) == key(pair[1])
+                        && self.trace.runs(pair[0]) == self.trace.runs(pair[1])
+                };
+                same += group.windows(2).filter(is_same).count() as u64;
+            }
+            first += more;
+        }
+        (same > 0).then(|| {
+            let rows = if same == 1 { "row is" } else { "rows are" };
+            format!(
+                "{same} {rows} like another in time, session, lengths and ids: each is replayed"
+            )
+        })
+    }
+
+    /// What is said of a unit that nobody gave, where it makes a load that no log has.
+    fn short_times(&self) -> Option<String> {
+        let rows = &self.trace.rows;
+        let last = rows.iter().map(|row| row.at).max().unwrap_or_default();
+        let rate = rows.len() as f64 / last.as_secs();
+        let is_odd = self.clock.is_guessed_ms()
+            && !last.is_zero()
+            && (last < SimDuration::from_secs(1) || rate > MOST_RATE);
+        is_odd.then(|| {
+            format!(
+                "its times are read as milliseconds: {} requests in {:.3} s, {rate:.0} a second \
+                 (time_unit says what they count)",
+                rows.len(),
+                last.as_secs()
+            )
+        })
     }
 
     /// What later turns have, by the lengths of all of them if nothing else says

@@ -2,8 +2,8 @@
 
 use super::TraceError;
 use super::place::RowPlace;
-use csv::{ReaderBuilder, StringRecord};
-use std::cell::Cell;
+use csv::{Position, ReaderBuilder, StringRecord};
+use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
@@ -43,10 +43,13 @@ pub(super) fn each_record<C>(
     find: impl FnOnce(&StringRecord) -> Result<C, String>,
     mut each: impl FnMut(&RowPlace<'_>, &C, &StringRecord) -> Result<bool, TraceError>,
 ) -> Result<(), TraceError> {
-    let row_bytes = Cell::new(0);
-    let bounded = Bounded { text, row_bytes: &row_bytes };
+    let (row_bytes, kept) = (Cell::new(0), RefCell::new(Kept::default()));
+    let bounded = Bounded { text, row_bytes: &row_bytes, kept: &kept };
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(bounded);
-    let failed = |error: csv::Error| failed(path, &error);
+    let failed = |error: csv::Error| {
+        let line = error.position().map_or(1, |at| kept.borrow().line(at));
+        failed(RowPlace { path, line }, &error)
+    };
     let header = reader.headers().map_err(failed)?;
     let columns = find(header).map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
     let mut record = StringRecord::new();
@@ -55,7 +58,11 @@ pub(super) fn each_record<C>(
         if !reader.read_record(&mut record).map_err(failed)? {
             return Ok(());
         }
-        let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
+        let line = record.position().map_or(0, |at| {
+            let line = kept.borrow().line(at);
+            kept.borrow_mut().forget_before(at);
+            line
+        });
         if !each(&RowPlace { path, line }, &columns, &record)? {
             return Ok(());
         }
@@ -63,9 +70,7 @@ pub(super) fn each_record<C>(
 }
 
 /// What the reader of CSV says, as an error of the row.
-fn failed(path: &Path, error: &csv::Error) -> TraceError {
-    let line = error.position().map_or(1, |at| usize::try_from(at.line()).unwrap_or(0));
-    let place = RowPlace { path, line };
+fn failed(place: RowPlace<'_>, error: &csv::Error) -> TraceError {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             place.row(format!("{len} values in {expected_len} columns"))
@@ -96,12 +101,48 @@ fn too_long() -> io::Error {
 struct Bounded<'a, R> {
     text: R,
     row_bytes: &'a Cell<usize>,
+    kept: &'a RefCell<Kept>,
+}
+
+/// The text from the current row on. The reader of CSV takes the line breaks before a row,
+/// the second byte of CR LF and blank lines, for the beginning of the row.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// Where they begin in the text.
+    from: u64,
+}
+
+impl Kept {
+    /// What is behind the reader goes in pieces of so many bytes.
+    const PIECE: usize = HEAD_BYTES;
+
+    fn index(&self, at: &Position) -> usize {
+        let index = usize::try_from(at.byte().saturating_sub(self.from)).unwrap_or(usize::MAX);
+        index.min(self.bytes.len())
+    }
+
+    /// The line of a row that the reader says is `at`, from 1.
+    fn line(&self, at: &Position) -> usize {
+        let breaks = self.bytes[self.index(at)..].iter().take_while(|byte| b"\r\n".contains(byte));
+        let skipped = breaks.filter(|byte| **byte == b'\n').count();
+        usize::try_from(at.line()).unwrap_or(0).saturating_add(skipped)
+    }
+
+    fn forget_before(&mut self, at: &Position) {
+        let index = self.index(at);
+        if index >= Self::PIECE {
+            self.bytes.drain(..index);
+            self.from += index as u64;
+        }
+    }
 }
 
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.text.read(buffer)?;
         self.row_bytes.set(self.row_bytes.get() + read);
+        self.kept.borrow_mut().bytes.extend_from_slice(&buffer[..read]);
         if self.row_bytes.get() > MAX_ROW_BYTES { Err(too_long()) } else { Ok(read) }
     }
 }

@@ -61,6 +61,25 @@ impl Columns {
             let is_named = name.split('+').all(|part| !part.trim().is_empty());
             Invalid::unless(is_named, key, format!("{name:?}"), "the name of a column")?;
         }
+        let parts = |names: &str| names.split('+').map(|part| part.trim().to_owned()).collect();
+        let [time, prompt, output]: [Vec<String>; 3] =
+            [&self.time, &self.prompt, &self.output].map(|names| parts(names));
+        for (key, names, others) in [
+            ("prompt", &prompt, [("time", &time)].as_slice()),
+            ("output", &output, &[("time", &time), ("prompt", &prompt)]),
+        ] {
+            for (other, taken) in others {
+                if let Some(name) = names.iter().find(|name| taken.contains(name)) {
+                    let allowed = format!("another column than {other}");
+                    return Err(Invalid::new(key, format!("{name:?}"), allowed));
+                }
+            }
+        }
+        if let Some(end) = self.end.as_ref().filter(|_| self.session.is_none()) {
+            let allowed = "given beside session: it says how long the next turn of a session waits \
+                           after an answer, and does nothing else";
+            return Err(Invalid::new("end", format!("{end:?}"), allowed));
+        }
         let (prefix, tokens) = (self.prefix.as_deref(), &self.prefix_tokens);
         let allowed = "given beside prefix: how many tokens its text has";
         let is_paired = prefix.is_some() == tokens.is_some();

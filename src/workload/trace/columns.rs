@@ -8,7 +8,7 @@ mod cells;
 
 use super::build::{Build, Given, row_count};
 use super::column_names::{Columns, PrefixTokens};
-use super::dates::date;
+use super::dates::date_and_zone;
 use super::names::Prefix;
 use super::place::RowPlace;
 use super::stamp::{Stamp, TimeUnit};
@@ -24,22 +24,39 @@ use std::path::Path;
 /// A time as a log has it.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// Nanoseconds since 1970.
-    Date(u64),
+    /// Nanoseconds since 1970, and whether a zone is named.
+    Date { ns: u64, is_zoned: bool },
     /// A number of something.
     Count(Stamp),
 }
 
 impl Moment {
     fn parse(text: &str) -> Option<Self> {
-        Stamp::parse(text).map(Self::Count).or_else(|| date(text).map(Self::Date))
+        let of_date = || date_and_zone(text).map(|(ns, is_zoned)| Self::Date { ns, is_zoned });
+        Stamp::parse(text).map(Self::Count).or_else(of_date)
     }
 
     /// Nanoseconds, if it can be counted in `unit`.
     fn ns(self, unit: TimeUnit) -> Option<u64> {
         match self {
-            Self::Date(ns) => Some(ns),
+            Self::Date { ns, .. } => Some(ns),
             Self::Count(stamp) => unit.to_ns(stamp),
+        }
+    }
+
+    /// Whether it names a zone; `None` of numbers.
+    fn is_zoned(self) -> Option<bool> {
+        match self {
+            Self::Date { is_zoned, .. } => Some(is_zoned),
+            Self::Count(_) => None,
+        }
+    }
+
+    /// As messages show it.
+    fn shown(self) -> String {
+        match self {
+            Self::Date { ns, .. } => format!("{ns} ns"),
+            Self::Count(stamp) => stamp.to_string(),
         }
     }
 }
@@ -66,6 +83,8 @@ struct Log {
     session_of: BTreeMap<String, u32>,
     left_out: u64,
     is_date: Option<bool>,
+    /// Whether dates name a zone.
+    is_zoned: Option<bool>,
 }
 
 /// Parses `text`, the content of `path`, by `columns`.
@@ -93,7 +112,7 @@ pub(super) fn parse(
         build.notices(Some(format!("of the rows that were read, {problem}")));
     }
     let (unit, notice) = log.unit(columns, unit)?;
-    build.notices(notice);
+    build.notices(notice.into_iter().chain(seen.session_not_read(columns)));
     log.finish(path, columns, unit, build)
 }
 
@@ -118,20 +137,29 @@ impl Log {
             let allowed = "a number that is not negative, or a date like 2026-11-16T18:17:03.98Z";
             Moment::parse(&text).map(Some).ok_or_else(|| place.field(name, &text, allowed))
         };
-        let at = moment(&columns.time)?
-            .ok_or_else(|| place.row(format!("column \"{}\" is empty", columns.time)))?;
-        let is_date = matches!(at, Moment::Date(_));
+        let at = moment(&columns.time)?.ok_or_else(|| {
+            place.row(format!("column \"{}\" has no time: it is empty, null or NaN", columns.time))
+        })?;
+        let is_date = at.is_zoned().is_some();
         if *self.is_date.get_or_insert(is_date) != is_date {
             let text = cells.text(&columns.time).unwrap_or_default();
             let allowed = "a date in every row, or in none";
             return Err(place.field(&columns.time, text, allowed));
         }
         let end = columns.end.as_deref().map_or(Ok(None), moment)?;
-        if end.is_some_and(|end| matches!(end, Moment::Date(_)) != is_date) {
+        if end.is_some_and(|end| end.is_zoned().is_some() != is_date) {
             let name = columns.end.as_deref().unwrap_or_default();
             let kind = if is_date { "a date" } else { "a number" };
             let allowed = format!("{kind}, as column \"{}\" has", columns.time);
             return Err(place.field(name, cells.text(name).unwrap_or_default(), allowed));
+        }
+        let zones = at.is_zoned().into_iter().chain(end.and_then(Moment::is_zoned));
+        for is_zoned in zones {
+            if *self.is_zoned.get_or_insert(is_zoned) != is_zoned {
+                let text = cells.text(&columns.time).unwrap_or_default();
+                let allowed = "dates that all name a zone, or that all name none";
+                return Err(place.field(&columns.time, text, allowed));
+            }
         }
         let session = columns.session.as_deref().and_then(|name| cells.text(name));
         let prefix = match (&columns.prefix, &columns.prefix_tokens) {
@@ -177,8 +205,11 @@ impl Log {
     ) -> Result<(TimeUnit, Option<String>), Invalid> {
         let first = self.requests[0].at;
         match (first, given) {
-            (Moment::Date(_), None) => Ok((TimeUnit::Ns, None)),
-            (Moment::Date(_), Some(unit)) => {
+            (Moment::Date { is_zoned, .. }, None) => {
+                let notice = "its dates name no zone: read as UTC".to_owned();
+                Ok((TimeUnit::Ns, (!is_zoned).then_some(notice)))
+            }
+            (Moment::Date { .. }, Some(unit)) => {
                 let allowed = format!("absent: column {:?} has dates", columns.time);
                 Err(Invalid::new("time_unit", format!("\"{}\"", unit.symbol()), allowed))
             }
@@ -213,7 +244,7 @@ impl Log {
         for logged in self.requests.drain(..) {
             let at = logged.at.ns(unit).ok_or_else(|| {
                 let allowed = format!("smaller: it counts {}", unit.name());
-                place(logged.line).field(&columns.time, "too large", allowed)
+                place(logged.line).field(&columns.time, logged.at.shown(), allowed)
             })?;
             timed.push((at, logged));
         }
@@ -274,7 +305,8 @@ fn ended(
     let Some(end) = end else { return Ok(None) };
     let name = columns.end.as_deref().unwrap_or_default();
     let Some(end) = end.ns(unit) else {
-        return Err(place.field(name, "too large", format!("smaller: it counts {}", unit.name())));
+        let allowed = format!("smaller: it counts {}", unit.name());
+        return Err(place.field(name, end.shown(), allowed));
     };
     if end < at {
         let allowed = format!(

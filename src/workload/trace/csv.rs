@@ -64,6 +64,12 @@ pub(super) fn parse(
     build.finish()
 }
 
+/// True for the name of a column that may say which rows are turns of one conversation.
+pub(super) fn is_like_session(name: &str) -> bool {
+    let name = plain(name);
+    LIKE_SESSION.iter().any(|like| name.contains(like))
+}
+
 /// Places of the columns that are read.
 struct Columns {
     timestamp: usize,
@@ -87,10 +93,10 @@ impl Columns {
         let needed =
             |name: &str| named(name)?.ok_or_else(|| format!("column \"{name}\" is missing"));
         let session = named(SESSION)?;
-        let like = header.iter().enumerate().find(|(at, name)| {
-            let name = plain(name);
-            session != Some(*at) && LIKE_SESSION.iter().any(|like| name.contains(like))
-        });
+        let like = header
+            .iter()
+            .enumerate()
+            .find(|(at, name)| session != Some(*at) && is_like_session(name));
         if let Some((_, name)) = like.filter(|_| session.is_none()) {
             return Err(format!(
                 "column \"{name}\" is not read: call it \"{SESSION}\" if it names sessions, \

@@ -212,6 +212,11 @@ impl Clock {
         self.is_whole_ms
     }
 
+    /// True if nothing says that its times are milliseconds.
+    pub(super) fn is_guessed_ms(&self) -> bool {
+        self.is_guessed && !self.is_date && self.unit == Some(TimeUnit::Ms)
+    }
+
     /// What was assumed of the times, if anything was.
     pub(super) fn notice(&self) -> Option<String> {
         let origin = SimDuration::from_ps(self.origin_ns?.saturating_mul(1_000));

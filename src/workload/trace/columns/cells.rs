@@ -3,6 +3,7 @@
 use super::super::TraceError;
 use super::super::bytes::{each_line, each_record};
 use super::super::column_names::Columns;
+use super::super::csv::is_like_session;
 use super::super::formats::plain;
 use super::super::ids::hash_id;
 use super::super::place::RowPlace;
@@ -50,6 +51,21 @@ impl Seen {
     pub(super) fn lacks(&self) -> Option<String> {
         let name = self.missing.first()?;
         Some(format!("no row has column \"{name}\": the columns are {}", self.names.join(", ")))
+    }
+
+    /// What is said of a column that looks like that of sessions where none is named.
+    pub(super) fn session_not_read(&self, columns: &Columns) -> Option<String> {
+        let read = columns.named();
+        let is_read = |name: &str| {
+            let parts = read.iter().flat_map(|(_, joined)| joined.split('+'));
+            parts.map(plain).any(|part| part == plain(name))
+        };
+        let like = self.names.iter().find(|name| is_like_session(name) && !is_read(name));
+        let name = like.filter(|_| columns.session.is_none())?;
+        Some(format!(
+            "column \"{name}\" is not read: name it as session if it says which requests are \
+             turns of one conversation"
+        ))
     }
 
     /// Why `path` has no request.
@@ -141,8 +157,15 @@ fn of_csv(
 /// Where the column `name` is: to the letter, else without regard to capitals, blanks and
 /// underscores.
 fn place_of(names: &[String], name: &str) -> Result<usize, String> {
-    if let Some(at) = names.iter().position(|known| known == name) {
-        return Ok(at);
+    let mut same = (0..names.len()).filter(|&at| names[at] == name);
+    match (same.next(), same.next()) {
+        (Some(_), Some(_)) => {
+            return Err(format!(
+                "there are two columns \"{name}\": rename the one that is not meant"
+            ));
+        }
+        (Some(at), None) => return Ok(at),
+        _ => {}
     }
     let like: Vec<usize> =
         (0..names.len()).filter(|&at| plain(&names[at]) == plain(name)).collect();

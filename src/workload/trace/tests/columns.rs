@@ -273,3 +273,88 @@ fn formats_are_called_as_settings_write_them() {
     let error = file::parse(Path::new("log"), &b"ts,in,out\n"[..], &options).unwrap_err();
     assert!(error.to_string().contains("mooncake_delta"), "{error}");
 }
+
+#[test]
+fn lines_are_those_of_the_file() {
+    for text in [
+        "ts,in,out\r\n1,1,1\r\n\r\n\r\nx,1,1\r\n",
+        "ts,in,out\n1,1,1\n\n\nx,1,1\n",
+        "\n\nts,in,out\n1,1,1\nx,1,1\n",
+    ] {
+        let error = by("time=ts,prompt=in,output=out", Some(TimeUnit::S), text).unwrap_err();
+        assert!(error.to_string().starts_with("log:5: ts = x: "), "{error}");
+    }
+    // Pieces of the text that are behind the reader are not kept.
+    let rows: String = (0..40_000).map(|at| format!("{at},1,1\r\n")).collect();
+    let text = format!("ts,in,out\r\n{rows}\r\n1,1\r\n");
+    let error = by("time=ts,prompt=in,output=out", Some(TimeUnit::S), &text).unwrap_err();
+    assert_eq!(error.to_string(), "log:40003: 2 values in 3 columns");
+}
+
+#[test]
+fn columns_that_contradict_each_other() {
+    let refused = |columns: &str, text: &str| by(columns, None, text).unwrap_err().to_string();
+    let twice = refused("time=ts,prompt=in,output=out", "ts,in,in,out\n1,2,3,4\n");
+    assert!(twice.contains("there are two columns \"in\""), "{twice}");
+    let same = refused("time=ts,prompt=a+p,output=p", "ts,p,a\n1,2,3\n");
+    assert!(same.contains("output = \"p\": must be another column than prompt"), "{same}");
+    let end = refused("time=ts,prompt=in,output=out,end=e", "ts,in,out,e\n1,2,3,4\n");
+    assert!(end.contains("end = \"e\": must be given beside session"), "{end}");
+    let text = "ts,in,out\n2026-11-16 12:00:00,1,1\n2026-11-16T12:00:05Z,1,1\n";
+    let zones = refused("time=ts,prompt=in,output=out", text);
+    let wanted = "log:3: ts = 2026-11-16T12:00:05Z: must be dates that all name a zone, or that \
+                  all name none";
+    assert_eq!(zones, wanted);
+    let large = by("time=ts,prompt=in,output=out", Some(TimeUnit::S), "ts,in,out\n1e29,1,1\n");
+    let large = large.unwrap_err().to_string();
+    assert!(large.starts_with("log:2: ts = 1") && large.contains("it counts seconds"), "{large}");
+    let nan = by("time=ts,prompt=in,output=out", Some(TimeUnit::S), "ts,in,out\nnan,1,1\n");
+    assert!(nan.unwrap_err().to_string().ends_with("it is empty, null or NaN"));
+}
+
+#[test]
+fn what_a_log_leaves_open_is_said() {
+    let said = |columns: &str, text: &str| by(columns, None, text).unwrap().found().notices.clone();
+    let text = "ts,in,out,conversation_id\n2026-11-16 12:00:00,1,1,a\n2026-11-16 12:00:05,1,1,a\n";
+    let notices = said("time=ts,prompt=in,output=out", text);
+    assert!(notices[0].contains("its dates name no zone: read as UTC"), "{notices:?}");
+    assert!(notices[1].contains("column \"conversation_id\" is not read"), "{notices:?}");
+    assert_eq!(notices.len(), 2);
+    assert_eq!(said("time=ts,prompt=in,output=out,session=conversation_id", text).len(), 1);
+}
+
+#[test]
+fn rows_that_are_there_twice_are_counted() {
+    let row = |at: u32, session: &str| {
+        format!(
+            "{{\"timestamp\": {at}, \"input_length\": 9, \"output_length\": 2, \
+             \"session_id\": \"{session}\"}}\n"
+        )
+    };
+    let notices = |rows: &[String]| parse(&rows.concat()).unwrap().found().notices.clone();
+    let all = [row(0, "a"), row(0, "a"), row(0, "b"), row(2_000, "c"), row(2_000, "c")];
+    let said = notices(&all);
+    let wanted = "2 rows are like another in time, session, lengths and ids: each is replayed";
+    assert!(said.iter().any(|notice| notice.contains(wanted)), "{said:?}");
+    assert!(notices(&[row(0, "a"), row(0, "b"), row(2_000, "c")]).is_empty());
+}
+
+#[test]
+fn milliseconds_that_make_an_odd_load_are_said() {
+    let rows = |times: &[u32]| -> String {
+        let row =
+            |at| format!("{{\"timestamp\": {at}, \"input_length\": 9, \"output_length\": 2}}\n");
+        times.iter().map(row).collect()
+    };
+    let notices = |times: &[u32], unit| {
+        let options = ReadOptions { time_unit: unit, ..ReadOptions::default() };
+        let trace = file::parse(Path::new("t"), rows(times).as_bytes(), &options).unwrap();
+        trace.found().notices.clone()
+    };
+    let wanted = "t: its times are read as milliseconds: 4 requests in 0.003 s, 1333 a second \
+                  (time_unit says what they count)";
+    assert_eq!(notices(&[0, 1, 2, 3], None), [wanted]);
+    assert!(notices(&[0, 1, 2, 3], Some(TimeUnit::Ms)).is_empty());
+    assert!(notices(&[0, 500, 1_500], None).is_empty());
+    assert!(notices(&[0, 0], None).is_empty());
+}
