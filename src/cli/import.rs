@@ -167,8 +167,24 @@ fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
     loaded.map(|_| ()).map_err(|error| {
         // The folder is gone by then: what remains is the file's name.
         let inside = format!("{}/", folder.path().display());
-        CliError::Imported(error.to_string().replace(&inside, ""))
+        let error = error.to_string().replace(&inside, "");
+        let experiment = files.iter().find(|(file, _)| file == Path::new(EXPERIMENT_FILE));
+        let named = experiment.and_then(|(_, text)| by_source(&error, text));
+        CliError::Imported(named.unwrap_or(error))
     })
+}
+
+/// A message of a line of an experiment that is not written, by what the line comes from.
+fn by_source(error: &str, experiment: &str) -> Option<String> {
+    let (place, problem) =
+        error.strip_prefix(EXPERIMENT_FILE)?.strip_prefix(':')?.split_once(": ")?;
+    let digits = place.split(|c: char| !c.is_ascii_digit()).next()?;
+    let line = experiment.lines().nth(digits.parse::<usize>().ok()?.checked_sub(1)?)?;
+    let (_, source) = line.rsplit_once(" # ")?;
+    let (number, written) = source.strip_prefix('[')?.split_once("] ")?;
+    let place =
+        experiment.lines().find_map(|line| line.strip_prefix(&format!("#   [{number}] ")))?;
+    Some(format!("{place}: {written}: {problem}"))
 }
 
 fn said(imported: &Imported, args: &ImportArgs) -> String {
@@ -228,7 +244,10 @@ pub(super) fn patch(args: &PatchArgs) -> Result<(), CliError> {
     let overrides = args.changes.iter().map(|(key, value)| format!("{key}={value}"));
     let mut options = LoadOptions::default().set_all(overrides);
     options.overrides_called = "--set";
-    Experiment::load(&file, &options)?;
+    let experiment = Experiment::load(&file, &options)?;
+    // What `sim run` says of a key without an effect; the rest was said by the import.
+    let is_changed = |notice: &&String| args.changes.iter().any(|(key, _)| notice.contains(key));
+    experiment.notices.iter().filter(is_changed).for_each(|notice| note(notice));
 
     let mut changes = written_changes(&request, &file)?;
     changes.extend(args.changes.iter().map(|(key, value)| (key.clone(), read(value))));

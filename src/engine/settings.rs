@@ -281,7 +281,8 @@ impl EngineSettings {
             fraction,
             &format!(
                 "large enough to leave a KV block: each {} has {:.1} GB, weights take {:.1} GB \
-                 and activations {:.1} GB; raise it, or hardware.tp",
+                 and activations {:.1} GB; raise it, or spread the model \
+                 over more GPUs (tp)",
                 hardware.gpu.name,
                 budget.total_bytes / 1e9,
                 budget.weight_bytes / 1e9,

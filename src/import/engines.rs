@@ -352,6 +352,13 @@ impl Engine {
                 found.unused.push(Remark::new(&flag.shown, Why::Overridden));
                 continue;
             }
+            if let (Some(alone), Some(value), true) =
+                (arguments.alone.first(), &flag.value, flag.name == "model")
+                && alone.text != *value
+            {
+                let why = format!("the command names another model, {}: keep one", alone.text);
+                return Err(ImportError::refused(&flag.shown, &why));
+            }
             self.read_flag(flag, &mut found)?;
         }
         if let Some(file) = file {

@@ -111,6 +111,16 @@ const OPTIONS: [&str; 11] = [
     "tensor_parallel_size",
 ];
 
+/// True if both describe one object of a cluster: one kind, namespace and name.
+fn is_same_object(one: &Value, other: &Value) -> bool {
+    let parts = |value: &Value| {
+        let part = |pointer: &str| value.pointer(pointer)?.as_str().map(str::to_owned);
+        let name = part("/metadata/name")?;
+        Some((part("/kind")?, part("/metadata/namespace"), name))
+    };
+    parts(one).is_some_and(|object| parts(other) == Some(object))
+}
+
 impl Found {
     /// What the files have.
     ///
@@ -203,6 +213,20 @@ impl Found {
         }
         let at = self.documents.len();
         let name = &files[file].name;
+        if let Some(other) =
+            self.documents.iter().find(|other| is_same_object(&other.value, &value))
+        {
+            let object = value.pointer("/metadata/name").and_then(Value::as_str);
+            let shown = format!("{kind} {}", object.unwrap_or_default());
+            if other.value != value {
+                let before = &files[other.file].name;
+                let problem = format!("{shown} is given in {before} with other content; keep one");
+                return Err(ImportError::file(name, &problem));
+            }
+            let again = format!("{shown}, a second time in {name}");
+            self.unused.push(Remark::new(&again, Why::Overridden));
+            return Ok(());
+        }
         let has = |key: &&str| value.get(*key).is_some();
         if kind == "EndpointPickerConfig" {
             let text = yaml::write(&value);

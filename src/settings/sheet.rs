@@ -50,6 +50,10 @@ impl Sheet {
                 too_large if too_large.starts_with("invalid type: integer") => {
                     "whole numbers lie between -9223372036854775808 and 9223372036854775807".into()
                 }
+                "duplicate key" => {
+                    let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+                    format!("duplicate key {}", key.trim()).trim_end().to_owned()
+                }
                 other => other.replace('\n', ", "),
             },
         };

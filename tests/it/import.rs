@@ -237,6 +237,9 @@ fn mistakes_are_named_in_one_line_and_nothing_is_written() {
     fs::write(here.join("wrong.yaml"), "a: [").expect("written");
     fs::write(here.join("binary.yaml"), [0xff, 0xfe]).expect("written");
     let too_small = "vllm serve meta-llama/Llama-3.1-70B-Instruct";
+    let percent = "vllm serve meta-llama/Llama-3.1-8B-Instruct --gpu-memory-utilization 95";
+    let other = fs::read_to_string(file).expect("text").replace("replicas: 8", "replicas: 4");
+    fs::write(here.join("other.yaml"), other).expect("written");
     for (args, said) in [
         (&["import", file, "--out", "x"][..], "does not say which GPU it runs on (known: a100"),
         (&["import", file, "--gpu", "tpu", "--out", "x"], "tpu"),
@@ -245,6 +248,15 @@ fn mistakes_are_named_in_one_line_and_nothing_is_written() {
         (&["import", "binary.yaml", "--out", "x"], "not UTF-8"),
         (&["import", ".", "--out", "x"], "it is a folder"),
         (&["import", "--command", too_small, "--gpu", "h100", "--out", "x"], "kv_memory_fraction"),
+        (
+            &["import", "--command", percent, "--gpu", "h100", "--out", "x"],
+            "--gpu-memory-utilization 95: engine.kv_memory_fraction = 95: must be",
+        ),
+        (
+            &["import", "--command", "vllm serve a/b --model c/d", "--gpu", "h100", "--out", "x"],
+            "--model c/d: the command names another model, a/b",
+        ),
+        (&["import", file, "other.yaml", "--gpu", "h200", "--out", "x"], "with other content"),
         (&["import", "--command", "ls", "--gpu", "h100", "--out", "x"], "runs no engine"),
         (&["patch", "x", "--set", "a=1"], "a folder that sim import made"),
     ] {

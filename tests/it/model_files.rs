@@ -477,7 +477,7 @@ fn pools_without_room_say_what_takes_it() {
     .map(|overrides| refused(overrides))
     .collect();
     insta::assert_snapshot!(all.join("\n"), @r#"
-    kv_memory_fraction = 0.3: must be large enough to leave a KV block: each L40S has 47.7 GB, weights take 16.1 GB and activations 4.3 GB; raise it, or hardware.tp
+    kv_memory_fraction = 0.3: must be large enough to leave a KV block: each L40S has 47.7 GB, weights take 16.1 GB and activations 4.3 GB; raise it, or spread the model over more GPUs (tp)
     kv_memory_fraction = 1.1: must be above 0 and at most 1
     kv_memory_fraction = NaN: must be above 0 and at most 1
     activation_gib = -1: must be a finite number of at least 0
