@@ -92,7 +92,8 @@ pub(crate) struct OutputArgs {
     /// Folder for the results [default: plots/NAME, by the experiment's name]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// Replace results of another configuration in that folder
+    /// Replace results of another configuration in that folder, and other files to be
+    /// written
     #[arg(long)]
     pub(crate) force: bool,
     /// Save no figures

@@ -3,7 +3,7 @@
 use super::args::JobsArgs;
 use super::error::CliError;
 use super::progress::Bar;
-use super::simulate::{load_options, say_notices, with_progress};
+use super::simulate::{check_set, load_options, say_notices, with_progress};
 use super::talk::{BAD, GOOD, highlighted, print, say};
 use clap::ValueEnum;
 use kv_router_sim::catalogue;
@@ -62,6 +62,7 @@ pub(crate) enum CheckFormat {
 /// those; true if nothing got worse.
 pub(super) fn run(args: CheckArgs, traces: Option<PathBuf>) -> Result<bool, CliError> {
     // Whatever can be wrong is found out before the first simulation.
+    check_set(&args.overrides)?;
     let mut work = Vec::with_capacity(args.experiments.len());
     for file in &args.experiments {
         let options = load_options(args.overrides.clone(), traces.clone());

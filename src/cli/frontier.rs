@@ -55,7 +55,7 @@ pub(crate) struct FrontierArgs {
 /// Searches loads, prints up to where what was asked holds.
 pub(super) fn run(args: FrontierArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let axes: Vec<String> = args.over.iter().map(|over| format!("sweep.{over}")).collect();
-    let overrides = overrides(&args.experiment, axes);
+    let overrides = overrides(&args.experiment, axes)?;
     let experiment = load(&args.experiment, overrides.clone(), traces.clone())?;
     let FrontierArgs { metric: metrics, within, load, loads, .. } = args;
     let asked = Asked { metrics, within, load, loads, prefix: "--" };

@@ -2,9 +2,10 @@
 
 use super::args::{ExperimentArgs, ServerArgs};
 use super::error::CliError;
+use super::place::check_free;
 use super::simulate::{load, overrides};
 use super::talk::{print, say};
-use kv_router_sim::experiment::{check_writable, write_file};
+use kv_router_sim::experiment::write_file;
 use kv_router_sim::fleet::servers::ApiKey;
 use kv_router_sim::live::{self, record};
 use kv_router_sim::report::render::table;
@@ -55,7 +56,7 @@ pub(super) fn live(
     traces: Option<PathBuf>,
     api_key: Option<ApiKey>,
 ) -> Result<(), CliError> {
-    let overrides = overrides(&args.experiment, Vec::new());
+    let overrides = overrides(&args.experiment, Vec::new())?;
     let experiment = load(&args.experiment, overrides, traces)?;
     let folder = args.out.clone();
     let default = || ResultFolder::default_path(&format!("{}-live", experiment.name));
@@ -65,7 +66,9 @@ pub(super) fn live(
     let open = if args.force { ResultFolder::replace } else { ResultFolder::resume };
     let open = |part: &Path| open(part, &experiment);
     let folders = [open(&parts[0])?, open(&parts[1])?, open(&parts[2])?];
-    args.record.as_deref().map(check_writable).transpose()?;
+    if let Some(record) = &args.record {
+        check_free("--record", record, args.force, &[&args.experiment.file])?;
+    }
     let options = args.servers.options(&args.workers, api_key);
     let outcome = live::run(&experiment, &options, |params, seed| {
         let params: Vec<String> =

@@ -20,6 +20,7 @@ mod interrupt;
 mod live;
 mod man;
 mod models;
+mod place;
 mod policies;
 mod progress;
 mod recommend;

@@ -77,7 +77,7 @@ pub(crate) struct RecommendArgs {
 /// Searches, prints and saves what was found.
 pub(super) fn run(args: RecommendArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     let axes: Vec<String> = args.over.iter().map(|over| format!("sweep.{over}")).collect();
-    let overrides = overrides(&args.experiment, axes);
+    let overrides = overrides(&args.experiment, axes)?;
     let prices = args.prices.as_deref().map(read_prices).transpose()?;
     let experiment = load(&args.experiment, overrides.clone(), traces.clone())?;
     let asked = Asked {

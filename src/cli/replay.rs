@@ -2,10 +2,10 @@
 
 use super::args::ExperimentArgs;
 use super::error::{CliError, argument};
+use super::place::check_free;
 use super::simulate::{load, overrides};
 use super::talk::{print, say};
 use flate2::read::MultiGzDecoder;
-use kv_router_sim::experiment::check_writable;
 use kv_router_sim::replay::dynamo::{self, Cached, Trace};
 use kv_router_sim::replay::log::{Lines, LogError};
 use kv_router_sim::replay::{Compared, Difference, Replayed, record, replay};
@@ -53,11 +53,15 @@ pub(crate) struct ReplayArgs {
     /// With --record: the seed [default: the first of the experiment]
     #[arg(long, value_name = "N", requires = "record")]
     pub(crate) seed: Option<u64>,
+    /// With --record: replace LOG if it is there
+    #[arg(long, requires = "record")]
+    pub(crate) force: bool,
 }
 
 /// Replays a log, or records one.
 pub(super) fn run(args: ReplayArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     if let Some(file) = args.record {
+        check_free("LOG", &args.log, args.force, &[&file])?;
         return record_log(&args.log, file, args.overrides, args.seed, traces);
     }
     let mut policies = Vec::with_capacity(args.policies.len());
@@ -120,7 +124,7 @@ fn record_log(
     traces: Option<PathBuf>,
 ) -> Result<(), CliError> {
     let args = ExperimentArgs { file, overrides: more, seeds: None };
-    let experiment = load(&args, overrides(&args, Vec::new()), traces)?;
+    let experiment = load(&args, overrides(&args, Vec::new())?, traces)?;
     let [run] = experiment.runs.as_slice() else {
         let runs = format!("{} of them", experiment.runs.len());
         let allowed = "an experiment of one simulation: choose with --set, like --set \
@@ -128,7 +132,6 @@ fn record_log(
         return Err(argument(Invalid::new("record", runs, allowed)).into());
     };
     let seed = seed.unwrap_or(experiment.seeds[0]);
-    check_writable(log)?;
     let failed = |problem: String| Invalid::new("LOG", log.display(), problem);
     let out = File::create(log).map_err(|error| failed(format!("a file: {error}")))?;
     let digest = record(run, seed, Box::new(BufWriter::new(out)))

@@ -2,11 +2,12 @@
 
 use super::args::{ExperimentArgs, JobsArgs, OutputArgs};
 use super::error::{CliError, argument};
+use super::place::{check_apart, check_free};
 use super::simulate::{execute, load, overrides, print_columns};
 use super::talk::{note, print, say};
 use super::timeline::{self, RunTimelineArgs};
 use kv_router_sim::experiment::timeline::TimelineQuery;
-use kv_router_sim::experiment::{check_writable, record, write_file};
+use kv_router_sim::experiment::{record, write_file};
 use kv_router_sim::exposition::metrics_over_time;
 use kv_router_sim::report::judge::published::Comparison;
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
@@ -53,15 +54,20 @@ pub(crate) struct RunArgs {
 
 /// Runs an experiment, prints its table and digest, saves everything.
 pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
-    let overrides = overrides(&args.experiment, Vec::new());
+    let overrides = overrides(&args.experiment, Vec::new())?;
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     let published = Published::of(&experiment)?;
     let worth = args.worth.as_deref().map_or(Ok(WORTH), parse_worth).map_err(argument)?;
     let mut options = RunInto::new(&args.experiment.file, overrides);
     options.jobs = args.jobs.count();
     (options.published, options.worth) = (published, worth);
-    args.metrics.as_deref().map(check_writable).transpose()?;
-    args.record.as_deref().map(check_writable).transpose()?;
+    let (force, read) = (args.output.force, args.experiment.file.as_path());
+    for (key, file) in [("--metrics", &args.metrics), ("--record", &args.record)] {
+        file.as_ref().map(|file| check_free(key, file, force, &[read])).transpose()?;
+    }
+    if let (Some(record), Some(metrics)) = (&args.record, &args.metrics) {
+        check_apart("--record", record, metrics)?;
+    }
     let recording = args.record.as_ref().map(|_| record(&experiment)).transpose()?;
     let folder = ResultFolder::default_path(&experiment.name);
     let (results, path, in_columns) = execute(&experiment, options, folder, args.output)?;

@@ -1,7 +1,7 @@
 //! `sim serve`.
 
 use super::error::{CliError, argument};
-use super::simulate::{load_options, say_notices};
+use super::simulate::{check_set, load_options, say_notices};
 use super::talk::{print, warn};
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::serve::{ServeError, ServeOptions, serve};
@@ -55,6 +55,7 @@ pub(crate) struct ServeArgs {
 
 /// Serves until the program is interrupted.
 pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
+    check_set(&args.overrides)?;
     let options = load_options(args.overrides, traces);
     let experiment = Experiment::load(&args.file, &options)?;
     say_notices(&experiment);

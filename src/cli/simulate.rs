@@ -10,6 +10,7 @@ use kv_router_sim::report::judge::{terms::Terms, tuning::Tuning};
 use kv_router_sim::report::render::table;
 use kv_router_sim::report::view::plain;
 use kv_router_sim::results::{InColumns, ResultFolder, Results, RunInto, Saved};
+use kv_router_sim::settings::Invalid;
 use std::path::PathBuf;
 
 /// What a sweep says about settings.
@@ -21,12 +22,44 @@ pub(super) fn print_tuning(results: &Results) -> Result<(), CliError> {
     print(&format!("digest {}\n", summary.provenance.digest))
 }
 
-/// All that the arguments and `more` change in the experiment's file.
-pub(super) fn overrides(args: &ExperimentArgs, more: Vec<String>) -> Vec<String> {
-    let mut overrides = args.overrides.clone();
-    overrides.extend(more);
-    overrides.extend(args.seeds.map(|n| format!("measure.seeds={n}")));
-    overrides
+/// All that the arguments and `more` change in the experiment's file. `--over` is in `more`,
+/// as axes.
+///
+/// # Errors
+/// If two arguments set one key.
+pub(super) fn overrides(args: &ExperimentArgs, more: Vec<String>) -> Result<Vec<String>, CliError> {
+    let seeds = args.seeds.map(|n| (format!("--seeds {n}"), format!("measure.seeds={n}")));
+    let set = args.overrides.iter().map(|set| (format!("--set {set}"), set.clone()));
+    let over = more.into_iter().map(|axis| {
+        let typed = axis.strip_prefix("sweep.").unwrap_or(&axis);
+        (format!("--over {typed}"), axis)
+    });
+    let (typed, overrides): (Vec<String>, Vec<String>) = set.chain(over).chain(seeds).unzip();
+    check_once(&typed, &overrides)?;
+    Ok(overrides)
+}
+
+/// Refuses two `--set` for one key.
+pub(super) fn check_set(set: &[String]) -> Result<(), CliError> {
+    let typed: Vec<String> = set.iter().map(|set| format!("--set {set}")).collect();
+    check_once(&typed, set)
+}
+
+/// Refuses two arguments for one key, also one for its value and one for its axis.
+fn check_once(typed: &[String], overrides: &[String]) -> Result<(), CliError> {
+    let key = |set: &String| {
+        let key = set.split_once('=').map_or(set.as_str(), |(key, _)| key).trim();
+        key.strip_prefix("sweep.").unwrap_or(key).to_owned()
+    };
+    let keys: Vec<String> = overrides.iter().map(key).collect();
+    for (at, key) in keys.iter().enumerate() {
+        if let Some(before) = keys[..at].iter().position(|other| other == key) {
+            let both = format!("{} and {}", typed[before], typed[at]);
+            let allowed = "given once: one of the two would be ignored";
+            return Err(Invalid::new(key, both, allowed).into());
+        }
+    }
+    Ok(())
 }
 
 /// The experiment of the arguments' file with these overrides; says what there is to
@@ -102,6 +135,12 @@ pub(super) fn execute(
     bar.clear();
     detail(&format!("{all} simulations in {:.2} s", bar.elapsed().as_secs_f64()));
     let _writing = interrupt.hold();
+    let done = done.inspect_err(|_| {
+        if path.join("journal.jsonl").is_file() {
+            let path = path.display();
+            say(&format!("what is done is kept in {path}; the same command goes on from there"));
+        }
+    });
     let Saved { results, report, contradicts, in_columns, .. } =
         folder.save(experiment, done?, &options)?;
     say(&format!("saved in {}", path.display()));

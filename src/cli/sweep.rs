@@ -55,7 +55,7 @@ pub(super) fn run(args: SweepArgs, traces: Option<PathBuf>) -> Result<(), CliErr
         let keys: Vec<String> = keys.map(|(key, _)| format!("{:?}", key.trim())).collect();
         axes.push(format!("sweep.paired=[{}]", keys.join(", ")));
     }
-    let overrides = overrides(&args.experiment, axes);
+    let overrides = overrides(&args.experiment, axes)?;
     let experiment = load(&args.experiment, overrides.clone(), traces)?;
     // Results of the experiment as its file has it may be beside those of a sweep.
     let name = if args.over.is_empty() { "" } else { "-sweep" };

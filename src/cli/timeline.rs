@@ -2,6 +2,7 @@
 
 use super::args::pair;
 use super::error::CliError;
+use super::place::check_free;
 use super::simulate::say_notices;
 use super::talk::say;
 use kv_router_sim::experiment::Experiment;
@@ -44,6 +45,9 @@ pub(crate) struct TimelineArgs {
     /// The file [default: timeline.json.gz in the folder of the results]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Replace the file that --out names
+    #[arg(long, requires = "out")]
+    force: bool,
     /// The experiment's file, if it has moved since the run
     #[arg(long, value_name = "FILE")]
     experiment: Option<PathBuf>,
@@ -63,6 +67,14 @@ pub(crate) struct RunTimelineArgs {
 
 /// Writes the timeline that was chosen.
 pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
+    if let Some(out) = &args.out {
+        check_free(
+            "--out",
+            out,
+            args.force,
+            &args.experiment.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
+        )?;
+    }
     let saved = Results::load(&args.results)?;
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;
     say_notices(&experiment);

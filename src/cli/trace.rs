@@ -4,9 +4,10 @@ mod fit;
 
 use super::args::Format;
 use super::error::CliError;
+use super::place::check_free;
 use super::talk::{note, print, say};
 use clap::{Subcommand, ValueEnum};
-use kv_router_sim::experiment::write_file;
+use kv_router_sim::experiment::{is_stream, write_file};
 use kv_router_sim::report::render::save;
 use kv_router_sim::settings::{Invalid, parse_duration};
 use kv_router_sim::time::SimDuration;
@@ -62,6 +63,9 @@ A name that ends with .gz or .zst compresses the file.")]
         speedup: f64,
         #[command(flatten)]
         scaling: ScalingArgs,
+        /// Replace OUT if it is there
+        #[arg(long)]
+        force: bool,
     },
     /// Write a look-alike of a trace: sessions drawn from it, with new block ids
     #[command(after_help = "\
@@ -81,6 +85,9 @@ Examples:
         /// Seed of the draws
         #[arg(long, value_name = "N", default_value_t = 1)]
         seed: u64,
+        /// Replace OUT if it is there
+        #[arg(long)]
+        force: bool,
     },
     /// Fit a workload of sessions to a log, for loads that were never seen
     #[command(after_help = "\
@@ -97,6 +104,9 @@ and stand in it.")]
         /// The experiment to write
         #[arg(long, value_name = "FILE", required_unless_present = "hold_out")]
         out: Option<PathBuf>,
+        /// Replace the file that --out names
+        #[arg(long, requires = "out")]
+        force: bool,
         /// The experiment whose fleet and router serve the load, a file or a name
         #[arg(long, value_name = "EXPERIMENT", requires = "out")]
         extends: Option<String>,
@@ -286,7 +296,8 @@ impl From<Unit> for TimeUnit {
 pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), CliError> {
     match command {
         TraceCommand::Stats { source, format } => stats(&source.read(traces)?, format),
-        TraceCommand::Convert { source, out, to, anonymise, speedup, scaling } => {
+        TraceCommand::Convert { source, out, to, anonymise, speedup, scaling, force } => {
+            source.check_out("OUT", &out, force, traces)?;
             let scaling = Scaling {
                 prefix_len_multiplier: scaling.prefix_len_multiplier,
                 prefix_root_multiplier: scaling.prefix_root_multiplier,
@@ -303,7 +314,8 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
             lost.iter().for_each(|lost| note(lost));
             write(&trace, &file, &out)
         }
-        TraceCommand::Synth { source, out, requests, seed } => {
+        TraceCommand::Synth { source, out, requests, seed, force } => {
+            source.check_out("OUT", &out, force, traces)?;
             let trace = source.read(traces)?;
             let model = Lookalike::fit(&trace)?;
             let requests =
@@ -313,7 +325,12 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
             let trace = model.draw(requests, seed);
             write(&trace, &to_file(&trace, &out), &out)
         }
-        TraceCommand::Fit { source, out, extends, steady, hold_out, format } => {
+        TraceCommand::Fit { source, out, force, extends, steady, hold_out, format } => {
+            if let Some(out) = &out {
+                source.check_out("--out", out, force, traces)?;
+                let read = extends.as_deref().map(Path::new);
+                check_free("--out", out, force, read.as_slice())?;
+            }
             let trace = source.read(traces)?;
             let options = FitOptions { steady };
             let (fit, margins) = match hold_out {
@@ -357,11 +374,28 @@ fn option(invalid: Invalid) -> Invalid {
 
 fn write(trace: &Trace, file: &[u8], out: &Path) -> Result<(), CliError> {
     write_file(out, file)?;
-    let (requests, out) = (trace.rows().len(), out.display());
-    print(&format!("{requests} requests written to {out}\n"))
+    let done = format!("{} requests written to {}", trace.rows().len(), out.display());
+    if is_stream(out) {
+        // Which may be stdout, and then holds the trace.
+        say(&done);
+        return Ok(());
+    }
+    print(&format!("{done}\n"))
 }
 
 impl SourceArgs {
+    /// Finds out whether `out` can be written; it is never the trace itself.
+    fn check_out(
+        &self,
+        key: &str,
+        out: &Path,
+        force: bool,
+        traces: Option<&Path>,
+    ) -> Result<(), CliError> {
+        let read = file(&self.trace, traces)?;
+        check_free(key, out, force, &[&read])
+    }
+
     fn read(&self, traces: Option<&Path>) -> Result<Trace, TraceError> {
         let file = file(&self.trace, traces)?;
         let options = ReadOptions {

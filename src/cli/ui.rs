@@ -2,7 +2,7 @@
 
 use super::args::ServerArgs;
 use super::error::CliError;
-use super::simulate::{load_options, say_notices};
+use super::simulate::{check_set, load_options, say_notices};
 use super::talk::print;
 use kv_router_sim::experiment::Experiment;
 use kv_router_sim::fleet::servers::ApiKey;
@@ -59,6 +59,7 @@ pub(super) fn run(
     traces: Option<PathBuf>,
     api_key: Option<ApiKey>,
 ) -> Result<(), CliError> {
+    check_set(&args.overrides)?;
     let experiment = Experiment::load(&args.file, &load_options(args.overrides, traces.clone()))?;
     say_notices(&experiment);
     let mut options = UiOptions::default();

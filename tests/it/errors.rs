@@ -138,6 +138,62 @@ fn folders_that_cannot_hold_the_results() {
 }
 
 #[test]
+fn one_key_given_twice() {
+    let place = Scratch::new();
+    let before = place.files();
+    for (args, both) in [
+        (
+            &["run", "--seeds", "1", "--set", "measure.seeds=5"][..],
+            "--set measure.seeds=5 and --seeds 1",
+        ),
+        (
+            &["run", "--set", "sweep.cluster.workers=[1, 2]", "--set", "cluster.workers=3"],
+            "--set sweep.cluster.workers=[1, 2] and --set cluster.workers=3",
+        ),
+        (
+            &["sweep", "--over", "cluster.workers=1..2:1", "--over", "cluster.workers=3..4:1"],
+            "--over cluster.workers=1..2:1 and --over cluster.workers=3..4:1",
+        ),
+    ] {
+        let line = refused(&place, &[&args[..1], &["small.toml"], &args[1..]].concat());
+        assert!(line.contains(both), "{line}");
+        assert!(line.ends_with("must be given once: one of the two would be ignored"), "{line}");
+        assert_eq!(place.files(), before);
+    }
+}
+
+/// What stands at a path is replaced only by `--force`, and what is read never.
+#[test]
+fn files_that_would_replace_others() {
+    let place = Scratch::new();
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/fixtures/mooncake-small.jsonl");
+    let copied = place.sim(&["trace", "convert", trace, "a.jsonl"]);
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    place.write("held", "mine");
+    let one = ["--set", "router.policy=kv", "--set", "workload.concurrency=2"];
+    let run = |option| [&["run", "small.toml", option, "held"][..], &one].concat();
+    let (metrics, record) = (run("--metrics"), run("--record"));
+    let replay = [&["replay", "held", "--record", "small.toml"][..], &one].concat();
+    for (key, args) in [
+        ("OUT", &["trace", "convert", "a.jsonl", "held"][..]),
+        ("OUT", &["trace", "synth", "a.jsonl", "held"]),
+        ("--out", &["trace", "fit", "a.jsonl", "--out", "held"]),
+        ("--out", &["timeline", "plots/small", "--out", "held"]),
+        ("--metrics", &metrics),
+        ("--record", &record),
+        ("LOG", &replay),
+    ] {
+        let line = refused(&place, args);
+        assert!(line.starts_with(&format!("error: {key} = held: must be ")), "{line}");
+        assert!(line.ends_with("or replace the file with --force"), "{line}");
+    }
+    let forced = place.sim(&["trace", "convert", "a.jsonl", "held", "--force"]);
+    assert!(forced.status.success(), "{}", text(&forced.stderr));
+    let line = refused(&place, &["trace", "convert", "a.jsonl", "./a.jsonl", "--force"]);
+    assert!(line.contains("must be another file than a.jsonl, which is read"), "{line}");
+}
+
+#[test]
 fn traces_that_are_not_there() {
     let place = Scratch::new();
     let line = refused(&place, &["trace", "stats", "nowhere.jsonl"]);
