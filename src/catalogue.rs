@@ -79,6 +79,33 @@ impl Unknown {
     pub fn hint(&self) -> &str {
         &self.hint
     }
+
+    /// The same, unless an experiment in `folder` has a name near to this one.
+    fn or_beside(self, name: &str, folder: &Path) -> Self {
+        let entries = std::fs::read_dir(Path::new(".").join(folder))
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok);
+        let experiment = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let is_folder = entry.path().join(EXPERIMENT_FILE).is_file();
+            (is_folder || name.ends_with(".toml")).then_some((name, is_folder))
+        };
+        // Up to so many: a folder may hold anything.
+        let mut beside: Vec<(String, bool)> = entries.take(10_000).filter_map(experiment).collect();
+        beside.sort_unstable();
+        let distance = |(known, _): &(String, bool)| {
+            strsim::damerau_levenshtein(name, known.strip_suffix(".toml").unwrap_or(known))
+        };
+        let near = beside.iter().min_by_key(|entry| distance(entry));
+        match near.filter(|entry| distance(entry) <= (name.chars().count() / 3).max(2)) {
+            Some((near, true)) => {
+                Self { hint: format!("did you mean {near}/{EXPERIMENT_FILE}?"), ..self }
+            }
+            Some((near, false)) => Self { hint: format!("did you mean {near}?"), ..self },
+            None => self,
+        }
+    }
 }
 
 /// The settings of `sim accuracy`, which stand among the experiments and are none.
@@ -114,7 +141,14 @@ pub fn named(kind: Kind, name: &str) -> Result<PathBuf, Unknown> {
 /// As [`named`].
 pub fn find(kind: Kind, text: &str, folder: &Path) -> Result<PathBuf, Unknown> {
     let path = join(folder, Path::new(text));
-    if is_path(text) || is_file(&path) { Ok(path) } else { named(kind, text) }
+    if is_path(text) || is_file(&path) {
+        return Ok(path);
+    }
+    let found = named(kind, text);
+    match kind {
+        Kind::Experiment => found.map_err(|unknown| unknown.or_beside(text, folder)),
+        _ => found,
+    }
 }
 
 /// The file of an experiment as typed on a command line: a file, a folder that
@@ -128,7 +162,9 @@ pub fn experiment(typed: &Path) -> Result<PathBuf, Unknown> {
         return Ok(inside);
     }
     match typed.to_str() {
-        Some(text) if !is_path(text) && !typed.is_file() => named(Kind::Experiment, text),
+        Some(text) if !is_path(text) && !typed.is_file() => {
+            named(Kind::Experiment, text).map_err(|unknown| unknown.or_beside(text, Path::new(".")))
+        }
         _ => Ok(typed.to_owned()),
     }
 }
@@ -186,6 +222,20 @@ pub fn read(path: &Path) -> io::Result<Cow<'static, [u8]>> {
     std::fs::read(path).map(Cow::Owned)
 }
 
+/// As [`read`], of a file that is at most so long.
+///
+/// # Errors
+/// As [`read`], and `FileTooLarge`.
+pub fn read_at_most(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(most_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most_bytes {
+        let problem = format!("it is larger than {most_bytes} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(bytes)
+}
+
 /// As [`read`], for text.
 ///
 /// # Errors
@@ -218,6 +268,9 @@ fn shipped(path: &Path) -> Option<&'static [u8]> {
 fn hint(kind: Kind, name: &str) -> String {
     /// More would not be read.
     const MOST: usize = 3;
+    if let Some(same) = names(kind).find(|known| known.eq_ignore_ascii_case(name)) {
+        return format!("did you mean {same}?");
+    }
     let parts = |name: &str| name.split(['-', '_']).map(str::to_owned).collect::<Vec<_>>();
     let wanted = parts(name);
     // Distance in typing, less what whole parts have in common.
@@ -305,6 +358,7 @@ mod tests {
             hint(Kind::Gpu, "tpu-v5"),
             "no file, and no GPU that comes with sim: there are a100, b200, b300, gb200, h100, h200, l4, l40s, mi300x, rtx-pro-6000"
         );
+        assert!(hint(Kind::Gpu, "H100").ends_with(": did you mean h100?"));
         assert!(hint(Kind::Experiment, "doks-3xh20").contains("did you mean doks-3xh200"));
         assert!(named(Kind::Experiment, "accuracy").is_err());
         assert!(named(Kind::Model, "gpus/h100").is_err());

@@ -148,11 +148,33 @@ pub fn parse_duration(text: &str) -> Result<SimDuration, String> {
     // 213 days fit into the clock; stay far away from its end.
     if seconds > 86_400.0 * 100.0 {
         return Err(format!(
-            "{text:?} is longer than 100 days, the most the clock is trusted with"
+            "{text:?} is longer than 100 days, the longest that a simulation may last"
         ));
     }
     let exact = exact_ps(&digits, unit_ps).map(SimDuration::from_ps);
     Ok(exact.unwrap_or_else(|| SimDuration::from_secs_f64(seconds)))
+}
+
+/// A duration as a person writes it, in quotes: whole hours or minutes, else as a decimal of
+/// the largest unit of which it is one or more. [`parse_duration`] reads the same time from it.
+pub fn written(time: SimDuration) -> String {
+    const WHOLE: [(&str, u64); 2] = [("h", 3_600 * PS_PER_SECOND), ("min", 60 * PS_PER_SECOND)];
+    const DECIMAL: [(&str, usize); 4] = [("s", 12), ("ms", 9), ("us", 6), ("ns", 3)];
+    let ps = time.as_ps();
+    if ps == 0 {
+        return "\"0s\"".to_owned();
+    }
+    if let Some((name, unit)) = WHOLE.iter().find(|(_, unit)| ps.is_multiple_of(*unit)) {
+        return format!("\"{}{name}\"", ps / unit);
+    }
+    let digits = format!("{ps:013}");
+    let fits = |(_, places): &&(&str, usize)| digits.trim_start_matches('0').len() > *places;
+    let (name, places) = DECIMAL.iter().find(fits).copied().unwrap_or(("ns", 3));
+    let (whole, fraction) = digits.split_at(digits.len() - places);
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let number = format!("{whole}.{fraction}");
+    format!("\"{}{name}\"", number.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// Whole picoseconds of a plain decimal number, to the nearest one; a float would
@@ -285,6 +307,10 @@ pub fn parse_count(text: &str) -> Result<u32, String> {
 /// The valid name nearest to `name`, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let far = (name.chars().count() / 3).max(2) + 1;
+    let valid: Vec<&str> = valid.into_iter().collect();
+    if let Some(same) = valid.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+        return Some(same);
+    }
     valid
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
@@ -303,6 +329,7 @@ mod tests {
         assert_eq!(nearest("turn", valid), Some("turns"));
         assert_eq!(nearest("thinktime", valid), Some("think_time"));
         assert_eq!(nearest("concurrency", valid), None);
+        assert_eq!(nearest("KV", ["rr", "kv"]), Some("kv"));
     }
 
     #[test]
@@ -326,6 +353,17 @@ mod tests {
         }
         let day = SimDuration::from_ps(86_400_000_000_000_001);
         assert_eq!(serde_json::to_value(day).unwrap(), "86400000000000.001ns");
+    }
+
+    #[test]
+    fn durations_are_written_in_their_largest_unit() {
+        let texts = "1h 90min 1.4s 300ms 1.5ms 7us 1ns 0.5ns 0s 59s 37.927000000001s 120.5s";
+        for text in texts.split(' ') {
+            let time = parse_duration(text).unwrap();
+            assert_eq!(written(time), format!("\"{text}\""));
+        }
+        assert_eq!(written(SimDuration::from_secs(300)), "\"5min\"");
+        assert_eq!(written(SimDuration::from_secs(3_600 * 48)), "\"48h\"");
     }
 
     #[test]

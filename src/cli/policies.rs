@@ -5,6 +5,7 @@ use super::talk::print;
 use kv_router_sim::report::render::save;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{About, Parameter, Registry, Version, Wants};
+use kv_router_sim::settings::{parse_duration, written};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -135,7 +136,7 @@ fn describe(about: &About, before: &[&About], text: &mut String) {
             continue;
         }
         let default = match &parameter.default {
-            Some(default) => format!(" = {default}"),
+            Some(default) => format!(" = {}", as_written(parameter, default)),
             None => " (unset)".to_owned(),
         };
         let changeable = if parameter.changeable { "  [can change while it runs]" } else { "" };
@@ -145,6 +146,14 @@ fn describe(about: &About, before: &[&About], text: &mut String) {
     for (name, names) in shared {
         wrapped(text, "  ", &format!("and, as {name}: {}", names.join(", ")));
     }
+}
+
+/// A default as a person would write it: durations are kept in nanoseconds.
+fn as_written(parameter: &Parameter, default: &toml::Value) -> String {
+    let is_duration = parameter.allowed.contains("duration");
+    let time = default.as_str().filter(|_| is_duration);
+    let time = time.and_then(|text| parse_duration(text).ok());
+    time.map_or_else(|| default.to_string(), written)
 }
 
 fn in_words(version: &Version) -> String {

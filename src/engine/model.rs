@@ -20,7 +20,8 @@ pub use crate::engine::hardware::{
     Dtype, Efficiency, Experts, Gemm, Gpu, Hardware, Index, Latent, Shape, Window,
 };
 use crate::engine::operator_file::{Operators, OperatorsError};
-use crate::engine::settings::{EngineConfig, EngineSettings, RulesName};
+use crate::engine::rules::ForeignKey;
+use crate::engine::settings::{EngineConfig, EngineSettings, RulesName, check_pool_keys, put_over};
 use crate::engine::table::{MeasuredTimes, TableError};
 use crate::settings::{Invalid, NOTHING, SettingsError, Sheet};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -524,6 +525,7 @@ impl ModelFile {
     /// `own` is the file as it was written; there is none for parts.
     fn load(self, mut files: Files<'_>, own: Option<&Sheet>) -> Result<Model, ModelError> {
         let own_engine = own.map(|own| own.section("engine")).transpose()?;
+        own_engine.as_ref().map_or(Ok(()), check_pool_keys)?;
         let defaults = match &self.defaults {
             Some(engine) => {
                 let path = files.find(Kind::Engine, "engine", engine)?;
@@ -534,11 +536,17 @@ impl ModelFile {
             None => None,
         };
         let sheet = match (own_engine, defaults) {
-            (Some(own), Some(defaults)) => own.over(defaults),
+            (Some(own), Some(defaults)) => put_over(own, defaults),
             (only, None) | (None, only) => only.unwrap_or_default(),
         };
         let engine: EngineSettings = sheet.read()?;
         let rules = engine.rules;
+        if let Some(rules) = rules
+            && let Some(found) = RulesName::find_foreign(&[rules], sheet.table())
+        {
+            let ForeignKey { key, value, problem } = found;
+            return Err(sheet.value_error(&key, &value, &problem).into());
+        }
         let deployment = self.hardware.as_ref().map(|hardware| {
             let &HardwareFile { ref shape, weight_dtype, ref gpu, tp, attention_dp, ep, .. } =
                 hardware;

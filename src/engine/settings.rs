@@ -23,7 +23,7 @@ pub use crate::engine::rules::vllm::{Retention, SchedulingPolicy};
 use crate::engine::step_time::{Linear, StepTime, faster};
 use crate::engine::tiers;
 pub use crate::engine::tiers::{LoadRule, Offload, TierSettings};
-use crate::settings::{Count, Invalid, NOTHING, count_option};
+use crate::settings::{Count, Invalid, NOTHING, SettingsError, Sheet, count_option};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,8 @@ pub struct EngineSettings {
     #[schemars(with = "Option<Count>")]
     pub num_blocks: Option<u32>,
     /// Share of GPU memory for the KV pool, in the engine's own meaning (see
-    /// [`memory`]). Default 0.9. Not looked at if `num_blocks` is given.
+    /// [`memory`]). Default 0.9. Not beside `num_blocks`; of two files the one that is put
+    /// over the other decides.
     pub kv_memory_fraction: Option<f64>,
     /// GiB on each GPU for activations and whatever else is neither weights nor
     /// KV. Needed for a computed pool. Not looked at if `num_blocks` is given.
@@ -125,6 +126,50 @@ pub struct EngineSettings {
     #[serde(deserialize_with = "count_option")]
     #[schemars(with = "Option<Count>")]
     pub kv_bytes_per_token: Option<u32>,
+}
+
+/// The two keys that say how large the KV pool is.
+const POOL_KEYS: [&str; 2] = ["num_blocks", "kv_memory_fraction"];
+
+/// The key that says in another way what `key` says, which may stand in an `[engine]` of
+/// some other section: only one of them can hold.
+pub(crate) fn rival(key: &str) -> Option<String> {
+    let (section, name) = match key.rsplit_once('.') {
+        Some((section, name)) => (Some(section), name),
+        None => (None, key),
+    };
+    let at = POOL_KEYS.iter().position(|known| *known == name)?;
+    let other = POOL_KEYS[1 - at];
+    match section {
+        None => Some(other.to_owned()),
+        Some(section) => {
+            (section.rsplit('.').next() == Some("engine")).then(|| format!("{section}.{other}"))
+        }
+    }
+}
+
+/// The keys of `own` over those of `base`. Where both say how large the KV pool is, in one
+/// way or the other, `own` decides.
+pub(crate) fn put_over(own: Sheet, mut base: Sheet) -> Sheet {
+    let replaced = own.keys().filter_map(rival).filter(|rival| own.get(rival).is_none());
+    for key in replaced.collect::<Vec<_>>() {
+        base.take(&key);
+    }
+    own.over(base)
+}
+
+/// Refuses an `[engine]` that says twice how large the KV pool is.
+pub(crate) fn check_pool_keys(engine: &Sheet) -> Result<(), SettingsError> {
+    let [blocks, fraction] = POOL_KEYS;
+    let (Some(_), Some(value)) = (engine.get(blocks), engine.get(fraction)) else {
+        return Ok(());
+    };
+    let problem = format!(
+        "must be left out where {blocks} is given ({}): that is the size of the KV pool; give one \
+         of the two",
+        engine.place(blocks)
+    );
+    Err(engine.value_error(fraction, value, &problem))
 }
 
 /// `step_time = { kind = ... }`.

@@ -5,6 +5,7 @@ mod extends;
 use super::axis::{self, RANGE_KEYS};
 use super::error::ExperimentError;
 use crate::catalogue;
+use crate::engine::settings::rival;
 use crate::settings::{Invalid, Place, Sheet, join, line_of, offsets};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -28,6 +29,9 @@ const TOP: [&str; 11] = [
     "control",
     "published",
 ];
+
+/// An experiment is at most so long (assumed: a hundred times the longest that is shipped).
+const MOST_BYTES: u64 = 4 << 20;
 
 /// The parts of an experiment that change its numbers, so that may be swept.
 const SETTINGS: [&str; 6] = ["cluster", "engine", "router", "workload", "measure", "slo"];
@@ -57,9 +61,8 @@ impl Document {
 
     /// As [`read`](Self::read), for a file that the files of `chain` lead to.
     fn read_after(file: &Path, chain: &[PathBuf]) -> Result<Self, ExperimentError> {
-        let bytes = catalogue::read(file).map_err(|error| ExperimentError::Unreadable {
-            file: file.to_owned(),
-            reason: error.to_string(),
+        let bytes = catalogue::read_at_most(file, MOST_BYTES).map_err(|error| {
+            ExperimentError::Unreadable { file: file.to_owned(), reason: error.to_string() }
         })?;
         let text = str::from_utf8(&bytes).map_err(|error| {
             let line = line_of(&bytes, error.valid_up_to());
@@ -156,6 +159,7 @@ impl Document {
         if axis.is_some() && text.split(',').count() == 2 && text.split(',').all(is_number) {
             self.typed_pairs.push((swept.to_owned(), text.to_owned()));
         }
+        self.displace(swept);
         let Some(at) = self.sweep.iter().position(|(name, _)| name == swept) else {
             if let Some(axis) = axis {
                 self.sweep.push((axis.to_owned(), value));
@@ -176,6 +180,22 @@ impl Document {
         self.sweep[at].1 = values;
         self.sheet.note(&join("sweep", swept), place);
         Ok(())
+    }
+
+    /// Takes away what the file says in another way than `key`, which an argument sets.
+    fn displace(&mut self, key: &str) {
+        let Some(rival) = rival(key) else { return };
+        let is_of_file = |sheet: &Sheet, key: &str| {
+            sheet.given(key).is_some_and(|place| !matches!(place, Place::Argument(_)))
+        };
+        if is_of_file(&self.sheet, &rival) {
+            self.sheet.take(&rival);
+        }
+        let axis = join("sweep", &rival);
+        if is_of_file(&self.sheet, &axis) {
+            self.sweep.retain(|(known, _)| *known != rival);
+            self.sheet.take(&axis);
+        }
     }
 
     /// Sets a dotted key; sections in between appear as needed.

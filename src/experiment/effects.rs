@@ -1,4 +1,4 @@
-//! Which keys of `[router]` have an effect on which policies.
+//! Which keys of `[router]` have an effect on which policies, and which keys have none.
 //!
 //! All policies share the section, so an experiment may set or sweep a key that
 //! some of its policies do not know. That is not an error, but a
@@ -6,10 +6,11 @@
 //! unfair comparison.
 
 use super::document::Document;
+use super::measure::Levels;
+use super::run_spec::Settings;
 use super::sweep::{self, SweptKey};
 use crate::router::{ChosenPolicy, Registry};
 use crate::simulation::Control;
-use crate::time::SimTime;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Listened to by policies that want KV events, whatever their parameters.
@@ -21,6 +22,8 @@ pub(super) struct Effects {
     /// By key, whether each policy sees it.
     given: BTreeMap<String, BTreeMap<String, bool>>,
     swept: BTreeSet<String>,
+    /// By key that some point gives: whether it has an effect in any, and what it needs for one.
+    idle: BTreeMap<&'static str, (bool, &'static str)>,
     /// Asked of keys without effect only: policies describe their parameters for it.
     registry: Registry,
 }
@@ -34,8 +37,9 @@ impl Effects {
         let router = |key: String| Some(key.strip_prefix("router.")?.split('.').next()?.to_owned());
         // The bundles of a variant are whole settings, each with its own keys.
         let swept = axes.iter().filter(|axis| axis.key != super::axis::VARIANT).flat_map(set_by);
-        let (given, registry) = (BTreeMap::new(), registry.clone());
-        Self { given, swept: swept.filter_map(router).collect(), registry }
+        let registry = registry.clone();
+        let swept = swept.filter_map(router).collect();
+        Self { given: BTreeMap::new(), swept, idle: BTreeMap::new(), registry }
     }
 
     /// Whether a policy has parameters, so that one may expect it to see a key.
@@ -49,20 +53,43 @@ impl Effects {
         knowing.map(|about| about.name.as_str()).collect()
     }
 
-    /// `policy` runs with what `document` says, and so do those that `controls` put
-    /// in its place.
-    pub(super) fn note(
-        &mut self,
-        document: &Document,
-        policy: &ChosenPolicy,
-        controls: &[(SimTime, Control)],
-    ) {
+    /// A point runs with `settings`, which `document` says: with its policy, and those that
+    /// its controls put in its place.
+    pub(super) fn note(&mut self, document: &Document, settings: &Settings) {
+        let Settings { policy, controls, .. } = settings;
+        self.note_idle(document, settings);
         self.note_policy(document, policy);
-        for (_, control) in controls {
+        for (_, control) in controls.iter() {
             if let Control::Policy { name } = control
                 && let Ok(other) = policy.other(name)
             {
                 self.note_policy(document, &other);
+            }
+        }
+    }
+
+    /// Keys that hold whatever the policy, and have an effect only beside others.
+    fn note_idle(&mut self, document: &Document, settings: &Settings) {
+        let Settings { router, measure, .. } = settings;
+        let starts_workers = !settings.plan().is_empty();
+        // Of levels in sequence a later one may still reach it.
+        let end = measure.window.filter(|_| measure.levels == Levels::Independent);
+        let end = end.map(|window| measure.warmup + window);
+        let restarts =
+            router.restart.as_ref().is_none_or(|restart| end.is_none_or(|end| restart.at < end));
+        let several = "router.replicas above 1";
+        for (key, has_effect, needs) in [
+            ("router.sync_delay", router.replicas > 1, several),
+            ("router.spread", router.replicas > 1, several),
+            (
+                "router.restart.at",
+                restarts,
+                "a time before the end, measure.warmup + measure.window",
+            ),
+            ("cluster.load_time", starts_workers, "[[cluster.change]] or [cluster.planner]"),
+        ] {
+            if document.is_given(key) {
+                self.idle.entry(key).or_insert((false, needs)).0 |= has_effect;
             }
         }
     }
@@ -111,6 +138,8 @@ impl Effects {
             };
             format!("{}{swept} {verb} no effect on {}{knows}", names.join(", "), blind.join(", "))
         };
-        without.iter().map(line).collect()
+        let idle = self.idle.iter().filter(|(_, (has_effect, _))| !has_effect);
+        let idle = idle.map(|(key, (_, needs))| format!("{key} has no effect without {needs}"));
+        without.iter().map(line).chain(idle).collect()
     }
 }

@@ -11,7 +11,8 @@ use super::run_spec::{Params, RunSpec, Settings};
 use super::sweep::{self, SweptKey};
 use crate::catalogue;
 use crate::engine::model::{Model, ModelChoice};
-use crate::engine::settings::{EngineConfig, EngineSettings};
+use crate::engine::rules::ForeignKey;
+use crate::engine::settings::{EngineConfig, EngineSettings, RulesName, check_pool_keys, put_over};
 use crate::fleet::{Pool, Pools};
 use crate::router::feed::FeedSettings;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
@@ -224,7 +225,7 @@ impl Experiment {
             if let Some(policy) = document.get("router.policy") {
                 params.insert("router.policy".to_owned(), serde_json::json!(policy));
             }
-            effects.note(&document, &settings.policy, &settings.controls);
+            effects.note(&document, &settings);
             self.seeds.clone_from(&settings.measure.seeds);
             let point = self.points.len();
             let stages = settings.workload.stages().iter().enumerate();
@@ -539,6 +540,7 @@ impl Resolver {
             pools.push(pool);
             models.push(model);
         }
+        check_rules(document, &written, &pools)?;
         let pools =
             Pools::new(pools, cluster.network.link()).map_err(|(at, wrong)| {
                 match written[at].place.key(&wrong.key) {
@@ -568,11 +570,14 @@ impl Resolver {
             None => None,
         };
         let common = document.sheet("engine")?;
+        check_pool_keys(&common)?;
         let merged = match (engine, place) {
             (_, WrittenAt::Cluster) | (None, _) => common,
             (Some(engine), _) => {
                 let key = place.key("engine").unwrap_or_default();
-                document.part(&format!("cluster.{key}"), engine).over(common)
+                let own = document.part(&format!("cluster.{key}"), engine);
+                check_pool_keys(&own)?;
+                put_over(own, common)
             }
         };
         let engine = self.engines.share(worker(merged, model.as_deref())?);
@@ -743,10 +748,34 @@ pub(crate) fn model_of(file: &Path) -> Option<Model> {
     Model::choose(&choice, document.folder_of("cluster.model")).ok()
 }
 
+/// Refuses keys that only engines have which none of the pools concerned follows: they would
+/// be without any effect.
+fn check_rules(
+    document: &Document,
+    written: &[Written<'_>],
+    pools: &[Pool],
+) -> Result<(), ExperimentError> {
+    let rules = |pool: &Pool| pool.engine.rules.name();
+    let refused = |section: &str, these: &[RulesName], engine: &toml::Table| {
+        let ForeignKey { key, value, problem } = RulesName::find_foreign(these, engine)?;
+        Some(document.value_error(&format!("{section}.{key}"), &value, &problem))
+    };
+    for (written, pool) in written.iter().zip(pools) {
+        if let (Some(key), Some(engine)) = (written.place.key("engine"), written.engine)
+            && let Some(error) = refused(&format!("cluster.{key}"), &[rules(pool)], engine)
+        {
+            return Err(error);
+        }
+    }
+    let all: Vec<RulesName> = pools.iter().map(rules).collect();
+    let common = document.sheet("engine")?;
+    refused("engine", &all, common.table()).map_or(Ok(()), Err)
+}
+
 /// A worker's configuration: `engine` over what its model says.
 fn worker(engine: Sheet, model: Option<&Model>) -> Result<EngineConfig, ExperimentError> {
     let merged = match model {
-        Some(model) => engine.over(model.engine_sheet().clone()),
+        Some(model) => put_over(engine, model.engine_sheet().clone()),
         None => engine,
     };
     let settings: EngineSettings = merged.read()?;

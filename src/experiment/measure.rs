@@ -2,7 +2,7 @@
 //! targets of `[slo]`.
 
 use crate::recorder::{Quantiles, SPIKE_WINDOW};
-use crate::settings::{Invalid, NOTHING};
+use crate::settings::{Invalid, NOTHING, written};
 use crate::time::SimDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -206,10 +206,7 @@ pub(super) struct Shown(pub(super) SimDuration);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_secs() {
-            s if s >= 1.0 || s == 0.0 => write!(f, "\"{s}s\""),
-            _ => write!(f, "\"{}ms\"", self.0.as_millis()),
-        }
+        f.write_str(&written(self.0))
     }
 }
 

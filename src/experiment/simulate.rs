@@ -12,7 +12,7 @@ use crate::router::disaggregated::Disaggregated;
 use crate::router::feed::RestartSettings;
 use crate::router::front_end::FrontEnd;
 use crate::router::settings::{FrontEndSettings, Targets};
-use crate::router::{Policy, Role, Surroundings};
+use crate::router::{ClusterSpec, Policy, Role, Surroundings};
 use crate::settings::Invalid;
 use crate::simulation::{Control, Decision, Outcome, Schedule, ScheduledLevel, Simulation, Stuck};
 use crate::time::{SimDuration, SimTime};
@@ -229,7 +229,7 @@ pub(super) fn policy_named(
     })?;
     let front_end = u32::try_from(front_end).expect("as many as settings say");
     let settings = Settings { policy: named, router: Arc::new(router), ..settings.clone() };
-    Ok(policy(&settings, seed_of(seed, Use::Policy, front_end)))
+    Ok(policy(&settings, front_end, seed_of(seed, Use::Policy, front_end)))
 }
 
 /// The randomness of one use by one front end: replicas must not share their choices.
@@ -390,7 +390,7 @@ pub(crate) fn front_ends(
     let sides = settings.pools.sides();
     let front_end = |index: u32| {
         let seed_of = |usage: Use| seed_of(seed, usage, index);
-        let build = || wrap(policy(settings, seed_of(Use::Policy)));
+        let build = || wrap(policy(settings, index, seed_of(Use::Policy)));
         let mut front_end = FrontEnd::new(build(), sides, &router.feed, seed_of(Use::Feed));
         if !settings.by_rank() {
             front_end = front_end.over_whole_workers(settings.pools.wholes());
@@ -409,15 +409,16 @@ pub(crate) fn front_ends(
 }
 
 /// One front end's policy.
-fn policy(settings: &Settings, seed: u64) -> Box<dyn Policy> {
+fn policy(settings: &Settings, front_end: u32, seed: u64) -> Box<dyn Policy> {
     let Settings { router, policy, pools, .. } = settings;
     let by_rank = settings.by_rank();
+    let spec = |role| ClusterSpec { front_end, ..pools.spec(role, by_rank) };
     if !pools.sides().are_two() {
-        return policy.build(&pools.spec(Role::Both, by_rank), seed);
+        return policy.build(&spec(Role::Both), seed);
     }
     let may_prefill = router.conditional_disaggregation.is_some();
     let decode = Role::Decode { may_prefill };
-    let clusters = [pools.spec(Role::Prefill, by_rank), pools.spec(decode, by_rank)];
+    let clusters = [spec(Role::Prefill), spec(decode)];
     let prefill = policy.build(&clusters[0], seed);
     let decode = policy.build(&clusters[1], mix(seed));
     let both = Disaggregated::new([prefill, decode], &clusters);

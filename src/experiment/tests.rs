@@ -225,10 +225,10 @@ fn measuring() {
     ]), @r#"
     demo.toml:32: measure.window = "0s": must be longer than 0s
     demo.toml:35: measure.snapshot_every = "100s": must be longer than 0s and at most the window, "90s"
-    demo.toml:32: measure.window = "4680000s": must be so short that 2 levels of warmup and window last at most 100 days
+    demo.toml:32: measure.window = "1300h": must be so short that 2 levels of warmup and window last at most 100 days
     demo.toml:36: measure.trailing = "0s": must be longer than 0s and at most warmup + snapshot_every, "160s": the first snapshot must not reach back beyond the start of the level
     demo.toml:36: measure.trailing = "161s": must be longer than 0s and at most warmup + snapshot_every, "160s": the first snapshot must not reach back beyond the start of the level
-    demo.toml:35: measure.snapshot_every = "0s": must be longer than 0s and at most the window, "300s"
+    demo.toml:35: measure.snapshot_every = "0s": must be longer than 0s and at most the window, "5min"
     demo.toml:35: measure.snapshot_every = "100s": must be left out unless quantiles = "snapshots"
     demo.toml:34: measure.quantiles = "snapshot": must be one of "requests", "snapshots"; did you mean "snapshots"?
     demo.toml:37: measure.levels = "parallel": must be one of "independent", "in_sequence"
@@ -287,7 +287,7 @@ fn sweeps() {
     demo.toml:40: sweep.engine.max_num_seqs = [32, 64]: overlaps with the sweep over engine.max_num_seqs
     demo.toml:41: sweep.router = [{ policy = "kv" }]: swept keys are settings in cluster, engine, router, workload, measure or slo, like workload.concurrency
     demo.toml:40 (swept): measure.quantiles = "snapshot": must be one of "requests", "snapshots"; did you mean "snapshots"?
-    demo.toml:40 (swept): measure.snapshot_every = "301s": must be longer than 0s and at most the window, "300s"
+    demo.toml:40 (swept): measure.snapshot_every = "301s": must be longer than 0s and at most the window, "5min"
     demo.toml:35: measure.snapshot_every = "100s": must be longer than 0s and at most the window, "90s" (at the point measure.window = "90s", workload.concurrency = 60)
     demo.toml:40 (swept): cluster.workers = nan: must be a count like 16384 or "16k", at most 4294967295
     "#);
@@ -485,4 +485,64 @@ proptest! {
             prop_assert!(!error.to_string().contains('\n'));
         }
     }
+}
+
+#[test]
+fn keys_of_another_engine_are_refused() {
+    let message = |key: &str| parse(GOOD, &[key]).expect_err(key).to_string();
+    insta::assert_snapshot!(message("engine.trtllm.partial_reuse=false"), @r#"override engine.trtllm.partial_reuse=false: engine.trtllm.partial_reuse = false: must be left out: only workers with engine.rules = "trtllm" have this key, and these have "vllm""#);
+    assert!(parse(GOOD, &["engine.watermark=0.1"]).is_ok());
+    let text = GOOD.replace("rules = \"vllm\"", "rules = \"trtllm\"\nwatermark = 0.1");
+    insta::assert_snapshot!(refused(&text), @r#"demo.toml:8: engine.watermark = 0.1: must be left out: only workers with engine.rules = "vllm" have this key, and these have "trtllm""#);
+    // Of a fleet of two engines each key needs one.
+    let pools = "[[cluster.pool]]\nname = \"a\"\nworkers = 1\n[[cluster.pool]]\nname = \"b\"\n\
+                 workers = 1\nengine.rules = \"trtllm\"\n";
+    let mixed = GOOD.replace("[cluster]\nworkers = 3\n", pools);
+    assert!(parse(&mixed, &["engine.watermark=0.1", "engine.trtllm.partial_reuse=false"]).is_ok());
+    let text = mixed.replace("engine.rules = \"trtllm\"", "engine.trtllm.partial_reuse = true");
+    insta::assert_snapshot!(refused(&text), @r#"demo.toml:9: cluster.pool[1].engine.trtllm.partial_reuse = true: must be left out: only workers with engine.rules = "trtllm" have this key, and these have "vllm""#);
+}
+
+#[test]
+fn the_size_of_the_pool_is_given_once() {
+    let text = GOOD.replace("num_blocks = \"1k\"", "num_blocks = \"1k\"\nkv_memory_fraction = 0.5");
+    insta::assert_snapshot!(refused(&text), @r#"demo.toml:10: engine.kv_memory_fraction = 0.5: must be left out where num_blocks is given (demo.toml:9): that is the size of the KV pool; give one of the two"#);
+    let swept = GOOD.replace("[sweep]", "[sweep]\nengine.kv_memory_fraction = [0.4, 0.5]");
+    insta::assert_snapshot!(refused(&swept), @r#"demo.toml:40 (swept): engine.kv_memory_fraction = 0.4: must be left out where num_blocks is given (demo.toml:9): that is the size of the KV pool; give one of the two"#);
+    // What is put over something else decides.
+    let on_gpus = GOOD
+        .replace("[cluster]", "[cluster]\nmodel = \"llama-3.1-8b-bf16-h100-vllm\"")
+        .replace("block_size = 32\n", "max_model_len = 1_000\n");
+    let blocks = |text: &str, keys: &[&str]| {
+        let experiment = parse(text, keys).unwrap_or_else(|error| panic!("{error}"));
+        experiment.runs[0].settings.pools.pools()[0].engine.num_blocks
+    };
+    let all = blocks(&on_gpus, &["engine.kv_memory_fraction=0.9"]);
+    assert!(blocks(&on_gpus, &["engine.kv_memory_fraction=0.5"]) < all);
+    assert_eq!(blocks(&on_gpus, &["engine.num_blocks=70"]), 70);
+    let share = on_gpus.replace("num_blocks = \"1k\"", "kv_memory_fraction = 0.9");
+    assert_eq!(blocks(&share, &[]), all);
+    assert_eq!(blocks(&share, &["engine.num_blocks=70"]), 70);
+    let both = ["engine.num_blocks=70", "engine.kv_memory_fraction=0.9"];
+    assert!(parse(&share, &both).is_err());
+}
+
+#[test]
+fn keys_that_need_others_are_noted_without_them() {
+    let keys = [
+        "router.sync_delay=5ms",
+        "router.spread=by_conversation",
+        "router.restart.at=2h",
+        "cluster.load_time=9s",
+        "measure.levels=independent",
+    ];
+    let notices = parse(GOOD, &keys).expect("valid").notices;
+    insta::assert_snapshot!(notices.join("\n"), @r#"
+    cluster.load_time has no effect without [[cluster.change]] or [cluster.planner]
+    router.restart.at has no effect without a time before the end, measure.warmup + measure.window
+    router.spread has no effect without router.replicas above 1
+    router.sync_delay has no effect without router.replicas above 1
+    "#);
+    let swept = [&keys[..2], &["sweep.router.replicas=[1, 2]"]].concat();
+    assert_eq!(parse(GOOD, &swept).expect("valid").notices, Vec::<String>::new());
 }

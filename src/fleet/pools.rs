@@ -286,7 +286,13 @@ impl Pools {
             .flat_map(|(engine, ranks)| (0..ranks).map(move |rank| Rank { engine, rank }));
         let have_ranks = by_rank && pools.clone().any(|pool| pool.ranks() > 1);
         let ranks = if have_ranks { ranks.collect() } else { Arc::default() };
-        ClusterSpec { limits: limits.collect(), ranks, role, block_size: self.block_size() }
+        ClusterSpec {
+            limits: limits.collect(),
+            ranks,
+            role,
+            block_size: self.block_size(),
+            front_end: 0,
+        }
     }
 
     /// Makes room for workers that may start later, behind those of the only pool: up to

@@ -364,6 +364,12 @@ impl Engine {
         if let Some(file) = file {
             self.read_file(file, &mut found)?;
         }
+        // The number of blocks is what the engine takes then.
+        if found.settings.contains_key("engine.num_blocks")
+            && let Some((_, shown)) = found.settings.remove("engine.kv_memory_fraction")
+        {
+            found.unused.push(Remark::new(&shown, Why::NoEffect));
+        }
         Ok(found)
     }
 
@@ -763,7 +769,7 @@ mod tests {
             ("engine.hybrid_kv_cache", "false"),
             ("engine.num_blocks", "4096"),
             ("model.kv", "none"),
-            ("engine.kv_memory_fraction", "0.9"),
+            ("engine.kv_memory_fraction", "none"),
             ("engine.max_num_seqs", "64"),
         ] {
             assert_eq!(value(&found, key), expected, "{key}");
@@ -774,7 +780,7 @@ mod tests {
             .iter()
             .map(|remark| (remark.shown.as_str(), remark.why.to_string()))
             .collect();
-        assert_eq!(unused.len(), 5, "{unused:?}");
+        assert_eq!(unused.len(), 6, "{unused:?}");
         assert_eq!(unused[1].0, "--port 80");
         assert!(unused[2].1.contains("drafted tokens"));
         assert_eq!(unused[3].0, "--max-num-seqs 1");

@@ -388,8 +388,9 @@ impl Answering<'_> {
             });
         }
         lines.push(format!(
-            "the {} seeds that chose it are those that it was tested with: of candidates that are \
-             as good it is the luckiest, and with other seeds it may stand nearer to its limits",
+            "the {} seeds that chose it are those that it was tested with: among equally good \
+             candidates the search picks the one that these seeds favour, so with other seeds it \
+             may come closer to its limits",
             bench.seeds()
         ));
         lines.extend(self.counted.uncounted(bench.experiment));

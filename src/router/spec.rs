@@ -17,6 +17,8 @@ pub struct ClusterSpec {
     /// Tokens in a block of the router: prompts are hashed, and overlap is counted, in
     /// such blocks. All workers have it too.
     pub block_size: u32,
+    /// Which of the front ends that route side by side the policy is in, from 0.
+    pub front_end: u32,
 }
 
 /// A worker that is one of an engine's data-parallel ranks.
@@ -58,7 +60,7 @@ impl ClusterSpec {
     /// `workers` equal workers, which do all of a request.
     pub fn uniform(workers: u32, block_size: u32, limits: WorkerLimits) -> Self {
         let limits = std::iter::repeat_n(limits, workers as usize).collect();
-        Self { limits, ranks: Arc::default(), role: Role::Both, block_size }
+        Self { limits, ranks: Arc::default(), role: Role::Both, block_size, front_end: 0 }
     }
 
     /// One worker of one block.

@@ -105,7 +105,7 @@ impl Drop for Served {
 pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, ServeError> {
     let ServeOptions { speed, behind_router, events, .. } = *options;
     let is_own = options.host.to_canonical().is_loopback();
-    let allowed = "a loopback address as 127.0.0.1, unless other machines are allowed to reach it";
+    let allowed = "a loopback address like 127.0.0.1; --allow-remote permits any other";
     Invalid::unless(is_own || options.allow_remote, "host", options.host, allowed)?;
     settings.check_plain(
         "served workers stay as they are, and each does all the work: no KV moves between them",
@@ -188,7 +188,10 @@ async fn listen(
     for at in 0..count {
         let port = if options.port == 0 { Some(0) } else { u16::try_from(at).ok() };
         let port = port.and_then(|at| options.port.checked_add(at));
-        let allowed = format!("so low that {count} ports from there exist");
+        let allowed = format!(
+            "at most {}: {count} workers need as many ports in a row",
+            65_535 - count.saturating_sub(1).min(65_535)
+        );
         let port = port.ok_or_else(|| Invalid::new("port", options.port, allowed))?;
         let address = SocketAddr::new(options.host, port);
         if options.events {

@@ -252,7 +252,7 @@ impl Port {
         let session = session.map(str::to_owned);
         let body = read(request.into_body()).await?;
         let wanted: Wanted = serde_json::from_slice(&body)
-            .map_err(|error| bad(format!("the body is not as it should be: {error}")))?;
+            .map_err(|error| bad(format!("the body is not a valid request: {error}")))?;
         let streamed = wanted.stream;
         let (form, max_tokens) = self.form(wanted, is_chat)?;
         let (say, said) = unbounded_channel();

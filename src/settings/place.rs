@@ -27,6 +27,14 @@ impl Place {
             Self::Argument(_) => None,
         }
     }
+
+    /// The same without the line, which something else stands on.
+    pub(super) fn without_line(self) -> Self {
+        match self {
+            Self::Line(file, _) => Self::File(file),
+            other => other,
+        }
+    }
 }
 
 impl fmt::Display for Place {

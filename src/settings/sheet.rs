@@ -134,6 +134,22 @@ impl Sheet {
         }
     }
 
+    /// Whether some text has a value for `key`: the line that [`place`](Self::place) names is
+    /// else that of a section around it.
+    fn stands(&self, key: &str) -> bool {
+        let mut inner = key;
+        loop {
+            match self.get(inner) {
+                Some(Value::Table(_)) => return inner == key,
+                Some(_) => return true,
+                None => match inner.rfind(['.', '[']) {
+                    Some(end) => inner = &inner[..end],
+                    None => return self.places.contains_key(inner),
+                },
+            }
+        }
+    }
+
     /// Where this very key was given, if it was.
     pub fn given(&self, key: &str) -> Option<&Place> {
         self.places.get(self.numbered(key).as_ref())
@@ -277,10 +293,15 @@ impl Sheet {
     /// to this sheet. A value of [`NOTHING`] says that the key must be given.
     pub fn invalid(&self, invalid: Invalid) -> SettingsError {
         let Invalid { key, value, allowed } = invalid;
-        let (place, key) = (self.place(&key), join(&self.name, &key));
+        let (place, stands) = (self.place(&key), self.stands(&key));
+        let key = join(&self.name, &key);
         if value == NOTHING {
             return SettingsError::Missing { place, key, hint: format!(": must be {allowed}") };
         }
+        let (place, value) = match stands {
+            true => (place, value),
+            false => (place.without_line(), format!("{value} (not given, so by default)")),
+        };
         SettingsError::Value { place, key, value, problem: format!("must be {allowed}") }
     }
 
@@ -446,6 +467,8 @@ mod tests {
         assert_eq!(section.place("none").to_string(), "over.toml:2");
         let error = section.invalid(Invalid::new("x", 1, "two")).to_string();
         assert_eq!(error, "base.toml:4: s.x = 1: must be two");
+        let by_default = section.invalid(Invalid::new("w", 1, "two")).to_string();
+        assert_eq!(by_default, "over.toml: s.w = 1 (not given, so by default): must be two");
     }
 
     #[test]

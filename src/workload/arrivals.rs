@@ -2,7 +2,7 @@
 
 use super::curve::{Curve, CurveSettings};
 use crate::rng::{Use, stream};
-use crate::settings::Invalid;
+use crate::settings::{Invalid, written};
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma};
@@ -96,15 +96,14 @@ impl ArrivalSettings {
                 validate_cv(*cv)
             }
             &Self::OnOff { on, off, .. } => {
-                let shown = |time: SimDuration| format!("\"{}s\"", time.as_secs());
-                Invalid::unless(!on.is_zero(), "on", shown(on), "more than 0")?;
-                Invalid::unless(!off.is_zero(), "off", shown(off), "more than 0")?;
+                Invalid::unless(!on.is_zero(), "on", written(on), "more than 0")?;
+                Invalid::unless(!off.is_zero(), "off", written(off), "more than 0")?;
                 let cycle = on + off;
                 let least = 1.0 / (MOST_PHASES * rate);
                 let allowed = format!(
                     "with off at least {least} s: a thousandth of the mean time between requests"
                 );
-                Invalid::unless(cycle.as_secs() >= least, "on", shown(on), &allowed)
+                Invalid::unless(cycle.as_secs() >= least, "on", written(on), &allowed)
             }
             Self::Constant { .. } | Self::Poisson { .. } => Ok(()),
         }

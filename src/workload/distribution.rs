@@ -2,7 +2,7 @@
 
 use super::MAX_TOKENS;
 use crate::rng::Stream;
-use crate::settings::{self, Count, Invalid};
+use crate::settings::{self, Count, Invalid, written};
 use crate::time::SimDuration;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma, LogNormal, Normal, Zipf};
@@ -76,7 +76,7 @@ impl Quantity for SimDuration {
         Self::from_ps(stream.random_range(min.as_ps()..=max.as_ps()))
     }
     fn shown(self) -> String {
-        format!("\"{}s\"", self.as_secs())
+        written(self)
     }
 }
 
@@ -461,7 +461,7 @@ mod tests {
             min: SimDuration::ZERO,
             max: SimDuration::from_secs(60),
         };
-        assert!(pause.clamping().unwrap().ends_with("in place of \"60s\""));
+        assert!(pause.clamping().unwrap().ends_with("in place of \"1min\""));
     }
 
     fn moments<T: Quantity>(distribution: &Distribution<T>) -> (f64, f64) {

@@ -22,7 +22,20 @@ fn experiments_that_cannot_be_read() {
     place.write("empty.toml", "");
     place.write("binary.toml", [0, 159, 146, 150]);
     std::fs::create_dir(place.path().join("folder.toml")).expect("made");
-    let files = ["nowhere.toml", "folder.toml", "latin1.toml", "empty.toml", "binary.toml"];
+    place.write("huge.toml", vec![b'#'; (4 << 20) + 1]);
+    std::fs::create_dir(place.path().join("my-fleet")).expect("made");
+    place.write("my-fleet/experiment.toml", "");
+    place.write("mine.toml", "name = \"mine\"\nextends = \"my-fleet\"\n");
+    let files = [
+        "nowhere.toml",
+        "folder.toml",
+        "latin1.toml",
+        "empty.toml",
+        "binary.toml",
+        "huge.toml",
+        "my-flee",
+        "mine.toml",
+    ];
     let lines = files.map(|file| refused(&place, &["run", file]));
     insta::assert_snapshot!(lines.join("\n"), @r#"
     error: nowhere.toml: cannot be read: No such file or directory (os error 2)
@@ -30,6 +43,9 @@ fn experiments_that_cannot_be_read() {
     error: latin1.toml:1: not UTF-8 text: an experiment is a TOML file
     error: empty.toml: name is missing
     error: binary.toml:1: not UTF-8 text: an experiment is a TOML file
+    error: huge.toml: cannot be read: it is larger than 4194304 bytes
+    error: my-flee: cannot be read: no file, and no experiment that comes with sim: did you mean my-fleet/experiment.toml?
+    error: mine.toml:2: extends = "my-fleet": cannot be read: no file, and no experiment that comes with sim: did you mean my-fleet/experiment.toml?
     "#);
 }
 

@@ -179,16 +179,16 @@ fn what_goes_wrong_is_said() {
         (
             "garbled",
             "say('worker 1')",
-            "its answer `worker 1` will not do: it must be a JSON object",
+            "its answer `worker 1` is not valid: it must be a JSON object",
         ),
-        ("list", "say('[1]')", "its answer `[1]` will not do: it must be a JSON object"),
+        ("list", "say('[1]')", "its answer `[1]` is not valid: it must be a JSON object"),
         (
             "fork",
             "import subprocess; subprocess.Popen(['sleep', '100']); sys.exit(7)",
             "for 2 s (router.timeout): it ended (exit status: 7), and something that it started",
         ),
         ("typo", "say('{\"workr\":1}')", "unknown field `workr`, expected one of `worker`, `hold`"),
-        ("far", "say('{\"worker\":7}')", "will not do: worker 7: there are workers 0 to 1"),
+        ("far", "say('{\"worker\":7}')", "is not valid: worker 7: there are workers 0 to 1"),
         ("both", "say('{\"worker\":1,\"hold\":true}')", "must have one of worker, hold and reject"),
         (
             "chatty",

@@ -18,6 +18,9 @@ pub trait Engine: Clone + Debug + PartialEq {
     /// The keys of `[engine]` that only this engine has.
     type Keys;
 
+    /// Their names.
+    const KEYS: &'static [&'static str];
+
     /// What it does unless told otherwise.
     const DEFAULTS: Defaults;
 

@@ -89,6 +89,13 @@ macro_rules! rules {
                 }
             }
 
+            /// The keys of `[engine]` that only this engine has.
+            pub const fn own_keys(self) -> &'static [&'static str] {
+                match self {
+                    $(Self::$name => $options::KEYS,)*
+                }
+            }
+
             /// The engine's rules with the options that `settings` ask for, and a pool
             /// of `num_blocks`.
             ///
@@ -169,10 +176,81 @@ macro_rules! rules {
 engines!(rules $);
 
 impl RulesName {
+    /// The first key of `engine`, a section of that name, that only an engine has which is none
+    /// of these; with its value, and why it is refused.
+    pub(crate) fn find_foreign(these: &[Self], engine: &toml::Table) -> Option<ForeignKey> {
+        let others = Self::ALL.iter().filter(|other| !these.contains(other));
+        let keys = others.flat_map(|other| other.own_keys().iter().map(move |key| (*other, *key)));
+        keys.into_iter().find_map(|(owner, key)| {
+            let (key, value) = innermost(key.to_owned(), engine.get(key)?)?;
+            let followed = Self::list(|rules| these.contains(&rules)).replace(" or ", " and ");
+            let problem = format!(
+                "must be left out: only workers with engine.rules = {:?} have this key, and these \
+                 have {followed}",
+                owner.as_str()
+            );
+            Some(ForeignKey { key, value: value.clone(), problem })
+        })
+    }
+
     /// The engines of which `is_meant` holds, as a message lists values.
     pub fn list(is_meant: impl Fn(Self) -> bool) -> String {
         let meant = Self::ALL.iter().filter(|name| is_meant(**name));
         let quoted: Vec<String> = meant.map(|name| format!("{:?}", name.as_str())).collect();
         quoted.join(" or ")
+    }
+}
+
+/// A key of `[engine]` that another engine has.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ForeignKey {
+    /// Relative to `[engine]`.
+    pub(crate) key: String,
+    pub(crate) value: toml::Value,
+    pub(crate) problem: String,
+}
+
+/// The first key in `value` that is no section, if it has any.
+fn innermost(key: String, value: &toml::Value) -> Option<(String, &toml::Value)> {
+    let toml::Value::Table(table) = value else { return Some((key, value)) };
+    table.iter().find_map(|(inner, value)| innermost(format!("{key}.{inner}"), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::settings::EngineSettings;
+
+    #[test]
+    fn every_own_key_is_a_key_of_one_engine() {
+        let schema = serde_json::Value::from(schemars::schema_for!(EngineSettings));
+        let properties = schema["properties"].as_object().expect("keys");
+        let mut seen = std::collections::BTreeSet::new();
+        for key in RulesName::ALL.iter().flat_map(|rules| rules.own_keys()) {
+            assert!(properties.contains_key(*key), "{key}");
+            assert!(seen.insert(key), "{key}");
+        }
+        // What the documentation of a key says of itself.
+        for (key, property) in properties {
+            let about =
+                property.get("description").and_then(serde_json::Value::as_str).unwrap_or("");
+            let is_vllm = about.starts_with("vLLM: ");
+            assert_eq!(is_vllm, RulesName::Vllm.own_keys().contains(&&**key), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_engine_is_found() {
+        let engine: toml::Table =
+            "watermark = 0.1\ntrtllm.scheduler_config.enable_prefix_aware_scheduling = true"
+                .parse()
+                .expect("TOML");
+        let found = |these: &[RulesName]| RulesName::find_foreign(these, &engine).map(|f| f.key);
+        assert_eq!(found(&[RulesName::Trtllm]).as_deref(), Some("watermark"));
+        assert_eq!(
+            found(&[RulesName::Vllm]).as_deref(),
+            Some("trtllm.scheduler_config.enable_prefix_aware_scheduling")
+        );
+        assert_eq!(found(RulesName::ALL), None);
     }
 }

@@ -7,6 +7,7 @@
 
 use super::Document;
 use crate::catalogue::{self, Kind};
+use crate::engine::settings::{put_over, rival};
 use crate::experiment::error::ExperimentError;
 use crate::settings::{is_inside, join, nearest};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -117,13 +118,19 @@ impl Document {
     fn over(self, mut base: Self) -> Self {
         let is_swept = |key: &str| self.sweep.iter().any(|(axis, _)| axis == key);
         base.sweep.retain(|(key, _)| is_swept(key) || self.get(key).is_none());
+        let says = |key: &str| self.get(key).is_some() || is_swept(key);
+        base.sweep
+            .retain(|(key, _)| is_swept(key) || !rival(key).is_some_and(|rival| says(&rival)));
+        for rival in self.sweep.iter().filter_map(|(axis, _)| rival(axis)) {
+            base.sheet.take(&rival);
+        }
         for (key, values) in self.sweep {
             match base.sweep.iter_mut().find(|(known, _)| *known == key) {
                 Some((_, before)) => *before = values,
                 None => base.sweep.push((key, values)),
             }
         }
-        Self { sheet: self.sheet.over(base.sheet), sweep: base.sweep, ..self }
+        Self { sheet: put_over(self.sheet, base.sheet), sweep: base.sweep, ..self }
     }
 }
 

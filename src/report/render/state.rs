@@ -35,7 +35,10 @@ impl State {
                  how long the queue is"
             }
             Self::Unserved => "the other numbers are those of the requests that were served",
-            Self::NothingServed => "no request had its first token",
+            Self::NothingServed => {
+                "no request had its first token in the time that was measured, which begins after \
+                 measure.warmup"
+            }
         }
     }
 }

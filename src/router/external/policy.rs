@@ -132,7 +132,7 @@ impl External {
             };
             let answer = answer.and_then(|answer| check(&answer).map(|()| answer));
             let answer: T = answer.map_err(|problem| {
-                failed(link, &format!("its answer {} will not do: {problem}", shown(&text)))
+                failed(link, &format!("its answer {} is not valid: {problem}", shown(&text)))
             })?;
             match &first {
                 None => first = Some((answer, text)),

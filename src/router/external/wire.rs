@@ -145,7 +145,7 @@ impl Hello {
         };
         check_side_by_side(&ranks)?;
         let limits = self.workers.iter().map(limits).collect();
-        Ok(ClusterSpec { limits, ranks, role, block_size: self.block_size })
+        Ok(ClusterSpec { limits, ranks, role, block_size: self.block_size, front_end: 0 })
     }
 }
 

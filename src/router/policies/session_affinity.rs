@@ -50,8 +50,8 @@ pub struct SessionParams {
     /// A session without activity for so long is forgotten (default assumed;
     /// Dynamo's is off unless set).
     pub session_ttl: SimDuration,
-    /// With `"soft"`: requests in flight above the least loaded worker that a
-    /// session bears (default assumed).
+    /// With `"soft"`: a session stays while its worker has at most so many more requests in
+    /// flight than the least loaded one (default assumed).
     #[serde(deserialize_with = "count")]
     #[schemars(with = "Count")]
     pub session_slack_requests: u32,

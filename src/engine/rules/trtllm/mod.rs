@@ -113,6 +113,8 @@ impl TrtllmOptions {
 impl Engine for TrtllmOptions {
     type Keys = TrtllmSettings;
 
+    const KEYS: &'static [&'static str] = &["trtllm"];
+
     const DEFAULTS: Defaults = Defaults {
         // `tokens_per_block`.
         block_size: 32,

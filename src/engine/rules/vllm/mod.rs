@@ -84,6 +84,15 @@ pub struct VllmOptions {
 impl Engine for VllmOptions {
     type Keys = VllmSettings;
 
+    const KEYS: &'static [&'static str] = &[
+        "scheduling_policy",
+        "watermark",
+        "scheduler_reserve_full_isl",
+        "long_prefill_token_threshold",
+        "hybrid_kv_cache",
+        "prefix_cache_retention",
+    ];
+
     const DEFAULTS: Defaults = Defaults {
         // `block_size` on NVIDIA GPUs.
         block_size: 16,
