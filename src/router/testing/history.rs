@@ -13,7 +13,7 @@ use proptest::sample::Index;
 pub(crate) const BLOCK_SIZE: u32 = 16;
 
 /// No text is longer.
-const MOST_BLOCKS: u32 = 18;
+pub(crate) const MOST_BLOCKS: u32 = 18;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]

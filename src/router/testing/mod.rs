@@ -8,6 +8,7 @@ use super::{ClusterSpec, WorkerLimits};
 use crate::event::{KvEvent, WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, ConversationId, RequestId, WorkerId};
 use crate::request::{BlockRun, Content, Request};
+use history::MOST_BLOCKS;
 
 /// A fleet of `workers` with `block_size`; the rest is never looked at.
 pub(crate) fn cluster(workers: u32, block_size: u32) -> ClusterSpec {
@@ -25,26 +26,35 @@ pub(crate) fn with_limits(workers: u32, block_size: u32, limits: WorkerLimits) -
 
 /// Texts that branch off each other: text `n` begins with the first
 /// `fork_blocks` blocks of another text or of none.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Texts(Vec<Option<(usize, u32)>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Texts {
+    forks: Vec<Option<(usize, u32)>>,
+    /// No text is longer: its ids would be those of the next one.
+    most_blocks: u64,
+}
 
-const ROOM: u64 = 1_000;
+impl Default for Texts {
+    fn default() -> Self {
+        Self { forks: Vec::new(), most_blocks: 1_000 }
+    }
+}
 
 impl Texts {
     /// Adds a text that shares `fork_blocks` with the text `with`; gives its number.
     pub(crate) fn add(&mut self, fork: Option<(usize, u32)>) -> usize {
-        self.0.push(fork);
-        self.0.len() - 1
+        self.forks.push(fork);
+        self.forks.len() - 1
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.forks.len()
     }
 
     /// The first `blocks` blocks of `text`, as runs.
     pub(crate) fn runs(&self, text: usize, blocks: u32) -> Vec<BlockRun> {
+        assert!(u64::from(blocks) <= self.most_blocks, "ids of the next text");
         let own = self.start(text);
-        let (mut runs, shared) = match self.0[text] {
+        let (mut runs, shared) = match self.forks[text] {
             Some((other, fork)) => (self.runs(other, fork.min(blocks)), fork.min(blocks)),
             None => (Vec::new(), 0),
         };
@@ -78,7 +88,7 @@ impl Texts {
             priority: 0,
             content: Content::new(
                 self.runs(text, prompt_tokens / block_size),
-                BlockId(u64::MAX / 2 + u64::from(id) * ROOM),
+                BlockId(u64::MAX / 2 + u64::from(id) * 1_000),
             ),
         }
     }
@@ -114,7 +124,7 @@ impl Texts {
     }
 
     fn start(&self, text: usize) -> BlockId {
-        BlockId(1 + ROOM * text as u64)
+        BlockId(1 + self.most_blocks * text as u64)
     }
 }
 
@@ -126,12 +136,13 @@ pub(crate) fn life(worker: u32, request: u32, kind: WorkerEventKind) -> WorkerEv
     WorkerEvent { worker: WorkerId(worker), request: RequestId(request), kind }
 }
 
-/// Texts for property tests: up to 8, branching off each other anywhere.
+/// Texts for property tests: up to 8, branching off each other anywhere, of at most
+/// [`MOST_BLOCKS`]. The ids of the next text follow those of one so long without a gap.
 pub(crate) fn any_texts() -> impl proptest::strategy::Strategy<Value = Texts> {
     use proptest::prelude::*;
     let fork = prop::option::weighted(0.7, (any::<prop::sample::Index>(), 1u32..12));
     prop::collection::vec(fork, 1..8).prop_map(|forks| {
-        let mut texts = Texts::default();
+        let mut texts = Texts { most_blocks: MOST_BLOCKS.into(), ..Texts::default() };
         for fork in forks {
             let fork = fork.filter(|_| texts.len() > 0);
             let fork = fork.map(|(other, blocks)| (other.index(texts.len()), blocks));

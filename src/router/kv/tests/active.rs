@@ -1,8 +1,10 @@
 //! The tracker of requests in flight against sets of blocks.
 
 use super::super::active::{ActiveTracker, Order, Outputs, WorkerLoad};
+use crate::event::{RejectReason, WorkerEventKind};
 use crate::id::{BlockId, RequestId, WorkerId};
-use crate::router::testing::any_texts;
+use crate::router::testing::{FINISHED, Texts, any_texts, life};
+use crate::time::SimDuration;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -167,4 +169,77 @@ fn unknown_requests_change_nothing() {
     tracker.first_token(RequestId(3));
     tracker.free(RequestId(3));
     assert_eq!(tracker.loads(), [WorkerLoad::default()]);
+}
+
+/// Every end takes everything off and the first token the prompt's tokens; what else
+/// happens to a request changes no load.
+#[test]
+fn ends_and_first_tokens_change_loads_and_nothing_else_does() {
+    use WorkerEventKind::*;
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let booked = WorkerLoad { prefill_tokens: 50, active_blocks: 4, requests: 1 };
+    let prefilled = WorkerLoad { prefill_tokens: 0, ..booked };
+    let time = SimDuration::from_millis(1);
+    let cases = [
+        (FINISHED, WorkerLoad::default()),
+        (Rejected(RejectReason::Policy), WorkerLoad::default()),
+        (Aborted, WorkerLoad::default()),
+        (Failed, WorkerLoad::default()),
+        (FirstToken, prefilled),
+        (Scheduled { cached_tokens: 14 }, booked),
+        (CacheHit { cached_tokens: 14 }, booked),
+        (Prefilled, booked),
+        (KvReceived { transfer: time }, booked),
+        (Loaded { tokens: [16, 0, 0], time }, booked),
+        (Preempted, booked),
+        (OutputBlock { output_tokens: 33 }, booked),
+    ];
+    for (kind, load) in cases {
+        let mut tracker = ActiveTracker::new(2);
+        let order = Order {
+            request: RequestId(7),
+            prompt_tokens: 64,
+            prefill_tokens: 50,
+            prompt: &texts.runs(text, 4).into_iter().collect(),
+            shared: true,
+        };
+        tracker.book(WorkerId(1), &order);
+        let changed = (load != booked).then_some(WorkerId(1));
+        assert_eq!(tracker.observe(&life(1, 7, kind)), changed, "{kind:?}");
+        assert_eq!(tracker.loads(), [WorkerLoad::default(), load], "{kind:?}");
+    }
+}
+
+/// A worker where everything has ended counts as a new one: no rounding error of weights
+/// is left.
+#[test]
+fn what_has_ended_leaves_nothing() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let requests = || (1..6).flat_map(|blocks| (1..6).map(move |tokens| (blocks, tokens)));
+    for expected in 2..8 {
+        let outputs = Outputs { block_size: 1, expected_tokens: Some(expected) };
+        let new = || ActiveTracker::new(1).with_outputs(outputs);
+        let send = |tracker: &mut ActiveTracker, request, (blocks, tokens)| {
+            let order = Order {
+                request: RequestId(request),
+                prompt_tokens: blocks,
+                prefill_tokens: 0,
+                prompt: &texts.runs(text, blocks).into_iter().collect(),
+                shared: true,
+            };
+            tracker.book(WorkerId(0), &order);
+            tracker.output(RequestId(request), tokens);
+        };
+        for (before, after) in requests().flat_map(|one| requests().map(move |other| (one, other)))
+        {
+            let (mut used, mut fresh) = (new(), new());
+            send(&mut used, 0, before);
+            used.free(RequestId(0));
+            send(&mut used, 1, after);
+            send(&mut fresh, 1, after);
+            assert_eq!(used.loads(), fresh.loads(), "{after:?} after {before:?} of {expected}");
+        }
+    }
 }

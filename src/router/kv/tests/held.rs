@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::rng::mix;
+use crate::router::testing::history::MOST_BLOCKS;
 use crate::router::testing::{Texts, any_texts};
 use hashbrown::HashTable;
 use proptest::prelude::*;
 
 const WORKERS: u32 = 4;
-const BLOCKS: u32 = 14;
+const BLOCKS: u32 = MOST_BLOCKS;
 
 #[derive(Debug)]
 struct Node {
@@ -181,4 +182,40 @@ fn what_decoding_fills_and_leaves_lose_stays_one_segment() {
     texts.removed(text, 50, 200).iter().for_each(|event| index.apply(both[1], event));
     assert_eq!(index.segments.len(), 1);
     assert_eq!((index.held_blocks(both[0]), index.held_blocks(both[1])), (50, 50));
+}
+
+#[test]
+fn what_was_cut_and_is_whole_again_grows_with_decoding() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut index = HeldIndex::new(2);
+    let (one, other) = (WorkerId(0), WorkerId(1));
+    let mut tell = |worker, events: Vec<KvEvent>| {
+        events.iter().for_each(|event| index.apply(worker, event));
+        index.segments.len()
+    };
+    tell(one, texts.stored(text, 0, 200));
+    assert_eq!(tell(other, texts.stored(text, 0, 150)), 2);
+    assert_eq!(tell(other, texts.stored(text, 150, 200)), 1);
+    tell(other, texts.removed(text, 0, 200));
+    assert_eq!(tell(one, texts.stored(text, 200, 201)), 1);
+}
+
+/// Behind a hole that another worker fills, what it stores is another series of blocks,
+/// which grows like the first.
+#[test]
+fn what_another_worker_stores_behind_a_hole_grows_with_decoding() {
+    let mut texts = Texts::default();
+    let text = texts.add(None);
+    let mut index = HeldIndex::new(2);
+    let (one, other) = (WorkerId(0), WorkerId(1));
+    let mut tell = |worker, events: Vec<KvEvent>| {
+        events.iter().for_each(|event| index.apply(worker, event));
+        index.segments.len()
+    };
+    tell(one, texts.stored(text, 0, 12));
+    tell(one, texts.removed(text, 10, 12));
+    assert_eq!(tell(one, texts.removed(text, 4, 5)), 2);
+    assert_eq!(tell(other, texts.stored(text, 0, 10)), 3);
+    assert_eq!(tell(other, texts.stored(text, 10, 20)), 3);
 }

@@ -4,12 +4,13 @@ use super::super::Semantics;
 use super::super::index::Index;
 use crate::event::KvEvent;
 use crate::id::{BlockId, WorkerId};
+use crate::router::testing::history::MOST_BLOCKS;
 use crate::router::testing::{Texts, any_texts};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 const WORKERS: u32 = 4;
-const BLOCKS: u32 = 14;
+const BLOCKS: u32 = MOST_BLOCKS;
 
 fn overlaps(index: &Index, texts: &Texts, text: usize, blocks: u32) -> Vec<u32> {
     let mut overlaps = vec![0; WORKERS as usize];

@@ -1,7 +1,8 @@
 //! Laws of the whole policy.
 
+use super::super::cost::{Ask, cost, uncached_tokens};
 use super::super::index::Index;
-use super::super::{KvParams, KvPolicy, Overload, Semantics, WorkerLoad};
+use super::super::{BlocksBelow, Candidate, KvParams, KvPolicy, Overload, Semantics, WorkerLoad};
 use crate::event::WorkerEventKind::FirstToken;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
@@ -9,11 +10,12 @@ use crate::rng::{self, Use};
 use crate::router::decider::Decider;
 use crate::router::select::Ties;
 use crate::router::testing::history::{BLOCK_SIZE, Heard, History, any_acts};
-use crate::router::testing::{Texts, any_texts, cluster, life};
-use crate::router::{ClusterView, CostParts, Policy, Verdict};
+use crate::router::testing::{LIMITS, Texts, any_texts, cluster, life};
+use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Rank, Verdict, WorkerLimits};
 use crate::time::SimTime;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 fn any_params() -> impl Strategy<Value = KvParams> {
     let switches = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
@@ -59,47 +61,75 @@ fn changed(params: KvParams, others: KvParams) -> KvParams {
     }
 }
 
-/// What is in flight on each worker.
-#[expect(clippy::cast_possible_truncation, reason = "whole numbers of tokens and blocks")]
-fn loads(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<WorkerLoad> {
-    let parts = policy.explain(request, &ClusterView::default());
-    let part = |cost: &CostParts, name| cost.parts.iter().find(|(n, _)| *n == name).unwrap().1;
-    let load = |cost: &CostParts| WorkerLoad {
-        prefill_tokens: part(cost, "prefill_tokens") as u64,
-        active_blocks: part(cost, "active_blocks") as u64,
-        requests: 0,
+/// What a policy says of each worker, and what of its cost is for requests in flight.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts")]
+fn explained(policy: &KvPolicy, request: &RouteRequest<'_>) -> Vec<(Candidate, f64)> {
+    let of = |parts: &CostParts| {
+        let part =
+            |name| parts.parts.iter().find(|(n, _)| *n == name).map_or(0.0, |(_, part)| *part);
+        let candidate = Candidate {
+            prefill_tokens: part("prefill_tokens") as u64,
+            active_blocks: part("active_blocks") as u64,
+            additional_blocks: part("additional_blocks") as u32,
+            requests: 0,
+            overlap_blocks: part("overlap_blocks") as u32,
+            below: BlocksBelow {
+                host: part("host_blocks") as u32,
+                disk: part("disk_blocks") as u32,
+            },
+        };
+        (candidate, part("requests"))
     };
-    parts.iter().map(load).collect()
+    policy.explain(request, &ClusterView::default()).iter().map(of).collect()
+}
+
+/// Where every worker has a pool of another size; `ranks` of each engine.
+fn uneven_fleet(workers: u32, ranks: u32) -> ClusterSpec {
+    let limits = (0..workers).map(|id| WorkerLimits { blocks: 10_000 >> (id % 4), ..LIMITS });
+    let rank = (0..workers).map(|id| Rank { engine: id / ranks, rank: id % ranks });
+    let ranks = if ranks == 1 { Arc::default() } else { rank.collect() };
+    ClusterSpec { limits: limits.collect(), ranks, ..cluster(workers, BLOCK_SIZE) }
 }
 
 proptest! {
     /// The choice is the one that going through all workers would make, in order
-    /// and with a draw at every tie on the way; `turns` says when who leaves or
-    /// comes back. Once the parameters that can change take the values of `others`.
+    /// and with a draw at every tie on the way, by costs that follow from what is
+    /// explained; `turns` says when who leaves or comes back, or is busy or not any
+    /// more. Once the parameters that can change take the values of `others`.
     #[test]
     fn the_search_finds_what_looking_at_every_worker_finds(
         texts in any_texts(),
         acts in any_acts(12, 200),
-        turns in prop::collection::vec((0usize..200, (0u32..12).prop_map(WorkerId)), 0..16),
+        turns in prop::collection::vec(
+            (0usize..200, (0u32..12).prop_map(WorkerId), prop::bool::weighted(0.4)), 0..16,
+        ),
         params in any_params(),
         (changed_at, others) in (0usize..200, any_params()),
+        ranks in 1u32..3,
         seed: u64,
     ) {
         const WORKERS: u32 = 12;
-        let mut policy = KvPolicy::new(params, &cluster(WORKERS, BLOCK_SIZE), seed);
+        let fleet = uneven_fleet(WORKERS, ranks);
+        let mut policy = KvPolicy::new(params, &fleet, seed);
         let mut index = Index::new(params.semantics, WORKERS);
         let mut draws = rng::stream(seed, Use::Policy, 0, 0);
         let mut history = History::new(&texts, WORKERS);
-        let mut absent = BTreeSet::new();
+        let (mut absent, mut busy) = (BTreeSet::new(), BTreeSet::new());
         let mut params = params;
+        let mut last = None;
         for (turn, act) in acts.iter().enumerate() {
             let changed = changed(params, others);
             if turn == changed_at && policy.set_params(&changed).is_ok() {
                 params = changed;
             }
-            for &(_, worker) in turns.iter().filter(|(at, _)| *at == turn) {
-                if absent.remove(&worker) {
+            for &(_, worker, is_of_busy) in turns.iter().filter(|(at, ..)| *at == turn) {
+                if busy.remove(&worker) {
+                    policy.leave_out(worker, false);
+                } else if absent.remove(&worker) {
                     policy.worker_joined(worker);
+                } else if is_of_busy {
+                    busy.insert(worker);
+                    policy.leave_out(worker, true);
                 } else {
                     absent.insert(worker);
                     policy.worker_left(worker);
@@ -117,21 +147,50 @@ proptest! {
             }) else { continue };
             let view = request.route_view(BLOCK_SIZE);
             let asked = policy.look_up(SimTime::ZERO, &view);
-            let loads = loads(&policy, &view);
+            last = Some(asked.clone());
+            let workers = explained(&policy, &view);
+            let all = || 0..workers.len();
             let is_absent = |at: usize| absent.contains(&WorkerId::at(at));
-            let overloaded = |at: usize| params.overload.holds(&loads[at], 10_000);
-            let least = (0..loads.len()).filter(|at| !is_absent(*at));
-            let least = least.map(|at| loads[at].prefill_tokens).min().unwrap_or(0);
+            let can_be = |at: usize| !is_absent(at) && !busy.contains(&WorkerId::at(at));
+            let has_too_much = |worker: WorkerId| {
+                let Candidate { prefill_tokens, active_blocks, .. } = workers[worker.index()].0;
+                let load = WorkerLoad { prefill_tokens, active_blocks, requests: 0 };
+                params.overload.holds(&load, fleet.of(worker).blocks)
+            };
+            let overloaded = |at| fleet.ranks_with(WorkerId::at(at)).all(has_too_much);
+            let tokens = |at: usize| workers[at].0.prefill_tokens;
+            let least = all().filter(|at| !is_absent(*at)).map(tokens).min().unwrap_or(0);
             prop_assert_eq!(policy.least_prefill_tokens(), least);
+            let mut most: Vec<f64> = all().map(|at| tokens(at) as f64 - 1.0).collect();
+            prop_assert!(policy.all_have_more_prefill_tokens(&most));
+            let one = turn % workers.len();
+            most[one] += 1.0;
+            prop_assert_eq!(policy.all_have_more_prefill_tokens(&most), is_absent(one));
+
+            let eligible = all().filter(|at| can_be(*at) && !overloaded(*at));
+            let ask = Ask {
+                prompt_tokens: request.prompt_tokens,
+                block_size: BLOCK_SIZE,
+                min_prefill_tokens: eligible.map(tokens).min().unwrap_or(least),
+            };
+            let held = |(worker, _): &(Candidate, f64)| {
+                worker.overlap_blocks + worker.below.host + worker.below.disk
+            };
+            let most = workers.iter().map(held).max().unwrap();
+            prop_assert_eq!(policy.least_uncached_tokens(&asked), uncached_tokens(&ask, most));
             let overlaps = policy.overlap_blocks(&view);
+            prop_assert_eq!(overlaps.is_some(), policy.wants_kv_events());
             let mut lowest = Ties::default();
-            for (at, cost) in policy.costs(&asked).into_iter().enumerate() {
-                prop_assert_eq!(cost.is_infinite(), is_absent(at));
+            for (at, found) in policy.costs(&asked).into_iter().enumerate() {
+                let (worker, of_requests) = workers[at];
+                let cost = cost(&params, &ask, &worker).total + of_requests;
+                prop_assert_eq!(found, if can_be(at) { cost } else { f64::INFINITY });
                 let overlap_blocks = overlaps.as_ref().map_or(0, |overlaps| overlaps[at]);
+                prop_assert_eq!(overlap_blocks, worker.overlap_blocks);
                 let size = index.tree_blocks(WorkerId::at(at), overlap_blocks);
                 let steered = params.semantics == Semantics::V1_6 && overloaded(at);
-                let none_can = (0..loads.len()).all(|at| overloaded(at) || is_absent(at));
-                if !steered && !is_absent(at) && !none_can {
+                let none_can = all().all(|at| overloaded(at) || !can_be(at));
+                if !steered && can_be(at) && !none_can {
                     lowest.offer(at, (cost, size), &mut draws);
                 }
             }
@@ -141,6 +200,15 @@ proptest! {
                 policy.book(SimTime::ZERO, asked, worker);
                 history.sent(&request, worker);
             }
+        }
+        for worker in (0..WORKERS).map(WorkerId).filter(|worker| !absent.contains(worker)) {
+            policy.leave_out(worker, false);
+            policy.worker_left(worker);
+        }
+        prop_assert_eq!(policy.least_prefill_tokens(), 0);
+        if let Some(mut asked) = last {
+            policy.look_again(SimTime::ZERO, &mut asked);
+            prop_assert_eq!(policy.choose(&asked), None);
         }
     }
 

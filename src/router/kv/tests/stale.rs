@@ -47,3 +47,33 @@ fn requests_alive_at_two_marks_are_given_up() {
         assert_eq!(left, if old { 40.0 } else { 80.0 });
     }
 }
+
+/// What has gone elsewhere as its worker left is no concern of that worker's marks.
+#[test]
+fn a_request_that_moved_is_not_given_up_where_it_was() {
+    let mut policy = KvPolicy::new(KvParams::with_weight(Semantics::V0_9, 1.0), &cluster(2, 16), 1);
+    let mut texts = Texts::default();
+    book(&mut policy, &mut texts, 10, 0);
+    // The first mark of worker 0, between its requests.
+    book(&mut policy, &mut texts, 310, 1);
+    policy.worker_left(WorkerId(0));
+    policy.worker_joined(WorkerId(0));
+    let now = SimTime::ZERO + SimDuration::from_secs(330);
+    for id in [0, 1] {
+        let moved = texts.request(id, 0, 160, 16);
+        let asked = policy.look_up(now, &moved.route_view(16));
+        policy.book(now, asked, WorkerId(1));
+    }
+    let weight = |policy: &mut KvPolicy| {
+        let asked = policy.look_up(now, &texts.request(1_000, 1, 16, 16).route_view(16));
+        policy.costs(&asked)[1]
+    };
+    let before = weight(&mut policy);
+    for (id, seconds) in [(2, 620), (3, 930)] {
+        let now = SimTime::ZERO + SimDuration::from_secs(seconds);
+        let request = texts.request(id, 0, 160, 16);
+        let asked = policy.look_up(now, &request.route_view(16));
+        policy.book(now, asked, WorkerId(0));
+        assert_eq!(weight(&mut policy), before);
+    }
+}
