@@ -12,16 +12,16 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
     Registration::new("round_robin", rule, |_: &NoParameters, cluster: &ClusterSpec, seed| {
         RoundRobin::of(cluster.front_end, seed)
     })
-        .follows(
-            Origin::new(
-                "NVIDIA Dynamo",
-                "crate dynamo-runtime, routing_policy/: one counter per front end",
-            )
-            .version("1.6.1", "2026-11")
-            .without("a separate counter for each kind of request"),
+    .follows(
+        Origin::new(
+            "NVIDIA Dynamo",
+            "crate dynamo-runtime, routing_policy/: one counter per front end",
         )
-        .can_leave_out()
-        .shared()
+        .version("1.6.1", "2026-11")
+        .without("a separate counter for each kind of request"),
+    )
+    .can_leave_out()
+    .shared()
 }
 
 /// Workers in turn, in order of id; the first front end from worker 0.
@@ -30,7 +30,7 @@ pub fn policy() -> Arc<dyn PolicyFactory> {
 /// workers, blind to load. Dynamo's order of workers is that of a hash map, which differs
 /// between front ends and is fixed while the membership is; order of id stands for it, from a
 /// worker that each further front end draws. If all began at worker 0, requests that reach the
-/// front ends in turn would come to each worker in bursts, one of every front end. Workers that are gone, or
+/// front ends in turn would come to each worker in bursts. Workers that are gone, or
 /// left out as they are busy, are not counted, so that turns shift when one comes or goes.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
