@@ -137,7 +137,10 @@ impl Place {
                 OpenOptions::new().append(true).open(file)?;
                 Ok(Self::Regular { target: file.canonicalize()?, former: Some(found) })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
+                    .contains(&error.kind()) =>
+            {
                 Ok(Self::Regular { target: end_of_links(file)?, former: None })
             }
             Err(error) => Err(error),

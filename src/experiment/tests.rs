@@ -110,8 +110,8 @@ fn syntax() {
         ("workers = 3", "workers = \u{0}"),
     ]), @r#"
     demo.toml:4: not valid TOML: string values must be quoted, expected literal string
-    demo.toml:5: not valid TOML: duplicate key
-    demo.toml:14: not valid TOML: duplicate key
+    demo.toml:5: not valid TOML: duplicate key workers
+    demo.toml:14: not valid TOML: duplicate key cluster
     demo.toml:14: not valid TOML: unclosed table, expected `]`
     demo.toml:4: not valid TOML: whole numbers lie between -9223372036854775808 and 9223372036854775807
     demo.toml:1: not valid TOML: invalid basic string, expected `"`

@@ -416,7 +416,13 @@ fn a_log_is_recorded_and_replayed_by_the_program() {
     assert!(stdout.contains("random: it books its own choices"), "{stdout}");
     let command = ["--set", "router.policy=external", "--set", "router.command=['false']"];
     let output = place.sim(
-        &[&record[..3], &["small.toml", "--set", "workload.concurrency=4"], &command].concat(),
+        &[
+            &["replay", "other.jsonl"],
+            &record[2..4],
+            &["--set", "workload.concurrency=4"],
+            &command,
+        ]
+        .concat(),
     );
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("this experiment runs `false`"));

@@ -105,7 +105,7 @@ fn opentelemetry_spans() {
 #[test]
 fn dates_sums_ids_and_other_delimiters() {
     let text = "When;New;Cached;Out;Blocks\n\
-                2026-11-16T12:00:00+01:00;100;500;7;a b\n2026-11-16 11:00:01.5;600.0;;7;a c\n";
+                2026-11-16T12:00:00+01:00;100;500;7;a b\n2026-11-16 11:00:01.5Z;600.0;;7;a c\n";
     let trace = by("time=when,prompt=new + cached,output=out,ids=blocks", None, text).unwrap();
     assert_eq!(requests(&trace), [(0.0, 0, 0, 600, 7), (1.5, 1, 0, 600, 7)]);
     assert_eq!(common(&trace, 0, 1), 32);
@@ -332,11 +332,11 @@ fn rows_that_are_there_twice_are_counted() {
         )
     };
     let notices = |rows: &[String]| parse(&rows.concat()).unwrap().found().notices.clone();
-    let all = [row(0, "a"), row(0, "a"), row(0, "b"), row(2_000, "c"), row(2_000, "c")];
+    let all = [row(0, "a"), row(500, "b"), row(500, "b"), row(2_000, "c"), row(2_000, "c")];
     let said = notices(&all);
     let wanted = "2 rows are like another in time, session, lengths and ids: each is replayed";
     assert!(said.iter().any(|notice| notice.contains(wanted)), "{said:?}");
-    assert!(notices(&[row(0, "a"), row(0, "b"), row(2_000, "c")]).is_empty());
+    assert!(notices(&[row(0, "a"), row(500, "b"), row(500, "c"), row(2_000, "d")]).is_empty());
 }
 
 #[test]
