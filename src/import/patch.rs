@@ -12,6 +12,7 @@ use super::request::{ImportError, Request};
 use super::routers;
 use super::text::{self, import};
 use super::words::{Word, Written};
+use crate::engine::settings::rival;
 use crate::settings::yaml::{self, escaped, unescaped};
 use crate::settings::{SettingsError, Sheet, same};
 use serde_json::{Map, Value as Json, json};
@@ -195,8 +196,12 @@ pub fn patch(
     let again = deployed(&import(&patched.request)?.experiment)?;
     let differs =
         |key: &&String| !again.get(*key).zip(wanted.get(*key)).is_some_and(|(a, b)| is_same(a, b));
-    let allowed =
-        |key: &&String| of_picker && key.starts_with("router.") && !wanted.contains_key(*key);
+    // The size of the KV pool is said in one of two ways, and the new one is in place of the old.
+    let replaced: Vec<String> = changes.keys().filter_map(|key| rival(key)).collect();
+    let allowed = |key: &&String| {
+        of_picker && key.starts_with("router.") && !wanted.contains_key(*key)
+            || replaced.contains(key)
+    };
     let keys = wanted.keys().chain(again.keys());
     if let Some(key) = keys.filter(|key| !allowed(key)).find(differs) {
         let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
