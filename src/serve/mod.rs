@@ -105,7 +105,8 @@ impl Drop for Served {
 pub fn serve(settings: &Settings, options: &ServeOptions) -> Result<Served, ServeError> {
     let ServeOptions { speed, behind_router, events, .. } = *options;
     let is_own = options.host.to_canonical().is_loopback();
-    let allowed = "a loopback address like 127.0.0.1; --allow-remote permits any other";
+    let allowed =
+        "a loopback address like 127.0.0.1, unless other machines are allowed to reach it";
     Invalid::unless(is_own || options.allow_remote, "host", options.host, allowed)?;
     settings.check_plain(
         "served workers stay as they are, and each does all the work: no KV moves between them",
