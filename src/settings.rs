@@ -157,7 +157,7 @@ pub fn parse_duration(text: &str) -> Result<SimDuration, String> {
 
 /// A duration as a person writes it, in quotes: whole hours or minutes, else as a decimal of
 /// the largest unit of which it is one or more. [`parse_duration`] reads the same time from it.
-pub fn written(time: SimDuration) -> String {
+pub fn duration_text(time: SimDuration) -> String {
     const WHOLE: [(&str, u64); 2] = [("h", 3_600 * PS_PER_SECOND), ("min", 60 * PS_PER_SECOND)];
     const DECIMAL: [(&str, usize); 4] = [("s", 12), ("ms", 9), ("us", 6), ("ns", 3)];
     let ps = time.as_ps();
@@ -360,7 +360,7 @@ mod tests {
         let texts = "1h 90min 1.4s 300ms 1.5ms 7us 1ns 0.5ns 0s 59s 37.927000000001s 120.5s";
         for text in texts.split(' ') {
             let time = parse_duration(text).unwrap();
-            assert_eq!(written(time), format!("\"{text}\""));
+            assert_eq!(duration_text(time), format!("\"{text}\""));
         }
         assert_eq!(written(SimDuration::from_secs(300)), "\"5min\"");
         assert_eq!(written(SimDuration::from_secs(3_600 * 48)), "\"48h\"");

@@ -5,7 +5,7 @@ use super::talk::print;
 use kv_router_sim::report::render::save;
 use kv_router_sim::router::settings::RouterSettings;
 use kv_router_sim::router::{About, Parameter, Registry, Version, Wants};
-use kv_router_sim::settings::{parse_duration, written};
+use kv_router_sim::settings::{duration_text, parse_duration};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -153,7 +153,7 @@ fn as_written(parameter: &Parameter, default: &toml::Value) -> String {
     let is_duration = parameter.allowed.contains("duration");
     let time = default.as_str().filter(|_| is_duration);
     let time = time.and_then(|text| parse_duration(text).ok());
-    time.map_or_else(|| default.to_string(), written)
+    time.map_or_else(|| default.to_string(), duration_text)
 }
 
 fn in_words(version: &Version) -> String {

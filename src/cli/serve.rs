@@ -75,7 +75,7 @@ pub(super) fn run(args: ServeArgs, traces: Option<PathBuf>) -> Result<(), CliErr
     );
     let served = served.map_err(|error| match error {
         ServeError::Setting(invalid) if ["host", "port", "speed"].contains(&&*invalid.key) => {
-            argument(invalid).into()
+            ServeError::Setting(argument(invalid)).into()
         }
         error => CliError::from(error),
     })?;

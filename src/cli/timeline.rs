@@ -68,12 +68,7 @@ pub(crate) struct RunTimelineArgs {
 /// Writes the timeline that was chosen.
 pub(super) fn run(args: TimelineArgs, traces: Option<PathBuf>) -> Result<(), CliError> {
     if let Some(out) = &args.out {
-        check_free(
-            "--out",
-            out,
-            args.force,
-            &args.experiment.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
-        )?;
+        check_free("--out", out, args.force, args.experiment.as_deref().as_slice())?;
     }
     let saved = Results::load(&args.results)?;
     let experiment = saved.experiment(&args.results, args.experiment, traces)?;

@@ -327,9 +327,10 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
         }
         TraceCommand::Fit { source, out, force, extends, steady, hold_out, format } => {
             if let Some(out) = &out {
-                source.check_out("--out", out, force, traces)?;
-                let read = extends.as_deref().map(Path::new);
-                check_free("--out", out, force, read.as_slice())?;
+                let trace = file(&source.trace, traces)?;
+                let inputs = [Some(trace.as_ref()), extends.as_deref().map(Path::new)];
+                let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
+                check_free("--out", out, force, &inputs)?;
             }
             let trace = source.read(traces)?;
             let options = FitOptions { steady };

@@ -2,11 +2,10 @@
 
 use super::document::Document;
 use super::error::ExperimentError;
-use super::measure::Shown;
 use super::run_spec::Settings;
 use super::simulate::policy_named;
 use crate::router::admission::{limit_of, no_gate};
-use crate::settings::{Invalid, same};
+use crate::settings::{Invalid, duration_text, same};
 use crate::simulation::{Control, ControlSettings};
 use crate::time::{SimDuration, SimTime};
 use std::collections::BTreeSet;
@@ -110,8 +109,8 @@ pub(super) fn check_used(
 pub(super) fn too_late(document: &Document, at: SimDuration, end: SimDuration) -> ExperimentError {
     let all = read(document).unwrap_or_default();
     let index = all.iter().position(|control| control.at == at).unwrap_or(0);
-    let allowed = format!("before the end of the run, {}", Shown(end));
-    document.invalid(&format!("control[{index}]"), Invalid::new("at", Shown(at), allowed))
+    let allowed = format!("before the end of the run, {}", duration_text(end));
+    document.invalid(&format!("control[{index}]"), Invalid::new("at", duration_text(at), allowed))
 }
 
 /// Refuses what simulations of `settings` cannot do, whenever it comes.

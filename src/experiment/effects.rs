@@ -16,6 +16,47 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Listened to by policies that want KV events, whatever their parameters.
 const FEED: &str = "feed";
 
+/// A key that has an effect only beside others, whatever the policy.
+struct DependentKey {
+    key: &'static str,
+    has_effect: fn(&Settings) -> bool,
+    needs: &'static str,
+}
+
+const SEVERAL: &str = "router.replicas above 1";
+
+const DEPENDENT: [DependentKey; 4] = [
+    DependentKey {
+        key: "router.sync_delay",
+        has_effect: |settings| settings.router.replicas > 1,
+        needs: SEVERAL,
+    },
+    DependentKey {
+        key: "router.spread",
+        has_effect: |settings| settings.router.replicas > 1,
+        needs: SEVERAL,
+    },
+    DependentKey {
+        key: "router.restart.at",
+        has_effect: is_restarted,
+        needs: "a time before the end, measure.warmup + measure.window",
+    },
+    DependentKey {
+        key: "cluster.load_time",
+        has_effect: |settings| !settings.plan().is_empty(),
+        needs: "[[cluster.change]] or [cluster.planner]",
+    },
+];
+
+/// Whether the router restarts before the end: of levels in sequence a later one may still
+/// reach it.
+fn is_restarted(settings: &Settings) -> bool {
+    let Settings { router, measure, .. } = settings;
+    let window = measure.window.filter(|_| measure.levels == Levels::Independent);
+    let end = window.map(|window| measure.warmup + window);
+    router.restart.as_ref().is_none_or(|restart| end.is_none_or(|end| restart.at < end))
+}
+
 /// The keys of policies that were given, with the policies that ran then.
 #[derive(Debug)]
 pub(super) struct Effects {
@@ -70,26 +111,9 @@ impl Effects {
 
     /// Keys that hold whatever the policy, and have an effect only beside others.
     fn note_idle(&mut self, document: &Document, settings: &Settings) {
-        let Settings { router, measure, .. } = settings;
-        let starts_workers = !settings.plan().is_empty();
-        // Of levels in sequence a later one may still reach it.
-        let end = measure.window.filter(|_| measure.levels == Levels::Independent);
-        let end = end.map(|window| measure.warmup + window);
-        let restarts =
-            router.restart.as_ref().is_none_or(|restart| end.is_none_or(|end| restart.at < end));
-        let several = "router.replicas above 1";
-        for (key, has_effect, needs) in [
-            ("router.sync_delay", router.replicas > 1, several),
-            ("router.spread", router.replicas > 1, several),
-            (
-                "router.restart.at",
-                restarts,
-                "a time before the end, measure.warmup + measure.window",
-            ),
-            ("cluster.load_time", starts_workers, "[[cluster.change]] or [cluster.planner]"),
-        ] {
+        for DependentKey { key, has_effect, needs } in DEPENDENT {
             if document.is_given(key) {
-                self.idle.entry(key).or_insert((false, needs)).0 |= has_effect;
+                self.idle.entry(key).or_insert((false, needs)).0 |= has_effect(settings);
             }
         }
     }

@@ -149,7 +149,7 @@ impl Place {
 }
 
 /// True for the names of what the process has open: to replace the file behind such a
-/// name would take it away from whoever else has it open.
+/// name would take it away from other processes that have it open.
 fn is_open_file(file: &Path) -> bool {
     let names = ["/dev/stdout", "/dev/stderr"].map(Path::new);
     cfg!(unix)

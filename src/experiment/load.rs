@@ -6,7 +6,7 @@ use super::document::Document;
 use super::effects::Effects;
 use super::error::ExperimentError;
 use super::files::read_at_most;
-use super::measure::{Levels, MeasureSettings, Shown, SloSettings};
+use super::measure::{Levels, MeasureSettings, SloSettings};
 use super::run_spec::{Params, RunSpec, Settings};
 use super::sweep::{self, SweptKey};
 use crate::catalogue;
@@ -17,7 +17,7 @@ use crate::fleet::{Pool, Pools};
 use crate::router::feed::FeedSettings;
 use crate::router::settings::{FrontEndSettings, RouterSettings};
 use crate::router::{PolicyFactory, Registry};
-use crate::settings::{Invalid, NOTHING, Place, SettingsError, Sheet};
+use crate::settings::{Invalid, NOTHING, Place, SettingsError, Sheet, duration_text};
 use crate::time::{SimDuration, SimTime};
 use crate::workload::distribution::{Distribution, Tokens};
 use crate::workload::{WorkloadSettings, WorkloadSource};
@@ -479,7 +479,7 @@ impl Resolver {
             for (key, time) in [("window", measure.window), ("warmup", Some(measure.warmup))] {
                 let time = time.filter(|time| key == "window" || !time.is_zero());
                 if let Some(time) = time {
-                    let invalid = Invalid::new(key, Shown(time), allowed);
+                    let invalid = Invalid::new(key, duration_text(time), allowed);
                     return Err(document.invalid("measure", invalid));
                 }
             }
@@ -822,8 +822,8 @@ fn check_length(document: &Document, run: &RunSpec) -> Result<(), ExperimentErro
     }
     // Of levels in sequence a later one may still reach it.
     if let Some(index) = late.filter(|_| measure.levels == Levels::Independent) {
-        let allowed = format!("before the end of the run, {}", Shown(end));
-        let at = Shown(changes[index].at);
+        let allowed = format!("before the end of the run, {}", duration_text(end));
+        let at = duration_text(changes[index].at);
         let invalid = Invalid::new(format!("change[{index}].at"), at, allowed);
         return Err(document.invalid("cluster", invalid));
     }
@@ -832,7 +832,7 @@ fn check_length(document: &Document, run: &RunSpec) -> Result<(), ExperimentErro
     }
     let allowed =
         format!("so short that {levels} levels of warmup and window last at most 100 days");
-    Err(document.invalid("measure", Invalid::new("window", Shown(window), allowed)))
+    Err(document.invalid("measure", Invalid::new("window", duration_text(window), allowed)))
 }
 
 fn text(document: &Document, key: &str) -> Result<Option<String>, ExperimentError> {

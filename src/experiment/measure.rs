@@ -2,7 +2,7 @@
 //! targets of `[slo]`.
 
 use crate::recorder::{Quantiles, SPIKE_WINDOW};
-use crate::settings::{Invalid, NOTHING, written};
+use crate::settings::{Invalid, NOTHING, duration_text};
 use crate::time::SimDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
@@ -108,17 +108,22 @@ impl MeasureSettings {
     /// The first setting that will not do.
     pub fn validate(&self) -> Result<(), Invalid> {
         if let Some(window) = self.window {
-            Invalid::unless(!window.is_zero(), "window", Shown(window), "longer than 0s")?;
+            Invalid::unless(!window.is_zero(), "window", duration_text(window), "longer than 0s")?;
         }
         let spikes = !self.spike_window.is_zero();
-        Invalid::unless(spikes, "spike_window", Shown(self.spike_window), "longer than 0s")?;
+        Invalid::unless(
+            spikes,
+            "spike_window",
+            duration_text(self.spike_window),
+            "longer than 0s",
+        )?;
         match self.quantiles {
             QuantileKind::Requests => {
                 let given = [("snapshot_every", self.snapshot_every), ("trailing", self.trailing)];
                 for (key, value) in given {
                     if let Some(value) = value {
                         let allowed = "left out unless quantiles = \"snapshots\"";
-                        return Err(Invalid::new(key, Shown(value), allowed));
+                        return Err(Invalid::new(key, duration_text(value), allowed));
                     }
                 }
                 Ok(())
@@ -138,22 +143,22 @@ impl MeasureSettings {
         Invalid::unless(
             !every.is_zero() && every <= window,
             "snapshot_every",
-            Shown(every),
-            &format!("longer than 0s and at most the window, {}", Shown(window)),
+            duration_text(every),
+            &format!("longer than 0s and at most the window, {}", duration_text(window)),
         )?;
         let least = SimDuration::from_ps(window.as_ps().div_ceil(MOST_SNAPSHOTS));
         let allowed =
-            format!("at least {}: at most 1,000,000 snapshots fit a window", Shown(least));
-        Invalid::unless(every >= least, "snapshot_every", Shown(every), &allowed)?;
+            format!("at least {}: at most 1,000,000 snapshots fit a window", duration_text(least));
+        Invalid::unless(every >= least, "snapshot_every", duration_text(every), &allowed)?;
         let longest = self.warmup + every;
         Invalid::unless(
             !trailing.is_zero() && trailing <= longest,
             "trailing",
-            Shown(trailing),
+            duration_text(trailing),
             &format!(
                 "longer than 0s and at most warmup + snapshot_every, {}: the first snapshot must \
                  not reach back beyond the start of the level",
-                Shown(longest)
+                duration_text(longest)
             ),
         )
     }
@@ -189,7 +194,7 @@ impl SloSettings {
     pub fn validate(&self) -> Result<(), Invalid> {
         for (key, target) in [("ttft", self.ttft), ("itl", self.itl)] {
             if let Some(target) = target.filter(|target| target.is_zero()) {
-                return Err(Invalid::new(key, Shown(target), "longer than 0s"));
+                return Err(Invalid::new(key, duration_text(target), "longer than 0s"));
             }
         }
         let attainment = self.attainment;
@@ -198,15 +203,6 @@ impl SloSettings {
         Invalid::unless(is_share, "attainment", attainment, allowed)?;
         let any = self.ttft.is_some() || self.itl.is_some();
         Invalid::unless(any, "ttft", NOTHING, "given, or itl, or no [slo] section at all")
-    }
-}
-
-/// A duration as people write it.
-pub(super) struct Shown(pub(super) SimDuration);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&written(self.0))
     }
 }
 

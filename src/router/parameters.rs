@@ -4,7 +4,7 @@
 //! what they take, what holds where a key is not given, and how a text that does
 //! not fit is refused. So adding a parameter is adding a field.
 
-use crate::settings::{Invalid, nearest, written};
+use crate::settings::{Invalid, duration_text, nearest};
 use crate::time::SimDuration;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -225,7 +225,7 @@ pub const LEAST_REPORT_PERIOD: SimDuration = SimDuration::from_millis(1);
 
 /// Refuses a `report_period` that is too short.
 pub(crate) fn check_report_period(period: SimDuration) -> Result<(), Invalid> {
-    let written = written(period);
+    let written = duration_text(period);
     let allowed = "at least 1ms: each report looks at every worker";
     Invalid::unless(period >= LEAST_REPORT_PERIOD, "report_period", written, allowed)
 }

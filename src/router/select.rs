@@ -104,6 +104,11 @@ pub(super) struct Bounds<'a> {
     pub(super) scale: f64,
 }
 
+impl Bounds<'_> {
+    /// Of a request that costs a worker's own cost and no more, wherever it is sent.
+    pub(super) const OWN_COST: Self = Self { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+}
+
 /// Finds the worker of the lowest cost as if all were offered to [`Ties`] in order
 /// of id, but looks only at those that can matter. A worker whose own cost is
 /// infinite is never chosen. The second number of `cost` decides where the first

@@ -2,7 +2,7 @@
 
 use super::curve::{Curve, CurveSettings};
 use crate::rng::{Use, stream};
-use crate::settings::{Invalid, written};
+use crate::settings::{Invalid, duration_text};
 use crate::time::{SimDuration, SimTime};
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma};
@@ -96,14 +96,14 @@ impl ArrivalSettings {
                 validate_cv(*cv)
             }
             &Self::OnOff { on, off, .. } => {
-                Invalid::unless(!on.is_zero(), "on", written(on), "more than 0")?;
-                Invalid::unless(!off.is_zero(), "off", written(off), "more than 0")?;
+                Invalid::unless(!on.is_zero(), "on", duration_text(on), "more than 0")?;
+                Invalid::unless(!off.is_zero(), "off", duration_text(off), "more than 0")?;
                 let cycle = on + off;
                 let least = 1.0 / (MOST_PHASES * rate);
                 let allowed = format!(
                     "with off at least {least} s: a thousandth of the mean time between requests"
                 );
-                Invalid::unless(cycle.as_secs() >= least, "on", written(on), &allowed)
+                Invalid::unless(cycle.as_secs() >= least, "on", duration_text(on), &allowed)
             }
             Self::Constant { .. } | Self::Poisson { .. } => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use super::MAX_TOKENS;
 use crate::rng::Stream;
-use crate::settings::{self, Count, Invalid, written};
+use crate::settings::{self, Count, Invalid, duration_text};
 use crate::time::SimDuration;
 use rand::RngExt;
 use rand_distr::{Distribution as _, Exp, Gamma, LogNormal, Normal, Zipf};
@@ -76,7 +76,7 @@ impl Quantity for SimDuration {
         Self::from_ps(stream.random_range(min.as_ps()..=max.as_ps()))
     }
     fn shown(self) -> String {
-        written(self)
+        duration_text(self)
     }
 }
 

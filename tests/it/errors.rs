@@ -209,6 +209,15 @@ fn files_that_would_replace_others() {
     assert!(line.contains("must be another file than a.jsonl, which is read"), "{line}");
 }
 
+#[cfg(feature = "live")]
+#[test]
+fn an_address_that_others_reach_has_a_way_out() {
+    let place = Scratch::new();
+    let line = refused(&place, &["serve", "small.toml", "--host", "0.0.0.0"]);
+    assert!(line.starts_with("error: --host = 0.0.0.0: must be a loopback"), "{line}");
+    assert!(line.ends_with("to reach it (--allow-remote)"), "{line}");
+}
+
 #[test]
 fn traces_that_are_not_there() {
     let place = Scratch::new();

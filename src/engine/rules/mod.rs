@@ -180,10 +180,11 @@ impl RulesName {
     /// of these; with its value, and why it is refused.
     pub(crate) fn find_foreign(these: &[Self], engine: &toml::Table) -> Option<ForeignKey> {
         let others = Self::ALL.iter().filter(|other| !these.contains(other));
-        let keys = others.flat_map(|other| other.own_keys().iter().map(move |key| (*other, *key)));
-        keys.into_iter().find_map(|(owner, key)| {
+        let mut keys =
+            others.flat_map(|other| other.own_keys().iter().map(move |key| (*other, *key)));
+        keys.find_map(|(owner, key)| {
             let (key, value) = innermost(key.to_owned(), engine.get(key)?)?;
-            let followed = Self::list(|rules| these.contains(&rules)).replace(" or ", " and ");
+            let followed = Self::listed(|rules| these.contains(&rules), " and ");
             let problem = format!(
                 "must be left out: only workers with engine.rules = {:?} have this key, and these \
                  have {followed}",
@@ -195,9 +196,13 @@ impl RulesName {
 
     /// The engines of which `is_meant` holds, as a message lists values.
     pub fn list(is_meant: impl Fn(Self) -> bool) -> String {
+        Self::listed(is_meant, " or ")
+    }
+
+    fn listed(is_meant: impl Fn(Self) -> bool, between: &str) -> String {
         let meant = Self::ALL.iter().filter(|name| is_meant(**name));
         let quoted: Vec<String> = meant.map(|name| format!("{:?}", name.as_str())).collect();
-        quoted.join(" or ")
+        quoted.join(between)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::engine::Pace;
 use crate::fleet::pools::Numbering;
-use crate::settings::{Count, Invalid, NOTHING, count, count_option, written};
+use crate::settings::{Count, Invalid, NOTHING, count, count_option, duration_text};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -245,7 +245,7 @@ impl PlannerSettings {
         let range = format!("from {shown}, {workers}, to {}", MOST_WORKERS);
         let fits = (workers..=MOST_WORKERS).contains(&max_workers);
         Invalid::unless(fits, "max_workers", max_workers, &range)?;
-        let shown = written(interval);
+        let shown = duration_text(interval);
         let allowed = "at least 1ms: a planner looks at every worker";
         Invalid::unless(interval >= LEAST_INTERVAL, "interval", shown, allowed)?;
         let (up, down) = (self.scale_up_above, self.scale_down_below);
@@ -484,7 +484,7 @@ impl ChangePlan {
             let change = &self.changes[index];
             let key = format!("change[{index}].at");
             let refuse = |is: &str| {
-                let at = written(change.at);
+                let at = duration_text(change.at);
                 let ChangeSettings { worker, what, .. } = *change;
                 let when = format!("a time at which worker {worker} is not {is}");
                 Err(Invalid::new(key.clone(), at, format!("{when}, for {:?}", what.name())))

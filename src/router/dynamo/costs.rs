@@ -24,9 +24,10 @@ pub(super) struct LoggedCosts {
     /// Draws nearly uniformly among the allowed workers.
     selector: DefaultWorkerSelector,
     log: Dispatch,
-    /// Hears nothing. As long as there is one listener alone, `tracing` asks whoever
-    /// listens on the thread where a line of the crate is first reached, which is no one
-    /// where the policy itself reaches it, and remembers that. Of two it asks both.
+    /// Receives nothing. While only one subscriber exists, `tracing` decides whether a call
+    /// site is enabled by the subscriber of the thread that reaches it first, and caches the
+    /// answer: disabled, where that is the policy's own thread, which has none. With two
+    /// it asks both.
     _second: Dispatch,
     last: Arc<LastCost>,
 }

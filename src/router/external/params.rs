@@ -2,7 +2,7 @@
 
 use super::wire::Knowledge;
 use crate::router::parameters::{Parameters, check_report_period};
-use crate::settings::{Invalid, written};
+use crate::settings::{Invalid, duration_text};
 use crate::time::SimDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl Parameters for ExternalParams {
         let allowed = "a list whose first text names a program";
         Invalid::unless(program.is_none_or(|name| !name.is_empty()), "command", "[\"\"]", allowed)?;
         let fits = (LEAST_TIMEOUT..=LONGEST_TIMEOUT).contains(&self.timeout);
-        let written = written(self.timeout);
+        let written = duration_text(self.timeout);
         Invalid::unless(fits, "timeout", written, "from 1ms to 1h")?;
         if let Some(period) = self.report_period {
             check_report_period(period)?;

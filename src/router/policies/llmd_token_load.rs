@@ -176,7 +176,7 @@ impl TokenLoad {
         };
         let best_sticky = self.least_tokens(&sticky, held);
         // The best of those that are not sticky: a look at few, as most are not.
-        let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+        let bounds = Bounds::OWN_COST;
         let best_other = lowest_cost(&self.tokens, bounds, |worker| {
             if self.is_sticky(held, worker) {
                 f64::INFINITY
@@ -197,7 +197,7 @@ impl TokenLoad {
     /// The fewest tokens in flight on a worker that is allowed; infinite if none is.
     fn least_tokens(&self, allowed: &Allowed, held: &Held) -> f64 {
         let tokens = |worker: WorkerId| self.tokens.key(worker.index());
-        let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+        let bounds = Bounds::OWN_COST;
         match allowed {
             Allowed::All => self.tokens.least(),
             Allowed::Few(workers) => {

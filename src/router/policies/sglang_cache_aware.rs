@@ -155,7 +155,7 @@ impl SglangCacheAware {
             Rule::Sent => {
                 let all = self.tree.sent_blocks();
                 let sent_blocks = |worker: WorkerId| (all.key(worker.index()), 0);
-                let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+                let bounds = Bounds::OWN_COST;
                 let least = lowest(all, bounds, &mut self.draws, sent_blocks);
                 WorkerId::at(least.expect("a worker is available"))
             }

@@ -130,7 +130,7 @@ impl SmgCacheAware {
             params,
             cluster: cluster.clone(),
             tree: PromptTree::new(cluster.workers()),
-            waits: Waits::new(params.waits, cluster),
+            waits: Waits::new(params.waits, false, cluster),
             next_eviction: SimTime::ZERO + params.eviction_interval,
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
@@ -213,7 +213,7 @@ impl Policy for SmgCacheAware {
             }
             Among::Fewest => Some(one_of(view.least_loaded(), &mut draws).index()),
             Among::Spill(_) | Among::All => {
-                let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+                let bounds = Bounds::OWN_COST;
                 lowest(self.waits.shortest(), bounds, &mut draws, |worker| {
                     let inflight = f64::from(view.workers[worker.index()].inflight);
                     let passed_by = self.waits.is_overloaded(worker)

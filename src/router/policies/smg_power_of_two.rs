@@ -66,7 +66,8 @@ impl Parameters for SmgPowerOfTwoParams {
 /// draw decides nothing, are recorded in `src/router/tests/golden`.
 #[derive(Debug)]
 pub struct SmgPowerOfTwo {
-    metric: LoadMetric,
+    /// Of all workers, and not of two drawn.
+    takes_least: bool,
     waits: Waits,
     draws: Stream,
 }
@@ -76,11 +77,9 @@ impl SmgPowerOfTwo {
     pub fn new(params: SmgPowerOfTwoParams, cluster: &ClusterSpec, seed: u64) -> Self {
         let draws = rng::stream(seed, Use::Policy, 0, 0);
         let metric = params.power_of_two_load_metric;
-        let mut waits = Waits::new(params.waits, cluster);
-        if metric != LoadMetric::ExpectedWait {
-            waits.go_by_requests();
-        }
-        Self { metric, waits, draws }
+        let by_requests = metric != LoadMetric::ExpectedWait;
+        let waits = Waits::new(params.waits, by_requests, cluster);
+        Self { takes_least: metric == LoadMetric::LeastRequests, waits, draws }
     }
 
     /// Takes note of the last report.
@@ -107,14 +106,11 @@ impl Policy for SmgPowerOfTwo {
         self.read_reports(view);
         let worker = if self.waits.are_all_overloaded() {
             one_of(view.least_loaded(), &mut self.draws)
-        } else if self.metric == LoadMetric::LeastRequests {
-            let bounds = Bounds { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
-            let mut draws = self.draws.clone();
-            let waits = &self.waits;
-            let least = lowest(waits.shortest(), bounds, &mut draws, |worker| {
-                (waits.shortest().key(worker.index()), 0)
+        } else if self.takes_least {
+            let shortest = self.waits.shortest();
+            let least = lowest(shortest, Bounds::OWN_COST, &mut self.draws, |worker| {
+                (shortest.key(worker.index()), 0)
             });
-            self.draws = draws;
             WorkerId::at(least.expect("a worker is free"))
         } else {
             let (first, second) = self.drawn();

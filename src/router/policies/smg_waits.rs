@@ -73,7 +73,7 @@ const MOST_USAGE: f64 = 0.999;
 #[derive(Debug)]
 pub(super) struct Waits {
     params: WaitParams,
-    /// [`Self::shortest`] is by requests in flight first.
+    /// Whether requests in flight come first, and the expected wait decides among equals.
     by_requests: bool,
     cluster: ClusterSpec,
     loads: Vec<Load>,
@@ -100,10 +100,10 @@ struct Load {
 }
 
 impl Waits {
-    pub(super) fn new(params: WaitParams, cluster: &ClusterSpec) -> Self {
+    pub(super) fn new(params: WaitParams, by_requests: bool, cluster: &ClusterSpec) -> Self {
         Self {
             params,
-            by_requests: false,
+            by_requests,
             cluster: cluster.clone(),
             loads: vec![Load::default(); cluster.workers() as usize],
             absent: WorkerSet::default(),
@@ -117,12 +117,6 @@ impl Waits {
 
     pub(super) fn report_period(&self) -> SimDuration {
         self.params.report_period
-    }
-
-    /// From now on the fewest requests in flight come first, and the expected wait decides
-    /// among equals.
-    pub(super) fn go_by_requests(&mut self) {
-        self.by_requests = true;
     }
 
     /// The load of `worker`: its expected wait, or its requests in flight and then its wait.

@@ -422,7 +422,7 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// What is said of a unit that nobody gave, where it makes a load that no log has.
+    /// The notice about an assumed unit of time, where it makes a load that no log has.
     fn short_times(&self) -> Option<String> {
         let rows = &self.trace.rows;
         let last = rows.iter().map(|row| row.at).max().unwrap_or_default();

@@ -22,9 +22,9 @@ pub(super) struct Grouped {
 }
 
 impl Grouped {
-    /// By what rows say, sub-agents included, or by their ids: a block that more than [`BRANCHES`] different
-    /// blocks follow is *popular*, and so is all that stands before it; rows with the same
-    /// first block after the popular ones are a session.
+    /// By the sessions that rows name, sub-agents included, or by their ids: a block that more
+    /// than [`BRANCHES`] different blocks follow is *popular*, and so is all that stands before
+    /// it; rows with the same first block after the popular ones are a session.
     pub(super) fn of(trace: &Trace) -> Self {
         let popular = popular(trace);
         let mut sessions: Vec<Vec<u32>> = Vec::new();

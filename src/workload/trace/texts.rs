@@ -17,7 +17,7 @@ use super::place::RowPlace;
 use super::stamp::Stamp;
 use super::{Trace, TraceError, TraceFormat};
 use elements::each_element;
-use messages::{Message, Object, answer_tokens, of_turn, payload};
+use messages::{Message, Object, Payload, Prompt, answer_tokens, of_turn};
 use sha2::{Digest, Sha256};
 use std::io::BufRead;
 use std::path::Path;
@@ -166,24 +166,24 @@ impl Reader<'_> {
     fn payloads(&mut self, place: &RowPlace<'_>, object: &Object) -> Result<(), TraceError> {
         let session = self.session();
         let payloads = messages::objects(place, object, "payloads")?;
-        let mut asked: Vec<(Vec<u32>, Option<u32>)> = Vec::new();
-        for payload in &payloads {
-            asked.push(self.prompt(place, payload)?);
-        }
-        for (at, (tokens, most)) in asked.iter().enumerate() {
+        let payloads = payloads.into_iter().map(|object| messages::payload(place, object));
+        let payloads = payloads.collect::<Result<Vec<Payload<'_>>, _>>()?;
+        for (at, payload) in payloads.iter().enumerate() {
             if self.build.is_full() {
                 return Ok(());
             }
-            let next = payloads.get(at + 1);
-            let answer = match next {
-                Some(next) => answer_tokens(place, payloads[at], next, &mut self.tokenizer)?,
+            self.notes.tools += u64::from(payload.has_tools);
+            let tokens = self.prompt(place, &payload.prompt)?;
+            let answer = match payloads.get(at + 1) {
+                Some(next) => answer_tokens(&payload.prompt, &next.prompt, &mut self.tokenizer)?,
                 None => None,
             };
+            let most = payload.max_tokens;
             let output_tokens = match (answer, most) {
                 (Some(answer), _) => count(place, answer)?,
                 (None, Some(most)) => {
                     self.notes.unsaid_answers += 1;
-                    *most
+                    most
                 }
                 (None, None) => {
                     return Err(place.row(
@@ -194,32 +194,28 @@ impl Reader<'_> {
             };
             let max_tokens = most.map(|most| most.max(output_tokens));
             let asked = Asked { output_tokens, max_tokens, ..Asked::default() };
-            self.add(place, &session, at == 0, tokens, asked)?;
+            self.add(place, &session, at == 0, &tokens, asked)?;
         }
         Ok(())
     }
 
-    /// The tokens of a payload's prompt, and the most that it asks for.
+    /// The tokens of a payload's prompt.
     fn prompt(
         &mut self,
         place: &RowPlace<'_>,
-        object: &Object,
-    ) -> Result<(Vec<u32>, Option<u32>), TraceError> {
-        let most = ["max_completion_tokens", "max_tokens"];
-        let most = most.into_iter().find(|key| object.get(*key).is_some_and(|v| !v.is_null()));
-        let most = most.map(|key| messages::tokens(place, object, key)).transpose()?;
-        self.notes.tools += u64::from(object.get("tools").is_some_and(|tools| !tools.is_null()));
+        prompt: &Prompt<'_>,
+    ) -> Result<Vec<u32>, TraceError> {
         let mut tokens = Vec::new();
-        match payload(place, object)? {
-            messages::Prompt::Ids(ids) => tokens = ids,
-            messages::Prompt::Text(text) => tokens.extend_from_slice(self.tokenizer.of(text)?),
-            messages::Prompt::Messages(messages) => {
-                for message in &messages {
+        match prompt {
+            Prompt::Ids(ids) => tokens.clone_from(ids),
+            Prompt::Text(text) => tokens.extend_from_slice(self.tokenizer.of(text)?),
+            Prompt::Messages(messages) => {
+                for message in messages {
                     self.extend(&mut tokens, place, message)?;
                 }
             }
         }
-        Ok((tokens, most))
+        Ok(tokens)
     }
 
     /// A session whose later turns are only what is new after the answer before.

@@ -184,16 +184,19 @@ fn what_decoding_fills_and_leaves_lose_stays_one_segment() {
     assert_eq!((index.held_blocks(both[0]), index.held_blocks(both[1])), (50, 50));
 }
 
+/// How many segments there are once `worker` has told `events`.
+fn segments_after(index: &mut HeldIndex, worker: WorkerId, events: Vec<KvEvent>) -> usize {
+    events.iter().for_each(|event| index.apply(worker, event));
+    index.segments.len()
+}
+
 #[test]
 fn what_was_cut_and_is_whole_again_grows_with_decoding() {
     let mut texts = Texts::default();
     let text = texts.add(None);
     let mut index = HeldIndex::new(2);
     let (one, other) = (WorkerId(0), WorkerId(1));
-    let mut tell = |worker, events: Vec<KvEvent>| {
-        events.iter().for_each(|event| index.apply(worker, event));
-        index.segments.len()
-    };
+    let mut tell = |worker, events| segments_after(&mut index, worker, events);
     tell(one, texts.stored(text, 0, 200));
     assert_eq!(tell(other, texts.stored(text, 0, 150)), 2);
     assert_eq!(tell(other, texts.stored(text, 150, 200)), 1);
@@ -209,10 +212,7 @@ fn what_another_worker_stores_behind_a_hole_grows_with_decoding() {
     let text = texts.add(None);
     let mut index = HeldIndex::new(2);
     let (one, other) = (WorkerId(0), WorkerId(1));
-    let mut tell = |worker, events: Vec<KvEvent>| {
-        events.iter().for_each(|event| index.apply(worker, event));
-        index.segments.len()
-    };
+    let mut tell = |worker, events| segments_after(&mut index, worker, events);
     tell(one, texts.stored(text, 0, 12));
     tell(one, texts.removed(text, 10, 12));
     assert_eq!(tell(one, texts.removed(text, 4, 5)), 2);

@@ -37,6 +37,14 @@ pub(super) fn served(trace: &Trace, block_size: u32, speedup: f64) -> Vec<(SimTi
     }
 }
 
+/// Leading blocks that two requests have in common, on engines with such blocks.
+pub(super) fn common(trace: &Trace, block_size: u32, one: usize, other: usize) -> usize {
+    let all = served(trace, block_size, 1.0);
+    let (a, b) = (&all[one].1, &all[other].1);
+    let blocks = a.prompt_tokens.min(b.prompt_tokens) / block_size;
+    (0..blocks).take_while(|&i| a.content.block(i) == b.content.block(i)).count()
+}
+
 #[test]
 fn compressed_files_read_as_plain_ones() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Formats whose requests wait for others: trees of chats, agents with sub-agents.
 
-use super::formats::served;
+use super::formats::{common, served};
 use super::*;
 use crate::time::SimTime;
 use crate::workload::arrivals::Arrivals;
@@ -14,14 +14,6 @@ fn fixture(name: &str) -> Trace {
 fn times(trace: &Trace) -> Vec<(f64, u32, u32)> {
     let shown = |(at, r): (SimTime, Request)| (at.as_secs(), r.conversation.0, r.turn);
     served(trace, 16, 1.0).into_iter().map(shown).collect()
-}
-
-/// Leading blocks that two requests have in common, on engines with such blocks.
-fn common(trace: &Trace, block_size: u32, one: usize, other: usize) -> usize {
-    let all = served(trace, block_size, 1.0);
-    let (a, b) = (&all[one].1, &all[other].1);
-    let blocks = a.prompt_tokens.min(b.prompt_tokens) / block_size;
-    (0..blocks).take_while(|&i| a.content.block(i) == b.content.block(i)).count()
 }
 
 #[test]

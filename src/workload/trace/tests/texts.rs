@@ -1,6 +1,6 @@
 //! Conversations as text, by a tokenizer file.
 
-use super::formats::served;
+use super::formats::{common, served};
 use super::*;
 use crate::time::SimTime;
 
@@ -20,14 +20,6 @@ fn requests(trace: &Trace) -> Vec<(f64, u32, u32, u32, u32, u32)> {
         (at.as_secs(), r.conversation.0, r.turn, lengths.0, lengths.1, lengths.2)
     };
     served(trace, 16, 1.0).into_iter().map(shown).collect()
-}
-
-/// Leading blocks that two requests have in common, on engines with such blocks.
-fn common(trace: &Trace, block_size: u32, one: usize, other: usize) -> usize {
-    let all = served(trace, block_size, 1.0);
-    let (a, b) = (&all[one].1, &all[other].1);
-    let blocks = a.prompt_tokens.min(b.prompt_tokens) / block_size;
-    (0..blocks).take_while(|&i| a.content.block(i) == b.content.block(i)).count()
 }
 
 fn payloads(list: &str) -> String {
@@ -72,7 +64,10 @@ fn what_cannot_be_read_is_named() {
         (format!("{list}]"), None),
         (list.to_owned(), Some(TraceFormat::Sharegpt)),
         (format!("{list}, 5]"), Some(TraceFormat::Sharegpt)),
-        (messages("{\"role\": \"nobody\", \"content\": \"a\"}"), Some(TraceFormat::VllmMultiTurn)),
+        (
+            messages("{\"role\": \"narrator\", \"content\": \"a\"}"),
+            Some(TraceFormat::VllmMultiTurn),
+        ),
         (messages("{\"role\": \"user\"}"), Some(TraceFormat::VllmMultiTurn)),
         (messages("{\"content\": \"a\"}"), Some(TraceFormat::VllmMultiTurn)),
         (messages("{\"role\": \"user\", \"content\": 5}"), Some(TraceFormat::VllmMultiTurn)),

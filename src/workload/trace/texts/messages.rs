@@ -35,6 +35,15 @@ pub(super) struct Message<'a> {
     pub(super) has_tools: bool,
 }
 
+/// A request, as it was sent.
+pub(super) struct Payload<'a> {
+    pub(super) prompt: Prompt<'a>,
+    /// The most tokens of an answer that it asks for.
+    pub(super) max_tokens: Option<u32>,
+    /// Whether it offers tools.
+    pub(super) has_tools: bool,
+}
+
 /// The prompt of a payload.
 pub(super) enum Prompt<'a> {
     /// Tokens.
@@ -118,11 +127,21 @@ fn parts<'a>(
     }
 }
 
-/// The prompt of an OpenAI request, for chats or completions.
+/// Reads an OpenAI request, for chats or completions.
 pub(super) fn payload<'a>(
     place: &RowPlace<'_>,
     object: &'a Object,
-) -> Result<Prompt<'a>, TraceError> {
+) -> Result<Payload<'a>, TraceError> {
+    let is_said = |key: &str| object.get(key).is_some_and(|value| !value.is_null());
+    let most = ["max_completion_tokens", "max_tokens"].into_iter().find(|key| is_said(key));
+    Ok(Payload {
+        max_tokens: most.map(|key| tokens(place, object, key)).transpose()?,
+        has_tools: is_said("tools"),
+        prompt: prompt(place, object)?,
+    })
+}
+
+fn prompt<'a>(place: &RowPlace<'_>, object: &'a Object) -> Result<Prompt<'a>, TraceError> {
     if object.contains_key("messages") {
         return Ok(Prompt::Messages(list(place, object, "messages")?));
     }
@@ -144,17 +163,14 @@ pub(super) fn payload<'a>(
     }
 }
 
-/// The tokens of the answer to a payload, if the next one of its session goes on from it
-/// and its answer.
+/// The tokens of the answer to the prompt `before`, if the next one of its session goes on
+/// from it and its answer.
 pub(super) fn answer_tokens(
-    place: &RowPlace<'_>,
-    before: &Object,
-    next: &Object,
+    before: &Prompt<'_>,
+    next: &Prompt<'_>,
     tokenizer: &mut Tokenizer,
 ) -> Result<Option<usize>, TraceError> {
-    let (Prompt::Messages(before), Prompt::Messages(next)) =
-        (payload(place, before)?, payload(place, next)?)
-    else {
+    let (Prompt::Messages(before), Prompt::Messages(next)) = (before, next) else {
         return Ok(None);
     };
     let Some(new) = next.strip_prefix(&before[..]) else { return Ok(None) };
