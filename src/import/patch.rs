@@ -154,6 +154,11 @@ pub fn patch(
     for (key, value) in changes {
         flatten(key, value, &mut flat);
     }
+    let twice = |key: &String| rival(key).filter(|other| flat.contains_key(other));
+    if let Some((key, other)) = flat.keys().find_map(|key| Some((key, twice(key)?))) {
+        let why = format!("{other} is changed too, and both size the KV pool: change one of them");
+        return Err(inexpressible(key, &flat[key], why));
+    }
     let changes: BTreeMap<&String, &Value> = flat
         .iter()
         .filter(|(key, value)| base.get(*key).is_none_or(|before| !is_same(before, value)))

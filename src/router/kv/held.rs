@@ -123,6 +123,9 @@ impl HeldIndex {
             segment.holders.remove(worker);
             !segment.holders.is_empty()
         });
+        // Neighbours that only this worker told apart.
+        let blocks: Vec<BlockId> = self.segments.keys().copied().collect();
+        blocks.into_iter().for_each(|block| self.join(block));
     }
 
     /// Takes note of what `worker` stored or lost.

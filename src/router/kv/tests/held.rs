@@ -126,7 +126,8 @@ impl BlockByBlock {
 }
 
 proptest! {
-    /// Whatever is stored and lost, in any order, by whom ever, holes or not.
+    /// Whatever is stored and lost, in any order, by whom ever, holes or not; and no two
+    /// segments are what one could be.
     #[test]
     fn segments_know_what_blocks_know(
         texts in any_texts(),
@@ -161,6 +162,11 @@ proptest! {
                 );
             }
             prop_assert_eq!(&index.held_blocks, &model.held_blocks);
+            prop_assert!(index.segments.iter().zip(index.segments.iter().skip(1)).all(
+                |((first, before), (next, after))| {
+                    first.offset(before.len) != *next || !before.goes_on_in(after)
+                }
+            ));
         }
     }
 }
