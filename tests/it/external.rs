@@ -326,7 +326,10 @@ fn an_interrupt_leaves_no_process() {
          time.sleep(1000)\n",
     );
     let args = ["external", "--timeout", "1h", "--check", "sh", "-c", "python3 deaf.py; true"];
-    let mut child = place.command(&args).spawn().expect("it starts");
+    // A shell has what it starts in the background ignore interrupts.
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(env!("CARGO_BIN_EXE_sim")).args(args);
+    let mut child = command.current_dir(place.path()).spawn().expect("it starts");
     let mut pid = None;
     for _ in 0..1_000 {
         pid = pid.or_else(|| std::fs::read_to_string(place.path().join("pid")).ok());

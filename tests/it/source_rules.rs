@@ -336,7 +336,7 @@ fn is_path(text: &str) -> bool {
 
 fn uses_of(text: &str) -> Uses {
     // Tests stand last in a file, and may use what they like.
-    let text = text.split("#[cfg(test)]\nmod tests {").next().expect("a first part");
+    let text = text.split("\nmod tests {").next().expect("a first part");
     let text: String = code(text).flat_map(|(_, line)| [line, "\n"]).collect();
     let (mut used, mut aliases) = (Vec::new(), Vec::new());
     let mut rest = String::new();

@@ -122,10 +122,7 @@ fn periods_of_a_nanosecond_are_refused() {
     let output = place.sim(&["run", "planner.toml"]);
     let line = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{line}");
-    assert!(
-        line.contains("cluster.planner.interval = \"0.000000001s\": must be at least 1ms"),
-        "{line}"
-    );
+    assert!(line.contains("cluster.planner.interval = \"1ns\": must be at least 1ms"), "{line}");
     place.write("plain.toml", ZENO);
     let arrivals = "workload={ kind = \"requests\", count = 9, \
         prompt_tokens = { kind = \"constant\", value = 16 }, \

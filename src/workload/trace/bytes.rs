@@ -3,7 +3,6 @@
 use super::TraceError;
 use super::place::RowPlace;
 use csv::{Position, ReaderBuilder, StringRecord};
-use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
@@ -43,24 +42,21 @@ pub(super) fn each_record<C>(
     find: impl FnOnce(&StringRecord) -> Result<C, String>,
     mut each: impl FnMut(&RowPlace<'_>, &C, &StringRecord) -> Result<bool, TraceError>,
 ) -> Result<(), TraceError> {
-    let (row_bytes, kept) = (Cell::new(0), RefCell::new(Kept::default()));
-    let bounded = Bounded { text, row_bytes: &row_bytes, kept: &kept };
-    let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(bounded);
-    let failed = |error: csv::Error| {
-        let line = error.position().map_or(1, |at| kept.borrow().line(at));
-        failed(RowPlace { path, line }, &error)
-    };
-    let header = reader.headers().map_err(failed)?;
-    let columns = find(header).map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
+    let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(Rows::new(text));
+    let header =
+        reader.headers().cloned().map_err(|error| failed(path, reader.get_ref(), &error))?;
+    let columns = find(&header).map_err(|problem| RowPlace { path, line: 1 }.row(problem))?;
     let mut record = StringRecord::new();
     loop {
-        row_bytes.set(0);
-        if !reader.read_record(&mut record).map_err(failed)? {
+        reader.get_mut().begin_row();
+        let read = reader.read_record(&mut record);
+        if !read.map_err(|error| failed(path, reader.get_ref(), &error))? {
             return Ok(());
         }
         let line = record.position().map_or(0, |at| {
-            let line = kept.borrow().line(at);
-            kept.borrow_mut().forget_before(at);
+            let rows = reader.get_mut();
+            let line = rows.line(at);
+            rows.forget_before(at);
             line
         });
         if !each(&RowPlace { path, line }, &columns, &record)? {
@@ -70,7 +66,8 @@ pub(super) fn each_record<C>(
 }
 
 /// What the reader of CSV says, as an error of the row.
-fn failed(place: RowPlace<'_>, error: &csv::Error) -> TraceError {
+fn failed(path: &Path, rows: &Rows<impl Read>, error: &csv::Error) -> TraceError {
+    let place = RowPlace { path, line: error.position().map_or(1, |at| rows.line(at)) };
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             place.row(format!("{len} values in {expected_len} columns"))
@@ -96,35 +93,39 @@ fn too_long() -> io::Error {
     io::Error::other(format!("a row is longer than {mib} MiB"))
 }
 
-/// A text that ends with an error where a row is too long, once the count is set to 0 before
-/// each row.
-struct Bounded<'a, R> {
+/// The text of a CSV file, which ends with an error where a row is too long. It keeps what was
+/// read from the current row on: the reader of CSV takes the line breaks before a row, the
+/// second byte of CR LF and blank lines, for the beginning of the row.
+struct Rows<R> {
     text: R,
-    row_bytes: &'a Cell<usize>,
-    kept: &'a RefCell<Kept>,
-}
-
-/// The text from the current row on. The reader of CSV takes the line breaks before a row,
-/// the second byte of CR LF and blank lines, for the beginning of the row.
-#[derive(Default)]
-struct Kept {
-    bytes: Vec<u8>,
+    /// Bytes read since a row began.
+    row_bytes: usize,
+    kept: Vec<u8>,
     /// Where they begin in the text.
     from: u64,
 }
 
-impl Kept {
+impl<R: Read> Rows<R> {
     /// What is behind the reader goes in pieces of so many bytes.
     const PIECE: usize = HEAD_BYTES;
 
+    fn new(text: R) -> Self {
+        Self { text, row_bytes: 0, kept: Vec::new(), from: 0 }
+    }
+
+    /// To be called before each row.
+    fn begin_row(&mut self) {
+        self.row_bytes = 0;
+    }
+
     fn index(&self, at: &Position) -> usize {
         let index = usize::try_from(at.byte().saturating_sub(self.from)).unwrap_or(usize::MAX);
-        index.min(self.bytes.len())
+        index.min(self.kept.len())
     }
 
     /// The line of a row that the reader says is `at`, from 1.
     fn line(&self, at: &Position) -> usize {
-        let breaks = self.bytes[self.index(at)..].iter().take_while(|byte| b"\r\n".contains(byte));
+        let breaks = self.kept[self.index(at)..].iter().take_while(|byte| b"\r\n".contains(byte));
         let skipped = breaks.filter(|byte| **byte == b'\n').count();
         usize::try_from(at.line()).unwrap_or(0).saturating_add(skipped)
     }
@@ -132,17 +133,17 @@ impl Kept {
     fn forget_before(&mut self, at: &Position) {
         let index = self.index(at);
         if index >= Self::PIECE {
-            self.bytes.drain(..index);
+            self.kept.drain(..index);
             self.from += index as u64;
         }
     }
 }
 
-impl<R: Read> Read for Bounded<'_, R> {
+impl<R: Read> Read for Rows<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.text.read(buffer)?;
-        self.row_bytes.set(self.row_bytes.get() + read);
-        self.kept.borrow_mut().bytes.extend_from_slice(&buffer[..read]);
-        if self.row_bytes.get() > MAX_ROW_BYTES { Err(too_long()) } else { Ok(read) }
+        self.row_bytes += read;
+        self.kept.extend_from_slice(&buffer[..read]);
+        if self.row_bytes > MAX_ROW_BYTES { Err(too_long()) } else { Ok(read) }
     }
 }
