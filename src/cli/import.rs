@@ -52,6 +52,9 @@ pub(crate) struct ImportArgs {
     /// Unit of the times of the log [default: recognised from the file]
     #[arg(long, value_enum, value_name = "UNIT", requires = "log")]
     time_unit: Option<Unit>,
+    /// What makes tokens of the texts of a log that holds texts: a tokenizer.json
+    #[arg(long, value_name = "FILE", requires = "log")]
+    tokenizer: Option<PathBuf>,
     /// The folder for the experiment, which is named after it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -151,12 +154,21 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), CliError> {
 
 /// A log, found from wherever the experiment is.
 fn log(file: &Path, args: &ImportArgs) -> Result<Log, CliError> {
-    let wrong = |allowed: &str| Invalid::new("--log", file.display(), allowed);
+    let tokenizer = args.tokenizer.as_deref();
+    Ok(Log {
+        path: absolute("--log", file)?,
+        columns: args.columns.clone(),
+        time_unit: args.time_unit.map(Into::into),
+        tokenizer: tokenizer.map(|file| absolute("--tokenizer", file)).transpose()?,
+    })
+}
+
+/// The path of a file that an argument names, from wherever the experiment is.
+fn absolute(key: &str, file: &Path) -> Result<String, Invalid> {
+    let wrong = |allowed: &str| Invalid::new(key, file.display(), allowed);
     let path = std::path::absolute(file).ok().filter(|path| path.is_file());
     let path = path.ok_or_else(|| wrong("a file that is there"))?;
-    let path = path.to_str().ok_or_else(|| wrong("a path of UTF-8 text"))?;
-    let (columns, time_unit) = (args.columns.clone(), args.time_unit.map(Into::into));
-    Ok(Log { path: path.to_owned(), columns, time_unit })
+    Ok(path.to_str().ok_or_else(|| wrong("a path of UTF-8 text"))?.to_owned())
 }
 
 /// Loads the experiment from a folder of its own: what cannot run is not written.

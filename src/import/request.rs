@@ -26,6 +26,8 @@ pub struct Log {
     pub columns: Option<Columns>,
     /// What its times count, where the file does not say so.
     pub time_unit: Option<TimeUnit>,
+    /// The path of the `tokenizer.json` that makes tokens of its texts, if it holds texts.
+    pub tokenizer: Option<String>,
 }
 
 /// What is imported.

@@ -160,7 +160,14 @@ fn lines_of(log: &Log) -> String {
     let columns = log.columns.as_ref().and_then(|columns| Value::try_from(columns).ok());
     let unit = log.time_unit.and_then(|unit| Value::try_from(unit).ok());
     let path = Some(Value::from(log.path.as_str()));
-    [value(path, "path"), value(columns, "columns"), value(unit, "time_unit")].concat()
+    let tokenizer = log.tokenizer.as_deref().map(Value::from);
+    [
+        value(path, "path"),
+        value(columns, "columns"),
+        value(unit, "time_unit"),
+        value(tokenizer, "tokenizer"),
+    ]
+    .concat()
 }
 
 fn model(text: &mut String, worker: &Worker) {

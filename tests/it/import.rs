@@ -205,6 +205,21 @@ fn a_log_is_the_load_of_what_is_imported() {
     let requests = fs::read_to_string(here.join("plots/fleet/requests.csv")).expect("written");
     let first = requests.lines().filter(|line| line.contains("round_robin")).count();
     assert_eq!(first, 3 * 3, "three requests by three seeds: {requests}");
+    // A log of texts.
+    let texts = [
+        concat!(env!("CARGO_MANIFEST_DIR"), "/traces/fixtures/sharegpt.json"),
+        "--tokenizer",
+        concat!(env!("CARGO_MANIFEST_DIR"), "/traces/fixtures/tokenizer.json"),
+        "--force",
+    ];
+    assert!(refusal(here, &with(&texts[..1])).contains("tokenizer = nothing"));
+    if cfg!(feature = "texts") {
+        good(here, &with(&texts));
+        let experiment = fs::read_to_string(here.join("fleet/experiment.toml")).expect("written");
+        assert!(experiment.contains("traces/fixtures/tokenizer.json\" # as requested"));
+    } else {
+        assert!(refusal(here, &with(&texts)).contains("build it with the feature texts"));
+    }
 }
 
 #[test]
