@@ -59,6 +59,8 @@ mod tests {
             error,
             "metric = tftt_ms_p50: must be the name of a metric; the nearest one is `ttft_ms_p50`"
         );
+        let error = check_name("metric", "nope").unwrap_err().to_string();
+        assert!(error.starts_with("metric = nope: must be the name of a metric, like `ttft_ms_"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::catalogue::CATALOGUE;
 use super::kind::{Better, MetricKind, Statistic};
-use crate::settings::Invalid;
+use crate::settings::{Invalid, nearest};
 
 /// A metric as reports show it.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,11 +108,13 @@ impl Metric {
 pub fn check_name(key: &str, name: &str) -> Result<&'static MetricKind, Invalid> {
     let (stem, statistic) = split(name);
     let Some(kind) = MetricKind::of(stem) else {
-        let nearest = CATALOGUE
-            .iter()
-            .map(|kind| (strsim::damerau_levenshtein(stem, kind.stem), kind.stem))
-            .min()
-            .map_or("ttft_ms", |(_, nearest)| nearest);
+        let Some(nearest) = nearest(stem, CATALOGUE.iter().map(|kind| kind.stem)) else {
+            let allowed = format!(
+                "the name of a metric, like {}; docs/metrics.md has all of them",
+                MAIN.map(|name| format!("`{name}`")).join(", ")
+            );
+            return Err(Invalid::new(key, name, allowed));
+        };
         let otherwise = if nearest.ends_with("_ms") { "_p95" } else { "" };
         let suffix = statistic.map_or(otherwise.to_owned(), |statistic| format!("_{statistic}"));
         let allowed = format!("the name of a metric; the nearest one is `{nearest}{suffix}`");
