@@ -362,8 +362,8 @@ mod tests {
             let time = parse_duration(text).unwrap();
             assert_eq!(duration_text(time), format!("\"{text}\""));
         }
-        assert_eq!(written(SimDuration::from_secs(300)), "\"5min\"");
-        assert_eq!(written(SimDuration::from_secs(3_600 * 48)), "\"48h\"");
+        assert_eq!(duration_text(SimDuration::from_secs(300)), "\"5min\"");
+        assert_eq!(duration_text(SimDuration::from_secs(3_600 * 48)), "\"48h\"");
     }
 
     #[test]
