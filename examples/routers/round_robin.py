@@ -13,16 +13,15 @@ from sim_router import Router, run  # noqa: E402
 
 
 class RoundRobin(Router):
-    """One counter, blind to load; workers that are gone are passed over."""
+    """One counter over the workers that are there, blind to load."""
 
     def start(self):
-        self.next = 0
+        self.turns = 0
 
     def route(self, now_ns, request, view):
-        workers = len(self.facts.workers)
-        turns = (turn % workers for turn in range(self.next, self.next + workers))
-        worker = next(worker for worker in turns if worker not in view.absent)
-        self.next = worker + 1
+        there = [at for at in range(len(self.facts.workers)) if at not in view.absent]
+        worker = there[self.turns % len(there)]
+        self.turns += 1
         return worker
 
 

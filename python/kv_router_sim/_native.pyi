@@ -104,7 +104,7 @@ class Experiment:
 
     @property
     def overrides(self) -> list[str]:
-        """What was set, in order, as `sim run --set` takes it."""
+        """What is set, each key once, as `sim run --set` takes it."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -255,7 +255,7 @@ impl Experiment {
         let mut options = self.options.clone();
         match (key.cast::<PyMapping>(), value) {
             (Ok(pairs), None) => add_settings(&mut options, Some(pairs))?,
-            (_, Some(value)) => options.overrides.push(setting(&key.extract::<String>()?, value)?),
+            (_, Some(value)) => put(&mut options, setting(&key.extract::<String>()?, value)?),
             (Err(_), None) => {
                 return Err(plain("set takes a key and a value, or a mapping of keys to values"));
             }
@@ -288,7 +288,7 @@ impl Experiment {
         points.map(|params| to_python(py, &serde_json::json!(params))).collect()
     }
 
-    /// What was set, in order, as the command line takes it after `--set`.
+    /// What is set, each key once, as the command line takes it after `--set`.
     #[getter]
     fn overrides(&self) -> Vec<String> {
         self.options.overrides.clone()
@@ -465,9 +465,20 @@ impl Experiment {
 fn add_settings(options: &mut LoadOptions, set: Option<&Bound<'_, PyMapping>>) -> PyResult<()> {
     for pair in set.map(|set| set.items()).transpose()?.into_iter().flatten() {
         let (key, value): (String, Bound<'_, PyAny>) = pair.extract()?;
-        options.overrides.push(setting(&key, &value)?);
+        put(options, setting(&key, &value)?);
     }
     Ok(())
+}
+
+/// Sets a key, in place of what it was set to before, swept or not: the command line refuses
+/// two values of one key.
+fn put(options: &mut LoadOptions, setting: String) {
+    fn key(setting: &str) -> &str {
+        let key = setting.split_once('=').map_or(setting, |(key, _)| key);
+        key.strip_prefix("sweep.").unwrap_or(key)
+    }
+    options.overrides.retain(|before| key(before) != key(&setting));
+    options.overrides.push(setting);
 }
 
 fn check_jobs(jobs: Option<usize>) -> PyResult<()> {

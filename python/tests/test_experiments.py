@@ -169,7 +169,13 @@ def test_ctrl_c_ends_a_run(what):
         except KeyboardInterrupt:
             print("interrupted", flush=True)
     """)
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    # What a shell starts in the background ignores interrupts, and so would its children.
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     time.sleep(0.5)
