@@ -46,7 +46,9 @@ def test_pandas_polars_duckdb_and_pyarrow_read_them(results):
     duckdb, pyarrow = pytest.importorskip("duckdb"), pytest.importorskip("pyarrow")
     means = kept.metrics["ttft_ms_p95"]
     assert list(kept.metrics.to_pandas()["ttft_ms_p95"]) == means
-    assert list(pandas.DataFrame.from_arrow(kept.metrics)["ttft_ms_p95"]) == means
+    # Since pandas 3, which wants Python 3.11.
+    if hasattr(pandas.DataFrame, "from_arrow"):
+        assert list(pandas.DataFrame.from_arrow(kept.metrics)["ttft_ms_p95"]) == means
     assert polars.DataFrame(kept.metrics)["ttft_ms_p95"].to_list() == means
     arrow = pyarrow.table(kept.metrics)
     assert arrow.column_names == kept.metrics.column_names
