@@ -8,6 +8,13 @@ use nalgebra::{DMatrix, DVector, Dyn};
 /// loss (Charbonnier et al. 1994). Assumed: the scatter of good rows.
 const LARGE: f64 = 0.05;
 
+/// A value that plain squares take to 0 begins again at this part of its start: at 0 nothing
+/// says whether it should grow.
+const AWAY: f64 = 1e-3;
+/// A second solution counts if it leaves less than this part of what the first one leaves
+/// (assumed: a better place, and not a few digits more).
+const BETTER: f64 = 0.99;
+
 /// What was found.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Solution {
@@ -28,7 +35,7 @@ pub(super) fn minimise(
     residuals: &dyn Fn(&[f64]) -> Option<Vec<f64>>,
 ) -> Option<Solution> {
     let mut free: Vec<usize> = (0..start.len()).filter(|&i| start[i] > 0.0).collect();
-    let all = Problem::new(start, steps, &free, residuals)?;
+    let all = Problem::new(start, steps, &free, residuals, LARGE)?;
     let jacobian = all.jacobian()?;
     let matters = |column: usize| jacobian.column(column).iter().any(|d| *d != 0.0);
     let mattering: Vec<usize> =
@@ -38,15 +45,18 @@ pub(super) fn minimise(
     if free.is_empty() {
         return Some(Solution { values: start.to_vec(), intervals });
     }
-    let problem = Problem::new(start, steps, &free, residuals)?;
-    let tolerance = 1e-6;
-    let (found, report) = LevenbergMarquardt::new()
-        .with_ftol(tolerance)
-        .with_xtol(tolerance)
-        .with_patience(20)
-        .minimize(problem);
-    if !report.objective_function.is_finite() {
-        return None;
+    let from = |start: &[f64], large| Problem::new(start, steps, &free, residuals, large);
+    let (mut found, left) = from(start, LARGE)?.minimised()?;
+    // Far away, where all errors are large, the search may end on its way. Plain squares go
+    // on, if to a place where odd rows weigh too much: from there it is not far.
+    let squares = from(start, f64::INFINITY).and_then(Problem::minimised);
+    if let Some((squares, _)) = squares {
+        let mut near = squares.values();
+        free.iter().for_each(|&i| near[i] = near[i].max(AWAY * start[i]));
+        let again = from(&near, LARGE).and_then(Problem::minimised);
+        if let Some((better, _)) = again.filter(|(_, less)| *less < BETTER * left) {
+            found = better;
+        }
     }
     let jacobian = found.jacobian()?;
     let residuals = found.residuals()?;
@@ -63,25 +73,38 @@ pub(super) fn minimise(
 
 /// Values are `unit * |x|`, so that the optimiser's `x` may be any number.
 struct Problem<'a> {
-    start: &'a [f64],
+    start: Vec<f64>,
     steps: &'a [f64],
     free: &'a [usize],
     function: &'a dyn Fn(&[f64]) -> Option<Vec<f64>>,
+    /// Errors above this count by less than their square.
+    large: f64,
     x: DVector<f64>,
     current: Option<DVector<f64>>,
 }
 
 impl<'a> Problem<'a> {
     fn new(
-        start: &'a [f64],
+        start: &[f64],
         steps: &'a [f64],
         free: &'a [usize],
         function: &'a dyn Fn(&[f64]) -> Option<Vec<f64>>,
+        large: f64,
     ) -> Option<Self> {
         let x = DVector::from_element(free.len(), 1.0);
-        let mut problem = Self { start, steps, free, function, x, current: None };
+        let start = start.to_vec();
+        let mut problem = Self { start, steps, free, function, large, x, current: None };
         problem.current = problem.at(&problem.x);
         problem.current.is_some().then_some(problem)
+    }
+
+    /// Where the optimiser ends, and what it leaves; `None` if that is not finite.
+    fn minimised(self) -> Option<(Self, f64)> {
+        let tolerance = 1e-6;
+        let optimiser = LevenbergMarquardt::new().with_ftol(tolerance).with_xtol(tolerance);
+        let (found, report) = optimiser.with_patience(20).minimize(self);
+        let left = report.objective_function;
+        left.is_finite().then_some((found, left))
     }
 
     fn unit(&self, i: usize) -> f64 {
@@ -89,7 +112,7 @@ impl<'a> Problem<'a> {
     }
 
     fn values_at(&self, x: &DVector<f64>) -> Vec<f64> {
-        let mut values = self.start.to_vec();
+        let mut values = self.start.clone();
         for (&i, x) in self.free.iter().zip(x) {
             values[i] = self.unit(i) * x.abs();
         }
@@ -102,17 +125,20 @@ impl<'a> Problem<'a> {
 
     fn at(&self, x: &DVector<f64>) -> Option<DVector<f64>> {
         let errors = (self.function)(&self.values_at(x))?;
-        let errors: Vec<f64> = errors.into_iter().map(tamed).collect();
+        let errors: Vec<f64> = errors.into_iter().map(|e| tamed(e, self.large)).collect();
         errors.iter().all(|error| error.is_finite()).then(|| DVector::from_vec(errors))
     }
 }
 
-/// The number whose square is the pseudo-Huber loss of `error`.
-fn tamed(error: f64) -> f64 {
-    let ratio = error / LARGE;
+/// The number whose square is the pseudo-Huber loss of `error`, above `large`.
+fn tamed(error: f64, large: f64) -> f64 {
+    if large == f64::INFINITY {
+        return error;
+    }
+    let ratio = error / large;
     // (sqrt(1 + r^2) - 1) without cancellation.
     let loss = ratio * ratio / ((1.0 + ratio * ratio).sqrt() + 1.0);
-    LARGE * (2.0 * loss).sqrt().copysign(error)
+    large * (2.0 * loss).sqrt().copysign(error)
 }
 
 impl LeastSquaresProblem<f64, Dyn, Dyn> for Problem<'_> {
