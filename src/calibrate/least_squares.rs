@@ -132,7 +132,7 @@ impl<'a> Problem<'a> {
 
 /// The number whose square is the pseudo-Huber loss of `error`, above `large`.
 fn tamed(error: f64, large: f64) -> f64 {
-    if large == f64::INFINITY {
+    if large.is_infinite() {
         return error;
     }
     let ratio = error / large;
