@@ -9,6 +9,7 @@ thread used.
 """
 
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -16,8 +17,6 @@ import sys
 import threading
 import time
 import urllib.request
-
-TICKS_PER_SECOND = 100
 
 
 def main(sim: str, seconds: float) -> None:
@@ -78,7 +77,7 @@ def session_s(pid: int) -> float:
         name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
         if name == "sim-session":
             user, system = rest.split()[11:13]
-            return (int(user) + int(system)) / TICKS_PER_SECOND
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 

@@ -297,7 +297,7 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
     match command {
         TraceCommand::Stats { source, format } => stats(&source.read(traces)?, format),
         TraceCommand::Convert { source, out, to, anonymise, speedup, scaling, force } => {
-            source.check_out("OUT", &out, force, traces)?;
+            source.check_out("OUT", &out, force, traces, None)?;
             let scaling = Scaling {
                 prefix_len_multiplier: scaling.prefix_len_multiplier,
                 prefix_root_multiplier: scaling.prefix_root_multiplier,
@@ -315,7 +315,7 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
             write(&trace, &file, &out)
         }
         TraceCommand::Synth { source, out, requests, seed, force } => {
-            source.check_out("OUT", &out, force, traces)?;
+            source.check_out("OUT", &out, force, traces, None)?;
             let trace = source.read(traces)?;
             let model = Lookalike::fit(&trace)?;
             let requests =
@@ -327,10 +327,8 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
         }
         TraceCommand::Fit { source, out, force, extends, steady, hold_out, format } => {
             if let Some(out) = &out {
-                let trace = file(&source.trace, traces)?;
-                let inputs = [Some(trace.as_ref()), extends.as_deref().map(Path::new)];
-                let inputs: Vec<&Path> = inputs.into_iter().flatten().collect();
-                check_free("--out", out, force, &inputs)?;
+                let beside = extends.as_deref().map(Path::new);
+                source.check_out("--out", out, force, traces, beside)?;
             }
             let trace = source.read(traces)?;
             let options = FitOptions { steady };
@@ -385,16 +383,19 @@ fn write(trace: &Trace, file: &[u8], out: &Path) -> Result<(), CliError> {
 }
 
 impl SourceArgs {
-    /// Finds out whether `out` can be written; it is never the trace itself.
+    /// Finds out whether `out` can be written; it is never the trace itself, nor what is read
+    /// `beside` it.
     fn check_out(
         &self,
         key: &str,
         out: &Path,
         force: bool,
         traces: Option<&Path>,
+        beside: Option<&Path>,
     ) -> Result<(), CliError> {
         let read = file(&self.trace, traces)?;
-        check_free(key, out, force, &[&read])
+        let inputs: Vec<&Path> = [Some(read.as_path()), beside].into_iter().flatten().collect();
+        check_free(key, out, force, &inputs)
     }
 
     fn read(&self, traces: Option<&Path>) -> Result<Trace, TraceError> {
