@@ -52,8 +52,8 @@ is ahead. *Error*: predicted over published gain, minus 1. *Scatter*: how far re
 where there are some, else 5 % (assumed). *Knee*: the first level whose time to the first token (mean, or median \
 where no mean is published) is more than twice that of the lowest level. What counts: throughput from the \
 baseline's knee on, times to the first token below it (mean and 90th percentile, or what is published of them); \
-of a publication of a single load both. Cells that contradict their own table do not count. The aim is a mean \
-absolute error of 15 %, or the scatter where that is more.";
+of a publication of a single load both. Cells that contradict their own table do not count, and no knee that \
+rests on such cells is judged. The aim is a mean absolute error of 15 %, or the scatter where that is more.";
 
 impl Accuracy {
     /// All comparisons as a page of Markdown; `assumed` is what they rest on.

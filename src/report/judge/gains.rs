@@ -65,6 +65,8 @@ pub struct Gains {
     pub knees: [OnLadder; 2],
     /// The levels with a published time to the first token of the baseline.
     pub ladder: Vec<f64>,
+    /// Whether all times that the knees rest on count.
+    pub knees_count: bool,
 }
 
 /// Rates of work, which tell more from the knee on.
@@ -86,6 +88,11 @@ impl Gains {
             predicted: knee(predicted(&view.series[series], knee_metric)),
         });
         let ladder: Vec<f64> = published(comparison, over, knee_metric).map(|(x, _)| x).collect();
+        let knees_count = comparison
+            .cells
+            .iter()
+            .filter(|cell| [of, over].contains(&cell.series) && cell.metric == knee_metric)
+            .all(|cell| cell.uncounted.is_none());
         let has_ladder = view.xs().len() > 1;
         // Of a publication of one level the predicted ladder says on which side it is.
         let from = if ladder.len() > 1 { knees[1].published } else { knees[1].predicted };
@@ -105,18 +112,20 @@ impl Gains {
                 }
             }
         }
-        Some(Self { rows, knees, ladder })
+        Some(Self { rows, knees, ladder, knees_count })
     }
 
     /// Whether both knees are as published, or within one level on the published ladder; "no
-    /// knee" counts as one level past its end. `None` without a ladder.
+    /// knee" counts as one level past its end. `None` without a ladder, and where times that
+    /// they rest on do not count.
     pub fn knees_are_near(&self) -> Option<bool> {
         let ladder = &self.ladder;
         let place = |knee: Option<f64>| {
             knee.map_or(ladder.len(), |knee| ladder.iter().take_while(|x| **x < knee).count())
         };
         let is_near = |knee: &OnLadder| place(knee.published).abs_diff(place(knee.predicted)) <= 1;
-        (ladder.len() > 1).then(|| self.knees.iter().all(is_near))
+        let is_judged = ladder.len() > 1 && self.knees_count;
+        is_judged.then(|| self.knees.iter().all(is_near))
     }
 
     /// The rows of a metric.
@@ -289,6 +298,9 @@ mod tests {
         let far = OnLadder { published: Some(10.0), predicted: None };
         let far = Gains { knees: [kv, far], ..gains.clone() };
         assert_eq!(far.knees_are_near(), Some(false));
+        // A level that contradicts its table: nothing is said about knees.
+        let vague = Gains { knees_count: false, ..far };
+        assert_eq!(vague.knees_are_near(), None);
         let [published, predicted] = gains.crossings("ttft_ms_mean");
         assert_eq!((published, predicted), (vec![[20.0, 30.0]], vec![]));
         let (wide, wrong) = gains.signs(0.05);
