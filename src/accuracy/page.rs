@@ -15,7 +15,7 @@ use std::fmt::Write;
 
 /// What the comparison of further runs is.
 const FURTHER_RUNS: &str = "\
-Runs of `measured/serving-further.csv`: gpt-oss, Qwen3-235B, DeepSeek, Kimi, MiniMax and GLM-5 on H100, \
+Runs of `measured/serving-further.csv.gz`: gpt-oss, Qwen3-235B, DeepSeek, Kimi, MiniMax and GLM-5 on H100, \
 H200 and B200, and Llama-3.1-70B FP8 on B200. *Composed*: a step in which all decode, and for each answer once what a prompt adds to a \
 step, of the measured operators alone ([step-time.md](step-time.md#operators)): no host time, no pool, \
 nothing fitted. *Replayed*: as above, with the rules, limits and pool of the engine. Fitted to every \
@@ -86,7 +86,7 @@ impl Accuracy {
         page.steps(&self.steps);
         page.say("## Serving runs");
         page.say(&format!(
-            "Each run of `measured/serving.csv` replayed: one worker, a closed loop at the run's \
+            "Each run of `measured/serving.csv.gz` replayed: one worker, a closed loop at the run's \
              concurrency, {} requests per client, lengths drawn from {} of the longest up where \
              the source's are, else fixed. Fitted to these runs: the host time of vLLM (two \
              numbers in `models/engines/vllm.toml`), on every other run of each deployment in \

@@ -96,7 +96,7 @@ fn run(deployment: &str, prompt: u32, output: u32, concurrency: u32) -> &'static
             && (run.prompt_tokens, run.output_tokens, run.concurrency)
                 == (prompt, output, concurrency)
     };
-    RUNS.iter().find(wanted).expect("a run of measured/serving.csv")
+    RUNS.iter().find(wanted).expect("a run of measured/serving.csv.gz")
 }
 
 #[test]
@@ -217,13 +217,13 @@ fn small(place: &Scratch) {
         lines.map(|(_, line)| format!("{line}\n")).collect::<String>()
     };
     place.write("steps.csv", some("steps.csv.gz", 40));
-    place.write("serving.csv", some("serving.csv", 20));
-    place.write("serving-further.csv", some("serving-further.csv", 200));
+    place.write("serving.csv", some("serving.csv.gz", 20));
+    place.write("serving-further.csv", some("serving-further.csv.gz", 200));
     place.write("serving-ranks.csv", some("serving-ranks.csv", 14));
     let settings = std::fs::read_to_string(root.join("experiments/accuracy.toml")).unwrap();
     let settings = settings
         .replace("\"../measured/", "\"")
-        .replace("steps.csv.gz", "steps.csv")
+        .replace(".csv.gz\"", ".csv\"")
         .replace("\"../docs/", "\"")
         .replace("\"../models\"", &format!("{:?}", root.join("models").display().to_string()));
     // In place of the experiments with published results a small one.
