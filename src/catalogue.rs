@@ -66,6 +66,25 @@ impl Kind {
     }
 }
 
+/// The versions that a shipped engine stands for, and what step times under it are.
+const ENGINES: [(&str, &str); 10] = [
+    ("trtllm", "TensorRT-LLM 1.0 to 1.3 as dense networks were measured; step times of 1.3.0rc20"),
+    ("trtllm-1.2", "TensorRT-LLM up to 1.2; step times scaled from those of 1.3.0rc20"),
+    ("trtllm-1.3", "TensorRT-LLM 1.0 to 1.3; step times measured under 1.3.0rc20"),
+    ("trtllm-1.4", "TensorRT-LLM 1.4; step times measured under 1.3.0rc20"),
+    ("vllm", "vLLM of 2025 with the limits of large GPUs; step times measured under 0.24.0"),
+    ("vllm-0.12", "vLLM of 2025, up to 0.13; step times scaled from those of 0.24.0"),
+    ("vllm-0.14", "vLLM 0.14; step times scaled from those of 0.24.0"),
+    ("vllm-0.16", "vLLM 0.15 and 0.16; step times measured under 0.24.0"),
+    ("vllm-0.24", "vLLM 0.17 to 0.24; step times measured under 0.24.0"),
+    ("vllm-0.32", "vLLM 0.32, whose scheduling was recorded; step times measured under 0.24.0"),
+];
+
+/// The versions that a shipped engine stands for, and what step times under it are.
+pub fn about_engine(name: &str) -> &'static str {
+    ENGINES.iter().find(|(known, _)| *known == name).map_or("", |(_, about)| about)
+}
+
 /// A name that neither a file nor the catalogue has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no file, and no {} that comes with sim: {hint}", kind.noun())]
@@ -268,6 +287,10 @@ fn shipped(path: &Path) -> Option<&'static [u8]> {
 fn hint(kind: Kind, name: &str) -> String {
     /// More would not be read.
     const MOST: usize = 3;
+    if kind == Kind::Engine && name.to_lowercase().starts_with("sglang") {
+        return "SGLang's scheduler is not simulated; the rules of vllm-0.24 are the nearest"
+            .to_owned();
+    }
     if let Some(same) = names(kind).find(|known| known.eq_ignore_ascii_case(name)) {
         return format!("did you mean {same}?");
     }
@@ -286,8 +309,11 @@ fn hint(kind: Kind, name: &str) -> String {
     if near.is_empty() {
         return format!("there are {}", names(kind).collect::<Vec<_>>().join(", "));
     }
-    let near: Vec<&str> = near.into_iter().take(MOST).map(|(_, known)| known).collect();
-    format!("did you mean {}?", near.join(" or "))
+    let near = near.into_iter().take(MOST).map(|(_, known)| match about_engine(known) {
+        about if kind == Kind::Engine => format!("{known} ({about})"),
+        _ => known.to_owned(),
+    });
+    format!("did you mean {}?", near.collect::<Vec<_>>().join(" or "))
 }
 
 #[cfg(test)]
@@ -362,6 +388,23 @@ mod tests {
         assert!(hint(Kind::Experiment, "doks-3xh20").contains("did you mean doks-3xh200"));
         assert!(named(Kind::Experiment, "accuracy").is_err());
         assert!(named(Kind::Model, "gpus/h100").is_err());
+    }
+
+    #[test]
+    fn engines_say_which_versions_they_stand_for() {
+        let listed: Vec<&str> = ENGINES.iter().map(|(name, _)| *name).collect();
+        let mut shipped: Vec<&str> = names(Kind::Engine).collect();
+        shipped.sort_unstable();
+        assert_eq!(listed, shipped);
+        let hint = |name: &str| named(Kind::Engine, name).expect_err(name).to_string();
+        assert!(hint("vllm-0.20").contains("vllm-0.24 (vLLM 0.17 to 0.24; step times measured"));
+        assert!(hint("sglang-0.5").contains("SGLang's scheduler is not simulated"));
+        // Scaled is what has kernels of its own.
+        for (name, about) in ENGINES {
+            let path = named(Kind::Engine, name).expect(name);
+            let text = read_text(&path).expect(name);
+            assert_eq!(text.contains("\n[kernels]"), about.contains("scaled"), "{name}");
+        }
     }
 
     #[test]

@@ -101,7 +101,8 @@ impl Catalogue {
             engines: titled(Kind::Engine, |name| {
                 let engine: toml::Table = shipped(Kind::Engine, name);
                 let rules = engine.get("rules").and_then(toml::Value::as_str);
-                (format!("the rules of {}", rules.unwrap_or_default()), None)
+                let about = catalogue::about_engine(name);
+                (format!("the rules of {}: {about}", rules.unwrap_or_default()), None)
             }),
             efficiencies: titled(Kind::Efficiency, |name| {
                 let efficiency: Efficiency = shipped(Kind::Efficiency, name);
@@ -154,7 +155,8 @@ impl Catalogue {
         }
         let _ = writeln!(
             text,
-            "\nshape may also be the config.json of a network; each part may be a file like those in models/."
+            "\nNot simulated: SGLang's scheduler, speculative decoding, LoRA, layers that keep a state \
+             (Mamba), pipeline parallelism.\nshape may also be the config.json of a network; each part may be a file like those in models/."
         );
         text
     }

@@ -5,57 +5,80 @@
 //! known is refused unless the user says that it is a dense transformer, and whatever
 //! hints at something that a shape cannot say is refused by name.
 
+use crate::engine::config_weights::Stored;
 use crate::engine::hardware::{Dtype, Experts, Index, Latent, Shape, Window};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// What a `model_type` stands for beside what the other keys say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    /// Gated feed-forward layers; a window, if there is one, in all layers.
-    Dense,
-    /// The same; a window in all but every so many layers, unless the file says in which.
-    Alternating(u32),
-    /// Experts, as other keys say.
-    Experts,
+struct Family {
+    /// Experts, as other keys say; else feed-forward layers are gated and dense.
+    has_experts: bool,
+    /// A window, if there is one, is in all but every so many layers, unless the file says in
+    /// which; else in all layers.
+    full_every: Option<u32>,
+    /// What holds of keys that a file leaves out. Files need not say what is usual for their
+    /// family, and some do not.
+    absent: &'static [(&'static str, u32)],
 }
+
+const DENSE: Family = Family { has_experts: false, full_every: None, absent: &[] };
+const EXPERTS: Family = Family { has_experts: true, ..DENSE };
+/// The output head is the embedding.
+const TIED: &[(&str, u32)] = &[("tie_word_embeddings", 1)];
+const QWEN: &[(&str, u32)] = &[("use_sliding_window", 0)];
+const QWEN3: &[(&str, u32)] = &[("use_sliding_window", 0), ("head_dim", 128)];
+const GEMMA: &[(&str, u32)] = &[("tie_word_embeddings", 1), ("head_dim", 256)];
+const HEADS_OF_64: &[(&str, u32)] = &[("head_dim", 64)];
+const HEADS_OF_128: &[(&str, u32)] = &[("head_dim", 128)];
+/// Most releases of Gemma 3 say no more than its size.
+const GEMMA3: &[(&str, u32)] = &[
+    ("tie_word_embeddings", 1),
+    ("head_dim", 256),
+    ("num_attention_heads", 8),
+    ("num_key_value_heads", 4),
+    ("vocab_size", 262_208),
+    ("max_position_embeddings", 131_072),
+];
 
 /// Values of `model_type` that are read. Source: the published code of the models of
 /// that name.
-const FAMILIES: [(&str, Family); 33] = [
-    ("cohere", Family::Dense),
-    ("cohere2", Family::Alternating(4)),
-    ("deepseek_v3", Family::Experts),
-    ("gemma", Family::Dense),
-    ("gemma2", Family::Alternating(2)),
-    ("gemma3", Family::Alternating(6)),
-    ("gemma3_text", Family::Alternating(6)),
-    ("glm", Family::Dense),
-    ("glm4", Family::Dense),
-    ("glm4_moe", Family::Experts),
-    ("glm_moe_dsa", Family::Experts),
-    ("gpt_oss", Family::Experts),
-    ("granite", Family::Dense),
-    ("helium", Family::Dense),
-    ("internlm2", Family::Dense),
-    ("internlm3", Family::Dense),
-    ("kimi_k2", Family::Experts),
-    ("kimi_k25", Family::Experts),
-    ("llama", Family::Dense),
-    ("minicpm", Family::Dense),
-    ("minimax_m2", Family::Experts),
-    ("mistral", Family::Dense),
-    ("mixtral", Family::Experts),
-    ("olmo", Family::Dense),
-    ("olmo2", Family::Dense),
-    ("olmo3", Family::Dense),
-    ("phi3", Family::Dense),
-    ("qwen2", Family::Dense),
-    ("qwen2_moe", Family::Experts),
-    ("qwen3", Family::Dense),
-    ("qwen3_moe", Family::Experts),
-    ("seed_oss", Family::Dense),
-    ("smollm3", Family::Dense),
+const FAMILIES: [(&str, Family); 34] = [
+    ("cohere", Family { absent: TIED, ..DENSE }),
+    ("cohere2", Family { absent: TIED, full_every: Some(4), ..DENSE }),
+    ("deepseek_v3", EXPERTS),
+    ("deepseek_v32", EXPERTS),
+    ("gemma", Family { absent: GEMMA, ..DENSE }),
+    ("gemma2", Family { absent: GEMMA, full_every: Some(2), ..DENSE }),
+    ("gemma3", Family { absent: GEMMA3, full_every: Some(6), ..DENSE }),
+    ("gemma3_text", Family { absent: GEMMA3, full_every: Some(6), ..DENSE }),
+    ("glm", Family { absent: HEADS_OF_128, ..DENSE }),
+    ("glm4", Family { absent: HEADS_OF_128, ..DENSE }),
+    ("glm4_moe", Family { absent: HEADS_OF_128, ..EXPERTS }),
+    ("glm_moe_dsa", EXPERTS),
+    ("gpt_oss", Family { absent: HEADS_OF_64, full_every: Some(2), ..EXPERTS }),
+    ("granite", DENSE),
+    ("helium", Family { absent: HEADS_OF_128, ..DENSE }),
+    ("internlm2", DENSE),
+    ("internlm3", DENSE),
+    ("kimi_k2", EXPERTS),
+    ("kimi_k25", EXPERTS),
+    ("llama", DENSE),
+    ("minicpm", Family { absent: TIED, ..DENSE }),
+    ("minimax_m2", EXPERTS),
+    ("mistral", DENSE),
+    ("mixtral", EXPERTS),
+    ("olmo", DENSE),
+    ("olmo2", DENSE),
+    ("olmo3", Family { full_every: Some(4), ..DENSE }),
+    ("phi3", DENSE),
+    ("qwen2", Family { absent: QWEN, ..DENSE }),
+    ("qwen2_moe", Family { absent: QWEN, ..EXPERTS }),
+    ("qwen3", Family { absent: QWEN3, ..DENSE }),
+    ("qwen3_moe", Family { absent: QWEN3, ..EXPERTS }),
+    ("seed_oss", Family { absent: HEADS_OF_128, ..DENSE }),
+    ("smollm3", Family { absent: TIED, ..DENSE }),
 ];
 
 /// The way out of every refusal.
@@ -79,11 +102,22 @@ pub(crate) struct Declared {
     pub(crate) assume_dense: bool,
 }
 
+/// What a file says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Network {
+    pub(crate) shape: Shape,
+    /// Number format of the weights beside routed experts, if the file says how weights are
+    /// stored and there are experts.
+    pub(crate) rest: Option<Dtype>,
+    /// Number format of the KV cache, if the file says it.
+    pub(crate) kv: Option<Dtype>,
+}
+
 /// A key that cannot be used, and why.
 type Problem = (String, String);
 
-/// The dimensions of the network that `text` describes.
-pub(crate) fn read(text: &str, declared: Declared) -> Result<Shape, Refused> {
+/// The network that `text` describes.
+pub(crate) fn read(text: &str, declared: Declared) -> Result<Network, Refused> {
     let json = |error: serde_json::Error| Refused {
         line: error.line().max(1),
         problem: error.to_string(),
@@ -95,8 +129,20 @@ pub(crate) fn read(text: &str, declared: Declared) -> Result<Shape, Refused> {
     };
     let keys = Keys::of_text(&file).map_err(refused)?;
     keys.refuse_others().map_err(refused)?;
-    keys.check_weights(declared.weights).map_err(refused)?;
-    keys.shape(declared.assume_dense).map_err(refused)
+    let stored = keys.stored(declared.weights).map_err(refused)?;
+    let shape = keys.shape(declared.assume_dense).map_err(refused)?;
+    let Some(stored) = stored else { return Ok(Network { shape, rest: None, kv: None }) };
+    if shape.experts.is_none() && stored.attention != stored.weights {
+        let key = "quantization_config".to_owned();
+        let problem = format!(
+            "{key}: {} weights, but attention in 16 bit: a network without experts has one format \
+             here; {WAY_OUT}",
+            stored.weights
+        );
+        return Err(refused((key, problem)));
+    }
+    let rest = shape.experts.map(|_| stored.attention);
+    Ok(Network { shape, rest, kv: stored.kv })
 }
 
 /// The keys of a network of text.
@@ -110,7 +156,7 @@ impl Keys {
             let mut keys = file.clone();
             keys.retain(|key, value| !(key.ends_with("_config") && is_network(value)));
             keys.extend(text.as_object().cloned().unwrap_or_default());
-            return Ok(Self(keys));
+            return Ok(Self::with_what_is_usual(keys));
         }
         let inner =
             |(key, value): &(&String, &Value)| key.ends_with("_config") && is_network(value);
@@ -120,8 +166,17 @@ impl Keys {
                     format!("{key}: describes a network inside of another one; {WAY_OUT}");
                 Err((key.clone(), problem))
             }
-            None => Ok(Self(file.clone())),
+            None => Ok(Self::with_what_is_usual(file.clone())),
         }
+    }
+
+    /// With what the family has where the file says nothing.
+    fn with_what_is_usual(mut keys: Map<String, Value>) -> Self {
+        let family = family(keys.get("model_type"));
+        for (key, usual) in family.map_or(&[][..], |family| family.absent) {
+            keys.entry(*key).or_insert(Value::from(*usual));
+        }
+        Self(keys)
     }
 
     /// A key's value, unless it is there to say that there is nothing of its kind.
@@ -161,6 +216,22 @@ impl Keys {
                 "mlp_only_layers" => {
                     Some(format!("{}: layers without experts among others", inline(value)))
                 }
+                "mlp_layer_types" if !is_dense_first(value) => {
+                    Some(format!("{}: layers without experts among others", inline(value)))
+                }
+                "num_kv_shared_layers" => Some(format!("{}: layers that share KV", inline(value))),
+                "indexer_types" if !is_all("full", value) => {
+                    Some(format!("{}: layers that share an index", inline(value)))
+                }
+                "attn_type_list" if !is_all(1, value) => {
+                    Some(format!("{}: layers that do not attend to everything", inline(value)))
+                }
+                "block_types"
+                | "block_configs"
+                | "layers_block_type"
+                | "hybrid_override_pattern" => {
+                    Some(format!("{}: layers of several kinds", inline(value)))
+                }
                 "decoder_sparse_step" | "moe_layer_freq" if value.as_u64() != Some(1) => {
                     Some(format!("{}: layers without experts among others", inline(value)))
                 }
@@ -176,24 +247,23 @@ impl Keys {
         Ok(())
     }
 
-    /// Refuses weights that are stored otherwise than the model says, unless they can be
-    /// made so when they are loaded.
-    fn check_weights(&self, declared: Dtype) -> Result<(), Problem> {
-        if let Some(config) = self.in_effect("quantization_config") {
-            let key = "quantization_config".to_owned();
-            let stored = quantized(config).map_err(|other| (key.clone(), other))?;
-            if stored != declared {
+    /// How numbers are stored, if the file says it. Refuses weights that are stored otherwise
+    /// than the model says, unless they can be made so when they are loaded.
+    fn stored(&self, declared: Dtype) -> Result<Option<Stored>, Problem> {
+        if let Some(stored) = Stored::of(|key| self.in_effect(key))? {
+            if stored.weights != declared {
+                let (key, weights) = ("quantization_config".to_owned(), stored.weights);
                 let problem = format!(
-                    "quantization_config: the weights are stored as {stored}, and the model says \
-                     {declared} of them: say {stored}"
+                    "{key}: the weights are stored as {weights}, and the model says {declared} of \
+                     them: say {weights}"
                 );
                 return Err((key, problem));
             }
-            return Ok(());
+            return Ok(Some(stored));
         }
         let Some(key) = ["torch_dtype", "dtype"].into_iter().find(|key| self.0.contains_key(*key))
         else {
-            return Ok(());
+            return Ok(None);
         };
         let name = self.0[key].as_str().unwrap_or_default();
         // 16-bit weights can be made shorter ones when they are loaded.
@@ -204,16 +274,16 @@ impl Keys {
             );
             return Err((key.to_owned(), problem));
         }
-        Ok(())
+        Ok(None)
     }
 
     fn shape(&self, assume_dense: bool) -> Result<Shape, Problem> {
         let kind = self.0.get("model_type").and_then(Value::as_str).unwrap_or("");
-        let known = FAMILIES.iter().find(|(name, _)| *name == kind).map(|&(_, family)| family);
-        if known != Some(Family::Experts) {
+        let known = family(self.0.get("model_type"));
+        if !known.is_some_and(|family| family.has_experts) {
             self.refuse_experts_and_latents()?;
         }
-        let Some(family) = known.or(assume_dense.then_some(Family::Dense)) else {
+        let Some(family) = known.or(assume_dense.then_some(DENSE)) else {
             let known: Vec<&str> = FAMILIES.iter().map(|(name, _)| *name).collect();
             let problem = format!(
                 "model_type {kind:?} is not known (known: {}); if it is a dense transformer with \
@@ -229,7 +299,7 @@ impl Keys {
             return Err(("num_attention_heads".to_owned(), problem));
         }
         let latent = self.latent()?;
-        let experts = if family == Family::Experts { self.experts()? } else { None };
+        let experts = if family.has_experts { self.experts()? } else { None };
         let has_dense = experts.is_none_or(|experts| experts.dense_layers > 0);
         let (kv_heads, head_size) = match latent {
             Some(_) => (0, 0),
@@ -305,20 +375,25 @@ impl Keys {
             }
             None => self.number("n_shared_experts").unwrap_or(0),
         };
+        let leading = |kinds: &Vec<Value>| kinds.iter().take_while(|kind| *kind == "dense").count();
+        let listed = self.in_effect("mlp_layer_types").and_then(Value::as_array).map(leading);
         Ok(Some(Experts {
             count,
             per_token: self.first(&["num_experts_per_tok", "experts_per_token"])?,
             ffn,
             shared,
-            dense_layers: self.number("first_k_dense_replace").unwrap_or(0),
+            dense_layers: match listed {
+                Some(layers) => u32::try_from(layers).unwrap_or(u32::MAX),
+                None => self.number("first_k_dense_replace").unwrap_or(0),
+            },
         }))
     }
 
     /// The layers that look at less than the longest context.
     fn window(&self, family: Family, layers: u32) -> Option<Window> {
         let tokens = self.number("sliding_window")?;
-        let switch = self.0.get("use_sliding_window");
-        if switch == Some(&Value::Bool(false)) {
+        let switch = self.0.get("use_sliding_window").map(is_in_effect);
+        if switch == Some(false) {
             return None;
         }
         if self.number("max_position_embeddings").is_some_and(|context| tokens >= context) {
@@ -331,18 +406,38 @@ impl Keys {
         };
         let listed = self.in_effect("layer_types").and_then(Value::as_array).map(sliding);
         // Qwen2: layers from `max_window_layers` on have the window, if it is used at all.
-        let from = self.number("max_window_layers").filter(|_| switch == Some(&Value::Bool(true)));
-        let (layers, first) = match (listed, from, family) {
+        let from = self.number("max_window_layers").filter(|_| switch == Some(true));
+        let (layers, first) = match (listed, from, family.full_every) {
             (Some(listed), ..) => listed,
             (None, Some(from), _) => (layers.saturating_sub(from), from == 0),
-            (None, None, Family::Alternating(usual)) => {
+            (None, None, Some(usual)) => {
                 let every = self.number("sliding_window_pattern").unwrap_or(usual);
                 (layers - layers / every, true)
             }
-            (None, None, _) => (layers, true),
+            (None, None, None) => (layers, true),
         };
         (layers > 0).then_some(Window { tokens, layers, first })
     }
+}
+
+/// The family of a `model_type`, if it is known.
+fn family(kind: Option<&Value>) -> Option<Family> {
+    let kind = kind.and_then(Value::as_str)?;
+    FAMILIES.iter().find(|(name, _)| *name == kind).map(|&(_, family)| family)
+}
+
+/// True of a list of this value alone.
+fn is_all(value: impl Into<Value>, list: &Value) -> bool {
+    let value = value.into();
+    list.as_array().is_some_and(|items| items.iter().all(|item| *item == value))
+}
+
+/// True of a list of feed-forward parts in which dense ones come before those with experts.
+fn is_dense_first(kinds: &Value) -> bool {
+    kinds.as_array().is_some_and(|kinds| {
+        let mut behind = kinds.iter().skip_while(|kind| *kind == "dense");
+        behind.all(|kind| kind == "sparse")
+    })
 }
 
 /// True unless a key is there to say that there is nothing of its kind.
@@ -369,35 +464,17 @@ fn other_layers(types: &Value) -> Option<String> {
 
 /// Keys of Mamba, RWKV, linear attention and the like.
 fn is_state_space(key: &str) -> bool {
-    let parts = ["ssm", "mamba", "rwkv", "state_size", "d_state", "linear_conv", "linear_attn"];
+    let parts = [
+        "ssm",
+        "mamba",
+        "rwkv",
+        "state_size",
+        "d_state",
+        "linear_conv",
+        "linear_attn",
+        "lru_width",
+    ];
     parts.iter().any(|part| key.contains(part)) || key == "time_step_rank" || key == "conv_L_cache"
-}
-
-/// The number format of quantised weights, or what they are in words.
-fn quantized(config: &Value) -> Result<Dtype, String> {
-    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
-    let (method, algorithm) = (text("quant_method"), text("quant_algo"));
-    let has_blocks = config.get("weight_block_size").is_some_and(|size| !size.is_null());
-    match (method, algorithm) {
-        ("mxfp4", _) => return Ok(Dtype::Mxfp4),
-        ("fp8", _) if has_blocks => return Ok(Dtype::Fp8Block),
-        ("fp8", _) | (_, "FP8") => return Ok(Dtype::Fp8),
-        (_, "NVFP4") => return Ok(Dtype::Nvfp4),
-        ("compressed-tensors", _) => match text("format") {
-            "pack-quantized" => return Ok(Dtype::Int4),
-            "nvfp4-pack-quantized" => return Ok(Dtype::Nvfp4),
-            _ => {}
-        },
-        _ => {}
-    }
-    let method = [method, algorithm, "of an unknown method"].into_iter().find(|m| !m.is_empty());
-    let bits = config.get("bits").and_then(Value::as_u64);
-    let bits = bits.map_or(String::new(), |bits| format!(", {bits} bit"));
-    let formats = Dtype::ALL.map(Dtype::as_str).join(", ");
-    Err(format!(
-        "quantization_config: {}{bits}: the formats that can be read are {formats}; {WAY_OUT}",
-        method.unwrap_or_default()
-    ))
 }
 
 /// A value on one line, cut to a readable length.
@@ -434,7 +511,7 @@ mod tests {
     }
 
     fn shape(keys: &str) -> Shape {
-        read(&with(keys), BF16).map_err(|refused| refused.problem).unwrap()
+        read(&with(keys), BF16).map_err(|refused| refused.problem).unwrap().shape
     }
 
     #[test]
@@ -452,6 +529,29 @@ mod tests {
             ),
             (r#""mamba_d_state": 128"#, "mamba_d_state: 128: layers that keep a state"),
             (r#""ssm_cfg": {"layer": "Mamba2"}"#, "ssm_cfg: "),
+            (
+                r#""hybrid_override_pattern": "M-M*-""#,
+                "hybrid_override_pattern: \"M-M*-\": layers of sev",
+            ),
+            (
+                r#""full_attention_interval": 4, "linear_conv_kernel_dim": 4"#,
+                "linear_conv_kernel_dim: 4",
+            ),
+            (r#""block_configs": [{"attention": {"no_op": true}}]"#, "block_configs: "),
+            (r#""num_kv_shared_layers": 15"#, "num_kv_shared_layers: 15: layers that share KV"),
+            (
+                r#""attn_type_list": [0, 0, 1]"#,
+                "attn_type_list: [0,0,1]: layers that do not attend",
+            ),
+            (
+                r#""model_type": "glm_moe_dsa", "mlp_layer_types": ["dense", "sparse", "dense"]"#,
+                "mlp_layer_types: ",
+            ),
+            (
+                r#""quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8",
+                   "ignore": ["*self_attn*"]}"#,
+                "quantization_config: the weights are stored as fp8, and the model says bf16",
+            ),
             (r#""attention_chunk_size": 8192"#, "attention_chunk_size: 8192"),
             (
                 r#""quantization_config": {"quant_method": "gptq", "bits": 4}"#,
@@ -473,6 +573,95 @@ mod tests {
             let problem = refusal(keys).unwrap_or_else(|| panic!("read: {keys}"));
             assert!(problem.starts_with(said), "{keys}: {problem}");
         }
+    }
+
+    #[test]
+    fn what_a_file_leaves_out_is_usual_for_its_family() {
+        let text = |keys: &str| {
+            let read = read(&format!("{{{keys}}}"), BF16);
+            read.map_err(|refused| refused.problem).unwrap().shape
+        };
+        // Gemma 3 of 12 billion parameters, as it is published.
+        let gemma = text(
+            r#""architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+               "text_config": {"hidden_size": 3840, "intermediate_size": 15360,
+                   "model_type": "gemma3_text", "num_attention_heads": 16, "num_hidden_layers": 48,
+                   "num_key_value_heads": 8, "sliding_window": 1024,
+                   "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+               "torch_dtype": "bfloat16", "vision_config": {"num_hidden_layers": 27}"#,
+        );
+        assert_eq!((gemma.heads, gemma.kv_heads, gemma.head_size), (16, 8, 256));
+        assert_eq!((gemma.vocabulary, gemma.context_tokens), (262_208, 131_072));
+        assert_eq!(gemma.window, Some(Window { tokens: 1024, layers: 40, first: true }));
+        assert!(gemma.tied_embeddings);
+        // A file that says otherwise is believed.
+        assert!(!shape(r#""model_type": "gemma2", "tie_word_embeddings": false"#).tied_embeddings);
+        assert!(shape(r#""model_type": "llama", "tie_word_embeddings": true"#).tied_embeddings);
+        // Qwen's window is used where that is said, and its heads are of 128.
+        let qwen = text(
+            r#""model_type": "qwen3", "hidden_size": 5120, "intermediate_size": 25600,
+               "num_attention_heads": 64, "num_key_value_heads": 8, "num_hidden_layers": 64,
+               "vocab_size": 151936, "max_position_embeddings": 40960, "sliding_window": 4096"#,
+        );
+        assert_eq!((qwen.window, qwen.head_size), (None, 128));
+        // gpt-oss alternates, listed or not.
+        let oss = shape(
+            r#""model_type": "gpt_oss", "num_local_experts": 128, "num_experts_per_tok": 4,
+               "intermediate_size": 2880, "sliding_window": 128"#,
+        );
+        assert_eq!(oss.window, Some(Window { tokens: 128, layers: 16, first: true }));
+    }
+
+    #[test]
+    fn experts_and_latents_of_other_networks_are_read() {
+        // GLM-4.5, as it is published.
+        let glm = shape(
+            r#""model_type": "glm4_moe", "hidden_size": 5120, "num_hidden_layers": 92,
+               "num_attention_heads": 96, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+               "n_routed_experts": 160, "n_shared_experts": 1, "num_experts_per_tok": 8,
+               "first_k_dense_replace": 3, "num_nextn_predict_layers": 1, "use_qk_norm": true"#,
+        );
+        let experts = Experts { count: 160, per_token: 8, ffn: 1536, shared: 1, dense_layers: 3 };
+        assert_eq!((glm.experts, glm.ffn, glm.latent), (Some(experts), 12_288, None));
+        // DeepSeek-V3.2: attention to the tokens that an index chooses.
+        let latent = r#""kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64, "v_head_dim": 128, "index_head_dim": 128, "index_n_heads": 64,
+            "index_topk": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
+            "num_experts_per_tok": 8, "moe_intermediate_size": 2048, "moe_layer_freq": 1"#;
+        let sparse = shape(&format!(
+            r#""model_type": "deepseek_v32", {latent}, "first_k_dense_replace": 3"#
+        ));
+        let index = Index { heads: 64, size: 128, tokens: 2048 };
+        assert_eq!(sparse.latent.and_then(|latent| latent.index), Some(index));
+        // Dense layers as a list, as newer files have them.
+        let listed = shape(&format!(
+            r#""model_type": "glm_moe_dsa", {latent}, "mlp_layer_types": ["dense", "dense", "sparse"]"#
+        ));
+        assert_eq!(listed.experts.map(|experts| experts.dense_layers), Some(2));
+    }
+
+    #[test]
+    fn a_file_says_how_its_parts_are_stored() {
+        let experts = r#""model_type": "qwen3_moe", "num_experts": 128, "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768"#;
+        let of = |model: &str, weights, section: &str| {
+            let text = with(&format!(r#"{model}, "quantization_config": {section}"#));
+            let read = read(&text, Declared { weights, ..BF16 });
+            read.map(|network| (network.rest, network.kv)).map_err(|refused| refused.problem)
+        };
+        let nvfp4 = |kept: &str| {
+            format!(r#"{{"quant_method": "modelopt", "quant_algo": "NVFP4", {kept}}}"#)
+        };
+        let all = nvfp4(r#""kv_cache_quant_algo": "FP8", "ignore": ["lm_head"]"#);
+        let part = nvfp4(r#""ignore": ["lm_head", "*self_attn*"]"#);
+        let (four, eight) = (Some(Dtype::Nvfp4), Some(Dtype::Fp8));
+        assert_eq!(of(experts, Dtype::Nvfp4, &all), Ok((four, eight)));
+        assert_eq!(of(experts, Dtype::Nvfp4, &part), Ok((Some(Dtype::Bf16), None)));
+        // Without experts there is one format.
+        let dense = r#""model_type": "llama""#;
+        assert_eq!(of(dense, Dtype::Nvfp4, &all), Ok((None, eight)));
+        let refused = of(dense, Dtype::Nvfp4, &part).unwrap_err();
+        assert!(refused.contains("nvfp4 weights, but attention in 16 bit"), "{refused}");
     }
 
     #[test]
@@ -535,7 +724,7 @@ mod tests {
     #[test]
     fn an_unknown_network_is_dense_if_the_user_says_so() {
         let assumed = Declared { assume_dense: true, ..BF16 };
-        let shape = read(&with(r#""model_type": "brand_new""#), assumed).ok().unwrap();
+        let shape = read(&with(r#""model_type": "brand_new""#), assumed).ok().unwrap().shape;
         assert_eq!((shape.name.as_str(), shape.layers, shape.kv_heads), ("brand_new", 32, 8));
         // But not whatever its file says.
         assert!(read(&with(r#""model_type": "brand_new", "kv_lora_rank": 512"#), assumed).is_err());

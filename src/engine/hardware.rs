@@ -172,6 +172,7 @@ impl Hardware {
             self.tp,
             &format!("a divisor of the {} attention heads", shape.heads),
         )?;
+        self.validate_split()?;
         Invalid::unless(
             self.tp == 1
                 || (self.efficiency.allreduce_us.is_some()
@@ -206,6 +207,22 @@ impl Hardware {
         self.validate_experts()
     }
 
+    /// Refuses a number of GPUs that what a layer has cannot be split among: engines do.
+    fn validate_split(&self) -> Result<(), Invalid> {
+        let Self { shape, tp, .. } = self;
+        let kv_heads = shape.kv_heads;
+        Invalid::unless(
+            shape.latent.is_some() || kv_heads.is_multiple_of(*tp) || tp.is_multiple_of(kv_heads),
+            "hardware.tp",
+            tp,
+            &format!("a divisor or a multiple of the {kv_heads} KV heads"),
+        )?;
+        let ffn = shape.ffn;
+        let splits = shape.dense_layers() == 0 || ffn.is_multiple_of(*tp);
+        let allowed = format!("a divisor of the width of feed-forward layers ({ffn})");
+        Invalid::unless(splits, "hardware.tp", tp, &allowed)
+    }
+
     fn validate_experts(&self) -> Result<(), Invalid> {
         let ranks = self.attention_dp;
         let fits = (1..=MAX_ATTENTION_DP).contains(&ranks);
@@ -228,6 +245,15 @@ impl Hardware {
             "hardware.ep",
             self.ep,
             &format!("a divisor of {called} ({gpus}) and of the {} experts", experts.count),
+        )?;
+        let (sharers, width) = (gpus / self.ep, experts.ffn);
+        Invalid::unless(
+            width.is_multiple_of(sharers),
+            "hardware.ep",
+            self.ep,
+            &format!(
+                "so large that the {sharers} GPUs that share an expert divide its width ({width})"
+            ),
         )
     }
 }

@@ -30,7 +30,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `work` `curves` `table` `dtype` `shape` `operator_file` `hardware` `config_json` `memory` `elementwise` `kernels` `roofline` `operators` `step_time` | what a step has to compute, and how long that takes on which GPU |
+//! | `work` `curves` `table` `dtype` `shape` `operator_file` `hardware` `config_weights` `config_json` `memory` `elementwise` `kernels` `roofline` `operators` `step_time` | what a step has to compute, and how long that takes on which GPU |
 //! | `tiers` `rules` `config` | options of tiers and of engines, and the configuration of a worker |
 //! | `seq` `decode_set` `pace` `step` `core` `loads` `timing` | what the rules of every engine work on |
 //! | `scheduler` | what the rules of an engine must do; `rules::*::scheduler`: how each engine does it |
@@ -40,6 +40,7 @@
 mod balance;
 pub mod config;
 mod config_json;
+mod config_weights;
 mod core;
 mod curves;
 mod decode_set;

@@ -14,7 +14,7 @@
 //! program ([`catalogue`]). A shape may be the `config.json` that a network is
 //! published with.
 
-use super::config_json::{self, Declared};
+use super::config_json::{self, Declared, Network};
 use crate::catalogue::{self, Kind, Unknown};
 pub use crate::engine::hardware::{
     Dtype, Efficiency, Experts, Gemm, Gpu, Hardware, Index, Latent, Shape, Window,
@@ -51,6 +51,9 @@ pub struct Model {
     pub engine: EngineSettings,
     /// What stands in for something else, or is left out: for whoever reads results.
     pub notices: Vec<String>,
+    /// Those of them that say that step times were not measured on this GPU under this version
+    /// of the engine.
+    pub marks: Vec<String>,
     /// The same as it was written.
     sheet: Sheet,
     /// SHA-256 over the file and all that it names, in order, hexadecimal.
@@ -233,11 +236,11 @@ pub struct PartsChoice {
     /// Default `"bf16"`.
     #[serde(default = "bf16")]
     pub weights: Dtype,
-    /// Number format of the weights beside routed experts. Default: 16 bit where experts
-    /// have 4 bit, else as `weights`.
+    /// Number format of the weights beside routed experts. Default: what a `config.json` says;
+    /// else 16 bit where experts have 4 bit, else as `weights`.
     pub rest_weights: Option<Dtype>,
-    /// Number format of the KV cache. Default: `"bf16"` under vLLM, which keeps KV
-    /// in the network's own type; that of the weights under TensorRT-LLM (assumed:
+    /// Number format of the KV cache. Default: what a `config.json` says, as engines have
+    /// it; else `"bf16"` under vLLM, which keeps KV in the network's own type; that of the weights under TensorRT-LLM (assumed:
     /// its 8-bit checkpoints bring scales for the cache).
     pub kv: Option<Dtype>,
     /// How much of the GPU's peaks the engine reaches. Default: what was measured of
@@ -423,11 +426,18 @@ impl Model {
             None => Worth::Assumed,
             Some(hardware) if hardware.efficiency.borrowed_from.is_some() => Worth::Borrowed,
             Some(hardware) if hardware.scaled(&self.engine.kernels).is_some() => Worth::Scaled,
-            Some(hardware) if hardware.table.is_some() || hardware.operators.is_some() => {
+            Some(hardware) if hardware.table.is_some() || self.is_composed_of(hardware) => {
                 Worth::Measured
             }
             Some(_) => Worth::Composed,
         }
+    }
+
+    /// Whether all operators of it were measured.
+    fn is_composed_of(&self, hardware: &Hardware) -> bool {
+        let EngineSettings { rules, operators, kernels, .. } = &self.engine;
+        let engine = rules.map_or("", RulesName::as_str);
+        matches!(hardware.composed(engine, operators, kernels), Some(Ok(_)))
     }
 
     /// What its engine does, as it was written, for keys of `[engine]` to be put over.
@@ -561,15 +571,18 @@ impl ModelFile {
         });
         let Self { name, source, .. } = self;
         let engine_name = rules.map_or("", RulesName::as_str);
+        let about = |notice| format!("model {name}: {notice}");
+        let marks = hardware.as_ref().map_or(Vec::new(), |hardware| {
+            hardware.marks(engine_name, &engine.kernels).into_iter().map(about).collect()
+        });
         let notices = hardware.as_ref().map_or(Vec::new(), |hardware| {
-            let about = |notice| format!("model {name}: {notice}");
             let apart = rules.is_some_and(|rules| rules.defaults().keeps_layers_apart)
                 && engine.hybrid_kv_cache != Some(false);
             let windows = hardware.windows_notice().filter(|_| !apart);
             let notices = hardware.notices(engine_name, &engine.kernels);
             notices.into_iter().chain(windows).map(about).collect()
         });
-        Ok(Model { name, source, deployment, hardware, engine, notices, sheet, sha256 })
+        Ok(Model { name, source, deployment, hardware, engine, notices, marks, sheet, sha256 })
     }
 }
 
@@ -585,7 +598,7 @@ impl HardwareFile {
         let efficiency_path = files.find(Kind::Efficiency, "efficiency", &self.efficiency)?;
         let gpu = files.part(&gpu_path, Gpu::validate)?;
         let declared = Declared { weights: self.weight_dtype, assume_dense: self.assume_dense };
-        let shape = files.shape(&shape_path, declared)?;
+        let Network { shape, rest, kv } = files.network(&shape_path, declared)?;
         let efficiency = files.part(&efficiency_path, Efficiency::validate)?;
         let table = match &self.table {
             None => None,
@@ -603,7 +616,7 @@ impl HardwareFile {
             efficiency,
             table,
             operators: None,
-            rest_dtype: self.rest_dtype.unwrap_or(match shape.experts {
+            rest_dtype: self.rest_dtype.or(rest).unwrap_or(match shape.experts {
                 Some(_) if self.weight_dtype.is_for_experts() => Dtype::Bf16,
                 _ => self.weight_dtype,
             }),
@@ -612,14 +625,17 @@ impl HardwareFile {
             attention_dp: self.attention_dp,
             ep: self.ep,
             weight_dtype: self.weight_dtype,
-            kv_dtype: self.kv_dtype.unwrap_or(match rules.map(RulesName::defaults) {
+            kv_dtype: self.kv_dtype.or(kv).unwrap_or(match rules.map(RulesName::defaults) {
                 Some(defaults) if defaults.kv_as_weights && self.weight_dtype != Dtype::Bf16 => {
                     Dtype::Fp8
                 }
                 _ => Dtype::Bf16,
             }),
         };
-        hardware.validate().map_err(|invalid| match own {
+        let divided = hardware.validate();
+        let divided =
+            divided.and_then(|()| rules.map_or(Ok(()), |rules| divides(rules, &hardware)));
+        divided.map_err(|invalid| match own {
             Some(own) => own.invalid(invalid).into(),
             None => ModelError::Parts { of: files.of.clone(), invalid },
         })?;
@@ -638,6 +654,24 @@ impl HardwareFile {
         }
         Ok(hardware)
     }
+}
+
+/// Refuses what an engine cannot divide so among GPUs.
+fn divides(rules: RulesName, hardware: &Hardware) -> Result<(), Invalid> {
+    let (Hardware { tp, attention_dp, ep, .. }, engine) = (hardware, rules.as_str());
+    let gpus = hardware.gpus();
+    Invalid::unless(
+        !rules.defaults().divides_experts_wholly || [1, gpus].contains(ep),
+        "hardware.ep",
+        ep,
+        &format!("1 or {gpus}: {engine} divides experts among all GPUs of a worker, or among none"),
+    )?;
+    Invalid::unless(
+        !rules.defaults().ranks_have_one_gpu || *attention_dp == 1 || *tp == 1,
+        "hardware.tp",
+        tp,
+        &format!("1 with attention_dp: under {engine} every GPU is a rank"),
+    )
 }
 
 /// The files of a model, as they are read.
@@ -697,16 +731,17 @@ impl Files<'_> {
     }
 
     /// One of ours, or a published `config.json`.
-    fn shape(&mut self, path: &Path, declared: Declared) -> Result<Shape, ModelError> {
+    fn network(&mut self, path: &Path, declared: Declared) -> Result<Network, ModelError> {
         if path.extension().is_none_or(|extension| extension != "json") {
-            return self.part(path, Shape::validate);
+            let shape = self.part(path, Shape::validate)?;
+            return Ok(Network { shape, rest: None, kv: None });
         }
         let text = self.text(path)?;
         let refused = |line, message| ModelError::Json { path: path.to_path_buf(), line, message };
-        let shape = config_json::read(&text, declared)
+        let network = config_json::read(&text, declared)
             .map_err(|found| refused(found.line, found.problem))?;
-        shape.validate().map_err(|invalid| refused(1, invalid.to_string()))?;
-        Ok(shape)
+        network.shape.validate().map_err(|invalid| refused(1, invalid.to_string()))?;
+        Ok(network)
     }
 
     fn text(&mut self, path: &Path) -> Result<String, ModelError> {

@@ -28,6 +28,9 @@ use serde::{Deserialize, Serialize};
 /// Cached tokens at which prompts are tabulated.
 const CACHED_TOKENS: [f64; 6] = [0.0, 1_024.0, 4_096.0, 16_384.0, 65_536.0, 262_144.0];
 
+/// Most GPUs among which all-reduce was measured.
+const MEASURED_GPUS: u32 = 8;
+
 /// Times that steps take beside the operators of the tables; `[engine.operators]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -90,19 +93,30 @@ impl Hardware {
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 
-    /// What of its step times stands in for something else, or is left out.
-    pub fn notices(&self, engine: &str, kernels: &Kernels) -> Vec<String> {
-        let mut notices = Vec::new();
-        if let Some(scaled) = self.scaled(kernels) {
-            notices.push(format!(
-                "step times are scaled from those of another version of {engine}: {scaled}"
-            ));
-        }
-        if let Some(from) = &self.efficiency.borrowed_from {
-            notices.push(format!(
-                "step times are borrowed: by the shares of the peaks that {from} reaches; {} \
-                 was not measured",
+    /// What its step times are worth, where they were not measured on this GPU under this
+    /// version of the engine: what results must not be shown without.
+    pub fn marks(&self, engine: &str, kernels: &Kernels) -> Vec<String> {
+        let scaled = self.scaled(kernels).map(|scaled| {
+            format!("step times are scaled from those of another version of {engine}: {scaled}")
+        });
+        let borrowed = self.efficiency.borrowed_from.as_ref().map(|from| {
+            format!(
+                "step times are borrowed: by the shares of the peaks that {from} reaches; {} was \
+                 not measured",
                 self.gpu.name
+            )
+        });
+        scaled.into_iter().chain(borrowed).collect()
+    }
+
+    /// [Marks](Self::marks), and what of its step times stands in for something else.
+    pub fn notices(&self, engine: &str, kernels: &Kernels) -> Vec<String> {
+        let mut notices = self.marks(engine, kernels);
+        if self.tp > MEASURED_GPUS {
+            notices.push(format!(
+                "all-reduce among {} GPUs is taken to be as fast as within a node of \
+                 {MEASURED_GPUS}, where it was measured",
+                self.tp
             ));
         }
         if let Some(Ok(composed)) = self.composed(engine, &Beside::default(), kernels)

@@ -17,6 +17,10 @@
 //! comm   = (2 layers + 1) (allreduce_us + T hidden 2 B / allreduce bandwidth), if tp > 1
 //! ```
 //!
+//! A layer with a window of `W` tokens has the pairs within `W` in the place of all, and
+//! `min(context, sequences * W)` in the place of the context: exactly where all sequences are
+//! longer than `W`, or all shorter, else somewhat too much.
+//!
 //! The square root is a smooth maximum: near the knee neither memory nor
 //! arithmetic is fully busy. The form and its parameters were fitted to the
 //! operator tables of NVIDIA AIConfigurator 0.12.0 (see `models/efficiencies/`);
@@ -49,13 +53,46 @@ pub struct Roofline {
     attention_s: f64,
     /// The same per decode batch.
     decode_attention_s: f64,
-    /// Per pair of new token and context token.
+    /// Per pair of new token and context token, in the layers that attend to everything.
     attention_pair_s: f64,
     attention_floor_tokens: f64,
-    /// Per token of decode context.
+    /// Per token of decode context, in the same layers.
     context_ps: u64,
+    /// Layers that attend to a window.
+    window: Option<WindowLayers>,
     /// By padded batch size: a decode-only step without its context.
     decode_base_ps: Vec<u64>,
+}
+
+/// What layers that attend to a window add.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct WindowLayers {
+    tokens: u32,
+    /// Per pair of new token and token of its window.
+    pair_s: f64,
+    /// Per token of decode context that lies in windows.
+    context_ps: u64,
+}
+
+impl WindowLayers {
+    /// The mean of what the new tokens of a chunk attend to.
+    fn context(&self, chunk: &PrefillChunk) -> f64 {
+        let [window, cached, new] =
+            [self.tokens, chunk.cached_tokens, chunk.new_tokens].map(f64::from);
+        // Tokens before which the window is not full.
+        let growing = (window - cached).clamp(0.0, new);
+        (growing * (cached + growing / 2.0) + (new - growing) * window) / new
+    }
+
+    /// The decode context at which the windows of so many sequences are full.
+    fn full_at(&self, seqs: u32) -> u64 {
+        u64::from(seqs) * u64::from(self.tokens)
+    }
+
+    /// Picoseconds of decodes with so much context in all.
+    fn decode_ps(&self, seqs: u32, context: u64) -> u64 {
+        self.context_ps * context.min(self.full_at(seqs))
+    }
 }
 
 /// What a step's time is made of, in seconds.
@@ -153,6 +190,13 @@ impl Roofline {
         let context_s = memory::gpu_kv_bytes_per_token(hardware) / (bandwidth * kv_ratio)
             * kernels.decode_attention;
         let attention_s = layers * efficiency.attention_us * 1e-6;
+        let pair_s = layers * 4.0 * query_width / (bf16 * efficiency.attention_ratio);
+        // Of all layers' attention that in some of them.
+        let (of_windows, of_others) = {
+            let windows = f64::from(shape.window_layers()) / layers;
+            (windows, 1.0 - windows)
+        };
+        let context_ps = |share: f64| SimDuration::from_secs_f64(share * context_s).as_ps();
         let mut roofline = Self {
             layers,
             gemms: shape.layer_gemms(*tp).map(|gemm| product(gemm, hardware.weight_dtype, peak)),
@@ -166,9 +210,14 @@ impl Roofline {
             reduce_token_s: reduces * reduce_token_s,
             attention_s,
             decode_attention_s: attention_s * kernels.decode_attention,
-            attention_pair_s: layers * 4.0 * query_width / (bf16 * efficiency.attention_ratio),
+            attention_pair_s: of_others * pair_s,
             attention_floor_tokens: efficiency.attention_floor_tokens,
-            context_ps: SimDuration::from_secs_f64(context_s).as_ps(),
+            context_ps: context_ps(of_others),
+            window: shape.window.map(|window| WindowLayers {
+                tokens: window.tokens,
+                pair_s: of_windows * pair_s,
+                context_ps: context_ps(of_windows),
+            }),
             decode_base_ps: Vec::new(),
         };
         roofline.decode_base_ps =
@@ -194,7 +243,7 @@ impl Roofline {
             }
             SimDuration::from_secs_f64(self.dense_s(tokens, sampled) + attention_s).as_ps()
         };
-        SimDuration::from_ps(base + self.context_ps * work.decode_context)
+        SimDuration::from_ps(base + self.context_ps(work))
     }
 
     /// The parts of a step's time, in seconds.
@@ -214,25 +263,44 @@ impl Roofline {
             decode_attention_s: if work.decode_seqs == 0 {
                 0.0
             } else {
-                self.decode_attention_s
-                    + self.context_ps as f64 * 1e-12 * work.decode_context as f64
+                self.decode_attention_s + self.context_ps(work) as f64 * 1e-12
             },
         }
+    }
+
+    /// What decodes read of their contexts.
+    fn context_ps(&self, work: &StepWork<'_>) -> u64 {
+        let in_windows =
+            |window: WindowLayers| window.decode_ps(work.decode_seqs, work.decode_context);
+        self.context_ps * work.decode_context + self.window.map_or(0, in_windows)
     }
 
     /// Attention of a piece of a prompt.
     fn prompt_attention_s(&self, chunk: &PrefillChunk) -> f64 {
         let new = f64::from(chunk.new_tokens);
-        let context = f64::from(chunk.cached_tokens) + new / 2.0 + self.attention_floor_tokens;
-        self.attention_s + self.attention_pair_s * new * context
+        let floor = self.attention_floor_tokens;
+        let context = f64::from(chunk.cached_tokens) + new / 2.0 + floor;
+        let in_windows =
+            |window: WindowLayers| window.pair_s * new * (window.context(chunk) + floor);
+        self.attention_s
+            + self.attention_pair_s * new * context
+            + self.window.map_or(0.0, in_windows)
     }
 
     /// See [`StepTime::decode_piece`](super::step_time::StepTime::decode_piece).
-    pub fn decode_piece(&self, padded_seqs: u32) -> AffinePiece {
-        AffinePiece {
-            base_ps: self.decode_base_ps(padded_seqs),
-            per_token_ps: self.context_ps,
-            context_end: u64::MAX,
+    pub fn decode_piece(&self, seqs: u32, padded_seqs: u32, context: u64) -> AffinePiece {
+        let base_ps = self.decode_base_ps(padded_seqs);
+        let piece = AffinePiece { base_ps, per_token_ps: self.context_ps, context_end: u64::MAX };
+        match &self.window {
+            None => piece,
+            Some(window) if context < window.full_at(seqs) => AffinePiece {
+                per_token_ps: self.context_ps + window.context_ps,
+                context_end: window.full_at(seqs),
+                ..piece
+            },
+            Some(window) => {
+                AffinePiece { base_ps: base_ps + window.decode_ps(seqs, context), ..piece }
+            }
         }
     }
 

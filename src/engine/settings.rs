@@ -393,8 +393,8 @@ impl EngineSettings {
                 let hardware = needed_for("roofline", hardware, without)?;
                 if let Some(beside) = hardware.beside_formula() {
                     let other = format!(
-                        "another kind, since the formula describes dense layers that attend to \
-                         everything, with weights in bf16 or fp8, and {} has {beside}: \
+                        "another kind, since the formula describes dense layers with \
+                         grouped-query attention and weights in bf16 or fp8, and {} has {beside}: \
                          {{ kind = \"linear\", .. }} or {{ kind = \"fixed\", .. }}",
                         hardware.shape.name
                     );

@@ -214,14 +214,13 @@ impl Shape {
         self.window.map_or(0, |window| window.layers)
     }
 
-    /// What it has beside dense layers that attend to everything, in words.
+    /// What it has beside dense layers with grouped-query attention, in words.
     pub fn beside_dense(&self) -> Option<&'static str> {
-        match (&self.latent, &self.experts, &self.window) {
-            (Some(Latent { index: Some(_), .. }), ..) => Some("sparse attention to a latent"),
-            (Some(_), ..) => Some("attention to a latent"),
-            (None, Some(_), _) => Some("experts"),
-            (None, None, Some(_)) => Some("window layers"),
-            (None, None, None) => None,
+        match (&self.latent, &self.experts) {
+            (Some(Latent { index: Some(_), .. }), _) => Some("sparse attention to a latent"),
+            (Some(_), _) => Some("attention to a latent"),
+            (None, Some(_)) => Some("experts"),
+            (None, None) => None,
         }
     }
 

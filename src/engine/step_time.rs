@@ -130,7 +130,7 @@ impl StepTime {
         debug_assert!(1 <= seqs && seqs <= padded_seqs, "{seqs} sequences as {padded_seqs}");
         match self {
             Self::Fixed { decode, .. } => AffinePiece::flat(*decode),
-            Self::Roofline(roofline) => roofline.decode_piece(padded_seqs),
+            Self::Roofline(roofline) => roofline.decode_piece(seqs, padded_seqs, context),
             Self::Table(table) => table.decode_piece(seqs, padded_seqs, context),
             Self::Linear(linear) => AffinePiece {
                 base_ps: (linear.step + linear.decode_seq * u64::from(seqs)).as_ps(),

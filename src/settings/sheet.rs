@@ -318,6 +318,14 @@ impl Sheet {
     /// The error for a key that means nothing where these are `known`.
     pub fn unknown(&self, key: &str, known: &[String]) -> SettingsError {
         let name = key.rsplit('.').next().unwrap_or(key);
+        let left_out = LEFT_OUT.iter().find(|(words, _)| {
+            words.iter().any(|word| name == *word || word.len() > 2 && name.contains(word))
+        });
+        if let Some((_, what)) = left_out {
+            let hint = format!("; {what} is not simulated: leave it out");
+            let (place, key) = (self.place(key), join(&self.name, key));
+            return SettingsError::UnknownKey { place, key, hint };
+        }
         let hint = match nearest(name, known.iter().map(String::as_str)) {
             Some(near) => format!("; did you mean {near}?"),
             None if known.is_empty() => "; there are no keys here".to_owned(),
@@ -326,6 +334,13 @@ impl Sheet {
         SettingsError::UnknownKey { place: self.place(key), key: join(&self.name, key), hint }
     }
 }
+
+/// Words in keys of engines that stand for what is not simulated.
+const LEFT_OUT: [(&[&str], &str); 3] = [
+    (&["speculative", "spec_decode", "draft_model"], "speculative decoding"),
+    (&["lora"], "LoRA"),
+    (&["pipeline_parallel", "pp_size", "pp"], "pipeline parallelism"),
+];
 
 /// True for `key` and everything in it.
 pub(crate) fn is_inside(known: &str, key: &str) -> bool {

@@ -2,7 +2,9 @@
 
 use kv_router_sim::engine::config::LayerGroups;
 use kv_router_sim::engine::memory::{self, Budget};
-use kv_router_sim::engine::model::{Dtype, Hardware, Model, ModelChoice, ModelError, Parts, Shape};
+use kv_router_sim::engine::model::{
+    Dtype, Hardware, Model, ModelChoice, ModelError, Parts, Shape, Worth,
+};
 use kv_router_sim::engine::settings::{EngineConfig, EngineSettings, MAX_NUM_SEQS, RulesName};
 use kv_router_sim::engine::step_time::StepTime;
 use kv_router_sim::settings::{Invalid, Sheet};
@@ -709,11 +711,70 @@ fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
             "attention_dp = 8\nep = 3",
             "hardware.ep = 3: must be a divisor of tp x attention_dp (8) and of the 128 experts",
         ),
+        ("tp = 4\nep = 2", "hardware.ep = 2: must be 1 or 4: vllm divides experts among all GPUs"),
         ("attention_dp = 0", "hardware.attention_dp = 0: must be from 1 to 128"),
         ("kv = \"int4\"", "hardware.kv_dtype = \"int4\": must be \"bf16\" or \"fp8\""),
     ] {
         let error = of(&format!("{oss}\n{parts}")).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn engines_refuse_what_they_cannot_divide() {
+    let of = |toml: &str| {
+        let choice: ModelChoice =
+            toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap();
+        Model::choose(&choice, &models())
+    };
+    let r1 = "shape = \"deepseek-r1\"\ngpu = \"h200\"\nweights = \"fp8_block\"\nattention_dp = 4\nep = 8\ntp = 2";
+    assert!(of(&format!("{r1}\nengine = \"vllm-0.24\"")).is_ok());
+    let refused = of(&format!("{r1}\nengine = \"trtllm-1.3\"")).unwrap_err().to_string();
+    assert!(refused.contains("hardware.tp = 2: must be 1 with attention_dp"), "{refused}");
+    // TensorRT-LLM takes any number.
+    let oss = "shape = \"gpt-oss-120b\"\ngpu = \"b200\"\nweights = \"mxfp4\"\ntp = 4\nep = 2";
+    assert!(of(&format!("{oss}\nengine = \"trtllm-1.3\"")).is_ok());
+    // Heads, and widths, are whole on each GPU.
+    let split = |heads, kv_heads, ffn, tp| {
+        let mut hardware = model("qwen3-32b-bf16-h200-tp2-vllm.toml").hardware.unwrap();
+        hardware.shape = Shape { heads, kv_heads, ffn, ..hardware.shape };
+        Hardware { tp, ..hardware }.validate().map_err(|invalid| invalid.to_string())
+    };
+    assert_eq!(
+        split(40, 8, 13_696, 16).map(|()| 0),
+        Err("hardware.tp = 16: must be a divisor of the 40 attention heads".to_owned())
+    );
+    assert_eq!(split(64, 8, 25_600, 16), Ok(()));
+    assert!(
+        split(40, 8, 25_600, 5).unwrap_err().contains("a divisor or a multiple of the 8 KV heads")
+    );
+    assert!(split(28, 4, 18_944, 7).unwrap_err().contains("a multiple of the 4 KV heads"));
+    assert!(
+        split(64, 8, 25_604, 8).unwrap_err().contains("the width of feed-forward layers (25604)")
+    );
+}
+
+/// A network of which no operator was measured: the formula, whatever the GPU prefers.
+#[test]
+fn dense_networks_with_windows_have_times_by_the_formula() {
+    let folder = tempfile::tempdir().unwrap();
+    let gemma = r#"{"model_type": "gemma2", "hidden_size": 3584, "intermediate_size": 14336,
+        "num_attention_heads": 16, "num_hidden_layers": 42, "num_key_value_heads": 8,
+        "head_dim": 256, "sliding_window": 4096, "vocab_size": 256000,
+        "max_position_embeddings": 8192, "torch_dtype": "float32"}"#;
+    std::fs::write(folder.path().join("config.json"), gemma).unwrap();
+    for gpu in ["h200", "b200", "rtx-pro-6000"] {
+        let toml = format!("shape = \"config.json\"\ngpu = \"{gpu}\"\nengine = \"vllm-0.24\"");
+        let choice: ModelChoice =
+            toml::Value::from(toml::from_str::<toml::Table>(&toml).unwrap()).try_into().unwrap();
+        let model = Model::choose(&choice, folder.path()).unwrap();
+        let worth = if gpu == "rtx-pro-6000" { Worth::Borrowed } else { Worth::Composed };
+        assert_eq!(model.worth(), worth, "{gpu}");
+        assert_eq!(model.marks.len(), usize::from(worth == Worth::Borrowed), "{:?}", model.marks);
+        let config = resolve(&model, "").unwrap();
+        assert!(matches!(config.step_time, StepTime::Roofline(_)), "{gpu}");
+        let groups = config.rules.layer_groups().unwrap();
+        assert_eq!((groups.full, groups.windows, groups.window_tokens), (1, 1, 4096));
     }
 }
 
@@ -833,6 +894,7 @@ fn limits_of_an_engine_follow_from_the_gpu() {
     // Times that nobody measured say whose they are, wherever the model is named.
     let notices = of("mi300x", "").notices;
     assert!(notices[0].contains("the shares of the peaks that h200-vllm reaches"), "{notices:?}");
+    assert_eq!(of("mi300x", "").marks, notices);
     assert_eq!(of("h100", "").notices, Vec::<String>::new());
     // A GPU without FP8 has none.
     let toml =

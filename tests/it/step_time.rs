@@ -2,7 +2,7 @@
 
 use kv_router_sim::accuracy::data::{Step, StepKind, read_steps};
 use kv_router_sim::accuracy::{AccuracySettings, Errors};
-use kv_router_sim::engine::model::{Dtype, Hardware, Model};
+use kv_router_sim::engine::model::{Dtype, Hardware, Model, Shape, Window};
 use kv_router_sim::engine::settings::EngineSettings;
 use kv_router_sim::engine::step_time::{PrefillChunk, StepTime, StepWork};
 use kv_router_sim::time::SimDuration;
@@ -27,6 +27,13 @@ fn hardware(file: &str) -> Hardware {
     Model::load(&path).unwrap().hardware.expect("has GPUs")
 }
 
+/// A dense network of which most layers attend to a window.
+fn windowed() -> Hardware {
+    let mut hardware = hardware(DEPLOYMENTS[4].1);
+    hardware.shape.window = Some(Window { tokens: 512, layers: 20, first: true });
+    Hardware { table: None, ..hardware }
+}
+
 fn roofline(hardware: &Hardware) -> StepTime {
     StepTime::Roofline(hardware.roofline(MAX_NUM_SEQS))
 }
@@ -47,6 +54,7 @@ static MODELS: LazyLock<Vec<StepTime>> = LazyLock::new(|| {
         let hardware = hardware(file);
         models.extend([roofline(&hardware), table(&hardware)]);
     }
+    models.push(roofline(&windowed()));
     let faster = |model: &StepTime| StepTime::Faster(Box::new(model.clone()), 1.7);
     // Constant times, and the first formula.
     models.extend([faster(&models[1]), faster(&models[2])]);
@@ -158,13 +166,13 @@ proptest! {
 
     #[test]
     fn the_roofline_is_its_formula(
-        which in 0..DEPLOYMENTS.len(),
+        which in 0..=DEPLOYMENTS.len(),
         chunks in prop::collection::vec(any_chunk(), 0..4),
         (seqs, padded, context) in any_decode(),
         decodes in any::<bool>(),
     ) {
         prop_assume!(decodes || !chunks.is_empty());
-        let hardware = hardware(DEPLOYMENTS[which].1);
+        let hardware = DEPLOYMENTS.get(which).map_or_else(windowed, |(_, file)| hardware(file));
         let work = StepWork {
             prefill: &chunks,
             decode_seqs: if decodes { seqs } else { 0 },
@@ -216,15 +224,25 @@ fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
         _ => product(sampled as f64, v / tp, h, 2.0, bf16 * eff.bf16_ratio),
     };
     let elem = layers * (9e-6 + t * (8.0 * h + 3.0 * f / tp) * 2.0 / (0.64 * bandwidth));
+    let windows = shape.window.map_or(0.0, |window| f64::from(window.layers));
+    let window = shape.window.map_or(f64::INFINITY, |window| f64::from(window.tokens));
     let ctx: f64 = work
         .prefill
         .iter()
         .map(|chunk| {
             let (new, cached) = (f64::from(chunk.new_tokens), f64::from(chunk.cached_tokens));
-            let pairs = new * (cached + new / 2.0 + eff.attention_floor_tokens);
-            layers
-                * (4.0 * hq / tp * d * pairs / (bf16 * eff.attention_ratio)
-                    + eff.attention_us * 1e-6)
+            let all = new * (cached + new / 2.0);
+            // The integral of min(position, window) over the new tokens.
+            let within = |end: f64| match end <= window {
+                true => end * end / 2.0,
+                false => window * (end - window / 2.0),
+            };
+            let in_window = within(cached + new) - within(cached);
+            let pairs = (layers - windows) * all
+                + windows * in_window
+                + layers * new * eff.attention_floor_tokens;
+            4.0 * hq / tp * d * pairs / (bf16 * eff.attention_ratio)
+                + layers * eff.attention_us * 1e-6
         })
         .sum();
     let kv_ratio = match eff.fp8_kv_bandwidth_ratio {
@@ -234,8 +252,11 @@ fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
     let kv = if work.decode_seqs == 0 {
         0.0
     } else {
-        let bytes = 2.0 * (hkv / tp).max(1.0) * d * kvb * work.decode_context as f64;
-        layers * (bytes / (bandwidth * kv_ratio) + eff.attention_us * 1e-6)
+        let context = work.decode_context as f64;
+        let in_windows = context.min(f64::from(work.decode_seqs) * window);
+        let read = (layers - windows) * context + windows * in_windows;
+        let bytes = 2.0 * (hkv / tp).max(1.0) * d * kvb * read;
+        bytes / (bandwidth * kv_ratio) + layers * eff.attention_us * 1e-6
     };
     let comm = match (eff.allreduce_us, eff.allreduce_gb_per_s) {
         (Some(us), Some(gb)) if hardware.tp > 1 => {
@@ -244,6 +265,36 @@ fn naive_seconds(hardware: &Hardware, work: &StepWork<'_>) -> f64 {
         _ => 0.0,
     };
     gemm + logits + elem + ctx + kv + comm
+}
+
+/// Windows that hold every context change nothing; narrower ones make long contexts cheaper,
+/// and short ones no dearer.
+#[test]
+fn windows_cost_what_they_hold() {
+    let with = |tokens| {
+        let mut hardware = windowed();
+        hardware.shape.window = Some(Window { tokens, layers: 20, first: true });
+        roofline(&hardware)
+    };
+    let plain =
+        roofline(&Hardware { shape: Shape { window: None, ..windowed().shape }, ..windowed() });
+    let decode = |model: &StepTime, each: u64| model.step(&decode_work(8, 8, 8 * each)).as_secs();
+    let prompt = |model: &StepTime, new_tokens| {
+        let chunk = PrefillChunk { new_tokens, cached_tokens: 100, last: true };
+        let work =
+            StepWork { prefill: &[chunk], decode_seqs: 0, decode_context: 0, padded_seqs: 0 };
+        model.step(&work).as_secs()
+    };
+    for each in [16, 512, 4_096] {
+        let difference = decode(&with(8_192), each) - decode(&plain, each);
+        assert!(difference.abs() < 1e-8, "{each}: {difference}");
+    }
+    assert!((prompt(&with(8_192), 2_000) - prompt(&plain, 2_000)).abs() < 1e-9);
+    // 20 of 32 layers read 512 of 4,096 tokens.
+    let context = |model: &StepTime| decode(model, 4_096) - decode(model, 1);
+    let share = context(&with(512)) / context(&plain);
+    assert!((share - (12.0 + 20.0 / 8.0) / 32.0).abs() < 1e-3, "{share}");
+    assert!(prompt(&with(512), 4_000) < prompt(&plain, 4_000));
 }
 
 /// The parts of the formula are its whole.

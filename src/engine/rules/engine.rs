@@ -86,6 +86,10 @@ pub struct Defaults {
     pub spread: Spread,
     /// The number format of the KV cache is that of the weights; otherwise 16 bit.
     pub kv_as_weights: bool,
+    /// Experts are divided among all GPUs of a worker or among none.
+    pub divides_experts_wholly: bool,
+    /// With attention data parallelism every GPU is a rank.
+    pub ranks_have_one_gpu: bool,
     /// Whether it starts with blocks of so many tokens, and with which it does.
     pub takes_blocks: fn(tokens: u32) -> (bool, &'static str),
 }

@@ -128,6 +128,10 @@ impl Engine for TrtllmOptions {
         spread: Spread::EvenTokens,
         // 8-bit checkpoints for it bring scales for the cache (assumed of all).
         kv_as_weights: true,
+        // `moe_expert_parallel_size` is a number.
+        divides_experts_wholly: false,
+        // `enable_attention_dp` is a switch.
+        ranks_have_one_gpu: true,
         takes_blocks: |tokens| {
             (tokens.is_power_of_two(), "32 or another power of two under TensorRT-LLM's rules")
         },

@@ -107,6 +107,9 @@ impl Engine for VllmOptions {
         spread: Spread::LeastLoaded,
         // In the network's own type.
         kv_as_weights: false,
+        // `enable_expert_parallel` is a switch.
+        divides_experts_wholly: true,
+        ranks_have_one_gpu: false,
         takes_blocks: |tokens| {
             (
                 tokens.is_power_of_two() || tokens.is_multiple_of(16),
