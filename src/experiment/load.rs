@@ -68,6 +68,9 @@ pub struct Experiment {
     pub config_hash: String,
     /// What the user should know before it runs, a line each.
     pub notices: Vec<String>,
+    /// Those of them that results must not be shown without: which models' step times are
+    /// borrowed or scaled.
+    pub marks: Vec<String>,
     document: Document,
 }
 
@@ -184,10 +187,12 @@ impl Experiment {
             runs: Vec::new(),
             config_hash: String::new(),
             notices: Vec::new(),
+            marks: Vec::new(),
             document,
         };
         experiment.add_points(&axes, &mut resolver)?;
         experiment.notices.extend(resolver.notices());
+        experiment.marks = resolver.marks();
         controls::check_used(&experiment.document, &resolver.controlled)?;
         experiment.config_hash = resolver.config_hash(&experiment.document);
         Ok(experiment)
@@ -718,6 +723,12 @@ impl Resolver {
             }
         }
         notices
+    }
+
+    /// What models say of step times that were not measured, each once.
+    fn marks(&self) -> Vec<String> {
+        let marks = self.models.values().flat_map(|model| &model.marks);
+        marks.cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Covers the document, and what model files and traces say, not only their names.

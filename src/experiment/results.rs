@@ -55,6 +55,10 @@ pub struct Provenance {
     /// that restate nothing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub follows: BTreeMap<String, BTreeSet<String>>,
+    /// Which models' step times are borrowed from another GPU or scaled from another version of
+    /// the engine, a sentence each; none where all were measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub step_times: Vec<String>,
 }
 
 /// One combination of swept parameters.

@@ -497,6 +497,7 @@ fn provenance(experiment: &Experiment, digest: Sha256) -> Provenance {
         seeds: experiment.seeds.clone(),
         digest: hex(&digest.finalize()),
         follows: follows(experiment),
+        step_times: experiment.marks.clone(),
     }
 }
 

@@ -401,6 +401,7 @@ mod tests {
             seeds: vec![1],
             digest: "00".to_owned(),
             follows: BTreeMap::new(),
+            step_times: Vec::new(),
         };
         let summary = Summary { schema_version: SCHEMA_VERSION, provenance, points: Vec::new() };
         serde_json::to_vec(&summary).expect("JSON")

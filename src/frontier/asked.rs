@@ -237,6 +237,7 @@ impl Contenders {
             seeds: Vec::new(),
             digest: String::new(),
             follows: BTreeMap::new(),
+            step_times: Vec::new(),
         };
         let points = all.iter().map(point).collect();
         let summary = Summary { schema_version: SCHEMA_VERSION, provenance, points };

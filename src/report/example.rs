@@ -23,6 +23,7 @@ impl Builder {
                 seeds: (1..=seeds).collect(),
                 digest: "0123456789abcdef".repeat(4),
                 follows: BTreeMap::new(),
+                step_times: Vec::new(),
             },
             points: Vec::new(),
         })

@@ -358,7 +358,7 @@ impl Engine {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "name": plan.name,
-            "description": plan.description,
+            "description": plan.about(),
             "seed": session.seed,
             "seeds": plan.seeds,
             "load": kind_name(plan.load),

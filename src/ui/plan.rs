@@ -62,6 +62,8 @@ pub(super) struct ArmPlan {
 pub(super) struct Plan {
     pub(super) name: String,
     pub(super) description: String,
+    /// Step times that were not measured, a sentence each.
+    marks: Vec<String>,
     pub(super) arms: Vec<ArmPlan>,
     pub(super) load: LoadKind,
     /// The load that it begins with.
@@ -85,6 +87,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// What the page says of it below its name.
+    pub(super) fn about(&self) -> String {
+        let marks = self.marks.iter().map(|mark| format!(" ({mark})"));
+        marks.fold(self.description.clone(), |about, mark| about + &mark)
+    }
+
     /// A session of `experiment`, which came from `file`. An experiment without a sweep
     /// gets round robin beside its policy, or `kv` if that is its own; beside real servers it
     /// is the only arm.
@@ -109,6 +117,7 @@ impl Plan {
         let mut plan = Self {
             name: experiment.name.clone(),
             description: experiment.description.clone(),
+            marks: experiment.marks.clone(),
             arms: Vec::new(),
             load,
             first_load: 0.0,

@@ -249,6 +249,7 @@ impl Baseline {
                 seeds: self.seeds.clone(),
                 digest: String::new(),
                 follows: BTreeMap::new(),
+                step_times: Vec::new(),
             },
             points: self.point.iter().map(point).collect(),
         }

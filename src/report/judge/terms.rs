@@ -112,7 +112,8 @@ pub fn remarks(experiment: &Experiment) -> Vec<String> {
              request at the same moment: that burst is part of what was measured."
         )
     };
-    starts_at_once.max().map(remark).into_iter().collect()
+    let marks = experiment.marks.iter().map(|mark| format!("{}.", mark.replacen('m', "M", 1)));
+    starts_at_once.max().map(remark).into_iter().chain(marks).collect()
 }
 
 /// What the variants of an experiment set, by name: dotted keys with their values. `settings`

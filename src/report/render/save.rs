@@ -25,14 +25,22 @@ pub fn json(data: &impl Serialize) -> String {
     text
 }
 
-/// `summary.csv`: one row per point. First the parameters, then for every
-/// metric its mean and the bounds of its 95 % interval; what is undefined is empty.
+/// The column of [`to_csv`] that says which step times are borrowed or scaled.
+const STEP_TIMES: &str = "step_times";
+
+/// `summary.csv`: one row per point. First the parameters, and which models' step times are
+/// borrowed or scaled, if any are; then for every metric its mean and the bounds of its 95 %
+/// interval; what is undefined is empty.
 pub fn to_csv(summary: &Summary) -> String {
     let params: BTreeSet<&str> =
         summary.points.iter().flat_map(|p| p.params.keys()).map(String::as_str).collect();
     let metrics: BTreeSet<&str> =
         summary.points.iter().flat_map(|p| p.metrics.keys()).map(String::as_str).collect();
+    // What step times are worth has a column where it has to be said.
+    let marks = &summary.provenance.step_times;
+    let mark = (!marks.is_empty()).then(|| marks.join("; "));
     let mut header: Vec<String> = params.iter().map(|key| (*key).to_owned()).collect();
+    header.extend(mark.as_ref().map(|_| STEP_TIMES.to_owned()));
     for name in &metrics {
         header.extend([
             (*name).to_owned(),
@@ -46,6 +54,7 @@ pub fn to_csv(summary: &Summary) -> String {
             .iter()
             .map(|key| point.params.get(*key).map(plain).unwrap_or_default())
             .collect();
+        row.extend(mark.clone());
         for name in &metrics {
             let metric = point.metrics.get(*name);
             let bound = |i: usize| metric.and_then(|m| m.ci95).map(|bounds| bounds[i]);
@@ -98,6 +107,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn both_files_say_whose_step_times_are_borrowed() {
+        let mut builder = Builder::new("borrowed", 1);
+        builder.load("kv", 60, &[("hit_ratio", &[Some(0.5)])]);
+        let mut summary = builder.build();
+        assert!(!to_csv(&summary).contains(STEP_TIMES) && !to_json(&summary).contains(STEP_TIMES));
+        summary.provenance.step_times = vec!["model a: step times are borrowed".to_owned()];
+        insta::assert_snapshot!(to_csv(&summary), @r"
+        router.policy,workload.concurrency,step_times,hit_ratio,hit_ratio_ci95_low,hit_ratio_ci95_high
+        kv,60,model a: step times are borrowed,0.5,,
+        ");
+        assert!(to_json(&summary).contains("step times are borrowed"));
     }
 
     #[test]
