@@ -63,6 +63,10 @@ pub struct InferencePerfSettings {
     /// prepares.
     #[serde(default = "two_seconds")]
     pub pause: SimDuration,
+    /// Every stage has texts of its own, as if it were a run of its own, whose texts the client
+    /// draws anew: caches are cold for it. False unless given: stages repeat the same texts.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub new_texts: bool,
     /// The way of a request from its client to the router; no time unless given.
     #[serde(default)]
     pub client: Client,
@@ -112,6 +116,11 @@ fn yes() -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_yes(measured: &bool) -> bool {
     *measured
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_no(value: &bool) -> bool {
+    !*value
 }
 
 impl Stage {
@@ -221,7 +230,7 @@ impl InferencePerf {
     /// If `settings` do not [`validate`](InferencePerfSettings::validate).
     pub fn new(settings: InferencePerfSettings, block_size: u32, seed: u64) -> Self {
         settings.validate().expect("validated settings");
-        let texts = texts(&settings, block_size, seed);
+        let texts = texts(&settings, block_size, seed, 0);
         let mut times = SendTimes::new(&settings, 0, SimTime::ZERO, seed);
         let next = times.next();
         let mut load = Self {
@@ -242,6 +251,9 @@ impl InferencePerf {
 
     fn begin_stage(&mut self, begin: SimTime, stage: usize) {
         self.times = SendTimes::new(&self.settings, stage, begin, self.seed);
+        if self.settings.new_texts {
+            self.texts = texts(&self.settings, self.block_size, self.seed, stage as u64);
+        }
         self.sent = 0;
         self.next = self.times.next();
         self.send_due();
@@ -264,25 +276,27 @@ impl InferencePerf {
     }
 }
 
-/// All texts, in the order in which stages send them.
-fn texts(settings: &InferencePerfSettings, block_size: u32, seed: u64) -> Vec<Text> {
+/// All texts, in the order in which stages send them; those of the set of this number.
+fn texts(settings: &InferencePerfSettings, block_size: u32, seed: u64, set: u64) -> Vec<Text> {
     let InferencePerfSettings { groups, prompts_per_group, .. } = *settings;
+    let (groups, prompts) = (u64::from(groups), u64::from(prompts_per_group));
     let most = |tokens: &Distribution<Tokens>| u64::from(tokens.bounds().1.0);
     let system_most = most(&settings.system_prompt_tokens);
     // One more than the longest has: runs of different texts do not continue each other.
     let stride = |tokens: u64| tokens / u64::from(block_size) + 1;
     let of_groups = stride(system_most);
     let of_texts = stride(system_most + most(&settings.question_tokens));
-    let first_of_texts = u64::from(groups) * of_groups;
-    let mut texts = Vec::with_capacity((groups * prompts_per_group) as usize);
+    let first = set * groups * (of_groups + prompts * of_texts);
+    let first_of_texts = first + groups * of_groups;
+    let mut texts = Vec::with_capacity((settings.groups * prompts_per_group) as usize);
     for group in 0..groups {
-        let mut draws = stream(seed, Use::Starter, u64::from(group), 0);
+        let mut draws = stream(seed, Use::Starter, set * groups + group, 0);
         let system = settings.system_prompt_tokens.sample(&mut draws).0;
         let of_group =
-            BlockRun { first: BlockId(u64::from(group) * of_groups), len: system / block_size };
-        for prompt in 0..prompts_per_group {
-            let text = u64::from(group * prompts_per_group + prompt);
-            let mut draws = stream(seed, Use::Turn, text, 0);
+            BlockRun { first: BlockId(first + group * of_groups), len: system / block_size };
+        for prompt in 0..prompts {
+            let text = group * prompts + prompt;
+            let mut draws = stream(seed, Use::Turn, set * groups * prompts + text, 0);
             let prompt_tokens = system + settings.question_tokens.sample(&mut draws).0;
             let own = BlockRun {
                 first: BlockId(first_of_texts + text * of_texts),
@@ -291,7 +305,7 @@ fn texts(settings: &InferencePerfSettings, block_size: u32, seed: u64) -> Vec<Te
             texts.push(Text { prompt_tokens, shared: [of_group, own] });
         }
     }
-    texts.shuffle(&mut stream(seed, Use::Conversation, 0, 0));
+    texts.shuffle(&mut stream(seed, Use::Conversation, set, 0));
     texts
 }
 
@@ -420,7 +434,7 @@ mod tests {
     use super::*;
     use crate::stats;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     const LADDER: &str = "groups = 15\nprompts_per_group = 5
         system_prompt_tokens = { kind = 'constant', value = 600 }
@@ -479,6 +493,23 @@ mod tests {
             .windows(2)
             .filter(|pair| pair[0].request.content.block(0) == pair[1].request.content.block(0));
         assert!(firsts.count() < 15);
+    }
+
+    #[test]
+    fn stages_of_their_own_share_no_text() {
+        let same = stage(&mut InferencePerf::new(settings(LADDER), 16, 1), 1);
+        let toml = format!("new_texts = true\n{LADDER}");
+        let mut load = InferencePerf::new(settings(&toml), 16, 1);
+        let stages = [1, 2, 0].map(|next| stage(&mut load, next));
+        let texts = |stage: &[Arrival]| -> Vec<BlockId> {
+            stage.iter().map(|arrival| arrival.request.content.block(44)).collect()
+        };
+        // The first is as it is without the key, and each repeats its own texts alone.
+        assert_eq!(texts(&stages[0]), texts(&same));
+        let distinct =
+            stages.each_ref().map(|stage| texts(stage).into_iter().collect::<BTreeSet<_>>());
+        assert_eq!(distinct.each_ref().map(BTreeSet::len), [75, 60, 75]);
+        assert_eq!(distinct.into_iter().flatten().collect::<BTreeSet<_>>().len(), 210);
     }
 
     /// Counts by second of whole stages: the first is sent at the start, the rest by the
