@@ -318,9 +318,10 @@ impl Sheet {
     /// The error for a key that means nothing where these are `known`.
     pub fn unknown(&self, key: &str, known: &[String]) -> SettingsError {
         let name = key.rsplit('.').next().unwrap_or(key);
-        let left_out = LEFT_OUT.iter().find(|(words, _)| {
-            words.iter().any(|word| name == *word || word.len() > 2 && name.contains(word))
-        });
+        let is_of_engine = known.iter().any(|key| ["tp", "block_size"].contains(&key.as_str()));
+        let left_out = LEFT_OUT
+            .iter()
+            .find(|(words, _)| is_of_engine && name.split('_').any(|part| words.contains(&part)));
         if let Some((_, what)) = left_out {
             let hint = format!("; {what} is not simulated: leave it out");
             let (place, key) = (self.place(key), join(&self.name, key));
@@ -335,11 +336,11 @@ impl Sheet {
     }
 }
 
-/// Words in keys of engines that stand for what is not simulated.
+/// Words in keys of models and engines that stand for what is not simulated.
 const LEFT_OUT: [(&[&str], &str); 3] = [
-    (&["speculative", "spec_decode", "draft_model"], "speculative decoding"),
-    (&["lora"], "LoRA"),
-    (&["pipeline_parallel", "pp_size", "pp"], "pipeline parallelism"),
+    (&["speculative", "draft"], "speculative decoding"),
+    (&["lora", "loras"], "LoRA"),
+    (&["pipeline", "pp"], "pipeline parallelism"),
 ];
 
 /// True for `key` and everything in it.

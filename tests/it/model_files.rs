@@ -721,6 +721,20 @@ fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
 }
 
 #[test]
+fn what_is_not_simulated_is_refused_by_name() {
+    for (key, what) in [
+        ("num_speculative_tokens = 3", "speculative decoding"),
+        ("max_loras = 4", "LoRA"),
+        ("pipeline_parallel_size = 2", "pipeline parallelism"),
+    ] {
+        let error = sheet(key).read::<EngineSettings>().unwrap_err().to_string();
+        assert!(error.ends_with(&format!("; {what} is not simulated: leave it out")), "{error}");
+    }
+    let error = sheet("exploration = 1").read::<EngineSettings>().unwrap_err().to_string();
+    assert!(!error.contains("simulated"), "{error}");
+}
+
+#[test]
 fn engines_refuse_what_they_cannot_divide() {
     let of = |toml: &str| {
         let choice: ModelChoice =

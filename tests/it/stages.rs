@@ -124,7 +124,7 @@ fn what_does_not_go_with_stages_is_refused() {
     staged.toml:31: measure.window = "10s": must be left out: a stage is measured from its first request to its last answer
     staged.toml:31: measure.warmup = "10s": must be left out: a stage is measured from its first request to its last answer
     staged.toml:27: workload.stages[2].rate = 3: must be unlike those of other measured stages: points are told apart by it
-    staged.toml:31 (swept): unknown key workload.concurrency; the keys here are groups, prompts_per_group, system_prompt_tokens, question_tokens, output_tokens, arrivals, stages, pause, client, patience, priority
+    staged.toml:31 (swept): unknown key workload.concurrency; the keys here are groups, prompts_per_group, system_prompt_tokens, question_tokens, output_tokens, arrivals, stages, pause, new_texts, client, patience, priority
     staged.toml:20: workload.client.overhead_per_inflight = "1ms": must be absent in an open loop, whose requests do not wait for answers
     "#);
 }
