@@ -568,7 +568,9 @@ impl Kind {
             Some(count) => Ok(Some(Value::Integer(i64::from(count)))),
             None => Err("must be a whole number of at least 1".to_owned()),
         };
-        if ["auto", "-1", "None", "null"].contains(&text) {
+        // vLLM's own length is also -1.
+        let is_default = ["auto", "None", "null"].contains(&text);
+        if is_default || (self == Self::Tokens && text == "-1") {
             return Ok(None);
         }
         match self {

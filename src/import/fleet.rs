@@ -214,6 +214,15 @@ impl Fleet {
             return Ok(());
         }
         if is_dynamo && (says("frontend") || says("epp")) {
+            let Arguments { alone, flags, .. } = Arguments::of(&commands.concat());
+            let alone = alone.into_iter().map(|word| word.text);
+            let shown: Vec<String> =
+                alone.chain(flags.into_iter().map(|flag| flag.shown)).collect();
+            if !shown.is_empty() {
+                let why = "it does not say that it starts dynamo.frontend";
+                let why = Why::NotModelled(why.to_owned());
+                self.unused.push((Some(place), Remark::new(&shown.join(" "), why)));
+            }
             return self.frontend(at, place, &[]);
         }
         let engine = |words: &Vec<Word>| {
@@ -577,8 +586,15 @@ impl Fleet {
         // Helm values say beside it how many there are.
         if let Some((epp, _)) = picker.pointer.split_once("/pluginsCustomConfig") {
             let values = &self.found.documents[picker.document].value;
-            let count = values.pointer(&format!("{epp}/replicas")).and_then(Json::as_u64);
-            if let Some(count) = count.filter(|count| (2..=1_000).contains(count)) {
+            let given = values.pointer(&format!("{epp}/replicas")).filter(|given| !given.is_null());
+            let count = given.map(|given| {
+                let count = given.as_u64().filter(|count| (1..=1_000).contains(count));
+                count.ok_or_else(|| {
+                    let shown = format!("{}.replicas: {given}", yaml::dotted(epp));
+                    ImportError::value(&shown, "must be a whole number from 1 to 1000")
+                })
+            });
+            if let Some(count) = count.transpose()?.filter(|count| *count > 1) {
                 let place = self.place(&request.files[file].name, &yaml::dotted(epp));
                 let by = By::Place(place, format!("replicas: {count}"));
                 let value = Value::Integer(i64::try_from(count).unwrap_or(1));

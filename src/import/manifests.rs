@@ -305,18 +305,18 @@ impl Found {
                     entries(value.get("spec").unwrap_or(&Value::Null), "services")
                 {
                     let pointer = format!("/spec/services/{}", escaped(name));
-                    self.add(at, name, Form::Services, &pointer, service, global);
+                    self.add(at, name, Form::Services, &pointer, service, global)?;
                 }
                 let listed = value.pointer("/spec/components").and_then(Value::as_array);
                 for (place, service) in listed.into_iter().flatten().enumerate() {
                     let name = text(service, "name").unwrap_or_default();
                     let pointer = format!("/spec/components/{place}");
-                    self.add(at, name, Form::Components, &pointer, service, global);
+                    self.add(at, name, Form::Components, &pointer, service, global)?;
                 }
             }
             kind if WORKLOADS.contains(&kind) => {
                 let spec = value.get("spec").unwrap_or(&Value::Null);
-                self.add(at, name, Form::Workload, "/spec", spec, None);
+                self.add(at, name, Form::Workload, "/spec", spec, None)?;
             }
             "" | "ConfigMap" | "EndpointPickerConfig" => {}
             kind => self.unused.push(Remark::new(&format!("{kind} {name}"), Why::Document)),
@@ -332,7 +332,7 @@ impl Found {
         pointer: &str,
         value: &Value,
         global: Option<&Value>,
-    ) {
+    ) -> Result<(), ImportError> {
         let pod_at = match form {
             Form::Services => "/extraPodSpec",
             Form::Components => "/podTemplate/spec",
@@ -398,13 +398,17 @@ impl Found {
         for list in [global, value.get("envs"), container.get("env")].into_iter().flatten() {
             for entry in list.as_array().into_iter().flatten() {
                 let Some(variable) = text(entry, "name") else { continue };
+                // It stands in place of one of the same name from before.
+                let before = variables.remove(variable);
                 if let Some((value, from)) = self.variable(entry) {
+                    if before.is_some_and(|before| before != value) {
+                        let shown = format!("{name}: variable {variable}, given before");
+                        unread.push(Remark::new(&shown, Why::Overridden));
+                    }
                     variables.insert(variable.to_owned(), value);
                     taken.extend(from);
                     continue;
                 }
-                // It stands in place of one of the same name from before.
-                variables.remove(variable);
                 let is_of_pod = ["fieldRef", "resourceFieldRef"]
                     .iter()
                     .any(|key| entry.pointer(&format!("/valueFrom/{key}")).is_some());
@@ -437,15 +441,16 @@ impl Found {
             self.look_at(document, &pointer, &[&path]);
             Some(gpus)
         });
-        let group = value.pointer("/leaderWorkerTemplate/size").and_then(count);
-        let nodes = value.pointer("/multinode/nodeCount").and_then(count).or(group);
+        let counted = |path: &str| counted(name, value, path);
+        let (group, nodes) =
+            (counted("/leaderWorkerTemplate/size")?, counted("/multinode/nodeCount")?);
         let component = Component {
             name: name.to_owned(),
             form,
             document: Some(document),
             pointer: pointer.to_owned(),
             container: format!("{pointer}{pod_at}{inside}"),
-            replicas: value.get("replicas").and_then(count),
+            replicas: counted("/replicas")?,
             said: said.map(str::to_owned).collect(),
             written: Written {
                 command: strings(container, "command"),
@@ -454,13 +459,14 @@ impl Found {
             variables,
             image: text(container, "image").unwrap_or_default().to_owned(),
             gpus,
-            nodes: nodes.unwrap_or(1).max(1),
+            nodes: nodes.or(group).unwrap_or(1).max(1),
             gpu_label: label,
             mounted: self.mounted(pod, container, value),
         };
         self.unused.extend(unread);
         self.taken.extend(taken);
         self.components.push(component);
+        Ok(())
     }
 
     /// Notes that rules look at these, below a pointer.
@@ -746,6 +752,20 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
 
 fn entries<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     value.get(key).and_then(Value::as_object).into_iter().flat_map(Map::iter)
+}
+
+/// The whole number that a component called `name` has at a pointer, if it has any value there.
+///
+/// # Errors
+/// If that is no such number.
+fn counted(name: &str, value: &Value, pointer: &str) -> Result<Option<u32>, ImportError> {
+    match value.pointer(pointer) {
+        None | Some(Value::Null) => Ok(None),
+        Some(given) => count(given).map(Some).ok_or_else(|| {
+            let shown = format!("{name}: {}: {given}", dotted(pointer));
+            ImportError::value(&shown, &format!("must be a whole number from 0 to {}", u32::MAX))
+        }),
+    }
 }
 
 fn count(value: &Value) -> Option<u32> {

@@ -1,5 +1,7 @@
 //! Public deployments, restated, from file to experiment and back.
 
+mod odd;
+
 use super::*;
 use crate::engine::settings::rival;
 use crate::experiment::{Experiment, LoadOptions};

@@ -2,17 +2,34 @@
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Number, Value};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What is open: a list, or a mapping with the key that waits for its value.
+/// What is open: a list, or a mapping.
 enum Open {
     List(Vec<Value>),
-    Mapping(Map<String, Value>, Option<String>),
+    Mapping(Mapping),
+}
+
+#[derive(Default)]
+struct Mapping {
+    entries: Map<String, Value>,
+    /// The key that waits for its value.
+    key: Option<String>,
+    /// Mappings of the key `<<`, whose entries stand where the mapping has none of its own;
+    /// of several the first wins.
+    merged: Vec<Map<String, Value>>,
+    /// Whether the key that waits is that one.
+    is_merge: bool,
 }
 
 /// Values inside of each other beyond this are refused (assumed: ten times those of
 /// manifests).
 const MOST_DEPTH: usize = 200;
+
+/// Values that anchors and aliases of a file may repeat (assumed: a hundred times those of
+/// manifests). A few lines of aliases of aliases would fill any memory.
+const MOST_REPEATED: usize = 100_000;
 
 /// The first document of `text`; null if there is none.
 ///
@@ -49,50 +66,123 @@ pub(crate) fn unescaped(part: &str) -> String {
 
 fn read(text: &str, most: usize) -> Result<Vec<Value>, String> {
     let mut documents = Vec::new();
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<(Open, usize)> = Vec::new();
+    // What aliases stand for, by the parser's number of the anchor; 0 is none.
+    let mut anchors: BTreeMap<usize, Value> = BTreeMap::new();
+    let mut repeated = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| error.to_string())?;
         let at = |problem: &str| format!("{problem} in line {}", span.start.line());
         if open.len() > MOST_DEPTH {
             return Err(at("more than 200 values inside of each other"));
         }
-        let value = match event {
-            Event::Scalar(text, style, ..) => scalar(&text, style),
-            Event::SequenceStart(..) => {
-                open.push(Open::List(Vec::new()));
+        let mut is_merge = false;
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, _) => {
+                is_merge = text == "<<" && style == ScalarStyle::Plain;
+                (scalar(&text, style), anchor)
+            }
+            Event::SequenceStart(anchor, _) => {
+                open.push((Open::List(Vec::new()), anchor));
                 continue;
             }
-            Event::MappingStart(..) => {
-                open.push(Open::Mapping(Map::new(), None));
+            Event::MappingStart(anchor, _) => {
+                open.push((Open::Mapping(Mapping::default()), anchor));
                 continue;
             }
             Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(Open::List(items)) => Value::Array(items),
-                Some(Open::Mapping(entries, _)) => Value::Object(entries),
+                Some((Open::List(items), anchor)) => (Value::Array(items), anchor),
+                Some((Open::Mapping(mapping), anchor)) => (Value::Object(mapping.all()), anchor),
                 None => continue,
             },
-            Event::Alias(_) => return Err(at("an alias, which is not read,")),
+            Event::Alias(anchor) => {
+                let Some(value) = anchors.get(&anchor) else {
+                    return Err(at("an alias inside of what it stands for"));
+                };
+                if open.len() + depth(value) > MOST_DEPTH {
+                    return Err(at("more than 200 values inside of each other"));
+                }
+                repeated += size(value);
+                (value.clone(), 0)
+            }
             Event::DocumentEnd if documents.len() >= most => return Ok(documents),
             Event::StreamEnd => return Ok(documents),
             Event::Nothing | Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd => {
                 continue;
             }
         };
+        if anchor > 0 {
+            repeated += size(&value);
+        }
+        if repeated > MOST_REPEATED {
+            return Err(at(&format!("aliases that stand for more than {MOST_REPEATED} values")));
+        }
+        if anchor > 0 {
+            anchors.insert(anchor, value.clone());
+        }
         match open.last_mut() {
             None => documents.push(value),
-            Some(Open::List(items)) => items.push(value),
-            Some(Open::Mapping(entries, key)) => match (key.take(), value) {
-                (None, Value::String(name)) => *key = Some(name),
-                (None, other) => *key = Some(other.to_string()),
-                (Some(name), value) => {
-                    if entries.insert(name.clone(), value).is_some() {
-                        return Err(at(&format!("{name:?} a second time")));
-                    }
-                }
-            },
+            Some((Open::List(items), _)) => items.push(value),
+            Some((Open::Mapping(mapping), _)) => {
+                mapping.add(value, is_merge).map_err(|problem| at(&problem))?;
+            }
         }
     }
     Ok(documents)
+}
+
+impl Mapping {
+    /// Adds the next key, or the value of the one that waits.
+    fn add(&mut self, value: Value, is_merge: bool) -> Result<(), String> {
+        match (self.key.take(), value) {
+            (None, Value::String(name)) => (self.key, self.is_merge) = (Some(name), is_merge),
+            (None, other) => (self.key, self.is_merge) = (Some(other.to_string()), false),
+            (Some(_), value) if self.is_merge => {
+                let listed = match value {
+                    Value::Array(items) => items,
+                    one => vec![one],
+                };
+                for value in listed {
+                    let Value::Object(entries) = value else {
+                        return Err("<< of what is no mapping".to_owned());
+                    };
+                    self.merged.push(entries);
+                }
+            }
+            (Some(name), value) => {
+                if self.entries.insert(name.clone(), value).is_some() {
+                    return Err(format!("{name:?} a second time"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Its own entries and those of others that it takes.
+    fn all(mut self) -> Map<String, Value> {
+        for (key, value) in self.merged.into_iter().flatten() {
+            self.entries.entry(key).or_insert(value);
+        }
+        self.entries
+    }
+}
+
+/// How many values stand inside of each other, at most.
+fn depth(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(entries) => entries.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// How many values there are in a value, itself included.
+fn size(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(entries) => entries.values().map(size).sum(),
+        _ => 0,
+    }
 }
 
 /// `value` as a document, in blocks; texts of several lines stand as they are.
@@ -234,9 +324,39 @@ mod tests {
         let wrong = |text: &str| parse(text).expect_err(text);
         assert!(!wrong("a: [1").is_empty());
         assert!(wrong("a: 1\na: 2").contains("\"a\" a second time"));
-        assert!(wrong("a: &x 1\nb: *x").contains("an alias, which is not read"));
+        assert!(wrong("a: &x [*x]").contains("an alias inside of what it stands for in line 1"));
+        assert!(!wrong("a: *x").is_empty());
+        assert!(wrong("<<: 1").contains("<< of what is no mapping"));
+        let tens: String = (1..12)
+            .map(|n| format!("a{n}: &a{n} [{}]\n", format!("*a{}, ", n - 1).repeat(10)))
+            .collect();
+        let bomb = format!("a0: &a0 x\n{tens}");
+        assert!(
+            wrong(&bomb).contains("aliases that stand for more than 100000 values"),
+            "{}",
+            wrong(&bomb)
+        );
+        let deep: String = (1..30)
+            .map(|n| format!("a{n}: &a{n} {}*a{}{}\n", "[".repeat(90), n - 1, "]".repeat(90)))
+            .collect();
+        let deep = format!("a0: &a0 x\n{deep}");
+        assert!(wrong(&deep).contains("more than 200 values inside of each other in line 4"));
         assert!(!wrong(&"[".repeat(100_000)).is_empty());
         assert!(!wrong(&"- ".repeat(100_000)).is_empty());
+    }
+
+    #[test]
+    fn aliases_stand_for_their_values() {
+        let text = "a: &all {x: &one 1, y: [2]}\nb: *all\nc: *one\n\
+                    d:\n  x: 3\n  <<: *all\n  z: 4\ne: {<<: [{x: 5}, *all], \"<<\": 6}\n";
+        let expected = json!({
+            "a": { "x": 1, "y": [2] },
+            "b": { "x": 1, "y": [2] },
+            "c": 1,
+            "d": { "x": 3, "y": [2], "z": 4 },
+            "e": { "x": 5, "y": [2], "<<": 6 },
+        });
+        assert_eq!(parse(text), Ok(expected));
     }
 
     #[test]
