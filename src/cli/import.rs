@@ -52,6 +52,10 @@ pub(crate) struct ImportArgs {
     /// Unit of the times of the log [default: recognised from the file]
     #[arg(long, value_enum, value_name = "UNIT", requires = "log")]
     time_unit: Option<Unit>,
+    /// Tokens per block id of the log [default: what the file says, or 512]
+    #[arg(long, value_name = "N", requires = "log",
+        value_parser = clap::value_parser!(u32).range(1..=2048))]
+    block_tokens: Option<u32>,
     /// What makes tokens of the texts of a log that holds texts: a tokenizer.json
     #[arg(long, value_name = "FILE", requires = "log")]
     tokenizer: Option<PathBuf>,
@@ -159,6 +163,7 @@ fn log(file: &Path, args: &ImportArgs) -> Result<Log, CliError> {
         path: absolute("--log", file)?,
         columns: args.columns.clone(),
         time_unit: args.time_unit.map(Into::into),
+        block_tokens: args.block_tokens,
         tokenizer: tokenizer.map(|file| absolute("--tokenizer", file)).transpose()?,
     })
 }
@@ -171,6 +176,9 @@ fn absolute(key: &str, file: &Path) -> Result<String, Invalid> {
     Ok(path.to_str().ok_or_else(|| wrong("a path of UTF-8 text"))?.to_owned())
 }
 
+/// What stands before a problem of a log.
+const NO_WORKLOAD: &str = "the workload cannot be loaded: ";
+
 /// Loads the experiment from a folder of its own: what cannot run is not written.
 fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
     let folder = tempfile::tempdir().map_err(CliError::Temporary)?;
@@ -180,6 +188,9 @@ fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
         // The folder is gone by then: what remains is the file's name.
         let inside = format!("{}/", folder.path().display());
         let error = error.to_string().replace(&inside, "");
+        if let Some((_, problem)) = error.split_once(NO_WORKLOAD) {
+            return CliError::Imported(format!("--log: {problem}"));
+        }
         let experiment = files.iter().find(|(file, _)| file == Path::new(EXPERIMENT_FILE));
         let named = experiment.and_then(|(_, text)| by_source(&error, text));
         CliError::Imported(named.unwrap_or(error))

@@ -26,6 +26,8 @@ pub struct Log {
     pub columns: Option<Columns>,
     /// What its times count, where the file does not say so.
     pub time_unit: Option<TimeUnit>,
+    /// Tokens that an id of its blocks stands for, where the file does not say so.
+    pub block_tokens: Option<u32>,
     /// The path of the `tokenizer.json` that makes tokens of its texts, if it holds texts.
     pub tokenizer: Option<String>,
 }

@@ -160,11 +160,13 @@ fn lines_of(log: &Log) -> String {
     let columns = log.columns.as_ref().and_then(|columns| Value::try_from(columns).ok());
     let unit = log.time_unit.and_then(|unit| Value::try_from(unit).ok());
     let path = Some(Value::from(log.path.as_str()));
+    let block_tokens = log.block_tokens.map(Value::from);
     let tokenizer = log.tokenizer.as_deref().map(Value::from);
     [
         value(path, "path"),
         value(columns, "columns"),
         value(unit, "time_unit"),
+        value(block_tokens, "trace_block_tokens"),
         value(tokenizer, "tokenizer"),
     ]
     .concat()

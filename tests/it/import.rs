@@ -191,6 +191,7 @@ fn a_log_is_the_load_of_what_is_imported() {
     assert!(refusal(here, &with(&["none.csv"])).contains("--log"));
     let unknown = refusal(here, &with(&["log.csv"]));
     assert!(unknown.contains("columns = {"), "{unknown}");
+    assert!(unknown.contains("cannot be simulated: --log: "), "{unknown}");
     assert!(!here.join("fleet").exists());
     let columns = [
         "log.csv",
@@ -205,6 +206,14 @@ fn a_log_is_the_load_of_what_is_imported() {
     let requests = fs::read_to_string(here.join("plots/fleet/requests.csv")).expect("written");
     let first = requests.lines().filter(|line| line.contains("round_robin")).count();
     assert_eq!(first, 3 * 3, "three requests by three seeds: {requests}");
+    // A log whose ids stand for other than 512 tokens.
+    let row = "{\"timestamp\":0,\"input_length\":40,\"output_length\":5,\"hash_ids\":[1,2,3]}\n";
+    fs::write(here.join("ids.jsonl"), row).expect("written");
+    let refused = refusal(here, &with(&["ids.jsonl", "--force"]));
+    assert!(refused.contains("one for each 512 of 40 tokens"), "{refused}");
+    good(here, &with(&["ids.jsonl", "--force", "--block-tokens", "16"]));
+    let experiment = fs::read_to_string(here.join("fleet/experiment.toml")).expect("written");
+    assert!(experiment.contains("trace_block_tokens = 16 # as requested"), "{experiment}");
     // A log of texts.
     let texts = [
         concat!(env!("CARGO_MANIFEST_DIR"), "/traces/fixtures/sharegpt.json"),
