@@ -14,7 +14,7 @@ use kv_router_sim::time::SimDuration;
 use kv_router_sim::workload::trace::{
     Columns, Fit, FitOptions, Found, Lengths, Lookalike, MOONCAKE_BLOCK_TOKENS, Naming,
     PublicTrace, ReadOptions, ReuseDistances, Scaling, Target, TimeUnit, Trace, TraceError,
-    TraceFormat, TraceStats, to_file, to_file_as,
+    TraceFormat, TraceStats, to_file_as,
 };
 use std::path::{Path, PathBuf};
 
@@ -295,7 +295,7 @@ impl From<Unit> for TimeUnit {
 /// Does what `command` says; `traces` is the folder of public traces.
 pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), CliError> {
     match command {
-        TraceCommand::Stats { source, format } => stats(&source.read(traces)?, format),
+        TraceCommand::Stats { source, format } => stats(&source.read_counted(traces)?, format),
         TraceCommand::Convert { source, out, to, anonymise, speedup, scaling, force } => {
             source.check_out("OUT", &out, force, traces, None)?;
             let scaling = Scaling {
@@ -316,21 +316,23 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
         }
         TraceCommand::Synth { source, out, requests, seed, force } => {
             source.check_out("OUT", &out, force, traces, None)?;
-            let trace = source.read(traces)?;
+            let trace = source.read_counted(traces)?;
             let model = Lookalike::fit(&trace)?;
             let requests =
                 requests.unwrap_or_else(|| trace.rows().len().try_into().unwrap_or(u32::MAX));
             let (sessions, popular) = (model.sessions(), model.popular_blocks());
             say(&format!("fitted {sessions} sessions and {popular} blocks that belong to none"));
             let trace = model.draw(requests, seed);
-            write(&trace, &to_file(&trace, &out), &out)
+            let (file, lost) = to_file_as(&trace, &out, Target::Mooncake).map_err(option)?;
+            lost.iter().for_each(|lost| note(lost));
+            write(&trace, &file, &out)
         }
         TraceCommand::Fit { source, out, force, extends, steady, hold_out, format } => {
             if let Some(out) = &out {
                 let beside = extends.as_deref().map(Path::new);
                 source.check_out("--out", out, force, traces, beside)?;
             }
-            let trace = source.read(traces)?;
+            let trace = source.read_counted(traces)?;
             let options = FitOptions { steady };
             let (fit, margins) = match hold_out {
                 true => {
@@ -363,8 +365,17 @@ pub(super) fn run(command: TraceCommand, traces: Option<&Path>) -> Result<(), Cl
 fn halves(trace: Trace) -> Result<(Trace, Trace), Invalid> {
     let last = trace.rows().iter().map(|row| row.at).max().unwrap_or_default();
     let middle = Some(last / 2);
-    Ok((trace.clone().within(None, middle)?, trace.within(middle, None)?))
+    let none = |half: &str| {
+        let value = format!("a log of which no session begins in the {half} half");
+        Invalid::new("--hold-out", value, "sessions in both halves; leave it out")
+    };
+    let first = trace.clone().within(None, middle).map_err(|_| none("first"))?;
+    Ok((first, trace.within(middle, None).map_err(|_| none("second"))?))
 }
+
+/// Blocks of a trace whose every block is looked at: some 50 bytes and a microsecond each. A
+/// small file can name any number (assumed: more than the largest public trace, a week of Azure).
+const MOST_BLOCKS: u64 = 100_000_000;
 
 /// A key of experiments as the option that it is here.
 fn option(invalid: Invalid) -> Invalid {
@@ -396,6 +407,17 @@ impl SourceArgs {
         let read = file(&self.trace, traces)?;
         let inputs: Vec<&Path> = [Some(read.as_path()), beside].into_iter().flatten().collect();
         check_free(key, out, force, &inputs)
+    }
+
+    /// A trace of which every block can be looked at.
+    fn read_counted(&self, traces: Option<&Path>) -> Result<Trace, TraceError> {
+        let trace = self.read(traces)?;
+        let of_row = |tokens: u32| u64::from(tokens.div_ceil(trace.block_tokens()));
+        let blocks: u64 = trace.rows().iter().map(|row| of_row(row.input_tokens)).sum();
+        let allowed =
+            format!("at most {MOST_BLOCKS}: take a part, with --limit or --start and --end");
+        Invalid::unless(blocks <= MOST_BLOCKS, "FILE", format!("{blocks} blocks"), &allowed)?;
+        Ok(trace)
     }
 
     fn read(&self, traces: Option<&Path>) -> Result<Trace, TraceError> {

@@ -128,6 +128,12 @@ fn every_format_is_replayed() {
         ("aiperf-profile.jsonl", 2),
         ("weka.jsonl", 6),
         ("mooncake-agentic.jsonl", 5),
+        ("mooncake-small.jsonl", 6),
+        ("mooncake-delta.jsonl", 4),
+        ("azure-2023.csv", 3),
+        ("azure-2024.csv", 3),
+        ("burstgpt.csv", 3),
+        ("burstgpt-sessions.csv", 3),
     ] {
         let rows = std::fs::read_to_string(fixture(file)).expect("a fixture");
         let (outcome, _) = replayed(&rows, "");
@@ -137,6 +143,78 @@ fn every_format_is_replayed() {
     let columns = "time_unit = 'us'\ncolumns = { time = 'arrival_time_us', prompt = 'input_tokens', \
                    output = 'output_tokens', prefix = 'prefix_group', prefix_tokens = 'prefix_length' }";
     replayed(&rows, columns);
+}
+
+#[test]
+fn every_sample_is_named_where_its_format_is_described() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/fixtures");
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/traces.md"));
+    let docs = docs.expect("a page");
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name of text");
+        let is_named = docs.contains(&format!("[`{name}`](../traces/fixtures/{name})"));
+        assert!(is_named || name == "tokenizer.json", "docs/traces.md does not name {name}");
+    }
+}
+
+#[test]
+fn ids_of_other_sizes_are_read_again() {
+    let place = Scratch::new();
+    let convert = |file: &str, out: &str, more: &[&str]| {
+        let output = place.sim(&[&["trace", "convert", file, out], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr).to_owned()
+    };
+    let facts = |file: &str, more: &[&str]| {
+        let all = said(&place, &[&["trace", "stats", file], more].concat());
+        // Times of later turns are those of the answers before.
+        all.lines().skip_while(|line| !line.starts_with("input")).collect::<Vec<_>>().join("\n")
+    };
+    // Where requests name others, the file says what its ids stand for.
+    for file in ["mooncake-agentic.jsonl", "dynamo-requests.jsonl", "bailian.jsonl", "weka.jsonl"] {
+        let file = fixture(file);
+        let out = format!("again-{}", file.rsplit('/').next().expect("a name"));
+        convert(&file, &out, &[]);
+        assert_eq!(facts(&out, &[]), facts(&file, &[]), "{file}");
+    }
+    // Else it cannot, and the program does.
+    assert_eq!(convert(&fixture("mooncake-small.jsonl"), "16.jsonl", &["--to", "bailian"]), "");
+    let note = convert("16.jsonl", "again.jsonl", &[]);
+    assert!(note.contains("read it with trace_block_tokens = 16"), "{note}");
+    assert_eq!(facts("again.jsonl", &["--block-tokens", "16"]), facts("16.jsonl", &[]));
+}
+
+#[test]
+fn logs_that_nothing_can_be_said_of_are_refused() {
+    let place = Scratch::new();
+    let refused = |args: &[&str], said_of: &str| {
+        let output = place.sim(args);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(said_of), "{args:?}: {error}");
+    };
+    let log = |name: &str, rows: &mut dyn Iterator<Item = (u64, u32)>| {
+        let row = |(at, input)| {
+            format!("{{\"timestamp\":{at},\"input_length\":{input},\"output_length\":5}}\n")
+        };
+        place.write(name, rows.map(row).collect::<String>());
+    };
+    // Blocks that no memory has, in a few lines.
+    log("long.jsonl", &mut (0..100).map(|row| (row * 1_000, 1_000_000_000)));
+    let blocks = "FILE = 195312500 blocks: must be at most 100000000: take a part";
+    refused(&["trace", "stats", "long.jsonl"], blocks);
+    refused(&["trace", "synth", "long.jsonl", "x.jsonl"], blocks);
+    refused(&["trace", "fit", "long.jsonl", "--out", "x.toml"], blocks);
+    // Rates that no workload has.
+    log("rare.jsonl", &mut (0..100).map(|row| (row * 80_000_000, 600)));
+    refused(&["trace", "fit", "rare.jsonl", "--hold-out"], "arrivals.rate = 0.00001: must be");
+    log("dense.jsonl", &mut (0..20_000).map(|row| (row / 2_000, 600)));
+    refused(&["trace", "fit", "dense.jsonl", "--out", "x.toml"], "must be requests per second");
+    // Halves without sessions.
+    let row = "{\"session_id\":\"a\",\"timestamp\":0,\"input_length\":9,\"output_length\":5}\n";
+    place.write("one.jsonl", row.to_owned() + &row.replace(":0,", ":9000,"));
+    let half = "--hold-out = a log of which no session begins in the second half";
+    refused(&["trace", "fit", "one.jsonl", "--hold-out"], half);
 }
 
 #[test]

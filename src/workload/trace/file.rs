@@ -52,15 +52,6 @@ pub(super) fn parse(
     read.map_err(|error| TraceError::read(path, &error))?;
     let begin = if head.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let head = &head[begin..];
-    let is_text = |format| {
-        matches!(
-            format,
-            TraceFormat::AiperfInputs
-                | TraceFormat::AiperfMultiTurn
-                | TraceFormat::Sharegpt
-                | TraceFormat::VllmMultiTurn
-        )
-    };
     let without_tokenizer = || match &options.tokenizer {
         None => Ok(()),
         Some(tokenizer) => {
@@ -82,7 +73,8 @@ pub(super) fn parse(
         None => formats::of_text(head)
             .map_err(|problem| TraceError::Format { path: path.to_owned(), problem })?,
     };
-    if !is_text(format) {
+    let family = Family::of(format);
+    if !matches!(family, Family::Texts(_)) {
         without_tokenizer()?;
     }
     let text = BufReader::with_capacity(HEAD_BYTES, head.chain(text));
@@ -95,43 +87,57 @@ pub(super) fn parse(
         let allowed = "absent: the format of the file has its own";
         return Err(Invalid::new("time_unit", format!("\"{}\"", unit.symbol()), allowed).into());
     }
-    match format {
-        TraceFormat::Mooncake if options.format.is_none() => {
-            mooncake::parse(path, text, build(MOONCAKE, Turns::Unsaid, options.time_unit))
+    match family {
+        Family::Mooncake(turns) => {
+            let turns = if options.format.is_none() { Turns::Unsaid } else { turns };
+            mooncake::parse(path, text, build(MOONCAKE, turns, options.time_unit))
         }
-        TraceFormat::Mooncake => {
-            mooncake::parse(path, text, build(MOONCAKE, Turns::Whole, options.time_unit))
-        }
-        TraceFormat::MooncakeDelta => {
-            mooncake::parse(path, text, build(MOONCAKE, Turns::Increments, options.time_unit))
-        }
-        TraceFormat::MooncakeAgentic
-        | TraceFormat::DynamoRequests
-        | TraceFormat::Bailian
-        | TraceFormat::AiperfProfile
-        | TraceFormat::Weka => {
+        Family::Graphs => {
             let build = build(MOONCAKE, Turns::Whole, Some(TimeUnit::Ns));
             json::parse(path, text, format, options.time_unit, build)
         }
-        TraceFormat::AiperfInputs
-        | TraceFormat::AiperfMultiTurn
-        | TraceFormat::Sharegpt
-        | TraceFormat::VllmMultiTurn => {
+        Family::Texts(turns) => {
             let tokenizer = options.tokenizer.as_deref().map(texts::Tokenizer::read).transpose()?;
-            let turns = match format {
-                TraceFormat::AiperfMultiTurn => Turns::Increments,
-                _ => Turns::Whole,
-            };
             // Blocks are known by their own tokens.
             let options = ReadOptions { naming: Naming::Content, ..options.clone() };
             let build = Build::new(path, MOONCAKE, &options, (turns, Some(TimeUnit::Ms)));
             texts::parse(path, text, format, tokenizer.unwrap_or_default(), build)
         }
-        TraceFormat::Azure => {
-            csv::parse(path, text, format, build(AZURE, Turns::Whole, Some(TimeUnit::Ns)))
+        Family::Csv(names, unit) => {
+            csv::parse(path, text, format, build(names, Turns::Whole, Some(unit)))
         }
-        TraceFormat::Burstgpt => {
-            csv::parse(path, text, format, build(BURSTGPT, Turns::Whole, Some(TimeUnit::S)))
+    }
+}
+
+/// Formats that one reader reads.
+#[derive(Clone, Copy)]
+enum Family {
+    /// Mooncake's rows, with what later turns of a session have if the format is named.
+    Mooncake(Turns),
+    /// JSON lines whose requests wait for others.
+    Graphs,
+    /// Texts, which a tokenizer makes tokens of.
+    Texts(Turns),
+    /// Columns of these names, with times in this unit.
+    Csv(Names<'static>, TimeUnit),
+}
+
+impl Family {
+    const fn of(format: TraceFormat) -> Self {
+        match format {
+            TraceFormat::Mooncake => Self::Mooncake(Turns::Whole),
+            TraceFormat::MooncakeDelta => Self::Mooncake(Turns::Increments),
+            TraceFormat::MooncakeAgentic
+            | TraceFormat::DynamoRequests
+            | TraceFormat::Bailian
+            | TraceFormat::AiperfProfile
+            | TraceFormat::Weka => Self::Graphs,
+            TraceFormat::AiperfMultiTurn => Self::Texts(Turns::Increments),
+            TraceFormat::AiperfInputs | TraceFormat::Sharegpt | TraceFormat::VllmMultiTurn => {
+                Self::Texts(Turns::Whole)
+            }
+            TraceFormat::Azure => Self::Csv(AZURE, TimeUnit::Ns),
+            TraceFormat::Burstgpt => Self::Csv(BURSTGPT, TimeUnit::S),
         }
     }
 }

@@ -91,8 +91,11 @@ impl Fit {
         let early = if is_timed { turns::early(&seen, duration) } else { SimDuration::ZERO };
         let used: Vec<&Seen> = seen.iter().filter(|seen| seen.begin >= early).collect();
         let allowed = format!("at least {LEAST_FITTED}: take a longer part of the log");
-        let some = used.len() >= LEAST_FITTED;
-        Invalid::unless(some, "trace", format!("{} sessions", used.len()), &allowed)?;
+        let found = match seen.len() - used.len() {
+            0 => format!("{} sessions", used.len()),
+            early => format!("{} sessions and {early} that may be older than it", used.len()),
+        };
+        Invalid::unless(used.len() >= LEAST_FITTED, "trace", found, &allowed)?;
         let (common_tokens, prefix) = prefixes(trace, &grouped, &used);
         let rates = rates::Rates::of(trace, duration, &grouped, options.steady);
         let per_s = used.len() as f64 / (duration - early).as_secs();
@@ -110,6 +113,7 @@ impl Fit {
             patience: PatienceSettings::default(),
             priority: Priorities::default(),
         };
+        settings.validate()?;
         let (sessions, sessions_early) = (used.len(), seen.len() - used.len());
         let block_tokens = trace.block_tokens;
         let joins = trace.rows.iter().filter(|row| row.waits > 1).count();

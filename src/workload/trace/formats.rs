@@ -99,8 +99,13 @@ const OTHERS: [(&[&str], &str); 5] = [
     (&["session_id", "text_input"], "prompts as text, for AIPerf"),
 ];
 
+/// Spans of OpenTelemetry, as its collector writes them.
+const SPANS: &str = "resourceSpans";
+
 /// Files that are no text, by their first bytes.
-const BINARIES: [(&[u8], &str); 6] = [
+const BINARIES: [(&[u8], &str); 8] = [
+    (b"\x1F\x8B", "a file compressed twice"),
+    (b"\x28\xB5\x2F\xFD", "a file compressed twice"),
     (b"PK\x03\x04", "a zip archive"),
     (b"PAR1", "a Parquet file"),
     (b"BZh", "a file compressed with bzip2"),
@@ -147,7 +152,8 @@ pub(super) fn of_text(head: &[u8]) -> Result<TraceFormat, String> {
 
 /// Formats by what stands in all their rows, and in no others.
 const KEYS: [(&[&str], TraceFormat); 8] = [
-    (&["\"dynamo.request.trace.v1\""], TraceFormat::DynamoRequests),
+    // Of any version: which one is read is said with its line.
+    (&["\"dynamo.request.trace."], TraceFormat::DynamoRequests),
     (&["\"dynamo.agentic_mooncake\""], TraceFormat::MooncakeAgentic),
     (&["\"request_id\"", "\"wait_for\""], TraceFormat::MooncakeAgentic),
     (&["\"chat_id\"", "\"parent_chat_id\""], TraceFormat::Bailian),
@@ -189,6 +195,14 @@ fn of_row(row: &Map<String, Value>) -> Result<TraceFormat, String> {
         [input, output].into_iter().filter(|key| !row.contains_key(*key)).collect();
     if let Some(format) = of_texts(&Value::Object(row.clone()).to_string()) {
         return Ok(format);
+    }
+    if row.contains_key(SPANS) {
+        return Err(format!(
+            "looks like spans of OpenTelemetry, which sim reads by columns. Perhaps columns = {{ rows = \
+             \"resourceSpans.scopeSpans.spans\", time = \"startTimeUnixNano\", prompt = \
+             \"attributes.gen_ai.usage.prompt_tokens\", output = \
+             \"attributes.gen_ai.usage.completion_tokens\" }}. Formats: {FORMATS}"
+        ));
     }
     match looks_like(row) {
         None if missing.is_empty() => Ok(TraceFormat::Mooncake),

@@ -40,6 +40,7 @@ pub(super) fn parse(
         Ok(reader.records.len() < build.limit())
     })?;
     reader.records.truncate(build.limit());
+    reader.finish();
     build.notices(reader.notices);
     build.leave_out(reader.left_out);
     if let Some(tokens) = reader.block_tokens {

@@ -40,7 +40,7 @@ pub(super) fn parse(
             max_tokens: row.max_tokens,
             hash_ids: row.hash_ids.as_deref(),
             prefix: None,
-            session: row.session_id.as_deref(),
+            session: row.session_id.as_deref().filter(|name| !name.is_empty()),
             waits_for: None,
         };
         build.add(place, given)?;

@@ -1,6 +1,6 @@
 //! Writes a trace in the formats that can hold it.
 
-use super::{Trace, TraceRow};
+use super::{MOONCAKE_BLOCK_TOKENS, Trace, TraceRow};
 use crate::id::BlockId;
 use crate::request::BlockRun;
 use crate::settings::Invalid;
@@ -34,7 +34,8 @@ pub enum Target {
 const FIRST_DAY_S: i64 = 1_700_092_800;
 
 /// `trace` in Mooncake's format as a file that is called `name`: JSON lines, compressed if
-/// the name ends with `.gz` or `.zst`. Later turns of sessions have whole prompts. The
+/// the name ends with `.gz` or `.zst`. Later turns of sessions have whole prompts; where
+/// requests name others, the first line says how many tokens an id stands for. The
 /// format has whole milliseconds: fractions are cut off.
 pub fn to_file(trace: &Trace, name: &Path) -> Vec<u8> {
     compressed(lines(trace), name)
@@ -50,7 +51,7 @@ pub fn to_file_as(
     name: &Path,
     target: Target,
 ) -> Result<(Vec<u8>, Vec<String>), Invalid> {
-    let mut lost = Vec::new();
+    let mut lost: Vec<String> = Vec::new();
     let mut lose = |count: usize, what: &str| {
         if count > 0 {
             lost.push(format!("{count} {what}"));
@@ -75,6 +76,12 @@ pub fn to_file_as(
                     timed,
                     "requests lose their own times: they come when what they wait for has ended",
                 );
+            } else if says_block_size(trace) {
+                let tokens = trace.block_tokens();
+                lost.push(format!(
+                    "its ids stand for {tokens} tokens each, which the format does not say: read it \
+                     with trace_block_tokens = {tokens}"
+                ));
             }
             lines(trace)
         }
@@ -126,6 +133,11 @@ pub(super) fn lines(trace: &Trace) -> String {
     let waits_for = has_branches.then(|| waits_for(trace));
     let mut ids = PlainIds::new(trace);
     let mut text = String::new();
+    if has_branches && says_block_size(trace) {
+        let tokens = trace.block_tokens();
+        add!(text, "{{\"schema\": \"dynamo.agentic_mooncake\", \"version\": 1, ");
+        add!(text, "\"block_size\": {tokens}}}\n");
+    }
     for (i, row) in trace.rows().iter().enumerate() {
         text.push('{');
         if let Some(waits_for) = &waits_for {
@@ -154,6 +166,11 @@ pub(super) fn lines(trace: &Trace) -> String {
         text.push_str("}\n");
     }
     text
+}
+
+/// Whether a reader has to know how many tokens an id stands for.
+fn says_block_size(trace: &Trace) -> bool {
+    trace.block_tokens() != MOONCAKE_BLOCK_TOKENS && !trace.runs.is_empty()
 }
 
 /// Bailian's JSON lines. A chat that goes on after several has the first of them as parent.

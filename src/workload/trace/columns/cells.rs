@@ -91,6 +91,9 @@ pub(super) fn read_cells(
     mut each: impl FnMut(&RowPlace<'_>, &dyn Cells) -> Result<bool, TraceError>,
 ) -> Result<Seen, TraceError> {
     let head = text.fill_buf().map_err(|error| TraceError::read(path, &error))?;
+    if head.is_empty() {
+        return Err(TraceError::Empty { path: path.to_owned() });
+    }
     match head.trim_ascii_start() {
         [b'{', ..] => of_json(path, text, columns, &mut each),
         [b'[', ..] => {

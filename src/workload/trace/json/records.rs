@@ -69,6 +69,8 @@ pub(super) struct Reader {
     pub(super) notices: Vec<String>,
     /// Whether sub-agents count their times from their own start, once it is known.
     is_relative: Option<bool>,
+    /// Requests of Dynamo whose hashes are of another number of tokens than the prompt.
+    unlike: u64,
     /// By the name of a chat of Bailian's: the first turn of all that it goes on from.
     chats: BTreeMap<String, String>,
 }
@@ -154,6 +156,7 @@ impl Reader {
             block_tokens,
             notices,
             is_relative: None,
+            unlike: 0,
             chats: BTreeMap::new(),
         }
     }
@@ -167,6 +170,17 @@ impl Reader {
             TraceFormat::Bailian => self.bailian(row),
             TraceFormat::AiperfProfile => self.aiperf(row),
             _ => self.weka(row),
+        }
+    }
+
+    /// Adds what was assumed of the whole file to the notices.
+    pub(super) fn finish(&mut self) {
+        if self.unlike > 0 {
+            self.notices.push(format!(
+                "replay.input_length is not request.input_tokens in {} of its requests: the former \
+                 is the prompt",
+                self.unlike
+            ));
         }
     }
 
@@ -189,9 +203,9 @@ impl Reader {
 
     fn agentic(&mut self, row: Row<'_>) -> Result<(), TraceError> {
         if let Some(schema) = row.text("schema") {
-            let version = row.object.get("version").and_then(Value::as_u64).unwrap_or(1);
-            if version != 1 {
-                let what = format!("{schema:?} of version {version}");
+            let version = row.object.get("version");
+            if let Some(version) = version.filter(|version| version.as_u64() != Some(1)) {
+                let what = format!("{schema:?} of version {}", short(version));
                 return Err(row.place.row(format!(
                     "{what} is not read: only version 1, in which requests have wait_for"
                 )));
@@ -210,7 +224,12 @@ impl Reader {
             return Err(row.place.row("field \"request_id\" is missing"));
         };
         let unit = self.unit;
-        let delay = row.time("delay", unit)?.or(row.time("delay_ms", TimeUnit::Ms)?).unwrap_or(0);
+        let delay = match (row.time("delay", unit)?, row.time("delay_ms", TimeUnit::Ms)?) {
+            (Some(_), Some(_)) => {
+                return Err(row.place.row("fields \"delay\" and \"delay_ms\" are both there"));
+            }
+            (delay, of_ms) => delay.or(of_ms).unwrap_or(0),
+        };
         let tool = row.time("tool_wait_ms", TimeUnit::Ms)?.unwrap_or(0);
         let names = match row.object.get("wait_for") {
             None | Some(Value::Null) => Vec::new(),
@@ -270,7 +289,14 @@ impl Reader {
             _ => None,
         };
         let input_tokens = match hashes {
-            Some(hashes) => hashes.tokens(&["input_length"])?,
+            Some(hashes) => {
+                let hashed = hashes.tokens(&["input_length"])?;
+                let is_known = request.object.contains_key("input_tokens");
+                if is_known && request.tokens(&["input_tokens"])? != hashed {
+                    self.unlike += 1;
+                }
+                hashed
+            }
             None => request.tokens(&["input_tokens"])?,
         };
         let ids = match hashes {
@@ -354,13 +380,18 @@ impl Reader {
         let Some(at_ns) = metadata.time("request_start_ns", TimeUnit::Ns)? else {
             return Err(row.place.row("field \"request_start_ns\" is missing"));
         };
+        let end_ns = metadata.time("request_end_ns", TimeUnit::Ns)?;
+        if let Some(end_ns) = end_ns.filter(|end_ns| *end_ns < at_ns) {
+            let allowed = format!("at least {at_ns}, its request_start_ns");
+            return Err(row.place.field("request_end_ns", end_ns, allowed));
+        }
         // A conversation may be played several times; this names the play.
         let session = metadata.text("x_correlation_id").or(metadata.text("conversation_id"));
         self.push(Record {
             line: row.place.line,
             session,
             at_ns: Some(at_ns),
-            end_ns: metadata.time("request_end_ns", TimeUnit::Ns)?,
+            end_ns,
             input_tokens: tokens("input_sequence_length")?,
             output_tokens: tokens("output_sequence_length")?,
             ..Record::default()

@@ -151,6 +151,22 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
+fn spans_get_the_columns_that_read_them() {
+    let spans = fixture("otel-spans.jsonl");
+    let error = parse(&spans).unwrap_err().to_string();
+    let (_, said) = error.split_once("Perhaps columns = { ").expect(&error);
+    let said = said.split(" }.").next().unwrap_or_default();
+    let columns = said.replace(" = ", "=").replace([' ', '"'], "");
+    assert_eq!(by(&columns, None, &spans).unwrap().rows().len(), 2, "{columns}");
+}
+
+#[test]
+fn a_file_without_a_byte_has_no_requests() {
+    let error = by("time=t,prompt=a,output=b", None, "").unwrap_err();
+    assert!(matches!(error, TraceError::Empty { .. }), "{error}");
+}
+
+#[test]
 fn a_refused_file_gets_a_suggestion() {
     let text = "arrived_at,num_prefill_tokens,num_decode_tokens\n0,1,2\n";
     let error = parse(text).unwrap_err().to_string();

@@ -142,6 +142,20 @@ fn columns_that_look_like_sessions_are_read_or_refused() {
 }
 
 #[test]
+fn an_empty_name_is_no_session() {
+    let rows = |name: &str| {
+        let row = |at: u32, tokens: u32| {
+            format!("{{{name}\"timestamp\":{at},\"input_length\":{tokens},\"output_length\":5}}\n")
+        };
+        row(0, 700) + &row(4_000, 900)
+    };
+    let none = parse(&rows("")).unwrap();
+    assert!(!none.has_sessions());
+    assert_eq!(parse(&rows("\"session_id\":\"\",")).unwrap(), none);
+    assert_eq!(parse(&rows("\"session_id\":null,")).unwrap(), none);
+}
+
+#[test]
 fn rows_without_an_answer_are_counted() {
     let text = "Timestamp,Request tokens,Response tokens\n1,100,20\n2,100,0\n3,100,0\n4,9,9\n";
     let trace = parse(text).unwrap();

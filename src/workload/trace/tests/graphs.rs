@@ -5,9 +5,12 @@ use super::*;
 use crate::time::SimTime;
 use crate::workload::arrivals::Arrivals;
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/fixtures")
+}
+
 fn fixture(name: &str) -> Trace {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/fixtures");
-    Trace::read(&folder.join(name), &ReadOptions::default()).unwrap()
+    Trace::read(&folder().join(name), &ReadOptions::default()).unwrap()
 }
 
 /// When requests come, if each ends two seconds after it came; by conversation and turn.
@@ -167,6 +170,39 @@ fn what_cannot_be_is_named() {
         }
     }
     insta::assert_snapshot!(seen);
+}
+
+#[test]
+fn what_contradicts_itself_is_said() {
+    let refused = |text: &str, said: &str| {
+        let error = parse(text).expect_err(text).to_string();
+        assert!(error.contains(said), "{error}");
+    };
+    let header = |version: &str| {
+        format!("{{\"schema\": \"dynamo.agentic_mooncake\", \"version\": {version}}}\n")
+    };
+    for version in ["2", "\"1\"", "1.5", "null"] {
+        refused(&header(version), &format!("of version {version} is not read"));
+    }
+    let row = "{\"request_id\": \"a\", \"wait_for\": [], \"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"delay\": 1, \"delay_ms\": 1}";
+    refused(&(header("1") + row), ":2: fields \"delay\" and \"delay_ms\" are both there");
+    let text = std::fs::read_to_string(folder().join("aiperf-profile.jsonl")).unwrap();
+    let end = "\"request_end_ns\":1764500002000000000";
+    assert!(text.contains(end));
+    refused(
+        &text.replace(end, "\"request_end_ns\":1764500000000000000"),
+        ":1: request_end_ns = 1764500000000000000: must be at least 1764500001000000000",
+    );
+    let text = std::fs::read_to_string(folder().join("dynamo-requests.jsonl")).unwrap();
+    refused(
+        &text.replace("trace.v1", "trace.v2"),
+        ":1: schema = dynamo.request.trace.v2: must be dynamo.request.trace.v1",
+    );
+    assert!(text.contains("\"input_tokens\":130"));
+    let unlike = parse(&text.replace("\"input_tokens\":130", "\"input_tokens\":131")).unwrap();
+    let notice = "replay.input_length is not request.input_tokens in 1 of its requests";
+    assert!(unlike.found().notices[0].contains(notice), "{:?}", unlike.found());
+    assert_eq!(unlike, parse(&text).unwrap());
 }
 
 #[test]
