@@ -6,10 +6,13 @@ use super::place::{check_apart, check_free};
 use super::simulate::{execute, load, overrides, print_columns};
 use super::talk::{note, print, say};
 use super::timeline::{self, RunTimelineArgs};
+use kv_router_sim::event::RejectReason;
+use kv_router_sim::experiment::results::Point;
 use kv_router_sim::experiment::timeline::TimelineQuery;
-use kv_router_sim::experiment::{record, write_file};
+use kv_router_sim::experiment::{Experiment, record, rejections, write_file};
 use kv_router_sim::exposition::metrics_over_time;
 use kv_router_sim::report::judge::published::Comparison;
+use kv_router_sim::report::judge::state::State;
 use kv_router_sim::report::judge::terms::{Terms, parse_worth};
 use kv_router_sim::report::render::{table, timeline::TIMELINE_FILE};
 use kv_router_sim::report::view::{View, details::WORTH, published::Published};
@@ -91,6 +94,7 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     if let Some(found) = in_columns {
         return print_columns(&results, &found);
     }
+    say_what_rejects(&experiment, &results.summary.points)?;
     let Results { summary, details, .. } = results;
     let view = View::new(&summary, None)?;
     let published = details.published.as_ref();
@@ -98,4 +102,33 @@ pub(super) fn run(args: RunArgs, traces: Option<PathBuf>) -> Result<(), CliError
     let terms = Terms::of(&details);
     print(&table::report(&view, &terms, comparison.as_ref(), table::WIDTH))?;
     print(&format!("digest {}\n", summary.provenance.digest))
+}
+
+/// Says which limits reject the requests of the first point that serves none. One that does so
+/// is soon simulated again.
+fn say_what_rejects(experiment: &Experiment, points: &[Point]) -> Result<(), CliError> {
+    let rejects = |point: &Point| {
+        let rejected = point.metrics.get("rejected").and_then(|metric| metric.mean);
+        State::of(point) == State::NothingServed && rejected.is_some_and(|mean| mean > 0.0)
+    };
+    let Some(at) = points.iter().position(rejects) else { return Ok(()) };
+    let limits: Vec<String> = rejections(experiment, at)?
+        .into_iter()
+        .map(|(reason, count)| {
+            let limit = match reason {
+                RejectReason::ContextLimit => " (engine.max_model_len)",
+                RejectReason::KvPool => " (engine.num_blocks)",
+                RejectReason::Full | RejectReason::Busy | RejectReason::WaitedTooLong => {
+                    " ([router.admission])"
+                }
+                _ => "",
+            };
+            format!("{count} {reason}{limit}")
+        })
+        .collect();
+    let params = points[at].params.iter();
+    let place: Vec<String> = params.map(|(key, value)| format!("{key} = {value}")).collect();
+    let place = if place.is_empty() { String::new() } else { format!(" at {}", place.join(", ")) };
+    note(&format!("why nothing is served{place}: of its requests, {}", limits.join(", ")));
+    Ok(())
 }

@@ -24,6 +24,7 @@ mod load;
 mod measure;
 mod measured;
 mod recording;
+mod rejected;
 pub mod results;
 mod run;
 mod run_spec;
@@ -47,6 +48,7 @@ pub(crate) use load::{LEVEL_KEYS, hex, model_of};
 pub use measure::{Levels, MeasureSettings, QuantileKind, SloSettings};
 pub use measured::check_measured;
 pub use recording::{RecordError, Recording, record};
+pub use rejected::rejections;
 #[cfg(feature = "live")]
 pub(crate) use run::summarise;
 pub use run::{

@@ -88,7 +88,7 @@ pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
     Ok(Recording { rows: rows(&all, block_tokens), requests: all.len(), block_tokens, lost })
 }
 
-fn params(experiment: &Experiment, point: usize) -> String {
+pub(super) fn params(experiment: &Experiment, point: usize) -> String {
     let all = experiment.points[point].iter();
     all.map(|(key, value)| format!("{key}={}", plain(value))).collect::<Vec<_>>().join(", ")
 }

@@ -1,7 +1,7 @@
 //! Runs that work: what is printed, what is written, and that it is the same
 //! for any number of threads.
 
-use super::program::{Scratch, text};
+use super::program::{EXPERIMENT, Scratch, text};
 use std::io::Read;
 use std::process::Stdio;
 
@@ -143,4 +143,25 @@ fn the_facts_of_a_trace() {
     one cache of (blocks) hit ratio, least recently used evicted first
                     1000  0.5000
     "#);
+}
+
+#[test]
+fn where_nothing_is_served_the_limit_that_rejects_is_named() {
+    let place = Scratch::new();
+    let fleet = &EXPERIMENT[..EXPERIMENT.find("[workload]").expect("a section")];
+    let load = "[workload]\nkind = \"trace\"\npath = \"t.jsonl\"\n[measure]\nseeds = 2\n";
+    place.write("trace.toml", format!("{fleet}{load}"));
+    let row = "{\"timestamp\": 0, \"input_length\": 300, \"output_length\": 5}\n";
+    place.write("t.jsonl", row.repeat(3) + &row.replace("300", "30"));
+    let run = |limit: &str, out: &str| {
+        let limit = format!("engine.max_model_len={limit}");
+        let output =
+            place.sim(&["run", "trace.toml", "--no-figures", "--set", &limit, "--out", out]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr).to_owned()
+    };
+    let why = run("32", "none");
+    let limit = ": of its requests, 4 longer than the context limit (engine.max_model_len)\n";
+    assert!(why.contains("note: why nothing is served") && why.contains(limit), "{why}");
+    assert!(!run("64", "some").contains("why nothing"), "some are served");
 }
