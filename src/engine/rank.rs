@@ -564,7 +564,7 @@ impl Rank {
                 let at_boundary =
                     |(step, blocks): (u64, u32)| (segment.boundary(step - first + 1), blocks);
                 let blocks = self.gauges.take(takings.map(at_boundary));
-                self.rules.take_blocks(&mut self.core, blocks, quiet);
+                self.rules.take_blocks(&mut self.core, blocks, step..quiet);
                 debug_assert_eq!(self.gauges.used_blocks, self.rules.used_blocks());
                 step = quiet;
             }

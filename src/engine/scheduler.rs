@@ -10,6 +10,7 @@ use crate::id::RequestId;
 use crate::kv::{BlockCount, Concerns};
 use crate::request::Content;
 use std::fmt::Debug;
+use std::ops::Range;
 
 /// The rules of one engine: its queue, its batch and its cache.
 ///
@@ -64,8 +65,8 @@ pub(super) trait Scheduler: Debug {
         step
     }
 
-    /// Takes the `blocks` blocks of the quiet steps before step `end`.
-    fn take_blocks(&mut self, _core: &mut Core, _blocks: u32, _end: u64) {
+    /// Takes the `blocks` blocks of these quiet steps.
+    fn take_blocks(&mut self, _core: &mut Core, _blocks: u32, _steps: Range<u64>) {
         unreachable!("no step is quiet")
     }
 

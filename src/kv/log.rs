@@ -102,7 +102,13 @@ impl EventLog {
         if !self.on {
             return;
         }
-        if self.counts_copies && !last_copy {
+        let is_told = !self.counts_copies || last_copy;
+        if let Some(unheard) = &mut self.unheard
+            && unheard.displaced(run, is_told)
+        {
+            return;
+        }
+        if !is_told {
             self.continues = false;
             return;
         }

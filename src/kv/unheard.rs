@@ -2,8 +2,10 @@
 //!
 //! Most blocks that a worker stores are filled by decoding, one after the other, and
 //! no router asks for them before the sequence has ended. So such blocks are written down
-//! as one [`Growth`]: what was stored and in which decode steps. A [`Clock`] says when
-//! the changes of a step were published, so no time is lost, and a change is heard
+//! as one [`Growth`]: what was stored and in which decode steps. And where a pool is full,
+//! each block that decoding takes displaces another: those of many steps are written down
+//! as runs ([`Displaced`]), beside a [`Schedule`] of how many each step displaced. A [`Clock`]
+//! says when the changes of a step were published, so no time is lost, and a change is heard
 //! neither earlier nor later than if it had been written down by itself.
 
 use super::concerns::Concerns;
@@ -132,10 +134,72 @@ impl Clock {
     }
 }
 
+/// Consecutive blocks that decoding displaced, the last one first.
+#[derive(Clone, Copy, Debug)]
+struct Displaced {
+    run: BlockRun,
+    /// How many blocks were displaced before its last one, by the cache's count.
+    position: u64,
+}
+
+impl Displaced {
+    /// How many of its blocks are among the first `displaced` of the cache's count.
+    fn among(&self, displaced: u64) -> u32 {
+        let blocks = displaced.saturating_sub(self.position);
+        u32::try_from(blocks).map_or(self.run.len, |blocks| blocks.min(self.run.len))
+    }
+
+    /// The `blocks` blocks that went first, which are left out of it from now on.
+    fn split_off(&mut self, blocks: u32) -> KvEvent {
+        self.position += u64::from(blocks);
+        self.run.len -= blocks;
+        let first = self.run.first.offset(self.run.len);
+        KvEvent::Removed { run: BlockRun { first, len: blocks } }
+    }
+
+    /// Takes in `run`, which went right after it, if their ids are consecutive too.
+    fn join(&mut self, run: BlockRun, position: u64) -> bool {
+        let follows = self.position + u64::from(self.run.len) == position
+            && run.first.offset(run.len) == self.run.first;
+        if follows {
+            self.run = BlockRun { first: run.first, len: run.len + self.run.len };
+        }
+        follows
+    }
+}
+
+/// How many blocks had been displaced, by the cache's count, after each decode step that
+/// displaced some; of the steps with blocks that are not heard yet.
+#[derive(Debug, Default)]
+struct Schedule {
+    steps: VecDeque<(u64, u64)>,
+}
+
+impl Schedule {
+    /// How many had been displaced before step `end`; 0 if none that is not heard.
+    fn before(&self, end: u64) -> u64 {
+        let steps = self.steps.partition_point(|(step, _)| *step < end);
+        steps.checked_sub(1).map_or(0, |last| self.steps[last].1)
+    }
+
+    /// The step that displaced the block before which `position` had been displaced.
+    fn step(&self, position: u64) -> u64 {
+        self.steps[self.steps.partition_point(|(_, displaced)| *displaced <= position)].0
+    }
+
+    /// All that was displaced before step `end` has been heard.
+    fn heard(&mut self, end: u64) {
+        while self.steps.front().is_some_and(|(step, _)| *step < end) {
+            self.steps.pop_front();
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Published(SimTime, KvEvent),
     Grown(Growth),
+    Displaced(Displaced),
 }
 
 /// See the [module documentation](self).
@@ -143,11 +207,14 @@ enum Change {
 pub(crate) struct Unheard {
     worker: WorkerId,
     /// In the order in which they were written down, each with the number of changes
-    /// published one by one before it.
+    /// before it, growths apart.
     changes: Vec<(u64, Change)>,
-    /// Changes published one by one so far.
+    /// Changes so far, growths apart.
     published: u64,
     clock: Clock,
+    schedule: Schedule,
+    /// While blocks of known steps are displaced: how many have been, by the cache's count.
+    displacing: Option<u64>,
     /// Blocks of changes that were not foreseen, not yet entered into [`Concerns`].
     unforeseen: Vec<BlockRun>,
     /// Blocks that sequences may fill: of those that came, and of those that left.
@@ -167,6 +234,8 @@ impl Unheard {
             changes: Vec::new(),
             published: 0,
             clock: Clock { start: step, end: step, ..Clock::default() },
+            schedule: Schedule::default(),
+            displacing: None,
             unforeseen: Vec::new(),
             came: Vec::new(),
             left: Vec::new(),
@@ -182,6 +251,46 @@ impl Unheard {
 
     pub(super) fn grown(&mut self, growth: Growth) {
         self.changes.push((self.published, Change::Grown(growth)));
+    }
+
+    /// What is [displaced](Self::displaced) until [`end_displacing`](Self::end_displacing)
+    /// makes room for what these decode steps take, each so many blocks, once `empty` ones
+    /// are taken. The cache's count of displaced blocks stands at `displaced`.
+    pub(crate) fn displace(
+        &mut self,
+        displaced: u64,
+        empty: u32,
+        takings: impl Iterator<Item = (u64, u32)>,
+    ) {
+        self.displacing = Some(displaced);
+        let mut taken = 0;
+        self.schedule.steps.extend(takings.filter_map(|(step, blocks)| {
+            taken += blocks;
+            (taken > empty).then(|| (step, displaced + u64::from(taken - empty)))
+        }));
+    }
+
+    pub(crate) fn end_displacing(&mut self) {
+        let position = self.displacing.take();
+        debug_assert_eq!(position, self.schedule.steps.back().map(|(_, displaced)| *displaced));
+    }
+
+    /// `run` was displaced, its last block first, in steps of the schedule; false if it has
+    /// none. `is_told`: that is a change.
+    pub(super) fn displaced(&mut self, run: BlockRun, is_told: bool) -> bool {
+        let Some(position) = self.displacing else { return false };
+        self.displacing = Some(position + u64::from(run.len));
+        if !is_told {
+            return true;
+        }
+        if let Some((_, Change::Displaced(last))) = self.changes.last_mut()
+            && last.join(run, position)
+        {
+            return true;
+        }
+        self.changes.push((self.published, Change::Displaced(Displaced { run, position })));
+        self.published += 1;
+        true
     }
 
     /// The changes of all steps before `end` are published now, at `at`.
@@ -215,12 +324,14 @@ impl Unheard {
 
     /// How much there is to remember.
     pub(crate) fn len(&self) -> usize {
-        self.changes.len() + self.clock.spans.len()
+        self.changes.len() + self.clock.spans.len() + self.schedule.steps.len()
     }
 
     /// Hands over what was published at or before `until`. Neighbours become one run.
     pub(super) fn take(&mut self, until: SimTime, mut sink: impl FnMut(KvEvent)) {
         let end = self.clock.advance(until);
+        let displaced = self.schedule.before(end);
+        self.schedule.heard(end);
         let mut last: Option<KvEvent> = None;
         self.changes.retain_mut(|(_, change)| {
             let (event, rest) = match change {
@@ -229,6 +340,10 @@ impl Unheard {
                 Change::Grown(growth) => match growth.filled(end) {
                     0 => return true,
                     blocks => (growth.split_off(blocks), growth.run.len > 0),
+                },
+                Change::Displaced(lost) => match lost.among(displaced) {
+                    0 => return true,
+                    blocks => (lost.split_off(blocks), lost.run.len > 0),
                 },
             };
             if let (
@@ -253,6 +368,16 @@ impl Unheard {
         for (_, change) in self.changes {
             match change {
                 Change::Published(at, event) => published.push((at, event)),
+                Change::Displaced(mut lost) => {
+                    while lost.run.len > 0 {
+                        let at = self.clock.time(self.schedule.step(lost.position));
+                        let event = lost.split_off(1);
+                        match at {
+                            Some(at) => published.push((at, event)),
+                            None => pending.push(event),
+                        }
+                    }
+                }
                 Change::Grown(mut growth) => {
                     while growth.run.len > 0 {
                         let at = self.clock.time(growth.step);

@@ -64,7 +64,7 @@ pub struct InferencePerfSettings {
     #[serde(default = "two_seconds")]
     pub pause: SimDuration,
     /// Every stage has texts of its own, as if it were a run of its own, whose texts the client
-    /// draws anew: caches are cold for it. False unless given: stages repeat the same texts.
+    /// draws again: caches are cold for it. False unless given: stages repeat the same texts.
     #[serde(default, skip_serializing_if = "is_no")]
     pub new_texts: bool,
     /// The way of a request from its client to the router; no time unless given.

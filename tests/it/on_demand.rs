@@ -5,6 +5,8 @@ use super::fast_forward::{any_follows, entangle};
 use super::rig::{any_draws, any_engine, arrivals, cases, under_vllm};
 use super::script::cluster;
 use kv_router_sim::engine::config::EngineConfig;
+use kv_router_sim::engine::rules::{Rules, VllmOptions};
+use kv_router_sim::engine::settings::SchedulingPolicy;
 use kv_router_sim::event::{KvEvent, WorkerEvent};
 use kv_router_sim::fleet::{Fleet, SimulatedFleet};
 use kv_router_sim::id::{BlockId, RequestId, WorkerId};
@@ -180,5 +182,23 @@ proptest! {
         entangle(&mut requests, &follows, config.block_size);
         let delay = SimDuration::from_ps(delay);
         agree(&config, &requests, &workers, delay, gauges_every, asks_for_all_at)?;
+    }
+
+    /// Sequences that sit out a step fill their next block later (R19).
+    #[test]
+    fn who_asks_hears_when_sequences_that_were_passed_over_fill_their_blocks(
+        config in any_engine(),
+        draws in any_draws(),
+        follows in any_follows(),
+        workers in prop::collection::vec(0u32..2, 1..6),
+        delay in prop_oneof![Just(0u64), 0u64..30_000_000_000],
+        asks_for_all_at in 0usize..30,
+    ) {
+        let options = VllmOptions { policy: SchedulingPolicy::Priority, ..VllmOptions::default() };
+        let config = EngineConfig { rules: Rules::Vllm(options), ..config };
+        let mut requests = arrivals(&draws, config.block_size);
+        entangle(&mut requests, &follows, config.block_size);
+        let delay = SimDuration::from_ps(delay);
+        agree(&config, &requests, &workers, delay, 1, asks_for_all_at)?;
     }
 }

@@ -11,6 +11,7 @@ use crate::engine::seq::{Seq, SeqId};
 use crate::engine::step::{ChunkEnd, FormedStep};
 use crate::kv::BlockCount;
 use crate::request::Content;
+use std::ops::Range;
 
 macro_rules! schedulers {
     ($dollar:tt $($(#[$doc:meta])* $name:ident = $folder:ident($options:ident, $scheduler:ident),)*) => {
@@ -83,8 +84,8 @@ impl Scheduler for AnyScheduler {
         each!(self, rules => rules.quiet_until(core, step, end))
     }
 
-    fn take_blocks(&mut self, core: &mut Core, blocks: u32, end: u64) {
-        each!(self, rules => rules.take_blocks(core, blocks, end));
+    fn take_blocks(&mut self, core: &mut Core, blocks: u32, steps: Range<u64>) {
+        each!(self, rules => rules.take_blocks(core, blocks, steps));
     }
 
     fn next_traffic(&self, decode: &DecodeSet, step: u64) -> u64 {

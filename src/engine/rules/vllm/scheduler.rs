@@ -23,6 +23,7 @@ use crate::request::{BlockRun, Content, Phase};
 use smallvec::SmallVec;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Queue, batch and cache of one worker under vLLM's rules.
 #[derive(Debug)]
@@ -179,29 +180,30 @@ impl Scheduler for VllmScheduler {
         }
     }
 
-    /// Steps in which nothing is entered, since all is put off, and nothing written down.
+    /// Steps in which nothing is entered, since all is put off.
     fn quiet_until(&self, core: &Core, step: u64, end: u64) -> u64 {
-        // Where every block taken displaces another, each step has something to write down.
-        let displaces = core.log.is_heard() && self.cache.empty_blocks() == 0;
-        if core.log.is_ordered() || self.groups.is_some() || displaces {
+        if core.log.is_ordered() || self.groups.is_some() {
             return step;
         }
         let ahead = 1 - u64::from(self.late);
-        let filling = match core.config.prefix_caching {
-            true => core.decode.next_filling(step + ahead).saturating_sub(ahead),
-            false => u64::MAX,
-        };
-        let end = end.min(filling);
-        if core.log.is_heard() {
-            step + core.decode.steps_within_from(step, self.cache.empty_blocks(), end - step)
-        } else {
-            end
+        match core.config.prefix_caching {
+            true => end.min(core.decode.next_filling(step + ahead).saturating_sub(ahead)),
+            false => end,
         }
     }
 
-    fn take_blocks(&mut self, core: &mut Core, blocks: u32, end: u64) {
-        self.filled_to = end;
-        self.cache.allocate(blocks, &mut core.log);
+    fn take_blocks(&mut self, core: &mut Core, blocks: u32, steps: Range<u64>) {
+        self.filled_to = steps.end;
+        let Core { decode, log, .. } = core;
+        let (displaced, empty) = (self.cache.displaced(), self.cache.empty_blocks());
+        let displaces = blocks > empty;
+        if let Some(unheard) = log.unheard().filter(|_| displaces) {
+            unheard.displace(displaced, empty, decode.takings(steps.start, steps.end));
+        }
+        self.cache.allocate(blocks, log);
+        if let Some(unheard) = log.unheard().filter(|_| displaces) {
+            unheard.end_displacing();
+        }
     }
 
     /// A block is published in the step that fills it, the one before the next is taken, or
@@ -349,9 +351,12 @@ impl OnDemand for VllmScheduler {
     }
 
     fn write_all_down(&mut self, core: &mut Core) {
-        let defers = |id: &SeqId| self.own[*id].defers;
-        let deferring: Vec<SeqId> = core.seqs.ids().filter(defers).collect();
-        deferring.into_iter().for_each(|id| self.enter_deferred(core, id));
+        for at in 0..self.running.len() {
+            let id = self.running[at];
+            if self.own[id].defers {
+                self.enter_deferred(core, id);
+            }
+        }
     }
 
     fn enter_concerns(&mut self, core: &mut Core, blocks: u32, concerns: &mut Concerns) {
@@ -411,6 +416,8 @@ impl VllmScheduler {
             }
             return;
         }
+        // Who takes part is not known yet, so nothing is put off in this step.
+        self.write_all_down(core);
         self.filled_to = now + 1;
         let mut next = (!self.running.is_empty()).then_some(0);
         while let Some(at) = next {
