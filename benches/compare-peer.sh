@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Times a peer and this simulator on the same work, run by run in turn.
 #
-# usage: benches/compare-peer.sh [--install] dynamo-kv|dynamo-rr|inference-lab FOLDER [RUNS]
+# usage: benches/compare-peer.sh [--install] WORK FOLDER [RUNS]
+#
+# WORK: dynamo-kv, dynamo-rr, lab-one-worker, lab-eight-workers or lab-sessions.
 #
 # With --install the peer is installed into FOLDER, if it is not there: Dynamo from
 # the Python package index, inference-lab with cargo. RUNS is 5 unless given.
@@ -11,7 +13,7 @@
 set -euo pipefail
 
 usage() {
-    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -34,8 +36,11 @@ must_install() {
     $install || { echo "compare-peer: $1 is not there: give --install to get it" >&2; exit 2; }
 }
 
-cargo build --quiet --locked --profile dist --manifest-path "$root/Cargo.toml"
-sim="$target/dist/sim run --jobs 1 --no-figures --force --out $folder/out"
+# SIM_BIN names a program that is built already.
+if [ -z "${SIM_BIN:-}" ]; then
+    cargo build --quiet --locked --profile dist --manifest-path "$root/Cargo.toml"
+fi
+sim="${SIM_BIN:-$target/dist/sim} run --jobs 1 --no-figures --force --out $folder/out"
 
 case $peer in
 dynamo-kv | dynamo-rr)
@@ -51,12 +56,13 @@ dynamo-kv | dynamo-rr)
     theirs="env DYN_LOG=error $python $root/benches/peers/dynamo_replay.py $trace $router"
     ours="$sim $root/benches/peer-conversation-8w.toml --set router.policy=$policy"
     ;;
-inference-lab)
+lab-one-worker | lab-eight-workers | lab-sessions)
     if must_install "$folder/bin/inference-lab"; then
-        cargo install --quiet --locked --root "$folder" inference-lab --version 0.6.2
+        cargo install --quiet --locked --root "$folder" inference-lab --version 1.0.0
     fi
-    theirs="$folder/bin/inference-lab -c $root/benches/peers/inference-lab-512.toml -q --no-color -o $folder/out.json"
-    ours="$sim $root/benches/one-worker-512.toml"
+    python3 "$root/benches/peers/inference_lab.py" "${peer#lab-}" "$folder"
+    theirs="$folder/bin/inference-lab -c $folder/config.toml -w $folder/workload.toml -q --no-color -o $folder/out.json"
+    ours="$sim $root/benches/$peer.toml"
     ;;
 *)
     usage

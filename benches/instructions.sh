@@ -16,6 +16,9 @@ most_percent=5
 runs=(
     "vllm-round-robin|benches/small.toml|--set router.policy=round_robin"
     "vllm-kv|benches/small.toml|--set router.policy=kv"
+    "vllm-kv-0.9|benches/small.toml|--set router.policy=kv --set router.semantics=\"0.9\""
+    "vllm-kv-tiers|benches/small.toml|--set router.policy=kv --set engine.tier=[{name=\"host\",capacity=\"16GiB\",bandwidth=\"50GB/s\",latency=\"20us\"}]"
+    "thousand-workers-kv|benches/scale-1000w.toml|--set router.policy=kv --set workload.concurrency=1000 --set measure.window=4s"
     "trtllm-kv|benches/grid-441.toml|--set router.overlap_weight=1.0 --set router.temperature=0.0"
 )
 

@@ -48,8 +48,11 @@ pub(crate) fn benches(c: &mut Criterion) {
         group.bench_function(format!("64 workers for 40 s, {policy}"), |b| b.iter(|| run(&scale)));
     }
 
-    let one_worker =
-        load("benches/one-worker-512.toml", include_str!("../one-worker-512.toml"), &[]);
+    let one_worker = load(
+        "benches/lab-one-worker.toml",
+        include_str!("../lab-one-worker.toml"),
+        &["workload.count=10000"],
+    );
     group.throughput(Throughput::Elements(10_000));
     group.bench_function("one worker, 512 + 512", |b| b.iter(|| run(&one_worker)));
 

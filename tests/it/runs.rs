@@ -160,7 +160,7 @@ fn where_nothing_is_served_the_limit_that_rejects_is_named() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stderr).to_owned()
     };
-    let why = run("32", "none");
+    let why = run("20", "none");
     let limit = ": of its requests, 4 longer than the context limit (engine.max_model_len)\n";
     assert!(why.contains("note: why nothing is served") && why.contains(limit), "{why}");
     assert!(!run("64", "some").contains("why nothing"), "some are served");
