@@ -5,7 +5,9 @@ use super::init;
 use super::talk::{note, print, warn};
 use super::trace::Unit;
 use kv_router_sim::catalogue::EXPERIMENT_FILE;
-use kv_router_sim::experiment::{Experiment, LoadOptions, read_at_most, write_files};
+use kv_router_sim::experiment::{
+    Experiment, ExperimentError, LoadOptions, read_at_most, write_files,
+};
 use kv_router_sim::import::{
     self, ImportError, Imported, Log, PatchError, PatchFile, Request, Source,
 };
@@ -176,9 +178,6 @@ fn absolute(key: &str, file: &Path) -> Result<String, Invalid> {
     Ok(path.to_str().ok_or_else(|| wrong("a path of UTF-8 text"))?.to_owned())
 }
 
-/// What stands before a problem of a log.
-const NO_WORKLOAD: &str = "the workload cannot be loaded: ";
-
 /// Loads the experiment from a folder of its own: what cannot run is not written.
 fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
     let folder = tempfile::tempdir().map_err(CliError::Temporary)?;
@@ -187,10 +186,10 @@ fn check(files: &[(PathBuf, String)]) -> Result<(), CliError> {
     loaded.map(|_| ()).map_err(|error| {
         // The folder is gone by then: what remains is the file's name.
         let inside = format!("{}/", folder.path().display());
-        let error = error.to_string().replace(&inside, "");
-        if let Some((_, problem)) = error.split_once(NO_WORKLOAD) {
-            return CliError::Imported(format!("--log: {problem}"));
+        if let ExperimentError::Workload { problem, .. } = &error {
+            return CliError::Imported(format!("--log: {}", problem.replace(&inside, "")));
         }
+        let error = error.to_string().replace(&inside, "");
         let experiment = files.iter().find(|(file, _)| file == Path::new(EXPERIMENT_FILE));
         let named = experiment.and_then(|(_, text)| by_source(&error, text));
         CliError::Imported(named.unwrap_or(error))

@@ -229,11 +229,6 @@ impl DecodeSet {
 
     /// How many of the next `max` steps need at most `free` new blocks in all.
     pub(super) fn steps_within(&self, free: u32, max: u64) -> u64 {
-        self.steps_within_from(self.step, free, max)
-    }
-
-    /// The same of `max` steps from `step` on.
-    pub(super) fn steps_within_from(&self, step: u64, free: u32, max: u64) -> u64 {
         let block_size = u64::from(self.block_size);
         // Every sequence takes one block per `block_size` steps.
         if u64::from(self.len) * max.div_ceil(block_size) <= u64::from(free) {
@@ -243,7 +238,7 @@ impl DecodeSet {
         let mut steps = (left / u64::from(self.len)).saturating_sub(1) * block_size;
         left -= steps / block_size * u64::from(self.len);
         while steps < max {
-            let takers = self.takers(step + steps).len() as u64;
+            let takers = self.takers(self.step + steps).len() as u64;
             if takers > left {
                 break;
             }

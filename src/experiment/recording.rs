@@ -2,6 +2,7 @@
 
 use super::load::Experiment;
 use super::run::RunError;
+use super::run_spec::RunSpec;
 use crate::event::WorkerEventKind;
 use crate::id::WorkerId;
 use crate::request::Request;
@@ -47,8 +48,7 @@ pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
     let seed = experiment.seeds[0];
     let all: Arc<Mutex<Vec<Heard>>> = Arc::default();
     let hearing = Arc::clone(&all);
-    let mut simulation = run.simulation(seed);
-    simulation.observe(move |_: SimTime, happening: &Happening<'_>| {
+    play(experiment, (run, run.points[0]), seed, move |happening| {
         let mut all = hearing.lock().unwrap_or_else(PoisonError::into_inner);
         match happening {
             Happening::Arrival(arrival) => all.push(Heard {
@@ -71,14 +71,7 @@ pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
             }
             _ => {}
         }
-    });
-    simulation.advance(SimTime::MAX).map_err(|source| RunError::Simulation {
-        experiment: experiment.name.clone(),
-        point: params(experiment, run.points[0]),
-        seed,
-        source,
     })?;
-    drop(simulation);
     let all = std::mem::take(&mut *all.lock().unwrap_or_else(PoisonError::into_inner));
     if all.is_empty() {
         return Err(Invalid::new("record", "no request", "a run with requests").into());
@@ -88,7 +81,25 @@ pub fn record(experiment: &Experiment) -> Result<Recording, RecordError> {
     Ok(Recording { rows: rows(&all, block_tokens), requests: all.len(), block_tokens, lost })
 }
 
-pub(super) fn params(experiment: &Experiment, point: usize) -> String {
+/// Simulates `run` with `seed`, and shows everything that happens to `observe`; a failure names
+/// the point.
+pub(super) fn play(
+    experiment: &Experiment,
+    (run, point): (&RunSpec, usize),
+    seed: u64,
+    mut observe: impl FnMut(&Happening<'_>) + Send + 'static,
+) -> Result<(), RunError> {
+    let mut simulation = run.simulation(seed);
+    simulation.observe(move |_: SimTime, happening: &Happening<'_>| observe(happening));
+    simulation.advance(SimTime::MAX).map(drop).map_err(|source| RunError::Simulation {
+        experiment: experiment.name.clone(),
+        point: params(experiment, point),
+        seed,
+        source,
+    })
+}
+
+fn params(experiment: &Experiment, point: usize) -> String {
     let all = experiment.points[point].iter();
     all.map(|(key, value)| format!("{key}={}", plain(value))).collect::<Vec<_>>().join(", ")
 }

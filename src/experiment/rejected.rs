@@ -1,12 +1,11 @@
 //! Why a run rejects its requests: a simulation with the first seed says it again.
 
 use super::load::Experiment;
-use super::recording::params;
+use super::recording::play;
 use super::run::RunError;
 use crate::event::RejectReason;
 use crate::recorder::End;
 use crate::simulation::Happening;
-use crate::time::SimTime;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,23 +23,14 @@ pub fn rejections(
 ) -> Result<Vec<(RejectReason, u64)>, RunError> {
     let has_it = |points: &[usize]| points.contains(&point);
     let run = experiment.runs.iter().find(|run| has_it(&run.points)).expect("a point of a run");
-    let seed = experiment.seeds[0];
     let counts: Arc<Mutex<BTreeMap<RejectReason, u64>>> = Arc::default();
     let counting = Arc::clone(&counts);
-    let mut simulation = run.simulation(seed);
-    simulation.observe(move |_: SimTime, happening: &Happening<'_>| {
+    play(experiment, (run, point), experiment.seeds[0], move |happening| {
         if let Happening::End { end: End::Rejected(reason), .. } = happening {
             let mut counts = counting.lock().unwrap_or_else(PoisonError::into_inner);
             *counts.entry(*reason).or_insert(0) += 1;
         }
-    });
-    simulation.advance(SimTime::MAX).map_err(|source| RunError::Simulation {
-        experiment: experiment.name.clone(),
-        point: params(experiment, point),
-        seed,
-        source,
     })?;
-    drop(simulation);
     let counts = std::mem::take(&mut *counts.lock().unwrap_or_else(PoisonError::into_inner));
     let mut counts: Vec<(RejectReason, u64)> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));

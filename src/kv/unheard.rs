@@ -364,30 +364,28 @@ impl Unheard {
     /// Everything published, change by change in order of time, and what is not published
     /// yet.
     pub(super) fn into_events(self) -> (Vec<(SimTime, KvEvent)>, Vec<KvEvent>) {
-        let (mut published, mut pending) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
         for (_, change) in self.changes {
             match change {
-                Change::Published(at, event) => published.push((at, event)),
+                Change::Published(at, event) => all.push((Some(at), event)),
                 Change::Displaced(mut lost) => {
                     while lost.run.len > 0 {
                         let at = self.clock.time(self.schedule.step(lost.position));
-                        let event = lost.split_off(1);
-                        match at {
-                            Some(at) => published.push((at, event)),
-                            None => pending.push(event),
-                        }
+                        all.push((at, lost.split_off(1)));
                     }
                 }
                 Change::Grown(mut growth) => {
                     while growth.run.len > 0 {
-                        let at = self.clock.time(growth.step);
-                        let event = growth.split_off(1);
-                        match at {
-                            Some(at) => published.push((at, event)),
-                            None => pending.push(event),
-                        }
+                        all.push((self.clock.time(growth.step), growth.split_off(1)));
                     }
                 }
+            }
+        }
+        let (mut published, mut pending) = (Vec::new(), Vec::new());
+        for (at, event) in all {
+            match at {
+                Some(at) => published.push((at, event)),
+                None => pending.push(event),
             }
         }
         published.sort_by_key(|(at, _)| *at);

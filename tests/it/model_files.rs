@@ -28,6 +28,11 @@ fn sheet(toml: &str) -> Sheet {
     Sheet::parse(Path::new("experiment.toml"), toml).unwrap()
 }
 
+/// What an experiment gives as its model.
+fn choice(toml: &str) -> ModelChoice {
+    toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap()
+}
+
 /// What an engine does with `overrides` over what its model says.
 fn resolve(model: &Model, overrides: &str) -> Result<EngineConfig, Invalid> {
     let merged = sheet(overrides).over(model.engine_sheet().clone());
@@ -688,11 +693,7 @@ fn a_new_network_needs_its_published_configuration() {
 
 #[test]
 fn what_a_shape_has_beside_dense_layers_needs_other_times_than_the_formula() {
-    let of = |toml: &str| {
-        let choice: ModelChoice =
-            toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap();
-        Model::choose(&choice, &models())
-    };
+    let of = |toml: &str| Model::choose(&choice(toml), &models());
     let oss = "shape = \"gpt-oss-120b\"\ngpu = \"h100\"\nengine = \"vllm\"\nweights = \"mxfp4\"";
     let model = of(&format!("{oss}\ntp = 4\nep = 4")).unwrap();
     assert_eq!(model.name, "gpt-oss-120b mxfp4, h100 tp 4 ep 4, vllm");
@@ -736,11 +737,7 @@ fn what_is_not_simulated_is_refused_by_name() {
 
 #[test]
 fn engines_refuse_what_they_cannot_divide() {
-    let of = |toml: &str| {
-        let choice: ModelChoice =
-            toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap();
-        Model::choose(&choice, &models())
-    };
+    let of = |toml: &str| Model::choose(&choice(toml), &models());
     let r1 = "shape = \"deepseek-r1\"\ngpu = \"h200\"\nweights = \"fp8_block\"\nattention_dp = 4\nep = 8\ntp = 2";
     assert!(of(&format!("{r1}\nengine = \"vllm-0.24\"")).is_ok());
     let refused = of(&format!("{r1}\nengine = \"trtllm-1.3\"")).unwrap_err().to_string();
@@ -779,9 +776,7 @@ fn dense_networks_with_windows_have_times_by_the_formula() {
     std::fs::write(folder.path().join("config.json"), gemma).unwrap();
     for gpu in ["h200", "b200", "rtx-pro-6000"] {
         let toml = format!("shape = \"config.json\"\ngpu = \"{gpu}\"\nengine = \"vllm-0.24\"");
-        let choice: ModelChoice =
-            toml::Value::from(toml::from_str::<toml::Table>(&toml).unwrap()).try_into().unwrap();
-        let model = Model::choose(&choice, folder.path()).unwrap();
+        let model = Model::choose(&choice(&toml), folder.path()).unwrap();
         let worth = if gpu == "rtx-pro-6000" { Worth::Borrowed } else { Worth::Composed };
         assert_eq!(model.worth(), worth, "{gpu}");
         assert_eq!(model.marks.len(), usize::from(worth == Worth::Borrowed), "{:?}", model.marks);
@@ -879,9 +874,7 @@ fn published_configurations_read_as_the_shapes_that_come_with_sim() {
         let toml = format!(
             "shape = \"config.json\"\ngpu = \"h200\"\nengine = \"vllm-0.24\"\nweights = \"{weights}\""
         );
-        let choice: ModelChoice =
-            toml::Value::from(toml::from_str::<toml::Table>(&toml).unwrap()).try_into().unwrap();
-        let model = Model::choose(&choice, folder.path()).unwrap();
+        let model = Model::choose(&choice(&toml), folder.path()).unwrap();
         let read = model.hardware.unwrap().shape;
         let text = std::fs::read_to_string(models().join(format!("shapes/{name}.toml"))).unwrap();
         let ours: Shape = toml::from_str(&text).unwrap();
@@ -894,9 +887,7 @@ fn limits_of_an_engine_follow_from_the_gpu() {
     let of = |gpu: &str, more: &str| {
         let toml =
             format!("shape = \"llama-3.1-8b\"\ngpu = \"{gpu}\"\nengine = \"vllm-0.24\"\n{more}");
-        let choice: ModelChoice =
-            toml::Value::from(toml::from_str::<toml::Table>(&toml).unwrap()).try_into().unwrap();
-        Model::choose(&choice, &models()).unwrap()
+        Model::choose(&choice(&toml), &models()).unwrap()
     };
     for (gpu, seqs, tokens) in
         [("a100", 256, 2048), ("l40s", 256, 2048), ("h100", 1024, 8192), ("b200", 1024, 16_384)]
@@ -913,9 +904,7 @@ fn limits_of_an_engine_follow_from_the_gpu() {
     // A GPU without FP8 has none.
     let toml =
         "shape = \"llama-3.1-8b\"\ngpu = \"a100\"\nengine = \"vllm-0.24\"\nweights = \"fp8\"";
-    let choice: ModelChoice =
-        toml::Value::from(toml::from_str::<toml::Table>(toml).unwrap()).try_into().unwrap();
-    let refused = Model::choose(&choice, &models()).unwrap_err().to_string();
+    let refused = Model::choose(&choice(toml), &models()).unwrap_err().to_string();
     assert!(refused.contains("A100 SXM 80 GB has no FP8 products"), "{refused}");
 }
 
