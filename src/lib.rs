@@ -66,6 +66,7 @@ mod http;
 pub mod id;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod import;
+mod json;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod kv;
 #[cfg(feature = "live")]

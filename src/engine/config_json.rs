@@ -122,7 +122,7 @@ pub(crate) fn read(text: &str, declared: Declared) -> Result<Network, Refused> {
         line: error.line().max(1),
         problem: error.to_string(),
     };
-    let file: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
+    let file = crate::json::object(text.as_bytes()).map_err(json)?;
     let refused = |(key, problem): Problem| {
         let found = text.find(&format!("\"{key}\"")).unwrap_or(0);
         Refused { line: crate::settings::line_of(text, found), problem }

@@ -93,6 +93,28 @@ impl BlockTable {
         Ok(())
     }
 
+    /// Gives the first ids of `run` the number `number`, up to the first that has another
+    /// one; how many have it now.
+    pub(crate) fn fill(&mut self, run: BlockRun, number: u32) -> u32 {
+        debug_assert_ne!(number, NONE);
+        let mut filled = 0;
+        while filled < run.len {
+            let id = run.first.offset(filled);
+            let len = (NEIGHBOURS - place(id)).min((run.len - filled) as usize);
+            let group = self.group(id);
+            let own = &mut group.numbers[place(id)..][..len];
+            let same = own.iter().take_while(|&&held| held == NONE || held == number).count();
+            let vacant = own[..same].iter().filter(|&&held| held == NONE).count();
+            own[..same].fill(number);
+            group.len += narrow(vacant);
+            filled += narrow(same);
+            if same < len {
+                break;
+            }
+        }
+        filled
+    }
+
     /// Gives `id` the number `number`; gives back the one that it had.
     pub(crate) fn replace(&mut self, id: BlockId, number: u32) -> Option<u32> {
         debug_assert_ne!(number, NONE);
@@ -190,6 +212,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Change {
         Insert(u64, u32),
+        Fill(u64, u32, u32),
         Replace(u64, u32),
         Remove(u64),
     }
@@ -199,6 +222,7 @@ mod tests {
         let id = || prop_oneof![0..50u64, u64::MAX - 40..=u64::MAX];
         prop_oneof![
             8 => (id(), 0..9u32).prop_map(|(id, n)| Change::Insert(id, n)),
+            4 => (0..50u64, 0..40u32, 0..3u32).prop_map(|(id, len, n)| Change::Fill(id, len, n)),
             4 => (id(), 0..9u32).prop_map(|(id, n)| Change::Replace(id, n)),
             8 => id().prop_map(Change::Remove),
         ]
@@ -217,6 +241,13 @@ mod tests {
                         prop_assert_eq!(table.insert(BlockId(id), number), expected);
                         model.entry(id).or_insert(number);
                     }
+                    Change::Fill(first, len, number) => {
+                        let takes = |id: &u64| model.get(id).is_none_or(|held| *held == number);
+                        let ids: Vec<u64> = (first..first + u64::from(len)).take_while(takes).collect();
+                        let run = BlockRun { first: BlockId(first), len };
+                        prop_assert_eq!(table.fill(run, number) as usize, ids.len());
+                        model.extend(ids.into_iter().map(|id| (id, number)));
+                    }
                     Change::Replace(id, number) => {
                         prop_assert_eq!(table.replace(BlockId(id), number), model.insert(id, number));
                     }
@@ -226,7 +257,7 @@ mod tests {
                     }
                     Change::Remove(_) => {}
                 }
-                for id in (0..50).chain(u64::MAX - 40..=u64::MAX) {
+                for id in (0..90).chain(u64::MAX - 40..=u64::MAX) {
                     prop_assert_eq!(table.get(BlockId(id)), model.get(&id).copied());
                 }
                 for id in 0..50 {

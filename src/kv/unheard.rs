@@ -126,7 +126,7 @@ impl Clock {
         };
         for span in &self.spans {
             if into < span.steps {
-                return Some(span.time(into));
+                return Some(span.time(into).max(self.past));
             }
             into -= span.steps;
         }
@@ -443,4 +443,38 @@ fn take_first(runs: &mut VecDeque<(u64, BlockRun)>, most: u64) -> Option<BlockRu
     let (_, run) = *runs.front().filter(|(number, _)| *number <= most)?;
     runs.pop_front();
     Some(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever a clock was asked about meanwhile, no step was published before one that
+        /// came earlier, and none that is not heard before the last time asked about.
+        #[test]
+        fn steps_keep_their_order_when_times_are_forgotten(
+            spans in prop::collection::vec((1u64..5, 0u64..9, 0u64..3, 1u64..9), 1..6),
+            asked in prop::collection::vec(0u64..200, 0..5),
+        ) {
+            let (mut clock, mut real, mut now) = (Clock::default(), Vec::new(), 0);
+            for (steps, gap_ps, growth_ps, pause) in spans {
+                let first = SimTime::from_ps(now + pause);
+                let span = Span { steps, first, gap_ps, growth_ps };
+                real.extend((0..steps).map(|step| span.time(step)));
+                now = span.time(steps - 1).as_ps();
+                clock.push(span);
+            }
+            let mut asked: Vec<SimTime> = asked.into_iter().map(SimTime::from_ps).collect();
+            asked.sort_unstable();
+            for until in asked {
+                let published = real.iter().filter(|at| **at <= until).count() as u64;
+                prop_assert_eq!(clock.advance(until), published);
+                for (step, at) in (0..).zip(&real) {
+                    prop_assert_eq!(clock.time(step), Some(until.max(*at)));
+                }
+            }
+        }
+    }
 }

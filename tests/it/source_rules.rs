@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The modules from the bottom up: each may use itself and what lies in lower
 /// rows, nothing beside it and nothing above.
 const LAYERS: [&[&str]; 13] = [
-    &["time", "id", "rng", "stats", "tournament", "catalogue", "http"],
+    &["time", "id", "rng", "stats", "tournament", "catalogue", "http", "json"],
     &["settings", "request", "queue"],
     &["event", "truth"],
     &["kv", "metrics"],

@@ -16,19 +16,22 @@
 
 use super::overlaps::Overlaps;
 use super::path::Path;
+use super::places::Places;
 use super::worker_set::WorkerSet;
 use crate::event::KvEvent;
 use crate::id::{BlockId, WorkerId};
 use crate::request::BlockRun;
-use std::collections::BTreeMap;
 
 /// The stamp above the first block of a sequence.
 const ROOT: u64 = 0;
 
+/// The place of a segment in the list of all.
+type SegmentId = u32;
+
 /// Blocks of consecutive ids, each the parent of the next one.
 #[derive(Clone, Debug)]
 struct Segment {
-    len: u32,
+    run: BlockRun,
     /// The stamp of the first block's parent.
     parent: u64,
     /// The stamp of the first block; the others have the numbers after it.
@@ -39,6 +42,11 @@ struct Segment {
 }
 
 impl Segment {
+    /// The stamp of the last block.
+    fn last_stamp(&self) -> u64 {
+        self.stamp(self.run.len - 1)
+    }
+
     /// The stamp of the block at `at`.
     fn stamp(&self, at: u32) -> u64 {
         self.stamp + u64::from(at)
@@ -52,21 +60,21 @@ impl Segment {
     /// Cuts off what begins at `at`.
     fn split_off(&mut self, at: u32) -> Self {
         let rest = Self {
-            len: self.len - at,
+            run: self.run.skip(at),
             parent: self.parent(at),
             stamp: self.stamp(at),
             can_grow: self.can_grow,
             holders: self.holders.clone(),
         };
-        self.len = at;
+        self.run.len = at;
         self.can_grow = false;
         rest
     }
 
     /// True if `next`, whose ids follow, is the rest of this segment.
     fn goes_on_in(&self, next: &Self) -> bool {
-        next.stamp == self.stamp(self.len)
-            && next.parent == self.stamp(self.len - 1)
+        next.stamp == self.stamp(self.run.len)
+            && next.parent == self.last_stamp()
             && next.holders == self.holders
     }
 }
@@ -74,8 +82,11 @@ impl Segment {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct HeldIndex {
-    /// By first block.
-    segments: BTreeMap<BlockId, Segment>,
+    segments: Vec<Segment>,
+    /// Segments without holders, to be used again.
+    unused: Vec<SegmentId>,
+    /// Where the others are.
+    places: Places<SegmentId>,
     /// Each series of consecutive stamps begins at a multiple of 2^32.
     last_series: u64,
     /// Blocks each worker holds, in or out of reach.
@@ -85,7 +96,9 @@ pub(super) struct HeldIndex {
 impl HeldIndex {
     pub(super) fn new(workers: u32) -> Self {
         Self {
-            segments: BTreeMap::new(),
+            segments: Vec::new(),
+            unused: Vec::new(),
+            places: Places::default(),
             last_series: ROOT,
             held_blocks: vec![0; workers as usize],
         }
@@ -100,11 +113,12 @@ impl HeldIndex {
             if rest.len == 0 {
                 rest = *runs.next()?;
             }
-            let (segment, at) = self.find(rest.first)?;
+            let (id, at) = self.find(rest.first)?;
+            let segment = self.at(id);
             if segment.parent(at) != above {
                 return None;
             }
-            let blocks = (segment.len - at).min(rest.len);
+            let blocks = (segment.run.len - at).min(rest.len);
             above = segment.stamp(at + blocks - 1);
             rest = rest.skip(blocks);
             Some((&segment.holders, blocks))
@@ -119,13 +133,22 @@ impl HeldIndex {
     /// Forgets what `worker` held.
     pub(super) fn remove_worker(&mut self, worker: WorkerId) {
         self.held_blocks[worker.index()] = 0;
-        self.segments.retain(|_, segment| {
-            segment.holders.remove(worker);
-            !segment.holders.is_empty()
-        });
-        // Neighbours that only this worker told apart.
-        let blocks: Vec<BlockId> = self.segments.keys().copied().collect();
-        blocks.into_iter().for_each(|block| self.join(block));
+        let held = |segment: &mut Segment| segment.holders.remove(worker);
+        let held: Vec<bool> = self.segments.iter_mut().map(held).collect();
+        let ids = (0..).zip(held).filter_map(|(id, held)| held.then_some(id));
+        for id in ids.clone() {
+            if self.at(id).holders.is_empty() {
+                self.forget(id);
+            }
+        }
+        // Neighbours that only this worker told apart; one that is joined is no more.
+        for id in ids {
+            if !self.at(id).holders.is_empty() {
+                let run = self.at(id).run;
+                self.join(run.first.offset(run.len));
+                self.join(run.first);
+            }
+        }
     }
 
     /// Takes note of what `worker` stored or lost.
@@ -142,25 +165,28 @@ impl HeldIndex {
     fn store(&mut self, worker: WorkerId, parent: Option<BlockId>, mut run: BlockRun) {
         let mut above = ROOT;
         if let Some(block) = parent {
-            let held = self.find(block).filter(|(segment, _)| segment.holders.contains(worker));
-            let Some((segment, at)) = held else { return };
-            above = segment.stamp(at);
+            let Some((id, at)) = self.find(block) else { return };
+            if !self.at(id).holders.contains(worker) {
+                return;
+            }
+            above = self.at(id).stamp(at);
         }
         while run.len > 0 {
             let stored = match self.find(run.first) {
-                Some((segment, at)) => {
-                    let known = BlockRun { len: run.len.min(segment.len - at), ..run };
+                Some((id, at)) => {
+                    let segment = self.at(id);
+                    let known = BlockRun { len: run.len.min(segment.run.len - at), ..run };
                     if segment.parent(at) == above && segment.holders.contains(worker) {
                         above = segment.stamp(at + known.len - 1);
                     } else {
-                        above = self.store_known(worker, above, known);
+                        above = self.store_known(worker, above, (id, at), known);
                     }
                     known.len
                 }
                 None => {
-                    let next = self.segments.range(run.first..).next();
-                    let room = next.map_or(u64::MAX, |(next, _)| next.0 - run.first.0);
-                    let len = u32::try_from(room).map_or(run.len, |room| room.min(run.len));
+                    let len = self.places.first_within(run).map_or(run.len, |next| {
+                        u32::try_from(next.0 - run.first.0).expect("it is in the run")
+                    });
                     above = self.store_unknown(worker, above, BlockRun { len, ..run });
                     len
                 }
@@ -169,27 +195,32 @@ impl HeldIndex {
         }
     }
 
-    /// Stores blocks of one segment below the stamp `above`; gives that of the last one.
-    fn store_known(&mut self, worker: WorkerId, above: u64, run: BlockRun) -> u64 {
-        let end = run.first.offset(run.len);
-        self.cut(run.first);
-        self.cut(end);
+    /// Stores blocks of one segment, which holds them from `at` on, below the stamp `above`;
+    /// gives that of the last one.
+    fn store_known(
+        &mut self,
+        worker: WorkerId,
+        above: u64,
+        (id, at): (SegmentId, u32),
+        run: BlockRun,
+    ) -> u64 {
+        let id = self.cut_out(id, at, run.len);
         let series = self.last_series + (1 << u32::BITS);
-        let segment = self.segments.get_mut(&run.first).expect("it was cut there");
+        let segment = &mut self.segments[id as usize];
         let is_moved = segment.parent != above;
         segment.parent = above;
         if is_moved && !segment.holders.contains(worker) {
             for lost in std::mem::take(&mut segment.holders).iter() {
-                self.held_blocks[lost.index()] -= segment.len;
+                self.held_blocks[lost.index()] -= run.len;
             }
             (segment.stamp, segment.can_grow) = (series, true);
             self.last_series = series;
         }
         if segment.holders.insert(worker) {
-            self.held_blocks[worker.index()] += segment.len;
+            self.held_blocks[worker.index()] += run.len;
         }
-        let last = segment.stamp(segment.len - 1);
-        self.join(end);
+        let last = segment.last_stamp();
+        self.join(run.first.offset(run.len));
         self.join(run.first);
         last
     }
@@ -197,89 +228,140 @@ impl HeldIndex {
     /// Stores blocks that no worker holds below the stamp `above`; gives that of the last one.
     fn store_unknown(&mut self, worker: WorkerId, above: u64, run: BlockRun) -> u64 {
         self.held_blocks[worker.index()] += run.len;
-        if let Some((first, before)) = self.segments.range_mut(..run.first).next_back()
-            && before.can_grow
-            && first.offset(before.len) == run.first
-            && before.stamp(before.len - 1) == above
-            && before.holders.is_only(worker)
-        {
-            before.len += run.len;
-            return before.stamp(before.len - 1);
+        if let Some(id) = self.before(run.first) {
+            let before = &mut self.segments[id as usize];
+            if before.can_grow && before.last_stamp() == above && before.holders.is_only(worker) {
+                let BlockRun { first, len } = before.run;
+                before.run.len += run.len;
+                self.places.lengthen(first, len, len + run.len);
+                return self.at(id).last_stamp();
+            }
         }
         self.last_series += 1 << u32::BITS;
         let mut holders = WorkerSet::default();
         holders.insert(worker);
-        let (len, stamp) = (run.len, self.last_series);
-        let segment = Segment { len, parent: above, stamp, can_grow: true, holders };
-        let last = segment.stamp(len - 1);
-        self.segments.insert(run.first, segment);
+        let segment =
+            Segment { run, parent: above, stamp: self.last_series, can_grow: true, holders };
+        let last = segment.last_stamp();
+        self.add(segment);
         last
     }
 
     /// `worker` lost the blocks of `run`.
     fn remove(&mut self, worker: WorkerId, mut run: BlockRun) {
         while run.len > 0 {
-            let Some((segment, at)) = self.find(run.first) else {
-                let Some((next, _)) = self.segments.range(run.first..).next() else { return };
-                match u32::try_from(next.0 - run.first.0) {
-                    Ok(gap) if gap < run.len => run = run.skip(gap),
-                    _ => return,
-                }
+            let Some((id, at)) = self.find(run.first) else {
+                let Some(next) = self.places.first_within(run) else { return };
+                run = run.skip(u32::try_from(next.0 - run.first.0).expect("it is in the run"));
                 continue;
             };
-            let known = BlockRun { len: run.len.min(segment.len - at), ..run };
+            let segment = self.at(id);
+            let known = BlockRun { len: run.len.min(segment.run.len - at), ..run };
             if segment.holders.contains(worker) {
                 self.held_blocks[worker.index()] -= known.len;
-                self.remove_known(worker, known);
+                self.remove_known(worker, (id, at), known);
             }
             run = run.skip(known.len);
         }
     }
 
-    /// `worker` lost blocks of one segment, which it holds.
-    fn remove_known(&mut self, worker: WorkerId, run: BlockRun) {
-        let end = run.first.offset(run.len);
-        self.cut(run.first);
-        self.cut(end);
-        let segment = self.segments.get_mut(&run.first).expect("it was cut there");
-        segment.holders.remove(worker);
-        if segment.holders.is_empty() {
-            self.segments.remove(&run.first);
+    /// `worker` lost blocks of one segment, which holds them from `at` on.
+    fn remove_known(&mut self, worker: WorkerId, (id, at): (SegmentId, u32), run: BlockRun) {
+        if self.at(id).holders.is_only(worker) && at > 0 && run.len == self.at(id).run.len - at {
+            // What is mostly lost: the end of what one worker holds.
+            self.shorten(id, at);
             return;
         }
-        self.join(end);
+        let id = self.cut_out(id, at, run.len);
+        self.segments[id as usize].holders.remove(worker);
+        if self.at(id).holders.is_empty() {
+            self.forget(id);
+            return;
+        }
+        self.join(run.first.offset(run.len));
         self.join(run.first);
     }
 
-    /// Makes a segment begin with `block`, if one holds it.
-    fn cut(&mut self, block: BlockId) {
-        let Some((first, segment)) = self.segments.range_mut(..block).next_back() else { return };
-        let Ok(at) = u32::try_from(block.0 - first.0) else { return };
-        if at < segment.len {
-            let rest = segment.split_off(at);
-            self.segments.insert(block, rest);
+    /// Makes a segment of `len` blocks of `id` from `at` on.
+    fn cut_out(&mut self, mut id: SegmentId, at: u32, len: u32) -> SegmentId {
+        if at > 0 {
+            id = self.cut(id, at);
         }
+        if len < self.at(id).run.len {
+            self.cut(id, len);
+        }
+        id
+    }
+
+    /// Cuts `id` after `at` blocks; gives the second part.
+    fn cut(&mut self, id: SegmentId, at: u32) -> SegmentId {
+        let segment = &mut self.segments[id as usize];
+        let BlockRun { first, len } = segment.run;
+        let rest = segment.split_off(at);
+        self.places.shorten(first, len, at);
+        self.add(rest)
+    }
+
+    /// Forgets all but the first `at` blocks of `id`.
+    fn shorten(&mut self, id: SegmentId, at: u32) {
+        let segment = &mut self.segments[id as usize];
+        let BlockRun { first, len } = segment.run;
+        (segment.run.len, segment.can_grow) = (at, false);
+        self.places.shorten(first, len, at);
     }
 
     /// Undoes a cut before `block`, if both sides are alike again.
     fn join(&mut self, block: BlockId) {
-        let Some(next) = self.segments.get(&block) else { return };
-        let Some((first, before)) = self.segments.range(..block).next_back() else { return };
-        if first.offset(before.len) != block || !before.goes_on_in(next) {
+        let Some((id, 0)) = self.find(block) else { return };
+        let Some(before) = self.before(block) else { return };
+        if !self.at(before).goes_on_in(self.at(id)) {
             return;
         }
-        let (first, len, can_grow) = (*first, next.len, next.can_grow);
-        self.segments.remove(&block);
-        let before = self.segments.get_mut(&first).expect("it was found just now");
-        before.len += len;
-        before.can_grow = can_grow;
+        let Segment { run: BlockRun { len: more, .. }, can_grow, .. } = *self.at(id);
+        self.forget(id);
+        let before = &mut self.segments[before as usize];
+        let BlockRun { first, len } = before.run;
+        (before.run.len, before.can_grow) = (len + more, can_grow);
+        self.places.lengthen(first, len, len + more);
+    }
+
+    fn add(&mut self, segment: Segment) -> SegmentId {
+        let run = segment.run;
+        let id = match self.unused.pop() {
+            Some(id) => {
+                self.segments[id as usize] = segment;
+                id
+            }
+            None => {
+                self.segments.push(segment);
+                u32::try_from(self.segments.len() - 1).expect("fewer than 2^32 segments")
+            }
+        };
+        self.places.insert(run, id);
+        id
+    }
+
+    fn forget(&mut self, id: SegmentId) {
+        self.places.remove(self.at(id).run);
+        self.segments[id as usize].holders = WorkerSet::default();
+        self.unused.push(id);
     }
 
     /// The segment that holds `block`, and where.
-    fn find(&self, block: BlockId) -> Option<(&Segment, u32)> {
-        let (first, segment) = self.segments.range(..=block).next_back()?;
+    fn find(&self, block: BlockId) -> Option<(SegmentId, u32)> {
+        let (first, id) = self.places.find(block)?;
         let at = u32::try_from(block.0 - first.0).ok()?;
-        (at < segment.len).then_some((segment, at))
+        (at < self.at(id).run.len).then_some((id, at))
+    }
+
+    /// The segment that ends right before `block`.
+    fn before(&self, block: BlockId) -> Option<SegmentId> {
+        let (id, at) = self.find(BlockId(block.0.checked_sub(1)?))?;
+        (at + 1 == self.at(id).run.len).then_some(id)
+    }
+
+    fn at(&self, id: SegmentId) -> &Segment {
+        &self.segments[id as usize]
     }
 }
 

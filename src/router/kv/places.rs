@@ -76,6 +76,27 @@ impl<T: Copy> Places<T> {
         BlockId(block.0 / CHAPTER * CHAPTER)
     }
 
+    /// Where the first of the runs begins that begin in `run`.
+    pub(super) fn first_within(&self, run: BlockRun) -> Option<BlockId> {
+        let last = run.first.offset(run.len - 1);
+        let mut page = run.first.0 / PAGE;
+        while page <= last.0 / PAGE {
+            let pages = self.chapter(page / PAGE).map_or(0, |chapter| chapter.pages);
+            let from_here = pages >> (page % PAGE);
+            if from_here == 0 {
+                page = (page / PAGE + 1) * PAGE;
+                continue;
+            }
+            page += u64::from(from_here.trailing_zeros());
+            let found = self.page(page).and_then(|page| page.first_from(run.first));
+            if let Some(first) = found {
+                return Some(first).filter(|first| *first <= last);
+            }
+            page += 1;
+        }
+        None
+    }
+
     /// Enters `run`, which is not empty.
     pub(super) fn insert(&mut self, run: BlockRun, value: T) {
         let first = run.first;
@@ -103,6 +124,14 @@ impl<T: Copy> Places<T> {
         }
     }
 
+    /// The run that begins with `first` and had `from` blocks has only `to` left.
+    pub(super) fn shorten(&mut self, first: BlockId, from: u32, to: u32) {
+        let chapters = chapter_at(first, to) + 1..=chapter_at(first, from);
+        for number in chapters {
+            self.change_chapter(number, |chapter| chapter.reaches_in = None);
+        }
+    }
+
     /// Takes `run` out.
     ///
     /// # Panics
@@ -119,9 +148,7 @@ impl<T: Copy> Places<T> {
             page.remove();
             self.change_chapter(first.0 / CHAPTER, |chapter| chapter.pages &= !bit(number));
         }
-        for number in chapter_at(first, 1) + 1..=chapter_at(first, run.len) {
-            self.change_chapter(number, |chapter| chapter.reaches_in = None);
-        }
+        self.shorten(first, run.len, 1);
     }
 
     fn page(&self, number: u64) -> Option<&Page<T>> {
@@ -157,6 +184,11 @@ impl<T: Copy> Page<T> {
     /// The last run that begins at or before `block`.
     fn last_up_to(&self, block: BlockId) -> Option<(BlockId, T)> {
         self.runs.iter().rev().find(|(first, _)| *first <= block).copied()
+    }
+
+    /// Where the first run begins that does so at or after `block`.
+    fn first_from(&self, block: BlockId) -> Option<BlockId> {
+        self.runs.iter().map(|(first, _)| *first).find(|first| *first >= block)
     }
 }
 
@@ -206,7 +238,7 @@ mod tests {
         /// Runs that are entered, lengthened and taken out, against an ordered map.
         #[test]
         fn finds_what_an_ordered_map_finds(
-            changes in prop::collection::vec((0u8..4, any_id(), any_len()), 1..60),
+            changes in prop::collection::vec((0u8..5, any_id(), any_len()), 1..60),
             asked in prop::collection::vec(any_id(), 0..60),
         ) {
             let (mut places, mut model) = (Places::default(), BTreeMap::new());
@@ -217,6 +249,11 @@ mod tests {
                     Some((first, held)) if change == 0 => {
                         places.remove(run(first, held));
                         model.remove(&first);
+                    }
+                    Some((first, held)) if change == 1 => {
+                        let left = held.div_ceil(len + 1);
+                        places.shorten(BlockId(first), held, left);
+                        model.insert(first, left);
                     }
                     Some((first, held)) => {
                         let next = model.range(first + 1..).next().map_or(u64::MAX, |(next, _)| *next);
@@ -240,6 +277,9 @@ mod tests {
                         let from = Places::<u64>::chapter_of(BlockId(block)).0;
                         prop_assert!((from..=block).all(|block| holder(&model, block).is_none()));
                     }
+                    let within = model.range(block..block + u64::from(len)).next();
+                    let within = within.map(|(first, _)| BlockId(*first));
+                    prop_assert_eq!(places.first_within(run(block, len)), within);
                     if let Some((first, _)) = holder(&model, block) {
                         prop_assert_eq!(found.map(|(first, _)| first.0), Some(first));
                     }

@@ -246,8 +246,8 @@ impl<'a> Build<'a> {
         } else {
             self.earlier = at;
             if given.hash_ids.is_some() {
-                let ids = ids_of(&self.trace.runs[first_run..]);
-                self.tree.add(place, ids, given.input_tokens, self.trace.block_tokens)?;
+                let runs = &self.trace.runs[first_run..];
+                self.tree.add(place, runs, given.input_tokens, self.trace.block_tokens)?;
             }
         }
         if let Some(session) = given.session {
@@ -281,10 +281,19 @@ impl<'a> Build<'a> {
         }
         let first_run = runs.len();
         let mut before = None;
-        for &id in ids {
-            let id = self.numbers.of(id, before);
-            before = Some(id);
-            push(runs, first_run, id, 1);
+        let naming = self.numbers.naming;
+        for same in ids.chunk_by(|&id, &next| is_number(naming, id) && id + 1 == next) {
+            let (&[id, ..], &[.., last]) = (same, same) else { continue };
+            if is_number(naming, last) {
+                push(runs, first_run, id, row_number(same.len()));
+                before = Some(last);
+                continue;
+            }
+            for &id in same {
+                let id = self.numbers.of(id, before);
+                before = Some(id);
+                push(runs, first_run, id, 1);
+            }
         }
         Ok(())
     }
@@ -515,7 +524,7 @@ impl<'a> Build<'a> {
         let block_tokens = self.trace.block_tokens;
         let place = RowPlace { path: self.path, line };
         let input_tokens = self.trace.rows[row as usize].input_tokens;
-        self.tree.add(&place, ids_of(ids), input_tokens, block_tokens)?;
+        self.tree.add(&place, ids, input_tokens, block_tokens)?;
         let goes_on = self.fits(turn) && self.ids_go_on(row, previous);
         if goes_on {
             let (whole, partial) =
@@ -572,8 +581,10 @@ impl Numbers {
 
     /// The number of `id` after the block with number `before`.
     fn of(&mut self, id: u64, before: Option<u64>) -> u64 {
+        if is_number(self.naming, id) {
+            return id;
+        }
         let before = match self.naming {
-            Naming::Chained if id < FIRST_HASH => return id,
             // It names all before it.
             Naming::Chained => 0,
             Naming::Content => before.map_or(0, |before| before + 1),
@@ -581,6 +592,11 @@ impl Numbers {
         let first = if self.naming == Naming::Chained { FIRST_HASH } else { 0 };
         first + self.known.of((id, before))
     }
+}
+
+/// True if `id` is its own number.
+fn is_number(naming: Naming, id: u64) -> bool {
+    naming == Naming::Chained && id < FIRST_HASH
 }
 
 /// Texts that prompts begin with, where no ids say what they share.
@@ -656,39 +672,62 @@ struct Node {
 }
 
 impl PrefixTree {
+    /// Adds the ids of a row, whose prompt has `input_tokens` tokens.
     fn add(
         &mut self,
         place: &RowPlace<'_>,
-        ids: impl Iterator<Item = u64>,
+        runs: &[BlockRun],
         input_tokens: u32,
         block_tokens: u32,
     ) -> Result<(), TraceError> {
-        let ordinary = |id: u64| Node { id, parent: id.checked_sub(1), tokens: block_tokens };
         let mut parent = None;
         let mut left = input_tokens;
-        for id in ids {
-            let node = Node { id, parent, tokens: left.min(block_tokens) };
-            let is_ordinary = node == ordinary(id);
-            let next = u32::try_from(self.nodes.len() + 1).ok().filter(|&next| next < u32::MAX);
-            let Some(next) = next else {
-                return Err(place.row("more than 4294967294 different ids: use a smaller limit"));
-            };
-            match self.table.insert(BlockId(id), if is_ordinary { ORDINARY } else { next }) {
-                Ok(()) if is_ordinary => {}
-                Ok(()) => self.nodes.push(node),
-                Err(ORDINARY) if is_ordinary => {}
-                Err(known) => {
-                    let before = match known {
-                        ORDINARY => ordinary(id),
-                        known => self.nodes[known as usize - 1],
-                    };
-                    if before != node {
-                        return Err(contradiction(place, node, before));
-                    }
+        for &run in runs {
+            let mut rest = run;
+            while rest.len > 0 {
+                let id = rest.first.0;
+                let node = Node { id, parent, tokens: left.min(block_tokens) };
+                self.add_one(place, node, block_tokens)?;
+                // Whole blocks that follow are ordinary; those that are not known as that are
+                // looked at one by one.
+                let whole = (left - node.tokens) / block_tokens;
+                let next = rest.skip(1);
+                let ordinary = BlockRun { len: next.len.min(whole), ..next };
+                let ordinary = self.table.fill(ordinary, ORDINARY);
+                left -= node.tokens + ordinary * block_tokens;
+                parent = Some(id + u64::from(ordinary));
+                rest = next.skip(ordinary);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_one(
+        &mut self,
+        place: &RowPlace<'_>,
+        node: Node,
+        block_tokens: u32,
+    ) -> Result<(), TraceError> {
+        let id = node.id;
+        let ordinary = Node { id, parent: id.checked_sub(1), tokens: block_tokens };
+        let is_ordinary = node == ordinary;
+        let next = u32::try_from(self.nodes.len() + 1).ok().filter(|&next| next < u32::MAX);
+        let Some(next) = next else {
+            return Err(place.row("more than 4294967294 different ids: use a smaller limit"));
+        };
+        match self.table.insert(BlockId(id), if is_ordinary { ORDINARY } else { next }) {
+            Ok(()) if is_ordinary => {}
+            Ok(()) => self.nodes.push(node),
+            Err(ORDINARY) if is_ordinary => {}
+            Err(known) => {
+                let before = match known {
+                    ORDINARY => ordinary,
+                    known => self.nodes[known as usize - 1],
+                };
+                if before != node {
+                    return Err(contradiction(place, node, before));
                 }
             }
-            parent = Some(id);
-            left -= node.tokens;
         }
         Ok(())
     }

@@ -17,7 +17,6 @@ use super::{Trace, TraceError, TraceFormat};
 use crate::settings::Invalid;
 use graph::{Spans, in_order};
 use records::{Reader, Record, WaitsFor};
-use serde_json::{Map, Value};
 use std::io::BufRead;
 use std::path::Path;
 
@@ -33,7 +32,7 @@ pub(super) fn parse(
 ) -> Result<Trace, TraceError> {
     let mut reader = Reader::new(format, unit.unwrap_or(TimeUnit::Ms));
     each_line(path, text, |place, line| {
-        let row: Map<String, Value> = serde_json::from_slice(line.trim_ascii())
+        let row = crate::json::object(line.trim_ascii())
             .map_err(|error| place.row(format!("not a JSON object: {error}")))?;
         reader.add(place, &row)?;
         row_count(place, reader.records.len().saturating_sub(1))?;

@@ -266,7 +266,7 @@ fn of_json(
     seen.missing = parts.map(str::to_owned).collect();
     let unclear = Cell::new(None);
     each_line(path, text, |place, line| {
-        let value: Value = serde_json::from_slice(line.trim_ascii())
+        let value = crate::json::value(line.trim_ascii())
             .map_err(|error| place.row(format!("not a JSON object: {error}")))?;
         let mut goes_on = Ok(true);
         let path_in = columns.rows.as_deref().map(|rows| rows.split('.').collect::<Vec<_>>());

@@ -151,7 +151,7 @@ impl Scan<'_> {
     }
 
     fn object(&self) -> Result<Object, TraceError> {
-        serde_json::from_slice(&self.bytes).map_err(|error| {
+        crate::json::object(&self.bytes).map_err(|error| {
             // It counts lines from where the object begins.
             let line = self.begin + error.line().saturating_sub(1);
             let text = error.to_string();
