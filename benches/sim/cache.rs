@@ -2,10 +2,10 @@
 //! mean of the Mooncake conversation trace) in a warm pool of 16,384 blocks.
 
 use criterion::{Criterion, Throughput};
-use kv_router_sim::engine::rules::trtllm::TrtllmCache;
+use kv_router_sim::engine::rules::trtllm::{self, TrtllmCache};
 use kv_router_sim::engine::rules::vllm::{Held, Hits, VllmCache};
 use kv_router_sim::id::BlockId;
-use kv_router_sim::kv::{EventLog, Slot};
+use kv_router_sim::kv::EventLog;
 use kv_router_sim::request::Content;
 
 const BLOCK_SIZE: u32 = 64;
@@ -84,7 +84,7 @@ impl Vllm {
 
 struct Trtllm {
     cache: TrtllmCache,
-    slots: Vec<Slot>,
+    held: trtllm::Held,
     log: EventLog,
 }
 
@@ -92,7 +92,7 @@ impl Trtllm {
     fn filled() -> Self {
         let mut this = Self {
             cache: TrtllmCache::new(BLOCK_SIZE, POOL_BLOCKS, true),
-            slots: Vec::new(),
+            held: trtllm::Held::default(),
             log: EventLog::new(false),
         };
         (0..PROMPTS_TO_FILL).for_each(|n| {
@@ -104,10 +104,9 @@ impl Trtllm {
     /// A prompt comes and goes; returns the tokens that it hit.
     fn serve(&mut self, n: u64, tokens: u32) -> u32 {
         let content = prompt(n);
-        self.slots.clear();
-        let hit = self.cache.add_sequence(&content, tokens, &mut self.slots, &mut self.log);
-        self.cache.store(&content, &self.slots, tokens, false, &mut self.log);
-        self.cache.release(&self.slots);
+        let hit = self.cache.add_sequence(&content, tokens, &mut self.held, &mut self.log);
+        self.cache.store(&content, &mut self.held, tokens, false, &mut self.log);
+        self.cache.release(&mut self.held);
         hit
     }
 }

@@ -2,21 +2,16 @@
 
 use super::slot::{NONE, Slot};
 
-/// Free slots in the order in which they will be taken:
+/// Free slots that hold something, the first given back the first to be taken.
 ///
-/// 1. slots never used, in ascending order (they cost no memory until used);
-/// 2. slots given back, the first given back first.
-///
-/// A slot in the second part can be taken out of the middle, because its content
-/// was hit. All operations are O(1).
+/// A slot can be taken out of the middle, because its content was hit. All operations
+/// are O(1).
 #[derive(Debug)]
 pub(crate) struct FreeQueue {
-    next_fresh: Slot,
-    end: Slot,
     links: Vec<Link>,
     head: Slot,
     tail: Slot,
-    back_len: u32,
+    len: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,23 +21,16 @@ struct Link {
 }
 
 impl FreeQueue {
-    pub(crate) fn new(slots: u32) -> Self {
-        Self { next_fresh: 0, end: slots, links: Vec::new(), head: NONE, tail: NONE, back_len: 0 }
+    pub(crate) fn new() -> Self {
+        Self { links: Vec::new(), head: NONE, tail: NONE, len: 0 }
     }
 
     pub(crate) fn len(&self) -> u32 {
-        (self.end - self.next_fresh) + self.back_len
+        self.len
     }
 
-    /// Takes the next slot. A fresh slot is the one whose number equals the
-    /// number of slots used so far.
+    /// Takes the next slot.
     pub(crate) fn pop(&mut self) -> Option<Slot> {
-        if self.next_fresh < self.end {
-            let slot = self.next_fresh;
-            self.next_fresh += 1;
-            self.grow();
-            return Some(slot);
-        }
         let slot = self.head;
         if slot == NONE {
             return None;
@@ -51,7 +39,7 @@ impl FreeQueue {
         Some(slot)
     }
 
-    /// Room for one more slot, in use, where slots are numbered by the caller.
+    /// Room for one more slot, in use; the caller numbers them from 0.
     pub(crate) fn grow(&mut self) {
         self.links.push(Link { prev: NONE, next: NONE });
     }
@@ -69,10 +57,10 @@ impl FreeQueue {
             tail => self.links[tail as usize].next = slot,
         }
         self.tail = slot;
-        self.back_len += 1;
+        self.len += 1;
     }
 
-    /// Takes `slot` out of the back part.
+    /// Takes `slot` out.
     pub(crate) fn remove(&mut self, slot: Slot) {
         let Link { prev, next } = self.links[slot as usize];
         match prev {
@@ -83,6 +71,6 @@ impl FreeQueue {
             NONE => self.tail = prev,
             next => self.links[next as usize].prev = prev,
         }
-        self.back_len -= 1;
+        self.len -= 1;
     }
 }

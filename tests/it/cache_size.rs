@@ -6,7 +6,7 @@
 //! keeps it as long as no request computes what another one stored.
 
 use super::rig::{cases, private_blocks};
-use kv_router_sim::engine::rules::trtllm::TrtllmCache;
+use kv_router_sim::engine::rules::trtllm::{self, TrtllmCache};
 use kv_router_sim::engine::rules::vllm::{Held, Hits, VllmCache};
 use kv_router_sim::id::BlockId;
 use kv_router_sim::kv::EventLog;
@@ -89,15 +89,13 @@ fn trtllm(accesses: &[Access], blocks: u32, partial_reuse: bool) -> Vec<u32> {
     let serve = |(index, access): (usize, &Access)| {
         let content = content(index, access);
         let (prompt, output) = (access.prompt_tokens, access.output_tokens);
-        let mut slots = Vec::new();
-        let hit = cache.add_sequence(&content, prompt, &mut slots, &mut log);
-        cache.store(&content, &slots, prompt - 1, false, &mut log);
+        let mut held = trtllm::Held::default();
+        let hit = cache.add_sequence(&content, prompt, &mut held, &mut log);
+        cache.store(&content, &mut held, prompt - 1, false, &mut log);
         let tokens = prompt + output - 1;
-        while u32::try_from(slots.len()).unwrap() < tokens.div_ceil(BLOCK_SIZE) {
-            slots.push(cache.allocate(&mut log));
-        }
-        cache.store(&content, &slots, tokens, true, &mut log);
-        cache.release(&slots);
+        cache.allocate(tokens.div_ceil(BLOCK_SIZE) - held.blocks(), &mut held, &mut log);
+        cache.store(&content, &mut held, tokens, true, &mut log);
+        cache.release(&mut held);
         hit
     };
     accesses.iter().enumerate().map(serve).collect()

@@ -4,7 +4,7 @@
 
 use super::rig::{cases, private_blocks};
 use super::vllm_cache::{Change, changes};
-use kv_router_sim::engine::rules::trtllm::TrtllmCache;
+use kv_router_sim::engine::rules::trtllm::{Held, TrtllmCache};
 use kv_router_sim::id::BlockId;
 use kv_router_sim::kv::{BlockCount, Cache, EventLog, Slot};
 use kv_router_sim::request::{BlockRun, Content};
@@ -67,12 +67,10 @@ impl Model {
         if lost.tokens == self.block_size {
             self.changes.push(Change::Removed(lost.id));
         }
-        let children: Vec<Slot> = self
-            .stored()
-            .filter(|(_, stored)| stored.parent == Some(slot))
-            .map(|(child, _)| child)
-            .collect();
-        for child in children {
+        let below = |(_, stored): &(Slot, Stored)| stored.parent == Some(slot);
+        let mut children: Vec<(Slot, Stored)> = self.stored().filter(below).collect();
+        children.sort_by_key(|(_, stored)| stored.inserted);
+        for (child, _) in children {
             self.drop_subtree(child);
         }
     }
@@ -82,9 +80,9 @@ impl Model {
         self.free.retain(|&free| free != slot);
     }
 
-    /// T12, T16, T17: what the tree has of all but the last token, then new
-    /// blocks for the rest of the prompt. Gives the tokens that were hit.
-    fn add_sequence(&mut self, content: &Content, prompt: u32, blocks: &mut Vec<Slot>) -> u32 {
+    /// T12, T16, T17: what the tree has of all but the last token. Gives the tokens
+    /// that were hit.
+    fn claim(&mut self, content: &Content, prompt: u32, blocks: &mut Vec<Slot>) -> u32 {
         let reusable = prompt - 1;
         for id in content.blocks(reusable / self.block_size) {
             let Some(slot) = self.full(id) else { break };
@@ -104,10 +102,19 @@ impl Model {
                 blocks.push(slot);
             }
         }
+        hit
+    }
+
+    /// New blocks for the rest of the prompt.
+    fn fill(&mut self, prompt: u32, blocks: &mut Vec<Slot>) {
         while u32::try_from(blocks.len()).unwrap() < prompt.div_ceil(self.block_size) {
             blocks.push(self.allocate());
         }
-        hit
+    }
+
+    /// Of the first `blocks` blocks those that the tree has, in order.
+    fn present(&self, content: &Content, blocks: u32) -> Vec<Slot> {
+        content.blocks(blocks).map_while(|id| self.full(id)).collect()
     }
 
     /// The child with the longest common token prefix: the block itself (the
@@ -186,12 +193,15 @@ impl Model {
     }
 }
 
-/// A request's blocks while it runs.
-struct Held {
+/// A request while it runs: its blocks in the cache and in the model.
+struct Running {
     content: Content,
     prompt_tokens: u32,
     tokens: u32,
+    held: Held,
     slots: Vec<Slot>,
+    /// It has all blocks of its prompt.
+    filled: bool,
 }
 
 /// The cache and the model, side by side.
@@ -199,23 +209,34 @@ struct Pair {
     cache: TrtllmCache,
     model: Model,
     log: EventLog,
-    held: Vec<Held>,
+    running: Vec<Running>,
     block_size: u32,
     total: u32,
     conversations: u32,
 }
 
+/// Blocks of a text, perhaps some of another one that goes on from there.
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    text: u32,
+    blocks: u32,
+    branch_blocks: u32,
+}
+
 #[derive(Clone, Debug)]
 enum Act {
-    /// A prompt of a text and some own tokens, of a new conversation or an old one.
+    /// A prompt of shared blocks and some own tokens, of a new conversation or an old one.
+    /// If it `waits`, it gets the blocks that it does not hit later (T43).
     Begin {
-        text: u64,
+        shared: Shared,
         old: Option<u32>,
         own_tokens: u32,
+        waits: bool,
     },
-    /// The prompt has been computed.
+    /// The prompt has been computed, or at most so many blocks of it.
     Store {
         which: prop::sample::Index,
+        blocks: u32,
     },
     Grow {
         which: prop::sample::Index,
@@ -224,128 +245,252 @@ enum Act {
     End {
         which: prop::sample::Index,
     },
+    /// The client gives it up when at most so many blocks are computed.
+    Abort {
+        which: prop::sample::Index,
+        blocks: u32,
+    },
+}
+
+const MOST_SHARED: u32 = 5;
+const MOST_BRANCHED: u32 = 3;
+
+fn any_shared() -> impl Strategy<Value = Shared> {
+    let branch_blocks = prop_oneof![2 => Just(0), 1 => 0..=MOST_BRANCHED];
+    (0u32..4, 0..=MOST_SHARED, any::<bool>(), branch_blocks).prop_map(
+        |(text, blocks, all, branch_blocks)| {
+            // Most end where others do.
+            let blocks = if all { [2, 1, 4, 0][text as usize] } else { blocks };
+            Shared { text, blocks, branch_blocks }
+        },
+    )
 }
 
 fn any_act() -> impl Strategy<Value = Act> {
     let index = any::<prop::sample::Index>;
+    let old = prop::option::of(0u32..3);
     prop_oneof![
-        6 => (0u64..4, prop::option::of(0u32..6), 1u32..20)
-            .prop_map(|(text, old, own_tokens)| Act::Begin { text, old, own_tokens }),
-        3 => index().prop_map(|which| Act::Store { which }),
-        4 => (index(), 1u32..6).prop_map(|(which, tokens)| Act::Grow { which, tokens }),
-        6 => index().prop_map(|which| Act::End { which }),
+        6 => (any_shared(), old, 1u32..20, prop::bool::weighted(0.2)).prop_map(
+            |(shared, old, own_tokens, waits)| Act::Begin { shared, old, own_tokens, waits },
+        ),
+        3 => (index(), prop_oneof![Just(u32::MAX), 0u32..8])
+            .prop_map(|(which, blocks)| Act::Store { which, blocks }),
+        4 => (index(), 1u32..12).prop_map(|(which, tokens)| Act::Grow { which, tokens }),
+        5 => index().prop_map(|which| Act::End { which }),
+        1 => (index(), 0u32..8).prop_map(|(which, blocks)| Act::Abort { which, blocks }),
     ]
 }
 
-/// Blocks of `text` that requests share; even texts end inside a block.
-fn shared_blocks(text: u64) -> u32 {
-    [2, 1, 4, 0][usize::try_from(text).unwrap()]
+impl Shared {
+    /// As the first blocks of a conversation; even texts end inside a block.
+    fn content(self, conversation: u32, block_size: u32) -> Content {
+        let Self { text, blocks, branch_blocks } = self;
+        let run = BlockRun { first: BlockId(u64::from(text) << 20), len: blocks };
+        let first = BlockId(u64::from(text) << 20 | u64::from(blocks + 1) << 10);
+        let branch = BlockRun { first, len: branch_blocks };
+        let fork = if text.is_multiple_of(2) { block_size / 2 } else { 0 };
+        Content::new([run, branch], private_blocks(conversation)).with_fork_tokens(fork)
+    }
+
+    /// A number for each of the values that this can have.
+    fn number(self) -> u32 {
+        let Self { text, blocks, branch_blocks } = self;
+        (text * (MOST_SHARED + 1) + blocks) * (MOST_BRANCHED + 1) + branch_blocks
+    }
 }
 
 impl Pair {
-    fn begin(&mut self, text: u64, old: Option<u32>, own: u32) -> Result<(), TestCaseError> {
-        // A conversation belongs to one text.
+    fn new(block_size: u32, total: u32, partial_reuse: bool) -> Self {
+        Self {
+            cache: TrtllmCache::new(block_size, total, partial_reuse),
+            model: Model::new(block_size, total, partial_reuse),
+            log: EventLog::new(true),
+            running: Vec::new(),
+            block_size,
+            total,
+            conversations: 0,
+        }
+    }
+
+    fn begin(
+        &mut self,
+        shared: Shared,
+        old: Option<u32>,
+        own_tokens: u32,
+        waits: bool,
+    ) -> Result<(), TestCaseError> {
+        // A conversation belongs to what it shares.
         let conversation = match old {
-            Some(conversation) => conversation * 4 + u32::try_from(text).unwrap(),
+            Some(conversation) => conversation * 100 + shared.number(),
             None => {
                 self.conversations += 1;
-                100 + self.conversations
+                1_000 + self.conversations
             }
         };
-        let len = shared_blocks(text);
-        let fork = if text.is_multiple_of(2) { self.block_size / 2 } else { 0 };
-        let run = BlockRun { first: BlockId(text << 20), len };
-        let content = Content::new([run], private_blocks(conversation)).with_fork_tokens(fork);
-        let prompt_tokens = len * self.block_size + fork + own;
-        if prompt_tokens.div_ceil(self.block_size) > self.cache.free_blocks() {
+        let content = shared.content(conversation, self.block_size);
+        let shared_tokens = content.shared_blocks() * self.block_size + content.fork_tokens();
+        let prompt_tokens = shared_tokens + own_tokens;
+        let blocks = prompt_tokens.div_ceil(self.block_size);
+        if blocks > self.cache.free_blocks() {
             return Ok(());
         }
-        let (mut slots, mut expected) = (Vec::new(), Vec::new());
-        let held = self.cache.held_blocks(&content, (prompt_tokens - 1) / self.block_size);
-        let most = prompt_tokens.div_ceil(self.block_size) - held;
+        let (mut held, mut slots) = (Held::default(), Vec::new());
+        let shared = self.cache.held_blocks(&content, (prompt_tokens - 1) / self.block_size);
         let free = self.cache.free_blocks();
-        let hit = self.cache.add_sequence(&content, prompt_tokens, &mut slots, &mut self.log);
-        let modelled = self.model.add_sequence(&content, prompt_tokens, &mut expected);
-        prop_assert_eq!((hit, &slots), (modelled, &expected));
+        let hit = self.cache.claim(&content, prompt_tokens, &mut held);
+        let modelled = self.model.claim(&content, prompt_tokens, &mut slots);
+        prop_assert_eq!((hit, held.blocks() as usize), (modelled, slots.len()));
         prop_assert!(hit < prompt_tokens);
-        let taken = free - self.cache.free_blocks();
-        prop_assert!(taken <= most, "{taken} blocks taken, {held} were held");
-        self.held.push(Held { content, prompt_tokens, tokens: prompt_tokens, slots });
+        let taken = free - self.cache.free_blocks() + blocks - held.blocks();
+        prop_assert!(taken <= blocks - shared, "{taken} blocks taken, {shared} were held");
+        let tokens = prompt_tokens;
+        let filled = false;
+        self.running.push(Running { content, prompt_tokens, tokens, held, slots, filled });
+        if waits { Ok(()) } else { self.fill(self.running.len() - 1).map(drop) }
+    }
+
+    /// Takes the blocks that a prompt waits for; if there are too few it goes, and this
+    /// is false.
+    fn fill(&mut self, which: usize) -> Result<bool, TestCaseError> {
+        let Running { prompt_tokens, held, slots, filled, .. } = &mut self.running[which];
+        if *filled {
+            return Ok(true);
+        }
+        let more = prompt_tokens.div_ceil(self.block_size) - held.blocks();
+        if more > self.cache.free_blocks() {
+            self.release(which)?;
+            return Ok(false);
+        }
+        self.cache.fill(*prompt_tokens, held, &mut self.log);
+        self.model.fill(*prompt_tokens, slots);
+        *filled = true;
+        prop_assert_eq!(held.blocks() as usize, slots.len());
+        Ok(true)
+    }
+
+    fn grow(&mut self, which: usize, tokens: u32) {
+        let Running { tokens: before, held, slots, .. } = &mut self.running[which];
+        for _ in 0..tokens {
+            if before.is_multiple_of(self.block_size) {
+                if self.cache.free_blocks() == 0 {
+                    break;
+                }
+                self.cache.allocate(1, held, &mut self.log);
+                slots.push(self.model.allocate());
+            }
+            *before += 1;
+        }
+    }
+
+    fn store(&mut self, which: usize, tokens: u32, with_partial: bool) {
+        let Running { content, held, slots, .. } = &mut self.running[which];
+        self.cache.store(content, held, tokens, with_partial, &mut self.log);
+        self.model.store(content, slots, tokens, with_partial);
+    }
+
+    fn end(&mut self, which: usize) -> Result<(), TestCaseError> {
+        self.store(which, self.running[which].tokens, true);
+        self.release(which)
+    }
+
+    fn release(&mut self, which: usize) -> Result<(), TestCaseError> {
+        let mut ended = self.running.remove(which);
+        self.cache.release(&mut ended.held);
+        self.model.release(&ended.slots);
+        prop_assert_eq!(ended.held.blocks(), 0);
         Ok(())
     }
 
     fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match act {
-            Act::Begin { text, old, own_tokens } => self.begin(*text, *old, *own_tokens)?,
-            _ if self.held.is_empty() => {}
-            Act::Store { which } => {
-                let Held { content, slots, prompt_tokens, .. } = which.get(&self.held);
-                self.cache.store(content, slots, prompt_tokens - 1, false, &mut self.log);
-                self.model.store(content, slots, prompt_tokens - 1, false);
+            &Act::Begin { shared, old, own_tokens, waits } => {
+                self.begin(shared, old, own_tokens, waits)?;
             }
-            Act::Grow { which, tokens } => {
-                let which = which.index(self.held.len());
-                let held = &mut self.held[which];
-                for _ in 0..*tokens {
-                    let full = held.tokens.is_multiple_of(self.block_size);
-                    if full && self.cache.free_blocks() == 0 {
-                        break;
-                    }
-                    if full {
-                        let slot = self.cache.allocate(&mut self.log);
-                        prop_assert_eq!(slot, self.model.allocate());
-                        held.slots.push(slot);
-                    }
-                    held.tokens += 1;
+            _ if self.running.is_empty() => {}
+            Act::Store { which, .. }
+            | Act::Grow { which, .. }
+            | Act::End { which }
+            | Act::Abort { which, .. } => {
+                let which = which.index(self.running.len());
+                if self.fill(which)? {
+                    self.go_on(act, which)?;
                 }
-            }
-            Act::End { which } => {
-                let held = self.held.remove(which.index(self.held.len()));
-                self.cache.store(&held.content, &held.slots, held.tokens, true, &mut self.log);
-                self.model.store(&held.content, &held.slots, held.tokens, true);
-                self.cache.release(&held.slots);
-                self.model.release(&held.slots);
             }
         }
         self.compare()
     }
 
+    fn go_on(&mut self, act: &Act, which: usize) -> Result<(), TestCaseError> {
+        let Running { prompt_tokens, tokens, .. } = self.running[which];
+        let at_most = |blocks: u32| blocks.saturating_mul(self.block_size);
+        match *act {
+            Act::Begin { .. } => {}
+            Act::Store { blocks, .. } => {
+                self.store(which, (prompt_tokens - 1).min(at_most(blocks)), false);
+            }
+            Act::Grow { tokens, .. } => self.grow(which, tokens),
+            Act::End { .. } => self.end(which)?,
+            Act::Abort { blocks, .. } => {
+                // Not inside what the prompt has in common with others.
+                self.store(which, tokens.min(at_most(blocks)), true);
+                self.release(which)?;
+            }
+        }
+        Ok(())
+    }
+
     fn compare(&mut self) -> Result<(), TestCaseError> {
-        // In which order a subtree is lost is nobody's promise.
-        let sorted = |mut changes: Vec<Change>| {
-            changes.sort_by_key(|change| match *change {
-                Change::Stored(_, id) => (0, id),
-                Change::Removed(id) => (1, id),
-            });
-            changes
-        };
-        let modelled = std::mem::take(&mut self.model.changes);
-        prop_assert_eq!(sorted(changes(&mut self.log)), sorted(modelled));
-        let mut held: Vec<Slot> = self.held.iter().flat_map(|held| held.slots.clone()).collect();
+        prop_assert_eq!(changes(&mut self.log), std::mem::take(&mut self.model.changes));
+        let mut held: Vec<Slot> = self.running.iter().flat_map(|r| r.slots.clone()).collect();
         held.sort_unstable();
         held.dedup();
         let held = u32::try_from(held.len()).unwrap();
         prop_assert_eq!(self.cache.used_blocks(), held, "blocks that requests hold");
         prop_assert_eq!(self.cache.free_blocks() + held, self.total);
         prop_assert_eq!(self.cache.free_blocks() as usize, self.model.free.len());
-        let count = self.cache.count_blocks(self.held.iter().map(|held| &held.slots[..]));
+        let count = self.cache.count_blocks(self.running.iter().map(|running| &running.held));
         let cached = |slot: &&Slot| self.model.tree[**slot as usize].is_some();
         let cached = u32::try_from(self.model.free.iter().filter(cached).count()).unwrap();
         let empty = self.total - held - cached;
         prop_assert_eq!(count, BlockCount { held, cached, empty });
         for text in 0..4 {
-            let len = shared_blocks(text);
-            let run = BlockRun { first: BlockId(text << 20), len };
-            let content = Content::new([run], private_blocks(0));
-            let modelled = content.blocks(len).take_while(|&id| self.model.full(id).is_some());
-            let present = self.cache.present_blocks(&content, len);
-            prop_assert_eq!(present as usize, modelled.count());
-            let is_held = |id: &BlockId| {
-                self.model.full(*id).is_some_and(|slot| self.model.references[slot as usize] > 0)
-            };
-            let modelled = content.blocks(len).take_while(is_held);
-            prop_assert_eq!(self.cache.held_blocks(&content, len) as usize, modelled.count());
+            let all = Shared { text, blocks: MOST_SHARED, branch_blocks: 0 };
+            self.compare_prefix(&all.content(0, self.block_size), MOST_SHARED)?;
         }
+        for Running { content, tokens, .. } in &self.running {
+            for blocks in 0..=tokens / self.block_size {
+                self.compare_prefix(content, blocks)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_prefix(&self, content: &Content, blocks: u32) -> Result<(), TestCaseError> {
+        let present = self.model.present(content, blocks);
+        prop_assert_eq!(self.cache.present_blocks(content, blocks) as usize, present.len());
+        let is_held = |slot: &&Slot| self.model.references[**slot as usize] > 0;
+        let held = present.iter().take_while(is_held).count();
+        prop_assert_eq!(self.cache.held_blocks(content, blocks) as usize, held);
+        Ok(())
+    }
+
+    /// All requests end; then every block is taken for something else, so that the order of
+    /// the free queue shows, and what hung below what.
+    fn displace_all(&mut self, blocks_at_once: u32) -> Result<(), TestCaseError> {
+        while !self.running.is_empty() {
+            if self.fill(0)? {
+                self.end(0)?;
+            }
+            self.compare()?;
+        }
+        let mut held = Held::default();
+        while self.cache.free_blocks() > 0 {
+            let blocks = self.cache.free_blocks().min(blocks_at_once);
+            self.cache.allocate(blocks, &mut held, &mut self.log);
+            (0..blocks).for_each(|_| _ = self.model.allocate());
+            prop_assert_eq!(changes(&mut self.log), std::mem::take(&mut self.model.changes));
+        }
+        prop_assert_eq!(held.blocks(), self.total);
         Ok(())
     }
 }
@@ -356,19 +501,12 @@ proptest! {
     #[test]
     fn the_cache_is_the_reuse_tree(
         block_size in 1u32..7, total in 8u32..40, partial_reuse: bool,
-        acts in prop::collection::vec(any_act(), 1..80),
+        acts in prop::collection::vec(any_act(), 1..80), blocks_at_once in 1u32..6,
     ) {
-        let mut pair = Pair {
-            cache: TrtllmCache::new(block_size, total, partial_reuse),
-            model: Model::new(block_size, total, partial_reuse),
-            log: EventLog::new(true),
-            held: Vec::new(),
-            block_size,
-            total,
-            conversations: 0,
-        };
+        let mut pair = Pair::new(block_size, total, partial_reuse);
         for act in &acts {
             pair.act(act)?;
         }
+        pair.displace_all(blocks_at_once)?;
     }
 }

@@ -4,7 +4,7 @@
 mod cache;
 mod scheduler;
 
-pub use cache::TrtllmCache;
+pub use cache::{Held, TrtllmCache};
 pub(in crate::engine) use scheduler::TrtllmScheduler;
 
 use super::engine::{Defaults, Engine, Limits, Spread};

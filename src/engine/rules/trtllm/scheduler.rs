@@ -4,7 +4,7 @@
 //! blocks of its prompt and its longest possible output fit beside what all
 //! started ones may still need, so nothing is ever preempted.
 
-use super::cache::TrtllmCache;
+use super::cache::{Held, TrtllmCache};
 use super::{StoreContext, TrtllmOptions};
 use crate::engine::config::EngineConfig;
 use crate::engine::core::Core;
@@ -14,7 +14,7 @@ use crate::engine::seq::{PerSeq, Seq, SeqId};
 use crate::engine::step::{ChunkEnd, FormedStep};
 use crate::engine::work::PrefillChunk;
 use crate::id::BlockId;
-use crate::kv::{BlockCount, Cache, Slot};
+use crate::kv::{BlockCount, Cache};
 use crate::request::Content;
 use std::collections::VecDeque;
 
@@ -39,8 +39,7 @@ pub(in crate::engine) struct TrtllmScheduler {
 /// What TensorRT-LLM keeps of a sequence.
 #[derive(Debug, Default)]
 struct Own {
-    /// Physical blocks held, in order.
-    blocks: Vec<Slot>,
+    held: Held,
     /// It was in a batch.
     started: bool,
 }
@@ -64,9 +63,7 @@ impl Scheduler for TrtllmScheduler {
     }
 
     fn submit(&mut self, _core: &Core, id: SeqId) {
-        let own = self.own.place(id);
-        own.blocks.clear();
-        own.started = false;
+        *self.own.place(id) = Own::default();
         self.waiting.push_back(id);
     }
 
@@ -109,8 +106,8 @@ impl Scheduler for TrtllmScheduler {
                 self.options.store_context == StoreContext::LastChunk && end == ChunkEnd::Partial;
             // A request of one token has ended, and stored its blocks, already.
             if let Some(seq) = seqs.get(id).filter(|_| !waits) {
-                let blocks = &self.own[id].blocks;
-                self.cache.store(&seq.content, blocks, seq.prompt_tokens - 1, false, log);
+                let held = &mut self.own[id].held;
+                self.cache.store(&seq.content, held, seq.prompt_tokens - 1, false, log);
             }
         }
     }
@@ -118,12 +115,12 @@ impl Scheduler for TrtllmScheduler {
     /// Its blocks are stored (T14b) before they are released.
     fn end(&mut self, core: &mut Core, id: SeqId) {
         let Core { config, seqs, log, .. } = core;
-        let (seq, blocks) = (&seqs[id], &self.own[id].blocks);
+        let (seq, held) = (&seqs[id], &mut self.own[id].held);
         if config.prefix_caching {
             let tokens = seq.prompt_tokens + seq.generated - 1;
-            self.cache.store(&seq.content, blocks, tokens, true, log);
+            self.cache.store(&seq.content, held, tokens, true, log);
         }
-        self.cache.release(blocks);
+        self.cache.release(held);
         let at = self.active.iter().position(|&other| other == id);
         self.active.remove(at.expect("an ending request is active"));
     }
@@ -142,11 +139,11 @@ impl Scheduler for TrtllmScheduler {
             core.decode.leave(&mut core.seqs, id);
         }
         let Core { config, seqs, log, .. } = core;
-        let blocks = &self.own[id].blocks;
-        if config.prefix_caching && !blocks.is_empty() {
-            self.cache.store(&seqs[id].content, blocks, seqs[id].kv_tokens, true, log);
+        let held = &mut self.own[id].held;
+        if config.prefix_caching && held.blocks() > 0 {
+            self.cache.store(&seqs[id].content, held, seqs[id].kv_tokens, true, log);
         }
-        self.cache.release(blocks);
+        self.cache.release(held);
         self.contexts.retain(|&other| other != id);
         self.active.retain(|&other| other != id);
         true
@@ -155,8 +152,7 @@ impl Scheduler for TrtllmScheduler {
     /// Blocks are taken, none stored (T13).
     fn decode_blocks(&mut self, core: &mut Core, step: u64) {
         for member in core.decode.takers(step) {
-            let slot = self.cache.allocate(&mut core.log);
-            self.own[member.id].blocks.push(slot);
+            self.cache.allocate(1, &mut self.own[member.id].held, &mut core.log);
         }
     }
 
@@ -214,7 +210,7 @@ impl Scheduler for TrtllmScheduler {
     }
 
     fn count_blocks(&self, core: &Core) -> BlockCount {
-        self.cache.count_blocks(core.seqs.ids().map(|id| &self.own[id].blocks[..]))
+        self.cache.count_blocks(core.seqs.ids().map(|id| &self.own[id].held))
     }
 }
 
@@ -235,7 +231,7 @@ impl TrtllmScheduler {
 
     /// A context that has not started holds no block, or waits for what is loaded into them.
     fn waits(&self, core: &Core, id: SeqId) -> bool {
-        self.own[id].blocks.is_empty() || core.seqs[id].loading
+        self.own[id].held.blocks() == 0 || core.seqs[id].loading
     }
 
     fn not_started(&self, core: &Core) -> usize {
@@ -246,9 +242,7 @@ impl TrtllmScheduler {
     fn remaining(&self, core: &Core, id: SeqId) -> u32 {
         let seq = &core.seqs[id];
         let tokens = seq.prompt_tokens.saturating_add(seq.max_tokens);
-        let held = u32::try_from(self.own[id].blocks.len());
-        let held = held.expect("a sequence has fewer than 2^32 blocks");
-        tokens.div_ceil(core.config.block_size).saturating_sub(held)
+        tokens.div_ceil(core.config.block_size).saturating_sub(self.own[id].held.blocks())
     }
 
     /// Moves arrivals from the waiting queue to the active list (T1).
@@ -280,7 +274,7 @@ impl TrtllmScheduler {
         self.claimed.clear();
         for &id in &self.active {
             let seq = &core.seqs[id];
-            if !self.own[id].blocks.is_empty() {
+            if self.own[id].held.blocks() > 0 {
                 free -= i64::from(self.remaining(core, id));
                 if seq.in_prefill() && duplicate_delay {
                     self.claimed.extend(self.missing_key(core, seq));
@@ -294,7 +288,7 @@ impl TrtllmScheduler {
             if seq.loading {
                 continue;
             }
-            if !self.own[id].blocks.is_empty() {
+            if self.own[id].held.blocks() > 0 {
                 let tokens = seq.prompt_tokens - seq.kv_tokens;
                 self.asks.push(Ask { id, tokens, to_end: true, starts: false });
                 continue;
@@ -367,8 +361,8 @@ impl TrtllmScheduler {
     fn claim_hits(&mut self, core: &mut Core) {
         for ask in self.asks.iter().filter(|ask| ask.starts) {
             let seq = &mut core.seqs[ask.id];
-            let blocks = &mut self.own[ask.id].blocks;
-            seq.kv_tokens = self.cache.claim(&seq.content, seq.prompt_tokens, blocks);
+            let held = &mut self.own[ask.id].held;
+            seq.kv_tokens = self.cache.claim(&seq.content, seq.prompt_tokens, held);
         }
     }
 
@@ -411,8 +405,7 @@ impl TrtllmScheduler {
         let block_size = core.config.block_size;
         if !core.config.prefix_caching {
             let blocks = core.seqs[id].prompt_tokens.div_ceil(block_size);
-            let slots = (0..blocks).map(|_| self.cache.allocate(&mut core.log));
-            self.own[id].blocks.extend(slots);
+            self.cache.allocate(blocks, &mut self.own[id].held, &mut core.log);
             return false;
         }
         let mut load = None;
@@ -429,15 +422,15 @@ impl TrtllmScheduler {
         // Before blocks are taken: what they displace must not displace this.
         let takes_time = load.as_ref().is_some_and(|load| core.begin_load(id, load));
         let Core { seqs, log, .. } = core;
-        let (seq, blocks) = (&mut seqs[id], &mut self.own[id].blocks);
+        let (seq, held) = (&mut seqs[id], &mut self.own[id].held);
         if !self.options.claims_first {
-            seq.kv_tokens = self.cache.claim(&seq.content, seq.prompt_tokens, blocks);
+            seq.kv_tokens = self.cache.claim(&seq.content, seq.prompt_tokens, held);
         }
-        self.cache.fill(seq.prompt_tokens, blocks, log);
+        self.cache.fill(seq.prompt_tokens, held, log);
         if let Some(load) = load {
             seq.kv_tokens = (cached_blocks + load.blocks) * block_size;
             if !takes_time {
-                self.cache.store(&seq.content, blocks, seq.kv_tokens, false, log);
+                self.cache.store(&seq.content, held, seq.kv_tokens, false, log);
             }
         }
         takes_time
@@ -451,7 +444,8 @@ impl TrtllmScheduler {
         for id in core.take_loaded() {
             let Core { seqs, log, .. } = core;
             let seq = &seqs[id];
-            self.cache.store(&seq.content, &self.own[id].blocks, seq.kv_tokens, false, log);
+            let held = &mut self.own[id].held;
+            self.cache.store(&seq.content, held, seq.kv_tokens, false, log);
         }
     }
 }

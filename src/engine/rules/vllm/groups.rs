@@ -195,7 +195,7 @@ impl GroupedCache {
             copies: Vec::new(),
             unused: Vec::new(),
             empty: num_blocks,
-            cached: FreeQueue::new(0),
+            cached: FreeQueue::new(),
             held: PerSeq::default(),
         }
     }
