@@ -1,5 +1,5 @@
-//! JSON that says everything once: readers of it mostly take the last of two equal keys,
-//! and which one was meant nobody knows.
+//! JSON whose objects have each key once: most readers take the last of two equal keys,
+//! which may not be the one that was meant.
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
