@@ -35,7 +35,7 @@ use smallvec::SmallVec;
 /// first blocks answers every lookup.
 ///
 /// Outside the tree a block has one holder at most. Only what is in the tree can
-/// be shared, and whoever shares a block holds everything above it as well, so
+/// be shared. A sequence that shares a block also holds everything above it, so
 /// nothing above it is free to be taken, and it stays in the tree.
 #[derive(Debug)]
 pub struct TrtllmCache {
