@@ -282,18 +282,13 @@ impl<'a> Build<'a> {
         let first_run = runs.len();
         let mut before = None;
         let naming = self.numbers.naming;
-        for same in ids.chunk_by(|&id, &next| is_number(naming, id) && id + 1 == next) {
-            let (&[id, ..], &[.., last]) = (same, same) else { continue };
-            if is_number(naming, last) {
-                push(runs, first_run, id, row_number(same.len()));
-                before = Some(last);
-                continue;
-            }
-            for &id in same {
-                let id = self.numbers.of(id, before);
-                before = Some(id);
-                push(runs, first_run, id, 1);
-            }
+        // A run is of ids that are their own numbers, or of one.
+        let follows =
+            |&id: &u64, &next: &u64| is_number(naming, next) && next.checked_sub(1) == Some(id);
+        for ids in ids.chunk_by(follows) {
+            let first = self.numbers.of(ids[0], before);
+            push(runs, first_run, first, row_number(ids.len()));
+            before = Some(first + ids.len() as u64 - 1);
         }
         Ok(())
     }
