@@ -7,7 +7,7 @@ use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
 use super::scale::{Scale, ScaleKind, is_drawable};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
-use super::style::{Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::style::{Look, MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::{LatencyCurve, LatencyCurves, Point};
 use crate::metrics::{Metric, short};
 use crate::recorder::SHARES;
@@ -195,7 +195,7 @@ impl Sheet for Cdfs<'_> {
         let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
         let provenance = &self.view.summary.provenance;
-        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        canvas.paper(width, height)?;
         let title = titled(provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
         let legend = self.legend(form);

@@ -4,7 +4,7 @@ use super::canvas::{Canvas, Drawn, Script, Side, fitted, text_width};
 use super::legend::{Legend, Sample};
 use super::scale::{ScaleKind, extent, is_drawable};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
-use super::style::{MARGIN, PAPER, SMALL_SIZE, TITLE_SIZE};
+use super::style::{MARGIN, SMALL_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
 use crate::metrics::{Metric, rounded, short};
 use crate::report::judge::published::Comparison;
@@ -154,7 +154,7 @@ impl Sheet for Drawing<'_> {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
         let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
-        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        canvas.paper(width, height)?;
         let title = titled(&self.view.summary.provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
         self.legend(form).draw(canvas, (MARGIN, LEGEND_TOP))?;

@@ -2,10 +2,11 @@
 
 use super::canvas::{Canvas, FINE, Spot, Surface};
 use super::sheet::{Form, Sheet};
-use super::style;
+use super::style::{self, PAPER};
 use maud::html;
 use plotters::backend::{BitMapBackend, RGBPixel, SVGBackend};
 use plotters::drawing::IntoDrawingArea;
+use plotters::style::RGBColor;
 use rayon::prelude::*;
 
 /// Pixels of the PNG per point: sharp on screens with double resolution.
@@ -113,7 +114,8 @@ fn with_spots(svg: String, spots: &[Spot]) -> String {
 fn png(drawing: &impl Sheet) -> Vec<u8> {
     let (width, height) = drawing.size(Form::Wide);
     let (wide, high) = (width * FINE, height * FINE);
-    let mut pixels = vec![255; wide as usize * high as usize * 3];
+    let RGBColor(red, green, blue) = PAPER;
+    let mut pixels = [red, green, blue].repeat(wide as usize * high as usize);
     {
         let backend = BitMapBackend::<RGBPixel>::with_buffer_and_format(&mut pixels, (wide, high))
             .expect("the buffer has the size of the picture");

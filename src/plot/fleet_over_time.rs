@@ -6,7 +6,7 @@ use super::canvas::{Canvas, Drawn, Position, Script, Side, fitted, text_width};
 use super::drawing::footer;
 use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
-use super::style::{FRAME, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::style::{FRAME, Look, MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
 use crate::metrics::short;
 use crate::report::view::fleet_over_time::{FleetOverTime, FleetsOverTime};
@@ -147,7 +147,7 @@ impl Sheet for FleetSheet<'_> {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
         let width = width(form);
         let (_, height) = self.size(form);
-        canvas.rectangle((0.0, 0.0), (width, f64::from(height)), PAPER, 1.0)?;
+        canvas.paper(width, f64::from(height))?;
         let title = format!("{}: the fleet over time", self.provenance.experiment);
         let title = fitted(&title, TITLE_SIZE, width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;

@@ -7,7 +7,7 @@ use super::figure::{DrawnFor, Figure, Plate};
 use super::legend::{Legend, Sample};
 use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet};
-use super::style::{INK, Look, MARGIN, PAPER, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::style::{INK, Look, MARGIN, PENCIL, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::report::judge::gains::{AIM_PERCENT, Gain};
 use plotters::prelude::DrawingBackend;
 
@@ -153,7 +153,7 @@ impl Sheet for GainSheet<'_> {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
         let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
-        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        canvas.paper(width, height)?;
         let title = fitted(&self.title(), TITLE_SIZE, width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
         self.legend(form).draw(canvas, (MARGIN, LEGEND_TOP))?;

@@ -394,7 +394,7 @@ impl Sheet for HeatMap<'_> {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
         let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
-        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        canvas.paper(width, height)?;
         let experiment = &self.tuning.summary.provenance.experiment;
         let title = format!("{experiment}: {}", self.title());
         let title = fitted(&title, TITLE_SIZE, width - 2.0 * MARGIN);

@@ -7,7 +7,7 @@ use super::drawing::{footer, list, titled};
 use super::legend::{Legend, Sample};
 use super::scale::{Scale, ScaleKind};
 use super::sheet::{Form, NARROW, Sheet, time_unit};
-use super::style::{INK, Look, MARGIN, PAPER, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
+use super::style::{INK, Look, MARGIN, SMALL_SIZE, TEXT_SIZE, TITLE_SIZE};
 use crate::experiment::results::Provenance;
 use crate::report::view::over_time::OverTime;
 use crate::report::view::plain;
@@ -168,7 +168,7 @@ impl Sheet for WorkersOverTime<'_> {
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<'_, B>, form: Form) -> Drawn<B> {
         let (width, height) = self.size(form);
         let (width, height) = (f64::from(width), f64::from(height));
-        canvas.rectangle((0.0, 0.0), (width, height), PAPER, 1.0)?;
+        canvas.paper(width, height)?;
         let title = titled(self.provenance, &self.title(), width - 2.0 * MARGIN);
         canvas.text(&title, (MARGIN, 24.0), Script::ink(TITLE_SIZE, Side::Left))?;
         self.legend(form).draw(canvas, (MARGIN, LEGEND_TOP))?;
