@@ -17,7 +17,8 @@ impl Plan {
     /// Computes where the plan ends, seen from its last settled boundary.
     pub(super) fn find_end(&mut self, mut pipeline: Pipeline) {
         let mut cadence = self.cadence;
-        pipeline.run(&mut cadence, self.steps, SimTime::MAX);
+        pipeline.run(&mut cadence, self.steps - 1, SimTime::MAX, &mut |_| ());
+        pipeline.step(&cadence);
         self.end = pipeline.boundary;
     }
 
@@ -27,9 +28,9 @@ impl Plan {
             return;
         }
         let before = SimTime::from_ps(now.as_ps().saturating_sub(1));
-        let (start, mut cadence) = (pipeline, self.cadence);
-        let passed = pipeline.run(&mut cadence, self.steps - 1, before);
-        self.steps = passed.iter().map(|segment| segment.steps).sum::<u64>() + 1;
-        self.find_end(start);
+        let mut cadence = self.cadence;
+        self.steps = pipeline.run(&mut cadence, self.steps - 1, before, &mut |_| ()) + 1;
+        pipeline.step(&cadence);
+        self.end = pipeline.boundary;
     }
 }

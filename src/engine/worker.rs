@@ -6,7 +6,7 @@ use super::gauges::Gauges;
 use super::group_time;
 use super::outbox::{Outbox, Wake};
 use super::pace::Pace;
-use super::pipeline::{Cadence, Pipeline};
+use super::pipeline::{Cadence, Pipeline, Segment};
 use super::plan::Plan;
 use super::rank::Rank;
 use super::rules::Spread;
@@ -194,11 +194,15 @@ impl Worker {
             // Results that no client waits for are not waited for.
             self.ranks.iter_mut().for_each(|rank| rank.in_flight = None);
         }
-        let offers: SmallVec<[Offer; 8]> =
-            self.ranks.iter_mut().map(|rank| rank.offer(from_idle)).collect();
         let step = self.ranks[0].core.decode.step();
-        let balancer = self.balancer.as_mut();
-        let holds_back = balancer.is_some_and(|balancer| balancer.holds_back(step, &offers));
+        let offers = self.ranks.iter_mut().map(|rank| rank.offer(from_idle));
+        let holds_back = match &mut self.balancer {
+            Some(balancer) => balancer.holds_back(step, &offers.collect::<SmallVec<[Offer; 8]>>()),
+            None => {
+                offers.for_each(drop);
+                false
+            }
+        };
         for rank in &mut self.ranks {
             if holds_back {
                 rank.hold_back();
@@ -265,11 +269,13 @@ impl Worker {
         if plan.steps == 1 {
             return;
         }
-        let segments = self.pipeline.run(&mut plan.cadence, plan.steps - 1, until);
-        if segments.is_empty() {
+        let mut segments = SmallVec::<[Segment; 4]>::new();
+        let mut keep = |segment| segments.push(segment);
+        let steps = self.pipeline.run(&mut plan.cadence, plan.steps - 1, until, &mut keep);
+        if steps == 0 {
             return;
         }
-        plan.steps -= segments.iter().map(|segment| segment.steps).sum::<u64>();
+        plan.steps -= steps;
         let next = (self.pipeline.boundary, plan.steps == 1);
         for rank in &mut self.ranks {
             rank.settle(&segments, next, out);
@@ -324,7 +330,7 @@ impl Worker {
             return None;
         }
         let (mut pipeline, mut cadence) = (self.pipeline, plan.cadence);
-        pipeline.run(&mut cadence, boundaries, SimTime::MAX);
+        pipeline.run(&mut cadence, boundaries, SimTime::MAX, &mut |_| ());
         Some(pipeline.boundary)
     }
 
