@@ -257,14 +257,9 @@ impl EventLog {
     }
 
     /// See [`Unheard::enter`].
-    pub(crate) fn enter_concerns(
-        &mut self,
-        concerns: &mut Concerns,
-        displaced: u64,
-        displaceable: impl Iterator<Item = (u64, BlockRun)>,
-    ) {
+    pub(crate) fn enter_concerns(&mut self, concerns: &mut Concerns, displaced: u64) {
         if let Some(unheard) = &mut self.unheard {
-            unheard.enter(concerns, self.batch.len(), displaced, displaceable);
+            unheard.enter(concerns, self.batch.len(), displaced);
         }
     }
 }

@@ -202,6 +202,19 @@ enum Change {
     Displaced(Displaced),
 }
 
+/// What makes changes of some blocks possible, or impossible.
+#[derive(Clone, Copy, Debug)]
+enum News {
+    /// A sequence came that may fill them.
+    Came(BlockRun),
+    /// The sequence has left.
+    Left(BlockRun),
+    /// A change of them is written down that was not foreseen.
+    Unforeseen(BlockRun),
+    /// They may be displaced, until so many blocks have been.
+    Displaceable(u64, BlockRun),
+}
+
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub(crate) struct Unheard {
@@ -215,11 +228,8 @@ pub(crate) struct Unheard {
     schedule: Schedule,
     /// While blocks of known steps are displaced: how many have been, by the cache's count.
     displacing: Option<u64>,
-    /// Blocks of changes that were not foreseen, not yet entered into [`Concerns`].
-    unforeseen: Vec<BlockRun>,
-    /// Blocks that sequences may fill: of those that came, and of those that left.
-    came: Vec<BlockRun>,
-    left: Vec<BlockRun>,
+    /// What is not entered into [`Concerns`] yet.
+    news: Vec<News>,
     /// What stands in [`Concerns`] until all changes before one of this number are heard.
     noted: VecDeque<(u64, BlockRun)>,
     /// What stands there until so many blocks have been displaced.
@@ -236,9 +246,7 @@ impl Unheard {
             clock: Clock { start: step, end: step, ..Clock::default() },
             schedule: Schedule::default(),
             displacing: None,
-            unforeseen: Vec::new(),
-            came: Vec::new(),
-            left: Vec::new(),
+            news: Vec::new(),
             noted: VecDeque::new(),
             displaceable: VecDeque::new(),
         }
@@ -309,17 +317,23 @@ impl Unheard {
 
     /// A sequence came that may fill the blocks of `run`.
     pub(crate) fn came(&mut self, run: BlockRun) {
-        self.came.push(run);
+        self.news.push(News::Came(run));
     }
 
     /// A sequence that might have filled the blocks of `run` has left.
     pub(crate) fn left(&mut self, run: BlockRun) {
-        self.left.push(run);
+        self.news.push(News::Left(run));
     }
 
     /// A change of the blocks of `run` is written down that was not foreseen.
     pub(crate) fn unforeseen(&mut self, run: BlockRun) {
-        self.unforeseen.push(run);
+        self.news.push(News::Unforeseen(run));
+    }
+
+    /// The blocks of `run` may be displaced next: they certainly have been, or been hit, once
+    /// the cache has displaced `position` blocks.
+    pub(crate) fn displaceable(&mut self, position: u64, run: BlockRun) {
+        self.news.push(News::Displaceable(position, run));
     }
 
     /// How much there is to remember.
@@ -394,39 +408,32 @@ impl Unheard {
 
     /// Enters into `concerns` what the worker's next changes may concern, and takes out
     /// what has been heard. `pending`: changes that are not published; `displaced`: blocks
-    /// so far; `displaceable`: what more may be next, each with the number of displaced
-    /// blocks after which it certainly has been.
-    pub(super) fn enter(
-        &mut self,
-        concerns: &mut Concerns,
-        pending: usize,
-        displaced: u64,
-        displaceable: impl Iterator<Item = (u64, BlockRun)>,
-    ) {
-        let mut displaceable = displaceable.peekable();
-        let is_settled = self.came.is_empty() && self.left.is_empty() && self.unforeseen.is_empty();
-        if is_settled && displaceable.peek().is_none() {
+    /// so far.
+    pub(super) fn enter(&mut self, concerns: &mut Concerns, pending: usize, displaced: u64) {
+        if self.news.is_empty() {
             // What is to be taken out stands there a little longer.
             return;
         }
         let worker = self.worker;
         // The first change that can come after all that are known now.
         let until_heard = self.published + pending as u64 + 1;
-        for run in self.came.drain(..) {
-            concerns.add(worker, run);
-        }
-        for run in self.unforeseen.drain(..) {
-            concerns.add(worker, run);
-            self.noted.push_back((until_heard, run));
-        }
-        for (position, run) in displaceable {
-            concerns.add(worker, run);
-            self.displaceable.push_back((position, run));
+        for news in self.news.drain(..) {
+            match news {
+                News::Came(run) => concerns.add(worker, run),
+                News::Left(run) => self.noted.push_back((until_heard, run)),
+                News::Unforeseen(run) => {
+                    concerns.add(worker, run);
+                    self.noted.push_back((until_heard, run));
+                }
+                News::Displaceable(position, run) => {
+                    concerns.add(worker, run);
+                    self.displaceable.push_back((position, run));
+                }
+            }
         }
         while let Some(run) = take_first(&mut self.displaceable, displaced) {
             self.noted.push_back((until_heard, run));
         }
-        self.noted.extend(self.left.drain(..).map(|run| (until_heard, run)));
         let first = match self.changes.first() {
             Some((number, _)) => *number,
             None if pending > 0 => self.published,

@@ -19,7 +19,7 @@ use crate::engine::step::FormedStep;
 use crate::engine::work::PrefillChunk;
 use crate::id::RequestId;
 use crate::kv::{BlockCount, Cache, Concerns, Growth};
-use crate::request::{BlockRun, Content, Phase};
+use crate::request::{Content, Phase};
 use smallvec::SmallVec;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -360,10 +360,9 @@ impl OnDemand for VllmScheduler {
     }
 
     fn enter_concerns(&mut self, core: &mut Core, blocks: u32, concerns: &mut Concerns) {
-        let displaced = self.cache.displaced();
-        let mut foreseen = SmallVec::<[(u64, BlockRun); 4]>::new();
-        self.cache.foresee(blocks, |position, run| foreseen.push((position, run)));
-        core.log.enter_concerns(concerns, displaced, foreseen.into_iter());
+        let Some(unheard) = core.log.unheard() else { return };
+        self.cache.foresee(blocks, |position, run| unheard.displaceable(position, run));
+        core.log.enter_concerns(concerns, self.cache.displaced());
     }
 }
 
