@@ -9,6 +9,7 @@
 
 use super::seq::{SeqId, Seqs};
 use super::shared_kv::{SharedKv, SharedReads};
+use smallvec::{SmallVec, smallvec};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
@@ -30,12 +31,13 @@ pub(super) struct DecodeSet {
     ends: BinaryHeap<Reverse<(u64, u64, SeqId)>>,
     /// By residue of the step in which a block is needed, then in order of admission.
     members: Vec<Member>,
-    /// Where the members of each residue begin, and where those of the last end.
-    starts: Vec<u32>,
+    /// Where the members of each residue begin, and where those of the last end. With the usual
+    /// sizes of blocks this and the two below need no memory of their own.
+    starts: SmallVec<[u32; 17]>,
     /// One bit per residue that has members.
-    occupied: Vec<u64>,
+    occupied: SmallVec<[u64; 1]>,
     /// One bit per residue with members that do not [defer](Member::defers).
-    filling: Vec<u64>,
+    filling: SmallVec<[u64; 1]>,
 }
 
 /// A sequence in the list.
@@ -58,9 +60,9 @@ impl DecodeSet {
             context: 0,
             ends: BinaryHeap::new(),
             members: Vec::new(),
-            starts: vec![0; block_size as usize + 1],
-            occupied: vec![0; block_size.div_ceil(64) as usize],
-            filling: vec![0; block_size.div_ceil(64) as usize],
+            starts: smallvec![0; block_size as usize + 1],
+            occupied: smallvec![0; block_size.div_ceil(64) as usize],
+            filling: smallvec![0; block_size.div_ceil(64) as usize],
         }
     }
 
