@@ -100,7 +100,7 @@ impl Node {
 }
 
 /// Where a run of consecutive ids begins in the tree.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct NodePlace {
     node: u32,
     /// Position of the run's first block in its node.
@@ -116,6 +116,9 @@ pub(super) struct CoverageIndex {
     by_first: HashTable<(BlockId, NodeId)>,
     /// Where each run begins.
     places: Places<NodePlace>,
+    /// The run in which each worker lost blocks last: it loses the last ones first, a few
+    /// at a time, so the next ones are mostly there.
+    lost: Vec<(BlockId, NodePlace)>,
 }
 
 impl CoverageIndex {
@@ -211,7 +214,7 @@ impl CoverageIndex {
         while end > 0 {
             // The piece of the tree's runs that holds the last block not yet dealt with.
             let last = run.first.offset(end - 1);
-            let Some((first, place)) = self.places.find(last) else {
+            let Some((first, place)) = self.find_lost(worker, last) else {
                 let before = Places::<NodePlace>::chapter_of(last).max(run.first);
                 end = distance(run.first, before);
                 continue;
@@ -225,9 +228,31 @@ impl CoverageIndex {
                 continue;
             }
             let from = first.max(run.first);
+            self.note_lost(worker, (first, place));
             self.truncate(worker, place.node as usize, place.at + distance(first, from));
             end = distance(run.first, from);
         }
+    }
+
+    /// [`Places::find`], with a look first at where `worker` lost blocks last.
+    fn find_lost(&self, worker: WorkerId, block: BlockId) -> Option<(BlockId, NodePlace)> {
+        let last = self.lost.get(worker.index()).copied();
+        let is_there = |&(first, place): &(BlockId, NodePlace)| {
+            let node = self.nodes.get(place.node as usize);
+            let run = node.and_then(|node| node.stretch.from(place.at).next());
+            // Else that node is cut or forgotten.
+            let run = run.filter(|run| run.first == first);
+            run.is_some_and(|run| (first..first.offset(run.len)).contains(&block))
+        };
+        last.filter(is_there).or_else(|| self.places.find(block))
+    }
+
+    fn note_lost(&mut self, worker: WorkerId, run: (BlockId, NodePlace)) {
+        let at = worker.index();
+        if at >= self.lost.len() {
+            self.lost.resize(at + 1, (BlockId(0), NodePlace::default()));
+        }
+        self.lost[at] = run;
     }
 
     /// `worker` holds only `blocks` blocks of `id`, if it held more.
