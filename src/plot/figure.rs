@@ -136,12 +136,15 @@ fn png(drawing: &impl Sheet) -> Vec<u8> {
     bytes
 }
 
+/// Side of the square of drawn pixels that becomes one of the PNG.
+const SIDE: usize = (FINE / PNG_PIXELS) as usize;
+
 /// Averages squares of pixels of a picture `width` pixels wide, three bytes a pixel.
 fn shrink(pixels: &[u8], width: usize) -> Vec<u8> {
-    /// Side of a square.
-    const SIDE: usize = (FINE / PNG_PIXELS) as usize;
+    const IN_SQUARE: u32 = (FINE / PNG_PIXELS).pow(2);
     let row = width * 3;
     let mut small = Vec::with_capacity(pixels.len() / (SIDE * SIDE));
+    let mut sums = vec![0_u32; row / SIDE];
     let mut before: &[u8] = &[];
     for rows in pixels.chunks_exact(row * SIDE) {
         // Much of a figure is paper and upright lines.
@@ -150,17 +153,55 @@ fn shrink(pixels: &[u8], width: usize) -> Vec<u8> {
             continue;
         }
         before = rows;
-        for x in (0..row).step_by(3 * SIDE) {
-            for color in x..x + 3 {
-                let mut sum = 0_usize;
-                for dy in 0..SIDE {
-                    for dx in 0..SIDE {
-                        sum += usize::from(rows[dy * row + dx * 3 + color]);
-                    }
+        sums.fill(0);
+        for row in rows.chunks_exact(row) {
+            for (sums, square) in sums.chunks_exact_mut(3).zip(row.chunks_exact(3 * SIDE)) {
+                for pixel in square.chunks_exact(3) {
+                    sums.iter_mut().zip(pixel).for_each(|(sum, color)| *sum += u32::from(*color));
                 }
-                small.push(u8::try_from(sum / (SIDE * SIDE)).unwrap_or(u8::MAX));
+            }
+        }
+        let means = sums.iter().map(|sum| u8::try_from(sum / IN_SQUARE));
+        small.extend(means.map(|mean| mean.unwrap_or(u8::MAX)));
+    }
+    small
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn colors(seed: u8) -> impl Iterator<Item = u8> {
+        (0..=250).cycle().map(move |at: u8| seed.wrapping_mul(at))
+    }
+
+    proptest! {
+        /// Every byte of the small picture is the mean of its square, also where rows repeat.
+        #[test]
+        fn a_small_picture_has_the_means_of_squares(
+            wide in 1usize..9,
+            rows in prop::collection::vec((any::<u8>(), any::<bool>()), 1..9),
+        ) {
+            let width = wide * SIDE;
+            let mut pixels: Vec<u8> = Vec::new();
+            for (seed, repeats) in rows {
+                let square_row = width * 3 * SIDE;
+                match pixels.len().checked_sub(square_row).filter(|_| repeats) {
+                    Some(last) => pixels.extend_from_within(last..),
+                    None => pixels.extend(colors(seed).take(square_row)),
+                }
+            }
+            let small = shrink(&pixels, width);
+            prop_assert_eq!(small.len() * SIDE * SIDE, pixels.len());
+            for (at, mean) in small.iter().enumerate() {
+                let (y, x, color) = (at / 3 / wide, at / 3 % wide, at % 3);
+                let square = (0..SIDE * SIDE).map(|i| {
+                    let (y, x) = (y * SIDE + i / SIDE, x * SIDE + i % SIDE);
+                    usize::from(pixels[(y * width + x) * 3 + color])
+                });
+                prop_assert_eq!(usize::from(*mean), square.sum::<usize>() / (SIDE * SIDE));
             }
         }
     }
-    small
 }
