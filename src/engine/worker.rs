@@ -199,6 +199,7 @@ impl Worker {
         let holds_back = match &mut self.balancer {
             Some(balancer) => balancer.holds_back(step, &offers.collect::<SmallVec<[Offer; 8]>>()),
             None => {
+                // To be asked is how a rank prepares what it will compute.
                 offers.for_each(drop);
                 false
             }
