@@ -15,21 +15,21 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Computes where the plan ends, seen from its last settled boundary.
-    pub(super) fn find_end(&mut self, mut pipeline: Pipeline) {
-        let mut cadence = self.cadence;
-        pipeline.run(&mut cadence, self.steps - 1, SimTime::MAX, &mut |_| ());
-        pipeline.step(&cadence);
-        self.end = pipeline.boundary;
+    pub(super) fn find_end(&mut self, pipeline: Pipeline) {
+        self.end_after(SimTime::MAX, pipeline);
     }
 
     /// Ends the plan at the first boundary at or after `now`.
-    pub(super) fn cut(&mut self, mut pipeline: Pipeline, now: SimTime) {
-        if self.steps == 1 || self.end <= now {
-            return;
+    pub(super) fn cut(&mut self, pipeline: Pipeline, now: SimTime) {
+        if self.steps > 1 && self.end > now {
+            self.end_after(SimTime::from_ps(now.as_ps().saturating_sub(1)), pipeline);
         }
-        let before = SimTime::from_ps(now.as_ps().saturating_sub(1));
+    }
+
+    /// Keeps the steps whose boundaries lie at or before `until`, and one more, which ends it.
+    fn end_after(&mut self, until: SimTime, mut pipeline: Pipeline) {
         let mut cadence = self.cadence;
-        self.steps = pipeline.run(&mut cadence, self.steps - 1, before, &mut |_| ()) + 1;
+        self.steps = pipeline.run(&mut cadence, self.steps - 1, until, &mut |_| ()) + 1;
         pipeline.step(&cadence);
         self.end = pipeline.boundary;
     }
