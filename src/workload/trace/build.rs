@@ -336,12 +336,13 @@ impl<'a> Build<'a> {
     }
 
     fn check_lengths(&self, place: &RowPlace<'_>, given: &Given<'_>) -> Result<(), TraceError> {
-        let tokens = format!("from 1 to {MAX_TOKENS}");
         if !(1..=MAX_TOKENS).contains(&given.input_tokens) {
-            return Err(place.field(self.names.input, given.input_tokens, tokens));
+            let allowed = format!("from 1 to {MAX_TOKENS}");
+            return Err(place.field(self.names.input, given.input_tokens, allowed));
         }
         if !(1..=MAX_TOKENS).contains(&given.output_tokens) {
-            let allowed = tokens + ", as every request generates; remove the row";
+            let allowed =
+                format!("from 1 to {MAX_TOKENS}, as every request generates; remove the row");
             return Err(place.field(self.names.output, given.output_tokens, allowed));
         }
         if let Some(most) =

@@ -64,14 +64,17 @@ impl Rest<'_> {
     }
 
     /// A whole number below 10^18, written as JSON wants it.
+    #[inline]
     fn number(&mut self) -> Option<u64> {
-        let (begin, mut value) = (self.0, 0u64);
-        while let [digit @ b'0'..=b'9', rest @ ..] = self.0 {
+        // Its own variables, and not what is left, are changed by each digit: they are registers.
+        let text = self.0;
+        let (mut digits, mut value) = (0, 0u64);
+        while let Some(digit @ b'0'..=b'9') = text.get(digits) {
             value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            self.0 = rest;
+            digits += 1;
         }
-        let digits = begin.len() - self.0.len();
-        (1..=18).contains(&digits).then_some(value).filter(|_| digits == 1 || begin[0] != b'0')
+        self.0 = &text[digits..];
+        (1..=18).contains(&digits).then_some(value).filter(|_| digits == 1 || text[0] != b'0')
     }
 
     fn field(&mut self, name: &[u8]) -> Option<()> {
