@@ -29,7 +29,7 @@ impl BlockRun {
 /// rest of the prompt and the generated tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    shared: SmallVec<[BlockRun; 2]>,
+    shared: SmallVec<[BlockRun; 4]>,
     shared_blocks: u32,
     private: BlockId,
     fork_tokens: u32,
@@ -39,7 +39,7 @@ impl Content {
     /// A sequence that begins with `shared` and goes on with the ids from `private`,
     /// which must not continue the last of `shared`.
     pub fn new(shared: impl IntoIterator<Item = BlockRun>, private: BlockId) -> Self {
-        let mut runs = SmallVec::<[BlockRun; 2]>::new();
+        let mut runs = SmallVec::<[BlockRun; 4]>::new();
         for run in shared.into_iter().filter(|run| run.len > 0) {
             match runs.last_mut() {
                 Some(last) if last.first.offset(last.len) == run.first => last.len += run.len,
