@@ -365,11 +365,13 @@ impl Trie {
                     let matched = common_blocks(stretch.from(0), prompt.from(depth));
                     if matched < stretch.len() { self.split(id, matched) } else { id }
                 }
-                None => self.insert(Node {
-                    stretch: prompt.from(depth).collect(),
-                    parent: end,
-                    users: SmallVec::new(),
-                }),
+                None => {
+                    let id = self.name(run.first);
+                    let node = &mut self.nodes[id];
+                    prompt.from(depth).for_each(|run| node.stretch.push(run));
+                    node.parent = end;
+                    id
+                }
             };
             let node = &mut self.nodes[id];
             match place(&node.users, worker) {
@@ -399,8 +401,10 @@ impl Trie {
                 lost += f64::from(node.stretch.len()) * user.weight;
             }
             if node.users.is_empty() {
-                let node = std::mem::take(node);
-                self.forget(node.stretch.first());
+                let first = node.stretch.first();
+                // What it has allocated stays, for the next stretch.
+                node.stretch.clear();
+                self.forget(first);
                 self.unused.push(id);
             }
         }
@@ -428,30 +432,30 @@ impl Trie {
     /// Puts a new node for the first `at` blocks of `id` above it; `id` keeps
     /// the rest, so that prompts that end there still do.
     fn split(&mut self, id: NodeId, at: u32) -> NodeId {
-        let lower = &mut self.nodes[id];
-        let rest = lower.stretch.split_off(at);
+        let Node { stretch, parent, users } = &mut self.nodes[id];
+        let rest = stretch.split_off(at);
+        let second = rest.first();
         let upper = Node {
-            stretch: std::mem::replace(&mut lower.stretch, rest),
-            parent: lower.parent,
-            users: lower.users.clone(),
+            stretch: std::mem::replace(stretch, rest),
+            parent: *parent,
+            users: users.clone(),
         };
-        let (first, second) = (upper.stretch.first(), lower.stretch.first());
+        let first = upper.stretch.first();
         self.forget(first);
-        self.name(second, id);
-        let upper = self.insert(upper);
-        self.nodes[id].parent = Some(upper);
-        upper
+        let above = self.name(first);
+        self.nodes[above] = upper;
+        self.nodes[id].parent = Some(above);
+        self.enter(second, id);
+        above
     }
 
-    fn insert(&mut self, node: Node) -> NodeId {
-        let first = node.stretch.first();
-        let id = self.unused.pop().unwrap_or(self.nodes.len());
-        if id == self.nodes.len() {
-            self.nodes.push(node);
-        } else {
-            self.nodes[id] = node;
-        }
-        self.name(first, id);
+    /// An unused node, which the table has under `first` from now on.
+    fn name(&mut self, first: BlockId) -> NodeId {
+        let id = self.unused.pop().unwrap_or_else(|| {
+            self.nodes.push(Node::default());
+            self.nodes.len() - 1
+        });
+        self.enter(first, id);
         id
     }
 
@@ -459,7 +463,7 @@ impl Trie {
         self.by_first.find(mix(first.0), |(block, _)| *block == first).map(|(_, id)| *id)
     }
 
-    fn name(&mut self, first: BlockId, id: NodeId) {
+    fn enter(&mut self, first: BlockId, id: NodeId) {
         self.by_first.insert_unique(mix(first.0), (first, id), |(block, _)| mix(block.0));
     }
 

@@ -16,7 +16,7 @@
 //! only. A table of first blocks finds the way down, [`Places`] finds any block in O(1).
 //! Costs are per run of ids and node, not per block.
 
-use super::overlaps::Overlaps;
+use super::overlaps::{Overlaps, Parts, Stretches};
 use super::path::{Path, common_blocks};
 use super::places::Places;
 use super::worker_set::WorkerSet;
@@ -85,6 +85,15 @@ impl Node {
         }
     }
 
+    /// Makes it empty again; what it has allocated stays, for the next stretch.
+    fn clear(&mut self) {
+        self.stretch.clear();
+        self.full.clear();
+        self.partial.clear();
+        self.children.clear();
+        (self.parent, self.slot, self.branched) = (None, 0, false);
+    }
+
     /// Makes the stretch longer; `worker` holds all of it.
     fn grow(&mut self, worker: WorkerId, run: BlockRun) {
         let old = self.len();
@@ -111,7 +120,10 @@ struct NodePlace {
 #[derive(Debug, Default)]
 pub(super) struct CoverageIndex {
     nodes: Vec<Node>,
+    /// Empty nodes, to be used again.
     unused: Vec<NodeId>,
+    /// While nodes are forgotten: those that still are to be.
+    doomed: Vec<NodeId>,
     /// By first block, with that block beside it to keep lookups in one place.
     by_first: HashTable<(BlockId, NodeId)>,
     /// Where each run begins.
@@ -124,7 +136,7 @@ pub(super) struct CoverageIndex {
 impl CoverageIndex {
     /// The number of leading blocks of `prompt` that each worker holds.
     pub(super) fn overlaps(&self, prompt: &Path) -> Overlaps {
-        let (mut stretches, mut parts): (Vec<(WorkerSet, u32)>, Vec<_>) = Default::default();
+        let (mut stretches, mut parts) = (Stretches::new(), Parts::new());
         let mut depth = 0;
         let mut next = prompt.from(0).next().and_then(|run| self.child(None, run.first));
         while let Some(id) = next {
@@ -269,9 +281,7 @@ impl CoverageIndex {
         if !self.nodes[id].full.is_empty() {
             return;
         }
-        for child in std::mem::take(&mut self.nodes[id].children) {
-            self.forget(child);
-        }
+        self.doomed.append(&mut self.nodes[id].children);
         if self.nodes[id].partial.is_empty() {
             if let Some(parent) = self.nodes[id].parent {
                 let slot = self.nodes[id].slot;
@@ -281,32 +291,38 @@ impl CoverageIndex {
                     self.nodes[moved].slot = slot;
                 }
             }
-            self.forget(id);
+            self.doomed.push(id);
         }
+        self.forget();
     }
 
-    /// Deletes `id` and all below it.
-    fn forget(&mut self, id: NodeId) {
-        let mut doomed = vec![id];
-        while let Some(id) = doomed.pop() {
-            let node = std::mem::take(&mut self.nodes[id]);
+    /// Deletes the nodes that are doomed, and all below them.
+    fn forget(&mut self) {
+        while let Some(id) = self.doomed.pop() {
+            let node = &mut self.nodes[id];
             let first = node.stretch.first();
             let entry = self.by_first.find_entry(mix(first.0), |(block, _)| *block == first);
             entry.expect("every node is in the table").remove();
             for run in node.stretch.runs() {
                 self.places.remove(*run);
             }
-            doomed.extend(node.children);
+            self.doomed.append(&mut node.children);
+            node.clear();
             self.unused.push(id);
         }
     }
 
+    /// An empty node.
+    fn unused(&mut self) -> NodeId {
+        self.unused.pop().unwrap_or_else(|| {
+            self.nodes.push(Node::default());
+            self.nodes.len() - 1
+        })
+    }
+
     /// Cuts `id` after `at` blocks; it keeps the first part.
     fn split(&mut self, id: NodeId, at: u32) {
-        let lower = self.unused.pop().unwrap_or(self.nodes.len());
-        if lower == self.nodes.len() {
-            self.nodes.push(Node::default());
-        }
+        let lower = self.unused();
         let upper = &mut self.nodes[id];
         let old = upper.stretch.clone();
         let mut node = Node {
@@ -363,14 +379,10 @@ impl CoverageIndex {
     }
 
     fn add(&mut self, above: Option<NodeId>, worker: WorkerId, run: BlockRun) {
-        let mut node = Node { parent: above, ..Node::default() };
+        let id = self.unused();
+        let node = &mut self.nodes[id];
+        node.parent = above;
         node.grow(worker, run);
-        let id = self.unused.pop().unwrap_or(self.nodes.len());
-        if id == self.nodes.len() {
-            self.nodes.push(node);
-        } else {
-            self.nodes[id] = node;
-        }
         if let Some(parent) = above {
             let siblings = &mut self.nodes[parent].children;
             let slot = siblings.len();

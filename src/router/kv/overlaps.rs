@@ -2,28 +2,30 @@
 
 use super::worker_set::WorkerSet;
 use crate::id::WorkerId;
+use smallvec::SmallVec;
 use std::cmp::Reverse;
+
+/// Stretches of a prompt after each other: who holds all of one, and its blocks.
+pub(super) type Stretches = SmallVec<[(WorkerSet, u32); 2]>;
+/// Workers that hold only a part of a further stretch, and its blocks.
+pub(super) type Parts = SmallVec<[(WorkerId, u32); 4]>;
 
 /// Blocks of a prompt and who holds them.
 #[derive(Clone, Debug, Default)]
 pub(in crate::router) struct Overlaps {
-    /// Stretches of the prompt: who holds all of one, and its blocks.
-    stretches: Vec<(WorkerSet, u32)>,
-    /// Workers that hold only a part of a further stretch, and its blocks; each
-    /// at most once, in order of id.
-    parts: Vec<(WorkerId, u32)>,
+    stretches: Stretches,
+    /// Each worker at most once, in order of id.
+    parts: Parts,
 }
 
 impl Overlaps {
     /// Only `worker` holds anything.
     pub(in crate::router) fn only(worker: WorkerId, blocks: u32) -> Self {
-        Self { stretches: Vec::new(), parts: vec![(worker, blocks)] }
+        Self { stretches: Stretches::new(), parts: [(worker, blocks)].into_iter().collect() }
     }
 
-    pub(in crate::router) fn new(
-        stretches: Vec<(WorkerSet, u32)>,
-        mut parts: Vec<(WorkerId, u32)>,
-    ) -> Self {
+    /// `parts` in any order.
+    pub(super) fn new(stretches: Stretches, mut parts: Parts) -> Self {
         parts.sort_unstable();
         Self { stretches, parts }
     }
@@ -34,14 +36,14 @@ impl Overlaps {
         parts: impl Iterator<Item = (&'a WorkerSet, u32)>,
     ) -> Self {
         // Neighbours mostly have the same holders: count while they do.
-        let mut stretches: Vec<(WorkerSet, u32)> = Vec::new();
+        let mut stretches = Stretches::new();
         for (holders, len) in parts {
             match stretches.last_mut() {
                 Some((same, blocks)) if same == holders => *blocks += len,
                 _ => stretches.push((holders.clone(), len)),
             }
         }
-        Self { stretches, parts: Vec::new() }
+        Self { stretches, parts: Parts::new() }
     }
 
     /// Blocks that `worker` holds.

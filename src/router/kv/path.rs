@@ -44,6 +44,12 @@ impl Path {
         self.runs[0].first
     }
 
+    /// Takes all blocks out.
+    pub(super) fn clear(&mut self) {
+        self.runs.clear();
+        self.len = 0;
+    }
+
     /// Adds a run at the end.
     pub(super) fn push(&mut self, run: BlockRun) {
         self.len += run.len;

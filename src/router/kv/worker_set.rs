@@ -61,6 +61,12 @@ impl WorkerSet {
         true
     }
 
+    /// Takes all workers out.
+    pub(in crate::router) fn clear(&mut self) {
+        self.words.clear();
+        self.first = 0;
+    }
+
     /// Number of workers.
     pub(in crate::router) fn len(&self) -> usize {
         self.words.iter().map(|word| word.count_ones() as usize).sum()

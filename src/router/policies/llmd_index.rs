@@ -27,7 +27,7 @@ pub(super) struct LlmdIndex {
 #[derive(Debug)]
 enum Source {
     Approximate(ApproximatePrefix),
-    Precise { cached: Box<CachedPrefixes>, lately: Option<SentLately> },
+    Precise { cached: Box<CachedPrefixes>, lately: Option<Box<SentLately>> },
 }
 
 /// What of a prompt each worker holds, in blocks of so many tokens.
@@ -44,9 +44,10 @@ impl LlmdIndex {
             IndexConfig::Approximate(params) => {
                 Source::Approximate(ApproximatePrefix::new(params, cluster))
             }
-            IndexConfig::Precise(ttl) => {
-                Source::Precise { cached: Box::default(), lately: ttl.map(SentLately::new) }
-            }
+            IndexConfig::Precise(ttl) => Source::Precise {
+                cached: Box::default(),
+                lately: ttl.map(|ttl| Box::new(SentLately::new(ttl))),
+            },
         };
         Self { block_size: cluster.block_size, source }
     }
