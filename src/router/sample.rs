@@ -64,9 +64,8 @@ pub(super) fn sample_few(
             *best = Some((score, at));
         }
     };
-    let mut before = None;
-    for worker in special {
-        if before.replace(worker) != Some(worker) && own_costs.key(worker.index()).is_finite() {
+    for worker in special.iter() {
+        if own_costs.key(worker.index()).is_finite() {
             offer(worker.index(), -draws.sample::<f64, _>(Exp1).ln(), &mut best);
         }
     }
@@ -85,7 +84,7 @@ pub(super) fn sample_few(
         let workers = own_costs.leaves_below(node);
         if workers == 1 {
             let worker = own_costs.worker_at_leaf(node);
-            if special.binary_search(&WorkerId::at(worker)).is_err() {
+            if !special.contains(WorkerId::at(worker)) {
                 offer(worker, luck, &mut best);
             }
             continue;

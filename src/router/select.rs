@@ -1,5 +1,6 @@
 //! From costs to one worker: the lowest cost, ties broken at random.
 
+use super::kv::WorkerSet;
 use crate::id::WorkerId;
 use crate::rng::Stream;
 use crate::tournament::Tournament;
@@ -97,8 +98,9 @@ pub(super) fn few(workers: usize) -> usize {
 /// and what is asked: at most `base`, and less by up to `gain`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds<'a> {
-    /// Workers for which that need not hold, in order of id.
-    pub(super) special: &'a [WorkerId],
+    /// Workers that may cost less by more than that, by up to `special_gain`.
+    pub(super) special: &'a WorkerSet,
+    pub(super) special_gain: f64,
     pub(super) base: f64,
     pub(super) gain: f64,
     pub(super) scale: f64,
@@ -106,7 +108,23 @@ pub(super) struct Bounds<'a> {
 
 impl Bounds<'_> {
     /// Of a request that costs a worker's own cost and no more, wherever it is sent.
-    pub(super) const OWN_COST: Self = Self { special: &[], base: 0.0, gain: 0.0, scale: 1.0 };
+    pub(super) const OWN_COST: Self =
+        Self { special: WorkerSet::EMPTY, special_gain: 0.0, base: 0.0, gain: 0.0, scale: 1.0 };
+
+    /// How low the cost of a worker that is not special can be if its own is `own`.
+    fn floor(&self, own: f64) -> f64 {
+        let Self { base, gain, scale, .. } = *self;
+        let own = own * scale;
+        own + base - gain - ROUNDING * (own.abs() + base.abs() + gain)
+    }
+
+    /// The highest own cost of a worker that may cost as little as `best`, if it costs less
+    /// by up to `gain`.
+    fn own_for(&self, best: f64, gain: f64) -> f64 {
+        let own = best - self.base + gain + ROUNDING * (best.abs() + self.base.abs() + gain);
+        // Below infinity, which no worker that may be chosen costs.
+        if self.scale > 0.0 { (own / self.scale).min(f64::MAX) } else { f64::MAX }
+    }
 }
 
 /// Finds the worker of the lowest cost as if all were offered to [`Ties`] in order
@@ -122,7 +140,8 @@ pub(super) fn lowest(
     let mut lowest = Ties::default();
     visit(own_costs, bounds, |at| {
         lowest.offer(at, cost(WorkerId::at(at)), draws);
-        lowest.best.map_or(f64::MAX, |(_, (best, _))| best)
+        let best = lowest.best.map_or(f64::MAX, |(_, (best, _))| best);
+        Sought { special: best, others: best }
     });
     lowest.chosen_if_any()
 }
@@ -135,31 +154,37 @@ pub(super) fn lowest_cost(
 ) -> f64 {
     let mut lowest = f64::INFINITY;
     // Stop at the first worker that reaches the lower bound: many do where a large fleet idles.
-    let Bounds { base, gain, scale, .. } = bounds;
-    let own = own_costs.least() * scale;
-    let floor = own + base - gain - ROUNDING * (own.abs() + base.abs() + gain);
+    let floor = bounds.floor(own_costs.least());
     visit(own_costs, bounds, |at| {
         lowest = cost(WorkerId::at(at)).min(lowest);
-        if lowest <= floor { f64::MIN } else { lowest }
+        Sought { special: lowest, others: if lowest <= floor { f64::MIN } else { lowest } }
     });
     lowest
 }
 
-/// Shows, in order of id, all workers whose cost can be as low as the lowest so
-/// far, which `look` returns.
-fn visit(own_costs: &Tournament<f64>, bounds: Bounds<'_>, mut look: impl FnMut(usize) -> f64) {
-    let Bounds { special, base, gain, scale } = bounds;
-    let mut special = special.iter().map(|worker| worker.index()).peekable();
-    let (mut from, mut bound) = (0, f64::MAX);
+/// The highest costs at which workers are still worth a look.
+struct Sought {
+    special: f64,
+    others: f64,
+}
+
+/// Shows, in order of id, all workers whose cost can be as low as what is sought; `look`
+/// returns what that is from then on, nothing higher than before.
+fn visit(own_costs: &Tournament<f64>, bounds: Bounds<'_>, mut look: impl FnMut(usize) -> Sought) {
+    // Up to these a worker's own cost may be.
+    let (mut of_special, mut of_others) = (f64::MAX, f64::MAX);
+    let mut special = bounds.special.iter().map(|worker| worker.index()).peekable();
+    let mut next = own_costs.next_at_most(0, of_others);
     loop {
-        while special.next_if(|&at| at < from).is_some() {}
-        let by_own_cost = own_costs.next_at_most(from, bound);
-        let Some(at) = by_own_cost.into_iter().chain(special.peek().copied()).min() else { break };
-        from = at + 1;
-        if own_costs.key(at).is_finite() {
-            let best = look(at);
-            let own = best - base + gain + ROUNDING * (best.abs() + base.abs() + gain);
-            bound = if scale > 0.0 { own / scale } else { f64::MAX };
+        let is_out = |at: &usize| own_costs.key(*at) > of_special;
+        while special.next_if(is_out).is_some() {}
+        let Some(at) = next.into_iter().chain(special.peek().copied()).min() else { break };
+        special.next_if_eq(&at);
+        let Sought { special: lowest_special, others } = look(at);
+        of_special = bounds.own_for(lowest_special, bounds.special_gain);
+        of_others = bounds.own_for(others, bounds.gain);
+        if let Some(other) = next.filter(|next| *next == at || own_costs.key(*next) > of_others) {
+            next = own_costs.next_at_most(other + 1, of_others);
         }
     }
 }

@@ -18,6 +18,7 @@
 //! prompt ends at the end of a node. A walk down answers for all workers.
 
 use super::path::{Path, common_blocks};
+use super::worker_set::WorkerSet;
 use crate::event::{WorkerEvent, WorkerEventKind};
 use crate::id::{BlockId, RequestId, WorkerId};
 use crate::rng::mix;
@@ -289,12 +290,17 @@ impl Shared<'_> {
 
     /// Adds the workers of what at most `few` workers have to `special`; gives
     /// the most that any other worker can have.
-    pub(super) fn split(&self, few: usize, special: &mut Vec<WorkerId>) -> u32 {
+    pub(super) fn split(&self, few: usize, special: &mut WorkerSet) -> u32 {
         let wide = self.0.partition_point(|(_, users)| users.len() > few);
         if let Some((_, users)) = self.0.get(wide) {
-            special.extend(users.iter().map(|user| user.worker));
+            users.iter().for_each(|user| _ = special.insert(user.worker));
         }
         self.0[..wide].iter().map(|(blocks, _)| blocks).sum()
+    }
+
+    /// Requests in flight on no worker have more.
+    pub(super) fn at_most(&self) -> u32 {
+        self.0.iter().map(|(blocks, _)| blocks).sum()
     }
 }
 

@@ -109,20 +109,29 @@ impl Overlaps {
 
     /// Adds the holders of what at most `few` workers hold to `special`; gives
     /// the most that any other worker can hold.
-    pub(in crate::router) fn split(&self, few: usize, special: &mut Vec<WorkerId>) -> u32 {
+    pub(in crate::router) fn split(&self, few: usize, special: &mut WorkerSet) -> u32 {
         let mut most = 0;
         for (holders, blocks) in &self.stretches {
             if holders.len() <= few {
-                special.extend(holders.iter());
+                special.unite(holders);
             } else {
                 most += blocks;
             }
         }
         if self.parts.len() <= few {
-            special.extend(self.parts.iter().map(|(worker, _)| *worker));
+            self.parts.iter().for_each(|(worker, _)| _ = special.insert(*worker));
         } else {
-            most += self.parts.iter().map(|(_, blocks)| *blocks).max().unwrap_or(0);
+            most += self.longest_part();
         }
         most
+    }
+
+    /// No worker holds more.
+    pub(in crate::router) fn at_most(&self) -> u32 {
+        self.stretches.iter().map(|(_, blocks)| blocks).sum::<u32>() + self.longest_part()
+    }
+
+    fn longest_part(&self) -> u32 {
+        self.parts.iter().map(|(_, blocks)| *blocks).max().unwrap_or(0)
     }
 }

@@ -92,7 +92,7 @@ impl Asked {
 struct Scratch {
     costs: Vec<f64>,
     workers: Vec<usize>,
-    special: Vec<WorkerId>,
+    special: WorkerSet,
 }
 
 impl KvPolicy {
@@ -280,18 +280,13 @@ impl KvPolicy {
         let cost = |worker| survey.cost_on(worker);
         let lowest = lowest_cost(&standing.load_costs, bounds, cost);
         // No worker costs more than its load and what is asked.
-        let from_above = Bounds { base: -bounds.base, gain: 0.0, ..bounds };
+        let from_above = Bounds { base: -bounds.base, gain: 0.0, special_gain: 0.0, ..bounds };
         let highest = -lowest_cost(negated, from_above, |worker| -cost(worker));
         sample_few(&standing.load_costs, bounds, (lowest, highest), temperature, draws, cost)
     }
 
     /// The lowest cost.
-    fn lowest(
-        &self,
-        asked: &Asked,
-        special: &mut Vec<WorkerId>,
-        draws: &mut Stream,
-    ) -> Option<usize> {
+    fn lowest(&self, asked: &Asked, special: &mut WorkerSet, draws: &mut Stream) -> Option<usize> {
         let survey = Survey::of(self, asked);
         let bounds = survey.bounds(special);
         lowest(&self.standing.load_costs, bounds, draws, |worker| {
@@ -341,17 +336,29 @@ impl<'a> Survey<'a> {
 
     /// Few workers have much of a prompt, or blocks of it in lower tiers; what the
     /// others can gain by the blocks they have is bounded.
-    fn bounds<'s>(&self, special: &'s mut Vec<WorkerId>) -> Bounds<'s> {
+    fn bounds<'s>(&self, special: &'s mut WorkerSet) -> Bounds<'s> {
         let params = &self.policy.params;
         let few = few(self.policy.workers());
         special.clear();
         let overlap_blocks = self.asked.overlaps.split(few, special);
         let shared_blocks = self.shared.split(few, special);
-        special.extend(self.asked.below.iter().map(|(worker, _)| *worker));
-        special.sort_unstable();
-        let gain = most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks);
+        self.asked.below.iter().for_each(|(worker, _)| _ = special.insert(*worker));
+        let gain = |overlap_blocks: u32, shared_blocks: u32| {
+            most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks)
+        };
+        let special_gain = if self.asked.below.is_empty() {
+            gain(self.asked.overlaps.at_most(), self.shared.at_most())
+        } else {
+            f64::INFINITY
+        };
         let unloaded = Candidate { additional_blocks: self.counted_blocks, ..Candidate::default() };
-        Bounds { special, base: cost(params, &self.ask, &unloaded).total, gain, scale: 1.0 }
+        Bounds {
+            special,
+            special_gain,
+            base: cost(params, &self.ask, &unloaded).total,
+            gain: gain(overlap_blocks, shared_blocks),
+            scale: 1.0,
+        }
     }
 }
 

@@ -13,6 +13,10 @@ pub(in crate::router) struct WorkerSet {
 }
 
 impl WorkerSet {
+    /// No worker.
+    pub(in crate::router) const EMPTY: &'static Self =
+        &Self { first: 0, words: SmallVec::new_const() };
+
     pub(in crate::router) fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
@@ -67,6 +71,18 @@ impl WorkerSet {
         self.first = 0;
     }
 
+    /// Puts the workers of `other` in.
+    pub(in crate::router) fn unite(&mut self, other: &Self) {
+        let (Some(first), Some(last)) = (other.first_worker(), other.last_worker()) else { return };
+        // So it has a word for each of the other's.
+        self.insert(first);
+        self.insert(last);
+        let skipped = (other.first - self.first) as usize;
+        for (word, more) in self.words[skipped..].iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+    }
+
     /// Number of workers.
     pub(in crate::router) fn len(&self) -> usize {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
@@ -79,6 +95,17 @@ impl WorkerSet {
             *word &= other.words.get(at).copied().unwrap_or(0);
         }
         self.trim();
+    }
+
+    fn first_worker(&self) -> Option<WorkerId> {
+        self.words.first().map(|word| WorkerId(self.first * u64::BITS + word.trailing_zeros()))
+    }
+
+    fn last_worker(&self) -> Option<WorkerId> {
+        let before =
+            u32::try_from(self.words.len()).expect("words are counted in u32").checked_sub(1);
+        let at = |before: u32| (self.first + before) * u64::BITS;
+        self.words.last().zip(before).map(|(word, before)| WorkerId(at(before) + word.ilog2()))
     }
 
     /// The workers in order of id.
@@ -145,6 +172,10 @@ mod tests {
             prop_assert!((0..200).all(|w| set.is_only(WorkerId(w)) == only(w)));
             let mut both = set.clone();
             both.keep(&other);
+            let mut either = set.clone();
+            either.unite(&other);
+            let in_either: BTreeSet<u32> = model.iter().copied().chain(list(&other)).collect();
+            prop_assert_eq!(list(&either), in_either.into_iter().collect::<Vec<_>>());
             let in_both = model.iter().copied().filter(|w| other.contains(WorkerId(*w)));
             prop_assert_eq!(list(&both), in_both.collect::<Vec<_>>());
         }

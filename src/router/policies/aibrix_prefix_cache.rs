@@ -5,6 +5,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
+use crate::router::kv::WorkerSet;
 use crate::router::parameters::{MOST, Parameters, change, check_range};
 use crate::router::select::{of_lowest, one_of};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Verdict};
@@ -126,14 +127,12 @@ impl AibrixPrefixCache {
         }
         let overlaps = self.sent.overlaps(request.blocks.iter());
         let most_requests = self.most_requests(view);
-        let mut holders = Vec::new();
+        let mut holders = WorkerSet::default();
         _ = overlaps.split(usize::MAX, &mut holders);
-        holders.sort_unstable();
-        holders.dedup();
         let may =
             |worker: &WorkerId| f64::from(view.workers[worker.index()].inflight) <= most_requests;
         let percent = |worker| 100 * overlaps.of(worker) / request.blocks.len().max(1);
-        holders.into_iter().filter(may).map(|worker| (worker, percent(worker))).collect()
+        holders.iter().filter(may).map(|worker| (worker, percent(worker))).collect()
     }
 }
 

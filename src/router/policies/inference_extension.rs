@@ -4,7 +4,7 @@ use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::rng::{self, Stream, Use};
 use crate::router::factory::{Origin, PolicyFactory, Registration};
-use crate::router::kv::Bookings;
+use crate::router::kv::{Bookings, WorkerSet};
 use crate::router::parameters::{MOST, Parameters, change, check_range, check_report_period};
 use crate::router::select::{Bounds, few, lowest};
 use crate::router::{ClusterSpec, ClusterView, CostParts, Policy, Reported, Verdict, WorkerView};
@@ -101,7 +101,7 @@ pub struct InferenceExtension {
     gauge_scores: Vec<[f64; 2]>,
     gauge_costs: Tournament<f64>,
     as_of: Option<SimTime>,
-    special: Vec<WorkerId>,
+    special: WorkerSet,
     draws: Stream,
 }
 
@@ -116,7 +116,7 @@ impl InferenceExtension {
             gauge_scores: Vec::new(),
             gauge_costs: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
             as_of: None,
-            special: Vec::new(),
+            special: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
     }
@@ -179,9 +179,14 @@ impl Policy for InferenceExtension {
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
         let others = matched.overlaps.split(few(view.workers.len()), &mut special);
-        special.sort_unstable();
-        let gain = self.params.prefix_weight * matched.share(others);
-        let bounds = Bounds { special: &special, base: 0.0, gain, scale: 1.0 };
+        let gain = |blocks| self.params.prefix_weight * matched.share(blocks);
+        let bounds = Bounds {
+            special: &special,
+            special_gain: gain(matched.overlaps.at_most()),
+            base: 0.0,
+            gain: gain(others),
+            scale: 1.0,
+        };
         let highest = lowest(&self.gauge_costs, bounds, &mut draws, |worker| {
             let [kv, queue] = self.gauge_scores[worker.index()];
             let prefix = matched.share(matched.overlaps.of(worker));

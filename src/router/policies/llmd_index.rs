@@ -5,7 +5,7 @@ use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::ClusterSpec;
-use crate::router::kv::{CachedPrefixes, Overlaps, SentLately};
+use crate::router::kv::{CachedPrefixes, Overlaps, SentLately, WorkerSet};
 use crate::time::{SimDuration, SimTime};
 
 /// Where the router has it from.
@@ -157,15 +157,19 @@ impl Held {
         u64::from(request.prompt_tokens).saturating_sub(held)
     }
 
-    /// Workers to be looked at one by one, in order of id, and the most that any other holds.
-    pub(super) fn split(&self, few: usize) -> (Vec<WorkerId>, u32) {
-        let mut special = Vec::new();
+    /// Workers to be looked at one by one, and the most that any other holds.
+    pub(super) fn split(&self, few: usize) -> (WorkerSet, u32) {
+        let mut special = WorkerSet::default();
         let mut most = self.matched.overlaps.split(few, &mut special);
         if let Some(lately) = &self.lately {
             most = most.max(lately.split(few, &mut special));
         }
-        special.sort_unstable();
-        special.dedup();
         (special, most)
+    }
+
+    /// No worker holds more.
+    pub(super) fn at_most(&self) -> u32 {
+        let lately = self.lately.as_ref().map_or(0, Overlaps::at_most);
+        self.matched.overlaps.at_most().max(lately)
     }
 }

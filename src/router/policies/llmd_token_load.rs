@@ -167,10 +167,12 @@ impl TokenLoad {
         if view.available_count() <= 1 || self.params.affinity_threshold <= 0.0 {
             return Allowed::All;
         }
-        let (mut special, others) = held.split(few(view.workers.len()));
-        special.retain(|w| view.workers[w.index()].available && self.is_sticky(held, *w));
+        let (special, others) = held.split(few(view.workers.len()));
+        let is_allowed = |worker: &WorkerId| {
+            view.workers[worker.index()].available && self.is_sticky(held, *worker)
+        };
         let sticky = if held.share(others) < self.params.affinity_threshold {
-            Allowed::Few(special)
+            Allowed::Few(special.iter().filter(is_allowed).collect())
         } else {
             Allowed::Many
         };
@@ -265,12 +267,18 @@ impl Policy for TokenLoad {
             Allowed::All | Allowed::Many => {
                 let (special, others) = held.split(few(view.workers.len()));
                 let asked = |blocks| held.uncached_tokens(request, blocks) as f64;
-                let (base, gain) = (asked(0), asked(0) - asked(others));
+                let base = asked(0);
                 // Above the threshold loads are alike, so nothing bounds the search.
                 let most = f64::from(self.params.queue_threshold_tokens);
                 let is_full = self.tokens.least() + base >= most;
-                let gain = if is_full { f64::MAX } else { gain };
-                let bounds = Bounds { special: &special, base, gain, scale: 1.0 };
+                let gain = |blocks| if is_full { f64::MAX } else { base - asked(blocks) };
+                let bounds = Bounds {
+                    special: &special,
+                    special_gain: gain(held.at_most()),
+                    base,
+                    gain: gain(others),
+                    scale: 1.0,
+                };
                 lowest(&self.tokens, bounds, &mut draws, cost)
             }
         };

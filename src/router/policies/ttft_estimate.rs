@@ -69,7 +69,7 @@ pub struct TtftEstimate {
     /// What every request waits for on each worker, in seconds; for ever where
     /// nothing may be sent.
     waits_s: Tournament<f64>,
-    special: Vec<WorkerId>,
+    special: WorkerSet,
     draws: Stream,
 }
 
@@ -113,7 +113,7 @@ impl TtftEstimate {
             ends: vec![Ends::default(); cluster.workers() as usize],
             absent: WorkerSet::default(),
             waits_s: Tournament::new(cluster.workers(), 0.0, f64::INFINITY),
-            special: Vec::new(),
+            special: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
     }
@@ -154,12 +154,18 @@ impl Policy for TtftEstimate {
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
         let others = overlaps.split(few(view.workers.len()), &mut special);
-        special.sort_unstable();
         let prefill_s = |overlap_blocks| {
             self.uncached_tokens(request, overlap_blocks) as f64 / self.params.prefill_tokens_per_s
         };
-        let (base, gain) = (prefill_s(0), prefill_s(0) - prefill_s(others));
-        let bounds = Bounds { special: &special, base, gain, scale: 1.0 };
+        let base = prefill_s(0);
+        let gain = |overlap_blocks| base - prefill_s(overlap_blocks);
+        let bounds = Bounds {
+            special: &special,
+            special_gain: gain(overlaps.at_most()),
+            base,
+            gain: gain(others),
+            scale: 1.0,
+        };
         let soonest = lowest(&self.waits_s, bounds, &mut draws, |worker| {
             let uncached = self.uncached_tokens(request, overlaps.of(worker));
             (self.estimate(worker, uncached).total_s(), 0)

@@ -76,7 +76,7 @@ pub(super) struct Weighed<R: Rule> {
     absent: WorkerSet,
     /// What each worker's own load makes it cost; out of reach for those that are absent.
     own_costs: Tournament<f64>,
-    special: Vec<WorkerId>,
+    special: WorkerSet,
     draws: Stream,
 }
 
@@ -93,7 +93,7 @@ impl<R: Rule> Weighed<R> {
             bookings: Bookings::new(cluster.workers()),
             absent: WorkerSet::default(),
             own_costs: Tournament::new(cluster.workers(), start, f64::INFINITY),
-            special: Vec::new(),
+            special: WorkerSet::default(),
             draws: rng::stream(seed, Use::Policy, 0, 0),
         }
     }
@@ -129,14 +129,18 @@ impl<R: Rule> Policy for Weighed<R> {
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
         let others = overlaps.split(few(view.workers.len()), &mut special);
-        special.sort_unstable();
         let none_holds = others == 0 && special.is_empty();
         let by_case = if none_holds { self.rule.where_none_holds(now) } else { None };
         let worker = by_case.unwrap_or_else(|| {
             let base = self.rule.asked(request, view, 0);
-            let gain = base - self.rule.asked(request, view, self.tokens(others));
-            let scale = self.rule.scale(view);
-            let bounds = Bounds { special: &special, base, gain, scale };
+            let gain = |blocks| base - self.rule.asked(request, view, self.tokens(blocks));
+            let bounds = Bounds {
+                special: &special,
+                special_gain: gain(overlaps.at_most()),
+                base,
+                gain: gain(others),
+                scale: self.rule.scale(view),
+            };
             let least = lowest(&self.own_costs, bounds, &mut draws, |worker| {
                 let load = &self.bookings.loads()[worker.index()];
                 let held = self.tokens(overlaps.of(worker));

@@ -2,11 +2,19 @@
 
 use crate::id::WorkerId;
 use crate::rng::{self, Use};
+use crate::router::kv::WorkerSet;
 use crate::router::sample::{sample, sample_few};
-use crate::router::select::{Bounds, Ties, lowest_cost};
+use crate::router::select::{Bounds, Ties, lowest, lowest_cost};
 use crate::tournament::Tournament;
 use proptest::prelude::*;
+use rand::RngExt;
 use std::cell::Cell;
+
+fn set(workers: &[WorkerId]) -> WorkerSet {
+    let mut set = WorkerSet::default();
+    workers.iter().for_each(|worker| _ = set.insert(*worker));
+    set
+}
 
 proptest! {
     #[test]
@@ -55,13 +63,14 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
     const WORKERS: u32 = 300;
     const DRAWS: u32 = 40_000;
     let own = |worker: u32| f64::from(worker * 37 % 101) / 5.0;
-    let special: Vec<WorkerId> = (0..WORKERS).step_by(29).map(WorkerId).collect();
+    let listed: Vec<WorkerId> = (0..WORKERS).step_by(29).map(WorkerId).collect();
+    let special = set(&listed);
     let mut own_costs = Tournament::new(WORKERS, 0.0, f64::INFINITY);
     for worker in 0..WORKERS {
         let absent = worker % 11 == 5;
         own_costs.set(worker as usize, if absent { f64::INFINITY } else { own(worker) });
     }
-    let cost = |WorkerId(worker): WorkerId| match special.binary_search(&WorkerId(worker)) {
+    let cost = |WorkerId(worker): WorkerId| match listed.binary_search(&WorkerId(worker)) {
         Ok(at) => own(worker) + 2.0 * at as f64,
         Err(_) => own(worker) + 20.0 - if worker % 3 == 0 { 4.0 } else { 0.0 },
     };
@@ -70,7 +79,8 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
     let costs = || there.iter().map(|&at| cost(WorkerId::at(at)));
     let lowest = costs().fold(f64::INFINITY, f64::min);
     let highest = costs().fold(f64::NEG_INFINITY, f64::max);
-    let bounds = Bounds { special: &special, base: 20.0, gain: 4.0, scale: 1.0 };
+    let bounds =
+        Bounds { special: &special, special_gain: 20.0, base: 20.0, gain: 4.0, scale: 1.0 };
     for temperature in [0.03, 0.3, 3.0] {
         let mut draws = rng::stream(1, Use::Policy, 0, 0);
         let looks = Cell::new(0);
@@ -104,6 +114,45 @@ fn a_draw_that_looks_at_few_has_the_probabilities_of_one_that_looks_at_all() {
     }
 }
 
+proptest! {
+    /// What is passed over changes nothing: neither the choice nor what is drawn after it.
+    #[test]
+    fn the_lowest_cost_is_that_of_a_look_at_all(
+        // Own cost (7: it cannot be chosen), what it costs less, and the second criterion.
+        workers in prop::collection::vec((0u8..8, 0u8..5, 0u32..2), 1..90),
+        (gain, special_gain) in (0u8..3, 2u8..6),
+        base in 0u8..9,
+        scale in prop_oneof![Just(1.0), Just(0.5), Just(0.0)],
+        seed: u64,
+    ) {
+        let count = u32::try_from(workers.len()).unwrap();
+        let mut own_costs = Tournament::new(count, 0.0, f64::INFINITY);
+        let mut special = WorkerSet::default();
+        for (at, &(own, less, _)) in workers.iter().enumerate() {
+            own_costs.set(at, if own == 7 { f64::INFINITY } else { f64::from(own) });
+            if less > gain {
+                special.insert(WorkerId::at(at));
+            }
+        }
+        let (gain, special_gain) = (f64::from(gain), f64::from(special_gain));
+        let base = f64::from(base);
+        let cost = |WorkerId(worker): WorkerId| {
+            let (own, less, second) = workers[worker as usize];
+            (scale * f64::from(own) + base - f64::from(less).min(special_gain), second)
+        };
+        let bounds = Bounds { special: &special, special_gain, base, gain, scale };
+        let mut draws = rng::stream(seed, Use::Policy, 0, 0);
+        let mut all_draws = draws.clone();
+        let mut all = Ties::default();
+        let there = (0..count).map(WorkerId).filter(|w| own_costs.key(w.index()).is_finite());
+        there.clone().for_each(|w| all.offer(w.index(), cost(w), &mut all_draws));
+        prop_assert_eq!(lowest(&own_costs, bounds, &mut draws, cost), all.chosen_if_any());
+        prop_assert_eq!(draws.random::<u64>(), all_draws.random::<u64>());
+        let least = there.map(|w| cost(w).0).fold(f64::INFINITY, f64::min);
+        prop_assert_eq!(lowest_cost(&own_costs, bounds, |w| cost(w).0), least);
+    }
+}
+
 /// A look at one, where a thousand are as cheap as any can be; those that are special are
 /// looked at all the same.
 #[test]
@@ -114,7 +163,8 @@ fn the_lowest_cost_of_a_fleet_that_idles_takes_few_looks() {
     let looks = Cell::new(0);
     for (special, lowest, most_looks) in [(&special[..0], 0.0, 1), (&special[..], -3.0, 2)] {
         looks.set(0);
-        let bounds = Bounds { special, base: 0.0, gain: 0.0, scale: 1.0 };
+        let bounds =
+            Bounds { special: &set(special), special_gain: 3.0, base: 0.0, gain: 0.0, scale: 1.0 };
         let found = lowest_cost(&own_costs, bounds, |worker| {
             looks.set(looks.get() + 1);
             if special.contains(&worker) { -3.0 } else { 0.0 }
