@@ -1,6 +1,6 @@
 //! From costs to one worker: the lowest cost, ties broken at random.
 
-use super::kv::WorkerSet;
+use super::kv::{AtMost, WorkerSet};
 use crate::id::WorkerId;
 use crate::rng::Stream;
 use crate::tournament::Tournament;
@@ -106,7 +106,20 @@ pub(super) struct Bounds<'a> {
     pub(super) scale: f64,
 }
 
-impl Bounds<'_> {
+impl<'a> Bounds<'a> {
+    /// Of a request that costs `asked(n)` besides the own cost of a worker that holds `n` of
+    /// its blocks, at most `held`.
+    pub(super) fn of_held(
+        special: &'a WorkerSet,
+        held: AtMost,
+        scale: f64,
+        asked: impl Fn(u32) -> f64,
+    ) -> Self {
+        let base = asked(0);
+        let gain = |blocks| base - asked(blocks);
+        Self { special, special_gain: gain(held.any), base, gain: gain(held.others), scale }
+    }
+
     /// Of a request that costs a worker's own cost and no more, wherever it is sent.
     pub(super) const OWN_COST: Self =
         Self { special: WorkerSet::EMPTY, special_gain: 0.0, base: 0.0, gain: 0.0, scale: 1.0 };

@@ -17,6 +17,7 @@
 //! The prompts in flight form one trie for all workers, cut so that every
 //! prompt ends at the end of a node. A walk down answers for all workers.
 
+use super::overlaps::AtMost;
 use super::path::{Path, common_blocks};
 use super::worker_set::WorkerSet;
 use crate::event::{WorkerEvent, WorkerEventKind};
@@ -288,19 +289,15 @@ impl Shared<'_> {
         }
     }
 
-    /// Adds the workers of what at most `few` workers have to `special`; gives
-    /// the most that any other worker can have.
-    pub(super) fn split(&self, few: usize, special: &mut WorkerSet) -> u32 {
+    /// Adds the workers of what at most `few` workers have to `special`: they are looked at
+    /// one by one.
+    pub(super) fn split(&self, few: usize, special: &mut WorkerSet) -> AtMost {
         let wide = self.0.partition_point(|(_, users)| users.len() > few);
         if let Some((_, users)) = self.0.get(wide) {
             users.iter().for_each(|user| _ = special.insert(user.worker));
         }
-        self.0[..wide].iter().map(|(blocks, _)| blocks).sum()
-    }
-
-    /// Requests in flight on no worker have more.
-    pub(super) fn at_most(&self) -> u32 {
-        self.0.iter().map(|(blocks, _)| blocks).sum()
+        let blocks = |stretches: &[(u32, _)]| stretches.iter().map(|(blocks, _)| blocks).sum();
+        AtMost { any: blocks(&self.0), others: blocks(&self.0[..wide]) }
     }
 }
 
@@ -372,7 +369,7 @@ impl Trie {
                     if matched < stretch.len() { self.split(id, matched) } else { id }
                 }
                 None => {
-                    let id = self.name(run.first);
+                    let id = self.unused(run.first);
                     let node = &mut self.nodes[id];
                     prompt.from(depth).for_each(|run| node.stretch.push(run));
                     node.parent = end;
@@ -448,20 +445,20 @@ impl Trie {
         };
         let first = upper.stretch.first();
         self.forget(first);
-        let above = self.name(first);
+        let above = self.unused(first);
         self.nodes[above] = upper;
         self.nodes[id].parent = Some(above);
-        self.enter(second, id);
+        self.name(second, id);
         above
     }
 
     /// An unused node, which the table has under `first` from now on.
-    fn name(&mut self, first: BlockId) -> NodeId {
+    fn unused(&mut self, first: BlockId) -> NodeId {
         let id = self.unused.pop().unwrap_or_else(|| {
             self.nodes.push(Node::default());
             self.nodes.len() - 1
         });
-        self.enter(first, id);
+        self.name(first, id);
         id
     }
 
@@ -469,7 +466,7 @@ impl Trie {
         self.by_first.find(mix(first.0), |(block, _)| *block == first).map(|(_, id)| *id)
     }
 
-    fn enter(&mut self, first: BlockId, id: NodeId) {
+    fn name(&mut self, first: BlockId, id: NodeId) {
         self.by_first.insert_unique(mix(first.0), (first, id), |(block, _)| mix(block.0));
     }
 

@@ -27,7 +27,7 @@ mod worker_set;
 pub use active::WorkerLoad;
 pub use below::BlocksBelow;
 pub use cost::Candidate;
-pub(super) use overlaps::Overlaps;
+pub(super) use overlaps::{AtMost, Overlaps};
 pub use params::{KvParams, Overload, Retention, Semantics};
 #[cfg(feature = "dynamo")]
 pub(super) use parts::CachedBelow;

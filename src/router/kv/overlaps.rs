@@ -10,6 +10,14 @@ pub(super) type Stretches = SmallVec<[(WorkerSet, u32); 2]>;
 /// Workers that hold only a part of a further stretch, and its blocks.
 pub(super) type Parts = SmallVec<[(WorkerId, u32); 4]>;
 
+/// The most blocks of a prompt that a worker has.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::router) struct AtMost {
+    pub(in crate::router) any: u32,
+    /// Of those that are not looked at one by one.
+    pub(in crate::router) others: u32,
+}
+
 /// Blocks of a prompt and who holds them.
 #[derive(Clone, Debug, Default)]
 pub(in crate::router) struct Overlaps {
@@ -107,31 +115,25 @@ impl Overlaps {
         most
     }
 
-    /// Adds the holders of what at most `few` workers hold to `special`; gives
-    /// the most that any other worker can hold.
-    pub(in crate::router) fn split(&self, few: usize, special: &mut WorkerSet) -> u32 {
-        let mut most = 0;
+    /// Adds the holders of what at most `few` workers hold to `special`: they are looked at
+    /// one by one.
+    pub(in crate::router) fn split(&self, few: usize, special: &mut WorkerSet) -> AtMost {
+        let mut most = AtMost { any: 0, others: 0 };
         for (holders, blocks) in &self.stretches {
+            most.any += blocks;
             if holders.len() <= few {
                 special.unite(holders);
             } else {
-                most += blocks;
+                most.others += blocks;
             }
         }
+        let longest_part = self.parts.iter().map(|(_, blocks)| *blocks).max().unwrap_or(0);
+        most.any += longest_part;
         if self.parts.len() <= few {
             self.parts.iter().for_each(|(worker, _)| _ = special.insert(*worker));
         } else {
-            most += self.longest_part();
+            most.others += longest_part;
         }
         most
-    }
-
-    /// No worker holds more.
-    pub(in crate::router) fn at_most(&self) -> u32 {
-        self.stretches.iter().map(|(_, blocks)| blocks).sum::<u32>() + self.longest_part()
-    }
-
-    fn longest_part(&self) -> u32 {
-        self.parts.iter().map(|(_, blocks)| *blocks).max().unwrap_or(0)
     }
 }

@@ -340,23 +340,20 @@ impl<'a> Survey<'a> {
         let params = &self.policy.params;
         let few = few(self.policy.workers());
         special.clear();
-        let overlap_blocks = self.asked.overlaps.split(few, special);
-        let shared_blocks = self.shared.split(few, special);
+        let overlap = self.asked.overlaps.split(few, special);
+        let shared = self.shared.split(few, special);
         self.asked.below.iter().for_each(|(worker, _)| _ = special.insert(*worker));
         let gain = |overlap_blocks: u32, shared_blocks: u32| {
             most_credit(params) * f64::from(overlap_blocks) + f64::from(shared_blocks)
         };
-        let special_gain = if self.asked.below.is_empty() {
-            gain(self.asked.overlaps.at_most(), self.shared.at_most())
-        } else {
-            f64::INFINITY
-        };
+        let special_gain =
+            if self.asked.below.is_empty() { gain(overlap.any, shared.any) } else { f64::INFINITY };
         let unloaded = Candidate { additional_blocks: self.counted_blocks, ..Candidate::default() };
         Bounds {
             special,
             special_gain,
             base: cost(params, &self.ask, &unloaded).total,
-            gain: gain(overlap_blocks, shared_blocks),
+            gain: gain(overlap.others, shared.others),
             scale: 1.0,
         }
     }

@@ -37,18 +37,7 @@ impl WorkerSet {
     /// Puts `worker` in; true if it was not there.
     pub(in crate::router) fn insert(&mut self, worker: WorkerId) -> bool {
         let (word, bit) = place(worker);
-        if self.words.is_empty() {
-            self.first = word;
-        }
-        if word < self.first {
-            let missing = (self.first - word) as usize;
-            self.words.insert_many(0, std::iter::repeat_n(0, missing));
-            self.first = word;
-        }
-        let at = (word - self.first) as usize;
-        if at >= self.words.len() {
-            self.words.resize(at + 1, 0);
-        }
+        let at = self.reach(word);
         let is_new = self.words[at] & bit == 0;
         self.words[at] |= bit;
         is_new
@@ -73,12 +62,13 @@ impl WorkerSet {
 
     /// Puts the workers of `other` in.
     pub(in crate::router) fn unite(&mut self, other: &Self) {
-        let (Some(first), Some(last)) = (other.first_worker(), other.last_worker()) else { return };
-        // So it has a word for each of the other's.
-        self.insert(first);
-        self.insert(last);
-        let skipped = (other.first - self.first) as usize;
-        for (word, more) in self.words[skipped..].iter_mut().zip(&other.words) {
+        if other.is_empty() {
+            return;
+        }
+        let at = self.reach(other.first);
+        let words = self.words.len().max(at + other.words.len());
+        self.words.resize(words, 0);
+        for (word, more) in self.words[at..].iter_mut().zip(&other.words) {
             *word |= more;
         }
     }
@@ -97,17 +87,6 @@ impl WorkerSet {
         self.trim();
     }
 
-    fn first_worker(&self) -> Option<WorkerId> {
-        self.words.first().map(|word| WorkerId(self.first * u64::BITS + word.trailing_zeros()))
-    }
-
-    fn last_worker(&self) -> Option<WorkerId> {
-        let before =
-            u32::try_from(self.words.len()).expect("words are counted in u32").checked_sub(1);
-        let at = |before: u32| (self.first + before) * u64::BITS;
-        self.words.last().zip(before).map(|(word, before)| WorkerId(at(before) + word.ilog2()))
-    }
-
     /// The workers in order of id.
     pub(in crate::router) fn iter(&self) -> impl Iterator<Item = WorkerId> + '_ {
         (self.first..).zip(&self.words).flat_map(|(at, &word)| {
@@ -118,6 +97,23 @@ impl WorkerSet {
                 Some(WorkerId(at * u64::BITS + bit))
             })
         })
+    }
+
+    /// Has `word` among its words, for a worker to be put in there; its place.
+    fn reach(&mut self, word: u32) -> usize {
+        if self.words.is_empty() {
+            self.first = word;
+        }
+        if word < self.first {
+            let missing = (self.first - word) as usize;
+            self.words.insert_many(0, std::iter::repeat_n(0, missing));
+            self.first = word;
+        }
+        let at = (word - self.first) as usize;
+        if at >= self.words.len() {
+            self.words.resize(at + 1, 0);
+        }
+        at
     }
 
     fn trim(&mut self) {

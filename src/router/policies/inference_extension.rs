@@ -178,15 +178,10 @@ impl Policy for InferenceExtension {
         let matched = self.prefix.matched(request);
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
-        let others = matched.overlaps.split(few(view.workers.len()), &mut special);
-        let gain = |blocks| self.params.prefix_weight * matched.share(blocks);
-        let bounds = Bounds {
-            special: &special,
-            special_gain: gain(matched.overlaps.at_most()),
-            base: 0.0,
-            gain: gain(others),
-            scale: 1.0,
-        };
+        let held = matched.overlaps.split(few(view.workers.len()), &mut special);
+        let bounds = Bounds::of_held(&special, held, 1.0, |blocks| {
+            -self.params.prefix_weight * matched.share(blocks)
+        });
         let highest = lowest(&self.gauge_costs, bounds, &mut draws, |worker| {
             let [kv, queue] = self.gauge_scores[worker.index()];
             let prefix = matched.share(matched.overlaps.of(worker));

@@ -5,7 +5,7 @@ use crate::event::KvEvent;
 use crate::id::WorkerId;
 use crate::request::RouteRequest;
 use crate::router::ClusterSpec;
-use crate::router::kv::{CachedPrefixes, Overlaps, SentLately, WorkerSet};
+use crate::router::kv::{AtMost, CachedPrefixes, Overlaps, SentLately, WorkerSet};
 use crate::time::{SimDuration, SimTime};
 
 /// Where the router has it from.
@@ -157,19 +157,15 @@ impl Held {
         u64::from(request.prompt_tokens).saturating_sub(held)
     }
 
-    /// Workers to be looked at one by one, and the most that any other holds.
-    pub(super) fn split(&self, few: usize) -> (WorkerSet, u32) {
+    /// Workers to be looked at one by one, and the most that others and any hold.
+    pub(super) fn split(&self, few: usize) -> (WorkerSet, AtMost) {
         let mut special = WorkerSet::default();
         let mut most = self.matched.overlaps.split(few, &mut special);
         if let Some(lately) = &self.lately {
-            most = most.max(lately.split(few, &mut special));
+            let lately = lately.split(few, &mut special);
+            most.any = most.any.max(lately.any);
+            most.others = most.others.max(lately.others);
         }
         (special, most)
-    }
-
-    /// No worker holds more.
-    pub(super) fn at_most(&self) -> u32 {
-        let lately = self.lately.as_ref().map_or(0, Overlaps::at_most);
-        self.matched.overlaps.at_most().max(lately)
     }
 }

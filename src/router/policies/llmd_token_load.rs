@@ -167,11 +167,11 @@ impl TokenLoad {
         if view.available_count() <= 1 || self.params.affinity_threshold <= 0.0 {
             return Allowed::All;
         }
-        let (special, others) = held.split(few(view.workers.len()));
+        let (special, most) = held.split(few(view.workers.len()));
         let is_allowed = |worker: &WorkerId| {
             view.workers[worker.index()].available && self.is_sticky(held, *worker)
         };
-        let sticky = if held.share(others) < self.params.affinity_threshold {
+        let sticky = if held.share(most.others) < self.params.affinity_threshold {
             Allowed::Few(special.iter().filter(is_allowed).collect())
         } else {
             Allowed::Many
@@ -265,20 +265,14 @@ impl Policy for TokenLoad {
                 least.chosen_if_any()
             }
             Allowed::All | Allowed::Many => {
-                let (special, others) = held.split(few(view.workers.len()));
+                let (special, most) = held.split(few(view.workers.len()));
                 let asked = |blocks| held.uncached_tokens(request, blocks) as f64;
-                let base = asked(0);
+                let mut bounds = Bounds::of_held(&special, most, 1.0, asked);
                 // Above the threshold loads are alike, so nothing bounds the search.
-                let most = f64::from(self.params.queue_threshold_tokens);
-                let is_full = self.tokens.least() + base >= most;
-                let gain = |blocks| if is_full { f64::MAX } else { base - asked(blocks) };
-                let bounds = Bounds {
-                    special: &special,
-                    special_gain: gain(held.at_most()),
-                    base,
-                    gain: gain(others),
-                    scale: 1.0,
-                };
+                let threshold = f64::from(self.params.queue_threshold_tokens);
+                if self.tokens.least() + bounds.base >= threshold {
+                    (bounds.gain, bounds.special_gain) = (f64::MAX, f64::MAX);
+                }
                 lowest(&self.tokens, bounds, &mut draws, cost)
             }
         };

@@ -153,19 +153,11 @@ impl Policy for TtftEstimate {
         let overlaps = self.cached.overlaps(request);
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
-        let others = overlaps.split(few(view.workers.len()), &mut special);
+        let held = overlaps.split(few(view.workers.len()), &mut special);
         let prefill_s = |overlap_blocks| {
             self.uncached_tokens(request, overlap_blocks) as f64 / self.params.prefill_tokens_per_s
         };
-        let base = prefill_s(0);
-        let gain = |overlap_blocks| base - prefill_s(overlap_blocks);
-        let bounds = Bounds {
-            special: &special,
-            special_gain: gain(overlaps.at_most()),
-            base,
-            gain: gain(others),
-            scale: 1.0,
-        };
+        let bounds = Bounds::of_held(&special, held, 1.0, prefill_s);
         let soonest = lowest(&self.waits_s, bounds, &mut draws, |worker| {
             let uncached = self.uncached_tokens(request, overlaps.of(worker));
             (self.estimate(worker, uncached).total_s(), 0)

@@ -128,19 +128,12 @@ impl<R: Rule> Policy for Weighed<R> {
         let overlaps = self.cached.overlaps(request);
         let (mut draws, mut special) = (self.draws.clone(), std::mem::take(&mut self.special));
         special.clear();
-        let others = overlaps.split(few(view.workers.len()), &mut special);
-        let none_holds = others == 0 && special.is_empty();
+        let held = overlaps.split(few(view.workers.len()), &mut special);
+        let none_holds = held.others == 0 && special.is_empty();
         let by_case = if none_holds { self.rule.where_none_holds(now) } else { None };
         let worker = by_case.unwrap_or_else(|| {
-            let base = self.rule.asked(request, view, 0);
-            let gain = |blocks| base - self.rule.asked(request, view, self.tokens(blocks));
-            let bounds = Bounds {
-                special: &special,
-                special_gain: gain(overlaps.at_most()),
-                base,
-                gain: gain(others),
-                scale: self.rule.scale(view),
-            };
+            let asked = |blocks| self.rule.asked(request, view, self.tokens(blocks));
+            let bounds = Bounds::of_held(&special, held, self.rule.scale(view), asked);
             let least = lowest(&self.own_costs, bounds, &mut draws, |worker| {
                 let load = &self.bookings.loads()[worker.index()];
                 let held = self.tokens(overlaps.of(worker));
